@@ -1,0 +1,112 @@
+"""SMTP and LMTP servers for asyncio.
+
+The names that most programs need are importable from here, and nothing is imported before one of
+them is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from aiosmtpd.controller import (
+        Controller,
+        Server,
+        UnixSocketController,
+        UnixSocketUnthreadedController,
+        UnthreadedController,
+    )
+    from aiosmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, Proxy, Sink
+    from aiosmtpd.lmtp import LMTP
+    from aiosmtpd.smtp import (
+        MISSING,
+        SMTP,
+        AuthResult,
+        Envelope,
+        LoginPassword,
+        Session,
+        auth_mechanism,
+        syntax,
+    )
+
+__version__ = "1.5.0a1"
+
+__all__ = [
+    "LMTP",
+    "MISSING",
+    "SMTP",
+    "AsyncMessage",
+    "AuthResult",
+    "Controller",
+    "Debugging",
+    "Envelope",
+    "LoginPassword",
+    "Mailbox",
+    "Message",
+    "Proxy",
+    "Server",
+    "Session",
+    "Sink",
+    "UnixSocketController",
+    "UnixSocketUnthreadedController",
+    "UnthreadedController",
+    "__version__",
+    "auth_mechanism",
+    "syntax",
+]
+
+_MODULES = {
+    "controller": (
+        "Controller",
+        "Server",
+        "UnixSocketController",
+        "UnixSocketUnthreadedController",
+        "UnthreadedController",
+    ),
+    "handlers": ("AsyncMessage", "Debugging", "Mailbox", "Message", "Proxy", "Sink"),
+    "lmtp": ("LMTP",),
+    "smtp": (
+        "MISSING",
+        "SMTP",
+        "AuthResult",
+        "Envelope",
+        "LoginPassword",
+        "Session",
+        "auth_mechanism",
+        "syntax",
+    ),
+}
+_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    # Not kept here: what a program's test replaces in the module is what everybody gets.
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _get_or_new_eventloop() -> asyncio.AbstractEventLoop:
+    """Return the event loop set in this thread; make and set one if there is none to use."""
+    import asyncio
+    import warnings
+
+    with warnings.catch_warnings():
+        # Versions before 3.14 make one on their own and may complain about it.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            loop = asyncio.get_event_loop()
+        except RuntimeError:
+            loop = None
+    if loop is None or loop.is_closed():
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+    return loop

@@ -1,0 +1,135 @@
+"""What a version 2.0 would delete: the deprecated forms of 1.4, in one place."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from aiosmtpd.engine import hooks
+from aiosmtpd.protocol.session import MISSING
+
+if TYPE_CHECKING:
+    from aiosmtpd.smtp import SMTP
+
+log = logging.getLogger("mail.log")
+
+CLIENT_AUTH_B = re.compile(rb"(\s*AUTH\s+\S+[^\S\r\n]+)\S+((?:\r\n)?)", re.IGNORECASE)
+
+_warned: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
+
+
+def warn_once(about: type, topic: str, text: str) -> None:
+    """Log a WARNING, once for each class and topic."""
+    if topic not in (said := _warned.setdefault(about, set())):
+        said.add(topic)
+        log.warning(text)
+
+
+def sanitize(text: bytes) -> bytes:
+    """Return *text* with the argument of an AUTH command hidden."""
+    return CLIENT_AUTH_B.sub(rb"\1********\2", text)
+
+
+def sanitized_log(func: Callable[..., None], msg: str, *args: Any, **kwargs: Any) -> None:
+    """Call a logging function with every bytes argument sanitized."""
+    func(
+        msg,
+        *(sanitize(arg) if isinstance(arg, bytes) else arg for arg in args),
+        **kwargs,
+    )
+
+
+def _deprecated(text: str) -> None:
+    warnings.warn(text, DeprecationWarning, stacklevel=5)
+
+
+class Legacy:
+    """The deprecated forms that one server and its handler use; none, as a rule."""
+
+    __slots__ = ("_ehlo_of_four", "_ehlo_present", "_process_message", "_server")
+
+    def __init__(self, server: SMTP) -> None:
+        self._server = server
+        handler = server.event_handler
+        if hasattr(server, "ehlo_hook"):
+            _deprecated("Use handler.handle_EHLO() instead of .ehlo_hook()")
+        if hasattr(server, "rset_hook"):
+            _deprecated("Use handler.handle_RSET() instead of .rset_hook()")
+        self._process_message = None
+        if hooks.find(handler, "handle_DATA") is None:
+            self._process_message = hooks.find(handler, "process_message")
+            if self._process_message is not None:
+                _deprecated("Use handler.handle_DATA() instead of .process_message()")
+        hook = hooks.find(handler, "handle_EHLO")
+        self._ehlo_present = hook is not None
+        self._ehlo_of_four = hook is not None and _is_of_four(hook)
+        if self._ehlo_of_four:
+            _deprecated(
+                "Use the 5-argument handle_EHLO() hook instead of the 4-argument handle_EHLO() "
+                "hook; support for the 4-argument handle_EHLO() hook will be removed in "
+                "version 2.0"
+            )
+
+    async def ehlo_hook(self) -> None:
+        """Run a subclass's ``ehlo_hook``."""
+        if hasattr(self._server, "ehlo_hook"):
+            await self._server.ehlo_hook()
+
+    async def rset_hook(self) -> None:
+        """Run a subclass's ``rset_hook``."""
+        if hasattr(self._server, "rset_hook"):
+            await self._server.rset_hook()
+
+    async def ehlo_lines(self, hostname: str, lines: list[str]) -> list[str]:
+        """Return the lines to send to EHLO: those of the handler's hook, if it has one."""
+        server = self._server
+        if self._ehlo_of_four:
+            for line in lines[:-1]:
+                await server.push(line)
+            status = await server._call_handler_hook("EHLO", hostname)
+            if status is MISSING:
+                server.session.host_name = hostname
+                return lines[-1:]
+            return [status]
+        if not self._ehlo_present:
+            server.session.host_name = hostname
+        answer = await server._call_handler_hook("EHLO", hostname, lines)
+        if answer is MISSING:
+            server.session.host_name = hostname
+            return lines
+        if not isinstance(answer, list | tuple) or not all(isinstance(x, str) for x in answer):
+            raise TypeError("handle_EHLO returned no list of reply lines")
+        return list(answer)
+
+    async def process_message(self) -> Any:
+        """Hand the message to a handler of before 1.0; MISSING where there is none."""
+        if self._process_message is None:
+            return MISSING
+        server = self._server
+        status = await hooks.call(
+            server.event_handler,
+            self._process_message,
+            server.session.peer,
+            server.envelope.mail_from,
+            server.envelope.rcpt_tos,
+            server.envelope.content,
+        )
+        return MISSING if status is None else status
+
+
+def _is_of_four(hook: Any) -> bool:
+    """Tell whether an EHLO hook has the old form; raises RuntimeError where it has neither."""
+    try:
+        parameters = list(inspect.signature(hook).parameters.values())
+    except (TypeError, ValueError):
+        return False
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return False
+    if len(parameters) not in (4, 5):
+        raise RuntimeError("Unsupported EHLO Hook")
+    return len(parameters) == 4

@@ -1,0 +1,124 @@
+"""A Maildir in which a message that was accepted survives a crash of the machine."""
+
+import contextlib
+import email.generator
+import email.message
+import errno
+import io
+import itertools
+import mailbox
+import os
+import socket
+import time
+from typing import Any
+
+_SUBDIRECTORIES = ("tmp", "new", "cur")
+
+# Some file systems (network, FUSE) cannot sync a directory and say so with one of these.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+_deliveries = itertools.count(1)
+
+
+class DurableMaildir(mailbox.Maildir):
+    """Maildir whose :meth:`add` returns when the message is on the disk, not before.
+
+    Missing parts of the directory are made, readable by their owner alone.
+
+    :raises OSError: the directory cannot be made.
+    """
+
+    def __init__(self, dirname: str | os.PathLike[str]) -> None:
+        self.directory = os.path.abspath(os.path.expanduser(dirname))
+        parts = [os.path.join(self.directory, name) for name in _SUBDIRECTORIES]
+        complete = all(map(os.path.isdir, parts))
+        super().__init__(self.directory)
+        if complete:
+            return
+        for part in parts:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, 0o700)
+        for path in (self.directory, os.path.dirname(self.directory)):
+            with contextlib.suppress(PermissionError):
+                sync_directory(path)
+
+    def add(self, message: Any) -> str:
+        """Store a message and return its key: all of it or, with an exception, nothing.
+
+        Safe to call from several threads.
+
+        :param message: octets, stored as they are, or any other kind of message that
+            :mod:`mailbox` knows, serialised with LF line ends.
+        :raises OSError: it cannot be stored, for example because the disk is full.
+        """
+        key = unique_name()
+        temporary = os.path.join(self.directory, "tmp", key)
+        final = self._destination(key, message)
+        octets = message if isinstance(message, bytes) else serialised(message)
+        # A file of this name that is there already is not ours to remove.
+        file = open(temporary, "xb")  # noqa: SIM115
+        try:
+            with file:
+                file.write(octets)
+                file.flush()
+                os.fsync(file.fileno())
+            if isinstance(message, mailbox.MaildirMessage):
+                os.utime(temporary, (time.time(), message.get_date()))
+            os.rename(temporary, final)
+            sync_directory(os.path.dirname(final))
+        except BaseException:
+            for path in (temporary, final):
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            raise
+        return key
+
+    def _destination(self, key: str, message: object) -> str:
+        if not isinstance(message, mailbox.MaildirMessage):
+            return os.path.join(self.directory, "new", key)
+        flags = message.get_info()
+        name = f"{key}{self.colon}{flags}" if flags else key
+        return os.path.join(self.directory, message.get_subdir(), name)
+
+
+def serialised(message: Any) -> bytes:
+    """Return a message as octets with LF line ends, its header fields not folded anew."""
+    if not isinstance(message, email.message.Message):
+        message = mailbox.MaildirMessage(message)
+    buffer = io.BytesIO()
+    generator = email.generator.BytesGenerator(buffer, mangle_from_=False, maxheaderlen=0)
+    generator.flatten(message, linesep="\n")
+    return buffer.getvalue()
+
+
+def unique_name() -> str:
+    """Return a Maildir file name that no other delivery on any host has.
+
+    Slash and colon of a host name are written as the Maildir format wants; where the backslash
+    separates directories, as underscores.
+    """
+    now = time.time_ns()
+    host = socket.gethostname()
+    for character, code in (("/", r"\057"), (":", r"\072")):
+        host = host.replace(character, code if os.sep == "/" else "_")
+    seconds, fraction = divmod(now, 1_000_000_000)
+    # The random part keeps apart containers that share a host name and process numbers.
+    unique = f"M{fraction // 1000}P{os.getpid()}Q{next(_deliveries)}R{os.urandom(8).hex()}"
+    return f"{seconds}.{unique}.{host}"
+
+
+def sync_directory(path: str) -> None:
+    """Put a directory's entries on the disk, where the system can do that.
+
+    :raises OSError: the disk failed.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The one room that knows asyncio: connections, their driver, timers, TLS."""

@@ -1,0 +1,209 @@
+"""From a command line to a call: the guards before a verb's method, and the replies behind it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from aiosmtpd.engine import hooks
+from aiosmtpd.engine.connection import Disconnected, TLSSetupException, log
+from aiosmtpd.engine.facades import Facades
+from aiosmtpd.engine.worker import in_worker
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.extensions import ExtensionTable
+from aiosmtpd.protocol.replies import Refused, Reply
+from aiosmtpd.protocol.session import MISSING
+
+BOGUS_LIMIT = 5
+CALL_LIMIT_DEFAULT = 20
+ALLOWED_BEFORE_STARTTLS = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
+
+OTHER_PROTOCOLS = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
+"""What a browser begins with: the rest of its request is not to be run (limits.md L19)."""
+
+_full_names: dict[Callable[[], str], str] = {}
+
+
+def _full_name() -> str:
+    """Return the host's full name, looked up once: the resolver may block for long."""
+    lookup = socket.getfqdn
+    if lookup not in _full_names:
+        _full_names[lookup] = lookup()
+    return _full_names[lookup]
+
+
+class Commands(Facades):
+    """A connection on which verbs are methods and a handler's hooks are called."""
+
+    command_size_limit = 512
+    command_size_limits: ClassVar[dict[str, int]] = {}
+    expose_exceptions = False
+
+    event_handler: Any
+    enable_SMTPUTF8: bool
+    require_starttls: bool
+    __ident__: str
+    _hostname: str | None
+    _extensions: ExtensionTable
+    _proxy_timeout: float | None
+    _unknown_verbs = 0
+    _mail_growth = 0
+
+    @property
+    def hostname(self) -> str:
+        """What the server calls itself: the ``hostname`` given, else the host's full name."""
+        if self._hostname is None:
+            self._hostname = _full_name()
+        return self._hostname
+
+    @hostname.setter
+    def hostname(self, value: str) -> None:
+        self._hostname = value
+
+    @property
+    def max_command_size_limit(self) -> int:
+        """The largest command size limit, in octets without the line end."""
+        return max(self.command_size_limits.values(), default=self.command_size_limit)
+
+    async def _greet(self) -> None:
+        if self._hostname is None:
+            self._hostname = await in_worker(_full_name)
+        if self._proxy_timeout is not None:
+            await self._receive_proxy_header(self._proxy_timeout)
+        self._log(logging.INFO, "%r connected", self.session.peer)
+        await self.push(Reply(f"220 {self.hostname} {self.__ident__}"))
+
+    async def _execute(self, line: bytes) -> None:
+        verb, arg = self._split(line)
+        if log.isEnabledFor(logging.DEBUG):
+            shown = "********" if verb == "AUTH" and arg else arg
+            log.debug("%r sent %s %r", self.session.peer, replies.escape(verb), shown)
+        if not self._tls_handshake_okay and verb != "QUIT":
+            raise Refused(replies.LACK_OF_SECURITY)
+        if self.require_starttls and not self._tls_protocol and verb not in ALLOWED_BEFORE_STARTTLS:
+            raise Refused(replies.NEED_STARTTLS)
+        if self._call_limits is not None and self._used_up(verb):
+            self.disconnect(replies.sent_too_many_times(verb))
+            return
+        method = self._find_verb(verb)
+        if method is None:
+            self._refuse_unknown(verb)
+            return
+        try:
+            await method(arg)
+        finally:
+            self._reset_timeout()
+
+    def _split(self, line: bytes) -> tuple[str, str | None]:
+        """Return verb and argument of a command line; raises Refused."""
+        if not line:
+            raise Refused(replies.BAD_SYNTAX)
+        word, _, rest = line.partition(b" ")
+        try:
+            verb = word.decode("ascii").upper()
+        except UnicodeDecodeError:
+            raise Refused(replies.BAD_SYNTAX) from None
+        try:
+            arg = rest.decode("ascii")
+        except UnicodeDecodeError:
+            if not self.enable_SMTPUTF8:
+                raise Refused(replies.NOT_ASCII) from None
+            arg = rest.decode("utf-8", "surrogateescape")
+        if (len(line) > self.command_size_limit or self.command_size_limits) and len(
+            line
+        ) > self._size_limit_of(verb):
+            raise Refused(replies.COMMAND_TOO_LONG)
+        return verb, arg.strip() or None
+
+    def _size_limit_of(self, verb: str) -> int:
+        if not self.session.extended_smtp:
+            return self.command_size_limit
+        limit = self.command_size_limits.get(verb, self.command_size_limit)
+        return limit + self._mail_growth if verb == "MAIL" else limit
+
+    def _used_up(self, verb: str) -> bool:
+        limits = self._call_limits or {}
+        self._call_counts[verb] = self._call_counts.get(verb, 0) + 1
+        return self._call_counts[verb] > limits.get(verb, self._call_limit_default)
+
+    def _find_verb(self, verb: str) -> Callable[[str | None], Any] | None:
+        """Return the method of a verb, found late: it may be replaced at any time."""
+        method: Callable[[str | None], Any] | None = getattr(self, "smtp_" + verb, None)
+        if method is None and (of_extension := self._extensions.verbs.get(verb)) is not None:
+            return lambda arg: of_extension(self, arg)
+        return method
+
+    def _refuse_unknown(self, verb: str) -> None:
+        if verb in OTHER_PROTOCOLS:
+            self.disconnect(replies.NOT_SMTP)
+            return
+        self._unknown_verbs += 1
+        if self._unknown_verbs >= BOGUS_LIMIT:
+            self.disconnect(replies.TOO_MANY_UNKNOWN)
+            return
+        raise Refused(replies.not_recognized(verb))
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Return the reply to a command that raised *error*, by the handler's hook or our own.
+
+        The client learns a reference, the log the traceback under the same reference.
+        """
+        hook = hooks.find(self.event_handler, "handle_exception")
+        try:
+            if hook is not None:
+                return replies.from_hook(await hooks.call(self.event_handler, hook, error))
+        except Exception as another:
+            error = another
+        if isinstance(error, TLSSetupException):
+            return replies.TLS_NOT_AVAILABLE
+        reference = secrets.token_hex(4)
+        log.error("%r internal error (ref %s)", self.session.peer, reference, exc_info=error)
+        if self.expose_exceptions:
+            return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
+        return replies.internal_error(reference)
+
+    async def _receive_proxy_header(self, timeout: float) -> None:
+        """Read the PROXY header that must come first; a connection without one is closed."""
+        from aiosmtpd.proxy_protocol import get_proxy  # seldom needed
+
+        self._reset_timeout(timeout)
+        data = await get_proxy(self._reader)
+        self.session.proxy_data = data
+        accepted = data.valid and await self._call_handler_hook("PROXY", data)
+        if not accepted or accepted is MISSING:
+            self._log(logging.INFO, "%r refused: %s", self.session.peer, data.error or "PROXY")
+            self._close()
+            raise Disconnected
+        self._reset_timeout()
+
+    async def _call_handler_hook(self, command: str, *args: Any) -> Any:
+        """Call the handler's hook of a command; MISSING where it has none."""
+        hook = hooks.find(self.event_handler, "handle_" + command)
+        if hook is None:
+            return MISSING
+        return await hooks.call(self.event_handler, hook, self, self.session, self.envelope, *args)
+
+    async def _answer(self, status: Any) -> None:
+        """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
+        reply = replies.from_hook(status)
+        await self.push(reply)
+        if reply.code == 421:
+            self.disconnect()
+
+    def _limit_calls(self, limit: Any) -> None:
+        """Note how often each verb may be used; raises TypeError for what is no limit."""
+        self._call_limits: dict[str, int] | None = None
+        self._call_limit_default = CALL_LIMIT_DEFAULT
+        self._call_counts: dict[str, int] = {}
+        if isinstance(limit, int):
+            self._call_limits, self._call_limit_default = {}, limit
+        elif isinstance(limit, dict):
+            if not all(isinstance(value, int) for value in limit.values()):
+                raise TypeError("All command_call_limit values must be int")
+            self._call_limits = limit
+            self._call_limit_default = limit.get("*", CALL_LIMIT_DEFAULT)
+        elif limit is not None:
+            raise TypeError("command_call_limit must be int or Dict[str, int]")

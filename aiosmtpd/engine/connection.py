@@ -1,0 +1,427 @@
+"""One connection: its driver task, its replies, its timer, its flow control, its TLS switch.
+
+A task per connection takes the command lines that the :class:`Receiver` holds and runs the
+method of each verb; a running command reads from the same receiver. Only "nothing has arrived",
+"the peer does not read" and what handlers await suspend the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from io import BytesIO
+from typing import Any
+
+from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.wakeup import Wakeup
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.maildata import MailData
+from aiosmtpd.protocol.receiver import LineFlood, LineTooLong, Receiver
+from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.session import Envelope, Session
+
+log = logging.getLogger("mail.log")
+
+HIGH_WATER = 65536
+"""Octets of input that may wait for a busy command, and of replies that may wait for each other."""
+
+VANISHED_GRACE = 2.0
+"""Seconds that a running hook gets when its client has gone."""
+
+SLOW_READER = 60.0
+"""Seconds that a peer may leave our replies unread; less where ``timeout`` is."""
+
+HANDSHAKE_TIMEOUT = 30.0
+"""Seconds for a TLS handshake; less where ``timeout`` is."""
+
+
+class Disconnected(ConnectionResetError):
+    """The client has gone, or the connection is being closed: the running command ends here."""
+
+
+class TLSSetupException(Exception):
+    """A TLS handshake failed; the reason is its cause."""
+
+
+class Connection(asyncio.Protocol):
+    """Bytes in, commands run, replies out. What the commands are is for subclasses to say."""
+
+    line_length_limit = 1001
+
+    session: Session
+    envelope: Envelope
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, timeout: float, shared: Shared | None
+    ) -> None:
+        self.loop = loop
+        self.shared = shared
+        self.transport: asyncio.Transport | None = None
+        self.session_transport: asyncio.BaseTransport | None = None
+        self._timeout_duration = timeout
+        self._receiver = Receiver()
+        self._wakeup = Wakeup(loop)
+        self._handler_coroutine: asyncio.Task[None] | None = None
+        self._out = bytearray()
+        self._corked = False
+        self._last_status: str | bytes = ""
+        self._reading_paused = False
+        self._eof = False
+        self._closing = False
+        self._lost = False
+        self._stopping = False
+        self._drained: asyncio.Future[None] | None = None
+        self._slow_reader: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._tls_protocol: Any = None
+        self._tls_handshake_okay = True
+        self._original_transport: asyncio.BaseTransport | None = None
+        self._end: asyncio.Future[None] | None = None
+
+    # What subclasses say.
+
+    def _create_session(self) -> Session:
+        return Session(self.loop)
+
+    def _create_envelope(self) -> Envelope:
+        return Envelope()
+
+    async def _greet(self) -> None:
+        raise NotImplementedError
+
+    async def _execute(self, line: bytes) -> None:
+        raise NotImplementedError
+
+    async def handle_exception(self, error: Exception) -> str:
+        """Return the reply to a command that raised *error*."""
+        raise NotImplementedError
+
+    def _tls_established(self) -> None:
+        """Take note of a finished STARTTLS handshake; session and envelope are new."""
+
+    # The life of a connection.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin a session: once at connecting and, by our own call, once more behind STARTTLS."""
+        self._begin_session(transport)
+        if self._handler_coroutine is not None:
+            self._tls_established()
+            return
+        if self.shared is not None:
+            self.shared.connections.add(self)
+        self._reset_timeout()
+        self._handler_coroutine = self.loop.create_task(self._handle_client())
+        self._handler_coroutine.add_done_callback(self._leave)
+
+    def _begin_session(self, transport: Any) -> None:
+        before = getattr(self, "session", None)
+        self.transport = self.session_transport = transport
+        self.envelope = self._create_envelope()
+        self.session = self._create_session()
+        self.session.peer = transport.get_extra_info("peername")
+        if before is not None:
+            self.session.peer = before.peer
+            self.session.proxy_data = before.proxy_data
+        if transport.get_extra_info("sslcontext") is not None:
+            self._tls_protocol = transport
+            self.session.ssl = {
+                key: transport.get_extra_info(key)
+                for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
+            }
+
+    def switch_transport(self, transport: asyncio.BaseTransport) -> None:
+        """Go on with another transport, as a subclass's own STARTTLS wants; a session begins."""
+        if transport is not self.session_transport:
+            self._begin_session(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take note that the connection is gone; a running hook gets two seconds to end."""
+        self._lost = self._closing = True
+        self.transport = None
+        self._cancel_timers()
+        self._log(logging.INFO, "%r disconnected%s", self.session.peer, f" ({error})" * bool(error))
+        self._resume_driver()
+        driver = self._handler_coroutine
+        if driver is not None and not driver.done():
+            self.loop.call_later(VANISHED_GRACE, driver.cancel)
+        self._leave()
+
+    def eof_received(self) -> bool | None:
+        """Serve what has arrived before a half-close; over TLS the loop closes the connection."""
+        self._eof = True
+        self._resume_driver()
+        return self._tls_protocol is None
+
+    def _resume_driver(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._wakeup.wake()
+
+    def _leave(self, _: object = None) -> None:
+        driver = self._handler_coroutine
+        if self._lost and (driver is None or driver.done()):
+            if self.shared is not None:
+                self.shared.connections.discard(self)
+            if self._end is not None and not self._end.done():
+                self._end.set_result(None)
+
+    def ended(self) -> asyncio.Future[None]:
+        """Return a future that is done when the connection and its task have ended."""
+        if self._end is None:
+            self._end = self.loop.create_future()
+            self._leave()
+        return self._end
+
+    def shut_down(self) -> None:
+        """End the connection: now if the client is waited for, else after the running command."""
+        self._stopping = True
+        if self._wakeup.waiting:
+            self.disconnect(replies.SHUTTING_DOWN)
+
+    def abort(self) -> None:
+        """End the connection and its task now."""
+        if self.transport is not None:
+            self.transport.abort()
+        if self._handler_coroutine is not None:
+            self._handler_coroutine.cancel()
+
+    def disconnect(self, reply: str | None = None) -> None:
+        """Send *reply*, if any, and close the connection; the running command may still end."""
+        if reply is not None:
+            self._write(reply)
+        self._close()
+
+    def _close(self) -> None:
+        self._closing = True
+        self._flush()
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+            # close() waits for ever for a peer that does not read: limits.md L3.
+            if self.transport.get_write_buffer_size() and self._slow_reader is None:
+                self._slow_reader = self.loop.call_later(
+                    min(self._timeout_duration, SLOW_READER), self.transport.abort
+                )
+        self._wakeup.wake()
+
+    # The driver.
+
+    async def _handle_client(self) -> None:
+        try:
+            await self._greet()
+            while not self._closing:
+                await self._next_command()
+        except Disconnected:
+            pass
+        finally:
+            self._close()
+
+    async def _next_command(self) -> None:
+        try:
+            while (line := self._receiver.line(self.line_length_limit)) is None:
+                await self._more()
+            await self._execute(line)
+        except Refused as refused:
+            await self.push(refused.reply)
+        except LineTooLong:
+            await self.push(replies.COMMAND_TOO_LONG)
+        except LineFlood:
+            self.disconnect(replies.LINE_FLOOD)
+        except Disconnected:
+            raise
+        except TLSSetupException as error:
+            self._closing = True
+            await self._call_exception_hook(error)
+        except Exception as error:
+            await self.push(await self.handle_exception(error))
+
+    async def _call_exception_hook(self, error: Exception) -> None:
+        """Tell the handler of a failed handshake; there is nobody to send its answer to."""
+        await self.handle_exception(error)
+
+    async def _more(self) -> None:
+        """Wait for more from the client, when all replies are out. Raises Disconnected."""
+        self._flush()
+        if self._drained is not None:
+            await self._drained
+        if self._stopping and not self._closing:
+            self.disconnect(replies.SHUTTING_DOWN)
+        if self._closing or self._eof:
+            raise Disconnected
+        if self._reading_paused and self.transport is not None:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        await self._wakeup
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the socket gave, and let the driver run if it waits for it."""
+        self._receiver.feed(data)
+        if self._wakeup.waiting:
+            # Replies of this run leave in one write, when it comes to rest.
+            self._corked = True
+            self._wakeup.wake()
+            self._corked = False
+            if self._out:
+                self._flush()
+        if len(self._receiver) > HIGH_WATER and not self._reading_paused:
+            self._reading_paused = True
+            if self.transport is not None:
+                self.transport.pause_reading()
+
+    async def take(self, octets: int) -> bytes:
+        """Return at least one and at most *octets* octets of input. Raises Disconnected."""
+        while not len(self._receiver):
+            await self._more()
+        return self._receiver.take(octets)
+
+    def at_eof(self) -> bool:
+        """True where nothing waits and nothing will come."""
+        return (self._eof or self._lost) and not len(self._receiver)
+
+    async def _read_mail_data(self, data: MailData) -> bytes:
+        """Return the mail data of a DATA command; raises Refused where it broke a limit."""
+        message = data.read()
+        if not data.done:
+            # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
+            store = BytesIO()
+            store.write(message)
+            while not data.done:
+                await self._more()
+                self._reset_timeout()
+                store.write(data.read())
+                if data.flooded:
+                    self.disconnect(replies.DATA_FLOOD)
+                    raise Disconnected
+            message = store.getvalue()
+        if data.refusal is not None:
+            raise Refused(data.refusal)
+        return message
+
+    # Replies.
+
+    async def push(self, status: str | bytes) -> None:
+        """Send a reply: *status* as it is and one CRLF.
+
+        Waits only while the peer leaves too much unread. Raises ConnectionResetError where the
+        connection is lost.
+        """
+        if self._lost:
+            raise Disconnected
+        self._last_status = status
+        self._write(status)
+        if self._drained is not None:
+            await self._drained
+
+    async def drain(self) -> None:
+        """Wait while the peer leaves too much unread."""
+        if self._drained is not None:
+            await self._drained
+
+    def _write(self, status: str | bytes) -> None:
+        if not isinstance(status, bytes):
+            status = status.encode("utf-8", "backslashreplace")
+        self.send(status + b"\r\n")
+
+    def send(self, data: bytes) -> None:
+        """Send octets behind those that wait to be sent."""
+        if not self._out and not self._corked and self._handler_coroutine is not None:
+            # Whatever the running command awaits next, its replies are not held back.
+            self.loop.call_soon(self._flush)
+        self._out += data
+        if len(self._out) > HIGH_WATER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, bytearray()
+            if self.transport is not None:
+                self.transport.write(out)
+
+    def pause_writing(self) -> None:
+        """Hold the driver: the peer does not read. It is cut off if it goes on with that."""
+        self._drained = self.loop.create_future()
+        if self.transport is not None and self._slow_reader is None:
+            self._slow_reader = self.loop.call_later(
+                min(self._timeout_duration, SLOW_READER), self.transport.abort
+            )
+
+    def resume_writing(self) -> None:
+        """Let the driver go on."""
+        drained, self._drained = self._drained, None
+        if self._slow_reader is not None:
+            self._slow_reader.cancel()
+            self._slow_reader = None
+        if drained is not None and not drained.done():
+            drained.set_result(None)
+
+    # The timer: one for a connection, re-armed lazily, for a new deadline is only a number.
+
+    def _reset_timeout(self, duration: float | None = None) -> None:
+        """Give the client *duration* seconds from now, by default ``timeout``."""
+        self._deadline = self.loop.time() + (
+            self._timeout_duration if duration is None else duration
+        )
+        if self._timer is None or self._timer.when() > self._deadline:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(self._deadline, self._timer_fired)
+
+    def _timer_fired(self) -> None:
+        self._timer = None
+        if self._lost:
+            return
+        if self._deadline > self.loop.time():
+            self._timer = self.loop.call_at(self._deadline, self._timer_fired)
+        elif self._wakeup.waiting:
+            self._timeout_cb()
+        else:
+            # A hook is running: it is the server that is slow, not the client.
+            self._reset_timeout()
+
+    def _timeout_cb(self) -> None:
+        """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
+        self._log(logging.INFO, "%r timed out", self.session.peer)
+        self.disconnect(replies.TIMED_OUT)
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._timer, self._slow_reader):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._slow_reader = None
+
+    # TLS.
+
+    async def _start_tls(
+        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
+    ) -> None:
+        """Switch to TLS: RFC 3207. Raises TLSSetupException where the handshake fails."""
+        if not isinstance(context, ssl.SSLContext) and callable(context):
+            context = context()
+        await go_ahead
+        self._flush()
+        if self.transport is None or self._closing:
+            raise Disconnected
+        # No await from here to start_tls: what came in the clear is never run (RFC 3207 section 6).
+        self._receiver.clear()
+        self._reading_paused = False
+        self._original_transport = self.transport
+        try:
+            transport = await self.loop.start_tls(
+                self.transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=min(self._timeout_duration, HANDSHAKE_TIMEOUT),
+            )
+            if transport is None:
+                raise ConnectionResetError("connection lost in the TLS handshake")
+        except (TimeoutError, OSError) as error:
+            self._log(logging.INFO, "%r TLS handshake failed: %s", self.session.peer, error)
+            raise TLSSetupException from error
+        self.connection_made(transport)
+
+    def _log(self, level: int, message: str, *args: Any) -> None:
+        if log.isEnabledFor(level):
+            log.log(level, message, *args)

@@ -1,0 +1,50 @@
+"""Finding and calling a handler's hooks: coroutines in the loop, plain functions in a thread."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiosmtpd.engine.worker import in_worker
+
+Hook = Callable[..., Any]
+
+
+def find(handler: Any, name: str) -> Hook | None:
+    """Return the handler's attribute *name* if ``dir(handler)`` has it, else None.
+
+    It is looked up anew each time, so that a method replaced on a class counts; ``dir()`` itself
+    (50 µs) is asked only where the class answers to any name, as mocks do.
+    """
+    hook: Hook | None = getattr(handler, name, None)
+    if hook is not None and hasattr(type(handler), "__getattr__") and name not in dir(handler):
+        return None
+    return hook
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Tell whether calling *function* makes a coroutine."""
+    code = getattr(function, "__code__", None)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
+    )
+
+
+async def call(handler: Any, hook: Hook, *args: Any) -> Any:
+    """Call a hook and return its result.
+
+    A plain function runs in a worker thread, for what it does may block; in the loop where
+    the handler says ``sync_in_loop = True``. What it returns is awaited if it can be.
+    """
+    if is_async(hook):
+        return await hook(*args)
+    if getattr(handler, "sync_in_loop", False) is True:
+        result = hook(*args)
+    else:
+        result = await in_worker(hook, *args)
+    if isinstance(result, Awaitable):
+        return await result
+    return result

@@ -1,0 +1,403 @@
+"""Ready handlers: print a message, forward it, drop it, parse it, keep it in a Maildir.
+
+Each is an object with the hooks it needs (``handle_DATA`` for all of them); a subclass adds more.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import inspect
+import logging
+import sys
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+from public import public
+
+import aiosmtpd
+from aiosmtpd._headers import add_fields, replace_trace_fields
+from aiosmtpd.engine.worker import in_worker
+
+if TYPE_CHECKING:
+    import asyncio
+    import mailbox
+    import os
+    from argparse import ArgumentParser
+    from email.message import Message as EmailMessage
+    from types import ModuleType
+    from typing import Self
+
+    from aiosmtpd._nexthop import Refusals
+    from aiosmtpd.protocol.session import Envelope, Session
+    from aiosmtpd.smtp import SMTP
+
+T = TypeVar("T")
+
+log = logging.getLogger("mail.debug")
+
+# Octets up to which parsing costs less than a few milliseconds of the event loop.
+_PARSE_IN_LOOP = 65536
+
+_ERRNO_NAMES = ("ENOSPC", "EDQUOT", "EFBIG", "EMFILE", "ENFILE")
+_NO_ROOM = {getattr(errno, name) for name in _ERRNO_NAMES if hasattr(errno, name)}
+
+
+def __getattr__(name: str) -> ModuleType:
+    # Programs patch aiosmtpd.handlers.smtplib.SMTP; printing a message needs neither module.
+    if name in {"mailbox", "smtplib"}:
+        return importlib.import_module(name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@public
+class Debugging:
+    """Print each message to a stream.
+
+    :param stream: a text stream; None means :data:`sys.stdout`.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stdout if stream is None else stream
+
+    @classmethod
+    def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
+        """Make the handler from the command line's ``stdout`` or ``stderr``."""
+        if len(args) > 1 or (args and args[0] not in {"stdout", "stderr"}):
+            parser.error("Debugging usage: [stdout|stderr]")
+        return cls(sys.stderr if args == ("stderr",) else sys.stdout)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Print the message, the peer's address after its headers, and flush the stream."""
+        lines = ["---------- MESSAGE FOLLOWS ----------"]
+        if envelope.mail_options:
+            lines.append(f"mail options: {envelope.mail_options}")
+        if envelope.rcpt_options:
+            lines.append(f"rcpt options: {envelope.rcpt_options}")
+        if len(lines) > 1:
+            lines.append("")
+        message = _lines(envelope.content)
+        if "" in message:
+            message.insert(message.index(""), f"X-Peer: {session.peer!r}")
+        lines += message
+        lines += ["------------ END MESSAGE ------------", ""]
+        _print("\n".join(lines), self.stream)
+        return "250 OK"
+
+
+@public
+class Proxy:
+    """Forward each message to another SMTP server, and answer what that server answers.
+
+    It takes the message for all recipients or for none. No bounce is made here, so a 250 to a
+    sender some of whose recipients were refused would lose mail, and RFC 5321 section 4.1.1.4 has
+    no reply for a part of them: if one is refused, nothing is sent, the reply is that refusal,
+    and the sender keeps the message for all. A next hop that is down or silent gets the sender a
+    451. Bare CR and LF become CRLF, so that no message can end early on the way (RFC 5321
+    section 2.3.8); all else is forwarded octet for octet.
+
+    :param remote_hostname: name or address of the next hop.
+    :param remote_port: its TCP port.
+    """
+
+    #: Seconds, for each of: connection, reply, 64 KiB of the message.
+    timeout: float = 30.0
+
+    def __init__(self, remote_hostname: str, remote_port: int) -> None:
+        self._hostname = remote_hostname
+        self._port = remote_port
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Add ``X-Peer`` after the headers and forward the message, in a worker thread."""
+        return await in_worker(_forward, self, session, envelope)
+
+    def _deliver(
+        self,
+        mail_from: str,
+        rcpt_tos: list[str],
+        data: bytes,
+        mail_options: Sequence[str] = (),
+    ) -> Refusals:
+        # The refused recipients, with reply code and text: none only if all have the message.
+        from aiosmtpd._nexthop import NextHop
+
+        hop = NextHop(self._hostname, self._port, self.timeout)
+        return hop.deliver(mail_from, rcpt_tos, data, mail_options)
+
+
+@public
+class Sink:
+    """Accept every message and drop it."""
+
+    @classmethod
+    def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
+        """Make the handler from a command line without arguments."""
+        if args:
+            parser.error("Sink handler does not accept arguments")
+        return cls()
+
+
+class MessageBase(metaclass=ABCMeta):
+    """Parse each message; what becomes of it is up to a subclass.
+
+    :param message_class: made by the parser in place of :class:`email.message.Message`.
+    """
+
+    #: True: ``handle_message`` runs in the event loop, as in aiosmtpd 1.4.
+    sync_in_loop: bool = False
+
+    message_class: type[EmailMessage] | None = None
+
+    def __init__(self, message_class: type[EmailMessage] | None = None) -> None:
+        self.message_class = message_class
+
+    def prepare_message(self, session: Session, envelope: Envelope) -> EmailMessage:
+        """Return the parsed message with ``X-Peer``, ``X-MailFrom`` and ``X-RcptTo`` of ours.
+
+        Headers of these names that the sender wrote are removed.
+
+        :raises TypeError: the content is neither ``bytes`` nor ``str``.
+        """
+        import email
+        import email.message
+
+        content = envelope.content
+        message_class = self.message_class or email.message.Message
+        if isinstance(content, str):
+            message = email.message_from_string(content, message_class)
+        else:
+            message = email.message_from_bytes(_octets(content), message_class)
+        for name, value in _trace_fields(session, envelope):
+            del message[name]
+            message[name] = value
+        return message
+
+    @abstractmethod
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Do something with the message and return the reply."""
+
+
+@public
+class Message(MessageBase, metaclass=ABCMeta):
+    """Call :meth:`handle_message` with each message, in a worker thread."""
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Parse the message, have it handled and accept it."""
+        message = await _prepared(self, session, envelope)
+        handle: Callable[..., object] = self.handle_message
+        result = await _in_thread(self, handle, message)
+        # Written as a coroutine by mistake, it would be dropped together with the message.
+        if inspect.isawaitable(result):
+            await result
+        return "250 OK"
+
+    @abstractmethod
+    def handle_message(self, message: EmailMessage) -> None:
+        """Do something with the message; an exception refuses it."""
+
+
+@public
+class AsyncMessage(MessageBase, metaclass=ABCMeta):
+    """Await :meth:`handle_message` with each message.
+
+    :param loop: what :attr:`loop` shall be.
+    """
+
+    _own_loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(
+        self,
+        message_class: type[EmailMessage] | None = None,
+        *,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(message_class)
+        self._own_loop = loop
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop given, or else the one that was running when first asked for."""
+        if self._own_loop is None:
+            self._own_loop = aiosmtpd._get_or_new_eventloop()
+        return self._own_loop
+
+    @loop.setter
+    def loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._own_loop = loop
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Parse the message, have it handled and accept it."""
+        await self.handle_message(await _prepared(self, session, envelope))
+        return "250 OK"
+
+    @abstractmethod
+    async def handle_message(self, message: EmailMessage) -> None:
+        """Do something with the message; an exception refuses it."""
+
+
+@public
+class Mailbox(Message):
+    """Keep each message in a Maildir; it is on the disk before the sender is told so.
+
+    A message is stored as it came, with LF line ends and our three headers after its own. Where
+    a subclass overrides :meth:`handle_message` or :meth:`~MessageBase.prepare_message`, or a
+    ``message_class`` is given, what is stored is the message object serialised.
+
+    :param mail_dir: made if it is not there; its parent must be.
+    :raises OSError: the directory cannot be made.
+    """
+
+    def __init__(
+        self,
+        mail_dir: str | os.PathLike[str],
+        message_class: type[EmailMessage] | None = None,
+    ) -> None:
+        from aiosmtpd._maildir import DurableMaildir
+
+        self.mailbox: mailbox.Mailbox[Any] = DurableMaildir(mail_dir)
+        self.mail_dir = mail_dir
+        super().__init__(message_class)
+
+    @classmethod
+    def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
+        """Make the handler from the directory named on the command line."""
+        if not args:
+            parser.error("The directory for the maildir is required")
+        if len(args) > 1:
+            parser.error("Too many arguments for Mailbox handler")
+        return cls(args[0])
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Store the message; without room for it, on the disk or for open files, reply 452."""
+        try:
+            if _wants_message(self):
+                return await super().handle_DATA(server, session, envelope)
+            await _in_thread(self, _store, self.mailbox, session, envelope)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            log.error("%s: message not stored: %s", self.mail_dir, error)
+            return "452 4.3.1 Insufficient system storage"
+        return "250 OK"
+
+    def handle_message(self, message: EmailMessage) -> None:
+        """Store a message, as durably as one that came straight from a sender."""
+        self.mailbox.add(message)
+
+    def reset(self) -> None:
+        """Remove all messages."""
+        self.mailbox.clear()
+
+
+def _print(text: str, stream: TextIO | None) -> None:
+    # One write, so that messages of several connections or processes do not mix.
+    try:
+        print(text, end="", file=stream)
+    except UnicodeEncodeError as error:
+        escaped = text.encode(error.encoding, "backslashreplace")
+        print(escaped.decode(error.encoding), end="", file=stream)
+    flush: Callable[[], object] | None = getattr(stream, "flush", None)
+    if flush:
+        flush()
+
+
+def _forward(proxy: Proxy, session: Session, envelope: Envelope) -> str:
+    if not envelope.rcpt_tos:
+        return "554 5.5.1 Error: no valid recipients"
+    data = _with_crlf(_octets(envelope.content))
+    data = add_fields(data, f"X-Peer: {_address(session.peer)}\r\n".encode(), b"\r\n")
+    # Programs override this method as it was in 1.4, without the fourth argument.
+    takes_options = "mail_options" in inspect.signature(proxy._deliver).parameters
+    options = [tuple(envelope.mail_options)] if takes_options else []
+    refused = proxy._deliver(envelope.mail_from or "", envelope.rcpt_tos, data, *options)
+    refusals = list(refused.values()) if refused else []
+    if not refusals:
+        return "250 OK"
+    log.info("next hop refused: %r", refused)
+    return _refusal(*refusals[0])
+
+
+def _overrides(handler: MessageBase, method: Callable[..., object]) -> bool:
+    return getattr(getattr(handler, method.__name__), "__func__", None) is not method
+
+
+def _wants_message(handler: Mailbox) -> bool:
+    own = (Mailbox.handle_message, MessageBase.prepare_message)
+    return handler.message_class is not None or any(_overrides(handler, method) for method in own)
+
+
+async def _prepared(handler: MessageBase, session: Session, envelope: Envelope) -> EmailMessage:
+    small = len(envelope.content or b"") <= _PARSE_IN_LOOP
+    if small or handler.sync_in_loop or _overrides(handler, MessageBase.prepare_message):
+        return handler.prepare_message(session, envelope)
+    return await in_worker(handler.prepare_message, session, envelope)
+
+
+async def _in_thread(handler: MessageBase, function: Callable[..., T], *args: object) -> T:
+    if handler.sync_in_loop:
+        return function(*args)
+    return await in_worker(function, *args)
+
+
+def _store(folder: mailbox.Mailbox[Any], session: Session, envelope: Envelope) -> None:
+    from email.message import Message as PlainMessage
+
+    from aiosmtpd._maildir import serialised
+
+    ours = PlainMessage()
+    for name, value in _trace_fields(session, envelope):
+        ours[name] = value
+    fields = serialised(ours).removesuffix(b"\n")
+    content = _octets(envelope.content).replace(b"\r\n", b"\n")
+    folder.add(replace_trace_fields(content, fields, b"\n"))
+
+
+def _octets(content: object) -> bytes:
+    if isinstance(content, str):
+        return content.encode("utf-8", "surrogateescape")
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        return bytes(content)
+    raise TypeError(f"message content is {type(content).__name__}, not bytes or str")
+
+
+def _lines(content: object) -> list[str]:
+    if isinstance(content, str):
+        return content.splitlines()
+    # Octets have fewer line ends than text has.
+    return [line.decode("utf-8", "replace") for line in _octets(content).splitlines()]
+
+
+def _with_crlf(content: bytes) -> bytes:
+    pairs = content.count(b"\r\n")
+    if pairs == content.count(b"\r") == content.count(b"\n"):
+        return content
+    return content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
+def _trace_fields(session: Session, envelope: Envelope) -> list[tuple[str, str]]:
+    return [
+        ("X-Peer", _one_line(str(session.peer))),
+        ("X-MailFrom", _one_line(envelope.mail_from or "")),
+        ("X-RcptTo", _one_line(", ".join(envelope.rcpt_tos))),
+    ]
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
+
+
+def _address(peer: object) -> str:
+    host = peer[0] if isinstance(peer, tuple) and peer else peer
+    return _one_line(str(host)).encode("ascii", "backslashreplace").decode()
+
+
+def _refusal(code: int, text: bytes | str) -> str:
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    line = " ".join(text.split())
+    printable = "".join(character if character.isprintable() else "?" for character in line)
+    # The next hop's 421 ends its connection to us, not the sender's.
+    if not 400 <= code <= 599 or code == 421:
+        code = 451
+    return f"{code} {printable or 'Refused by the next hop'}"

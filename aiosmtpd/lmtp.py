@@ -1,0 +1,52 @@
+"""LMTP: SMTP's sibling for final delivery, with one reply for each recipient (RFC 2033)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from public import public
+
+from aiosmtpd.engine.auth import syntax
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.session import Envelope
+from aiosmtpd.smtp import SMTP
+
+
+@public
+class LMTP(SMTP):
+    """An LMTP server's side of one connection: LHLO greets, HELO and EHLO are unknown."""
+
+    show_smtp_greeting = False
+
+    @syntax("LHLO hostname")
+    async def smtp_LHLO(self, arg: str | None) -> None:
+        """RFC 2033 section 4.1."""
+        await super().smtp_EHLO(arg)
+
+    async def smtp_HELO(self, hostname: str | None) -> None:
+        """RFC 2033 section 4.1: not in LMTP."""
+        raise Refused(replies.not_recognized("HELO"))
+
+    async def smtp_EHLO(self, hostname: str | None) -> None:
+        """RFC 2033 section 4.1: not in LMTP."""
+        raise Refused(replies.not_recognized("EHLO"))
+
+    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
+        """Send one reply for each recipient: RFC 2033 section 4.2.
+
+        *status* is one for all, a list with one for each, or as many joined by CRLF. A number
+        that does not match the recipients is a fault of the handler's.
+        """
+        recipients = len(envelope.rcpt_tos)
+        if isinstance(status, str) and "\r\n" in status:
+            whole = replies.from_hook(status)
+            statuses = status.rstrip("\r\n").split("\r\n") if "\r\n" not in whole else [whole]
+        else:
+            statuses = list(status) if isinstance(status, list | tuple) else [status]
+        if len(statuses) == 1:
+            statuses *= recipients
+        if len(statuses) != recipients:
+            raise ValueError(f"handle_DATA gave {len(statuses)} replies to {recipients} recipients")
+        for one in [replies.from_hook(one) for one in statuses]:
+            await self._answer(one)

@@ -1,0 +1,1 @@
+"""The rules of SMTP: bytes in, values out. Nothing here imports asyncio or socket."""

@@ -1,0 +1,184 @@
+"""Service extensions (RFC 5321 section 2.2), each declared once.
+
+An :class:`Extension` is a value: its EHLO keyword, the parameters that it adds to MAIL and
+RCPT, the verbs that exist only while it is on, and by how much it lengthens a MAIL command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import attrs
+from public import public
+
+from aiosmtpd.protocol import paths, replies
+from aiosmtpd.protocol.replies import Refused
+
+Parser = Callable[[Any, "str | None"], Any]
+"""Gets the server and a parameter's value (None without ``=``); returns what it means, or
+raises :exc:`Refused`, or returns NotImplemented for a parameter that is not known just now."""
+
+Verb = Callable[[Any, "str | None"], Awaitable[None]]
+
+
+@public
+@attrs.frozen(kw_only=True, eq=False)
+class Extension:
+    """A service extension: one value, handed to ``SMTP(extensions=[*CLASSIC, MINE])``.
+
+    *keyword* is the EHLO keyword. *advertise* gets the server and returns the EHLO line without
+    its code, or None to stay silent now; by default it is the keyword. *mail* and *rcpt* map
+    parameter names to parsers, *verbs* command verbs to coroutine functions of server and
+    argument. *line_length* (octets) is added to the limit of a MAIL command.
+    """
+
+    keyword: str
+    advertise: Callable[[Any], str | None] = attrs.field()
+    mail: Mapping[str, Parser] = attrs.field(factory=dict)
+    rcpt: Mapping[str, Parser] = attrs.field(factory=dict)
+    verbs: Mapping[str, Verb] = attrs.field(factory=dict)
+    line_length: int = 0
+
+    @advertise.default
+    def _advertise_keyword(self) -> Callable[[Any], str | None]:
+        return lambda _: self.keyword
+
+
+def _size_line(server: Any) -> str | None:
+    return f"SIZE {server.data_size_limit}" if server.data_size_limit else None
+
+
+def _size(server: Any, value: str | None) -> int:
+    """RFC 1870 section 4: one to twenty digits; 1.4 takes more."""
+    if value is None or not value.isdecimal():
+        raise Refused(server.mail_syntax())
+    digits = value.lstrip("0") or "0"
+    # int() of more than 4,300 digits raises: such a number is too big without being read.
+    size = int(digits) if len(digits) <= 64 else 10**64
+    if server.data_size_limit and size > server.data_size_limit:
+        raise Refused(replies.MESSAGE_TOO_BIG)
+    return size
+
+
+def _body(server: Any, value: str | None) -> Any:
+    """RFC 6152 section 3; 1.4 does not know BODY where it decodes the mail data."""
+    if server.decode_data:
+        return NotImplemented
+    if value is None or value.upper() not in ("7BIT", "8BITMIME"):
+        raise Refused(replies.BAD_BODY)
+    return value.upper()
+
+
+def _smtputf8(server: Any, value: str | None) -> bool:
+    """RFC 6531 section 3.4."""
+    if value is not None:
+        raise Refused(replies.SMTPUTF8_HAS_VALUE)
+    if not server.enable_SMTPUTF8:
+        raise Refused(replies.SMTPUTF8_DISABLED)
+    server.envelope.smtp_utf8 = True
+    return True
+
+
+def _mail_auth(_: Any, value: str | None) -> str:
+    """RFC 4954 section 5: xtext of a mailbox, or ``<>``."""
+    if value is None:
+        raise Refused(replies.BAD_AUTH_PARAMETER)
+    if value == paths.NULL_PATH:
+        return value
+    try:
+        return paths.xtext(value)
+    except ValueError:
+        raise Refused(replies.BAD_AUTH_PARAMETER) from None
+
+
+SIZE = Extension(keyword="SIZE", advertise=_size_line, mail={"SIZE": _size}, line_length=26)
+EIGHTBITMIME = Extension(
+    keyword="8BITMIME",
+    advertise=lambda server: None if server.decode_data else "8BITMIME",
+    mail={"BODY": _body},
+)
+SMTPUTF8 = Extension(
+    keyword="SMTPUTF8",
+    advertise=lambda server: "SMTPUTF8" if server.enable_SMTPUTF8 else None,
+    mail={"SMTPUTF8": _smtputf8},
+    line_length=10,
+)
+STARTTLS = Extension(
+    keyword="STARTTLS",
+    advertise=lambda server: "STARTTLS" if server.starttls_offered else None,
+)
+AUTH = Extension(
+    keyword="AUTH",
+    advertise=lambda server: server.offer_of_auth(),
+    mail={"AUTH": _mail_auth},
+)
+
+CLASSIC: tuple[Extension, ...] = (SIZE, EIGHTBITMIME, SMTPUTF8, STARTTLS, AUTH)
+"""What 1.4 offers; the default of the classes."""
+
+# The published API looks at these first, in this order, whatever the order in the command.
+_CHECKED_FIRST = {"BODY": 0, "SMTPUTF8": 1, "SIZE": 2}
+
+
+@attrs.frozen
+class ExtensionTable:
+    """A set of extensions, laid out for looking things up."""
+
+    extensions: tuple[Extension, ...]
+    mail: Mapping[str, Parser]
+    rcpt: Mapping[str, Parser]
+    verbs: Mapping[str, Verb]
+
+    def lines(self, server: Any) -> list[str]:
+        """Return what EHLO offers now, in order, without the reply code."""
+        offered = [extension.advertise(server) for extension in self.extensions]
+        return [line for line in offered if line is not None]
+
+    def mail_growth(self, server: Any) -> int:
+        """Return by how many octets the offered extensions lengthen MAIL (RFC 1870 section 3)."""
+        return sum(
+            extension.line_length
+            for extension in self.extensions
+            if extension.line_length and extension.advertise(server) is not None
+        )
+
+    @classmethod
+    def of(cls, extensions: str | Iterable[Extension]) -> ExtensionTable:
+        """Return the table of a preset's name or of extensions; raises ValueError or TypeError."""
+        if isinstance(extensions, str):
+            if extensions not in PRESETS:
+                raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
+            return _table(PRESETS[extensions])
+        return _table(tuple(extensions))
+
+
+PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
+
+
+@lru_cache(maxsize=64)
+def _table(extensions: tuple[Extension, ...]) -> ExtensionTable:
+    def merged(field: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for extension in extensions:
+            found.update(getattr(extension, field))
+        return dict(sorted(found.items(), key=lambda item: _CHECKED_FIRST.get(item[0], 3)))
+
+    return ExtensionTable(extensions, merged("mail"), merged("rcpt"), merged("verbs"))
+
+
+def parse_parameters(
+    server: Any, parsers: Mapping[str, Parser], given: Mapping[str, str | None]
+) -> tuple[dict[str, Any], set[str]]:
+    """Return what the *given* parameters mean, and those of them that nobody knows.
+
+    Each is looked at by its parser, in the order of the table.
+    """
+    meanings: dict[str, Any] = {}
+    for keyword, parse in parsers.items():
+        if keyword in given:
+            meaning = parse(server, given[keyword])
+            if meaning is not NotImplemented:
+                meanings[keyword] = meaning
+    return meanings, given.keys() - meanings.keys()

@@ -1,0 +1,150 @@
+"""Paths, mailboxes and parameters of MAIL and RCPT: pure functions, linear in their input.
+
+The grammar is that of RFC 5321 section 4.1.2 with RFC 6531 section 3.3, and these leniences,
+all of them old habits of senders: the angle brackets may be missing, blanks may stand around
+the address, a local part may be a dotted mix of atoms and quoted strings and may have dots
+anywhere, a domain's labels may hold an underscore or begin with a hyphen.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+NULL_PATH = "<>"
+"""The null reverse-path as the published API spells it in ``envelope.mail_from``."""
+
+_BLANKS = " \t\r"
+_ATEXT = r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-]"
+_LABEL = r"[0-9A-Za-z_\u0080-\U0010ffff-]++"
+_DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*+"
+# Possessive quantifiers, here and below: nothing is ever tried twice, so no input is slow.
+_USUAL = re.compile(rf"[{_BLANKS}]*+<({_ATEXT}++@{_DOMAIN})>")
+_OPENING = re.compile(rf"[{_BLANKS}]*+(<?)[{_BLANKS}]*+")
+_ROUTE = re.compile(rf"@{_DOMAIN}(?:,@{_DOMAIN})*+:")
+_ATOM = re.compile(rf"{_ATEXT}++")
+_QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*+)"')
+_PLAIN_LOCAL = re.compile(rf"{_ATEXT}++")
+_DOMAIN_RE = re.compile(_DOMAIN)
+_LITERAL = re.compile(r"\[([0-9A-Za-z.:]{1,64}+)\]")
+_ESCAPED = re.compile(r"\\(.)")
+_TO_ESCAPE = re.compile(r'(["\\])')
+_PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([!-~\u0080-\U0010ffff]++))?+")
+_XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
+_XTEXT_CODE = re.compile(r"\+([0-9A-F]{2})")
+
+
+class MalformedPath(ValueError):
+    """An address that is none by the grammar."""
+
+
+def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
+    """Take the address that *text* begins with; return it and what follows it.
+
+    Quotes that a local part does not need are dropped, a source route too (RFC 5321 appendix
+    C). *local_part_limit* is in characters without quotes, 0 for none. Raises
+    :exc:`MalformedPath`.
+    """
+    if (usual := _USUAL.match(text)) is not None and not local_part_limit:
+        address = usual[1]
+        if not address.isascii():
+            _refuse_invalid(address)
+        return address, text[usual.end() :].strip(_BLANKS)
+    opening = _OPENING.match(text)
+    bracket, position = (opening[1], opening.end()) if opening else ("", 0)
+    if bracket and text.startswith(">", position):
+        if text[position - 1] != "<":
+            raise MalformedPath("nothing but blanks in the path")
+        return NULL_PATH, text[position + 1 :].strip(_BLANKS)
+    if bracket and (route := _ROUTE.match(text, position)) is not None:
+        position = route.end()
+    local, position = _local_part(text, position)
+    if 0 < local_part_limit < len(local):
+        raise MalformedPath("local part too long")
+    address = local if _PLAIN_LOCAL.fullmatch(local) else _quote(local)
+    if text.startswith("@", position):
+        domain, position = _domain(text, position + 1)
+        address = f"{address}@{domain}"
+    _refuse_invalid(address)
+    return address, _rest(text, position, bool(bracket))
+
+
+def _local_part(text: str, position: int) -> tuple[str, int]:
+    pieces: list[str] = []
+    while True:
+        if (atom := _ATOM.match(text, position)) is not None:
+            pieces.append(atom.group())
+            position = atom.end()
+        elif (quoted := _QUOTED.match(text, position)) is not None:
+            if pieces and not pieces[-1].endswith("."):
+                raise MalformedPath("a quoted string in the middle of a word")
+            pieces.append(_ESCAPED.sub(r"\1", quoted[1]))
+            position = quoted.end()
+            if not text.startswith(".", position):
+                break
+        else:
+            break
+    if not pieces:
+        raise MalformedPath("no local part")
+    return "".join(pieces), position
+
+
+def _quote(local: str) -> str:
+    return '"' + _TO_ESCAPE.sub(r"\\\1", local) + '"'
+
+
+def _domain(text: str, position: int) -> tuple[str, int]:
+    if (domain := _DOMAIN_RE.match(text, position)) is not None:
+        return domain.group(), domain.end()
+    if (literal := _LITERAL.match(text, position)) is None:
+        raise MalformedPath("no domain")
+    try:
+        if literal[1][:5].upper() == "IPV6:":
+            ipaddress.IPv6Address(literal[1][5:])
+        else:
+            ipaddress.IPv4Address(literal[1])
+    except ValueError:
+        raise MalformedPath("bad address literal") from None
+    return literal.group(), literal.end()
+
+
+def _rest(text: str, position: int, bracketed: bool) -> str:
+    """Return what follows the address; raises MalformedPath where the address goes on."""
+    rest = text[position:]
+    if bracketed:
+        closing = rest.lstrip(_BLANKS)
+        if not closing.startswith(">"):
+            raise MalformedPath("no closing bracket")
+        return closing[1:].strip(_BLANKS)
+    return rest.strip(_BLANKS)
+
+
+def _refuse_invalid(address: str) -> None:
+    """Refuse what is no UTF-8 (surrogates stand for its octets) and the C1 controls."""
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        raise MalformedPath("not UTF-8") from None
+    if any("\x80" <= character < "\xa0" for character in address):
+        raise MalformedPath("control character in the address")
+
+
+def parameters(text: str) -> dict[str, str | None] | None:
+    """Return ``KEY[=value]`` words as a dict of upper-case keywords and values as sent.
+
+    None where a word is none by RFC 5321 section 4.1.2 (esmtp-param), or a keyword comes twice.
+    """
+    found: dict[str, str | None] = {}
+    for word in text.split():
+        parameter = _PARAMETER.fullmatch(word)
+        if parameter is None or (keyword := parameter[1].upper()) in found:
+            return None
+        found[keyword] = parameter[2]
+    return found
+
+
+def xtext(text: str) -> str:
+    """Decode xtext (RFC 3461 section 4); raises ValueError where it is none."""
+    if not _XTEXT.fullmatch(text):
+        raise ValueError("not xtext")
+    return _XTEXT_CODE.sub(lambda code: chr(int(code[1], 16)), text)

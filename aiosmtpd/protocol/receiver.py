@@ -1,0 +1,99 @@
+"""Bytes from the wire, and command lines cut from them.
+
+One :class:`Receiver` belongs to one connection. Bytes wait in it until the running command asks
+for a line, for mail data or for a number of octets; nothing else in the house holds input.
+"""
+
+from __future__ import annotations
+
+LINE_FLOOD = 65536
+"""Octets of one over-long command line that are read and dropped before the session ends."""
+
+
+class LineTooLong(Exception):
+    """A command line was over the limit; it has been dropped, the next one can be read."""
+
+
+class LineFlood(Exception):
+    """An over-long command line went on for more than LINE_FLOOD octets."""
+
+
+class Receiver:
+    """The octets that have arrived and that no command has taken yet."""
+
+    __slots__ = ("_buffer", "_dropped", "_position", "_searched")
+
+    def __init__(self) -> None:
+        self._buffer = b""
+        self._position = 0
+        self._searched = 0
+        self._dropped = 0
+
+    def __len__(self) -> int:
+        """Octets waiting."""
+        return len(self._buffer) - self._position
+
+    def feed(self, data: bytes) -> None:
+        """Append what the socket gave."""
+        if self._position < len(self._buffer):
+            self._buffer = self._buffer[self._position :] + data
+            self._searched -= self._position
+        else:
+            # Nothing waits, as is usual: the bytes of the read are the buffer, uncopied.
+            self._buffer = data
+            self._searched = 0
+        self._position = 0
+
+    def clear(self) -> None:
+        """Forget all that waits: what was sent in the clear must not be run inside TLS."""
+        self._buffer = b""
+        self._position = self._searched = self._dropped = 0
+
+    def has_line(self) -> bool:
+        """Tell whether a complete command line waits."""
+        return self._buffer.find(b"\n", self._position) >= 0
+
+    def line(self, limit: int) -> bytes | None:
+        """Take the next command line, without its line end; None where it is not complete.
+
+        A line ends at LF or CRLF. *limit* is in octets before the LF. Raises
+        :exc:`LineTooLong` once such a line has come to its end (its octets are not kept
+        meanwhile), and :exc:`LineFlood` where it does not come to one.
+        """
+        start = self._position
+        end = self._buffer.find(b"\n", self._searched if self._searched > start else start)
+        if end < 0:
+            self._searched = len(self._buffer)
+            if len(self) > limit or self._dropped:
+                self._drop(len(self))
+            return None
+        self._position = end + 1
+        if self._dropped or end - start > limit:
+            self._dropped = 0
+            raise LineTooLong
+        if end > start and self._buffer[end - 1] == 0x0D:
+            end -= 1
+        return self._buffer[start:end]
+
+    def _drop(self, octets: int) -> None:
+        self._dropped += octets
+        self._buffer = b""
+        self._position = self._searched = 0
+        if self._dropped > LINE_FLOOD:
+            raise LineFlood
+
+    def take(self, octets: int) -> bytes:
+        """Take at most *octets* octets of those that wait."""
+        start = self._position
+        if start == 0 and octets >= len(self._buffer):
+            data, self._buffer = self._buffer, b""
+            self._searched = 0
+            return data
+        data = self._buffer[start : start + octets]
+        self._position = start + len(data)
+        return data
+
+    def put_back(self, data: bytes) -> None:
+        """Return the rest of what :meth:`take` gave, to be taken next."""
+        self._buffer = data + self._buffer[self._position :]
+        self._position = self._searched = 0

@@ -1,0 +1,188 @@
+"""Every reply this server sends, named by its meaning, and the one way to say no.
+
+The texts are those of the published 1.4 API. A reply that carries an enhanced status code
+(RFC 3463) in its text has always carried it; the others know theirs in :attr:`Reply.enhanced`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from public import public
+
+_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?= |$)")
+_ONE_REPLY = re.compile(r"[2-5]\d\d(?: [ -~]*)?")
+_REPLY_LINE = re.compile(r"([2-5]\d\d)(?:([ -])(.*))?", re.DOTALL)
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+LINE_OCTETS = 512
+"""A reply line's limit in octets, its CRLF included: RFC 5321 section 4.5.3.1.5."""
+
+
+@public
+class Reply(str):
+    """A reply as text, with its parts at hand: ``Reply("550 5.1.1 No such user").code == 550``.
+
+    :attr:`code` is the three-digit reply code (int), :attr:`enhanced` the enhanced status code
+    (str, or None for a reply that has none). RFC 5321 section 4.2.
+    """
+
+    code: int
+    enhanced: str | None
+
+    def __new__(cls, text: str, enhanced: str | None = None) -> Reply:
+        """Make a reply of *text*; raises ValueError where it does not begin with a reply code."""
+        self = super().__new__(cls, text)
+        if not _REPLY_LINE.match(text):
+            raise ValueError(f"not an SMTP reply: {text!r}")
+        self.code = int(text[:3])
+        found = _ENHANCED.match(text, 4)
+        self.enhanced = found.group() if found else enhanced
+        return self
+
+
+@public
+class Refused(Exception):
+    """Raised, by a helper, a parameter's parser or a hook, to answer with *reply* instead.
+
+    *reply* is a str such as ``"550 5.7.1 Not here"``. Raises ValueError for any other text.
+    """
+
+    def __init__(self, reply: str) -> None:
+        self.reply = reply if isinstance(reply, Reply) else Reply(escape(reply))
+        super().__init__(self.reply)
+
+
+def escape(text: str) -> str:
+    """Return *text* with all that could end a line or steer a terminal written as an escape."""
+    return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+def from_hook(status: Any) -> Reply:
+    """Return what a hook returned as exactly one reply, however it was written.
+
+    Several lines are one reply only where all have one code and ``-`` behind it in all but the
+    last (RFC 5321 section 4.2.1); anything else is escaped into one line. Lines over
+    512 octets are folded. Raises ValueError for what is no reply at all.
+    """
+    if type(status) is Reply:
+        return status
+    if isinstance(status, bytes):
+        status = status.decode("utf-8", "backslashreplace")
+    if not isinstance(status, str):
+        raise ValueError(f"not an SMTP reply: {status!r}")
+    if _ONE_REPLY.fullmatch(status) and len(status) <= LINE_OCTETS - 2:
+        return Reply(status)
+    lines = re.split(r"\r\n|\r|\n", status.rstrip("\r\n"))
+    if not _are_one_reply(lines):
+        lines = [escape(status.rstrip("\r\n"))]
+    return Reply("\r\n".join(_folded([escape(line) for line in lines])))
+
+
+def _are_one_reply(lines: list[str]) -> bool:
+    code = lines[0][:3]
+    return all(
+        (found := _REPLY_LINE.fullmatch(line)) is not None
+        and found.group(1) == code
+        and (found.group(2) == "-") is (number < len(lines))
+        for number, line in enumerate(lines, 1)
+    )
+
+
+def _folded(lines: list[str]) -> list[str]:
+    """Fold lines that are too long, each piece with the same code."""
+    folded: list[str] = []
+    for line in lines:
+        code, last, text = line[:3], line[3:4], line[4:]
+        room = LINE_OCTETS - 2 - 4
+        pieces = [""]
+        size = 0
+        for character in text:
+            octets = len(character.encode())
+            if size + octets > room:
+                pieces.append("")
+                size = 0
+            pieces[-1] += character
+            size += octets
+        folded += [f"{code}-{piece}" for piece in pieces[:-1]]
+        folded.append(f"{code}{last}{pieces[-1]}" if last else code)
+    return folded
+
+
+OK = Reply("250 OK", "2.0.0")
+BYE = Reply("221 Bye", "2.0.0")
+START_MAIL_INPUT = Reply("354 End data with <CR><LF>.<CR><LF>")
+READY_FOR_TLS = Reply("220 Ready to start TLS", "2.0.0")
+CANNOT_VERIFY = Reply("252 Cannot VRFY user, but will accept message and attempt delivery", "2.5.2")
+
+BAD_SYNTAX = Reply("500 Error: bad syntax", "5.5.2")
+COMMAND_TOO_LONG = Reply("500 Command line too long", "5.5.6")
+LINE_TOO_LONG = Reply("500 Line too long (see RFC5321 4.5.3.1.6)", "5.6.0")
+NOT_ASCII = Reply("500 Error: strict ASCII mode", "5.6.7")
+TOO_MANY_UNKNOWN = Reply("502 5.5.1 Too many unrecognized commands, goodbye.")
+NO_EXPN = Reply("502 EXPN not implemented", "5.5.1")
+
+NEED_HELO = Reply("503 Error: send HELO first", "5.5.1")
+NEED_EHLO = Reply("503 Error: send EHLO first", "5.5.1")
+NESTED_MAIL = Reply("503 Error: nested MAIL command", "5.5.1")
+NEED_MAIL = Reply("503 Error: need MAIL command", "5.5.1")
+NEED_RCPT = Reply("503 Error: need RCPT command", "5.5.1")
+ALREADY_TLS = Reply("503 5.5.1 Error: TLS already active")
+
+MALFORMED_ADDRESS = Reply("553 5.1.3 Error: malformed address")
+ADDRESS_NEEDS_SMTPUTF8 = Reply("553 5.6.7 Error: address is not ASCII, SMTPUTF8 is needed")
+UNKNOWN_MAIL_PARAMETER = Reply(
+    "555 MAIL FROM parameters not recognized or not implemented", "5.5.4"
+)
+UNKNOWN_RCPT_PARAMETER = Reply("555 RCPT TO parameters not recognized or not implemented", "5.5.4")
+BAD_BODY = Reply("501 Error: BODY can only be one of 7BIT, 8BITMIME", "5.5.4")
+SMTPUTF8_HAS_VALUE = Reply("501 Error: SMTPUTF8 takes no arguments", "5.5.4")
+SMTPUTF8_DISABLED = Reply("501 Error: SMTPUTF8 disabled", "5.5.4")
+BAD_AUTH_PARAMETER = Reply("501 5.5.4 Error: AUTH= takes xtext or <>")
+MESSAGE_TOO_BIG = Reply("552 Error: message size exceeds fixed maximum message size", "5.3.4")
+TOO_MUCH_MAIL_DATA = Reply("552 Error: Too much mail data", "5.3.4")
+BARE_NEWLINE = Reply("550 5.6.11 Error: bare CR or LF in the message")
+
+TLS_NOT_AVAILABLE = Reply("454 TLS not available", "4.7.0")
+NEED_STARTTLS = Reply("530 Must issue a STARTTLS command first", "5.7.0")
+LACK_OF_SECURITY = Reply("554 Command refused due to lack of security", "5.7.0")
+NEED_AUTH = Reply("530 5.7.0 Authentication required")
+
+NO_AUTH_AFTER_HELO = Reply("500 Error: command 'AUTH' not recognized", "5.5.1")
+AUTH_NEEDS_TLS = Reply("538 5.7.11 Encryption required for requested authentication mechanism")
+ALREADY_AUTHENTICATED = Reply("503 Already authenticated", "5.5.1")
+NOT_ENOUGH_VALUE = Reply("501 Not enough value", "5.5.4")
+TOO_MANY_VALUES = Reply("501 Too many values", "5.5.4")
+UNKNOWN_MECHANISM = Reply("504 5.5.4 Unrecognized authentication type")
+AUTHENTICATED = Reply("235 2.7.0 Authentication successful")
+CREDENTIALS_INVALID = Reply("535 5.7.8 Authentication credentials invalid")
+CANNOT_AUTHENTICATE = Reply("454 4.7.0 Temporary authentication failure")
+AUTH_ABORTED = Reply("501 5.7.0 Auth aborted")
+NOT_BASE64 = Reply("501 5.5.2 Can't decode base64")
+CANNOT_SPLIT = Reply("501 5.5.2 Can't split auth value")
+
+TIMED_OUT = Reply("421 4.4.2 Timeout, closing connection")
+SHUTTING_DOWN = Reply("421 4.3.2 Service shutting down, closing connection")
+NOT_SMTP = Reply("421 4.7.0 This is an SMTP server, not what you are looking for")
+LINE_FLOOD = Reply("421 4.7.0 Command line too long, closing connection")
+DATA_FLOOD = Reply("552 5.3.4 Error: Too much mail data, closing connection")
+
+
+def syntax_of(text: str) -> Reply:
+    """Return the refusal that shows the right syntax."""
+    return Reply(f"501 Syntax: {text}", "5.5.4")
+
+
+def not_recognized(verb: str) -> Reply:
+    """Return the refusal of an unknown verb, of which at most 32 characters are said."""
+    return Reply(f'500 Error: command "{escape(verb)[:32]}" not recognized', "5.5.1")
+
+
+def sent_too_many_times(verb: str) -> Reply:
+    """Return the farewell to a client that used up a verb's call limit."""
+    return Reply(f"421 4.7.0 {escape(verb)[:32]} sent too many times")
+
+
+def internal_error(reference: str) -> Reply:
+    """Return the reply to a fault of the server's own, which the log tells by *reference*."""
+    return Reply(f"451 4.3.0 Internal error (ref {reference})")

@@ -1,0 +1,111 @@
+"""What is known of a connection and of a transaction: values for the handlers' hooks."""
+
+from __future__ import annotations
+
+import enum
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import attrs
+from public import public
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+log = logging.getLogger("mail.log")
+
+
+class _Missing(enum.Enum):
+    MISSING = object()
+
+
+MISSING = _Missing.MISSING
+"""What a hook returns to leave a command to the server, and what stands for "no answer"."""
+
+
+@attrs.define(kw_only=True, eq=True, order=True, slots=False)
+class AuthResult:
+    """The outcome of an authentication.
+
+    *success*: the credentials are right. *handled*: the mechanism has said the failure itself.
+    *message*: the reply to send instead of the usual one. *auth_data*: what becomes
+    ``session.auth_data``; its repr is never shown, it may hold secrets.
+    """
+
+    success: bool
+    handled: bool = True
+    message: str | None = None
+    auth_data: Any = attrs.field(default=None, repr=lambda _: "...")
+
+
+@public
+class LoginPassword(NamedTuple):
+    """A login and its password, as bytes; the password is never shown."""
+
+    login: bytes
+    password: bytes
+
+    def __str__(self) -> str:
+        return (
+            f"LoginPassword(login='{self.login.decode(errors='backslashreplace')}', password=...)"
+        )
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+@public
+class Session:
+    """One connection, or what is left of it to know after a TLS handshake began it anew.
+
+    ``peer`` is the socket's address of the client, ``host_name`` what it called itself, and
+    ``extended_smtp`` true after EHLO. ``ssl`` is None without TLS, else a dict with the keys
+    ``peercert``, ``cipher``, ``compression``, ``ssl_object`` and ``sslcontext``.
+    ``authenticated`` is None where nobody tried, else a bool. Hooks may add attributes.
+    """
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.peer: Any = None
+        self.ssl: dict[str, Any] | None = None
+        self.host_name: str | None = None
+        self.extended_smtp = False
+        self.loop = loop
+        self.proxy_data: Any = None
+        self.auth_data: Any = None
+        self.authenticated: bool | None = None
+        self._login_data: Any = None
+
+    def set_login_data(self, value: Any) -> None:
+        """Keep what the deprecated ``login_data`` shows, without its warning."""
+        self._login_data = value
+
+    @property
+    def login_data(self) -> Any:
+        """The identity of 1.3: use ``auth_data``."""
+        log.warning("Session.login_data is deprecated and will be removed in version 2.0")
+        return self._login_data
+
+    @login_data.setter
+    def login_data(self, value: Any) -> None:
+        log.warning("Session.login_data is deprecated and will be removed in version 2.0")
+        self._login_data = value
+
+
+@public
+class Envelope:
+    """One mail transaction: RFC 5321 section 3.3.
+
+    ``mail_from`` is the reverse-path (None before MAIL, ``"<>"`` for the null one) and
+    ``rcpt_tos`` the forward-paths; ``mail_options`` and ``rcpt_options`` are ``KEY=value``
+    strings. ``original_content`` is the mail data (bytes), ``content`` the same or, with
+    ``decode_data``, as str. Hooks may add attributes.
+    """
+
+    def __init__(self) -> None:
+        self.mail_from: str | None = None
+        self.mail_options: list[str] = []
+        self.smtp_utf8 = False
+        self.content: str | bytes | None = None
+        self.original_content: bytes | None = None
+        self.rcpt_tos: list[str] = []
+        self.rcpt_options: list[str] = []

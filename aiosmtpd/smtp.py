@@ -1,0 +1,488 @@
+"""The SMTP server: one instance for each connection, one method for each verb.
+
+Read from top to bottom: the constructor, how a command line becomes a call, then the commands
+in the order in which a client sends them (RFC 5321).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from public import public
+
+import aiosmtpd
+from aiosmtpd import _legacy
+from aiosmtpd._legacy import (
+    CLIENT_AUTH_B as CLIENT_AUTH_B,
+    sanitize as sanitize,
+    sanitized_log as sanitized_log,
+)
+from aiosmtpd.engine import hooks
+from aiosmtpd.engine.auth import (
+    VALID_AUTHMECH as VALID_AUTHMECH,
+    AuthCallbackType as AuthCallbackType,
+    AuthCommands,
+    AuthenticatorType as AuthenticatorType,
+    AuthMechanismType as AuthMechanismType,
+    auth_mechanism as auth_mechanism,
+    login_always_fail as login_always_fail,
+    syntax as syntax,
+)
+from aiosmtpd.engine.commands import (
+    ALLOWED_BEFORE_STARTTLS as ALLOWED_BEFORE_STARTTLS,
+    BOGUS_LIMIT as BOGUS_LIMIT,
+    CALL_LIMIT_DEFAULT as CALL_LIMIT_DEFAULT,
+)
+from aiosmtpd.engine.connection import TLSSetupException as TLSSetupException, log
+from aiosmtpd.engine.shared import Shared
+from aiosmtpd.protocol import paths, replies
+from aiosmtpd.protocol.extensions import (
+    CLASSIC as CLASSIC,
+    Extension as Extension,
+    ExtensionTable,
+    parse_parameters,
+)
+from aiosmtpd.protocol.maildata import MailData
+from aiosmtpd.protocol.replies import Refused as Refused, Reply as Reply
+from aiosmtpd.protocol.session import (
+    MISSING as MISSING,
+    AuthResult as AuthResult,
+    Envelope as Envelope,
+    LoginPassword as LoginPassword,
+    Session as Session,
+    _Missing as _Missing,
+)
+
+__version__ = aiosmtpd.__version__
+__ident__ = f"Python SMTP {__version__}"
+public(
+    __version__=__version__,
+    AuthCallbackType=AuthCallbackType,
+    AuthMechanismType=AuthMechanismType,
+    MISSING=MISSING,
+    Envelope=Envelope,
+    LoginPassword=LoginPassword,
+    Refused=Refused,
+    Reply=Reply,
+    Session=Session,
+    TLSSetupException=TLSSetupException,
+    auth_mechanism=auth_mechanism,
+    sanitize=sanitize,
+    sanitized_log=sanitized_log,
+    syntax=syntax,
+    Extension=Extension,
+)
+
+DATA_SIZE_DEFAULT = 2**25
+
+
+def make_loop() -> asyncio.AbstractEventLoop:
+    """Return the running event loop, or where none runs the one that was set for this thread."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return aiosmtpd._get_or_new_eventloop()
+
+
+@public
+class SMTP(AuthCommands):
+    """An SMTP server's side of one connection; the handler's hooks say what becomes of mail."""
+
+    local_part_limit = 0
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        data_size_limit: int | None = DATA_SIZE_DEFAULT,
+        enable_SMTPUTF8: bool = False,
+        decode_data: bool = False,
+        hostname: str | None = None,
+        ident: str | None = None,
+        tls_context: ssl.SSLContext | Callable[[], ssl.SSLContext] | None = None,
+        require_starttls: bool = False,
+        timeout: float = 300,
+        auth_required: bool = False,
+        auth_require_tls: bool = True,
+        auth_exclude_mechanism: Iterable[str] | None = None,
+        auth_callback: AuthCallbackType | None = None,
+        command_call_limit: int | dict[str, int] | None = None,
+        authenticator: AuthenticatorType | None = None,
+        proxy_protocol_timeout: float | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+        extensions: str | Iterable[Extension] = CLASSIC,
+        unknown_params: str = "reject",
+        bare_newline: str = "accept",
+        line_length_limit: int | None = None,
+        command_size_limit: int | None = None,
+        shared: Shared | None = None,
+    ) -> None:
+        super().__init__(
+            make_loop() if loop is None else loop,
+            timeout,
+            shared,
+            required=auth_required,
+            require_tls=auth_require_tls,
+            exclude=auth_exclude_mechanism,
+            callback=auth_callback,
+            authenticator=authenticator,
+        )
+        self.__ident__ = ident or __ident__
+        self.event_handler = handler
+        self.data_size_limit = data_size_limit
+        self.enable_SMTPUTF8 = enable_SMTPUTF8
+        self._decode_data = decode_data
+        self._hostname = hostname
+        self.tls_context = tls_context
+        self.require_starttls = bool(tls_context) and require_starttls
+        self._extensions = ExtensionTable.of(extensions)
+        self._ignore_unknown_params = _one_of("unknown_params", unknown_params, "reject", "ignore")
+        _one_of("bare_newline", bare_newline, "accept", "normalize", "reject")
+        self._bare_newline = bare_newline
+        if line_length_limit is not None:
+            self.line_length_limit = line_length_limit
+        if command_size_limit is not None:
+            self.command_size_limit = command_size_limit
+        self._limit_calls(command_call_limit)
+        if proxy_protocol_timeout is not None and proxy_protocol_timeout <= 0:
+            raise ValueError("proxy_protocol_timeout must be > 0")
+        self._proxy_timeout = proxy_protocol_timeout
+        self._legacy = _legacy.Legacy(self)
+        if auth_required and not auth_require_tls:
+            _warn_of_clear_auth()
+
+    @property
+    def decode_data(self) -> bool:
+        """True where ``envelope.content`` is str."""
+        return self._decode_data
+
+    @property
+    def starttls_offered(self) -> bool:
+        """True where there is a TLS context and no TLS yet."""
+        return bool(self.tls_context) and not self._tls_protocol
+
+    # Greeting.
+
+    async def check_helo_needed(self, helo: str = "HELO") -> bool:
+        """Refuse the command and return True where the client has not said who it is."""
+        if not self.session.host_name:
+            await self.push(replies.NEED_HELO if helo == "HELO" else replies.NEED_EHLO)
+            return True
+        return False
+
+    @syntax("HELO hostname")
+    async def smtp_HELO(self, hostname: str | None) -> None:
+        """RFC 5321 section 4.1.1.1."""
+        if not hostname:
+            raise Refused(replies.syntax_of("HELO hostname"))
+        self._set_rset_state()
+        self.session.extended_smtp = False
+        status = await self._call_handler_hook("HELO", hostname)
+        if status is MISSING:
+            self.session.host_name = hostname
+            status = Reply(f"250 {self.hostname}")
+        await self._answer(status)
+
+    @syntax("EHLO hostname")
+    async def smtp_EHLO(self, hostname: str | None) -> None:
+        """RFC 5321 section 4.1.1.1: every extension that is offered now has its line."""
+        if not hostname:
+            raise Refused(replies.syntax_of("EHLO hostname"))
+        self._set_rset_state()
+        self.session.extended_smtp = True
+        self._mail_growth = self._extensions.mail_growth(self)
+        lines = [f"250-{self.hostname}"]
+        lines += [f"250-{line}" for line in self._extensions.lines(self)]
+        await self._legacy.ehlo_hook()
+        lines = await self._legacy.ehlo_lines(hostname, [*lines, "250 HELP"])
+        for line in lines:
+            await self.push(replies.escape(line))
+
+    @syntax("STARTTLS", when="tls_context")
+    async def smtp_STARTTLS(self, arg: str | None) -> None:
+        """RFC 3207."""
+        if arg:
+            raise Refused(replies.syntax_of("STARTTLS"))
+        if self._tls_protocol:
+            raise Refused(replies.ALREADY_TLS)
+        if not self.tls_context:
+            raise Refused(replies.TLS_NOT_AVAILABLE)
+        await self._start_tls(self.tls_context, self.push(replies.READY_FOR_TLS))
+
+    def _tls_established(self) -> None:
+        hook = hooks.find(self.event_handler, "handle_STARTTLS")
+        if hook is not None:
+            self._tls_handshake_okay = bool(hook(self, self.session, self.envelope))
+
+    # A mail transaction.
+
+    def mail_syntax(self) -> Reply:
+        """Return the 501 that shows how MAIL is written."""
+        return self._path_syntax("MAIL FROM: <address>")
+
+    def _path_syntax(self, text: str) -> Reply:
+        extended = " [SP <mail-parameters>]" if self.session.extended_smtp else ""
+        return replies.syntax_of(text + extended)
+
+    def _strip_command_keyword(self, keyword: str, arg: str) -> str | None:
+        """Return what follows *keyword* (``FROM:``, in any case), or None."""
+        length = len(keyword)
+        return arg[length:].strip() if arg[:length].upper() == keyword else None
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        """Return the address that *arg* begins with and what follows it, or None and None."""
+        try:
+            return paths.parse(arg, self.local_part_limit)
+        except paths.MalformedPath:
+            return None, None
+
+    def _getparams(self, params: Iterable[str]) -> dict[str, str | bool] | None:
+        """Return parameters by upper-case keyword, True for those without a value, or None."""
+        given = paths.parameters(" ".join(params))
+        if given is None:
+            return None
+        return {key: True if value is None else value for key, value in given.items()}
+
+    def _path(self, keyword: str, arg: str | None, wrong: Reply) -> tuple[str, str]:
+        """Return the address and the parameters' text of MAIL or RCPT; raises Refused."""
+        path = self._strip_command_keyword(keyword, arg) if arg else None
+        if not path:
+            raise Refused(wrong)
+        try:
+            address, rest = self._getaddr(path)
+        except ValueError as error:
+            raise Refused(replies.MALFORMED_ADDRESS) from error
+        if address is None:
+            raise Refused(replies.MALFORMED_ADDRESS)
+        if not address or (rest and not self.session.extended_smtp):
+            raise Refused(wrong)
+        return address, rest or ""
+
+    def _parameters(
+        self, text: str, parsers: Mapping[str, Any], wrong: Reply, unknown: Reply
+    ) -> list[str]:
+        """Return the options of MAIL or RCPT, ``KEY=value``; raises Refused."""
+        given = self._getparams(text.split())
+        if given is None:
+            raise Refused(wrong)
+        values = {key: value if isinstance(value, str) else None for key, value in given.items()}
+        meanings, strangers = parse_parameters(self, parsers, values)
+        if strangers and not self._ignore_unknown_params:
+            raise Refused(unknown)
+        if "BODY" in meanings:
+            values["BODY"] = meanings["BODY"]
+        return [key if value is None else f"{key}={value}" for key, value in values.items()]
+
+    @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
+    async def smtp_MAIL(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.2."""
+        if await self.check_helo_needed() or await self.check_auth_needed("MAIL"):
+            return
+        wrong = self.mail_syntax()
+        address, text = self._path("FROM:", arg, wrong)
+        if self.envelope.mail_from is not None:
+            raise Refused(replies.NESTED_MAIL)
+        options: list[str] = []
+        if text:
+            unknown = replies.UNKNOWN_MAIL_PARAMETER
+            options = self._parameters(text, self._extensions.mail, wrong, unknown)
+        self._require_ascii(address)
+        status = await self._call_handler_hook("MAIL", address, options)
+        if status is MISSING:
+            self.envelope.mail_from = address
+            self.envelope.mail_options.extend(options)
+            status = replies.OK
+        elif self.envelope.mail_from is None:
+            self._warn_of_lacking("handle_MAIL", status, "envelope.mail_from = address")
+        await self._answer(status)
+
+    @syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
+    async def smtp_RCPT(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.3."""
+        if await self.check_helo_needed() or await self.check_auth_needed("RCPT"):
+            return
+        if self.envelope.mail_from is None:
+            raise Refused(replies.NEED_MAIL)
+        wrong = self._path_syntax("RCPT TO: <address>")
+        address, text = self._path("TO:", arg, wrong)
+        if address == paths.NULL_PATH:
+            raise Refused(replies.MALFORMED_ADDRESS)
+        options: list[str] = []
+        if text:
+            unknown = replies.UNKNOWN_RCPT_PARAMETER
+            options = self._parameters(text, self._extensions.rcpt, wrong, unknown)
+        self._require_ascii(address)
+        before = len(self.envelope.rcpt_tos)
+        status = await self._call_handler_hook("RCPT", address, options)
+        if status is MISSING:
+            self.envelope.rcpt_tos.append(address)
+            self.envelope.rcpt_options.extend(options)
+            status = replies.OK
+        elif len(self.envelope.rcpt_tos) == before:
+            self._warn_of_lacking("handle_RCPT", status, "envelope.rcpt_tos.append(address)")
+        await self._answer(status)
+
+    def _require_ascii(self, address: str) -> None:
+        """Refuse an 8-bit address where SMTPUTF8 was not asked for: RFC 6531 section 3.5."""
+        if not address.isascii() and not self.envelope.smtp_utf8:
+            raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
+
+    def _warn_of_lacking(self, hook: str, status: Any, line: str) -> None:
+        """Say once for each class of handlers that its hook accepts what nobody keeps."""
+        if str(status).startswith("250"):
+            _legacy.warn_once(
+                type(self.event_handler),
+                hook,
+                f"{type(self.event_handler).__name__}.{hook} answered 250 without `{line}`",
+            )
+
+    @syntax("DATA")
+    async def smtp_DATA(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.4."""
+        if await self.check_helo_needed() or await self.check_auth_needed("DATA"):
+            return
+        envelope = self.envelope
+        if not envelope.rcpt_tos:
+            raise Refused(replies.NEED_RCPT)
+        if arg:
+            raise Refused(replies.syntax_of("DATA"))
+        await self.push(replies.START_MAIL_INPUT)
+        data = MailData(
+            self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
+        )
+        try:
+            message = await self._read_mail_data(data)
+            envelope.original_content = message
+            envelope.content = self._decoded(message) if self._decode_data else message
+            status = await self._call_handler_hook("DATA")
+            if status is MISSING:
+                status = await self._legacy.process_message()
+        finally:
+            # Whatever happened, the next transaction inherits nothing: limits.md L22.
+            self._set_post_data_state()
+        await self._answer_data(replies.OK if status is MISSING else status, envelope)
+
+    def _decoded(self, message: bytes) -> str:
+        if self.enable_SMTPUTF8:
+            return message.decode("utf-8", "surrogateescape")
+        try:
+            return message.decode("ascii")
+        except UnicodeDecodeError:
+            raise Refused(replies.NOT_ASCII) from None
+
+    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
+        """Send the reply to a whole transaction."""
+        self._log(
+            logging.INFO,
+            "%r sent a message of %d octets from %r to %d recipients: %.60r",
+            self.session.peer,
+            len(envelope.original_content or b""),
+            envelope.mail_from,
+            len(envelope.rcpt_tos),
+            status,
+        )
+        await self._answer(status)
+
+    def _set_post_data_state(self) -> None:
+        """Forget the transaction that has ended."""
+        self.envelope = self._create_envelope()
+
+    def _set_rset_state(self) -> None:
+        """Forget the transaction that the client gave up."""
+        self.envelope = self._create_envelope()
+
+    @syntax("RSET")
+    async def smtp_RSET(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.5."""
+        if arg:
+            raise Refused(replies.syntax_of("RSET"))
+        self._set_rset_state()
+        await self._legacy.rset_hook()
+        status = await self._call_handler_hook("RSET")
+        await self._answer(replies.OK if status is MISSING else status)
+
+    # The rest.
+
+    @syntax("NOOP [ignored]")
+    async def smtp_NOOP(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.9."""
+        status = await self._call_handler_hook("NOOP", arg)
+        await self._answer(replies.OK if status is MISSING else status)
+
+    @syntax("QUIT")
+    async def smtp_QUIT(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.10."""
+        if arg:
+            raise Refused(replies.syntax_of("QUIT"))
+        status = await self._call_handler_hook("QUIT")
+        await self._answer(replies.BYE if status is MISSING else status)
+        self.disconnect()
+
+    @syntax("VRFY <address>")
+    async def smtp_VRFY(self, arg: str | None) -> None:
+        """RFC 5321 section 3.5.3: the address is not confirmed, nor denied."""
+        if await self.check_auth_needed("VRFY"):
+            return
+        if not arg:
+            raise Refused(replies.syntax_of("VRFY <address>"))
+        address, _ = self._getaddr(arg)
+        if address is None:
+            raise Refused(replies.from_hook(f"502 Could not VRFY {replies.escape(arg)}"))
+        status = await self._call_handler_hook("VRFY", address)
+        await self._answer(replies.CANNOT_VERIFY if status is MISSING else status)
+
+    async def smtp_EXPN(self, arg: str | None) -> None:
+        """RFC 5321 section 3.5.2: not implemented."""
+        await self.push(replies.NO_EXPN)
+
+    @syntax("HELP [command]")
+    async def smtp_HELP(self, arg: str | None) -> None:
+        """RFC 5321 section 4.1.1.8."""
+        if await self.check_auth_needed("HELP"):
+            return
+        syntaxes = self._syntaxes()
+        known = syntaxes.get(arg.upper()) if arg else None
+        if known is not None:
+            await self.push(replies.from_hook(f"250 Syntax: {known}"))
+            return
+        code = 501 if arg else 250
+        await self.push(
+            replies.from_hook(f"{code} Supported commands: {' '.join(sorted(syntaxes))}")
+        )
+
+    def _syntaxes(self) -> dict[str, str]:
+        """Return what HELP tells: the syntax of each verb, by name."""
+        found: dict[str, str] = {}
+        for verb, method in self._smtp_methods.items():
+            text = getattr(method, "__smtp_syntax__", None)
+            when = getattr(method, "__smtp_syntax_when__", None)
+            if text is not None:
+                if not when or getattr(self, when):
+                    extended = (
+                        getattr(method, "__smtp_syntax_extended__", None)
+                        if self.session.extended_smtp
+                        else ""
+                    )
+                    found[verb] = text + (extended or "")
+            elif not getattr(method, "__module__", "").startswith("aiosmtpd."):
+                # A subclass's own verb: its docstring's first line, else its name.
+                found[verb] = next(iter((method.__doc__ or verb).strip().splitlines()), verb)
+        return found
+
+
+def _one_of(name: str, value: str, *allowed: str) -> bool:
+    """Tell whether *value* is another than the first; raises ValueError for one that is none."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}")
+    return value != allowed[0]
+
+
+def _warn_of_clear_auth() -> None:
+    text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
+    warnings.warn(text, stacklevel=3)
+    log.warning(text)

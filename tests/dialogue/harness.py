@@ -1,0 +1,339 @@
+"""Replays a transcript over a transport in memory, however the client's octets are cut.
+
+The dialogue is the same each time; only the arrival of the client's octets differs:
+
+- lockstep: each line when everything before it was answered,
+- singly: one octet at a time,
+- cut: all at once, but for one cut,
+- burst: all at once.
+
+`SYNC` in a transcript is a point that every one of them waits at.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from .cast import server_factory
+from .notation import Close, Eof, Expect, Send, Step, Sync, Transcript
+from .transport import MemoryTransport
+
+Factory = Callable[[], asyncio.Protocol]
+
+PATIENCE = 5.0
+"""Seconds until something that must happen is given up."""
+
+TURNS = 8
+"""Turns of the loop that let the server work on what has arrived, where no reply tells that it has."""
+
+CUTS = 240
+"""A transcript with more octets than this is cut near its line ends and at even steps only."""
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Octets that arrive together."""
+
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Await:
+    """Wait until the server has sent this many lines, or closed."""
+
+    lines: int
+
+
+Action = Feed | Await | Eof
+
+
+@dataclass
+class Outcome:
+    """What one replay came to."""
+
+    lines: list[bytes] = field(default_factory=list)
+    rest: bytes = b""
+    closed_by_server: bool = False
+    late: bytes = b""
+    complaints: list[str] = field(default_factory=list)
+    warned: set[str] = field(default_factory=set)
+    records: list[logging.LogRecord] = field(default_factory=list)
+
+
+class Records(logging.Handler):
+    """Keeps every log record."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.seen: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep `record`."""
+        self.seen.append(record)
+
+
+@contextlib.contextmanager
+def all_records() -> Iterator[list[logging.LogRecord]]:
+    """Collect what is logged at any level, the traffic of the protocol included."""
+    handler = Records()
+    root, mail = logging.getLogger(), logging.getLogger("mail.log")
+    before = root.level, mail.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    mail.setLevel(logging.DEBUG)
+    try:
+        yield handler.seen
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before[0])
+        mail.setLevel(before[1])
+
+
+# The ways to cut.
+
+
+def lockstep(steps: Sequence[Step]) -> list[Action]:
+    """Send each piece when everything before it was answered."""
+    actions: list[Action] = []
+    lines = 0
+    for step in steps:
+        if isinstance(step, Expect):
+            lines += 1
+        elif isinstance(step, Send | Eof):
+            actions.append(Await(lines))
+            actions.append(Feed(step.data) if isinstance(step, Send) else step)
+    return [*actions, Await(lines)]
+
+
+def burst(steps: Sequence[Step]) -> list[Action]:
+    """Send everything at once, but for the points where the client must wait."""
+    actions: list[Action] = []
+    lines = 0
+    for step in steps:
+        if isinstance(step, Expect):
+            lines += 1
+        elif isinstance(step, Sync):
+            actions.append(Await(lines))
+        elif isinstance(step, Eof):
+            actions.append(step)
+        elif isinstance(step, Send):
+            if actions and isinstance(last := actions[-1], Feed):
+                actions[-1] = Feed(last.data + step.data)
+            else:
+                actions.append(Feed(step.data))
+    return [*actions, Await(lines)]
+
+
+def singly(steps: Sequence[Step]) -> list[Action]:
+    """Send one octet at a time."""
+    actions: list[Action] = []
+    for action in burst(steps):
+        if isinstance(action, Feed):
+            actions.extend(Feed(bytes([octet])) for octet in action.data)
+        else:
+            actions.append(action)
+    return actions
+
+
+def cut(steps: Sequence[Step], position: int) -> list[Action]:
+    """Send everything at once, but for one cut after `position` octets."""
+    actions: list[Action] = []
+    before = 0
+    for action in burst(steps):
+        if not isinstance(action, Feed):
+            actions.append(action)
+            continue
+        offset = position - before
+        if 0 < offset < len(action.data):
+            actions += [Feed(action.data[:offset]), Feed(action.data[offset:])]
+        else:
+            actions.append(action)
+        before += len(action.data)
+    return actions
+
+
+def cut_positions(data: bytes) -> list[int]:
+    """Return where to cut: everywhere, or for long data near every line end and at even steps."""
+    if len(data) <= CUTS:
+        return list(range(1, len(data)))
+    near: set[int] = set(range(1, len(data), max(1, len(data) // (CUTS // 2))))
+    end = data.find(b"\n")
+    while end >= 0 and len(near) < CUTS:
+        near.update(range(max(1, end - 3), min(len(data), end + 5)))
+        end = data.find(b"\n", end + 1)
+    return sorted(near)
+
+
+# One replay.
+
+
+async def replay(transcript: Transcript, actions: Sequence[Action]) -> Outcome:
+    """Hold the dialogue once with a new server and tell what came of it."""
+    factory = server_factory(transcript)
+    with watched() as outcome:
+        transport = connect(factory)
+        for action in actions:
+            if not await _perform(action, transport):
+                break
+        await settle()
+        outcome.closed_by_server = transport.is_closing()
+        transport.feed_eof()
+        await finish(transport)
+    *outcome.lines, outcome.rest = bytes(transport.sent).split(b"\r\n")
+    outcome.late = bytes(transport.written_after_close)
+    return outcome
+
+
+async def vanish(transcript: Transcript, position: int, *, reset: bool) -> Outcome:
+    """Let the client go after `position` octets, with a FIN or a RST."""
+    factory = server_factory(transcript)
+    with watched() as outcome:
+        transport = connect(factory)
+        before = 0
+        for action in burst(transcript.steps):
+            if not isinstance(action, Feed):
+                await _perform(action, transport)
+                continue
+            data = action.data[: position - before]
+            before += len(data)
+            await _perform(Feed(data), transport)
+            if before >= position:
+                break
+        if reset:
+            transport.reset()
+        else:
+            transport.feed_eof()
+        await finish(transport)
+    *outcome.lines, outcome.rest = bytes(transport.sent).split(b"\r\n")
+    return outcome
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Outcome]:
+    """Note log records, warnings, and what the event loop complains about."""
+    loop = asyncio.get_running_loop()
+    outcome = Outcome()
+    before = loop.get_exception_handler()
+    loop.set_exception_handler(
+        lambda _, context: outcome.complaints.append(f"{context.get('message')}: {context}")
+    )
+    try:
+        with all_records() as records, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield outcome
+    finally:
+        loop.set_exception_handler(before)
+    outcome.records = records
+    outcome.warned = {f"{one.category.__name__}: {one.message}" for one in caught}
+
+
+def connect(factory: Factory) -> MemoryTransport:
+    """Make a server and connect a client to it."""
+    return MemoryTransport(asyncio.get_running_loop(), factory())
+
+
+async def finish(transport: MemoryTransport) -> None:
+    """Wait until the connection is over and no task of it is left."""
+    me = asyncio.current_task()
+    async with asyncio.timeout(PATIENCE):
+        await transport.lost.wait()
+        while left := {task for task in asyncio.all_tasks() if task is not me}:
+            await asyncio.wait(left)
+
+
+async def settle() -> None:
+    """Let the server do what it can do now."""
+    for _ in range(TURNS):
+        await asyncio.sleep(0)
+
+
+async def _perform(action: Action, transport: MemoryTransport) -> bool:
+    """Do it; tell whether to go on."""
+    if isinstance(action, Await):
+        return await _answered(transport, action.lines)
+    if isinstance(action, Eof):
+        transport.feed_eof()
+        return True
+    transport.feed(action.data)
+    for _ in range(2 if len(action.data) == 1 else TURNS):
+        await asyncio.sleep(0)
+    return True
+
+
+async def _answered(transport: MemoryTransport, lines: int) -> bool:
+    """Wait for so many lines or the end; tell whether they came."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while transport.sent.count(b"\r\n") < lines:
+                if transport.is_closing():
+                    return False
+                transport.changed.clear()
+                await transport.changed.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
+# The verdict.
+
+
+def judge(transcript: Transcript, outcome: Outcome) -> None:
+    """Raise `AssertionError`, with the dialogue up to there, unless everything came as written."""
+    expected = transcript.expected
+    for number, (want, got) in enumerate(zip(expected, outcome.lines, strict=False)):
+        if not want.matches(got):
+            raise AssertionError(_report(transcript, number, f"instead came: {got!r}"))
+    if len(outcome.lines) < len(expected):
+        raise AssertionError(_report(transcript, len(outcome.lines), "it never came"))
+    surplus = outcome.lines[len(expected) :]
+    assert not surplus, f"{transcript.source}: nobody asked for {surplus!r}"
+    assert outcome.rest == b"", f"{transcript.source}: half a line: {outcome.rest!r}"
+    assert outcome.late == b"", f"{transcript.source}: written after close: {outcome.late!r}"
+    if any(isinstance(step, Close) for step in transcript.steps):
+        assert outcome.closed_by_server, f"{transcript.source}: the server did not close"
+    elif not any(isinstance(step, Eof) for step in transcript.steps):
+        assert not outcome.closed_by_server, f"{transcript.source}: the server closed"
+    assert outcome.warned == set(transcript.warns), f"{transcript.source}: warnings"
+    judge_quiet(transcript, outcome)
+    if transcript.logs_error:
+        errors = [one for one in outcome.records if one.levelno >= logging.ERROR]
+        assert any(one.exc_info for one in errors), f"{transcript.source}: no traceback logged"
+
+
+def judge_quiet(transcript: Transcript, outcome: Outcome) -> None:
+    """Raise `AssertionError` if anything was said that should not be, or not where it was said."""
+    assert outcome.complaints == [], transcript.source
+    for record in outcome.records:
+        text = logging.Formatter().format(record)
+        if record.levelno >= logging.ERROR and not transcript.logs_error:
+            raise AssertionError(f"{transcript.source}: logged at {record.levelname}: {text}")
+        for secret in transcript.secrets:
+            assert secret not in text, f"{transcript.source}: a secret in the log: {text}"
+
+
+def _report(transcript: Transcript, number: int, problem: str) -> str:
+    shown: list[str] = [f"{transcript.source} {transcript.title}"]
+    lines = -1
+    for step in transcript.steps:
+        if isinstance(step, Expect):
+            lines += 1
+            if lines > number:
+                break
+            shown.append(f"{'>' if lines == number else ' '} {step}")
+        elif isinstance(step, Send):
+            text = repr(step.data)[2:-1]
+            shown.append(f"  C: {text if len(text) < 200 else text[:200] + '…'}")
+        else:
+            shown.append(f"  {type(step).__name__.upper()}")
+    return "\n".join([*shown, problem])
+
+
+async def check(transcript: Transcript, ways: Iterable[Sequence[Action]]) -> None:
+    """Hold the dialogue in each of these ways; raise `AssertionError` at the first that differs."""
+    for actions in ways:
+        judge(transcript, await replay(transcript, actions))
+    gc.collect()

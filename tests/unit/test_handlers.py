@@ -1,0 +1,1013 @@
+"""The handlers' hooks, called as the server calls them."""
+
+import asyncio
+import contextlib
+import email.message
+import email.policy
+import errno
+import io
+import mailbox
+import os
+import smtplib
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import aiosmtpd
+from aiosmtpd import _maildir, handlers
+from aiosmtpd.handlers import (
+    AsyncMessage,
+    Debugging,
+    Mailbox,
+    Message,
+    MessageBase,
+    Proxy,
+    Sink,
+)
+
+PEER = ("127.0.0.1", 4321)
+PLAIN = b"Subject: x\r\n\r\nbody\r\n"
+OURS = b"X-Peer: ('127.0.0.1', 4321)\nX-MailFrom: a@x\nX-RcptTo: b@y, c@z\n"
+
+
+def session_of(peer: object = PEER) -> Any:
+    return SimpleNamespace(peer=peer)
+
+
+def envelope_of(content: object, **more: object) -> Any:
+    values = {
+        "content": content,
+        "mail_from": "a@x",
+        "rcpt_tos": ["b@y", "c@z"],
+        "mail_options": [],
+        "rcpt_options": [],
+    }
+    return SimpleNamespace(**{**values, **more})
+
+
+async def data(handler: Any, content: object, *, peer: object = PEER, **more: object) -> str:
+    reply = await handler.handle_DATA(None, session_of(peer), envelope_of(content, **more))
+    assert isinstance(reply, str)
+    return reply
+
+
+# What 1.4.6 prints, between the first and the last line.
+PRINTED = [
+    (PLAIN, "Subject: x\nX-Peer: ('127.0.0.1', 4321)\n\nbody\n"),
+    (b"", ""),
+    (b"\r\n", "X-Peer: ('127.0.0.1', 4321)\n\n"),
+    (b"\r\nbody\r\n", "X-Peer: ('127.0.0.1', 4321)\n\nbody\n"),
+    (b"no blank\r\n", "no blank\n"),
+    (b"A: b\r\n\r\n\r\n\r\nx", "A: b\nX-Peer: ('127.0.0.1', 4321)\n\n\n\nx\n"),
+    (
+        b"A: \xff\xc3\xa9\r\n\r\n\xe9\r\n",
+        "A: \ufffd\xe9\nX-Peer: ('127.0.0.1', 4321)\n\n\ufffd\n",
+    ),
+    (b"A: b\n\nlf\n", "A: b\nX-Peer: ('127.0.0.1', 4321)\n\nlf\n"),
+    (
+        b"a\rb\r\n\r\n\x0bq\x0c\x1c\x85\r\n",
+        "a\nb\nX-Peer: ('127.0.0.1', 4321)\n\n\x0bq\x0c\x1c\ufffd\n",
+    ),
+    ("str: é\r\n\r\nbody\r\n", "str: é\nX-Peer: ('127.0.0.1', 4321)\n\nbody\n"),
+    ("s: a\u2028b\x85\r\n\r\n", "s: a\nb\nX-Peer: ('127.0.0.1', 4321)\n\n\n"),
+    ("s:\udcff\r\n\r\nq", "s:\udcff\nX-Peer: ('127.0.0.1', 4321)\n\nq\n"),
+]
+
+
+class TestDebugging:
+    @pytest.mark.parametrize(("content", "text"), PRINTED)
+    async def test_output(self, content: bytes | str, text: str) -> None:
+        stream = io.StringIO()
+        assert await data(Debugging(stream), content) == "250 OK"
+        head = "---------- MESSAGE FOLLOWS ----------\n"
+        assert stream.getvalue() == head + text + "------------ END MESSAGE ------------\n"
+
+    @pytest.mark.parametrize(
+        ("options", "text"),
+        [
+            (
+                {"mail_options": ["SIZE=10", "BODY=8BITMIME"], "rcpt_options": ["X"]},
+                "mail options: ['SIZE=10', 'BODY=8BITMIME']\nrcpt options: ['X']\n\n",
+            ),
+            ({"mail_options": ["X"]}, "mail options: ['X']\n\n"),
+            ({"rcpt_options": ["X"]}, "rcpt options: ['X']\n\n"),
+        ],
+    )
+    async def test_options(self, options: dict[str, object], text: str) -> None:
+        stream = io.StringIO()
+        await data(Debugging(stream), PLAIN, **options)
+        assert text + "Subject: x\n" in stream.getvalue()
+
+    @pytest.mark.parametrize("peer", ["", "/run/s", ("::1", 1, 0, 0)])
+    async def test_peer_is_shown_as_its_repr(self, peer: object) -> None:
+        stream = io.StringIO()
+        await data(Debugging(stream), PLAIN, peer=peer)
+        assert f"\nX-Peer: {peer!r}\n\n" in stream.getvalue()
+
+    async def test_one_write_then_flush(self) -> None:
+        stream = mock.Mock()
+        await data(Debugging(stream), PLAIN)
+        written = [call for call in stream.write.mock_calls if call.args != ("",)]
+        assert len(written) == 1
+        assert stream.mock_calls[-1] == mock.call.flush()
+
+    async def test_a_stream_needs_only_write(self) -> None:
+        pieces: list[str] = []
+        stream: Any = SimpleNamespace(write=pieces.append)
+        assert await data(Debugging(stream), PLAIN) == "250 OK"
+        assert "body\n" in "".join(pieces)
+
+    async def test_what_the_stream_cannot_encode_is_escaped(self) -> None:
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
+        assert await data(Debugging(stream), "Subject: é\udcff\r\n\r\nok\r\n") == "250 OK"
+        assert b"Subject: \\xe9\\udcff\nX-Peer: " in raw.getvalue()
+
+    async def test_none_is_stdout(self, capsys: pytest.CaptureFixture[str]) -> None:
+        await data(Debugging(), PLAIN)
+        assert "Subject: x\n" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("content", [None, 7, ["x"]])
+    async def test_strange_content(self, content: object) -> None:
+        with pytest.raises(TypeError, match="not bytes or str"):
+            await data(Debugging(io.StringIO()), content)
+
+
+class ParserError(Exception):
+    pass
+
+
+@pytest.fixture
+def parser() -> Any:
+    parser = mock.Mock(spec=ArgumentParser)
+    parser.error.side_effect = ParserError
+    return parser
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("args", "stream"), [([], "stdout"), (["stdout"], "stdout"), (["stderr"], "stderr")]
+    )
+    def test_debugging(self, parser: Any, args: list[str], stream: str) -> None:
+        assert Debugging.from_cli(parser, *args).stream is getattr(sys, stream)
+
+    @pytest.mark.parametrize(
+        ("handler", "args", "text"),
+        [
+            (Debugging, ["STDOUT"], "Debugging usage: [stdout|stderr]"),
+            (Debugging, ["stdout", "stderr"], "Debugging usage: [stdout|stderr]"),
+            (Sink, ["x"], "Sink handler does not accept arguments"),
+            (Mailbox, [], "The directory for the maildir is required"),
+            (Mailbox, ["a", "b"], "Too many arguments for Mailbox handler"),
+        ],
+    )
+    def test_usage_errors(self, parser: Any, handler: Any, args: list[str], text: str) -> None:
+        with pytest.raises(ParserError):
+            handler.from_cli(parser, *args)
+        parser.error.assert_called_once_with(text)
+
+    def test_sink(self, parser: Any) -> None:
+        sink = Sink.from_cli(parser)
+        assert isinstance(sink, Sink)
+        # The server's own reply to DATA is the whole of it.
+        assert not hasattr(sink, "handle_DATA")
+
+    def test_mailbox(self, parser: Any, tmp_path: Path) -> None:
+        handler = Mailbox.from_cli(parser, str(tmp_path / "mail"))
+        assert handler.mail_dir == str(tmp_path / "mail")
+
+    def test_a_subclass_gets_its_own_class(self, parser: Any) -> None:
+        class Mine(Sink):
+            pass
+
+        assert type(Mine.from_cli(parser)) is Mine
+
+
+class Keep(Message):
+    """Remembers messages, and the threads that brought them."""
+
+    def __init__(self, message_class: type[email.message.Message] | None = None) -> None:
+        self.messages: list[email.message.Message] = []
+        self.threads: list[threading.Thread] = []
+        super().__init__(message_class)
+
+    def handle_message(self, message: email.message.Message) -> None:
+        self.messages.append(message)
+        self.threads.append(threading.current_thread())
+
+
+class KeepAsync(AsyncMessage):
+    seen: email.message.Message
+
+    async def handle_message(self, message: email.message.Message) -> None:
+        await asyncio.sleep(0)
+        self.seen = message
+
+
+class TestMessage:
+    async def test_our_headers_come_last(self) -> None:
+        handler = Keep()
+        assert await data(handler, PLAIN) == "250 OK"
+        assert handler.messages[0].items() == [
+            ("Subject", "x"),
+            ("X-Peer", "('127.0.0.1', 4321)"),
+            ("X-MailFrom", "a@x"),
+            ("X-RcptTo", "b@y, c@z"),
+        ]
+        assert handler.messages[0].get_payload() == "body\r\n"
+
+    @pytest.mark.parametrize("kind", [bytes, str])
+    async def test_the_senders_own_are_replaced(self, kind: type) -> None:
+        handler = Keep()
+        forged = b"X-PEER: p\r\nX-mailFrom: m\r\n more\r\nX-RcptTo: r\r\nX-Peer: q\r\n" + PLAIN
+        await data(handler, forged if kind is bytes else forged.decode())
+        message = handler.messages[0]
+        assert message.get_all("x-peer") == ["('127.0.0.1', 4321)"]
+        assert message.get_all("x-mailfrom") == ["a@x"]
+        assert message.get_all("x-rcptto") == ["b@y, c@z"]
+
+    async def test_nothing_that_a_path_says_makes_a_header(self) -> None:
+        handler = Keep()
+        path = "a@x\r\nX-Forged: 1"
+        await data(handler, PLAIN, mail_from=path, rcpt_tos=[path], peer="p\nX-Forged: 2")
+        parsed = email.message_from_bytes(handler.messages[0].as_bytes())
+        assert "X-Forged" not in parsed
+
+    async def test_no_sender_is_an_empty_header(self) -> None:
+        handler = Keep()
+        await data(handler, PLAIN, mail_from=None, rcpt_tos=[])
+        assert handler.messages[0]["X-MailFrom"] == ""
+        assert handler.messages[0]["X-RcptTo"] == ""
+
+    async def test_message_class(self) -> None:
+        handler = Keep(email.message.EmailMessage)
+        await data(handler, PLAIN)
+        assert type(handler.messages[0]) is email.message.EmailMessage
+        assert handler.message_class is email.message.EmailMessage
+
+    async def test_a_worker_thread_handles_it(self) -> None:
+        handler = Keep()
+        await data(handler, PLAIN)
+        assert handler.threads != [threading.current_thread()]
+
+    async def test_sync_in_loop(self) -> None:
+        handler = Keep()
+        handler.sync_in_loop = True
+        await data(handler, PLAIN)
+        assert handler.threads == [threading.current_thread()]
+
+    @pytest.mark.parametrize(
+        ("size", "in_loop"), [(100, True), (handlers._PARSE_IN_LOOP + 1, False)]
+    )
+    async def test_large_messages_are_parsed_outside_the_loop(
+        self, monkeypatch: pytest.MonkeyPatch, size: int, in_loop: bool
+    ) -> None:
+        threads = []
+        parse = email.message_from_bytes
+
+        def watched(*args: Any) -> Any:
+            threads.append(threading.current_thread())
+            return parse(*args)
+
+        monkeypatch.setattr(email, "message_from_bytes", watched)
+        await data(Keep(), b"A: b\r\n\r\n" + b"x" * size)
+        assert (threads == [threading.current_thread()]) is in_loop
+
+    async def test_an_overridden_prepare_message_stays_in_the_loop(self) -> None:
+        class Mine(Keep):
+            def prepare_message(self, session: Any, envelope: Any) -> email.message.Message:
+                asyncio.get_running_loop()
+                message = super().prepare_message(session, envelope)
+                message["X-Mine"] = "1"
+                return message
+
+        handler = Mine()
+        await data(handler, b"A: b\r\n\r\n" + b"x" * (handlers._PARSE_IN_LOOP + 1))
+        assert handler.messages[0]["X-Mine"] == "1"
+
+    async def test_exceptions_reach_the_server(self) -> None:
+        class Broken(Message):
+            def handle_message(self, message: email.message.Message) -> None:
+                raise LookupError("mine")
+
+        with pytest.raises(LookupError, match="mine"):
+            await data(Broken(), PLAIN)
+
+    async def test_a_coroutine_function_by_mistake_is_awaited(self) -> None:
+        done = []
+
+        class Mistaken(Message):
+            async def handle_message(  # type: ignore[override]
+                self, message: email.message.Message
+            ) -> None:
+                await asyncio.sleep(0)
+                done.append(message["Subject"])
+
+        assert await data(Mistaken(), PLAIN) == "250 OK"
+        assert done == ["x"]
+
+    async def test_without_the_constructor_of_the_base(self) -> None:
+        class Bare(Keep):
+            def __init__(self) -> None:
+                self.messages, self.threads = [], []
+
+        handler = Bare()
+        await data(handler, PLAIN)
+        assert handler.messages[0]["Subject"] == "x"
+
+    @pytest.mark.parametrize("kind", [MessageBase, Message, AsyncMessage])
+    def test_abstract(self, kind: type) -> None:
+        with pytest.raises(TypeError, match="abstract"):
+            kind()
+
+    @pytest.mark.parametrize("content", [bytearray(PLAIN), memoryview(PLAIN)])
+    async def test_other_octets(self, content: object) -> None:
+        handler = Keep()
+        await data(handler, content)
+        assert handler.messages[0]["Subject"] == "x"
+
+    async def test_no_content(self) -> None:
+        with pytest.raises(TypeError):
+            await data(Keep(), None)
+
+
+class TestAsyncMessage:
+    async def test_is_awaited(self) -> None:
+        handler = KeepAsync()
+        assert await data(handler, PLAIN) == "250 OK"
+        assert handler.seen["X-MailFrom"] == "a@x"
+
+    async def test_the_running_loop(self) -> None:
+        assert KeepAsync().loop is asyncio.get_running_loop()
+
+    def test_the_loop_given(self) -> None:
+        loop = mock.Mock()
+        handler = KeepAsync(loop=loop)
+        assert handler.loop is loop
+        other = mock.Mock()
+        handler.loop = other
+        assert handler.loop is other
+
+    def test_no_loop_is_made_before_it_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = mock.Mock()
+        make = mock.Mock(return_value=loop)
+        monkeypatch.setattr(aiosmtpd, "_get_or_new_eventloop", make)
+        handler = KeepAsync()
+        make.assert_not_called()
+        assert handler.loop is loop
+        assert handler.loop is loop
+        make.assert_called_once_with()
+
+
+def stored(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((directory / "new").iterdir())]
+
+
+def files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
+
+
+# Content as received, and what stands in the file before and after our three lines.
+KEPT = {
+    "plain": (PLAIN, b"Subject: x\n", b"\nbody\n"),
+    "empty": (b"", b"", b""),
+    "blank line": (b"\r\n", b"", b"\n"),
+    "no headers": (b"\r\nbody\r\n", b"", b"\nbody\n"),
+    "text alone": (b"just text\r\nand more\r\n", b"", b"just text\nand more\n"),
+    "headers alone": (b"A: b\r\nC: d\r\n", b"A: b\nC: d\n", b""),
+    "no line end": (b"A: b", b"A: b\n", b""),
+    "no body": (b"A: b\r\n\r\n", b"A: b\n", b"\n"),
+    "spacing": (b"A:b\r\nC:   d  \r\nE:\r\n\r\n", b"A:b\nC:   d  \nE:\n", b"\n"),
+    "folded": (b"A: b\r\n\tc\r\n d\r\n\r\n", b"A: b\n\tc\n d\n", b"\n"),
+    "folded first": (b" a\r\nB: c\r\n\r\n", b" a\nB: c\n", b"\n"),
+    "8-bit": (b"A: \xff\xe9\r\n\r\n\x00\xff\r\n", b"A: \xff\xe9\n", b"\n\x00\xff\n"),
+    "mbox line": (b"From a b\r\nA: b\r\n\r\n", b"From a b\nA: b\n", b"\n"),
+    "late mbox line": (b"A: b\r\nFrom here on\r\n", b"A: b\n", b"From here on\n"),
+    "malformed": (b"A: b\r\nno colon\r\nC: d\r\n\r\n", b"A: b\n", b"no colon\nC: d\n\n"),
+    "no name": (b"A: b\r\n: d\r\n\r\n", b"A: b\n", b": d\n\n"),
+    "bare CR and LF": (b"A: b\nC: d\r\r\n\r\nx\ry\n", b"A: b\nC: d\r\n", b"\nx\ry\n"),
+    "from lines": (b"A: b\r\n\r\nFrom x\r\n.\r\n", b"A: b\n", b"\nFrom x\n.\n"),
+    "bad multipart": (
+        b'Content-Type: multipart/mixed; boundary="q"\r\n\r\n--q\r\n\r\n--q--x\r\n',
+        b'Content-Type: multipart/mixed; boundary="q"\n',
+        b"\n--q\n\n--q--x\n",
+    ),
+    "ours": (b"A: b\r\nX-Peer: p\r\n q\r\nx-RCPTTO:r\r\nC: d\r\n\r\n", b"A: b\nC: d\n", b"\n"),
+    "ours at both ends": (b"X-MailFrom: p\r\nA: b\r\nX-Peer: p\r\n", b"A: b\n", b""),
+    "ours in the body": (b"A: b\r\n\r\nX-Peer: p\r\n", b"A: b\n", b"\nX-Peer: p\n"),
+    "after a bare CR": (b"A: b\rX-Peer: p\rC: d\r\n\r\n", b"A: b\rC: d\n", b"\n"),
+    "obsolete": (b"A: b\r\nX-Peer : p\r\n q\r\nC : d\r\n\r\n", b"A: b\n", b"C : d\n\n"),
+    "similar": (b"X-Peers: p\r\nAX-Peer: q\r\n\r\n", b"X-Peers: p\nAX-Peer: q\n", b"\n"),
+    "text": ("A: é\udcff\r\n\r\né\r\n", b"A: \xc3\xa9\xff\n", b"\n\xc3\xa9\n"),
+}
+
+
+class KeepInLoop(Mailbox):
+    sync_in_loop = True
+
+
+class TestMailbox:
+    @pytest.mark.parametrize("name", KEPT)
+    async def test_content_is_kept(self, tmp_path: Path, name: str) -> None:
+        content, before, after = KEPT[name]
+        assert await data(Mailbox(tmp_path / "mail"), content) == "250 OK"
+        assert stored(tmp_path / "mail") == [before + OURS + after]
+
+    async def test_what_a_reader_sees(self, tmp_path: Path) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        for content in (PLAIN, b"text alone\r\n"):
+            await data(handler, content)
+        assert isinstance(handler.mailbox, mailbox.Maildir)
+        for message in handler.mailbox:
+            assert message.get_all("X-Peer") == ["('127.0.0.1', 4321)"]
+            assert message.get_all("X-MailFrom") == ["a@x"]
+            assert message.get_all("X-RcptTo") == ["b@y, c@z"]
+            assert message.get_payload() in {"body\n", "text alone\n"}
+        handler.reset()
+        assert len(handler.mailbox) == 0
+        assert files(tmp_path) == []
+
+    async def test_addresses_outside_ascii(self, tmp_path: Path) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        await data(handler, PLAIN, mail_from="é@x", rcpt_tos=["b@y\nX-Forged: 1"])
+        message = next(iter(handler.mailbox))
+        assert message["X-MailFrom"] == "=?utf-8?b?w6lAeA==?="
+        assert message["X-RcptTo"] == "b@y X-Forged: 1"
+
+    async def test_many_recipients_are_one_line(self, tmp_path: Path) -> None:
+        rcpt_tos = [f"recipient-{number}@example.com" for number in range(100)]
+        await data(Mailbox(tmp_path / "mail"), PLAIN, rcpt_tos=rcpt_tos)
+        assert f"X-RcptTo: {', '.join(rcpt_tos)}\n".encode() in stored(tmp_path / "mail")[0]
+
+    @pytest.mark.parametrize("in_loop", [False, True])
+    async def test_which_thread(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_loop: bool
+    ) -> None:
+        threads = []
+        fsync = os.fsync
+
+        def watched(descriptor: int) -> None:
+            threads.append(threading.current_thread() is threading.main_thread())
+            fsync(descriptor)
+
+        handler = (KeepInLoop if in_loop else Mailbox)(tmp_path / "mail")
+        monkeypatch.setattr(os, "fsync", watched)
+        await data(handler, PLAIN)
+        assert set(threads) == {in_loop}
+
+    async def test_no_content(self, tmp_path: Path) -> None:
+        with pytest.raises(TypeError):
+            await data(Mailbox(tmp_path / "mail"), None)
+        assert files(tmp_path) == []
+
+    def test_a_directory_that_was_there(self, tmp_path: Path) -> None:
+        handler = Mailbox(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cur", "new", "tmp"]
+        assert Mailbox(tmp_path).mail_dir == handler.mail_dir == tmp_path
+
+    def test_parts_are_added(self, tmp_path: Path) -> None:
+        (tmp_path / "cur").mkdir()
+        Mailbox(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["cur", "new", "tmp"]
+
+    def test_no_parent(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            Mailbox(tmp_path / "no" / "mail")
+
+    async def test_another_mailbox_may_take_its_place(self, tmp_path: Path) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        handler.mailbox = mailbox.mbox(tmp_path / "mbox")
+        await data(handler, PLAIN)
+        handler.mailbox.close()
+        assert OURS in (tmp_path / "mbox").read_bytes()
+        assert stored(tmp_path / "mail") == []
+
+
+class TestMailboxSubclass:
+    async def test_prepare_message(self, tmp_path: Path) -> None:
+        class Mine(Mailbox):
+            def prepare_message(self, session: Any, envelope: Any) -> email.message.Message:
+                message = super().prepare_message(session, envelope)
+                message["X-Mine"] = "1"
+                return message
+
+        await data(Mine(tmp_path / "mail"), PLAIN)
+        assert stored(tmp_path / "mail") == [b"Subject: x\n" + OURS + b"X-Mine: 1\n\nbody\n"]
+
+    async def test_handle_message(self, tmp_path: Path) -> None:
+        class Mine(Mailbox):
+            def handle_message(self, message: email.message.Message) -> None:
+                if message["Subject"] != "spam":
+                    super().handle_message(message)
+
+        handler = Mine(tmp_path / "mail")
+        assert await data(handler, b"Subject: spam\r\n\r\n") == "250 OK"
+        assert await data(handler, PLAIN) == "250 OK"
+        assert stored(tmp_path / "mail") == [b"Subject: x\n" + OURS + b"\nbody\n"]
+
+    async def test_a_method_set_on_the_object(self, tmp_path: Path) -> None:
+        seen: list[Any] = []
+        handler: Any = Mailbox(tmp_path / "mail")
+        handler.handle_message = seen.append
+        await data(handler, PLAIN)
+        assert seen[0]["Subject"] == "x"
+        assert stored(tmp_path / "mail") == []
+
+    async def test_message_class(self, tmp_path: Path) -> None:
+        class Loud(email.message.Message):
+            def __setitem__(self, name: str, value: Any) -> None:
+                super().__setitem__(name, value.upper())
+
+        handler = Mailbox(tmp_path / "mail", Loud)
+        await data(handler, PLAIN)
+        assert b"X-MailFrom: A@X\n" in stored(tmp_path / "mail")[0]
+
+    async def test_maildir_message(self, tmp_path: Path) -> None:
+        class Mine(Mailbox):
+            def handle_message(self, message: email.message.Message) -> None:
+                assert isinstance(message, mailbox.MaildirMessage)
+                message.set_subdir("cur")
+                message.set_flags("S")
+                message.set_date(1e9)
+                super().handle_message(message)
+
+        await data(Mine(tmp_path / "mail", mailbox.MaildirMessage), PLAIN)
+        [path] = files(tmp_path)
+        assert path.parent.name == "cur"
+        assert path.name.endswith(":2,S")
+        assert path.stat().st_mtime == 1e9
+
+    async def test_a_serialised_message_has_lf_line_ends(self, tmp_path: Path) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        handler.mailbox.add("Subject: text\n\nbody\n")
+        message = email.message_from_bytes(PLAIN, policy=email.policy.SMTP)
+        handler.mailbox.add(message)
+        handler.mailbox.add(mailbox.MaildirMessage(message))
+        handler.mailbox.add(io.BytesIO(b"Subject: file\n\nbody\n"))
+        texts = set(stored(tmp_path / "mail"))
+        assert texts == {
+            b"Subject: text\n\nbody\n",
+            b"Subject: file\n\nbody\n",
+            b"Subject: x\n\nbody\n",
+        }
+
+    async def test_no_room_in_a_subclass(self, tmp_path: Path) -> None:
+        class Full(Mailbox):
+            def handle_message(self, message: email.message.Message) -> None:
+                raise OSError(errno.ENOSPC, "full")
+
+        assert (await data(Full(tmp_path / "mail"), PLAIN)).startswith("452 4.3.1 ")
+
+
+# Header lines of the most awkward kinds, bodies of any octets; all with CRLF line ends.
+line_text = st.binary(max_size=20).map(lambda octets: octets.translate(None, b"\r\n"))
+header_name = st.sampled_from([b"Subject", b"To", b"X-Peers", b"x", b"!"])
+header_line = st.builds(lambda name, text: name + b":" + text, header_name, line_text)
+folded_line = st.builds(lambda blank, text: blank + text, st.sampled_from([b" ", b"\t"]), line_text)
+good_lines = st.lists(st.one_of(header_line, folded_line), max_size=8)
+any_lines = st.lists(st.one_of(header_line, folded_line, line_text), max_size=12)
+FORGED = [b"X-Peer: 6.6.6.6", b"x-mailfrom:evil", b"X-RCPTTO :evil", b"X-Peer\t: e"]
+
+
+def kept(content: bytes) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "mail")
+        assert asyncio.run(data(KeepInLoop(path), content)) == "250 OK"
+        [octets] = stored(path)
+        return octets
+
+
+class TestMailboxProperties:
+    @settings(max_examples=150, deadline=None)
+    @given(any_lines)
+    def test_taking_our_lines_out_gives_the_message_back(self, lines: list[bytes]) -> None:
+        # Our own names are left to the next test.
+        lines = [line for line in lines if not line.lower().startswith(b"x-")]
+        content = b"".join(line + b"\r\n" for line in lines)
+        octets = kept(content)
+        assert octets.count(OURS) == 1
+        assert octets.replace(OURS, b"").replace(b"\n", b"\r\n") == content
+
+    @settings(max_examples=100, deadline=None)
+    @given(good_lines, any_lines, st.lists(st.sampled_from(FORGED), max_size=3), st.randoms())
+    def test_only_our_own_are_left(
+        self, headers: list[bytes], body: list[bytes], forged: list[bytes], random: Any
+    ) -> None:
+        lines = list(headers)
+        for line in forged:
+            lines.insert(random.randrange(len(lines) + 1), line)
+        octets = kept(b"".join(line + b"\r\n" for line in [*lines, b"", *body]))
+        message = email.message_from_bytes(octets)
+        assert message.get_all("X-Peer") == ["('127.0.0.1', 4321)"]
+        assert message.get_all("X-MailFrom") == ["a@x"]
+        assert message.get_all("X-RcptTo") == ["b@y, c@z"]
+        head = octets.partition(b"\n\n")[0].lower()
+        assert b"evil" not in head
+        assert b"6.6.6.6" not in head
+        assert octets.endswith(b"".join(line + b"\n" for line in [b"", *body]))
+
+
+class Trace:
+    """Names of the calls that make a delivery durable, in their order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        self._fsync, self._rename = os.fsync, os.rename
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        monkeypatch.setattr(os, "rename", self.rename)
+
+    def fsync(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        self.calls.append("directory" if stat.S_ISDIR(status.st_mode) else f"{status.st_size}")
+        self._fsync(descriptor)
+
+    def rename(self, source: str, target: str) -> None:
+        parts = (Path(source).parent.name, Path(target).parent.name)
+        self.calls.append("{}->{}".format(*parts))
+        self._rename(source, target)
+
+
+NO_ROOM = ["ENOSPC", "EDQUOT", "EFBIG", "EMFILE", "ENFILE"]
+
+
+def failing(error: int) -> Any:
+    return mock.Mock(side_effect=OSError(error, os.strerror(error)))
+
+
+class TestDurability:
+    async def test_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        trace = Trace(monkeypatch)
+        await data(handler, PLAIN)
+        size = len(PLAIN) - 3 + len(OURS)
+        assert trace.calls == [str(size), "tmp->new", "directory"]
+
+    async def test_order_for_a_message_object(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail", email.message.EmailMessage)
+        trace = Trace(monkeypatch)
+        await data(handler, PLAIN)
+        assert trace.calls[1:] == ["tmp->new", "directory"]
+
+    def test_a_new_directory_is_durable_too(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        trace = Trace(monkeypatch)
+        Mailbox(tmp_path / "mail")
+        assert trace.calls == ["directory", "directory"]
+        Mailbox(tmp_path / "mail")
+        assert trace.calls == ["directory", "directory"]
+
+    def test_a_parent_that_may_not_be_read(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sync = _maildir.sync_directory
+        synced = []
+
+        def guarded(path: str) -> None:
+            if path == str(tmp_path):
+                raise PermissionError
+            synced.append(path)
+            sync(path)
+
+        monkeypatch.setattr(_maildir, "sync_directory", guarded)
+        Mailbox(tmp_path / "mail")
+        assert synced == [str(tmp_path / "mail")]
+
+    @pytest.mark.parametrize("step", ["fsync", "rename"])
+    @pytest.mark.parametrize("name", NO_ROOM)
+    async def test_no_room(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, name: str
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, failing(getattr(errno, name)))
+            assert await data(handler, PLAIN) == "452 4.3.1 Insufficient system storage"
+        assert files(tmp_path) == []
+        assert await data(handler, PLAIN) == "250 OK"
+
+    async def test_no_descriptor_left_for_the_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        # The directory is opened last, when the message stands in new/ already.
+        monkeypatch.setattr(os, "open", failing(errno.EMFILE))
+        assert (await data(handler, PLAIN)).startswith("452 ")
+        assert files(tmp_path) == []
+
+    @pytest.mark.parametrize("step", ["fsync", "rename", "open"])
+    async def test_other_errors_reach_the_server(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        monkeypatch.setattr(os, step, failing(errno.EIO))
+        with pytest.raises(OSError, match="error"):
+            await data(handler, PLAIN)
+        assert files(tmp_path) == []
+
+    async def test_a_directory_that_went_away(self, tmp_path: Path) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        (tmp_path / "mail" / "tmp").rmdir()
+        with pytest.raises(FileNotFoundError):
+            await data(handler, PLAIN)
+
+    @pytest.mark.parametrize(
+        ("name", "kept"), [("EINVAL", 1), ("ENOTSUP", 1), ("EIO", 0), ("ENOSPC", 0)]
+    )
+    async def test_the_sync_of_a_directory_fails(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: int
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        fsync = os.fsync
+
+        def files_only(descriptor: int) -> None:
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(getattr(errno, name), name)
+            fsync(descriptor)
+
+        monkeypatch.setattr(os, "fsync", files_only)
+        replies = []
+        # Some file systems cannot do it at all; others failed to.
+        with contextlib.suppress(OSError):
+            replies.append(await data(handler, PLAIN))
+        assert (replies == ["250 OK"]) is bool(kept)
+        assert len(files(tmp_path)) == len(stored(tmp_path / "mail")) == kept
+
+    async def test_systems_that_cannot_open_directories(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        trace = Trace(monkeypatch)
+        monkeypatch.delattr(os, "O_DIRECTORY")
+        assert await data(handler, PLAIN) == "250 OK"
+        assert trace.calls[1:] == ["tmp->new"]
+
+    async def test_a_file_of_the_same_name_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handler = Mailbox(tmp_path / "mail")
+        other = tmp_path / "mail" / "tmp" / "same"
+        other.write_bytes(b"other")
+        monkeypatch.setattr(_maildir, "unique_name", lambda: "same")
+        with pytest.raises(FileExistsError):
+            await data(handler, PLAIN)
+        assert other.read_bytes() == b"other"
+
+    async def test_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket, "gethostname", lambda: "a/b:c")
+        handler = Mailbox(tmp_path / "mail")
+        await asyncio.gather(*(data(handler, PLAIN) for _ in range(50)))
+        names = {path.name for path in files(tmp_path)}
+        assert len(names) == 50
+        assert all(name.endswith(r".a\057b\072c") for name in names)
+
+    def test_names_where_backslash_separates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket, "gethostname", lambda: "a/b:c")
+        monkeypatch.setattr(os, "sep", "\\")
+        assert _maildir.unique_name().endswith(".a_b_c")
+
+
+# Limits of the system, in a process of its own: no file over 2,000 octets, or no descriptor left.
+LIMITED = """
+import asyncio, errno, os, resource, sys
+from types import SimpleNamespace
+from aiosmtpd.handlers import Mailbox
+
+directory, limit = sys.argv[1:]
+handler = Mailbox(directory)
+
+async def deliver(size):
+    envelope = SimpleNamespace(content=b"A: b\\r\\n\\r\\n" + b"x" * size, mail_from="a@x",
+                               rcpt_tos=["b@y"], mail_options=[], rcpt_options=[])
+    return await handler.handle_DATA(None, SimpleNamespace(peer="p"), envelope)
+
+async def main():
+    print(await deliver(10))
+    if limit == "size":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+        print(await deliver(100_000))
+        print(await deliver(10))
+    else:
+        opened = []
+        try:
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        print(await deliver(10))
+        # Enough for the message, not for the directory after it as well while it is open.
+        for descriptor in opened:
+            os.close(descriptor)
+        print(await deliver(10))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
+class TestSystemLimits:
+    @pytest.mark.parametrize("limit", ["size", "descriptors"])
+    def test_limit(self, tmp_path: Path, limit: str) -> None:
+        result = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", LIMITED, str(tmp_path / "mail"), limit],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        refused = "452 4.3.1 Insufficient system storage"
+        assert result.stdout.splitlines() == ["250 OK", refused, "250 OK"]
+        assert len(files(tmp_path)) == len(stored(tmp_path / "mail")) == 2
+
+    @pytest.fixture
+    def small_disk(self, tmp_path: Path) -> Iterator[Path]:
+        path = tmp_path / "disk"
+        path.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
+        try:
+            mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+        except FileNotFoundError:
+            mounted = False
+        if not mounted:
+            pytest.skip("cannot mount a small file system here")
+        try:
+            yield path
+        finally:
+            subprocess.run(["umount", str(path)], check=True)
+
+    async def test_disk_full(self, small_disk: Path) -> None:
+        handler = Mailbox(small_disk / "mail")
+        assert await data(handler, PLAIN) == "250 OK"
+        for size in (100_000, 70_000, 1_000_000):
+            reply = await data(handler, b"A: b\r\n\r\n" + b"x" * size)
+            assert reply == "452 4.3.1 Insufficient system storage"
+        assert await data(handler, PLAIN) == "250 OK"
+        assert len(files(small_disk)) == len(stored(small_disk / "mail")) == 2
+
+
+class Forwarded(Proxy):
+    """Deliver is overridden as for 1.4, with three arguments."""
+
+    refused: Any = None
+
+    def _deliver(self, mail_from: str, rcpt_tos: list[str], data: bytes) -> Any:  # type: ignore[override]
+        self.sent = (mail_from, rcpt_tos, data)
+        self.thread = threading.current_thread()
+        return self.refused
+
+
+class TestProxy:
+    @pytest.mark.parametrize(
+        ("content", "sent"),
+        [
+            (PLAIN, b"Subject: x\r\nX-Peer: 127.0.0.1\r\n\r\nbody\r\n"),
+            (b"", b"X-Peer: 127.0.0.1\r\n"),
+            (b"\r\nbody\r\n", b"X-Peer: 127.0.0.1\r\n\r\nbody\r\n"),
+            (b"A: b", b"A: b\r\nX-Peer: 127.0.0.1\r\n"),
+            (b"no headers\r\n", b"X-Peer: 127.0.0.1\r\nno headers\r\n"),
+            (b"X-Peer: p\r\n\r\n", b"X-Peer: p\r\nX-Peer: 127.0.0.1\r\n\r\n"),
+            (b"A: \xff\r\n\r\n\x00\xfe\r\n", b"A: \xff\r\nX-Peer: 127.0.0.1\r\n\r\n\x00\xfe\r\n"),
+            ("A: é\udcff\r\n\r\né", b"A: \xc3\xa9\xff\r\nX-Peer: 127.0.0.1\r\n\r\n\xc3\xa9"),
+            (b"A: b\n\n.\n\r.\r", b"A: b\r\nX-Peer: 127.0.0.1\r\n\r\n.\r\n\r\n.\r\n"),
+            (b"A: b\r\n\r\n\n.\r\n\r", b"A: b\r\nX-Peer: 127.0.0.1\r\n\r\n\r\n.\r\n\r\n"),
+        ],
+    )
+    async def test_what_is_sent(self, content: object, sent: bytes) -> None:
+        proxy = Forwarded("hop", 25)
+        assert await data(proxy, content, mail_options=["BODY=8BITMIME"]) == "250 OK"
+        assert proxy.sent == ("a@x", ["b@y", "c@z"], sent)
+        assert proxy.thread is not threading.current_thread()
+
+    @pytest.mark.parametrize(
+        ("peer", "address"),
+        [(("::1", 1, 0, 0), "::1"), ("", ""), ("/run/é\n", "/run/\\xe9"), (None, "None")],
+    )
+    async def test_peers(self, peer: object, address: str) -> None:
+        proxy = Forwarded("hop", 25)
+        await data(proxy, b"", peer=peer)
+        assert proxy.sent[2] == f"X-Peer: {address}\r\n".encode()
+
+    @pytest.mark.parametrize(
+        ("refused", "reply"),
+        [
+            (None, "250 OK"),
+            ({}, "250 OK"),
+            ({"b@y": (550, b"5.1.1 no")}, "550 5.1.1 no"),
+            ({"c@z": (450, "later"), "b@y": (550, b"no")}, "450 later"),
+            ({"b@y": (550, b"a\nb\r\n250 c\x00\x1b\xe2\x80\xa8\xff")}, "550 a b 250 c?? \ufffd"),
+            ({"b@y": (550, b"")}, "550 Refused by the next hop"),
+            ({"b@y": (-1, b"ignore")}, "451 ignore"),
+            ({"b@y": (250, b"what")}, "451 what"),
+            ({"b@y": (600, b"what")}, "451 what"),
+            ({"b@y": (421, b"4.3.2 closing")}, "451 4.3.2 closing"),
+        ],
+    )
+    async def test_replies(self, refused: Any, reply: str) -> None:
+        proxy = Forwarded("hop", 25)
+        proxy.refused = refused
+        assert await data(proxy, PLAIN) == reply
+
+    async def test_nobody_to_forward_to(self) -> None:
+        assert (await data(Proxy("hop", 25), PLAIN, rcpt_tos=[])).startswith("554 5.5.1 ")
+
+    async def test_no_content(self) -> None:
+        with pytest.raises(TypeError):
+            await data(Proxy("hop", 25), None)
+
+    async def test_patched_client(self) -> None:
+        with mock.patch("aiosmtpd.handlers.smtplib.SMTP") as factory:
+            client = factory.return_value
+            client.sendmail.return_value = {}
+            assert await data(Proxy("hop", 25), PLAIN) == "250 OK"
+        client.connect.assert_called_once_with("hop", 25)
+        client.sendmail.assert_called_once_with(
+            "a@x", ["b@y", "c@z"], b"Subject: x\r\nX-Peer: 127.0.0.1\r\n\r\nbody\r\n"
+        )
+        client.quit.assert_called_once_with()
+        assert factory.call_args.kwargs["timeout"] == 30
+
+    @pytest.mark.parametrize(
+        ("error", "reply"),
+        [
+            (OSError("down"), "451 4.4.1 Next hop unavailable"),
+            (smtplib.SMTPServerDisconnected("gone"), "451 4.4.1 Next hop unavailable"),
+            (smtplib.SMTPHeloError(550, b"who are you"), "451 4.4.1 Next hop unavailable"),
+            (
+                smtplib.SMTPResponseException(500, "Line too long."),
+                "451 4.4.1 Next hop unavailable",
+            ),
+            (smtplib.SMTPSenderRefused(553, b"5.1.8 no", "a@x"), "553 5.1.8 no"),
+            (smtplib.SMTPDataError(552, "text"), "552 text"),
+            (smtplib.SMTPRecipientsRefused({"b@y": (550, b"no")}), "550 no"),
+            (smtplib.SMTPRecipientsRefused({}), "451 4.4.0 Next hop takes none of the recipients"),
+        ],
+    )
+    async def test_patched_client_fails(self, error: Exception, reply: str) -> None:
+        with mock.patch("aiosmtpd.handlers.smtplib.SMTP") as factory:
+            factory.return_value.sendmail.side_effect = error
+            assert await data(Proxy("hop", 25), PLAIN) == reply
+
+    async def test_a_bug_in_deliver_is_not_hidden(self) -> None:
+        with (
+            mock.patch("aiosmtpd.handlers.smtplib.SMTP", side_effect=LookupError),
+            pytest.raises(LookupError),
+        ):
+            await data(Proxy("hop", 25), PLAIN)
+
+
+IMPORTS = """
+import sys
+import asyncio
+before = set(sys.modules)
+from aiosmtpd.handlers import Debugging
+Debugging()
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+class TestModule:
+    def test_public_names(self) -> None:
+        assert sorted(handlers.__all__) == [
+            "AsyncMessage",
+            "Debugging",
+            "Mailbox",
+            "Message",
+            "Proxy",
+            "Sink",
+        ]
+        assert handlers.log.name == "mail.debug"
+
+    def test_modules_that_programs_patch(self) -> None:
+        module: Any = handlers
+        assert module.smtplib is smtplib
+        assert module.mailbox is mailbox
+        with pytest.raises(AttributeError, match="nothing"):
+            module.nothing  # noqa: B018
+
+    def test_printing_needs_neither_smtplib_nor_email(self) -> None:
+        result = subprocess.run(
+            [sys.executable, "-c", IMPORTS],
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=60,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        imported = set(result.stdout.split())
+        assert "aiosmtpd.handlers" in imported
+        assert not imported & {"smtplib", "mailbox", "email.message", "email.parser"}
