@@ -128,7 +128,8 @@ class MailData:
             if line_end < 0:
                 return line + limit
             line = line_end + 2
-        self._open = len(piece) - line
+        line_end = piece.rfind(b"\r\n", max(line, 0))
+        self._open = len(piece) - (line if line_end < 0 else line_end + 2)
         return -1
 
     def _unstuff(self, piece: bytes) -> bytes:

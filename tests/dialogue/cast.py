@@ -230,6 +230,21 @@ class NullSender:
         return "250 nobody"
 
 
+class PlainHooks:
+    """Has hooks that are no coroutines."""
+
+    def handle_NOOP(
+        self, server: SMTP, session: Session, envelope: Envelope, arg: str | None
+    ) -> str:
+        return f"250 plain {arg!r}"
+
+    def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from = address
+        return f"250 plain {address!r}"
+
+
 class EhloList:
     """Changes the lines of the answer to EHLO."""
 
