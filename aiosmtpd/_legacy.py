@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from aiosmtpd.engine import hooks
+from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.session import MISSING
 
 if TYPE_CHECKING:
@@ -42,6 +43,19 @@ def sanitized_log(func: Callable[..., None], msg: str, *args: Any, **kwargs: Any
         *(sanitize(arg) if isinstance(arg, bytes) else arg for arg in args),
         **kwargs,
     )
+
+
+def warn_of_lacking(handler: type, hook: str, status: Any, line: str) -> None:
+    """Say once for each class of handlers that its hook accepts what nobody keeps."""
+    if str(status).startswith("250"):
+        warn_once(handler, hook, f"{handler.__name__}.{hook} answered 250 without `{line}`")
+
+
+def warn_of_clear_auth() -> None:
+    """Warn of passwords that may travel in the clear."""
+    text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
+    warnings.warn(text, stacklevel=3)
+    log.warning(text)
 
 
 def _deprecated(text: str) -> None:
@@ -95,16 +109,15 @@ class Legacy:
             if status is MISSING:
                 server.session.host_name = hostname
                 return lines[-1:]
-            return [status]
+            return [replies.from_hook(status)]
         if not self._ehlo_present:
             server.session.host_name = hostname
         answer = await server._call_handler_hook("EHLO", hostname, lines)
-        if answer is MISSING:
-            server.session.host_name = hostname
+        if answer is MISSING and not self._ehlo_present:
             return lines
-        if not isinstance(answer, list | tuple) or not all(isinstance(x, str) for x in answer):
+        if not isinstance(answer, list | tuple) or not answer:
             raise TypeError("handle_EHLO returned no list of reply lines")
-        return list(answer)
+        return [replies.from_hook(line) for line in answer]
 
     async def process_message(self) -> Any:
         """Hand the message to a handler of before 1.0; MISSING where there is none."""

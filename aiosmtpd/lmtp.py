@@ -8,7 +8,7 @@ from public import public
 
 from aiosmtpd.engine.auth import syntax
 from aiosmtpd.protocol import replies
-from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
 from aiosmtpd.smtp import SMTP
 
@@ -39,14 +39,22 @@ class LMTP(SMTP):
         that does not match the recipients is a fault of the handler's.
         """
         recipients = len(envelope.rcpt_tos)
-        if isinstance(status, str) and "\r\n" in status:
+        try:
+            statuses = self._one_for_each(status, recipients)
+        except ValueError as error:
+            statuses = [replies.from_hook(await self.handle_exception(error))] * recipients
+        for one in statuses:
+            await self._answer(one)
+
+    def _one_for_each(self, status: Any, recipients: int) -> list[Reply]:
+        if isinstance(status, str):
             whole = replies.from_hook(status)
-            statuses = status.rstrip("\r\n").split("\r\n") if "\r\n" not in whole else [whole]
-        else:
-            statuses = list(status) if isinstance(status, list | tuple) else [status]
+            # Several lines that are no single reply are several replies.
+            many = "\r\n" in status.strip() and "\r\n" not in whole
+            status = status.strip().split("\r\n") if many else [whole]
+        statuses = list(status) if isinstance(status, list | tuple) else [status]
         if len(statuses) == 1:
             statuses *= recipients
         if len(statuses) != recipients:
-            raise ValueError(f"handle_DATA gave {len(statuses)} replies to {recipients} recipients")
-        for one in [replies.from_hook(one) for one in statuses]:
-            await self._answer(one)
+            raise ValueError(f"{len(statuses)} replies to {recipients} recipients")
+        return [replies.from_hook(one) for one in statuses]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -38,7 +37,11 @@ from aiosmtpd.engine.commands import (
     BOGUS_LIMIT as BOGUS_LIMIT,
     CALL_LIMIT_DEFAULT as CALL_LIMIT_DEFAULT,
 )
-from aiosmtpd.engine.connection import TLSSetupException as TLSSetupException, log
+from aiosmtpd.engine.connection import (
+    Disconnected,
+    TLSSetupException as TLSSetupException,
+    log as log,
+)
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol import paths, replies
 from aiosmtpd.protocol.extensions import (
@@ -154,7 +157,7 @@ class SMTP(AuthCommands):
         self._proxy_timeout = proxy_protocol_timeout
         self._legacy = _legacy.Legacy(self)
         if auth_required and not auth_require_tls:
-            _warn_of_clear_auth()
+            _legacy.warn_of_clear_auth()
 
     @property
     def decode_data(self) -> bool:
@@ -201,7 +204,7 @@ class SMTP(AuthCommands):
         await self._legacy.ehlo_hook()
         lines = await self._legacy.ehlo_lines(hostname, [*lines, "250 HELP"])
         for line in lines:
-            await self.push(replies.escape(line))
+            await self.push(line)
 
     @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str | None) -> None:
@@ -298,7 +301,8 @@ class SMTP(AuthCommands):
             self.envelope.mail_options.extend(options)
             status = replies.OK
         elif self.envelope.mail_from is None:
-            self._warn_of_lacking("handle_MAIL", status, "envelope.mail_from = address")
+            line = "envelope.mail_from = address"
+            _legacy.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
         await self._answer(status)
 
     @syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
@@ -324,22 +328,14 @@ class SMTP(AuthCommands):
             self.envelope.rcpt_options.extend(options)
             status = replies.OK
         elif len(self.envelope.rcpt_tos) == before:
-            self._warn_of_lacking("handle_RCPT", status, "envelope.rcpt_tos.append(address)")
+            line = "envelope.rcpt_tos.append(address)"
+            _legacy.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
         await self._answer(status)
 
     def _require_ascii(self, address: str) -> None:
         """Refuse an 8-bit address where SMTPUTF8 was not asked for: RFC 6531 section 3.5."""
         if not address.isascii() and not self.envelope.smtp_utf8:
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
-
-    def _warn_of_lacking(self, hook: str, status: Any, line: str) -> None:
-        """Say once for each class of handlers that its hook accepts what nobody keeps."""
-        if str(status).startswith("250"):
-            _legacy.warn_once(
-                type(self.event_handler),
-                hook,
-                f"{type(self.event_handler).__name__}.{hook} answered 250 without `{line}`",
-            )
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str | None) -> None:
@@ -352,20 +348,31 @@ class SMTP(AuthCommands):
         if arg:
             raise Refused(replies.syntax_of("DATA"))
         await self.push(replies.START_MAIL_INPUT)
-        data = MailData(
-            self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
-        )
         try:
-            message = await self._read_mail_data(data)
-            envelope.original_content = message
-            envelope.content = self._decoded(message) if self._decode_data else message
-            status = await self._call_handler_hook("DATA")
-            if status is MISSING:
-                status = await self._legacy.process_message()
+            status = await self._take_message(envelope)
+        except Refused as refused:
+            status = refused.reply
+        except Disconnected:
+            raise
+        except Exception as error:
+            status = await self.handle_exception(error)
         finally:
             # Whatever happened, the next transaction inherits nothing: limits.md L22.
             self._set_post_data_state()
-        await self._answer_data(replies.OK if status is MISSING else status, envelope)
+        await self._answer_data(status, envelope)
+
+    async def _take_message(self, envelope: Envelope) -> Any:
+        """Read the mail data into *envelope* and hand it over; return the handler's answer."""
+        data = MailData(
+            self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
+        )
+        message = await self._read_mail_data(data)
+        envelope.original_content = message
+        envelope.content = self._decoded(message) if self._decode_data else message
+        status = await self._call_handler_hook("DATA")
+        if status is MISSING:
+            status = await self._legacy.process_message()
+        return replies.OK if status is MISSING else status
 
     def _decoded(self, message: bytes) -> str:
         if self.enable_SMTPUTF8:
@@ -377,15 +384,9 @@ class SMTP(AuthCommands):
 
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send the reply to a whole transaction."""
-        self._log(
-            logging.INFO,
-            "%r sent a message of %d octets from %r to %d recipients: %.60r",
-            self.session.peer,
-            len(envelope.original_content or b""),
-            envelope.mail_from,
-            len(envelope.rcpt_tos),
-            status,
-        )
+        what = len(envelope.original_content or b""), envelope.mail_from, len(envelope.rcpt_tos)
+        message = "%r sent a message of %d octets from %r to %d recipients: %.60r"
+        self._log(logging.INFO, message, self.session.peer, *what, status)
         await self._answer(status)
 
     def _set_post_data_state(self) -> None:
@@ -480,9 +481,3 @@ def _one_of(name: str, value: str, *allowed: str) -> bool:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}")
     return value != allowed[0]
-
-
-def _warn_of_clear_auth() -> None:
-    text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
-    warnings.warn(text, stacklevel=3)
-    log.warning(text)

@@ -216,12 +216,9 @@ class AuthCommands(Commands):
         return await self._decode_response(line)
 
     async def _decode_response(self, response: bytes) -> bytes | _Missing:
-        """Decode base64, ``=`` meaning nothing at all (RFC 4954 section 4)."""
-        response = response.strip()
-        if response == b"=":
-            return b""
+        """Decode base64, or refuse what is none."""
         try:
-            return b64decode(response, validate=True)
+            return b64decode(response.strip(), validate=True)
         except binascii.Error:
             await self.push(replies.NOT_BASE64)
             return MISSING

@@ -292,9 +292,11 @@ class Connection(asyncio.Protocol):
                 self._reset_timeout()
                 store.write(data.read())
                 if data.flooded:
-                    self.disconnect(replies.DATA_FLOOD)
-                    raise Disconnected
+                    break
             message = store.getvalue()
+        if data.flooded:
+            self.disconnect(replies.TOO_MUCH_MAIL_DATA)
+            raise Disconnected
         if data.refusal is not None:
             raise Refused(data.refusal)
         return message

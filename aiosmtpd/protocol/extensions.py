@@ -52,7 +52,7 @@ def _size_line(server: Any) -> str | None:
 
 def _size(server: Any, value: str | None) -> int:
     """RFC 1870 section 4: one to twenty digits; 1.4 takes more."""
-    if value is None or not value.isdecimal():
+    if value is None or not (value.isascii() and value.isdecimal()):
         raise Refused(server.mail_syntax())
     digits = value.lstrip("0") or "0"
     # int() of more than 4,300 digits raises: such a number is too big without being read.

@@ -49,7 +49,8 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
         address = usual[1]
         if not address.isascii():
             _refuse_invalid(address)
-        return address, text[usual.end() :].strip(_BLANKS)
+        rest = text[usual.end() :]
+        return address, _rest(rest, 0, False) if rest else rest
     opening = _OPENING.match(text)
     bracket, position = (opening[1], opening.end()) if opening else ("", 0)
     if bracket and text.startswith(">", position):
@@ -65,6 +66,8 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
     if text.startswith("@", position):
         domain, position = _domain(text, position + 1)
         address = f"{address}@{domain}"
+    elif not local:
+        raise MalformedPath("nothing in the path")
     _refuse_invalid(address)
     return address, _rest(text, position, bool(bracket))
 
@@ -110,13 +113,14 @@ def _domain(text: str, position: int) -> tuple[str, int]:
 
 def _rest(text: str, position: int, bracketed: bool) -> str:
     """Return what follows the address; raises MalformedPath where the address goes on."""
-    rest = text[position:]
+    rest = text[position:].strip(_BLANKS)
     if bracketed:
-        closing = rest.lstrip(_BLANKS)
-        if not closing.startswith(">"):
+        if not rest.startswith(">"):
             raise MalformedPath("no closing bracket")
-        return closing[1:].strip(_BLANKS)
-    return rest.strip(_BLANKS)
+        rest = rest[1:].lstrip(_BLANKS)
+    if rest.startswith("("):
+        raise MalformedPath("a comment")
+    return rest
 
 
 def _refuse_invalid(address: str) -> None:

@@ -7,6 +7,7 @@ The texts are those of the published 1.4 API. A reply that carries an enhanced s
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
 from public import public
@@ -71,8 +72,16 @@ def from_hook(status: Any) -> Reply:
         status = status.decode("utf-8", "backslashreplace")
     if not isinstance(status, str):
         raise ValueError(f"not an SMTP reply: {status!r}")
-    if _ONE_REPLY.fullmatch(status) and len(status) <= LINE_OCTETS - 2:
-        return Reply(status)
+    return _usual(status) if len(status) <= LINE_OCTETS - 2 else _as_one_reply(status)
+
+
+@lru_cache(maxsize=256)
+def _usual(status: str) -> Reply:
+    """Handlers return the same few texts again and again."""
+    return Reply(status) if _ONE_REPLY.fullmatch(status) else _as_one_reply(status)
+
+
+def _as_one_reply(status: str) -> Reply:
     lines = re.split(r"\r\n|\r|\n", status.rstrip("\r\n"))
     if not _are_one_reply(lines):
         lines = [escape(status.rstrip("\r\n"))]
@@ -165,9 +174,9 @@ TIMED_OUT = Reply("421 4.4.2 Timeout, closing connection")
 SHUTTING_DOWN = Reply("421 4.3.2 Service shutting down, closing connection")
 NOT_SMTP = Reply("421 4.7.0 This is an SMTP server, not what you are looking for")
 LINE_FLOOD = Reply("421 4.7.0 Command line too long, closing connection")
-DATA_FLOOD = Reply("552 5.3.4 Error: Too much mail data, closing connection")
 
 
+@lru_cache(maxsize=64)
 def syntax_of(text: str) -> Reply:
     """Return the refusal that shows the right syntax."""
     return Reply(f"501 Syntax: {text}", "5.5.4")

@@ -342,6 +342,14 @@ class OwnPlain:
         return AuthResult(success=False, handled=False, message=f"535 mine {args!r}")
 
 
+class RaisingMechanism:
+    """Has the mechanism BROKEN."""
+
+    async def auth_BROKEN(self, server: SMTP, args: list[str]) -> AuthResult:
+        """Fail."""
+        raise ValueError("broken")
+
+
 def _returning(answer: Any) -> Callable[..., Any]:
     async def hook(server: SMTP, session: Session, envelope: Envelope, *more: Any) -> Any:
         return answer

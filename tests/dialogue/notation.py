@@ -133,8 +133,8 @@ def octets(text: str) -> bytes:
         plain = _ESCAPE.sub(one, found[1].encode())
         return base64.b64encode(plain).decode()
 
-    text = _BASE64.sub(encoded, text)
-    return _ESCAPE.sub(one, _repeated(text).encode())
+    text = _BASE64.sub(encoded, _repeated(text))
+    return _ESCAPE.sub(one, text.encode())
 
 
 def keyword_nodes(source: str) -> dict[str, ast.expr]:

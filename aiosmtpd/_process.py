@@ -1,0 +1,212 @@
+"""What a server process needs besides the server: certificates, signals, users, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+
+import aiosmtpd
+from aiosmtpd.engine import listening
+from aiosmtpd.engine.listening import Listen
+from aiosmtpd.server import DEFAULT_PORT
+from aiosmtpd.smtp import DATA_SIZE_DEFAULT
+
+SETTLE = 1.0
+"""Seconds that tasks and worker threads have to end after the last connection has."""
+
+log = logging.getLogger("mail.log")
+
+
+class Failure(Exception):
+    """The server cannot run; says why in one line, and the exit code."""
+
+    def __init__(self, text: str, code: int = 2) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+class Certificate:
+    """A certificate in its files and the TLS context that shows it to clients."""
+
+    def __init__(self, cert: str, key: str) -> None:
+        self._cert = cert
+        self._key = key
+        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            self.context.load_cert_chain(cert, key)
+        except OSError as error:
+            raise Failure(self._explain(error)) from error
+
+    def reload(self) -> None:
+        """Read the files again; new connections get what they hold, if that is in order."""
+        try:
+            # What fails halfway would leave the new certificate with the old key.
+            trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            trial.load_cert_chain(self._cert, self._key, self._refuse_to_ask)
+            self.context.load_cert_chain(self._cert, self._key, self._refuse_to_ask)
+        except (OSError, ValueError) as error:
+            log.error("%s; the old certificate stays", self._explain(error))
+        else:
+            log.info("Certificate %s loaded again", self._cert)
+
+    def _refuse_to_ask(self) -> NoReturn:
+        raise ValueError("the pass phrase of the key can only be asked for at the start")
+
+    def _explain(self, error: Exception) -> str:
+        files = f"{self._cert} with key {self._key}"
+        if isinstance(error, ssl.SSLError):
+            if error.reason == "KEY_VALUES_MISMATCH":
+                return f"Certificate {files}: they do not belong together"
+            return f"Certificate {files}: one is no PEM file of its kind ({one_line(error)})"
+        return f"Certificate {files}: {getattr(error, 'strerror', None) or error}"
+
+
+def run_to_the_end(
+    loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], end: Callable[[], None]
+) -> None:
+    """Run the loop until the task is done; whoever stops or interrupts the loop asks it to end."""
+
+    def stop(_: object) -> None:
+        loop.stop()
+
+    task.add_done_callback(stop)
+    with suppress(KeyboardInterrupt):
+        loop.run_forever()
+    task.remove_done_callback(stop)
+    while not task.done():
+        end()
+        with suppress(KeyboardInterrupt, asyncio.CancelledError, Exception):
+            loop.run_until_complete(task)
+    if not task.cancelled():
+        task.result()
+
+
+@contextmanager
+def signals_handled(
+    loop: asyncio.AbstractEventLoop, reactions: dict[int, Callable[[], None]]
+) -> Iterator[None]:
+    """Call these in the loop when signals come, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        reactions = {}
+    before = {number: signal.getsignal(number) for number in reactions}
+    for number, reaction in reactions.items():
+        try:
+            loop.add_signal_handler(number, reaction)
+        except NotImplementedError:
+            # `reaction` as a default, or all would be the last one.
+            signal.signal(number, lambda *_, call=reaction: loop.call_soon_threadsafe(call))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            if handler is not None:
+                signal.signal(number, handler)
+
+
+def leave_threads_behind(before: set[threading.Thread]) -> None:
+    """End the process if a thread that came since `before` does not end by itself."""
+    # At its exit Python waits for worker threads, for ever if a handler blocks in one; whoever
+    # sent the signal wants the process to end.
+    for thread in set(threading.enumerate()) - before:
+        if not thread.daemon:
+            thread.join(SETTLE)
+            if thread.is_alive():
+                logging.shutdown()
+                for stream in sys.stdout, sys.stderr:
+                    with suppress(OSError, ValueError):
+                        stream.flush()
+                os._exit(0)
+
+
+async def bind(place: Listen) -> list[socket.socket]:
+    if place.path is not None:
+        return listening.bind_unix(place.path)
+    if place.fd is not None:
+        return listening.adopt_fd(place.fd)
+    hosts = listening.LOOPBACKS if place.host is None else [place.host]
+    return await listening.bind_tcp(hosts, DEFAULT_PORT if place.port is None else place.port)
+
+
+def why_not_listening(error: OSError) -> str:
+    text = (error.strerror or str(error)).removeprefix("error while attempting to bind on address ")
+    hints = {
+        errno.EADDRINUSE: "stop the program that listens there or choose another place with -l",
+        errno.EACCES: "ports below 1024 are root's: choose another with -l",
+        errno.EADDRNOTAVAIL: "name an address of this machine with -l",
+    }
+    hint = "name a host or an address of this machine with -l"
+    if not isinstance(error, socket.gaierror):
+        hint = hints.get(error.errno or 0, "choose another place with -l")
+    return f"Cannot listen on {text}; {hint}"
+
+
+def become(name: str, uid: int, gid: int) -> None:
+    """Become this user of this group, and of the user's other groups; raises Failure."""
+    try:
+        # The last of these takes away the right to do the others.
+        os.setgroups(os.getgrouplist(name, gid))
+        os.setgid(gid)
+        os.setuid(uid)
+    except OSError as error:
+        raise Failure(f'Cannot setuid "{name}"; try running with -n option.', 1) from error
+    log.info("Running as user %s, group %d", name, gid)
+
+
+def check_mailbox(handler: Any, user: str) -> None:
+    """Raise Failure if the handler's mailbox was made while this was still root's process."""
+    folder = getattr(handler, "mail_dir", None)
+    if isinstance(folder, str | os.PathLike) and not os.access(folder, os.W_OK | os.X_OK):
+        raise Failure(
+            f"{os.fspath(folder)} cannot be written by {user}: give it to {user} (chown -R), "
+            "name its owner with --user, or run with -n"
+        )
+
+
+def banner(settings: Namespace, where: str, addresses: Sequence[listening.Address]) -> str:
+    """Return what a person at a terminal wants to know of a server that has just started."""
+    size = DATA_SIZE_DEFAULT if settings.size is None else settings.size
+    tls = ["from the first octet"] if settings.smtpscert else []
+    if settings.tlscert:
+        tls.append("STARTTLS required" if settings.requiretls else "STARTTLS offered")
+    lines = [
+        f"aiosmtpd {aiosmtpd.__version__} is listening on {where}",
+        f"  size limit {f'{size:,} octets' if size else 'none'}, "
+        f"TLS: {', '.join(tls) or 'off'}, AUTH: off",
+    ]
+    if command := _test_command(settings, addresses):
+        lines.append(f"  send a test: {command}")
+    return "\n".join([*lines, "  Ctrl-C stops it"])
+
+
+def _test_command(settings: Namespace, addresses: Sequence[listening.Address]) -> str | None:
+    address = addresses[0]
+    if isinstance(address, str):
+        return None
+    host, port = address
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    schemes = [place.scheme for place in settings.places]
+    client = "LMTP" if schemes == ["lmtp"] * len(schemes) else "SMTP"
+    if settings.smtpscert and schemes[0] in (None, "smtps"):
+        client = "SMTP_SSL"
+    starttls = "s.starttls(); " if settings.tlscert and client != "SMTP_SSL" else ""
+    return (
+        f'python3 -c "import smtplib; s = smtplib.{client}({host!r}, {port}); {starttls}'
+        "s.sendmail('me@example.com', 'you@example.com', 'Subject: Test\\n\\nHello')\""
+    )
