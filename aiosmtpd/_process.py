@@ -37,6 +37,7 @@ class Failure(Exception):
 
 
 def one_line(error: BaseException) -> str:
+    """Name an exception in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
@@ -88,11 +89,11 @@ def run_to_the_end(
     with suppress(KeyboardInterrupt):
         loop.run_forever()
     task.remove_done_callback(stop)
-    while not task.done():
+    while not task.done() and not loop.is_closed():
         end()
         with suppress(KeyboardInterrupt, asyncio.CancelledError, Exception):
             loop.run_until_complete(task)
-    if not task.cancelled():
+    if task.done() and not task.cancelled():
         task.result()
 
 
@@ -136,6 +137,7 @@ def leave_threads_behind(before: set[threading.Thread]) -> None:
 
 
 async def bind(place: Listen) -> list[socket.socket]:
+    """Bind what this place stands for, and accept nothing yet; raises OSError."""
     if place.path is not None:
         return listening.bind_unix(place.path)
     if place.fd is not None:
@@ -145,15 +147,16 @@ async def bind(place: Listen) -> list[socket.socket]:
 
 
 def why_not_listening(error: OSError) -> str:
+    """Say where and why binding failed, and what to do."""
     text = (error.strerror or str(error)).removeprefix("error while attempting to bind on address ")
+    if isinstance(error, socket.gaierror):
+        return f"Cannot listen: {text}; name a host or an address of this machine with -l"
     hints = {
         errno.EADDRINUSE: "stop the program that listens there or choose another place with -l",
         errno.EACCES: "ports below 1024 are root's: choose another with -l",
         errno.EADDRNOTAVAIL: "name an address of this machine with -l",
     }
-    hint = "name a host or an address of this machine with -l"
-    if not isinstance(error, socket.gaierror):
-        hint = hints.get(error.errno or 0, "choose another place with -l")
+    hint = hints.get(error.errno or 0, "choose another place with -l")
     return f"Cannot listen on {text}; {hint}"
 
 
@@ -167,6 +170,27 @@ def become(name: str, uid: int, gid: int) -> None:
     except OSError as error:
         raise Failure(f'Cannot setuid "{name}"; try running with -n option.', 1) from error
     log.info("Running as user %s, group %d", name, gid)
+
+
+def group_id(name: str) -> int:
+    """Return a group's number; raises Failure."""
+    import grp
+
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise Failure(f"No group {name} here: name another with --group") from None
+
+
+def stay(settings: Namespace, uid: int, gid: int) -> None:
+    """Go on without root's rights, which were never there; raises Failure."""
+    if (settings.user or settings.group) and (uid, gid) != (os.geteuid(), os.getegid()):
+        raise Failure("Only root can become somebody else: leave out --user and --group")
+    try:
+        # Without root's rights it may still have this one.
+        os.setuid(uid)
+    except PermissionError:
+        log.info("Not root: no rights to drop, going on as user %d", os.geteuid())
 
 
 def check_mailbox(handler: Any, user: str) -> None:
@@ -206,7 +230,8 @@ def _test_command(settings: Namespace, addresses: Sequence[listening.Address]) -
     if settings.smtpscert and schemes[0] in (None, "smtps"):
         client = "SMTP_SSL"
     starttls = "s.starttls(); " if settings.tlscert and client != "SMTP_SSL" else ""
+    python = "python" if os.name == "nt" else "python3"
     return (
-        f'python3 -c "import smtplib; s = smtplib.{client}({host!r}, {port}); {starttls}'
+        f'{python} -c "import smtplib; s = smtplib.{client}({host!r}, {port}); {starttls}'
         "s.sendmail('me@example.com', 'you@example.com', 'Subject: Test\\n\\nHello')\""
     )

@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 from public import public
 
 from aiosmtpd.engine import listening
+from aiosmtpd.engine.listener import Listener
 from aiosmtpd.server import (
     ALREADY_RUNNING,
     DEFAULT_PORT,
@@ -140,7 +141,7 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
                 invoked.set()
         return smtpd
 
-    async def _serve(self, sockets: Sequence[listening.Socket]) -> listening.Listener:
+    async def _serve(self, sockets: Sequence[listening.Socket]) -> Listener:
         return await serve(sockets, self._factory_invoker, self.ssl_context, self.SMTP_kwargs)
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:

@@ -32,10 +32,12 @@ from aiosmtpd._process import (
     become,
     bind,
     check_mailbox,
+    group_id,
     leave_threads_behind,
     one_line,
     run_to_the_end,
     signals_handled,
+    stay,
     why_not_listening,
 )
 from aiosmtpd.controller import Server
@@ -274,7 +276,7 @@ def _find_class(parser: ArgumentParser, classpath: str) -> Any:
         module = import_module(module_name)
     except Exception as error:
         parser.error(f"Cannot import {module_name} for -c {classpath}: {one_line(error)}")
-    if not isinstance(found := getattr(module, name, None), type):
+    if not callable(found := getattr(module, name, None)):
         known = "Debugging, Mailbox, Proxy, Sink, or MODULE.CLASS"
         parser.error(f"No class {name} in {module_name}: -c takes {known}")
     return found
@@ -484,9 +486,9 @@ def _identity(settings: Namespace) -> Callable[[], None] | None:
         user = pwd.getpwnam(name)
     except KeyError:
         raise Failure(f"No user {name} here: name one with --user or run with -n") from None
-    gid = _group_id(settings.group) if settings.group else user.pw_gid
+    gid = group_id(settings.group) if settings.group else user.pw_gid
     if os.geteuid() != 0:
-        _stay(settings, user.pw_uid, gid)
+        stay(settings, user.pw_uid, gid)
         return None
 
     def drop_rights() -> None:
@@ -494,22 +496,3 @@ def _identity(settings: Namespace) -> Callable[[], None] | None:
         check_mailbox(settings.handler, name)
 
     return drop_rights
-
-
-def _group_id(name: str) -> int:
-    import grp
-
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise Failure(f"No group {name} here: name another with --group") from None
-
-
-def _stay(settings: Namespace, uid: int, gid: int) -> None:
-    if (settings.user or settings.group) and (uid, gid) != (os.geteuid(), os.getegid()):
-        raise Failure("Only root can become somebody else: leave out --user and --group")
-    try:
-        # Without root's rights it may still have this one.
-        os.setuid(uid)
-    except PermissionError:
-        log.info("Not root: no rights to drop, going on as user %d", os.geteuid())

@@ -16,6 +16,7 @@ from public import public
 
 from aiosmtpd import smtp
 from aiosmtpd.engine import listening
+from aiosmtpd.engine.listener import Listener
 from aiosmtpd.engine.shared import Shared
 
 DEFAULT_PORT = 8025
@@ -62,7 +63,7 @@ async def serve(
     parameters: dict[str, Any],
     *,
     remove_files: bool = True,
-) -> listening.Listener:
+) -> Listener:
     """Accept on bound sockets with the TLS and the time limits that the settings ask for."""
     timeout: float | None = parameters.get("timeout")
     return await listening.serve(
@@ -74,9 +75,16 @@ async def serve(
     )
 
 
-async def stop_clients(shared: Shared, timeout: float) -> None:
-    """End every connection: idle ones now, transactions within `timeout` seconds."""
+async def shut_down(
+    servers: Sequence[asyncio.AbstractServer], shared: Shared, timeout: float
+) -> None:
+    """Stop listening and end every connection, transactions within `timeout` seconds."""
+    for server in servers:
+        server.close()
     try:
+        for server in servers:
+            if isinstance(server, Listener):
+                await server.end_arrivals()
         await _stop_within(shared, timeout)
     except asyncio.CancelledError:
         # Who cancels a graceful stop wants it over now, not connections left behind.
@@ -92,18 +100,18 @@ async def _stop_within(shared: Shared, timeout: float) -> None:
         log.warning("%d connections refuse to end, their hooks too", len(shared.connections))
 
 
-def close_loop(loop: asyncio.AbstractEventLoop) -> None:
-    """End what is left in a stopped loop and close it."""
+def close_loop(loop: asyncio.AbstractEventLoop, timeout: float = LAST_RESORT) -> None:
+    """End what is left in a stopped loop, tasks and threads in `timeout` seconds; close it."""
     try:
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
                 task.cancel()
             # One that will not end must not keep stop() waiting for ever, nor may a worker thread.
-            loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_RESORT))
+            loop.run_until_complete(asyncio.wait(tasks, timeout=timeout))
         loop.run_until_complete(loop.shutdown_asyncgens())
         if sys.version_info >= (3, 12):
             with suppress(RuntimeWarning):
-                loop.run_until_complete(loop.shutdown_default_executor(LAST_RESORT))
+                loop.run_until_complete(loop.shutdown_default_executor(timeout))
     finally:
         loop.close()
 
@@ -233,9 +241,7 @@ class AsyncServing(metaclass=ABCMeta):
             self._loop = self._loop_before
 
     async def _drain(self, timeout: float) -> None:
-        if self.server is not None:
-            self.server.close()
-        await stop_clients(self._shared, timeout)
+        await shut_down([] if self.server is None else [self.server], self._shared, timeout)
 
     def _cleanup(self) -> None:
         self.smtpd = None
@@ -283,7 +289,7 @@ class Server:
         if ssl_context is None and any(place.scheme == "smtps" for place in self._places):
             raise ValueError("smtps:// needs an ssl_context")
         self._factory = factory
-        self._listeners: list[listening.Listener] = []
+        self._listeners: list[Listener] = []
         self._shared = Shared()
         self._stopped = asyncio.Event()
 
@@ -319,9 +325,8 @@ class Server:
         (`shutdown_timeout` if None) before they are aborted.
         """
         listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener.close()
-        await stop_clients(self._shared, self.shutdown_timeout if timeout is None else timeout)
+        grace = self.shutdown_timeout if timeout is None else timeout
+        await shut_down(listeners, self._shared, grace)
         self._stopped.set()
 
     async def serve_forever(self) -> None:
@@ -340,7 +345,7 @@ class Server:
     async def __aexit__(self, *error: object) -> None:
         await self.stop()
 
-    async def _listen(self, place: listening.Listen) -> listening.Listener:
+    async def _listen(self, place: listening.Listen) -> Listener:
         if place.path is not None:
             sockets = listening.bind_unix(place.path)
         elif place.fd is not None:

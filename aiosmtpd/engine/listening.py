@@ -1,25 +1,17 @@
-"""Where a server listens: how an address is spelt, bound, served and named again.
-
-Accepting is left to asyncio for now. What a later change may do behind `Listener` without its
-users noticing: asyncio accepts up to `backlog` connections in one turn of the loop and, out of
-descriptors, fails as often; a small `backlog` for `create_server` followed by `listen(1024)` on the
-same socket keeps the turns short under a deep kernel queue, and accepting by `loop.sock_accept` and
-`loop.connect_accepted_socket` would allow to back off.
-"""
+"""Where a server listens: how an address is spelt, bound, served and named again."""
 
 import asyncio
 import errno
 import os
 import socket
 import stat
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from ssl import SSLContext
 from typing import Literal, TypeAlias, cast
 
 from attrs import frozen
+
+from aiosmtpd.engine.listener import Listener
 
 Address: TypeAlias = tuple[str, int] | str
 Socket: TypeAlias = socket.socket
@@ -133,69 +125,6 @@ def spell(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class Listener(asyncio.AbstractServer):
-    """Several listening sockets in their order behind the public surface of `asyncio.Server`."""
-
-    def __init__(self, servers: Sequence[asyncio.Server], files: Iterable[tuple[str, int]]) -> None:
-        self._servers = tuple(servers)
-        self._files = tuple(files)
-
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """The listening sockets; none once closed."""
-        return tuple(sock for server in self._servers for sock in server.sockets)
-
-    @property
-    def addresses(self) -> list[Address]:
-        """The bound addresses: `(host, port)`, or the path of a Unix socket."""
-        return addresses_of(self)
-
-    def is_serving(self) -> bool:
-        """Tell whether every socket accepts connections."""
-        return all(server.is_serving() for server in self._servers)
-
-    def close(self) -> None:
-        """Stop listening and remove the file of a Unix socket; open connections go on."""
-        for server in self._servers:
-            server.close()
-        for path, inode in self._files:
-            # Another server may have put its own socket there.
-            with suppress(OSError):
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
-        self._files = ()
-
-    async def wait_closed(self) -> None:
-        """Wait as `asyncio.Server.wait_closed` does in this version of Python."""
-        for server in self._servers:
-            await server.wait_closed()
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Give the event loop that accepts the connections."""
-        return self._servers[0].get_loop()
-
-    async def start_serving(self) -> None:
-        """Start accepting; nothing to do as these listen from the start."""
-        for server in self._servers:
-            await server.start_serving()
-
-    async def serve_forever(self) -> None:
-        """Accept connections until cancelled, then close."""
-        await asyncio.gather(*(server.serve_forever() for server in self._servers))
-
-    if sys.version_info >= (3, 13):
-
-        def close_clients(self) -> None:
-            """Close every open connection."""
-            for server in self._servers:
-                server.close_clients()
-
-        def abort_clients(self) -> None:
-            """Close every open connection at once, losing what is not sent yet."""
-            for server in self._servers:
-                server.abort_clients()
-
-
 def addresses_of(server: asyncio.AbstractServer | None) -> list[Address]:
     """Tell where any event loop's server listens: `(host, port)` or the path of a Unix socket."""
     return [_name_of(sock) for sock in getattr(server, "sockets", ())]
@@ -214,30 +143,16 @@ async def serve(
     `handshake_timeout` (seconds) bounds the TLS handshake when there is an `ssl_context`;
     `remove_files` says whether closing removes the files of Unix sockets.
     """
-    limit = None if ssl_context is None else handshake_timeout
     files = [file for sock in sockets if (file := _file_of(sock)) is not None and remove_files]
-    servers: list[asyncio.Server] = []
-    try:
-        for sock in sockets:
-            create = _creator_for(sock)
-            servers.append(
-                await create(protocols, sock=sock, ssl=ssl_context, ssl_handshake_timeout=limit)
-            )
-    except BaseException:
-        Listener(servers, files).close()
-        close_all(sockets)
-        raise
-    return Listener(servers, files)
-
-
-def _creator_for(sock: socket.socket) -> Callable[..., Awaitable[asyncio.Server]]:
-    loop = asyncio.get_running_loop()
-    if _is_inet(sock):
-        return loop.create_server
-    if sys.version_info >= (3, 13) and isinstance(loop, asyncio.BaseEventLoop):
-        # Whether the file goes is for Listener to say, in every version and every loop.
-        return partial(loop.create_unix_server, cleanup_socket=False)
-    return loop.create_unix_server
+    listener = Listener(
+        sockets,
+        protocols,
+        ssl_context=ssl_context,
+        handshake_timeout=handshake_timeout,
+        files=files,
+    )
+    await listener.open()
+    return listener
 
 
 async def bind_tcp(hosts: Iterable[str], port: int) -> list[socket.socket]:

@@ -416,6 +416,7 @@ def _names() -> dict[str, Any]:
     }
     return found | {
         "Fresh": fresh,
+        "LONG_REPLY": f"250 {'word ' * 150}end",
         "MISSING": MISSING,
         "TLS": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
         "SUCCESS": AuthResult(success=True),

@@ -299,8 +299,10 @@ def judge(transcript: Transcript, outcome: Outcome) -> None:
         assert not outcome.closed_by_server, f"{transcript.source}: the server closed"
     assert outcome.warned == set(transcript.warns), f"{transcript.source}: warnings"
     judge_quiet(transcript, outcome)
-    if transcript.logs_error:
-        errors = [one for one in outcome.records if one.levelno >= logging.ERROR]
+    errors = [one for one in outcome.records if one.levelno >= logging.ERROR]
+    if transcript.logs == "ERROR":
+        assert errors, f"{transcript.source}: nothing logged at ERROR"
+    elif transcript.logs == "TRACEBACK":
         assert any(one.exc_info for one in errors), f"{transcript.source}: no traceback logged"
 
 
@@ -309,7 +311,7 @@ def judge_quiet(transcript: Transcript, outcome: Outcome) -> None:
     assert outcome.complaints == [], transcript.source
     for record in outcome.records:
         text = logging.Formatter().format(record)
-        if record.levelno >= logging.ERROR and not transcript.logs_error:
+        if record.levelno >= logging.ERROR and not transcript.logs:
             raise AssertionError(f"{transcript.source}: logged at {record.levelname}: {text}")
         for secret in transcript.secrets:
             assert secret not in text, f"{transcript.source}: a secret in the log: {text}"

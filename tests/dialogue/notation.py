@@ -7,7 +7,8 @@ the whole file. Blank lines and lines that begin with `#` are comments.
                                                               looked up in cast.py
     handler: Sink         server: Small                       names in cast.py
     warns: DeprecationWarning: Use handler…                   a warning that is given, none other
-    logs: ERROR                                               an ERROR record with a traceback
+    logs: ERROR                                               an ERROR record is written
+    logs: TRACEBACK                                           the same with a traceback
     secret: AHUAcA==                                          must not be found in any log record
     differs: users.md A6                                      1.4.6 answers otherwise, and why
 
@@ -98,7 +99,7 @@ class Transcript:
     handler: str = "Nothing"
     server: str = "Plain"
     warns: tuple[str, ...] = ()
-    logs_error: bool = False
+    logs: str = ""
     secrets: tuple[str, ...] = ()
     differs: str = ""
     steps: tuple[Step, ...] = field(default=())
@@ -189,9 +190,9 @@ def _with_setting(current: Transcript, key: str, value: str, where: str) -> Tran
         case "warns":
             return replace(current, warns=(*current.warns, value))
         case "logs":
-            if value != "ERROR":
-                raise NotationError(f"{where}: only ERROR records are told apart")
-            return replace(current, logs_error=True)
+            if value not in ("ERROR", "TRACEBACK"):
+                raise NotationError(f"{where}: only ERROR and TRACEBACK are told apart")
+            return replace(current, logs=value)
         case "secret":
             return replace(current, secrets=(*current.secrets, octets(value).decode()))
         case _:

@@ -1,0 +1,182 @@
+"""Accepting connections, with the public surface of `asyncio.Server`.
+
+The event loop's own servers would do, were there not: connections accepted in the turn in which
+they close, clients that never finish their TLS handshake (nobody's connections, which outlive the
+server), the order of their sockets, and their thousands of log records a second when the process
+is out of descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from ssl import SSLContext, SSLError
+from typing import Any
+
+log = logging.getLogger("mail.log")
+
+BACKLOG = 1024
+"""Connections that the kernel keeps until they are accepted."""
+
+ACCEPTS_PER_TURN = 16
+"""Connections accepted before those that are open have their turn again."""
+
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+SHORTEST_PAUSE = 0.005
+LONGEST_PAUSE = 1.0
+"""Seconds without accepting when there are no descriptors; doubled until there are some."""
+
+
+class Listener(asyncio.AbstractServer):
+    """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
+
+    `handshake_timeout` is in seconds; `files` are the paths and inodes to remove at the end.
+    """
+
+    def __init__(
+        self,
+        sockets: Sequence[socket.socket],
+        protocols: Callable[[], asyncio.BaseProtocol],
+        *,
+        ssl_context: SSLContext | None,
+        handshake_timeout: float,
+        files: Iterable[tuple[str, int]] = (),
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._sockets = tuple(sockets)
+        self._protocols = protocols
+        self._tls: dict[str, Any] = {}
+        if ssl_context is not None:
+            self._tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_timeout}
+        self._files = tuple(files)
+        self._servers: list[asyncio.Server] = []
+        self._arrivals: set[asyncio.Task[Any]] = set()
+        self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._pause = SHORTEST_PAUSE
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+
+    async def open(self) -> None:
+        """Start to accept; what fails closes the sockets."""
+        try:
+            for sock in self._sockets:
+                sock.listen(BACKLOG)
+                try:
+                    self._loop.add_reader(sock.fileno(), self._accept, sock)
+                except NotImplementedError:
+                    # The proactor of Windows has no readers.
+                    server = await self._loop.create_server(
+                        self._protocols, sock=sock, backlog=BACKLOG, **self._tls
+                    )
+                    self._servers.append(server)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The listening sockets in their order; none once closed."""
+        return self._sockets
+
+    def is_serving(self) -> bool:
+        """Tell whether connections are accepted."""
+        return not self._closed.done()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Give the event loop that accepts the connections."""
+        return self._loop
+
+    def close(self) -> None:
+        """Stop listening and remove the files of Unix sockets; open connections go on."""
+        for pause in self._pauses.values():
+            pause.cancel()
+        for sock in self._sockets:
+            with suppress(NotImplementedError):
+                self._loop.remove_reader(sock.fileno())
+            sock.close()
+        for server in self._servers:
+            server.close()
+        for path, inode in self._files:
+            # Another server may have put its own socket there.
+            with suppress(OSError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        self._sockets = self._files = ()
+        self._servers.clear()
+        self._pauses.clear()
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Wait until the server is closed; connections that are open do not count."""
+        await asyncio.shield(self._closed)
+
+    async def start_serving(self) -> None:
+        """Nothing to do: connections are accepted from the start."""
+
+    async def serve_forever(self) -> None:
+        """Accept connections until cancelled or closed; closes, and raises CancelledError."""
+        try:
+            await self.wait_closed()
+        finally:
+            self.close()
+        raise asyncio.CancelledError
+
+    async def end_arrivals(self) -> None:
+        """Drop the connections that are no protocol's yet, as their TLS handshake goes on."""
+        if arrivals := set(self._arrivals):
+            for arrival in arrivals:
+                arrival.cancel()
+            await asyncio.wait(arrivals)
+            # A transport closes its socket in the turn after it was told to.
+            await asyncio.sleep(0)
+
+    def _accept(self, sock: socket.socket) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                connection, peer = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in OUT_OF_DESCRIPTORS:
+                    raise
+                self._pause_accepting(sock, error)
+                return
+            self._pause = SHORTEST_PAUSE
+            connection.setblocking(False)
+            arrival = self._loop.create_task(
+                self._loop.connect_accepted_socket(self._protocols, connection, **self._tls)
+            )
+            self._arrivals.add(arrival)
+            arrival.add_done_callback(partial(self._arrived, connection, peer))
+
+    def _arrived(self, connection: socket.socket, peer: object, arrival: asyncio.Task[Any]) -> None:
+        self._arrivals.discard(arrival)
+        if arrival.cancelled():
+            connection.close()
+        elif (error := arrival.exception()) is not None:
+            connection.close()
+            if not isinstance(error, OSError):
+                raise error
+            log.info("%r TLS handshake failed: %s%s", peer, error, _likely_cause(error))
+
+    def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
+        if self._pause == SHORTEST_PAUSE:
+            log.error("Connections wait, none can be accepted: %s", error)
+        self._loop.remove_reader(sock.fileno())
+        self._pauses[sock] = self._loop.call_later(
+            self._pause, self._loop.add_reader, sock.fileno(), self._accept, sock
+        )
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+
+def _likely_cause(error: OSError) -> str:
+    plain = isinstance(error, SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
+    if plain or isinstance(error, ConnectionAbortedError):
+        return " (this port speaks TLS from the start, the client may not)"
+    return ""

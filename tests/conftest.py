@@ -1,0 +1,73 @@
+"""What all tests share: certificates, and the event loop of the run."""
+
+import asyncio
+import asyncio.events
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trustme
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--uvloop", action="store_true", help="run every event loop on uvloop")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--uvloop"):
+        import uvloop
+
+        # asyncio.Runner, pytest-asyncio and the controllers ask here for new loops.
+        asyncio.new_event_loop = uvloop.new_event_loop
+        asyncio.events.new_event_loop = uvloop.new_event_loop
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"event loop: {'uvloop' if config.getoption('--uvloop') else 'asyncio'}"
+
+
+@attrs.frozen
+class Certificates:
+    """A CA, a server's and a client's certificate, as PEM files and as ready contexts."""
+
+    folder: Path
+    authority: trustme.CA
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "ca.pem"
+
+    @property
+    def cert_file(self) -> Path:
+        return self.folder / "server.pem"
+
+    @property
+    def key_file(self) -> Path:
+        return self.folder / "server.key"
+
+    def server_context(self, verify: ssl.VerifyMode = ssl.CERT_NONE) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert_file, self.key_file)
+        context.load_verify_locations(self.ca_file)
+        context.verify_mode = verify
+        return context
+
+    def client_context(self, *, own_certificate: bool = False) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.ca_file))
+        if own_certificate:
+            self.authority.issue_cert("client@example.com").configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certificates]:
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    server = authority.issue_cert("localhost", "127.0.0.1", "::1")
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    server.private_key_pem.write_to_path(str(folder / "server.key"))
+    for blob in server.cert_chain_pems:
+        blob.write_to_path(str(folder / "server.pem"), append=True)
+    yield Certificates(folder, authority)

@@ -1,0 +1,291 @@
+"""TLS over real sockets: STARTTLS (RFC 3207) and implicit TLS."""
+
+import logging
+import smtplib
+import socket
+import ssl
+from queue import Queue
+from typing import Any
+
+import pytest
+
+from aiosmtpd.smtp import SMTP, Envelope, Session, TLSSetupException
+from tests.conftest import Certificates
+from tests.net.support import PATIENCE, Catcher, Client, serving
+
+
+def upgraded(client: Client, context: ssl.SSLContext) -> None:
+    """Go through STARTTLS."""
+    assert client.ask(b"EHLO client.test")[:3] == b"250"
+    assert client.ask(b"STARTTLS") == b"220 Ready to start TLS\r\n"
+    client.file.close()
+    client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
+    client.file = client.socket.makefile("rb")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_starttls_begins_a_new_session(certificates: Certificates, version: ssl.TLSVersion) -> None:
+    handler = Catcher()
+    context = certificates.client_context()
+    context.maximum_version = version
+    with (
+        serving(handler, tls_context=certificates.server_context()) as controller,
+        Client(controller.port) as client,
+    ):
+        assert b"STARTTLS" in client.ask(b"EHLO client.test")
+        peer = client.socket.getsockname()
+        upgraded(client, context)
+        assert client.ask(b"MAIL FROM:<a@b.test>") == b"503 Error: send HELO first\r\n"
+        assert b"STARTTLS" not in client.ask(b"EHLO again.test")
+        assert client.ask(b"STARTTLS")[:3] == b"503"
+        client.transaction()
+        client.send(b"hi\r\n.\r\n")
+        assert client.reply() == b"250 OK\r\n"
+        session, _ = handler.caught.get(timeout=PATIENCE)
+        assert session.peer == peer
+        assert session.host_name == "client.test"
+        assert session.ssl is not None
+        assert set(session.ssl) == {
+            "peercert",
+            "cipher",
+            "compression",
+            "ssl_object",
+            "sslcontext",
+        }
+
+
+def test_implicit_tls_counts_as_tls(certificates: Certificates) -> None:
+    handler = Catcher()
+    server_context = certificates.server_context()
+    with serving(handler, ssl_context=server_context, tls_context=server_context) as controller:
+        context = certificates.client_context()
+        with smtplib.SMTP_SSL("127.0.0.1", controller.port, context=context) as client:
+            client.ehlo()
+            assert not client.has_extn("starttls")
+            assert client.has_extn("auth")
+            client.sendmail("a@b.test", ["c@d.test"], b"hi\r\n")
+        session, envelope = handler.caught.get(timeout=PATIENCE)
+        assert envelope.content == b"hi\r\n"
+        assert session.ssl is not None
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_a_client_certificate_is_in_the_session(certificates: Certificates, implicit: bool) -> None:
+    handler = Catcher()
+    wants = certificates.server_context(ssl.CERT_REQUIRED)
+    keywords: dict[str, Any] = {"ssl_context" if implicit else "tls_context": wants}
+    with serving(handler, **keywords) as controller:
+        context = certificates.client_context(own_certificate=True)
+        make = smtplib.SMTP_SSL if implicit else smtplib.SMTP
+        with make("127.0.0.1", controller.port, **({"context": context} if implicit else {})) as c:
+            if not implicit:
+                c.starttls(context=context)
+            c.sendmail("a@b.test", ["c@d.test"], b"hi\r\n")
+        session, _ = handler.caught.get(timeout=PATIENCE)
+        assert session.ssl is not None
+        names = session.ssl["peercert"]["subjectAltName"]
+        assert ("email", "client@example.com") in names
+
+
+def test_the_context_may_be_a_callable(certificates: Certificates) -> None:
+    handler = Catcher()
+    with (
+        serving(handler, tls_context=certificates.server_context) as controller,
+        Client(controller.port) as client,
+    ):
+        upgraded(client, certificates.client_context())
+        client.transaction()
+        client.send(b".\r\n")
+        assert client.reply() == b"250 OK\r\n"
+
+
+def test_plaintext_behind_starttls_is_never_run(certificates: Certificates) -> None:
+    """CVE-2011-0411: what stands in the same segment as STARTTLS is dropped."""
+    handler = Catcher()
+    with (
+        serving(handler, tls_context=certificates.server_context()) as controller,
+        Client(controller.port) as client,
+    ):
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        client.send(b"STARTTLS\r\nEHLO evil.test\r\nMAIL FROM:<evil@b.test>\r\n")
+        assert client.reply() == b"220 Ready to start TLS\r\n"
+        client.file.close()
+        context = certificates.client_context()
+        client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
+        client.file = client.socket.makefile("rb")
+        assert client.ask(b"RCPT TO:<c@d.test>") == b"503 Error: send HELO first\r\n"
+        assert client.ask(b"NOOP") == b"250 OK\r\n"
+
+
+def test_starttls_forgets_a_transaction(certificates: Certificates) -> None:
+    with (
+        serving(Catcher(), tls_context=certificates.server_context()) as controller,
+        Client(controller.port) as client,
+    ):
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        assert client.ask(b"MAIL FROM:<a@b.test>")[:3] == b"250"
+        upgraded(client, certificates.client_context())
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        assert client.ask(b"RCPT TO:<c@d.test>") == b"503 Error: need MAIL command\r\n"
+
+
+class TellsOfFaults(Catcher):
+    def __init__(self) -> None:
+        super().__init__()
+        self.faults: Queue[Exception] = Queue()
+
+    async def handle_exception(self, error: Exception) -> str:
+        self.faults.put(error)
+        return "451 told"
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"EHLO in the clear\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 99]
+)
+def test_a_failed_handshake_leaves_nothing(
+    certificates: Certificates, nonsense: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = TellsOfFaults()
+    with (
+        caplog.at_level(logging.INFO),
+        serving(handler, tls_context=certificates.server_context()) as controller,
+    ):
+        with Client(controller.port) as client:
+            assert client.ask(b"EHLO client.test")[:3] == b"250"
+            assert client.ask(b"STARTTLS")[:3] == b"220"
+            client.send(nonsense)
+            assert isinstance(handler.faults.get(timeout=PATIENCE), TLSSetupException)
+            left = client.file.read()
+        assert b"451" not in left
+        with Client(controller.port) as client:
+            assert client.ask(b"NOOP") == b"250 OK\r\n"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_a_client_that_goes_in_the_handshake(certificates: Certificates) -> None:
+    handler = TellsOfFaults()
+    with serving(handler, tls_context=certificates.server_context()) as controller:
+        with Client(controller.port) as client:
+            assert client.ask(b"EHLO client.test")[:3] == b"250"
+            assert client.ask(b"STARTTLS")[:3] == b"220"
+        assert isinstance(handler.faults.get(timeout=PATIENCE), TLSSetupException)
+
+
+def test_require_starttls(certificates: Certificates) -> None:
+    context = certificates.server_context()
+    with (
+        serving(Catcher(), tls_context=context, require_starttls=True) as controller,
+        Client(controller.port) as client,
+    ):
+        assert client.ask(b"HELO client.test") == b"530 Must issue a STARTTLS command first\r\n"
+        assert client.ask(b"NOOP") == b"250 OK\r\n"
+        upgraded(client, certificates.client_context())
+        client.transaction()
+
+
+class RefusesTLS(Catcher):
+    def handle_STARTTLS(self, server: SMTP, session: Session, envelope: Envelope) -> bool:
+        assert session.ssl is not None
+        return False
+
+
+def test_a_refused_handshake_leaves_only_quit(certificates: Certificates) -> None:
+    with (
+        serving(RefusesTLS(), tls_context=certificates.server_context()) as controller,
+        Client(controller.port) as client,
+    ):
+        upgraded(client, certificates.client_context())
+        refused = b"554 Command refused due to lack of security\r\n"
+        assert client.ask(b"EHLO client.test") == refused
+        assert client.ask(b"NOOP") == refused
+        assert client.ask(b"QUIT") == b"221 Bye\r\n"
+
+
+def test_a_large_message_over_tls(certificates: Certificates) -> None:
+    handler = Catcher()
+    message = b"".join(b"%08d %s\r\n" % (n, b"x" * 60) for n in range(5_000_000 // 71))
+    with serving(handler, tls_context=certificates.server_context()) as controller:
+        with smtplib.SMTP("127.0.0.1", controller.port) as client:
+            client.starttls(context=certificates.client_context())
+            client.sendmail("a@b.test", ["c@d.test"], message)
+        assert handler.envelope().content == message
+
+
+def test_a_second_connection_made_for_each_starttls(certificates: Certificates) -> None:
+    """Mailman counts them: two for each STARTTLS connection."""
+    made: list[object] = []
+
+    class Counting(SMTP):
+        def connection_made(self, transport: Any) -> None:
+            made.append(transport)
+            super().connection_made(transport)
+
+    from aiosmtpd.controller import Controller
+
+    context = certificates.server_context()
+
+    class Counted(Controller):
+        def factory(self) -> SMTP:
+            return Counting(self.handler, tls_context=context)
+
+    with (
+        Counted(Catcher(), hostname="127.0.0.1", port=0) as controller,
+        Client(controller.port) as client,
+    ):
+        upgraded(client, certificates.client_context())
+        assert client.ask(b"NOOP") == b"250 OK\r\n"
+        assert len(made) == 2
+
+
+def test_a_subclass_with_its_own_starttls(certificates: Certificates) -> None:
+    """A fixture library switches the facades' transports itself."""
+    handler = Catcher()
+    context = certificates.server_context()
+
+    class Own(SMTP):
+        async def smtp_STARTTLS(self, arg: str | None) -> None:
+            await self.push("220 Ready to start TLS")
+            transport: Any = self.transport
+            tls: Any = await self.loop.start_tls(transport, self, context, server_side=True)
+            self._original_transport = transport
+            self._tls_protocol = tls
+            self._reader._transport = tls
+            self._writer._transport = tls
+            assert self._writer._transport is tls
+            assert self._reader._transport is tls
+
+    from aiosmtpd.controller import Controller
+
+    class Owned(Controller):
+        def factory(self) -> SMTP:
+            return Own(self.handler, tls_context=context)
+
+    with (
+        Owned(handler, hostname="127.0.0.1", port=0) as controller,
+        Client(controller.port) as client,
+    ):
+        upgraded(client, certificates.client_context())
+        assert client.ask(b"MAIL FROM:<a@b.test>") == b"503 Error: send HELO first\r\n"
+        client.transaction()
+        client.send(b".\r\n")
+        assert client.reply() == b"250 OK\r\n"
+        session, _ = handler.caught.get(timeout=PATIENCE)
+        assert session.ssl is not None
+
+
+def test_no_handshake_for_ever(certificates: Certificates) -> None:
+    with serving(Catcher(), tls_context=certificates.server_context(), timeout=0.3) as controller:
+        with Client(controller.port) as client:
+            assert client.ask(b"EHLO client.test")[:3] == b"250"
+            assert client.ask(b"STARTTLS")[:3] == b"220"
+            assert client.socket.recv(100) == b""
+
+
+def test_reset_in_the_middle_of_tls(certificates: Certificates) -> None:
+    with serving(Catcher(), tls_context=certificates.server_context()) as controller:
+        client = Client(controller.port)
+        upgraded(client, certificates.client_context())
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        with Client(controller.port) as client:
+            assert client.ask(b"NOOP") == b"250 OK\r\n"
