@@ -14,6 +14,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any, NoReturn
 
 import aiosmtpd
@@ -24,6 +25,21 @@ from aiosmtpd.smtp import DATA_SIZE_DEFAULT
 
 SETTLE = 1.0
 """Seconds that tasks and worker threads have to end after the last connection has."""
+
+LOADED_LATE = (
+    "aiosmtpd._maildir",
+    "aiosmtpd._nexthop",
+    "aiosmtpd.lmtp",
+    "concurrent.futures.thread",
+    "email.generator",
+    "email.header",
+    "email.parser",
+    "email.policy",
+    "encodings.idna",
+    "mailbox",
+    "smtplib",
+)
+"""What the package and the event loop import only when it is needed."""
 
 log = logging.getLogger("mail.log")
 
@@ -160,16 +176,19 @@ def why_not_listening(error: OSError) -> str:
     return f"Cannot listen on {text}; {hint}"
 
 
-def become(name: str, uid: int, gid: int) -> None:
+def become(user: str, uid: int, gid: int) -> None:
     """Become this user of this group, and of the user's other groups; raises Failure."""
+    # Python itself may lie in a folder that only root can read.
+    for name in LOADED_LATE:
+        import_module(name)
     try:
         # The last of these takes away the right to do the others.
-        os.setgroups(os.getgrouplist(name, gid))
+        os.setgroups(os.getgrouplist(user, gid))
         os.setgid(gid)
         os.setuid(uid)
     except OSError as error:
-        raise Failure(f'Cannot setuid "{name}"; try running with -n option.', 1) from error
-    log.info("Running as user %s, group %d", name, gid)
+        raise Failure(f'Cannot setuid "{user}"; try running with -n option.', 1) from error
+    log.info("Running as user %s, group %d", user, gid)
 
 
 def group_id(name: str) -> int:

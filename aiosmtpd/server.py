@@ -296,7 +296,9 @@ class Server:
     @property
     def addresses(self) -> list[listening.Address]:
         """Where the server listens: `(host, port)` or the path of a Unix socket, in order."""
-        return [address for listener in self._listeners for address in listener.addresses]
+        return [
+            address for listener in self._listeners for address in listening.addresses_of(listener)
+        ]
 
     async def start(self) -> None:
         """Listen everywhere or, if one place fails, nowhere; ready when it returns.

@@ -1,0 +1,78 @@
+"""The server side of a benchmark: ``python server.py WHAT LOOP CPU``, run in each venv alike.
+
+WHAT is ``smtp``, ``hooks``, ``starttls`` or ``floor``; LOOP ``asyncio`` or ``uvloop``; CPU the
+number of the CPU to stay on, or -1. Prints the port, then serves until it is killed.
+"""
+
+import asyncio
+import os
+import ssl
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+class Handler:
+    """Looks at the content, as any handler does."""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        return "250 OK" if len(envelope.content) >= 0 else "550 never"
+
+
+class HooksHandler(Handler):
+    """Has a hook on every step."""
+
+    async def handle_EHLO(
+        self, server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]
+    ) -> list[str]:
+        session.host_name = hostname
+        return responses
+
+    async def handle_MAIL(
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_RCPT(
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+
+def factory(what: str) -> Callable[[], asyncio.Protocol]:
+    if what == "floor":
+        from floor import Floor
+
+        return Floor
+    from aiosmtpd.smtp import SMTP
+
+    context = None
+    if what == "starttls":
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(os.environ["BENCHMARK_PEM"])
+    handler = HooksHandler() if what == "hooks" else Handler()
+    return lambda: SMTP(handler, hostname="mx.test", tls_context=context)
+
+
+async def serve(what: str) -> None:
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(factory(what), "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    what, loop_name, cpu = sys.argv[1:]
+    if int(cpu) >= 0 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(cpu)})
+    if loop_name == "uvloop":
+        import uvloop
+
+        uvloop.run(serve(what))
+    else:
+        asyncio.run(serve(what))
