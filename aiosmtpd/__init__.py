@@ -81,13 +81,16 @@ _MODULES = {
 _HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:
+    # Type checkers would take it for a promise that every name exists.
 
-    # Not kept here: what a program's test replaces in the module is what everybody gets.
-    return getattr(import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        # Not kept here: what a program's test replaces in the module is what everybody gets.
+        return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -96,6 +96,14 @@ def make_loop() -> asyncio.AbstractEventLoop:
 class SMTP(AuthCommands):
     """An SMTP server's side of one connection; the handler's hooks say what becomes of mail."""
 
+    # With a dict beside the slots: programs set attributes of their own.
+    # fmt: off
+    __slots__ = (
+        "__dict__", "__weakref__", "_bare_newline", "_decode_data", "_ignore_unknown_params",
+        "_legacy", "data_size_limit", "tls_context",
+    )
+    # fmt: on
+
     local_part_limit = 0
 
     def __init__(
@@ -129,6 +137,7 @@ class SMTP(AuthCommands):
             make_loop() if loop is None else loop,
             timeout,
             shared,
+            command_call_limit,
             required=auth_required,
             require_tls=auth_require_tls,
             exclude=auth_exclude_mechanism,
@@ -151,7 +160,6 @@ class SMTP(AuthCommands):
             self.line_length_limit = line_length_limit
         if command_size_limit is not None:
             self.command_size_limit = command_size_limit
-        self._limit_calls(command_call_limit)
         if proxy_protocol_timeout is not None and proxy_protocol_timeout <= 0:
             raise ValueError("proxy_protocol_timeout must be > 0")
         self._proxy_timeout = proxy_protocol_timeout
@@ -455,25 +463,6 @@ class SMTP(AuthCommands):
         await self.push(
             replies.from_hook(f"{code} Supported commands: {' '.join(sorted(syntaxes))}")
         )
-
-    def _syntaxes(self) -> dict[str, str]:
-        """Return what HELP tells: the syntax of each verb, by name."""
-        found: dict[str, str] = {}
-        for verb, method in self._smtp_methods.items():
-            text = getattr(method, "__smtp_syntax__", None)
-            when = getattr(method, "__smtp_syntax_when__", None)
-            if text is not None:
-                if not when or getattr(self, when):
-                    extended = (
-                        getattr(method, "__smtp_syntax_extended__", None)
-                        if self.session.extended_smtp
-                        else ""
-                    )
-                    found[verb] = text + (extended or "")
-            elif not getattr(method, "__module__", "").startswith("aiosmtpd."):
-                # A subclass's own verb: its docstring's first line, else its name.
-                found[verb] = next(iter((method.__doc__ or verb).strip().splitlines()), verb)
-        return found
 
 
 def _one_of(name: str, value: str, *allowed: str) -> bool:

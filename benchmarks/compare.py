@@ -158,8 +158,9 @@ def certificate() -> None:
     pem = BUILD / "server.pem"
     if not pem.exists():
         subprocess.run(
-            ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650"]
-            + ["-subj", "/CN=localhost", "-keyout", str(pem) + ".key", "-out", str(pem) + ".crt"],
+            f"openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=localhost "
+            f"-keyout {pem.name}.key -out {pem.name}.crt".split(),
+            cwd=BUILD,
             check=True,
             capture_output=True,
         )

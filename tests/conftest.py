@@ -3,7 +3,6 @@
 import asyncio
 import asyncio.events
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -62,7 +61,7 @@ class Certificates:
 
 
 @pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certificates]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     folder = tmp_path_factory.mktemp("certificates")
     authority = trustme.CA()
     server = authority.issue_cert("localhost", "127.0.0.1", "::1")
@@ -70,4 +69,4 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Certifica
     server.private_key_pem.write_to_path(str(folder / "server.key"))
     for blob in server.cert_chain_pems:
         blob.write_to_path(str(folder / "server.pem"), append=True)
-    yield Certificates(folder, authority)
+    return Certificates(folder, authority)

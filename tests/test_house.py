@@ -25,7 +25,8 @@ ROOMS = {
     "server": {"engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "controller": {"server", "engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "testing": {"controller", "handlers", "smtp", "lmtp", "protocol", "aiosmtpd"},
-    "main": {"server", "controller", "handlers", "smtp", "lmtp", "engine", "protocol", "aiosmtpd"},
+    "_process": {"server", "smtp", "engine", "aiosmtpd"},
+    "main": {"_process", "server", "controller", "handlers", "smtp", "lmtp", "engine", "protocol", "aiosmtpd"},
     "__main__": {"main"},
     "__init__": {"controller", "server", "handlers", "smtp", "lmtp"},
 }

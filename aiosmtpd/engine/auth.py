@@ -83,6 +83,14 @@ def login_always_fail(mechanism: str, login: bytes, password: bytes) -> bool:
 class AuthCommands(Commands):
     """A connection that can tell who its client is."""
 
+    __slots__ = (
+        "_auth_callback",
+        "_auth_excluded",
+        "_auth_require_tls",
+        "_auth_required",
+        "_authenticator",
+    )
+
     AuthLoginUsernameChallenge = "User Name\x00"
     AuthLoginPasswordChallenge = "Password\x00"
 
@@ -91,6 +99,7 @@ class AuthCommands(Commands):
         loop: asyncio.AbstractEventLoop,
         timeout: float,
         shared: Shared | None,
+        call_limit: int | dict[str, int] | None,
         *,
         required: bool,
         require_tls: bool,
@@ -98,7 +107,7 @@ class AuthCommands(Commands):
         callback: AuthCallbackType | None,
         authenticator: AuthenticatorType | None,
     ) -> None:
-        super().__init__(loop, timeout, shared)
+        super().__init__(loop, timeout, shared, call_limit)
         self._auth_required = required
         self._auth_require_tls = require_tls
         self._auth_excluded = frozenset(name.upper() for name in exclude or ())

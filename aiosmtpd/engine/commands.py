@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import socket
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from aiosmtpd.engine import hooks
 from aiosmtpd.engine.connection import Disconnected, TLSSetupException, log
 from aiosmtpd.engine.facades import Facades
+from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.extensions import ExtensionTable
@@ -38,6 +40,14 @@ def _full_name() -> str:
 class Commands(Facades):
     """A connection on which verbs are methods and a handler's hooks are called."""
 
+    # fmt: off
+    __slots__ = (
+        "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_extensions",
+        "_hostname", "_mail_growth", "_proxy_timeout", "_unknown", "enable_SMTPUTF8",
+        "event_handler", "require_starttls",
+    )
+    # fmt: on
+
     command_size_limit = 512
     command_size_limits: ClassVar[dict[str, int]] = {}
     expose_exceptions = False
@@ -49,8 +59,18 @@ class Commands(Facades):
     _hostname: str | None
     _extensions: ExtensionTable
     _proxy_timeout: float | None
-    _unknown_verbs = 0
-    _mail_growth = 0
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        shared: Shared | None,
+        call_limit: int | dict[str, int] | None,
+    ) -> None:
+        super().__init__(loop, timeout, shared)
+        self._unknown = 0
+        self._mail_growth = 0
+        self._limit_calls(call_limit)
 
     @property
     def hostname(self) -> str:
@@ -74,7 +94,10 @@ class Commands(Facades):
         if self._proxy_timeout is not None:
             await self._receive_proxy_header(self._proxy_timeout)
         self._log(logging.INFO, "%r connected", self.session.peer)
+        # The driver waits next, which sends this: no turn of the loop is needed for it (19 µs).
+        self._corked = True
         await self.push(Reply(f"220 {self.hostname} {self.__ident__}"))
+        self._corked = False
 
     async def _execute(self, line: bytes) -> None:
         verb, arg = self._split(line)
@@ -140,8 +163,8 @@ class Commands(Facades):
         if verb in OTHER_PROTOCOLS:
             self.disconnect(replies.NOT_SMTP)
             return
-        self._unknown_verbs += 1
-        if self._unknown_verbs >= BOGUS_LIMIT:
+        self._unknown += 1
+        if self._unknown >= BOGUS_LIMIT:
             self.disconnect(replies.TOO_MANY_UNKNOWN)
             return
         raise Refused(replies.not_recognized(verb))
@@ -178,6 +201,25 @@ class Commands(Facades):
             self._close()
             raise Disconnected
         self._reset_timeout()
+
+    def _syntaxes(self) -> dict[str, str]:
+        """Return what HELP tells: the syntax of each verb, by name."""
+        found: dict[str, str] = {}
+        for verb, method in self._smtp_methods.items():
+            text = getattr(method, "__smtp_syntax__", None)
+            when = getattr(method, "__smtp_syntax_when__", None)
+            if text is not None:
+                if not when or getattr(self, when):
+                    extended = (
+                        getattr(method, "__smtp_syntax_extended__", None)
+                        if self.session.extended_smtp
+                        else ""
+                    )
+                    found[verb] = text + (extended or "")
+            elif not getattr(method, "__module__", "").startswith("aiosmtpd."):
+                # A subclass's own verb: its docstring's first line, else its name.
+                found[verb] = next(iter((method.__doc__ or verb).strip().splitlines()), verb)
+        return found
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command; MISSING where it has none."""

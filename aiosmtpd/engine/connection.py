@@ -48,6 +48,17 @@ class TLSSetupException(Exception):
 class Connection(asyncio.Protocol):
     """Bytes in, commands run, replies out. What the commands are is for subclasses to say."""
 
+    # Slots, for an idle connection is to be small: a dict of this many names takes 2 KB.
+    # fmt: off
+    __slots__ = (
+        "_closing", "_corked", "_deadline", "_drained", "_end", "_eof", "_handler_coroutine",
+        "_last_status", "_lost", "_original_transport", "_out", "_reading_paused", "_receiver",
+        "_slow_reader", "_stopping", "_timeout_duration", "_timer", "_tls_handshake_okay",
+        "_tls_protocol", "_wakeup", "envelope", "loop", "session", "session_transport", "shared",
+        "transport",
+    )
+    # fmt: on
+
     line_length_limit = 1001
 
     session: Session
@@ -117,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._handler_coroutine.add_done_callback(self._leave)
 
     def _begin_session(self, transport: Any) -> None:
-        before = getattr(self, "session", None)
+        before = getattr(self, "session", None) if self._handler_coroutine else None
         self.transport = self.session_transport = transport
         self.envelope = self._create_envelope()
         self.session = self._create_session()
@@ -131,11 +142,6 @@ class Connection(asyncio.Protocol):
                 key: transport.get_extra_info(key)
                 for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
             }
-
-    def switch_transport(self, transport: asyncio.BaseTransport) -> None:
-        """Go on with another transport, as a subclass's own STARTTLS wants; a session begins."""
-        if transport is not self.session_transport:
-            self._begin_session(transport)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is gone; a running hook gets two seconds to end."""
@@ -270,16 +276,6 @@ class Connection(asyncio.Protocol):
             if self.transport is not None:
                 self.transport.pause_reading()
 
-    async def take(self, octets: int) -> bytes:
-        """Return at least one and at most *octets* octets of input. Raises Disconnected."""
-        while not len(self._receiver):
-            await self._more()
-        return self._receiver.take(octets)
-
-    def at_eof(self) -> bool:
-        """True where nothing waits and nothing will come."""
-        return (self._eof or self._lost) and not len(self._receiver)
-
     async def _read_mail_data(self, data: MailData) -> bytes:
         """Return the mail data of a DATA command; raises Refused where it broke a limit."""
         message = data.read()
@@ -287,12 +283,10 @@ class Connection(asyncio.Protocol):
             # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
             store = BytesIO()
             store.write(message)
-            while not data.done:
+            while not (data.done or data.flooded):
                 await self._more()
                 self._reset_timeout()
                 store.write(data.read())
-                if data.flooded:
-                    break
             message = store.getvalue()
         if data.flooded:
             self.disconnect(replies.TOO_MUCH_MAIL_DATA)
@@ -313,11 +307,6 @@ class Connection(asyncio.Protocol):
             raise Disconnected
         self._last_status = status
         self._write(status)
-        if self._drained is not None:
-            await self._drained
-
-    async def drain(self) -> None:
-        """Wait while the peer leaves too much unread."""
         if self._drained is not None:
             await self._drained
 

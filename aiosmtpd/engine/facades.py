@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Reader:
     """Reads like an :class:`asyncio.StreamReader` from a connection's receiver."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Facades) -> None:
         self._connection = connection
 
     @property
@@ -72,7 +72,7 @@ class Reader:
 class Writer:
     """Writes like an :class:`asyncio.StreamWriter` to a connection."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Facades) -> None:
         self._connection = connection
 
     @property
@@ -117,7 +117,29 @@ class Writer:
 class Facades(Connection):
     """A connection with the private names of 1.4."""
 
+    __slots__ = ()
+
     event_handler: Any
+
+    def switch_transport(self, transport: asyncio.BaseTransport) -> None:
+        """Go on with another transport, as a subclass's own STARTTLS wants; a session begins."""
+        if transport is not self.session_transport:
+            self._begin_session(transport)
+
+    async def take(self, octets: int) -> bytes:
+        """Return at least one and at most *octets* octets of input. Raises Disconnected."""
+        while not len(self._receiver):
+            await self._more()
+        return self._receiver.take(octets)
+
+    def at_eof(self) -> bool:
+        """True where nothing waits and nothing will come."""
+        return (self._eof or self._lost) and not len(self._receiver)
+
+    async def drain(self) -> None:
+        """Wait while the peer leaves too much unread."""
+        if self._drained is not None:
+            await self._drained
 
     @property
     def _reader(self) -> Reader:

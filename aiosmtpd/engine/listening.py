@@ -21,6 +21,9 @@ _SockAddr: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 LOOPBACKS = ("::1", "127.0.0.1")
 SCHEMES = ("smtp", "smtps", "lmtp")
 MISSING_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
+LONGEST_NUMBER = 9
+"""Digits of a port or descriptor; int() refuses thousands of them with an error of its own."""
+
 PORT_ROUNDS = 16
 """How often a port is looked for that is free on every address."""
 
@@ -48,7 +51,10 @@ def parse_listen(text: str) -> Listen:
     `unix:PATH` or `fd:NUMBER`. Without brackets a last group of digits is the port where what is
     before it is an address too. Raises ValueError with a text of one line.
     """
-    scheme, place = _split_scheme(text.strip())
+    text = text.strip()
+    if not text.isprintable():
+        raise ValueError(f"Invalid address {text!r}")
+    scheme, place = _split_scheme(text)
     if place.startswith("unix:"):
         path = place.removeprefix("unix:").removeprefix("//")
         if not path:
@@ -56,7 +62,7 @@ def parse_listen(text: str) -> Listen:
         return Listen(scheme, path=path)
     if place.startswith("fd:"):
         number = place.removeprefix("fd:")
-        if not _is_number(number):
+        if not _is_number(number) or len(number) > LONGEST_NUMBER:
             raise ValueError(f"Invalid file descriptor: {number}")
         return Listen(scheme, fd=int(number))
     if "/" in place:
@@ -98,14 +104,13 @@ def _split_port(place: str) -> tuple[str, str | None]:
 def _port_number(port: str | None) -> int | None:
     if port is None:
         return None
-    if not _is_number(port) or int(port) > 65535:
+    if not _is_number(port) or len(port) > LONGEST_NUMBER or int(port) > 65535:
         raise ValueError(f"Invalid port number: {port}")
     return int(port)
 
 
 def _is_number(text: str) -> bool:
-    # Ten digits are more than any port or descriptor has; int() of thousands would raise.
-    return text.isascii() and text.isdigit() and len(text) <= 10
+    return text.isascii() and text.isdigit()
 
 
 def _is_ipv6(text: str) -> bool:

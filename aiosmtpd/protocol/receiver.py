@@ -67,13 +67,16 @@ class Receiver:
             if len(self) > limit or self._dropped:
                 self._drop(len(self))
             return None
-        self._position = end + 1
-        if self._dropped or end - start > limit:
-            self._dropped = 0
+        buffer, dropped = self._buffer, self._dropped
+        self._position, self._dropped = end + 1, 0
+        if end + 1 == len(buffer):
+            # An idle connection is not to hold the socket's last read: it takes a page of memory.
+            self.clear()
+        if dropped or end - start > limit:
             raise LineTooLong
-        if end > start and self._buffer[end - 1] == 0x0D:
+        if end > start and buffer[end - 1] == 0x0D:
             end -= 1
-        return self._buffer[start:end]
+        return buffer[start:end]
 
     def _drop(self, octets: int) -> None:
         self._dropped += octets

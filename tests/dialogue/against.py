@@ -1,8 +1,9 @@
 """Plays the transcripts over real sockets against the `aiosmtpd` that can be imported.
 
-`python -m tests.dialogue.against [WORD…]` starts a Controller for each transcript whose title contains
-every WORD and prints what was not as written. With 1.4.6 installed instead of this package it
-shows the deliberate differences: a transcript marked `differs` must fail there, every other must hold.
+`python -m tests.dialogue.against [WORD…]` starts a Controller for each transcript whose title
+contains every WORD and prints what was not as written. With 1.4.6 installed instead of this
+package it shows the deliberate differences: a transcript marked `differs` must fail there, every
+other must hold.
 
 `python -m tests.dialogue.against --at HOST:PORT [WORD…]` plays those that need nothing but a
 plain server, in lockstep, against one that runs already; the greeting may be any.
@@ -149,7 +150,7 @@ def problem_of(transcript: Transcript, *, at_once: bool) -> str:
 
 
 def report(words: list[str]) -> int:
-    """Play all transcripts with these words in their titles; return how many were not as expected."""
+    """Play the transcripts with these words in their titles; return how many went otherwise."""
     older = __version__.startswith("1.4.")
     surprises = different = held = 0
     for transcript in all_transcripts():

@@ -21,8 +21,8 @@ class Plain(SMTP):
 
 
 def fresh(handler: object, **keywords: Any) -> SMTP:
-    """Return a server of a class of its own: 1.4.6 adds up what EHLO makes room for in the class."""
-    limits = collections.defaultdict(lambda: 512)
+    """Return a server of its own class: 1.4.6 adds up in the class what EHLO makes room for."""
+    limits: dict[str, int] = collections.defaultdict(lambda: 512)
     fresh_class = type("Fresh", (SMTP,), {"command_size_limits": limits})
     server: SMTP = fresh_class(handler, **keywords)
     return server

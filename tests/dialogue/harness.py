@@ -28,7 +28,7 @@ PATIENCE = 5.0
 """Seconds until something that must happen is given up."""
 
 TURNS = 8
-"""Turns of the loop that let the server work on what has arrived, where no reply tells that it has."""
+"""Turns of the loop in which the server works on what arrived, where no reply tells of it."""
 
 CUTS = 240
 """A transcript with more octets than this is cut near its line ends and at even steps only."""

@@ -1,7 +1,7 @@
 """The notation of transcripts: text in, a `Transcript` of typed steps out.
 
-A file holds transcripts. Each begins with a line `== title`; settings before the first title hold for
-the whole file. Blank lines and lines that begin with `#` are comments.
+A file holds transcripts. Each begins with a line `== title`; settings before the first title hold
+for the whole file. Blank lines and lines that begin with `#` are comments.
 
     with: data_size_limit=20, authenticator=check_password    keywords of the server; a name is
                                                               looked up in cast.py

@@ -11,8 +11,8 @@ LOCAL = ("192.0.2.1", 25)
 class MemoryTransport(asyncio.Transport):
     """Connects a protocol to a test that feeds it octets and reads what it wrote.
 
-    It keeps the order of calls of the event loop's own transports: nothing is received while reading is
-    paused or after close(), and connection_lost() comes in a later turn of the loop, once.
+    It keeps the order of calls of the event loop's own transports: nothing comes while reading
+    is paused or after close(), and connection_lost() comes in a later turn of the loop, once.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol) -> None:

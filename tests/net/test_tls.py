@@ -76,11 +76,14 @@ def test_a_client_certificate_is_in_the_session(certificates: Certificates, impl
     keywords: dict[str, Any] = {"ssl_context" if implicit else "tls_context": wants}
     with serving(handler, **keywords) as controller:
         context = certificates.client_context(own_certificate=True)
-        make = smtplib.SMTP_SSL if implicit else smtplib.SMTP
-        with make("127.0.0.1", controller.port, **({"context": context} if implicit else {})) as c:
-            if not implicit:
-                c.starttls(context=context)
-            c.sendmail("a@b.test", ["c@d.test"], b"hi\r\n")
+        client: smtplib.SMTP
+        if implicit:
+            client = smtplib.SMTP_SSL("127.0.0.1", controller.port, context=context)
+        else:
+            client = smtplib.SMTP("127.0.0.1", controller.port)
+            client.starttls(context=context)
+        with client:
+            client.sendmail("a@b.test", ["c@d.test"], b"hi\r\n")
         session, _ = handler.caught.get(timeout=PATIENCE)
         assert session.ssl is not None
         names = session.ssl["peercert"]["subjectAltName"]
@@ -274,11 +277,14 @@ def test_a_subclass_with_its_own_starttls(certificates: Certificates) -> None:
 
 
 def test_no_handshake_for_ever(certificates: Certificates) -> None:
-    with serving(Catcher(), tls_context=certificates.server_context(), timeout=0.3) as controller:
-        with Client(controller.port) as client:
-            assert client.ask(b"EHLO client.test")[:3] == b"250"
-            assert client.ask(b"STARTTLS")[:3] == b"220"
-            assert client.socket.recv(100) == b""
+    context = certificates.server_context()
+    with (
+        serving(Catcher(), tls_context=context, timeout=0.3) as controller,
+        Client(controller.port) as client,
+    ):
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        assert client.ask(b"STARTTLS")[:3] == b"220"
+        assert client.socket.recv(100) == b""
 
 
 def test_reset_in_the_middle_of_tls(certificates: Certificates) -> None:

@@ -23,8 +23,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import aiosmtpd
 from aiosmtpd import _maildir, handlers

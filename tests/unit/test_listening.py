@@ -1,8 +1,7 @@
 """How a place to listen at is spelt."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from aiosmtpd.engine.listening import Listen, parse_listen, spell
 
@@ -58,6 +57,9 @@ def test_spellings(text: str, expected: Listen) -> None:
         ("localhost:-1", "Invalid port number: -1"),
         ("localhost:\u0665", "Invalid port number: \u0665"),
         ("[::1]:x", "Invalid port number: x"),
+        ("9" * 5000, "Invalid port number: " + "9" * 5000),
+        ("fd:" + "9" * 5000, "Invalid file descriptor: " + "9" * 5000),
+        ("a\nb:25", r"Invalid address 'a\nb:25'"),
         ("[::1", "Invalid address '[::1': write [IPV6-ADDRESS]:PORT"),
         ("[::1]25", "Invalid address '[::1]25': write [IPV6-ADDRESS]:PORT"),
         ("[mx.test]:25", "Invalid address '[mx.test]:25': write [IPV6-ADDRESS]:PORT"),
