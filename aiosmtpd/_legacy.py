@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from aiosmtpd.engine import hooks
 from aiosmtpd.protocol import replies
@@ -17,18 +15,7 @@ from aiosmtpd.protocol.session import MISSING
 if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP
 
-log = logging.getLogger("mail.log")
-
 CLIENT_AUTH_B = re.compile(rb"(\s*AUTH\s+\S+[^\S\r\n]+)\S+((?:\r\n)?)", re.IGNORECASE)
-
-_warned: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
-
-
-def warn_once(about: type, topic: str, text: str) -> None:
-    """Log a WARNING, once for each class and topic."""
-    if topic not in (said := _warned.setdefault(about, set())):
-        said.add(topic)
-        log.warning(text)
 
 
 def sanitize(text: bytes) -> bytes:
@@ -43,19 +30,6 @@ def sanitized_log(func: Callable[..., None], msg: str, *args: Any, **kwargs: Any
         *(sanitize(arg) if isinstance(arg, bytes) else arg for arg in args),
         **kwargs,
     )
-
-
-def warn_of_lacking(handler: type, hook: str, status: Any, line: str) -> None:
-    """Say once for each class of handlers that its hook accepts what nobody keeps."""
-    if str(status).startswith("250"):
-        warn_once(handler, hook, f"{handler.__name__}.{hook} answered 250 without `{line}`")
-
-
-def warn_of_clear_auth() -> None:
-    """Warn of passwords that may travel in the clear."""
-    text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
-    warnings.warn(text, stacklevel=3)
-    log.warning(text)
 
 
 def _deprecated(text: str) -> None:

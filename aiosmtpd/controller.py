@@ -10,7 +10,6 @@ import warnings
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from socket import AF_INET6, SOCK_STREAM, has_ipv6, socket as makesock
 from typing import Any, Literal, Self
 
@@ -466,12 +465,12 @@ class UnixSocketMixin(BaseController, metaclass=ABCMeta):
     def __init__(
         self,
         handler: Any,
-        unix_socket: str | Path,
+        unix_socket: str | os.PathLike[str],
         loop: asyncio.AbstractEventLoop | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(handler, loop, **kwargs)
-        self.unix_socket = str(unix_socket)
+        self.unix_socket = os.fspath(unix_socket)
 
     async def _create_server(self) -> asyncio.AbstractServer:
         return await self._serve(listening.bind_unix(self.unix_socket))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Never
 
 from public import public
 
@@ -21,11 +21,11 @@ from aiosmtpd._legacy import (
     sanitize as sanitize,
     sanitized_log as sanitized_log,
 )
-from aiosmtpd.engine import hooks
+from aiosmtpd.engine import advice, hooks
+from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.auth import (
     VALID_AUTHMECH as VALID_AUTHMECH,
     AuthCallbackType as AuthCallbackType,
-    AuthCommands,
     AuthenticatorType as AuthenticatorType,
     AuthMechanismType as AuthMechanismType,
     auth_mechanism as auth_mechanism,
@@ -42,13 +42,13 @@ from aiosmtpd.engine.connection import (
     TLSSetupException as TLSSetupException,
     log as log,
 )
+from aiosmtpd.engine.functions import handler_of
 from aiosmtpd.engine.shared import Shared
-from aiosmtpd.protocol import paths, replies
+from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.extensions import (
     CLASSIC as CLASSIC,
     Extension as Extension,
     ExtensionTable,
-    parse_parameters,
 )
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused as Refused, Reply as Reply
@@ -93,18 +93,16 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 
 @public
-class SMTP(AuthCommands):
+class SMTP(MailArguments):
     """An SMTP server's side of one connection; the handler's hooks say what becomes of mail."""
 
     # With a dict beside the slots: programs set attributes of their own.
     # fmt: off
     __slots__ = (
-        "__dict__", "__weakref__", "_bare_newline", "_decode_data", "_ignore_unknown_params",
+        "__dict__", "__weakref__", "_bare_newline", "_decode_data",
         "_legacy", "data_size_limit", "tls_context",
     )
     # fmt: on
-
-    local_part_limit = 0
 
     def __init__(
         self,
@@ -132,7 +130,12 @@ class SMTP(AuthCommands):
         line_length_limit: int | None = None,
         command_size_limit: int | None = None,
         shared: Shared | None = None,
+        max_auth_failures: int | None = 10,
+        proxy_trusted: str | Iterable[str] | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise advice.unexpected(SMTP.__init__, unknown)
         super().__init__(
             make_loop() if loop is None else loop,
             timeout,
@@ -143,9 +146,11 @@ class SMTP(AuthCommands):
             exclude=auth_exclude_mechanism,
             callback=auth_callback,
             authenticator=authenticator,
+            failures=max_auth_failures,
         )
         self.__ident__ = ident or __ident__
-        self.event_handler = handler
+        self.event_handler = handler_of(handler)
+        advice.look_over(self)
         self.data_size_limit = data_size_limit
         self.enable_SMTPUTF8 = enable_SMTPUTF8
         self._decode_data = decode_data
@@ -163,9 +168,12 @@ class SMTP(AuthCommands):
         if proxy_protocol_timeout is not None and proxy_protocol_timeout <= 0:
             raise ValueError("proxy_protocol_timeout must be > 0")
         self._proxy_timeout = proxy_protocol_timeout
+        self._proxy_trusted = None if proxy_trusted is None else networks.parse(proxy_trusted)
         self._legacy = _legacy.Legacy(self)
         if auth_required and not auth_require_tls:
-            _legacy.warn_of_clear_auth()
+            advice.warn_of_clear_auth()
+        elif (authenticator or auth_callback) and not auth_required:
+            advice.warn_of_optional_auth(type(self))
 
     @property
     def decode_data(self) -> bool:
@@ -232,63 +240,6 @@ class SMTP(AuthCommands):
 
     # A mail transaction.
 
-    def mail_syntax(self) -> Reply:
-        """Return the 501 that shows how MAIL is written."""
-        return self._path_syntax("MAIL FROM: <address>")
-
-    def _path_syntax(self, text: str) -> Reply:
-        extended = " [SP <mail-parameters>]" if self.session.extended_smtp else ""
-        return replies.syntax_of(text + extended)
-
-    def _strip_command_keyword(self, keyword: str, arg: str) -> str | None:
-        """Return what follows *keyword* (``FROM:``, in any case), or None."""
-        length = len(keyword)
-        return arg[length:].strip() if arg[:length].upper() == keyword else None
-
-    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
-        """Return the address that *arg* begins with and what follows it, or None and None."""
-        try:
-            return paths.parse(arg, self.local_part_limit)
-        except paths.MalformedPath:
-            return None, None
-
-    def _getparams(self, params: Iterable[str]) -> dict[str, str | bool] | None:
-        """Return parameters by upper-case keyword, True for those without a value, or None."""
-        given = paths.parameters(" ".join(params))
-        if given is None:
-            return None
-        return {key: True if value is None else value for key, value in given.items()}
-
-    def _path(self, keyword: str, arg: str | None, wrong: Reply) -> tuple[str, str]:
-        """Return the address and the parameters' text of MAIL or RCPT; raises Refused."""
-        path = self._strip_command_keyword(keyword, arg) if arg else None
-        if not path:
-            raise Refused(wrong)
-        try:
-            address, rest = self._getaddr(path)
-        except ValueError as error:
-            raise Refused(replies.MALFORMED_ADDRESS) from error
-        if address is None:
-            raise Refused(replies.MALFORMED_ADDRESS)
-        if not address or (rest and not self.session.extended_smtp):
-            raise Refused(wrong)
-        return address, rest or ""
-
-    def _parameters(
-        self, text: str, parsers: Mapping[str, Any], wrong: Reply, unknown: Reply
-    ) -> list[str]:
-        """Return the options of MAIL or RCPT, ``KEY=value``; raises Refused."""
-        given = self._getparams(text.split())
-        if given is None:
-            raise Refused(wrong)
-        values = {key: value if isinstance(value, str) else None for key, value in given.items()}
-        meanings, strangers = parse_parameters(self, parsers, values)
-        if strangers and not self._ignore_unknown_params:
-            raise Refused(unknown)
-        if "BODY" in meanings:
-            values["BODY"] = meanings["BODY"]
-        return [key if value is None else f"{key}={value}" for key, value in values.items()]
-
     @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
     async def smtp_MAIL(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.2."""
@@ -310,7 +261,7 @@ class SMTP(AuthCommands):
             status = replies.OK
         elif self.envelope.mail_from is None:
             line = "envelope.mail_from = address"
-            _legacy.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
+            advice.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
         await self._answer(status)
 
     @syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
@@ -337,13 +288,8 @@ class SMTP(AuthCommands):
             status = replies.OK
         elif len(self.envelope.rcpt_tos) == before:
             line = "envelope.rcpt_tos.append(address)"
-            _legacy.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
+            advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
         await self._answer(status)
-
-    def _require_ascii(self, address: str) -> None:
-        """Refuse an 8-bit address where SMTPUTF8 was not asked for: RFC 6531 section 3.5."""
-        if not address.isascii() and not self.envelope.smtp_utf8:
-            raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str | None) -> None:
@@ -429,6 +375,7 @@ class SMTP(AuthCommands):
         if arg:
             raise Refused(replies.syntax_of("QUIT"))
         status = await self._call_handler_hook("QUIT")
+        self._reason = "QUIT"
         await self._answer(replies.BYE if status is MISSING else status)
         self.disconnect()
 

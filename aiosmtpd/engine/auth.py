@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from public import public
 
 from aiosmtpd.engine.commands import Commands
-from aiosmtpd.engine.connection import log
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.receiver import LineTooLong
@@ -86,6 +85,7 @@ class AuthCommands(Commands):
     __slots__ = (
         "_auth_callback",
         "_auth_excluded",
+        "_auth_failures_left",
         "_auth_require_tls",
         "_auth_required",
         "_authenticator",
@@ -106,6 +106,7 @@ class AuthCommands(Commands):
         exclude: Iterable[str] | None,
         callback: AuthCallbackType | None,
         authenticator: AuthenticatorType | None,
+        failures: int | None,
     ) -> None:
         super().__init__(loop, timeout, shared, call_limit)
         self._auth_required = required
@@ -113,6 +114,7 @@ class AuthCommands(Commands):
         self._auth_excluded = frozenset(name.upper() for name in exclude or ())
         self._auth_callback = callback or login_always_fail
         self._authenticator = authenticator
+        self._auth_failures_left = failures
 
     @property
     def _auth_methods(self) -> dict[str, AuthMechanismType]:
@@ -163,6 +165,11 @@ class AuthCommands(Commands):
     @syntax("AUTH <mechanism>")
     async def smtp_AUTH(self, arg: str | None) -> None:
         """RFC 4954 section 4."""
+        if self._auth_failures_left == 0:
+            self.disconnect(replies.TOO_MANY_AUTH_FAILURES)
+            return
+        # A client that is refused may go on with its secrets as if they were commands.
+        self._masked = 2
         words = self._auth_words(arg)
         methods = self._auth_methods
         words[0] = words[0].upper()
@@ -184,16 +191,21 @@ class AuthCommands(Commands):
             outcome = AuthResult(success=False, handled=answered)
         elif not isinstance(outcome, AuthResult):
             # An identity, as 1.3 had it.
+            self._masked = 0
             session.authenticated = True
             session.set_login_data(outcome)
             await self.push(replies.AUTHENTICATED)
             return
         session.authenticated = outcome.success
         if outcome.success:
+            self._masked = 0
             session.auth_data = outcome.auth_data
             session.set_login_data(getattr(outcome.auth_data, "login", None))
             await self._answer(outcome.message or replies.AUTHENTICATED)
-        elif not (answered and outcome.handled):
+            return
+        if self._auth_failures_left is not None:
+            self._auth_failures_left -= 1
+        if not (answered and outcome.handled):
             await self._answer(outcome.message or replies.CREDENTIALS_INVALID)
 
     async def challenge_auth(
@@ -252,7 +264,8 @@ class AuthCommands(Commands):
             return AuthResult(
                 success=verdict, handled=False, auth_data=auth_data if verdict else None
             )
-        log.error("authenticator returned %s: no AuthResult or bool", type(verdict).__name__)
+        message = "%r authenticator returned %s: no AuthResult or bool"
+        self._log(logging.ERROR, message, self.session.peer, type(verdict).__name__)
         return AuthResult(success=False, handled=False, message=replies.CANNOT_AUTHENTICATE)
 
     async def auth_PLAIN(self, _: SMTP, args: list[str]) -> AuthResult:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
+import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
 from aiosmtpd.engine import hooks
@@ -14,8 +14,9 @@ from aiosmtpd.engine.connection import Disconnected, TLSSetupException, log
 from aiosmtpd.engine.facades import Facades
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.worker import in_worker
-from aiosmtpd.protocol import replies
+from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.extensions import ExtensionTable
+from aiosmtpd.protocol.networks import Networks
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING
 
@@ -43,8 +44,8 @@ class Commands(Facades):
     # fmt: off
     __slots__ = (
         "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_extensions",
-        "_hostname", "_mail_growth", "_proxy_timeout", "_unknown", "enable_SMTPUTF8",
-        "event_handler", "require_starttls",
+        "_hostname", "_mail_growth", "_masked", "_proxy_timeout", "_proxy_trusted", "_told",
+        "_unknown", "enable_SMTPUTF8", "event_handler", "require_starttls",
     )
     # fmt: on
 
@@ -59,6 +60,7 @@ class Commands(Facades):
     _hostname: str | None
     _extensions: ExtensionTable
     _proxy_timeout: float | None
+    _proxy_trusted: Networks | None
 
     def __init__(
         self,
@@ -69,6 +71,8 @@ class Commands(Facades):
     ) -> None:
         super().__init__(loop, timeout, shared)
         self._unknown = 0
+        self._told = False
+        self._masked = 0
         self._mail_growth = 0
         self._limit_calls(call_limit)
 
@@ -93,22 +97,54 @@ class Commands(Facades):
             self._hostname = await in_worker(_full_name)
         if self._proxy_timeout is not None:
             await self._receive_proxy_header(self._proxy_timeout)
-        self._log(logging.INFO, "%r connected", self.session.peer)
+        self._log(logging.DEBUG, "%r connected", self.session.peer)
+        banner = await self._banner()
         # The driver waits next, which sends this: no turn of the loop is needed for it (19 µs).
         self._corked = True
-        await self.push(Reply(f"220 {self.hostname} {self.__ident__}"))
+        await self.push(banner)
         self._corked = False
+        if banner.code != 220:
+            self.disconnect()
+
+    async def _banner(self) -> Reply:
+        """Return the greeting, or what ``handle_CONNECT`` says in its place."""
+        try:
+            status = await self._call_handler_hook("CONNECT", *self.session.client_address)
+            if status is MISSING:
+                return Reply(f"220 {self.hostname} {self.__ident__}")
+            return replies.from_hook(status)
+        except Disconnected:
+            raise
+        except Refused as refused:
+            return refused.reply
+        except Exception as error:
+            return replies.from_hook(await self.handle_exception(error))
+
+    def _farewell(self) -> Coroutine[Any, Any, None] | None:
+        told, self._told = self._told, True
+        if told or hooks.find(self.event_handler, "handle_DISCONNECT") is None:
+            return None
+        return self._tell_of_end()
+
+    async def _tell_of_end(self) -> None:
+        try:
+            await self._call_handler_hook("DISCONNECT", self._reason)
+        except Exception as error:
+            message = "%r handle_DISCONNECT failed"
+            self._log(logging.ERROR, message, self.session.peer, error=error)
 
     async def _execute(self, line: bytes) -> None:
         verb, arg = self._split(line)
         if log.isEnabledFor(logging.DEBUG):
-            shown = "********" if verb == "AUTH" and arg else arg
-            log.debug("%r sent %s %r", self.session.peer, replies.escape(verb), shown)
+            self._log_command(verb, arg)
+        if self._masked:
+            self._masked -= 1
         if not self._tls_handshake_okay and verb != "QUIT":
             raise Refused(replies.LACK_OF_SECURITY)
         if self.require_starttls and not self._tls_protocol and verb not in ALLOWED_BEFORE_STARTTLS:
             raise Refused(replies.NEED_STARTTLS)
         if self._call_limits is not None and self._used_up(verb):
+            self._reason = "421 4.7.0 command_call_limit"
             self.disconnect(replies.sent_too_many_times(verb))
             return
         method = self._find_verb(verb)
@@ -119,6 +155,12 @@ class Commands(Facades):
             await method(arg)
         finally:
             self._reset_timeout()
+
+    def _log_command(self, verb: str, arg: str | None) -> None:
+        name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
+        if self._masked:
+            name = shown = "********"
+        self._log(logging.DEBUG, "%r sent %s %r", self.session.peer, name, shown)
 
     def _split(self, line: bytes) -> tuple[str, str | None]:
         """Return verb and argument of a command line; raises Refused."""
@@ -182,8 +224,9 @@ class Commands(Facades):
             error = another
         if isinstance(error, TLSSetupException):
             return replies.TLS_NOT_AVAILABLE
-        reference = secrets.token_hex(4)
-        log.error("%r internal error (ref %s)", self.session.peer, reference, exc_info=error)
+        reference = os.urandom(4).hex()
+        message = "%r internal error (ref %s)"
+        self._log(logging.ERROR, message, self.session.peer, reference, error=error)
         if self.expose_exceptions:
             return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
         return replies.internal_error(reference)
@@ -193,12 +236,14 @@ class Commands(Facades):
         from aiosmtpd.proxy_protocol import get_proxy  # seldom needed
 
         self._reset_timeout(timeout)
+        if not networks.holds(self._proxy_trusted, self.session.peer):
+            self._reason = "PROXY header from a host that is not trusted"
+            raise Disconnected
         data = await get_proxy(self._reader)
         self.session.proxy_data = data
         accepted = data.valid and await self._call_handler_hook("PROXY", data)
         if not accepted or accepted is MISSING:
-            self._log(logging.INFO, "%r refused: %s", self.session.peer, data.error or "PROXY")
-            self._close()
+            self._reason = f"refused: {data.error or 'handle_PROXY'}"
             raise Disconnected
         self._reset_timeout()
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from io import BytesIO
 from typing import Any
 
@@ -52,10 +53,10 @@ class Connection(asyncio.Protocol):
     # fmt: off
     __slots__ = (
         "_closing", "_corked", "_deadline", "_drained", "_end", "_eof", "_handler_coroutine",
-        "_last_status", "_lost", "_original_transport", "_out", "_reading_paused", "_receiver",
-        "_slow_reader", "_stopping", "_timeout_duration", "_timer", "_tls_handshake_okay",
-        "_tls_protocol", "_wakeup", "envelope", "loop", "session", "session_transport", "shared",
-        "transport",
+        "_last_status", "_lost", "_original_transport", "_out", "_reading_paused", "_reason",
+        "_receiver", "_session_id", "_slow_reader", "_stopping", "_timeout_duration", "_timer",
+        "_tls_handshake_okay", "_tls_protocol", "_wakeup", "envelope", "loop", "session",
+        "session_transport", "shared", "transport",
     )
     # fmt: on
 
@@ -91,6 +92,8 @@ class Connection(asyncio.Protocol):
         self._tls_handshake_okay = True
         self._original_transport: asyncio.BaseTransport | None = None
         self._end: asyncio.Future[None] | None = None
+        self._reason = ""
+        self._session_id = ""
 
     # What subclasses say.
 
@@ -112,6 +115,10 @@ class Connection(asyncio.Protocol):
 
     def _tls_established(self) -> None:
         """Take note of a finished STARTTLS handshake; session and envelope are new."""
+
+    def _farewell(self) -> Coroutine[Any, Any, None] | None:
+        """Return what is left to do when connection and driver have ended; None in the end."""
+        return None
 
     # The life of a connection.
 
@@ -148,7 +155,9 @@ class Connection(asyncio.Protocol):
         self._lost = self._closing = True
         self.transport = None
         self._cancel_timers()
-        self._log(logging.INFO, "%r disconnected%s", self.session.peer, f" ({error})" * bool(error))
+        if not self._reason:
+            self._reason = f"connection lost: {error}" if error else "closed by the client"
+        self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
         self._resume_driver()
         driver = self._handler_coroutine
         if driver is not None and not driver.done():
@@ -168,11 +177,16 @@ class Connection(asyncio.Protocol):
 
     def _leave(self, _: object = None) -> None:
         driver = self._handler_coroutine
-        if self._lost and (driver is None or driver.done()):
-            if self.shared is not None:
-                self.shared.connections.discard(self)
-            if self._end is not None and not self._end.done():
-                self._end.set_result(None)
+        if not self._lost or (driver is not None and not driver.done()):
+            return
+        if (farewell := self._farewell()) is not None:
+            self._handler_coroutine = self.loop.create_task(farewell)
+            self._handler_coroutine.add_done_callback(self._leave)
+            return
+        if self.shared is not None:
+            self.shared.connections.discard(self)
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
 
     def ended(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection and its task have ended."""
@@ -198,6 +212,7 @@ class Connection(asyncio.Protocol):
         """Send *reply*, if any, and close the connection; the running command may still end."""
         if reply is not None:
             self._write(reply)
+        self._reason = self._reason or reply or "closed by the server"
         self._close()
 
     def _close(self) -> None:
@@ -373,7 +388,6 @@ class Connection(asyncio.Protocol):
 
     def _timeout_cb(self) -> None:
         """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
-        self._log(logging.INFO, "%r timed out", self.session.peer)
         self.disconnect(replies.TIMED_OUT)
 
     def _cancel_timers(self) -> None:
@@ -409,10 +423,17 @@ class Connection(asyncio.Protocol):
             if transport is None:
                 raise ConnectionResetError("connection lost in the TLS handshake")
         except (TimeoutError, OSError) as error:
-            self._log(logging.INFO, "%r TLS handshake failed: %s", self.session.peer, error)
+            self._reason = f"TLS handshake failed: {error}"
             raise TLSSetupException from error
         self.connection_made(transport)
 
-    def _log(self, level: int, message: str, *args: Any) -> None:
+    @property
+    def session_id(self) -> str:
+        """Eight hexadecimal digits, in ``session_id`` of all this connection's log records."""
+        if not self._session_id:
+            self._session_id = os.urandom(4).hex()
+        return self._session_id
+
+    def _log(self, level: int, message: str, *args: Any, error: Exception | None = None) -> None:
         if log.isEnabledFor(level):
-            log.log(level, message, *args)
+            log.log(level, message, *args, exc_info=error, extra={"session_id": self.session_id})

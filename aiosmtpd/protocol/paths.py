@@ -8,15 +8,15 @@ anywhere, a domain's labels may hold an underscore or begin with a hyphen.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 
 NULL_PATH = "<>"
 """The null reverse-path as the published API spells it in ``envelope.mail_from``."""
 
 _BLANKS = " \t\r"
-_ATEXT = r"[0-9A-Za-z!#$%&'*+/=?^_`{|}~.\u0080-\U0010ffff-]"
-_LABEL = r"[0-9A-Za-z_\u0080-\U0010ffff-]++"
+# Said by what they are not: a class with all of Unicode in it takes 5 ms to compile.
+_ATEXT = r"[^\x00-\x20\"(),:;<>@\[\\\]\x7f]"
+_LABEL = r"[^\x00-,./:-@\[-^`{-\x7f]++"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*+"
 # Possessive quantifiers, here and below: nothing is ever tried twice, so no input is slow.
 _USUAL = re.compile(rf"[{_BLANKS}]*+<({_ATEXT}++@{_DOMAIN})>")
@@ -29,7 +29,7 @@ _DOMAIN_RE = re.compile(_DOMAIN)
 _LITERAL = re.compile(r"\[([0-9A-Za-z.:]{1,64}+)\]")
 _ESCAPED = re.compile(r"\\(.)")
 _TO_ESCAPE = re.compile(r'(["\\])')
-_PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([!-~\u0080-\U0010ffff]++))?+")
+_PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([^\x00-\x20\x7f]++))?+")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 _XTEXT_CODE = re.compile(r"\+([0-9A-F]{2})")
 
@@ -101,6 +101,8 @@ def _domain(text: str, position: int) -> tuple[str, int]:
         return domain.group(), domain.end()
     if (literal := _LITERAL.match(text, position)) is None:
         raise MalformedPath("no domain")
+    import ipaddress  # 1.5 ms, seldom needed
+
     try:
         if literal[1][:5].upper() == "IPV6:":
             ipaddress.IPv6Address(literal[1][5:])

@@ -173,6 +173,7 @@ CANNOT_SPLIT = Reply("501 5.5.2 Can't split auth value")
 TIMED_OUT = Reply("421 4.4.2 Timeout, closing connection")
 SHUTTING_DOWN = Reply("421 4.3.2 Service shutting down, closing connection")
 NOT_SMTP = Reply("421 4.7.0 This is an SMTP server, not what you are looking for")
+TOO_MANY_AUTH_FAILURES = Reply("421 4.7.0 Too many failed authentications, closing connection")
 LINE_FLOOD = Reply("421 4.7.0 Command line too long, closing connection")
 
 

@@ -75,6 +75,19 @@ class Session:
         self.authenticated: bool | None = None
         self._login_data: Any = None
 
+    @property
+    def client_address(self) -> tuple[str, int]:
+        """The client's own host and port: by the PROXY header if there was one, else the peer.
+
+        Host ``""`` and port 0 where it has none, as on a Unix socket.
+        """
+        proxied = self.proxy_data
+        if proxied is not None and proxied and proxied.src_port is not None:
+            return str(proxied.src_addr), proxied.src_port
+        if isinstance(self.peer, tuple):
+            return self.peer[0], self.peer[1]
+        return "", 0
+
     def set_login_data(self, value: Any) -> None:
         """Keep what the deprecated ``login_data`` shows, without its warning."""
         self._login_data = value

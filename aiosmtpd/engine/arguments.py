@@ -1,0 +1,83 @@
+"""What the arguments of MAIL and RCPT say: an address and parameters (RFC 5321 section 4.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiosmtpd.engine.auth import AuthCommands
+from aiosmtpd.protocol import paths, replies
+from aiosmtpd.protocol.extensions import parse_parameters
+from aiosmtpd.protocol.replies import Refused, Reply
+
+
+class MailArguments(AuthCommands):
+    """A connection that reads addresses and parameters."""
+
+    __slots__ = ("_ignore_unknown_params",)
+
+    local_part_limit = 0
+
+    _ignore_unknown_params: bool
+
+    def mail_syntax(self) -> Reply:
+        """Return the 501 that shows how MAIL is written."""
+        return self._path_syntax("MAIL FROM: <address>")
+
+    def _path_syntax(self, text: str) -> Reply:
+        extended = " [SP <mail-parameters>]" if self.session.extended_smtp else ""
+        return replies.syntax_of(text + extended)
+
+    def _strip_command_keyword(self, keyword: str, arg: str) -> str | None:
+        """Return what follows *keyword* (``FROM:``, in any case), or None."""
+        length = len(keyword)
+        return arg[length:].strip() if arg[:length].upper() == keyword else None
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        """Return the address that *arg* begins with and what follows it, or None and None."""
+        try:
+            return paths.parse(arg, self.local_part_limit)
+        except paths.MalformedPath:
+            return None, None
+
+    def _getparams(self, params: Iterable[str]) -> dict[str, str | bool] | None:
+        """Return parameters by upper-case keyword, True for those without a value, or None."""
+        given = paths.parameters(" ".join(params))
+        if given is None:
+            return None
+        return {key: True if value is None else value for key, value in given.items()}
+
+    def _path(self, keyword: str, arg: str | None, wrong: Reply) -> tuple[str, str]:
+        """Return the address and the parameters' text of MAIL or RCPT; raises Refused."""
+        path = self._strip_command_keyword(keyword, arg) if arg else None
+        if not path:
+            raise Refused(wrong)
+        try:
+            address, rest = self._getaddr(path)
+        except ValueError as error:
+            raise Refused(replies.MALFORMED_ADDRESS) from error
+        if address is None:
+            raise Refused(replies.MALFORMED_ADDRESS)
+        if not address or (rest and not self.session.extended_smtp):
+            raise Refused(wrong)
+        return address, rest or ""
+
+    def _parameters(
+        self, text: str, parsers: Mapping[str, Any], wrong: Reply, unknown: Reply
+    ) -> list[str]:
+        """Return the options of MAIL or RCPT, ``KEY=value``; raises Refused."""
+        given = self._getparams(text.split())
+        if given is None:
+            raise Refused(wrong)
+        values = {key: value if isinstance(value, str) else None for key, value in given.items()}
+        meanings, strangers = parse_parameters(self, parsers, values)
+        if strangers and not self._ignore_unknown_params:
+            raise Refused(unknown)
+        if "BODY" in meanings:
+            values["BODY"] = meanings["BODY"]
+        return [key if value is None else f"{key}={value}" for key, value in values.items()]
+
+    def _require_ascii(self, address: str) -> None:
+        """Refuse an 8-bit address where SMTPUTF8 was not asked for: RFC 6531 section 3.5."""
+        if not address.isascii() and not self.envelope.smtp_utf8:
+            raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
