@@ -18,7 +18,8 @@ if TYPE_CHECKING:
         UnixSocketUnthreadedController,
         UnthreadedController,
     )
-    from aiosmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, Proxy, Sink
+    from aiosmtpd.engine.functions import Mail
+    from aiosmtpd.handlers import AsyncMessage, Debugging, Handler, Mailbox, Message, Proxy, Sink
     from aiosmtpd.lmtp import LMTP
     from aiosmtpd.smtp import (
         MISSING,
@@ -42,7 +43,9 @@ __all__ = [
     "Controller",
     "Debugging",
     "Envelope",
+    "Handler",
     "LoginPassword",
+    "Mail",
     "Mailbox",
     "Message",
     "Proxy",
@@ -65,7 +68,8 @@ _MODULES = {
         "UnixSocketUnthreadedController",
         "UnthreadedController",
     ),
-    "handlers": ("AsyncMessage", "Debugging", "Mailbox", "Message", "Proxy", "Sink"),
+    "engine.functions": ("Mail",),
+    "handlers": ("AsyncMessage", "Debugging", "Handler", "Mailbox", "Message", "Proxy", "Sink"),
     "lmtp": ("LMTP",),
     "smtp": (
         "MISSING",

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 from public import public
 
 import aiosmtpd
+from aiosmtpd._handler import Handler as Handler
 from aiosmtpd._headers import add_fields, replace_trace_fields
 from aiosmtpd.engine.worker import in_worker
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP
 
 T = TypeVar("T")
+
+public(Handler=Handler)
 
 log = logging.getLogger("mail.debug")
 

@@ -18,17 +18,18 @@ ROOMS = {
     "smtp": {"engine", "protocol", "_legacy", "proxy_protocol", "aiosmtpd"},
     "lmtp": {"smtp", "engine", "protocol"},
     "proxy_protocol": {"protocol"},
+    "_handler": set(),
     "_headers": set(),
     "_maildir": set(),
     "_nexthop": set(),
-    "handlers": {"engine", "protocol", "smtp", "_headers", "_maildir", "_nexthop", "aiosmtpd"},
+    "handlers": {"_handler", "engine", "protocol", "smtp", "_headers", "_maildir", "_nexthop", "aiosmtpd"},
     "server": {"engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "controller": {"server", "engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "testing": {"controller", "handlers", "smtp", "lmtp", "protocol", "aiosmtpd"},
     "_process": {"server", "smtp", "engine", "aiosmtpd"},
     "main": {"_process", "server", "controller", "handlers", "smtp", "lmtp", "engine", "protocol", "aiosmtpd"},
     "__main__": {"main"},
-    "__init__": {"controller", "server", "handlers", "smtp", "lmtp"},
+    "__init__": {"engine", "controller", "server", "handlers", "smtp", "lmtp"},
 }
 """Which rooms each room may import; a room is a module or a folder of the package."""
 

@@ -77,6 +77,13 @@ def warn_of_lacking(handler: type, hook: str, status: Any, line: str) -> None:
         warn_once(handler, hook, f"{handler.__name__}.{hook} answered 250 without `{line}`")
 
 
+def warn_of_blocking(handler: type, hook: str, seconds: float) -> None:
+    """Say that a hook keeps the event loop, and every other client, waiting."""
+    name = f"{handler.__name__}.{hook}"
+    text = f"{name} kept the event loop for {seconds:.1f} s: await, or make it a plain def"
+    warn_once(handler, f"slow {hook}", text)
+
+
 def warn_of_clear_auth() -> None:
     """Warn of passwords that may travel in the clear."""
     text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar
 
-from aiosmtpd.engine import hooks
+from aiosmtpd.engine import advice, hooks
 from aiosmtpd.engine.connection import Disconnected, TLSSetupException, log
 from aiosmtpd.engine.facades import Facades
 from aiosmtpd.engine.shared import Shared
@@ -44,8 +44,8 @@ class Commands(Facades):
     # fmt: off
     __slots__ = (
         "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_extensions",
-        "_hostname", "_mail_growth", "_masked", "_proxy_timeout", "_proxy_trusted", "_told",
-        "_unknown", "enable_SMTPUTF8", "event_handler", "require_starttls",
+        "_hostname", "_last_hook", "_mail_growth", "_masked", "_proxy_timeout", "_proxy_trusted",
+        "_told", "_unknown", "enable_SMTPUTF8", "event_handler", "require_starttls",
     )
     # fmt: on
 
@@ -72,6 +72,7 @@ class Commands(Facades):
         super().__init__(loop, timeout, shared)
         self._unknown = 0
         self._told = False
+        self._last_hook = ""
         self._masked = 0
         self._mail_growth = 0
         self._limit_calls(call_limit)
@@ -104,7 +105,7 @@ class Commands(Facades):
         await self.push(banner)
         self._corked = False
         if banner.code != 220:
-            self.disconnect()
+            self._end_with(banner)
 
     async def _banner(self) -> Reply:
         """Return the greeting, or what ``handle_CONNECT`` says in its place."""
@@ -119,6 +120,10 @@ class Commands(Facades):
             return refused.reply
         except Exception as error:
             return replies.from_hook(await self.handle_exception(error))
+
+    def _blocked(self, seconds: float) -> None:
+        if self._last_hook:
+            advice.warn_of_blocking(type(self.event_handler), f"handle_{self._last_hook}", seconds)
 
     def _farewell(self) -> Coroutine[Any, Any, None] | None:
         told, self._told = self._told, True
@@ -271,6 +276,7 @@ class Commands(Facades):
         hook = hooks.find(self.event_handler, "handle_" + command)
         if hook is None:
             return MISSING
+        self._last_hook = command
         return await hooks.call(self.event_handler, hook, self, self.session, self.envelope, *args)
 
     async def _answer(self, status: Any) -> None:
@@ -278,7 +284,12 @@ class Commands(Facades):
         reply = replies.from_hook(status)
         await self.push(reply)
         if reply.code == 421:
-            self.disconnect()
+            self._end_with(reply)
+
+    def _end_with(self, reply: Reply) -> None:
+        """Close the connection behind a reply that has been pushed."""
+        self._reason = self._reason or reply
+        self.disconnect()
 
     def _limit_calls(self, limit: Any) -> None:
         """Note how often each verb may be used; raises TypeError for what is no limit."""

@@ -31,6 +31,9 @@ HIGH_WATER = 65536
 VANISHED_GRACE = 2.0
 """Seconds that a running hook gets when its client has gone."""
 
+SLOW_HOOK = 0.1
+"""Seconds of the event loop that one command may take before the log says so."""
+
 SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less where ``timeout`` is."""
 
@@ -115,6 +118,9 @@ class Connection(asyncio.Protocol):
 
     def _tls_established(self) -> None:
         """Take note of a finished STARTTLS handshake; session and envelope are new."""
+
+    def _blocked(self, seconds: float) -> None:
+        """Take note that nobody else was served for so long."""
 
     def _farewell(self) -> Coroutine[Any, Any, None] | None:
         """Return what is left to do when connection and driver have ended; None in the end."""
@@ -280,12 +286,15 @@ class Connection(asyncio.Protocol):
         """Take what the socket gave, and let the driver run if it waits for it."""
         self._receiver.feed(data)
         if self._wakeup.waiting:
+            began = self.loop.time()
             # Replies of this run leave in one write, when it comes to rest.
             self._corked = True
             self._wakeup.wake()
             self._corked = False
             if self._out:
                 self._flush()
+            if (blocked := self.loop.time() - began) > SLOW_HOOK:
+                self._blocked(blocked)
         if len(self._receiver) > HIGH_WATER and not self._reading_paused:
             self._reading_paused = True
             if self.transport is not None:

@@ -1,0 +1,150 @@
+"""Programs as users write them, for the type checkers: `mypy --strict` and pyright are clean."""
+
+import asyncio
+import ssl
+from email.message import Message as EmailMessage
+from typing import Any
+
+from aiosmtpd import Controller, Handler, Mail, Server
+from aiosmtpd.controller import UnixSocketController, UnthreadedController
+from aiosmtpd.handlers import AsyncMessage, Debugging, Mailbox, Message, Proxy, Sink
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.proxy_protocol import ProxyData
+from aiosmtpd.smtp import (
+    MISSING,
+    SMTP,
+    AuthResult,
+    Envelope,
+    LoginPassword,
+    Session,
+    auth_mechanism,
+    syntax,
+)
+
+
+class OneHook:
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        assert envelope.mail_from is not None
+        return f"250 OK {len(envelope.rcpt_tos)}"
+
+
+class PlainHook:
+    def handle_RCPT(
+        self,
+        server: SMTP,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        rcpt_options: list[str],
+    ) -> str:
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+
+class Checked(Handler):
+    """Compared with every hook's signature."""
+
+    async def handle_EHLO(
+        self,
+        server: SMTP,
+        session: Session,
+        envelope: Envelope,
+        hostname: str,
+        responses: list[str],
+    ) -> list[str]:
+        session.host_name = hostname
+        return responses
+
+    def handle_MAIL(
+        self,
+        server: SMTP,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        mail_options: list[str],
+    ) -> str:
+        envelope.mail_from = address
+        return "250 OK"
+
+    async def handle_PROXY(
+        self, server: SMTP, session: Session, envelope: Envelope, proxy_data: ProxyData
+    ) -> bool:
+        return proxy_data.valid
+
+    async def handle_AUTH(
+        self, server: SMTP, session: Session, envelope: Envelope, args: list[str]
+    ) -> Any:
+        return MISSING
+
+    async def handle_DISCONNECT(
+        self, server: SMTP, session: Session, envelope: Envelope, reason: str
+    ) -> None:
+        print(session.client_address, reason)
+
+    @auth_mechanism("X-TOKEN")
+    async def auth_TOKEN(self, server: SMTP, args: list[str]) -> AuthResult:
+        answer = await server.challenge_auth("token?")
+        return AuthResult(success=answer == b"secret")
+
+
+class Parsed(Message):
+    def handle_message(self, message: EmailMessage) -> None:
+        print(message["subject"])
+
+
+class AsyncParsed(AsyncMessage):
+    async def handle_message(self, message: EmailMessage) -> None:
+        await asyncio.sleep(0)
+
+
+class Pinging(SMTP):
+    @syntax("PING [ignored]")
+    async def smtp_PING(self, arg: str | None) -> None:
+        await self.push("259 Pong")
+
+    async def smtp_MAIL(self, arg: str | None) -> None:
+        await super().smtp_MAIL(arg)
+
+
+class PingController(Controller):
+    def factory(self) -> SMTP:
+        return Pinging(self.handler, **self.SMTP_kwargs)
+
+
+def authenticate(
+    server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth_data: Any
+) -> AuthResult:
+    assert isinstance(auth_data, LoginPassword)
+    return AuthResult(success=auth_data.login == b"anna", auth_data=auth_data)
+
+
+async def authenticate_later(
+    server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth_data: Any
+) -> AuthResult:
+    return AuthResult(success=False, handled=False)
+
+
+async def take(mail: Mail) -> str:
+    return f"250 {mail.message['subject']}"
+
+
+def controllers() -> list[Controller | UnixSocketController | UnthreadedController]:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    return [
+        Controller(OneHook(), port=0),
+        Controller(handler=PlainHook(), hostname="", ssl_context=context, ready_timeout=1.0),
+        Controller(take),
+        Controller(Sink, authenticator=authenticate, auth_required=True, decode_data=True),
+        Controller(Debugging(), authenticator=authenticate_later, tls_context=context),
+        PingController(Mailbox("mail"), timeout=60),
+        UnixSocketController(Proxy("127.0.0.1", 25), unix_socket="smtp.socket"),
+        UnthreadedController(Checked(), loop=asyncio.new_event_loop()),
+    ]
+
+
+async def serve() -> None:
+    async with Server(take, listen=["127.0.0.1:0", "unix:smtp.socket"]) as server:
+        print(server.addresses)
+        await server.serve_forever()
+    await asyncio.get_running_loop().create_server(lambda: LMTP(Parsed()), "127.0.0.1", 0)
+    AsyncParsed(loop=asyncio.get_running_loop())
