@@ -376,8 +376,8 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             )
 
     async def finalize(self) -> None:
-        """Stop gracefully in the running loop, then set `ended`."""
-        await self.stop_async()
+        """Stop gracefully in the running loop, then set `ended`; nothing to do if stopped."""
+        await self.stop_async(no_assert=True)
 
     def end(self) -> None:
         """Stop listening at once and begin `finalize()`; complete it if the loop does not run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from email.errors import HeaderParseError
 from typing import Any
 
 from aiosmtpd.engine.auth import AuthCommands
@@ -54,7 +55,8 @@ class MailArguments(AuthCommands):
             raise Refused(wrong)
         try:
             address, rest = self._getaddr(path)
-        except ValueError as error:
+        except (ValueError, HeaderParseError) as error:
+            # A program's own _getaddr may raise either.
             raise Refused(replies.MALFORMED_ADDRESS) from error
         if address is None:
             raise Refused(replies.MALFORMED_ADDRESS)

@@ -8,7 +8,8 @@ import logging
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from public import public
 
@@ -59,17 +60,25 @@ def auth_mechanism(actual_name: str) -> Callable[[F], F]:
 
 @public
 def syntax(text: str, extended: str | None = None, when: str | None = None) -> Callable[[F], F]:
-    """Say a verb's syntax, for HELP and its own refusals.
+    """Say a verb's syntax, for HELP, and let :exc:`Refused` be the reply of its method.
 
     *extended* is added after EHLO; *when* names an attribute of the server without whose truth
     the verb is not in HELP.
     """
 
     def decorate(method: F) -> F:
-        method.__dict__.update(
+        @wraps(method)
+        async def answered(self: Any, *args: Any) -> None:
+            # Here and not in the driver alone: a subclass's code behind `super()` goes on.
+            try:
+                await method(self, *args)
+            except Refused as refused:
+                await self.push(refused.reply)
+
+        answered.__dict__.update(
             __smtp_syntax__=text, __smtp_syntax_extended__=extended, __smtp_syntax_when__=when
         )
-        return method
+        return cast(F, answered)
 
     return decorate
 

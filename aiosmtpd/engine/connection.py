@@ -65,9 +65,6 @@ class Connection(asyncio.Protocol):
 
     line_length_limit = 1001
 
-    session: Session
-    envelope: Envelope
-
     def __init__(
         self, loop: asyncio.AbstractEventLoop, timeout: float, shared: Shared | None
     ) -> None:
@@ -75,6 +72,9 @@ class Connection(asyncio.Protocol):
         self.shared = shared
         self.transport: asyncio.Transport | None = None
         self.session_transport: asyncio.BaseTransport | None = None
+        # None until connection_made(), before which no method of ours runs.
+        self.session: Session = None  # type: ignore[assignment]
+        self.envelope: Envelope = None  # type: ignore[assignment]
         self._timeout_duration = timeout
         self._receiver = Receiver()
         self._wakeup = Wakeup(loop)
@@ -141,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._handler_coroutine.add_done_callback(self._leave)
 
     def _begin_session(self, transport: Any) -> None:
-        before = getattr(self, "session", None) if self._handler_coroutine else None
+        before = self.session
         self.transport = self.session_transport = transport
         self.envelope = self._create_envelope()
         self.session = self._create_session()
