@@ -1,0 +1,187 @@
+"""Serving in the program's own event loop, whoever runs it."""
+
+import asyncio
+import os
+import smtplib
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from aiosmtpd import Controller, Mail, Server, UnthreadedController
+from aiosmtpd.engine.listening import Address
+from tests.net.support import PATIENCE, Catcher, Client
+
+
+def deliver(address: Address) -> None:
+    with smtplib.SMTP(str(address[0]), int(address[1]), timeout=PATIENCE) as client:
+        client.sendmail("a@b.test", ["c@d.test"], "Subject: hi\r\n\r\nhello\r\n")
+
+
+class Box:
+    """A function of its own that keeps mail."""
+
+    def __init__(self) -> None:
+        self.mail: list[Mail] = []
+
+    async def take(self, mail: Mail) -> None:
+        self.mail.append(mail)
+
+    def take_plainly(self, mail: Mail) -> str:
+        self.mail.append(mail)
+        return "250 taken"
+
+
+@pytest.mark.parametrize("name", ["take", "take_plainly"])
+async def test_a_function_in_a_server(name: str) -> None:
+    box = Box()
+    async with Server(getattr(box, name), listen="127.0.0.1:0") as server:
+        await asyncio.to_thread(deliver, server.addresses[0])
+    assert [mail.message["subject"] for mail in box.mail] == ["hi"]
+
+
+async def test_serve_forever_ends_when_cancelled() -> None:
+    server = Server(Catcher(), listen="127.0.0.1:0")
+    await server.start()
+    forever = asyncio.create_task(server.serve_forever())
+    await asyncio.to_thread(deliver, server.addresses[0])
+    forever.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await forever
+    assert server.addresses == []
+
+
+def test_inside_a_web_frameworks_lifespan() -> None:
+    fastapi = pytest.importorskip("fastapi")
+    testclient = pytest.importorskip("fastapi.testclient")
+    box = Box()
+
+    @asynccontextmanager
+    async def lifespan(app: Any) -> AsyncIterator[None]:
+        async with Server(box.take, listen="127.0.0.1:0") as server:
+            app.state.smtp = server.addresses[0]
+            yield
+
+    app = fastapi.FastAPI(lifespan=lifespan)
+
+    async def messages() -> list[str]:
+        return [str(mail.message["subject"]) for mail in box.mail]
+
+    app.get("/messages")(messages)
+    with testclient.TestClient(app) as client:
+        assert client.get("/messages").json() == []
+        deliver(app.state.smtp)
+        assert client.get("/messages").json() == ["hi"]
+
+
+def test_under_anyio(pytestconfig: pytest.Config) -> None:
+    box = Box()
+
+    async def main() -> None:
+        async with Server(box.take, listen="127.0.0.1:0") as server:
+            with anyio.fail_after(PATIENCE):
+                await anyio.to_thread.run_sync(deliver, server.addresses[0])
+
+    uvloop = pytestconfig.getoption("--uvloop")
+    anyio.run(main, backend="asyncio", backend_options={"use_uvloop": uvloop})
+    assert len(box.mail) == 1
+
+
+def test_several_loops_in_one_process() -> None:
+    boxes = [Box() for _ in range(3)]
+    ready: list[Address] = []
+    all_ready = threading.Barrier(4, timeout=PATIENCE)
+    done = threading.Event()
+
+    def run(box: Box) -> None:
+        async def main() -> None:
+            async with Server(box.take, listen="127.0.0.1:0") as server:
+                ready.append(server.addresses[0])
+                await asyncio.to_thread(all_ready.wait)
+                await asyncio.to_thread(done.wait, PATIENCE)
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=run, args=(box,)) for box in boxes]
+    for thread in threads:
+        thread.start()
+    all_ready.wait()
+    for address in ready:
+        deliver(address)
+    done.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [len(box.mail) for box in boxes] == [1, 1, 1]
+
+
+def held() -> tuple[int, set[threading.Thread]]:
+    """Count what a process holds: descriptors and threads."""
+    folder = Path("/proc/self/fd")
+    return len(os.listdir(folder)) if folder.is_dir() else 0, set(threading.enumerate())
+
+
+def cycle_threaded() -> None:
+    with Controller(Catcher(), hostname="127.0.0.1", port=0) as controller:
+        talk(controller.port)
+
+
+def cycle_unthreaded() -> None:
+    loop = asyncio.new_event_loop()
+    controller = UnthreadedController(Catcher(), loop=loop, hostname="127.0.0.1", port=0)
+    controller.begin()
+    client = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
+    controller.end()
+    client.close()
+    loop.close()
+
+
+def cycle_async() -> None:
+    async def main() -> None:
+        async with Server(Catcher(), listen="127.0.0.1:0") as server:
+            port = int(server.addresses[0][1])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert (await reader.readline()).startswith(b"220 ")
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(main())
+
+
+def talk(port: int) -> None:
+    with Client(port) as client:
+        client.ask(b"NOOP")
+
+
+@pytest.mark.parametrize("cycle", [cycle_threaded, cycle_unthreaded, cycle_async])
+def test_200_starts_and_stops_leave_nothing(cycle: Callable[[], None]) -> None:
+    """ResourceWarning is an error here, as every warning is (pyproject.toml)."""
+    cycle()
+    before = held()
+    for _ in range(200):
+        cycle()
+    assert held() == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+async def test_several_places_at_once(tmp_path: Path) -> None:
+    box = Box()
+    places = ["127.0.0.1:0", f"unix:{tmp_path / 'mail.socket'}", "lmtp://127.0.0.1:0"]
+    async with Server(box.take, listen=places) as server:
+        first, path, lmtp = server.addresses
+        assert path == str(tmp_path / "mail.socket")
+        await asyncio.to_thread(deliver, first)
+
+        def speak_lmtp() -> None:
+            with smtplib.LMTP("127.0.0.1", int(lmtp[1])) as client:
+                client.sendmail("a@b.test", ["c@d.test"], "hi")
+
+        await asyncio.to_thread(speak_lmtp)
+    assert len(box.mail) == 2
+    assert not (tmp_path / "mail.socket").exists()
