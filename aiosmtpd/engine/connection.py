@@ -19,7 +19,7 @@ from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.wakeup import Wakeup
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
-from aiosmtpd.protocol.receiver import LineFlood, LineTooLong, Receiver
+from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import Envelope, Session
 
@@ -247,7 +247,8 @@ class Connection(asyncio.Protocol):
 
     async def _next_command(self) -> None:
         try:
-            while (line := self._receiver.line(self.line_length_limit)) is None:
+            limit = self.line_length_limit or LINE_FLOOD
+            while (line := self._receiver.line(limit)) is None:
                 await self._more()
             await self._execute(line)
         except Refused as refused:

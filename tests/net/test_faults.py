@@ -244,3 +244,11 @@ def test_nobody_else_waits_for_a_stalled_client() -> None:
             assert client.ask(b"NOOP") == b"250 OK\r\n"
         stalled.send(b"P\r\n")
         assert stalled.reply() == b"250 OK\r\n"
+
+
+def test_no_limit_for_lines_is_none_for_commands_either() -> None:
+    handler = Catcher()
+    with serving(handler, line_length_limit=0) as controller, Client(controller.port) as client:
+        client.transaction()
+        assert client.ask(b"x" * 5000 + b"\r\n.") == b"250 OK\r\n"
+    assert handler.envelope().content == b"x" * 5000 + b"\r\n"

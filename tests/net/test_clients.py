@@ -1,0 +1,188 @@
+"""Real mail programs, as they come from Debian, deliver to us: plain, STARTTLS, implicit TLS."""
+
+import os
+import shutil
+import smtplib
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Certificates
+from tests.net.support import PATIENCE, Catcher, serving
+
+SECURITIES = ["plain", "starttls", "tls"]
+BODY = "Hello from a real program.\n.\n..two dots in front\nLast line.\n"
+
+Send = Callable[["Errand"], None]
+
+
+class Errand:
+    """A message to send: where to, how, and from which folder."""
+
+    def __init__(self, port: int, security: str, certificates: Certificates, folder: Path) -> None:
+        self.port = port
+        self.security = security
+        self.certificates = certificates
+        self.folder = folder
+
+    @property
+    def authority(self) -> str:
+        return str(self.certificates.ca_file)
+
+    def run(self, program: str, *arguments: str, text: str = "") -> None:
+        """Run a program, which must succeed; skip the test where there is none."""
+        path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
+        if path is None:
+            pytest.skip(f"{program} is not installed")
+        done = subprocess.run(
+            [path, *arguments],
+            input=text,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            env={**os.environ, "HOME": str(self.folder), "MAILRC": os.devnull},
+            cwd=self.folder,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def by_smtplib(errand: Errand) -> None:
+    context = errand.certificates.client_context()
+    client: smtplib.SMTP
+    if errand.security == "tls":
+        client = smtplib.SMTP_SSL("localhost", errand.port, timeout=PATIENCE, context=context)
+    else:
+        client = smtplib.SMTP("localhost", errand.port, timeout=PATIENCE)
+    with client:
+        if errand.security == "starttls":
+            client.starttls(context=context)
+        client.sendmail("a@b.test", ["c@d.test"], "Subject: from smtplib\n\n" + BODY)
+
+
+def by_curl(errand: Errand) -> None:
+    message = errand.folder / "message"
+    message.write_text("Subject: from curl\r\n\r\n" + BODY.replace("\n", "\r\n"), newline="")
+    scheme = "smtps" if errand.security == "tls" else "smtp"
+    errand.run(
+        "curl",
+        "--silent",
+        "--show-error",
+        f"{scheme}://localhost:{errand.port}/client.test",
+        "--mail-from",
+        "a@b.test",
+        "--mail-rcpt",
+        "c@d.test",
+        "--upload-file",
+        str(message),
+        *(["--cacert", errand.authority] if errand.security != "plain" else []),
+        *(["--ssl-reqd"] if errand.security == "starttls" else []),
+    )
+
+
+def by_swaks(errand: Errand) -> None:
+    options = {
+        "plain": [],
+        "starttls": ["--tls", "--tls-verify", "--tls-ca-path", errand.authority],
+        "tls": ["--tls-on-connect", "--tls-verify", "--tls-ca-path", errand.authority],
+    }
+    errand.run(
+        "swaks",
+        *("--server", "localhost", "--port", str(errand.port), "--helo", "client.test"),
+        *("--from", "a@b.test", "--to", "c@d.test"),
+        *("--header", "Subject: from swaks", "--body", BODY),
+        *options[errand.security],
+    )
+
+
+def by_msmtp(errand: Errand) -> None:
+    options = {
+        "plain": ["--tls=off"],
+        "starttls": ["--tls=on", "--tls-starttls=on", f"--tls-trust-file={errand.authority}"],
+        "tls": ["--tls=on", "--tls-starttls=off", f"--tls-trust-file={errand.authority}"],
+    }
+    errand.run(
+        "msmtp",
+        *("--host=localhost", f"--port={errand.port}", "--auth=off", "--from=a@b.test"),
+        *options[errand.security],
+        "c@d.test",
+        text="Subject: from msmtp\n\n" + BODY,
+    )
+
+
+def by_s_nail(errand: Errand) -> None:
+    scheme = "smtps" if errand.security == "tls" else "smtp"
+    settings = [
+        "v15-compat",
+        f"mta={scheme}://localhost:{errand.port}",
+        "smtp-auth=none",
+        "smtp-config=-all,ehlo",
+        "from=a@b.test",
+        "hostname=client.test",
+        "tls-verify=strict",
+        f"tls-ca-file={errand.authority}",
+        *(["smtp-use-starttls"] if errand.security == "starttls" else []),
+    ]
+    options = [word for setting in settings for word in ("-S", setting)]
+    errand.run("s-nail", "-:/", *options, "-s", "from s-nail", "c@d.test", text=BODY)
+
+
+CLIENTS: list[Send] = [by_smtplib, by_curl, by_swaks, by_msmtp, by_s_nail]
+
+
+@pytest.mark.parametrize("security", SECURITIES)
+@pytest.mark.parametrize("send", CLIENTS, ids=lambda send: send.__name__)
+def test_a_real_client(
+    send: Send, security: str, certificates: Certificates, tmp_path: Path
+) -> None:
+    handler = Catcher()
+    context = certificates.server_context()
+    settings: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "starttls": {"tls_context": context, "require_starttls": True},
+        "tls": {"ssl_context": context},
+    }
+    with serving(handler, **settings[security]) as controller:
+        send(Errand(controller.port, security, certificates, tmp_path))
+        session, envelope = handler.caught.get(timeout=PATIENCE)
+    assert envelope.mail_from == "a@b.test"
+    assert envelope.rcpt_tos == ["c@d.test"]
+    header, _, body = bytes(envelope.original_content or b"").partition(b"\r\n\r\n")
+    name = send.__name__.removeprefix("by_").replace("_", "-")
+    assert f"Subject: from {name}".encode() in header.split(b"\r\n")
+    assert body.strip() == BODY.replace("\n", "\r\n").strip().encode()
+    assert (session.ssl is not None) is (security != "plain")
+    if session.ssl is not None:
+        assert isinstance(session.ssl["ssl_object"], ssl.SSLObject)
+    assert handler.caught.empty()
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        (["-s", "20", "-m", "200", "-l", "4000"], 200),
+        (["-d", "-s", "3", "-m", "60", "-l", "100"], 60),
+        (["-s", "2", "-m", "4", "-l", "2000000"], 4),
+        (["-s", "5", "-m", "10", "-r", "50", "-l", "500"], 10),
+    ],
+    ids=["many at once", "one connection each", "large", "fifty recipients"],
+)
+def test_smtp_source(
+    options: list[str], messages: int, certificates: Certificates, tmp_path: Path
+) -> None:
+    handler = Catcher()
+    with serving(handler, line_length_limit=0) as controller:
+        errand = Errand(controller.port, "plain", certificates, tmp_path)
+        errand.run(
+            "smtp-source", *options, "-f", "a@b.test", "-t", "c@d.test", f"127.0.0.1:{errand.port}"
+        )
+        envelopes = [handler.envelope() for _ in range(messages)]
+    assert handler.caught.empty()
+    recipients = 50 if "-r" in options else 1
+    for envelope in envelopes:
+        assert envelope.mail_from == "a@b.test"
+        assert len(envelope.rcpt_tos) == recipients
+        assert len(envelope.original_content or b"") >= int(options[-1])
