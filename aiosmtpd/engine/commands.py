@@ -271,6 +271,14 @@ class Commands(Facades):
                 found[verb] = next(iter((method.__doc__ or verb).strip().splitlines()), verb)
         return found
 
+    def _timeout_cb(self) -> None:
+        if self._proxy_timeout is not None and self.session.proxy_data is None:
+            # Not SMTP yet: a proxy is told nothing.
+            self._reason = "the PROXY header is late"
+            self.disconnect()
+        else:
+            super()._timeout_cb()
+
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command; MISSING where it has none."""
         hook = hooks.find(self.event_handler, "handle_" + command)

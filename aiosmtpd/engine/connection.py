@@ -242,6 +242,9 @@ class Connection(asyncio.Protocol):
                 await self._next_command()
         except Disconnected:
             pass
+        except Exception as error:
+            # Nothing can be answered here: the greeting has failed, or the error's own handling.
+            await self.handle_exception(error)
         finally:
             self._close()
 

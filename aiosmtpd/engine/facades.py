@@ -43,23 +43,23 @@ class Reader:
 
     async def readexactly(self, n: int) -> bytes:
         """Return *n* octets; raises IncompleteReadError where they do not come."""
-        data = b""
+        data = bytearray()
         while len(data) < n:
             if not (piece := await self.read(n - len(data))):
-                raise asyncio.IncompleteReadError(data, n)
+                raise asyncio.IncompleteReadError(bytes(data), n)
             data += piece
-        return data
+        return bytes(data)
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
         """Return what comes up to and with *separator*; raises IncompleteReadError."""
-        data = b""
+        data = bytearray()
         while not data.endswith(separator):
             if len(data) > 65536:
                 raise asyncio.LimitOverrunError("separator is not found", len(data))
             if not (piece := await self.read(1)):
-                raise asyncio.IncompleteReadError(data, None)
+                raise asyncio.IncompleteReadError(bytes(data), None)
             data += piece
-        return data
+        return bytes(data)
 
     async def readline(self) -> bytes:
         """Return a line with its end, or what there is where the input ends before."""
