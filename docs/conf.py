@@ -1,71 +1,125 @@
-"""How the documentation is built; the tables of options and replies come from the code."""
+"""How the documentation is built; tables of options and replies are made from the code."""
 
 import inspect
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.logging import getLogger
 
 import aiosmtpd
+from aiosmtpd.engine import advice
 from aiosmtpd.main import _parser
 from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.session import AuthResult, Envelope, Session
+from aiosmtpd.smtp import SMTP
 
 project = "aiosmtpd"
 author = "the aiosmtpd developers"
 version = release = aiosmtpd.__version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
+exclude_patterns = ["_build", "examples", "explain/figures.rst"]
 html_theme = "alabaster"
 html_theme_options = {"description": "SMTP and LMTP servers for asyncio"}
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
 nitpicky = False
 trim_doctest_flags = True
+
+# Each page's examples run in a folder of their own, in which cert.pem and key.pem are a
+# certificate for localhost, made by the command that howto/tls shows.
+os.environ["DOCS_EXAMPLES"] = str(Path(__file__).parent / "examples")
 doctest_global_setup = """
-import asyncio, logging, smtplib, ssl
+import os, sys
+sys.path.insert(0, os.environ["DOCS_EXAMPLES"])
+from workspace import has_openssl, has_pytest, Workspace
+workspace = Workspace()
 """
+doctest_global_cleanup = "workspace.leave()"
 
 
 class Table(SphinxDirective):
     """A directive whose text is made by a function."""
 
-    def lines(self) -> list[str]:
+    def lines(self) -> Iterable[str]:
+        """Return the text, in reStructuredText."""
         raise NotImplementedError
 
     def run(self) -> list[nodes.Node]:
+        """Parse the text in place of the directive."""
         node = nodes.Element()
-        self.state.nested_parse(StringList(self.lines(), "generated"), self.content_offset, node)
+        text = StringList(list(self.lines()), "generated")
+        self.state.nested_parse(text, self.content_offset, node)
         return list(node.children)
 
 
 class Options(Table):
     """Every option of the command line, from its parser."""
 
-    def lines(self) -> list[str]:
-        found = []
-        for action in _parser()._actions:
-            spelt = ", ".join(action.option_strings) or str(action.metavar)
-            takes = action.option_strings and action.nargs != 0
-            value = f" {action.metavar or action.dest.upper()}" if takes else ""
-            found += [f"``{spelt}{value}``", f"   {action.help}", ""]
-        return found
+    def lines(self) -> Iterable[str]:
+        """Return a list for each group of options."""
+        for group in _parser()._action_groups:
+            if group._group_actions:
+                yield from [f"**{group.title}**", ""]
+            for action in group._group_actions:
+                spelt = ", ".join(action.option_strings) or str(action.metavar)
+                takes = action.option_strings and action.nargs != 0
+                value = f" {action.metavar or action.dest.upper()}" if takes else ""
+                yield from [f"``{spelt}{value}``", f"   {action.help}", ""]
 
 
 class Replies(Table):
     """Every reply that the server has ready, from its vocabulary."""
 
-    def lines(self) -> list[str]:
-        found = [".. list-table::", "   :header-rows: 1", ""]
-        found += ["   * - name", "     - text", "     - enhanced status code (RFC 3463)"]
-        for name, reply in inspect.getmembers(replies):
-            if isinstance(reply, replies.Reply):
-                code = reply.enhanced or "in the text"
-                found += [f"   * - ``{name}``", f"     - ``{reply}``", f"     - {code}"]
-        return [*found, ""]
+    def lines(self) -> Iterable[str]:
+        """Return one table, sorted by reply."""
+        named = inspect.getmembers(replies, lambda value: isinstance(value, replies.Reply))
+        yield from [".. list-table::", "   :header-rows: 1", "   :widths: 55 25 20", ""]
+        yield from ["   * - reply", "     - name", "     - enhanced status code"]
+        for name, reply in sorted(named, key=lambda one: one[1]):
+            in_text = "in the text" if reply.enhanced else "none"
+            code = in_text if reply.enhanced is None or reply.enhanced in reply else reply.enhanced
+            yield from [f"   * - ``{reply}``", f"     - ``{name}``", f"     - {code}"]
+        yield ""
+
+
+def _keywords(function: Any) -> set[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+PROMISED = {
+    "reference/smtp": lambda: _keywords(SMTP.__init__),
+    "reference/handlers": lambda: set(advice.HOOKS),
+    "reference/session-and-envelope": lambda: (
+        {*vars(Session(None)), *vars(Envelope())} - {"_login_data"}
+        | {"login_data", "client_address"}
+    ),
+    "reference/auth": lambda: _keywords(AuthResult.__init__),
+}
+"""What each of these pages must speak of."""
+
+
+def complain_of_what_is_missing(app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of names in the code that the page which promises them does not have."""
+    for page, names in PROMISED.items():
+        text = Path(env.doc2path(page)).read_text(encoding="utf-8")
+        for name in sorted(names()):
+            if not re.search(rf"\b{name}\b", text):
+                getLogger(__name__).warning("%s says nothing of %s", page, name)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
+    """Register the directives and the check."""
     app.add_directive("cli-options", Options)
     app.add_directive("replies", Replies)
+    app.connect("env-check-consistency", complain_of_what_is_missing)
     return {"parallel_read_safe": True}

@@ -1,0 +1,50 @@
+"""Where the examples of one page run: an empty folder with a certificate for localhost."""
+
+import importlib.util
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+_script = (Path(__file__).parent / "make-certificate.sh").read_text()
+MAKE_CERTIFICATE = shlex.split(_script.replace("\\\n", ""))
+
+has_openssl = shutil.which("openssl") is not None
+has_pytest = importlib.util.find_spec("pytest") is not None
+
+
+class Workspace:
+    """Enters the folder when made."""
+
+    def __init__(self) -> None:
+        self._before = os.getcwd()
+        if "PYTHONPATH" in os.environ:
+            # A relative one would mean another folder to a process started from here.
+            folders = os.environ["PYTHONPATH"].split(os.pathsep)
+            os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
+        self._folder = tempfile.TemporaryDirectory()
+        os.chdir(self._folder.name)
+        # Some examples make mistakes on purpose, whose tracebacks nobody wants to see here.
+        logging.getLogger("mail.log").setLevel(logging.CRITICAL)
+        for name, text in _certificate().items():
+            Path(name).write_text(text)
+
+    def leave(self) -> None:
+        """Go back and remove the folder."""
+        os.chdir(self._before)
+        self._folder.cleanup()
+
+
+@cache
+def _certificate() -> dict[str, str]:
+    if not has_openssl:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(  # noqa: S603 - a command of ours
+            MAKE_CERTIFICATE, cwd=folder, check=True, capture_output=True
+        )
+        return {name: (Path(folder) / name).read_text() for name in ("cert.pem", "key.pem")}
