@@ -91,7 +91,7 @@ class Legacy:
             return lines
         if not isinstance(answer, list | tuple) or not answer:
             raise TypeError("handle_EHLO returned no list of reply lines")
-        return [replies.from_hook(line) for line in answer]
+        return replies.lines_from_hook(answer)
 
     async def process_message(self) -> Any:
         """Hand the message to a handler of before 1.0; MISSING where there is none."""

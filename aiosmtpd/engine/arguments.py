@@ -43,7 +43,7 @@ class MailArguments(AuthCommands):
 
     def _getparams(self, params: Iterable[str]) -> dict[str, str | bool] | None:
         """Return parameters by upper-case keyword, True for those without a value, or None."""
-        given = paths.parameters(" ".join(params))
+        given = paths.parameters(params)
         if given is None:
             return None
         return {key: True if value is None else value for key, value in given.items()}
@@ -68,7 +68,7 @@ class MailArguments(AuthCommands):
         self, text: str, parsers: Mapping[str, Any], wrong: Reply, unknown: Reply
     ) -> list[str]:
         """Return the options of MAIL or RCPT, ``KEY=value``; raises Refused."""
-        given = self._getparams(text.split())
+        given = self._getparams(paths.words(text))
         if given is None:
             raise Refused(wrong)
         values = {key: value if isinstance(value, str) else None for key, value in given.items()}

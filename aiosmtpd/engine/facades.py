@@ -31,6 +31,8 @@ class Reader:
 
     async def read(self, n: int = -1) -> bytes:
         """Return at most *n* octets, or all until the end where *n* is negative."""
+        if n == 0:
+            return b""
         if n < 0:
             pieces = []
             while piece := await self.read(65536):

@@ -17,9 +17,9 @@ def find(handler: Any, name: str) -> Hook | None:
     It is looked up anew each time, so that a method replaced on a class counts; ``dir()`` itself
     (50 µs) is asked only where the class answers to any name, as mocks do.
     """
-    hook: Hook | None = getattr(handler, name, None)
-    if hook is not None and hasattr(type(handler), "__getattr__") and name not in dir(handler):
+    if hasattr(type(handler), "__getattr__") and name not in dir(handler):
         return None
+    hook: Hook | None = getattr(handler, name, None)
     return hook
 
 

@@ -11,7 +11,12 @@ from aiosmtpd.protocol.replies import Reply
 END_OF_DATA = b"\r\n.\r\n"
 """What ends mail data, and nothing else does: RFC 5321 section 4.1.1.4."""
 
-_ANY_NEWLINE = re.compile(rb"\r\n|\r|\n")
+_BARE_NEWLINE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+
+def _has_bare_newline(piece: bytes) -> bool:
+    crlfs = piece.count(b"\r\n")
+    return piece.count(b"\n") != crlfs or piece.count(b"\r") != crlfs
 
 
 class MailData:
@@ -103,18 +108,17 @@ class MailData:
         self.size += len(piece)
         if self.refusal is not None:
             return
-        long_at = self._long_line(piece) if self._line_limit else -1
+        broken: list[tuple[int, Reply]] = []
+        if self._line_limit and (at := self._long_line(piece)) >= 0:
+            broken.append((at, replies.LINE_TOO_LONG))
         if 0 < self._size_limit < self.size:
-            big_at = self._size_limit - before
-            self.refusal = (
-                replies.LINE_TOO_LONG if 0 <= long_at < big_at else replies.TOO_MUCH_MAIL_DATA
-            )
-        elif long_at >= 0:
-            self.refusal = replies.LINE_TOO_LONG
-        elif self._bare_newline == "reject":
-            crlfs = piece.count(b"\r\n")
-            if piece.count(b"\n") != crlfs or piece.count(b"\r") != crlfs:
-                self.refusal = replies.BARE_NEWLINE
+            broken.append((self._size_limit - before, replies.TOO_MUCH_MAIL_DATA))
+        if self._bare_newline == "reject" and _has_bare_newline(piece):
+            at = next(_BARE_NEWLINE.finditer(piece)).start()
+            broken.append((at, replies.BARE_NEWLINE))
+        if broken:
+            # The first one is told, wherever the network cut the data.
+            self.refusal = min(broken)[1]
 
     def _long_line(self, piece: bytes) -> int:
         """Find the octet that makes a line too long, striding over line ends; -1 if none does.
@@ -133,10 +137,8 @@ class MailData:
         return -1
 
     def _unstuff(self, piece: bytes) -> bytes:
-        if self._bare_newline == "normalize":
-            crlfs = piece.count(b"\r\n")
-            if piece.count(b"\n") != crlfs or piece.count(b"\r") != crlfs:
-                piece = _ANY_NEWLINE.sub(b"\r\n", piece)
+        if self._bare_newline == "normalize" and _has_bare_newline(piece):
+            piece = _BARE_NEWLINE.sub(b"\r\n", piece)
         if b"\r\n." in piece:
             piece = piece.replace(b"\r\n.", b"\r\n")
         if self._skip:

@@ -9,11 +9,13 @@ anywhere, a domain's labels may hold an underscore or begin with a hyphen.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 NULL_PATH = "<>"
 """The null reverse-path as the published API spells it in ``envelope.mail_from``."""
 
 _BLANKS = " \t\r"
+_WORD = re.compile(rf"[^{_BLANKS}]++")
 # Said by what they are not: a class with all of Unicode in it takes 5 ms to compile.
 _ATEXT = r"[^\x00-\x20\"(),:;<>@\[\\\]\x7f]"
 _LABEL = r"[^\x00-,./:-@\[-^`{-\x7f]++"
@@ -29,7 +31,7 @@ _DOMAIN_RE = re.compile(_DOMAIN)
 _LITERAL = re.compile(r"\[([0-9A-Za-z.:]{1,64}+)\]")
 _ESCAPED = re.compile(r"\\(.)")
 _TO_ESCAPE = re.compile(r'(["\\])')
-_PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([^\x00-\x20\x7f]++))?+")
+_PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([^\x00-\x20\x7f-\x9f\ud800-\udfff]++))?+")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 _XTEXT_CODE = re.compile(r"\+([0-9A-F]{2})")
 
@@ -50,7 +52,7 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
         if not address.isascii():
             _refuse_invalid(address)
         rest = text[usual.end() :]
-        return address, _rest(rest, 0, False) if rest else rest
+        return address, _rest(rest) if rest else rest
     opening = _OPENING.match(text)
     bracket, position = (opening[1], opening.end()) if opening else ("", 0)
     if bracket and text.startswith(">", position):
@@ -69,7 +71,14 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
     elif not local:
         raise MalformedPath("nothing in the path")
     _refuse_invalid(address)
-    return address, _rest(text, position, bool(bracket))
+    if not bracket:
+        if position < len(text) and text[position] not in _BLANKS:
+            raise MalformedPath("the address goes on")
+        return address, _rest(text[position:])
+    rest = text[position:].lstrip(_BLANKS)
+    if not rest.startswith(">"):
+        raise MalformedPath("no closing bracket")
+    return address, _rest(rest[1:])
 
 
 def _local_part(text: str, position: int) -> tuple[str, int]:
@@ -113,13 +122,9 @@ def _domain(text: str, position: int) -> tuple[str, int]:
     return literal.group(), literal.end()
 
 
-def _rest(text: str, position: int, bracketed: bool) -> str:
-    """Return what follows the address; raises MalformedPath where the address goes on."""
-    rest = text[position:].strip(_BLANKS)
-    if bracketed:
-        if not rest.startswith(">"):
-            raise MalformedPath("no closing bracket")
-        rest = rest[1:].lstrip(_BLANKS)
+def _rest(text: str) -> str:
+    """Return what follows an address, which is no comment: 1.4 took one, RFC 5321 has none."""
+    rest = text.strip(_BLANKS)
     if rest.startswith("("):
         raise MalformedPath("a comment")
     return rest
@@ -135,13 +140,18 @@ def _refuse_invalid(address: str) -> None:
         raise MalformedPath("control character in the address")
 
 
-def parameters(text: str) -> dict[str, str | None] | None:
+def words(text: str) -> list[str]:
+    """Return the words of *text*: blanks alone part them, not controls or spaces of Unicode."""
+    return _WORD.findall(text)
+
+
+def parameters(words: Iterable[str]) -> dict[str, str | None] | None:
     """Return ``KEY[=value]`` words as a dict of upper-case keywords and values as sent.
 
     None where a word is none by RFC 5321 section 4.1.2 (esmtp-param), or a keyword comes twice.
     """
     found: dict[str, str | None] = {}
-    for word in text.split():
+    for word in words:
         parameter = _PARAMETER.fullmatch(word)
         if parameter is None or (keyword := parameter[1].upper()) in found:
             return None

@@ -7,14 +7,16 @@ The texts are those of the published 1.4 API. A reply that carries an enhanced s
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from public import public
 
-_ENHANCED = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?= |$)")
-_ONE_REPLY = re.compile(r"[2-5]\d\d(?: [ -~]*)?")
-_REPLY_LINE = re.compile(r"([2-5]\d\d)(?:([ -])(.*))?", re.DOTALL)
+_ENHANCED = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?= |$)")
+_ONE_REPLY = re.compile(r"[2-5][0-9]{2}(?: [ -~]{0,506})?")
+_REPLY_LINE = re.compile(r"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_NEWLINE = re.compile(r"\r\n|\r|\n")
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LINE_OCTETS = 512
 """A reply line's limit in octets, its CRLF included: RFC 5321 section 4.5.3.1.5."""
@@ -23,6 +25,10 @@ LINE_OCTETS = 512
 @public
 class Reply(str):
     """A reply as text, with its parts at hand: ``Reply("550 5.1.1 No such user").code == 550``.
+
+    It is exactly one reply, whatever the text: several lines stay so only where all have one code
+    and ``-`` behind it in all but the last (RFC 5321 section 4.2.1), anything else is escaped into
+    one line. Lines over 512 octets are folded.
 
     :attr:`code` is the three-digit reply code (int), :attr:`enhanced` the enhanced status code
     (str, or None for a reply that has none). RFC 5321 section 4.2.
@@ -33,9 +39,9 @@ class Reply(str):
 
     def __new__(cls, text: str, enhanced: str | None = None) -> Reply:
         """Make a reply of *text*; raises ValueError where it does not begin with a reply code."""
+        if not _ONE_REPLY.fullmatch(text):
+            text = _as_one_reply(text)
         self = super().__new__(cls, text)
-        if not _REPLY_LINE.match(text):
-            raise ValueError(f"not an SMTP reply: {text!r}")
         self.code = int(text[:3])
         found = _ENHANCED.match(text, 4)
         self.enhanced = found.group() if found else enhanced
@@ -50,7 +56,7 @@ class Refused(Exception):
     """
 
     def __init__(self, reply: str) -> None:
-        self.reply = reply if isinstance(reply, Reply) else Reply(escape(reply))
+        self.reply = reply if isinstance(reply, Reply) else Reply(reply)
         super().__init__(self.reply)
 
 
@@ -60,32 +66,35 @@ def escape(text: str) -> str:
 
 
 def from_hook(status: Any) -> Reply:
-    """Return what a hook returned as exactly one reply, however it was written.
-
-    Several lines are one reply only where all have one code and ``-`` behind it in all but the
-    last (RFC 5321 section 4.2.1); anything else is escaped into one line. Lines over
-    512 octets are folded. Raises ValueError for what is no reply at all.
-    """
-    if type(status) is Reply:
+    """Return what a hook returned as a reply; raises ValueError for what is none."""
+    if isinstance(status, Reply):
         return status
     if isinstance(status, bytes):
         status = status.decode("utf-8", "backslashreplace")
     if not isinstance(status, str):
         raise ValueError(f"not an SMTP reply: {status!r}")
-    return _usual(status) if len(status) <= LINE_OCTETS - 2 else _as_one_reply(status)
+    return _usual(status) if len(status) < LINE_OCTETS else Reply(status)
 
 
-@lru_cache(maxsize=256)
-def _usual(status: str) -> Reply:
-    """Handlers return the same few texts again and again."""
-    return Reply(status) if _ONE_REPLY.fullmatch(status) else _as_one_reply(status)
+def lines_from_hook(statuses: Iterable[Any]) -> list[str]:
+    """Return the lines of one reply from a hook that says them singly; raises ValueError."""
+    lines = [line for status in statuses for line in from_hook(status).split("\r\n")]
+    continued = [f"{line[:3]}-{line[4:]}" for line in lines[:-1]]
+    return Reply("\r\n".join([*continued, *lines[-1:]])).split("\r\n")
 
 
-def _as_one_reply(status: str) -> Reply:
-    lines = re.split(r"\r\n|\r|\n", status.rstrip("\r\n"))
+# Handlers return the same few texts again and again.
+_usual = lru_cache(maxsize=256)(Reply)
+
+
+def _as_one_reply(text: str) -> str:
+    text = text.rstrip("\r\n")
+    lines = _NEWLINE.split(text)
     if not _are_one_reply(lines):
-        lines = [escape(status.rstrip("\r\n"))]
-    return Reply("\r\n".join(_folded([escape(line) for line in lines])))
+        if not (line := _REPLY_LINE.fullmatch(text)):
+            raise ValueError(f"not an SMTP reply: {text!r}")
+        lines = [f"{line[1]} {line[3]}"]
+    return "\r\n".join(_folded([escape(line) for line in lines]))
 
 
 def _are_one_reply(lines: list[str]) -> bool:

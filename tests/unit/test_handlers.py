@@ -984,6 +984,7 @@ class TestModule:
         assert sorted(handlers.__all__) == [
             "AsyncMessage",
             "Debugging",
+            "Handler",
             "Mailbox",
             "Message",
             "Proxy",
