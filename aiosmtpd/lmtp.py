@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from public import public
 
@@ -10,7 +10,7 @@ from aiosmtpd.engine.auth import syntax
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import ALLOWED_BEFORE_STARTTLS, SMTP
 
 
 @public
@@ -18,6 +18,7 @@ class LMTP(SMTP):
     """An LMTP server's side of one connection: LHLO greets, HELO and EHLO are unknown."""
 
     show_smtp_greeting = False
+    _before_tls: ClassVar[set[str]] = ALLOWED_BEFORE_STARTTLS | {"LHLO"}
 
     @syntax("LHLO hostname")
     async def smtp_LHLO(self, arg: str | None) -> None:

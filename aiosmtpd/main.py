@@ -277,7 +277,7 @@ def _find_class(parser: ArgumentParser, classpath: str) -> Any:
     except Exception as error:
         parser.error(f"Cannot import {module_name} for -c {classpath}: {one_line(error)}")
     if not callable(found := getattr(module, name, None)):
-        known = "Debugging, Mailbox, Proxy, Sink, or MODULE.CLASS"
+        known = "Debugging, Mailbox, Sink or MODULE.CLASS"
         parser.error(f"No class {name} in {module_name}: -c takes {known}")
     return found
 

@@ -21,7 +21,7 @@ from aiosmtpd._legacy import (
     sanitize as sanitize,
     sanitized_log as sanitized_log,
 )
-from aiosmtpd.engine import advice, hooks
+from aiosmtpd.engine import advice
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.auth import (
     VALID_AUTHMECH as VALID_AUTHMECH,
@@ -232,11 +232,6 @@ class SMTP(MailArguments):
         if not self.tls_context:
             raise Refused(replies.TLS_NOT_AVAILABLE)
         await self._start_tls(self.tls_context, self.push(replies.READY_FOR_TLS))
-
-    def _tls_established(self) -> None:
-        hook = hooks.find(self.event_handler, "handle_STARTTLS")
-        if hook is not None:
-            self._tls_handshake_okay = bool(hook(self, self.session, self.envelope))
 
     # A mail transaction.
 

@@ -73,7 +73,7 @@ def syntax(text: str, extended: str | None = None, when: str | None = None) -> C
             try:
                 await method(self, *args)
             except Refused as refused:
-                await self.push(refused.reply)
+                await self._answer(refused.reply)
 
         answered.__dict__.update(
             __smtp_syntax__=text, __smtp_syntax_extended__=extended, __smtp_syntax_when__=when

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Coroutine
+from inspect import isawaitable
 from typing import Any, ClassVar
 
 from aiosmtpd.engine import advice, hooks
@@ -49,6 +50,7 @@ class Commands(Facades):
     )
     # fmt: on
 
+    _before_tls: ClassVar[set[str]] = ALLOWED_BEFORE_STARTTLS
     command_size_limit = 512
     command_size_limits: ClassVar[dict[str, int]] = {}
     expose_exceptions = False
@@ -114,12 +116,22 @@ class Commands(Facades):
             if status is MISSING:
                 return Reply(f"220 {self.hostname} {self.__ident__}")
             return replies.from_hook(status)
-        except Disconnected:
+        except (Disconnected, Refused):
             raise
-        except Refused as refused:
-            return refused.reply
         except Exception as error:
             return replies.from_hook(await self.handle_exception(error))
+
+    async def _tls_established(self) -> None:
+        hook = hooks.find(self.event_handler, "handle_STARTTLS")
+        if hook is None:
+            return
+        self._tls_handshake_okay = False
+        try:
+            okay = hook(self, self.session, self.envelope)
+            self._tls_handshake_okay = bool(await okay if isawaitable(okay) else okay)
+        except Exception as error:
+            # The client has not asked anything yet: its commands will be refused.
+            await self.handle_exception(error)
 
     def _blocked(self, seconds: float) -> None:
         if self._last_hook:
@@ -146,7 +158,7 @@ class Commands(Facades):
             self._masked -= 1
         if not self._tls_handshake_okay and verb != "QUIT":
             raise Refused(replies.LACK_OF_SECURITY)
-        if self.require_starttls and not self._tls_protocol and verb not in ALLOWED_BEFORE_STARTTLS:
+        if self.require_starttls and not self._tls_protocol and verb not in self._before_tls:
             raise Refused(replies.NEED_STARTTLS)
         if self._call_limits is not None and self._used_up(verb):
             self._reason = "421 4.7.0 command_call_limit"
@@ -286,18 +298,6 @@ class Commands(Facades):
             return MISSING
         self._last_hook = command
         return await hooks.call(self.event_handler, hook, self, self.session, self.envelope, *args)
-
-    async def _answer(self, status: Any) -> None:
-        """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
-        reply = replies.from_hook(status)
-        await self.push(reply)
-        if reply.code == 421:
-            self._end_with(reply)
-
-    def _end_with(self, reply: Reply) -> None:
-        """Close the connection behind a reply that has been pushed."""
-        self._reason = self._reason or reply
-        self.disconnect()
 
     def _limit_calls(self, limit: Any) -> None:
         """Note how often each verb may be used; raises TypeError for what is no limit."""

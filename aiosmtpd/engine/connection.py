@@ -20,7 +20,7 @@ from aiosmtpd.engine.wakeup import Wakeup
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
-from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope, Session
 
 log = logging.getLogger("mail.log")
@@ -116,7 +116,7 @@ class Connection(asyncio.Protocol):
         """Return the reply to a command that raised *error*."""
         raise NotImplementedError
 
-    def _tls_established(self) -> None:
+    async def _tls_established(self) -> None:
         """Take note of a finished STARTTLS handshake; session and envelope are new."""
 
     def _blocked(self, seconds: float) -> None:
@@ -132,7 +132,6 @@ class Connection(asyncio.Protocol):
         """Begin a session: once at connecting and, by our own call, once more behind STARTTLS."""
         self._begin_session(transport)
         if self._handler_coroutine is not None:
-            self._tls_established()
             return
         if self.shared is not None:
             self.shared.connections.add(self)
@@ -165,16 +164,23 @@ class Connection(asyncio.Protocol):
             self._reason = f"connection lost: {error}" if error else "closed by the client"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
         self._resume_driver()
-        driver = self._handler_coroutine
-        if driver is not None and not driver.done():
-            self.loop.call_later(VANISHED_GRACE, driver.cancel)
+        self._end_soon()
         self._leave()
 
     def eof_received(self) -> bool | None:
         """Serve what has arrived before a half-close; over TLS the loop closes the connection."""
         self._eof = True
+        if not self._wakeup.waiting and not self._receiver.has_line():
+            # Nobody asks for more, and a client that waits for a reply so is rare: it has gone.
+            self._end_soon()
         self._resume_driver()
         return self._tls_protocol is None
+
+    def _end_soon(self) -> None:
+        """Give a running hook a little time; it is cancelled then."""
+        driver = self._handler_coroutine
+        if driver is not None and not driver.done():
+            self.loop.call_later(VANISHED_GRACE, driver.cancel)
 
     def _resume_driver(self) -> None:
         if self._drained is not None and not self._drained.done():
@@ -242,6 +248,9 @@ class Connection(asyncio.Protocol):
                 await self._next_command()
         except Disconnected:
             pass
+        except Refused as refused:
+            # The greeting's.
+            self.disconnect(refused.reply)
         except Exception as error:
             # Nothing can be answered here: the greeting has failed, or the error's own handling.
             await self.handle_exception(error)
@@ -255,7 +264,7 @@ class Connection(asyncio.Protocol):
                 await self._more()
             await self._execute(line)
         except Refused as refused:
-            await self.push(refused.reply)
+            await self._answer(refused.reply)
         except LineTooLong:
             await self.push(replies.COMMAND_TOO_LONG)
         except LineFlood:
@@ -266,7 +275,7 @@ class Connection(asyncio.Protocol):
             self._closing = True
             await self._call_exception_hook(error)
         except Exception as error:
-            await self.push(await self.handle_exception(error))
+            await self._answer(await self.handle_exception(error))
 
     async def _call_exception_hook(self, error: Exception) -> None:
         """Tell the handler of a failed handshake; there is nobody to send its answer to."""
@@ -337,6 +346,18 @@ class Connection(asyncio.Protocol):
         self._write(status)
         if self._drained is not None:
             await self._drained
+
+    async def _answer(self, status: Any) -> None:
+        """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
+        reply = replies.from_hook(status)
+        await self.push(reply)
+        if reply.code == 421:
+            self._end_with(reply)
+
+    def _end_with(self, reply: Reply) -> None:
+        """Close the connection behind a reply that has been pushed."""
+        self._reason = self._reason or reply
+        self.disconnect()
 
     def _write(self, status: str | bytes) -> None:
         if not isinstance(status, bytes):
@@ -439,6 +460,7 @@ class Connection(asyncio.Protocol):
             self._reason = f"TLS handshake failed: {error}"
             raise TLSSetupException from error
         self.connection_made(transport)
+        await self._tls_established()
 
     @property
     def session_id(self) -> str:

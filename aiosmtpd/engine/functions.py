@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property, partial
-from types import FunctionType, MethodType
+from functools import cached_property
+from inspect import isclass
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from public import public
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
     from aiosmtpd.protocol.session import Envelope, Session
+
+_OF_HANDLERS = ("handle_", "auth_", "process_message")
 
 
 @public
@@ -68,7 +71,11 @@ class FunctionHandler:
 
 
 def handler_of(handler: Any) -> Any:
-    """Return the handler, or one that calls it where it is a function."""
-    if isinstance(handler, FunctionType | MethodType | partial):
+    """Return the handler, or one that calls it where it is a function or like one."""
+    kind = type(handler)
+    if not callable(handler) or isclass(handler) or hasattr(kind, "__getattr__"):
+        # A class may be a handler itself, and a mock can be called whatever it stands for.
+        return handler
+    if kind is FunctionType or not any(name.startswith(_OF_HANDLERS) for name in dir(handler)):
         return FunctionHandler(handler)
     return handler

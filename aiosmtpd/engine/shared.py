@@ -33,6 +33,6 @@ class Shared:
         self.stopping = False
 
     async def _wait(self, timeout: float | None) -> None:
-        ended = [connection.ended() for connection in self.connections]
+        ended = [connection.ended() for connection in list(self.connections)]
         if ended:
             await asyncio.wait(ended, timeout=timeout)

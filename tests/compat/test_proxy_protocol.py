@@ -39,7 +39,7 @@ from aiosmtpd.proxy_protocol import (
     UnknownTypeTLV,
     get_proxy,
 )
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, Envelope, Refused, Session
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, Client, serving
 
@@ -1074,6 +1074,18 @@ class TestServer:
         ):
             client.send(V1_TCP4)
             assert until_closed(client) == b""
+
+    def test_a_refusal_reaches_the_client(self, caplog: pytest.LogCaptureFixture) -> None:
+        """The proxy has said who it is: what is behind it may be told why not."""
+        with (
+            serving(
+                Behind(Refused("554 5.7.1 Not from there")), proxy_protocol_timeout=PATIENCE
+            ) as controller,
+            Client(controller.port, greet=False) as client,
+        ):
+            client.send(V1_TCP4)
+            assert until_closed(client) == b"554 5.7.1 Not from there\r\n"
+        assert not [record for record in caplog.records if record.exc_info]
 
     @DIFFERS
     def test_a_hook_that_raises(self, caplog: pytest.LogCaptureFixture) -> None:

@@ -418,3 +418,32 @@ def test_a_context_made_anew_for_each_handshake(certificates: Certificates) -> N
             with smtplib.SMTP("127.0.0.1", controller.port) as client:
                 client.starttls(context=certificates.client_context())
     assert len(made) == 2
+
+
+class Raising(Catcher):
+    """Raises in handle_RCPT; answers exceptions."""
+
+    def __init__(self, error: Exception, answer: str) -> None:
+        super().__init__()
+        self.error = error
+        self.answer = answer
+
+    async def handle_RCPT(self, *_: Any) -> str:
+        raise self.error
+
+    async def handle_exception(self, error: Exception) -> str:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "error", [aiosmtpd.smtp.Refused("421 4.3.2 Going away"), ValueError("secret")]
+)
+def test_a8_a_421_ends_the_connection_however_it_is_said(error: Exception) -> None:
+    """RFC 5321 section 3.8."""
+    handler = Raising(error, "421 4.3.2 Going away")
+    with serving(handler) as controller, Client(controller.port) as client:
+        client.ask(b"EHLO client.test")
+        client.ask(b"MAIL FROM:<a@b.test>")
+        client.send(b"RCPT TO:<c@d.test>\r\nNOOP\r\n")
+        assert client.reply() == b"421 4.3.2 Going away\r\n"
+        assert client.file.read() == b""

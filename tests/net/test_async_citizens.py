@@ -1,6 +1,7 @@
 """Serving in the program's own event loop, whoever runs it."""
 
 import asyncio
+import functools
 import os
 import smtplib
 import socket
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import anyio
 import anyio.to_thread
@@ -45,6 +47,37 @@ async def test_a_function_in_a_server(name: str) -> None:
     async with Server(getattr(box, name), listen="127.0.0.1:0") as server:
         await asyncio.to_thread(deliver, server.addresses[0])
     assert [mail.message["subject"] for mail in box.mail] == ["hi"]
+
+
+class Caller(Box):
+    """An object that can be called."""
+
+    async def __call__(self, mail: Mail) -> None:
+        self.mail.append(mail)
+
+
+@pytest.mark.parametrize("name", ["append", "partial", "object"])
+async def test_whatever_can_be_called_is_a_function_too(name: str) -> None:
+    """Else its mail would be answered 250 and lost."""
+    box = Caller()
+    kinds = {"append": box.mail.append, "partial": functools.partial(box.take), "object": box}
+    async with Server(kinds[name], listen="127.0.0.1:0") as server:
+        await asyncio.to_thread(deliver, server.addresses[0])
+    assert [mail.message["subject"] for mail in box.mail] == ["hi"]
+
+
+class CallableHandler(Catcher):
+    """A handler that can be called as well."""
+
+    def __call__(self, mail: Mail) -> None:
+        raise AssertionError("it has hooks")
+
+
+@pytest.mark.parametrize("kind", ["hooks", "class", "mock"])
+async def test_a_handler_that_can_be_called_stays_one(kind: str) -> None:
+    kinds = {"hooks": CallableHandler(), "class": Box, "mock": mock.Mock()}
+    async with Server(kinds[kind], listen="127.0.0.1:0") as server:
+        await asyncio.to_thread(deliver, server.addresses[0])
 
 
 async def test_serve_forever_ends_when_cancelled() -> None:

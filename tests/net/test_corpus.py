@@ -26,7 +26,7 @@ def size_of(number: int) -> int:
     """Give sizes on a log scale, from none to the largest."""
     if number < 10:
         return number
-    return round(10 * (LARGEST / 10) ** ((number - 10) / (MESSAGES - 11)))
+    return int(10 * (LARGEST / 10) ** ((number - 10) / (MESSAGES - 11)) + 0.5)
 
 
 def message(number: int) -> bytes:

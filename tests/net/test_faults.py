@@ -139,16 +139,40 @@ def test_a_slow_hook_is_not_the_clients_silence() -> None:
         assert client.reply() == b"250 late\r\n"
 
 
-def test_a_hook_whose_client_went_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+def test_a_hook_whose_client_went_is_cancelled(
+    reset: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """limits.md L33."""
     monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.1)
     handler = Slow()
     with serving(handler) as controller:
         with Client(controller.port) as client:
             client.send(b"NOOP\r\n")
             assert handler.entered.wait(PATIENCE)
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if reset:
+                linger = struct.pack("ii", 1, 0)
+                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         assert handler.ended.get(timeout=PATIENCE) == "cancelled"
         handler.let_go.set()
+
+
+def test_a_hook_whose_client_asked_for_more_before_its_fin_may_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """limits.md L31 and L33."""
+    monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.1)
+    handler = Slow()
+    with serving(handler) as controller, Client(controller.port) as client:
+        client.send(b"NOOP\r\nQUIT\r\n")
+        assert handler.entered.wait(PATIENCE)
+        client.socket.shutdown(socket.SHUT_WR)
+        client.socket.settimeout(0.4)
+        with pytest.raises(TimeoutError):
+            client.socket.recv(1)
+        client.socket.settimeout(PATIENCE)
+        handler.let_go.set()
+        assert client.socket.makefile("rb").read() == b"250 late\r\n221 Bye\r\n"
 
 
 def test_an_endless_command_line_is_dropped_and_then_refused() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from aiosmtpd.controller import Controller
+from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session, TLSSetupException
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, Client, serving
@@ -192,9 +194,19 @@ class RefusesTLS(Catcher):
         return False
 
 
-def test_a_refused_handshake_leaves_only_quit(certificates: Certificates) -> None:
+class RefusesTLSLater(Catcher):
+    """What this hook returns is awaited: a coroutine would be true."""
+
+    async def handle_STARTTLS(self, server: SMTP, session: Session, envelope: Envelope) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("kind", [RefusesTLS, RefusesTLSLater])
+def test_a_refused_handshake_leaves_only_quit(
+    kind: type[Catcher], certificates: Certificates
+) -> None:
     with (
-        serving(RefusesTLS(), tls_context=certificates.server_context()) as controller,
+        serving(kind(), tls_context=certificates.server_context()) as controller,
         Client(controller.port) as client,
     ):
         upgraded(client, certificates.client_context())
@@ -202,6 +214,36 @@ def test_a_refused_handshake_leaves_only_quit(certificates: Certificates) -> Non
         assert client.ask(b"EHLO client.test") == refused
         assert client.ask(b"NOOP") == refused
         assert client.ask(b"QUIT") == b"221 Bye\r\n"
+
+
+class RaisesInTLS(Catcher):
+    def handle_STARTTLS(self, server: SMTP, session: Session, envelope: Envelope) -> bool:
+        raise ValueError("no policy")
+
+
+def test_a_hook_that_raises_after_the_handshake_opens_nothing(certificates: Certificates) -> None:
+    handler = RaisesInTLS()
+    with (
+        serving(handler, tls_context=certificates.server_context()) as controller,
+        Client(controller.port) as client,
+    ):
+        upgraded(client, certificates.client_context())
+        assert b"no policy" not in client.ask(b"EHLO client.test")
+        assert client.ask(b"MAIL FROM:<a@b.test>")[:3] != b"250"
+
+
+def test_lmtp_may_greet_before_tls_is_required(certificates: Certificates) -> None:
+    """RFC 3207 section 4 and RFC 2033: else no client sees that STARTTLS is offered."""
+    server = certificates.server_context()
+
+    class Local(Controller):
+        def factory(self) -> LMTP:
+            return LMTP(self.handler, tls_context=server, require_starttls=True)
+
+    controller = Local(Catcher(), hostname="127.0.0.1", port=0)
+    with controller, Client(controller.port) as client:
+        assert b"STARTTLS" in client.ask(b"LHLO client.test")
+        assert client.ask(b"MAIL FROM:<a@b.test>") == b"530 Must issue a STARTTLS command first\r\n"
 
 
 def test_a_large_message_over_tls(certificates: Certificates) -> None:
