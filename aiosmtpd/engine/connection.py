@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
 
     def _farewell(self) -> Coroutine[Any, Any, None] | None:
         """Return what is left to do when connection and driver have ended; None in the end."""
-        return None
+        raise NotImplementedError
 
     # The life of a connection.
 
@@ -163,7 +163,8 @@ class Connection(asyncio.Protocol):
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
-        self._resume_driver()
+        self.resume_writing()
+        self._wakeup.wake()
         self._end_soon()
         self._leave()
 
@@ -173,7 +174,7 @@ class Connection(asyncio.Protocol):
         if not self._wakeup.waiting and not self._receiver.has_line():
             # Nobody asks for more, and a client that waits for a reply so is rare: it has gone.
             self._end_soon()
-        self._resume_driver()
+        self._wakeup.wake()
         return self._tls_protocol is None
 
     def _end_soon(self) -> None:
@@ -181,11 +182,6 @@ class Connection(asyncio.Protocol):
         driver = self._handler_coroutine
         if driver is not None and not driver.done():
             self.loop.call_later(VANISHED_GRACE, driver.cancel)
-
-    def _resume_driver(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._wakeup.wake()
 
     def _leave(self, _: object = None) -> None:
         driver = self._handler_coroutine
@@ -282,10 +278,12 @@ class Connection(asyncio.Protocol):
         await self.handle_exception(error)
 
     async def _more(self) -> None:
-        """Wait for more from the client, when all replies are out. Raises Disconnected."""
+        """Wait until there may be more from the client, all replies out. Raises Disconnected."""
         self._flush()
         if self._drained is not None:
             await self._drained
+            # Meanwhile more may have come, of which nobody would tell.
+            return
         if self._stopping and not self._closing:
             self.disconnect(replies.SHUTTING_DOWN)
         if self._closing or self._eof:
@@ -400,6 +398,8 @@ class Connection(asyncio.Protocol):
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Give the client *duration* seconds from now, by default ``timeout``."""
+        if self._lost:
+            return
         self._deadline = self.loop.time() + (
             self._timeout_duration if duration is None else duration
         )
@@ -410,8 +410,6 @@ class Connection(asyncio.Protocol):
 
     def _timer_fired(self) -> None:
         self._timer = None
-        if self._lost:
-            return
         if self._deadline > self.loop.time():
             self._timer = self.loop.call_at(self._deadline, self._timer_fired)
         elif self._wakeup.waiting:

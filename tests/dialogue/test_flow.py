@@ -1,0 +1,254 @@
+"""Flow control and ends of a connection, over a transport whose peer reads when a test says so."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from aiosmtpd.engine.shared import Shared
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP
+from tests.dialogue.transport import MemoryTransport
+
+PATIENCE = 10.0
+"""Seconds after which a test that waits has failed."""
+
+
+class SlowTransport(MemoryTransport):
+    """A transport that keeps *unread* octets for a peer that does not read."""
+
+    unread = 0
+    patient = True
+    aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        super().write(data)
+        if self.unread > self._limits[1] and self.patient:
+            self.patient = False
+            self._protocol.pause_writing()
+
+    def get_write_buffer_size(self) -> int:
+        return self.unread
+
+    def read_all(self) -> None:
+        """Let the peer read."""
+        self.unread = 0
+        self.patient = True
+        self._protocol.resume_writing()
+
+    def close(self) -> None:
+        if not self.unread:
+            super().close()
+        self._closing = True
+
+    def abort(self) -> None:
+        self.aborted = True
+        self._closing = False
+        super().close() if not self.unread else self._end(None)
+
+
+class Server(SMTP):
+    """A server that a test can look into."""
+
+    def __init__(self, handler: Any = None, **keywords: Any) -> None:
+        super().__init__(handler or Sink(), hostname="mx.test", ident="test", **keywords)
+        self.network = SlowTransport(asyncio.get_running_loop(), self)
+
+    async def sent(self, text: bytes) -> None:
+        """Wait until all that was sent ends so."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.network.sent.endswith(text):
+                self.network.changed.clear()
+                await self.network.changed.wait()
+
+    async def over(self) -> None:
+        """Wait until connection and task have ended."""
+        await asyncio.wait_for(self.ended(), PATIENCE)
+
+
+GREETING = b"220 mx.test test\r\n"
+OK = b"250 OK\r\n"
+
+
+async def connected(**keywords: Any) -> Server:
+    server = Server(**keywords)
+    await server.sent(GREETING)
+    return server
+
+
+async def turns() -> None:
+    """Let everything run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_no_command_is_run_while_the_peer_does_not_read() -> None:
+    server = await connected()
+    server.network.unread = 100_000
+    server.network.feed(b"NOOP\r\n")
+    await server.sent(GREETING + OK)
+    server.network.feed(b"NOOP\r\nNOOP\r\n")
+    await turns()
+    assert server.network.sent == GREETING + OK
+    server.network.read_all()
+    await server.sent(OK * 3)
+    server.network.reset()
+    await server.over()
+
+
+async def test_a_push_waits_while_the_peer_does_not_read() -> None:
+    server = await connected()
+    server.network.unread = 100_000
+    # So many replies that they do not wait for the end of the input.
+    server.network.feed(b"NOOP\r\n" * 20_000)
+    await server.sent(OK)
+    await turns()
+    assert 65536 < len(server.network.sent) < 65536 + 4096
+    server.network.read_all()
+    server.network.feed(b"QUIT\r\n")
+    await server.sent(b"221 Bye\r\n")
+    assert server.network.sent.count(OK) == 20_000
+    server.network.reset()
+    await server.over()
+
+
+async def test_a_fin_lets_nothing_be_written_to_a_peer_that_does_not_read() -> None:
+    server = await connected()
+    server.network.unread = 100_000
+    server.network.feed(b"NOOP\r\n" * 20_000)
+    server.network.feed_eof()
+    await turns()
+    assert len(server.network.sent) < 65536 + 4096
+    server.network.read_all()
+    await server.over()
+    assert server.network.sent.count(OK) == 20_000
+
+
+async def test_a_peer_that_never_reads_is_cut_off() -> None:
+    server = await connected(timeout=0.05)
+    server.network.unread = 100_000
+    server.network.feed(b"NOOP\r\n")
+    await server.over()
+    assert server.network.aborted
+
+
+async def test_a_peer_that_leaves_the_last_reply_unread_is_cut_off() -> None:
+    """limits.md L3: close() would wait for it for ever."""
+    server = await connected(timeout=0.05)
+    server.network.unread = 10
+    server.network.feed(b"QUIT\r\n")
+    await server.over()
+    assert server.network.sent.endswith(b"221 Bye\r\n")
+    assert server.network.aborted
+
+
+async def test_a_reset_ends_a_push_that_waits() -> None:
+    server = await connected()
+    server.network.unread = 100_000
+    server.network.feed(b"NOOP\r\n" * 20_000)
+    await turns()
+    server.network.reset()
+    await server.over()
+
+
+async def test_a_transport_may_say_so_late_or_twice() -> None:
+    server = await connected()
+    server.resume_writing()
+    server.network.reset()
+    await server.over()
+    server.pause_writing()
+    server.disconnect("421 too late")
+    server.data_received(b"x" * 70_000)
+    server.resume_writing()
+
+
+async def test_what_is_left_of_a_lost_connection_holds_no_timer() -> None:
+    server = await connected()
+    server.network.reset()
+    await server.over()
+    server._reset_timeout()
+    assert server._timer is None
+
+
+class Waiting(Sink):
+    """A handler whose NOOP waits for ever."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+
+    async def handle_NOOP(self, *_: Any) -> str:
+        self.entered.set()
+        await asyncio.Event().wait()
+        return "250 OK"
+
+
+async def test_a_stop_ends_the_hook_of_a_client_that_has_gone() -> None:
+    handler, shared = Waiting(), Shared()
+    server = await connected(handler=handler, shared=shared)
+    server.network.feed(b"NOOP\r\n")
+    await asyncio.wait_for(handler.entered.wait(), PATIENCE)
+    server.network.reset()
+    await turns()
+    assert shared.connections == {server}
+    await asyncio.wait_for(shared.stop(0), PATIENCE)
+    assert shared.connections == set()
+
+
+async def test_one_that_was_never_connected_can_be_ended() -> None:
+    server = SMTP(Sink())
+    server.abort()
+    server.disconnect()
+
+
+class Hasty(Server):
+    """Gives up after the go-ahead for TLS."""
+
+    async def push(self, status: str | bytes) -> None:
+        await super().push(status)
+        if str(status).startswith("220 Ready"):
+            self.disconnect()
+
+
+async def test_a_connection_closed_at_the_go_ahead_for_tls(certificates: Any) -> None:
+    server = Hasty(tls_context=certificates.server_context())
+    await server.sent(GREETING)
+    server.network.feed(b"STARTTLS\r\n")
+    await server.over()
+    assert server.network.sent.endswith(b"220 Ready to start TLS\r\n")
+
+
+class Handshake(asyncio.SelectorEventLoop):
+    """A loop in which the peer leaves in the handshake, as `start_tls` may say by None."""
+
+    start_tls: Callable[..., Coroutine[Any, Any, None]]
+
+
+async def nobody(*_: Any, **__: Any) -> None:
+    """Do no handshake."""
+
+
+class Rescue(Sink):
+    """Keeps the exceptions."""
+
+    def __init__(self) -> None:
+        self.errors: list[Exception] = []
+
+    async def handle_exception(self, error: Exception) -> str:
+        self.errors.append(error)
+        return "500 no"
+
+
+def test_a_peer_that_leaves_in_the_handshake(
+    certificates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def act() -> None:
+        handler = Rescue()
+        server = await connected(handler=handler, tls_context=certificates.server_context())
+        server.network.feed(b"STARTTLS\r\n")
+        await server.over()
+        assert [type(error).__name__ for error in handler.errors] == ["TLSSetupException"]
+
+    monkeypatch.setattr(Handshake, "start_tls", nobody)
+    with asyncio.Runner(loop_factory=Handshake) as runner:
+        runner.run(act())
