@@ -1,0 +1,51 @@
+"""An extension of a program's own: a keyword, a parameter and a verb (RFC 5321 section 2.2)."""
+
+from typing import Any
+
+from aiosmtpd.smtp import CLASSIC, SMTP, Extension, Refused
+from tests.net.support import Catcher, Client, serving
+
+
+def colour(server: SMTP, value: str | None) -> str:
+    if value not in ("RED", "BLUE"):
+        raise Refused("501 5.5.4 COLOUR is RED or BLUE")
+    return value
+
+
+async def paint(server: SMTP, arg: str | None) -> None:
+    if arg is None:
+        raise Refused("501 5.5.4 Syntax: PAINT colour")
+    await server.push(f"250 2.0.0 Painted {arg}")
+
+
+COLOUR = Extension(
+    keyword="COLOUR",
+    advertise=lambda _: "COLOUR RED BLUE",
+    mail={"COLOUR": colour},
+    verbs={"PAINT": paint},
+    line_length=12,
+)
+
+
+def test_a_keyword_a_parameter_and_a_verb() -> None:
+    handler = Catcher()
+    keywords: dict[str, Any] = {"extensions": [*CLASSIC, COLOUR]}
+    with serving(handler, **keywords) as controller, Client(controller.port) as client:
+        assert b"250-COLOUR RED BLUE\r\n" in client.ask(b"EHLO client.test")
+        assert client.ask(b"PAINT it") == b"250 2.0.0 Painted it\r\n"
+        assert client.ask(b"PAINT") == b"501 5.5.4 Syntax: PAINT colour\r\n"
+        wrong = b"501 5.5.4 COLOUR is RED or BLUE\r\n"
+        assert client.ask(b"MAIL FROM:<a@b.test> COLOUR=GREEN") == wrong
+        assert client.ask(b"MAIL FROM:<a@b.test> COLOUR=RED") == b"250 OK\r\n"
+        assert client.ask(b"RCPT TO:<c@d.test> COLOUR=RED")[:3] == b"555"
+        assert client.ask(b"RCPT TO:<c@d.test>") == b"250 OK\r\n"
+        assert client.ask(b"DATA")[:3] == b"354"
+        assert client.ask(b".") == b"250 OK\r\n"
+    assert handler.envelope().mail_options == ["COLOUR=RED"]
+
+
+def test_without_it_nothing_of_it_is_there() -> None:
+    with serving(Catcher()) as controller, Client(controller.port) as client:
+        assert b"COLOUR" not in client.ask(b"EHLO client.test")
+        assert client.ask(b"PAINT it") == b'500 Error: command "PAINT" not recognized\r\n'
+        assert client.ask(b"MAIL FROM:<a@b.test> COLOUR=RED")[:3] == b"555"
