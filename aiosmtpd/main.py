@@ -431,7 +431,7 @@ class _Program:
                     for place, sockets in zip(places, bound, strict=True)
                     for sock in sockets
                 ]
-            self._servers = self._make_servers(places)
+            self._servers = [self._make_server(place) for place in places]
             for server in self._servers:
                 await server.start()
         except OSError as error:
@@ -440,20 +440,15 @@ class _Program:
             for sockets in bound:
                 close_all(sockets)
 
-    def _make_servers(self, places: Sequence[Listen]) -> list[Server]:
-        plain = [place for place in places if place.scheme != "lmtp"]
-        local = [place for place in places if place.scheme == "lmtp"]
-        servers = [self._make_server(plain, self._factory)] if plain else []
-        if local:
+    def _make_server(self, place: Listen) -> Server:
+        factory = self._factory
+        if place.scheme == "lmtp":
             from aiosmtpd.lmtp import LMTP
 
-            servers.append(self._make_server(local, self._make_factory(LMTP)))
-        return servers
-
-    def _make_server(self, places: list[Listen], factory: Callable[[], SMTP]) -> Server:
+            factory = self._make_factory(LMTP)
         return Server(
             self._settings.handler,
-            listen=places,
+            listen=place,
             ssl_context=self._ssl_context,
             factory=factory,
             **self._parameters,

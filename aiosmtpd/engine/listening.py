@@ -289,8 +289,19 @@ def adopt_fd(number: int) -> list[socket.socket]:
     if sock.type != socket.SOCK_STREAM:
         sock.close()
         raise OSError(errno.EPROTOTYPE, f"fd:{number} is no stream socket")
+    if _is_connected(sock):
+        sock.close()
+        raise OSError(errno.EISCONN, f"fd:{number} is a connection, nothing can be accepted on it")
     sock.setblocking(False)
     return [sock]
+
+
+def _is_connected(sock: socket.socket) -> bool:
+    try:
+        sock.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def close_all(sockets: Iterable[socket.socket]) -> None:
