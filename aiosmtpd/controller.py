@@ -162,6 +162,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
     _thread: threading.Thread | None = None
     _stop_requested = False
     _stopping: asyncio.Task[None] | None = None
+    _loop_left = False
 
     def __init__(
         self,
@@ -181,6 +182,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             **SMTP_parameters,
         )
         self.ready_timeout = float(os.getenv("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
+        self._thread_ended = threading.Event()
 
     @abstractmethod
     def _trigger_server(self) -> None:
@@ -200,6 +202,8 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             if not self._stop_requested:
                 loop.run_forever()
         finally:
+            # Whoever stopped the loop, from here on nobody stops it again.
+            self._loop_left = True
             try:
                 loop.run_until_complete(self._drain(0))
             finally:
@@ -215,6 +219,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             self._thread_exception = error
         finally:
             ready_event.set()
+            self._thread_ended.set()
 
     def start(self) -> None:
         """Start the thread and return once the server listens and `factory()` has run.
@@ -233,7 +238,8 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         if self.loop.is_closed():
             self.loop = type(self.loop)()
         self._prepare()
-        self._stop_requested = False
+        self._stop_requested = self._loop_left = False
+        self._thread_ended.clear()
         ready_event = threading.Event()
         self._thread = threading.Thread(target=self._run_thread, args=(ready_event,), daemon=True)
         self._thread.start()
@@ -290,13 +296,15 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             self.loop.call_soon_threadsafe(self._begin_stop, timeout)
 
     def _begin_stop(self, timeout: float) -> None:
-        self._stopping = self.loop.create_task(self._drain_and_cancel(timeout))
+        if not self._loop_left:
+            self._stopping = self.loop.create_task(self._drain_and_cancel(timeout))
 
     async def _drain_and_cancel(self, timeout: float) -> None:
         try:
             await self._drain(timeout)
         finally:
-            self.cancel_tasks()
+            if not self._loop_left:
+                self.cancel_tasks()
 
     async def stop_async(self, no_assert: bool = False, timeout: float | None = None) -> None:
         """Stop what `start_async()` or `start()` started; see `stop()`."""
@@ -311,9 +319,10 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             with sigterm_as_interrupt():
                 if self._thread is None:
                     self.start()
-                while (thread := self._thread) is not None and thread.is_alive():
-                    # Where nothing interrupts a join (Windows), Ctrl-C is seen between two.
-                    thread.join(1.0)
+                # Not join(): in Python 3.11 and 3.12 an interrupted one takes the thread for
+                # ended. Where nothing interrupts a wait (Windows), Ctrl-C is seen between two.
+                while not self._thread_ended.wait(1.0):
+                    pass
         except KeyboardInterrupt:
             log.info("Interrupted, stopping")
         finally:

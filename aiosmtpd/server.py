@@ -110,10 +110,19 @@ def close_loop(loop: asyncio.AbstractEventLoop, timeout: float = LAST_RESORT) ->
             loop.run_until_complete(asyncio.wait(tasks, timeout=timeout))
         loop.run_until_complete(loop.shutdown_asyncgens())
         if sys.version_info >= (3, 12):
-            with suppress(RuntimeWarning):
-                loop.run_until_complete(loop.shutdown_default_executor(timeout))
+            loop.run_until_complete(_end_workers(timeout))
     finally:
         loop.close()
+
+
+if sys.version_info >= (3, 12):
+
+    async def _end_workers(timeout: float) -> None:
+        # RuntimeWarning: they go on, and warnings are errors here. TimeoutError: Python 3.12.1
+        # forgets the time while it waits.
+        with suppress(RuntimeWarning, TimeoutError):
+            async with asyncio.timeout(2 * timeout):
+                await asyncio.get_running_loop().shutdown_default_executor(timeout)
 
 
 @contextmanager

@@ -97,13 +97,17 @@ class Commands(Facades):
 
     async def _greet(self) -> None:
         if self._hostname is None:
-            self._hostname = await in_worker(_full_name)
+            try:
+                self._hostname = await in_worker(_full_name)
+            except (OSError, RuntimeError):
+                # No descriptor or no thread is left for the resolver.
+                self._hostname = socket.gethostname()
         if self._proxy_timeout is not None:
             await self._receive_proxy_header(self._proxy_timeout)
         self._log(logging.DEBUG, "%r connected", self.session.peer)
         banner = await self._banner()
         # The driver waits next, which sends this: no turn of the loop is needed for it (19 µs).
-        self._corked = True
+        self._corked = not len(self._receiver)
         await self.push(banner)
         self._corked = False
         if banner.code != 220:

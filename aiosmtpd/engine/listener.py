@@ -32,6 +32,9 @@ SHORTEST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 """Seconds without accepting when there are no descriptors; doubled until there are some."""
 
+TELL_AGAIN = 60.0
+"""Seconds until the log says again that there are none."""
+
 
 class Listener(asyncio.AbstractServer):
     """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
@@ -59,6 +62,7 @@ class Listener(asyncio.AbstractServer):
         self._arrivals: set[asyncio.Task[Any]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._pause = SHORTEST_PAUSE
+        self._told = -TELL_AGAIN
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
     async def open(self) -> None:
@@ -95,12 +99,14 @@ class Listener(asyncio.AbstractServer):
         """Stop listening and remove the files of Unix sockets; open connections go on."""
         for pause in self._pauses.values():
             pause.cancel()
-        for sock in self._sockets:
-            with suppress(NotImplementedError):
-                self._loop.remove_reader(sock.fileno())
-            sock.close()
+        # First the loop's own servers: of a closed socket they cannot let go.
         for server in self._servers:
             server.close()
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                with suppress(NotImplementedError):
+                    self._loop.remove_reader(sock.fileno())
+                sock.close()
         for path, inode in self._files:
             # Another server may have put its own socket there.
             with suppress(OSError):
@@ -166,7 +172,8 @@ class Listener(asyncio.AbstractServer):
             log.info("%r TLS handshake failed: %s%s", peer, error, _likely_cause(error))
 
     def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
-        if self._pause == SHORTEST_PAUSE:
+        if (now := self._loop.time()) - self._told >= TELL_AGAIN:
+            self._told = now
             log.error("Connections wait, none can be accepted: %s", error)
         self._loop.remove_reader(sock.fileno())
         self._pauses[sock] = self._loop.call_later(

@@ -1,10 +1,11 @@
 """A server in a thread, and a client that speaks octets."""
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Queue
-from typing import Any
+from typing import Any, Self
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
@@ -39,6 +40,13 @@ def serving(handler: Any, **keywords: Any) -> Iterator[Controller]:
         controller.stop(no_assert=True)
 
 
+async def until(happened: Callable[[], bool]) -> None:
+    """Let the loop go on until this is so."""
+    async with asyncio.timeout(PATIENCE):
+        while not happened():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+
+
 class Client:
     """A raw client: sends octets, reads replies."""
 
@@ -48,7 +56,7 @@ class Client:
         if greet:
             assert self.reply().startswith(b"220 ")
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,778 @@
+"""Controllers: the life of a server in a thread of its own or in a program's event loop."""
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aiosmtpd.controller
+from aiosmtpd.controller import (
+    IP6_IS,
+    BaseController,
+    BaseThreadedController,
+    BaseUnthreadedController,
+    Controller,
+    UnixSocketController,
+    UnixSocketUnthreadedController,
+    UnthreadedController,
+    get_localhost,
+)
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP
+from tests.conftest import Certificates
+from tests.net.support import PATIENCE, Catcher, Client
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+LOCAL: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0}
+
+
+def is_served(port: int) -> bool:
+    try:
+        with Client(port) as client:
+            return client.ask(b"NOOP") == b"250 OK\r\n"
+    except OSError:
+        return False
+
+
+@contextmanager
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield int(sock.getsockname()[1])
+
+
+@contextmanager
+def stopping(controller: BaseThreadedController) -> Iterator[None]:
+    """End a controller whatever the test found."""
+    try:
+        yield
+    finally:
+        controller.stop(no_assert=True)
+
+
+# In a thread of its own.
+
+
+def test_start_and_stop() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    assert controller.addresses == []
+    controller.start()
+    port = controller.port
+    assert port
+    assert controller.addresses == [("127.0.0.1", port)]
+    assert is_served(port)
+    assert isinstance(controller.smtpd, SMTP)
+    assert controller.server is not None
+    controller.stop()
+    assert not is_served(port)
+    gone: list[Any] = [controller.smtpd, controller.server]
+    assert gone == [None, None]
+    assert controller.addresses == []
+    assert controller.loop.is_closed()
+
+
+def test_start_again() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    ports = []
+    for _ in range(3):
+        controller.start()
+        ports.append(controller.port)
+        assert is_served(controller.port)
+        controller.stop()
+    assert all(ports)
+
+
+def test_a_port_that_was_found_may_be_taken_at_the_next_start() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    controller.stop()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", controller.port))
+        other.listen()
+        with controller:
+            assert controller.port != other.getsockname()[1]
+            assert is_served(controller.port)
+
+
+def test_a_port_that_the_program_chose_is_kept() -> None:
+    with taken() as port:
+        pass
+    controller = Controller(Sink(), hostname="127.0.0.1", port=port)
+    for _ in range(2):
+        with controller:
+            assert controller.port == port
+            assert is_served(port)
+
+
+def test_as_a_context_manager() -> None:
+    with Controller(Sink(), **LOCAL) as controller:
+        assert is_served(controller.port)
+        port = controller.port
+    assert not is_served(port)
+
+
+def test_twice_started() -> None:
+    with Controller(Sink(), **LOCAL) as controller:
+        with pytest.raises(AssertionError, match=r"^SMTP daemon already running$"):
+            controller.start()
+        assert is_served(controller.port)
+
+
+def test_stopped_without_a_start() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    with pytest.raises(AssertionError, match=r"^SMTP daemon not running$"):
+        controller.stop()
+    controller.stop(no_assert=True)
+
+
+def test_twice_stopped() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    controller.stop()
+    with pytest.raises(AssertionError, match=r"^SMTP daemon not running$"):
+        controller.stop()
+
+
+def test_an_unused_controller_holds_nothing() -> None:
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    kept = [Controller(Sink(), **LOCAL) for _ in range(10)]
+    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    assert after == before
+    assert len(kept) == 10
+
+
+def test_on_a_loop_that_is_given() -> None:
+    loop = asyncio.new_event_loop()
+    controller = Controller(Sink(), loop=loop, **LOCAL)
+    assert controller.loop is loop
+    with controller:
+        assert is_served(controller.port)
+    assert loop.is_closed()
+
+
+def test_in_a_loop_that_runs() -> None:
+    async def main() -> None:
+        controller = Controller(Sink(), loop=asyncio.get_running_loop(), **LOCAL)
+        with pytest.raises(RuntimeError, match="use `await controller"):
+            controller.start()
+
+    asyncio.run(main())
+
+
+def test_the_port_is_taken() -> None:
+    with taken() as port:
+        controller = Controller(Sink(), hostname="127.0.0.1", port=port)
+        with pytest.raises(OSError, match=f"'127.0.0.1', {port}") as caught:
+            controller.start()
+        assert caught.value.errno == errno.EADDRINUSE
+        controller.stop()
+    with controller:
+        assert is_served(port)
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_no_port(port: int) -> None:
+    controller = Controller(Sink(), hostname="127.0.0.1", port=port)
+    with pytest.raises(OverflowError, match="0-65535"), stopping(controller):
+        controller.start()
+
+
+def test_no_host() -> None:
+    controller = Controller(Sink(), hostname="no-such-host.invalid", port=0)
+    with pytest.raises(socket.gaierror, match="no-such-host"), stopping(controller):
+        controller.start()
+
+
+def test_every_interface() -> None:
+    with Controller(Sink(), hostname="", port=0) as controller:
+        assert is_served(controller.port)
+
+
+@pytest.mark.skipif(get_localhost() != "::1", reason="no IPv6 here")
+def test_both_loopbacks_by_default() -> None:
+    with Controller(Sink(), port=0) as controller:
+        assert controller.addresses == [("::1", controller.port), ("127.0.0.1", controller.port)]
+        for host in "::1", "127.0.0.1":
+            with socket.create_connection((host, controller.port), PATIENCE) as sock:
+                assert sock.recv(4) == b"220 "
+
+
+def test_a_subclass_may_name_the_host_later() -> None:
+    controller = Controller(Sink(), port=0)
+    controller.hostname = "127.0.0.1"
+    with controller:
+        assert controller.addresses == [("127.0.0.1", controller.port)]
+
+
+# What `factory()` may do.
+
+
+class Failing(Controller):
+    """Its factory raises from the n-th call on."""
+
+    error: Exception = ValueError("in factory()")
+    good = 0
+
+    def factory(self) -> SMTP:
+        if self.good == 0:
+            raise self.error
+        self.good -= 1
+        return super().factory()
+
+
+@pytest.mark.parametrize("error", [ValueError("in factory()"), TimeoutError("in factory()")])
+def test_a_factory_that_raises(error: Exception) -> None:
+    controller = Failing(Sink(), **LOCAL)
+    controller.error = error
+    with pytest.raises(type(error), match=r"in factory\(\)"):
+        controller.start()
+    controller.stop()
+    assert not is_served(controller.port)
+
+
+def test_a_wrong_keyword_is_raised_by_start() -> None:
+    controller = Controller(Sink(), sizelimit=1, **LOCAL)
+    with pytest.raises(TypeError, match="sizelimit"), stopping(controller):
+        controller.start()
+
+
+def test_a_factory_that_gives_nothing() -> None:
+    class Empty(Controller):
+        def factory(self) -> Any:
+            return None
+
+    controller = Empty(Sink(), **LOCAL)
+    with pytest.raises(RuntimeError, match="returned None"), stopping(controller):
+        controller.start()
+
+
+def test_a_factory_that_raises_later(caplog: pytest.LogCaptureFixture) -> None:
+    controller = Failing(Sink(), **LOCAL)
+    controller.good = 1
+    with controller:
+        with Client(controller.port, greet=False) as client:
+            assert client.reply() == b"421 4.3.0 Service not available\r\n"
+            assert client.reply() == b""
+        controller.good = 1
+        assert is_served(controller.port)
+    assert "a connection is refused" in caplog.text
+    assert "ValueError: in factory()" in caplog.text
+
+
+def test_a_factory_that_is_too_slow() -> None:
+    class Slow(Controller):
+        def factory(self) -> SMTP:
+            time.sleep(0.5)
+            return super().factory()
+
+    controller = Slow(Sink(), ready_timeout=0.1, **LOCAL)
+    with pytest.raises(TimeoutError, match="not responding within allotted time"):
+        controller.start()
+    controller.stop()
+    assert not is_served(controller.port)
+
+
+def test_a_server_that_is_too_slow() -> None:
+    class Slow(Controller):
+        async def _create_server(self) -> asyncio.AbstractServer:
+            await asyncio.sleep(PATIENCE)
+            return await super()._create_server()
+
+    controller = Slow(Sink(), ready_timeout=0.1, **LOCAL)
+    with pytest.raises(TimeoutError, match="failed to start within allotted time"):
+        controller.start()
+    controller.stop()
+
+
+def test_the_environment_says_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIOSMTPD_CONTROLLER_TIMEOUT", "12.5")
+    assert Controller(Sink(), ready_timeout=1).ready_timeout == 12.5
+    monkeypatch.delenv("AIOSMTPD_CONTROLLER_TIMEOUT")
+    assert Controller(Sink(), ready_timeout=1).ready_timeout == 1
+    assert Controller(Sink()).ready_timeout == 5
+
+
+def test_a_check_of_the_programs_own() -> None:
+    class Checking(Controller):
+        def _trigger_server(self) -> None:
+            assert is_served(self.port)
+            raise ConnectionRefusedError("not what I want")
+
+    controller = Checking(Sink(), **LOCAL)
+    with pytest.raises(ConnectionRefusedError, match="not what I want"):
+        controller.start()
+    assert not is_served(controller.port)
+    controller.stop()
+
+
+def test_a_check_that_is_too_slow_is_no_failure() -> None:
+    class Checking(Controller):
+        def _trigger_server(self) -> None:
+            raise TimeoutError
+
+    with Checking(Sink(), **LOCAL) as controller:
+        assert is_served(controller.port)
+
+
+def test_a_run_that_breaks_before_it_serves() -> None:
+    class Broken(Controller):
+        def _run(self, ready_event: threading.Event) -> None:
+            raise ZeroDivisionError("in _run()")
+
+    controller = Broken(Sink(), **LOCAL)
+    with pytest.raises(ZeroDivisionError, match=r"in _run\(\)"):
+        controller.start()
+    controller.stop()
+
+
+def test_a_run_that_serves_nothing() -> None:
+    class Empty(Controller):
+        def _run(self, ready_event: threading.Event) -> None:
+            pass
+
+    controller = Empty(Sink(), **LOCAL)
+    with pytest.raises(TimeoutError, match="failed to start"):
+        controller.start()
+    controller.stop()
+
+
+# Keywords.
+
+
+@pytest.mark.parametrize("kind", [Controller, UnthreadedController])
+def test_server_kwargs(kind: type[BaseController]) -> None:
+    with pytest.warns(DeprecationWarning, match=r"server_kwargs will be removed") as caught:
+        controller = kind(
+            Sink(), server_kwargs={"ident": "a", "timeout": 1}, ident="b", server_hostname="mx.test"
+        )
+    assert caught[0].filename == __file__
+    assert controller.SMTP_kwargs == {
+        "ident": "b",
+        "timeout": 1,
+        "hostname": "mx.test",
+        "enable_SMTPUTF8": True,
+    }
+
+
+def test_a_context_from_a_callable(certificates: Certificates) -> None:
+    made = []
+
+    def make() -> ssl.SSLContext:
+        made.append(1)
+        return certificates.server_context()
+
+    with Controller(Sink(), ssl_context=make, **LOCAL) as controller:
+        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
+        context = certificates.client_context()
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+            assert client.recv(4) == b"220 "
+    assert made == [1]
+
+
+def test_a_client_of_a_servers_context(certificates: Certificates) -> None:
+    """1.4's helper by which programs reach their own server."""
+    server = certificates.server_context()
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    client = aiosmtpd.controller._server_to_client_ssl_ctx(server)
+    with Controller(Sink(), ssl_context=server, **LOCAL) as controller:
+        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
+        with client.wrap_socket(plain) as sock:
+            assert sock.recv(4) == b"220 "
+            assert sock.version() == "TLSv1.2"
+
+
+# Names and addresses of this machine.
+
+
+class Probe:
+    """A socket whose bind() raises this."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __call__(self, *_: object) -> "Probe":
+        return self
+
+    def __enter__(self) -> "Probe":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def bind(self, _: object) -> None:
+        if self.number:
+            raise OSError(self.number, "so")
+
+
+@pytest.mark.parametrize(
+    ("number", "host"),
+    [
+        (0, "::1"),
+        (errno.EADDRINUSE, "::1"),
+        (errno.EADDRNOTAVAIL, "127.0.0.1"),
+        (errno.EAFNOSUPPORT, "127.0.0.1"),
+        (errno.EMFILE, "127.0.0.1"),
+    ],
+)
+def test_get_localhost(number: int, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aiosmtpd.controller, "makesock", Probe(number))
+    monkeypatch.setattr(aiosmtpd.controller, "_has_ipv6", lambda: True)
+    assert get_localhost() == host
+    monkeypatch.setattr(aiosmtpd.controller, "_has_ipv6", lambda: False)
+    assert get_localhost() == "127.0.0.1"
+
+
+def test_errnos() -> None:
+    assert errno.EADDRINUSE in IP6_IS.YES
+    assert {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT} <= IP6_IS.NO
+    assert aiosmtpd.controller._has_ipv6() is socket.has_ipv6
+
+
+# Unix sockets.
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s"
+
+
+@POSIX
+def test_a_unix_socket(path: Path) -> None:
+    controller = UnixSocketController(Sink(), path)
+    assert controller.unix_socket == str(path)
+    for _ in range(2):
+        with controller, socket.socket(socket.AF_UNIX) as sock:
+            assert controller.addresses == [str(path)]
+            sock.connect(str(path))
+            assert sock.recv(4) == b"220 "
+        assert not path.exists()
+
+
+@POSIX
+def test_a_unix_socket_in_the_programs_loop(path: Path) -> None:
+    controller = UnixSocketUnthreadedController(Sink(), str(path))
+    with controller, socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(path))
+    assert not path.exists()
+    assert controller.ended.is_set()
+
+
+# In a loop that the program runs.
+
+
+async def greeting(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await asyncio.wait_for(reader.readline(), PATIENCE)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def test_begin_and_end(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    for _ in range(2):
+        controller.begin()
+        assert not controller.ended.is_set()
+        assert loop.run_until_complete(greeting(controller.port)).startswith(b"220 ")
+        controller.end()
+        assert controller.ended.is_set()
+        assert not is_served(controller.port)
+    with pytest.raises(AssertionError, match="not running"):
+        controller.end()
+    assert not loop.is_closed()
+
+
+def test_finalize(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    controller.begin()
+    loop.run_until_complete(controller.finalize())
+    assert controller.ended.is_set()
+    loop.run_until_complete(controller.finalize())
+
+
+def test_end_in_the_running_loop(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    controller.begin()
+
+    async def main() -> None:
+        controller.end()
+        controller.end()
+        assert not controller.ended.is_set()
+        await asyncio.to_thread(controller.ended.wait, PATIENCE)
+
+    loop.run_until_complete(main())
+    assert controller.ended.is_set()
+
+
+def test_begin_in_a_running_loop() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"use `await controller.start_async\(\)`"):
+            UnthreadedController(Sink(), **LOCAL).begin()
+
+    asyncio.run(main())
+
+
+def test_begin_twice(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    controller.begin()
+    with pytest.raises(AssertionError, match="already running"):
+        controller.begin()
+    controller.end()
+
+
+def test_begin_that_fails(loop: asyncio.AbstractEventLoop) -> None:
+    with taken() as port:
+        controller = UnthreadedController(Sink(), loop=loop, hostname="127.0.0.1", port=port)
+        with pytest.raises(OSError, match="address already in use"):
+            controller.begin()
+    controller = UnthreadedController(Sink(), loop=loop, nonsense=1, **LOCAL)
+    with pytest.raises(TypeError, match="nonsense"):
+        controller.begin()
+    assert not is_served(controller.port)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_loop_of_its_own_is_closed(given: bool, loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop if given else None, **LOCAL)
+    for _ in range(2):
+        with controller:
+            serving = controller.loop
+            assert serving.run_until_complete(greeting(controller.port)).startswith(b"220 ")
+        assert serving.is_closed() is not given
+
+
+class StopsLoop(Catcher):
+    """Stops the loop that serves it at the first message."""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        server.loop.stop()
+        return await super().handle_DATA(server, session, envelope)
+
+
+def test_run_ends_with_its_loop() -> None:
+    controller = UnthreadedController(StopsLoop(), **LOCAL)
+    controller.begin()
+
+    def send() -> None:
+        with Client(controller.port) as client:
+            client.transaction()
+            client.send(b".\r\n")
+            assert client.reply() == b"250 OK\r\n"
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    controller.run()
+    thread.join(PATIENCE)
+    assert controller.ended.is_set()
+
+
+# Inside a running loop.
+
+
+async def test_start_async_and_stop_async() -> None:
+    for kind in Controller, UnthreadedController:
+        controller = kind(Sink(), **LOCAL)
+        await controller.start_async()
+        assert (await greeting(controller.port)).startswith(b"220 ")
+        with pytest.raises(AssertionError, match="already running"):
+            await controller.start_async()
+        await controller.stop_async()
+        with pytest.raises(AssertionError, match="not running"):
+            await controller.stop_async()
+        await controller.stop_async(no_assert=True)
+
+
+async def test_as_an_async_context_manager() -> None:
+    async with Controller(Sink(), **LOCAL) as controller:
+        assert controller.loop is asyncio.get_running_loop()
+        assert (await greeting(controller.port)).startswith(b"220 ")
+
+
+async def test_start_async_that_fails() -> None:
+    controller = Failing(Sink(), **LOCAL)
+    with pytest.raises(ValueError, match=r"in factory\(\)"):
+        await controller.start_async()
+    controller.good = 1
+    async with controller:
+        pass
+
+
+async def test_start_after_start_async() -> None:
+    async with Controller(Sink(), **LOCAL) as controller:
+        with pytest.raises(AssertionError, match="already running"):
+            controller.start()
+
+
+async def test_stop_async_ends_the_thread_too() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    await controller.stop_async()
+    assert controller.addresses == []
+
+
+# Ended by what stops its loop or its program.
+
+
+def test_cancel_tasks_from_outside() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    controller.loop.call_soon_threadsafe(controller.cancel_tasks)
+    controller.stop()
+    assert not is_served(controller.port)
+
+
+async def test_cancel_tasks_without_the_loop() -> None:
+    controller = Controller(Sink(), loop=asyncio.get_running_loop(), **LOCAL)
+    task = asyncio.create_task(asyncio.sleep(PATIENCE))
+
+    async def ours() -> None:
+        task.cancel()
+
+    controller.loop.call_soon(controller.cancel_tasks, False)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(PATIENCE)
+    # We are one of them.
+    current = asyncio.current_task()
+    assert current is not None
+    current.uncancel()
+    assert task.cancelling()
+
+
+def test_a_loop_stopped_by_a_handler() -> None:
+    controller = Controller(StopsLoop(), **LOCAL)
+    controller.start()
+    with Client(controller.port) as client:
+        client.transaction()
+        client.send(b".\r\n")
+        client.reply()
+        controller.stop()
+    assert not is_served(controller.port)
+
+
+def test_stop_has_its_own_patience() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.begun = threading.Event()
+
+        async def handle_NOOP(self, *_: Any) -> str:
+            self.begun.set()
+            await asyncio.sleep(PATIENCE)
+            return "250 OK"
+
+    handler = Slow()
+    controller = Controller(handler, **LOCAL)
+    controller.start()
+    with Client(controller.port) as client:
+        client.send(b"NOOP\r\n")
+        assert handler.begun.wait(PATIENCE)
+        before = time.monotonic()
+        controller.stop(timeout=0.1)
+        assert time.monotonic() - before < PATIENCE / 2
+
+
+PROGRAM = """
+import sys, threading
+from aiosmtpd.controller import Controller, UnthreadedController
+from aiosmtpd.handlers import Sink
+controller = globals()[sys.argv[1]](Sink(), hostname="127.0.0.1", port=0)
+if sys.argv[2] == "begun":
+    controller.start() if sys.argv[1] == "Controller" else controller.begin()
+def tell():
+    while not controller.addresses:
+        pass
+    print(controller.port, flush=True)
+threading.Thread(target=tell).start()
+controller.run()
+print("ended", controller.addresses, flush=True)
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("begun", ["begun", "new"])
+@pytest.mark.parametrize("kind", ["Controller", "UnthreadedController"])
+def test_run_until_a_signal(kind: str, begun: str, number: int) -> None:
+    command = [sys.executable, "-c", PROGRAM, kind, begun]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+    ) as process:
+        watchdog = threading.Timer(2 * PATIENCE, process.kill)
+        watchdog.start()
+        try:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            with Client(port) as client:
+                process.send_signal(number)
+                assert client.reply()[:9] == b"421 4.3.2"
+            out, err = process.communicate()
+        finally:
+            watchdog.cancel()
+            process.kill()
+    assert (process.returncode, out, err) == (0, b"ended []\n", b"")
+
+
+def test_run_outside_the_main_thread() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    thread = threading.Thread(target=controller.run)
+    thread.start()
+    assert is_served(controller.port)
+    controller.stop()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_run_in_the_main_thread_ends_with_the_server() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    before = signal.getsignal(signal.SIGTERM)
+    stopper = threading.Thread(target=controller.stop)
+    controller.loop.call_soon_threadsafe(stopper.start)
+    controller.run()
+    stopper.join(PATIENCE)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# A controller of another kind.
+
+
+def test_a_controller_of_the_programs_own() -> None:
+    """What the abstract classes ask of a program, they say by being abstract."""
+    for kind in BaseThreadedController, BaseUnthreadedController:
+        with pytest.raises(TypeError, match="_create_server"):
+            kind(Sink())  # type: ignore[abstract]
+
+    class Odd(BaseThreadedController):
+        port = 0
+
+        async def _create_server(self) -> asyncio.AbstractServer:
+            server = await self.loop.create_server(self._factory_invoker, "127.0.0.1", 0)
+            self.port = server.sockets[0].getsockname()[1]
+            return server
+
+        def _trigger_server(self) -> None:
+            pass
+
+    with Odd(Sink()) as controller:
+        assert is_served(controller.port)
+    assert not is_served(controller.port)

@@ -1,0 +1,464 @@
+"""Accepting connections: what the kernel, other programs and clients do to a listening socket."""
+
+import asyncio
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiosmtpd.engine import listening
+from aiosmtpd.engine.listener import Listener
+from tests.conftest import Certificates
+from tests.net.support import PATIENCE, until
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+
+
+class Hello(asyncio.Protocol):
+    """Says hello and ends."""
+
+    def connection_made(self, transport: Any) -> None:
+        transport.write(b"hello\r\n")
+        transport.close()
+
+
+@asynccontextmanager
+async def accepting(
+    sockets: list[socket.socket], protocols: Callable[[], Any] = Hello, **keywords: Any
+) -> AsyncIterator[Listener]:
+    listener = await listening.serve(sockets, protocols, **keywords)
+    try:
+        yield listener
+    finally:
+        listener.close()
+        await listener.end_arrivals()
+
+
+async def hello(address: Any) -> bytes:
+    if isinstance(address, str):
+        # Not by the loop: uvloop's clients know no abstract addresses.
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(address)
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
+    else:
+        reader, writer = await asyncio.open_connection(*address)
+    try:
+        return await asyncio.wait_for(reader.read(), PATIENCE)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def loopback() -> list[socket.socket]:
+    return await listening.bind_tcp(["127.0.0.1"], 0)
+
+
+# As an asyncio.AbstractServer.
+
+
+async def test_the_public_surface() -> None:
+    async with accepting(await loopback()) as listener:
+        (address,) = listening.addresses_of(listener)
+        assert listener.is_serving()
+        assert listener.get_loop() is asyncio.get_running_loop()
+        await listener.start_serving()
+        assert await hello(address) == b"hello\r\n"
+        waiting = asyncio.create_task(listener.wait_closed())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        listener.close()
+        await asyncio.wait_for(waiting, PATIENCE)
+        listener.close()
+        assert listener.sockets == ()
+        assert not listener.is_serving()
+        await listener.wait_closed()
+        with pytest.raises(ConnectionRefusedError):
+            await hello(address)
+
+
+async def test_one_who_waits_may_be_cancelled() -> None:
+    async with accepting(await loopback()) as listener:
+        for _ in range(2):
+            waiting = asyncio.create_task(listener.wait_closed())
+            await asyncio.sleep(0)
+            waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert listener.is_serving()
+
+
+async def test_serve_forever() -> None:
+    for ending in "cancel", "close":
+        async with accepting(await loopback()) as listener:
+            task = asyncio.create_task(listener.serve_forever())
+            await asyncio.sleep(0)
+            listener.close() if ending == "close" else task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not listener.is_serving()
+
+
+async def test_as_an_async_context_manager() -> None:
+    async with await listening.serve(await loopback(), Hello) as listener:
+        assert await hello(listening.addresses_of(listener)[0]) == b"hello\r\n"
+    assert not listener.is_serving()
+
+
+async def test_a_socket_that_cannot_listen() -> None:
+    sockets = await loopback()
+    with socket.socket(type=socket.SOCK_DGRAM) as datagrams, pytest.raises(OSError):
+        await listening.serve([*sockets, datagrams], Hello)
+    assert [sock.fileno() for sock in sockets] == [-1]
+
+
+class NoReaders(asyncio.SelectorEventLoop):
+    """A loop without readers, as the one of Windows is."""
+
+    def add_reader(self, *_: Any) -> Any:  # type: ignore[override]
+        raise NotImplementedError
+
+    def remove_reader(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_loop_without_readers() -> None:
+    async def main() -> None:
+        async with accepting(await loopback()) as listener:
+            address = listener.sockets[0].getsockname()
+
+            def read() -> bytes:
+                with socket.create_connection(address, PATIENCE) as sock:
+                    return sock.recv(100)
+
+            assert await asyncio.to_thread(read) == b"hello\r\n"
+        assert not listener.is_serving()
+
+    with asyncio.Runner(loop_factory=NoReaders) as runner:
+        runner.run(main())
+
+
+# Connections that come at once, or never quite.
+
+
+async def test_many_at_once() -> None:
+    async with accepting(await loopback()) as listener:
+        (address,) = listening.addresses_of(listener)
+        answers = await asyncio.gather(*(hello(address) for _ in range(200)))
+    assert answers == [b"hello\r\n"] * 200
+
+
+async def test_a_protocol_that_cannot_be_made() -> None:
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+
+    def fail() -> Any:
+        raise ValueError("in the factory")
+
+    async with accepting(await loopback(), fail) as listener:
+        (address,) = listening.addresses_of(listener)
+        assert await hello(address) == b""
+        assert listener.is_serving()
+    assert [str(context["exception"]) for context in said] == ["in the factory"]
+
+
+@pytest.mark.parametrize("sent", [b"EHLO x\r\n", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_a_client_without_tls(
+    sent: bytes, certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mail.log")
+    context = certificates.server_context()
+    async with accepting(await loopback(), ssl_context=context) as listener:
+        (address,) = listening.addresses_of(listener)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(sent)
+        await asyncio.wait_for(reader.read(), PATIENCE)
+        writer.close()
+        await until(lambda: bool(caplog.records))
+    (message,) = caplog.messages
+    assert "TLS handshake failed: " in message
+    assert message.endswith("(this port speaks TLS from the start, the client may not)")
+
+
+async def test_a_handshake_that_does_not_come(certificates: Certificates) -> None:
+    context = certificates.server_context()
+    keywords: dict[str, Any] = {"ssl_context": context, "handshake_timeout": 0.05}
+    async with accepting(await loopback(), **keywords) as listener:
+        (address,) = listening.addresses_of(listener)
+        assert await hello(address) == b""
+
+
+async def test_handshakes_end_with_the_server(certificates: Certificates) -> None:
+    context = certificates.server_context()
+    async with accepting(await loopback(), ssl_context=context) as listener:
+        (address,) = listening.addresses_of(listener)
+        ends = [await asyncio.open_connection(*address) for _ in range(3)]
+        # Until they are accepted.
+        await until(lambda: len(asyncio.all_tasks()) == 4)
+        listener.close()
+        await listener.end_arrivals()
+        for reader, writer in ends:
+            try:
+                assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+            except ConnectionResetError:
+                pass
+            writer.close()
+
+
+WITHOUT_DESCRIPTORS = """
+import asyncio, logging, os, resource, socket, sys
+from aiosmtpd import Server
+from aiosmtpd.handlers import Sink
+
+async def main():
+    async with Server(Sink()) as server:
+        (address,) = server.addresses
+        clients = [socket.create_connection(address) for _ in range(3)]
+        await asyncio.sleep(0)
+        highest = max(client.fileno() for client in clients)
+        kept = [os.dup(0)]
+        while kept[-1] <= highest:
+            kept.append(os.dup(0))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # No descriptor for the next connection.
+        late = socket.create_connection(address)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (late.fileno() + 1, hard))
+        while True:
+            try:
+                kept.append(os.dup(0))
+            except OSError:
+                break
+        before = os.times().user
+        await asyncio.sleep(0.3)
+        print("waited", os.times().user - before < 0.2)
+        os.close(kept.pop())
+        # One connection takes what is free: nothing is left to look up the host's name with.
+        await greeted(clients[0])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for client in (*clients[1:], late):
+            await greeted(client)
+        for client in (late, *clients):
+            client.close()
+        for fd in kept:
+            os.close(fd)
+
+async def greeted(client):
+    client.setblocking(False)
+    print("served", (await asyncio.get_running_loop().sock_recv(client, 100))[:4])
+
+logging.basicConfig()
+asyncio.run(main())
+"""
+
+
+@LINUX
+def test_out_of_descriptors() -> None:
+    command = [sys.executable, "-c", WITHOUT_DESCRIPTORS]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert done.stdout == "waited True\n" + 4 * "served b'220 '\n"
+    assert done.returncode == 0
+    # Told once, not thousands of times.
+    assert done.stderr.count("Connections wait, none can be accepted") == 1
+
+
+async def test_an_error_of_accept_is_told() -> None:
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    ours, theirs = socket.socketpair()
+
+    class Broken(socket.socket):
+        def accept(self) -> Any:
+            theirs.recv(10)
+            raise OSError(errno.EIO, "broken")
+
+        def listen(self, *_: Any) -> None:
+            pass
+
+    with ours, theirs, Broken(fileno=os.dup(theirs.fileno())) as broken:
+        async with accepting([broken]):
+            ours.send(b"x")
+            await until(lambda: bool(said))
+    assert [context["exception"].errno for context in said] == [errno.EIO]
+
+
+# Addresses.
+
+
+async def test_one_free_port_for_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = ["127.0.0.1", "127.0.0.2"] if sys.platform == "linux" else ["127.0.0.1"]
+    sockets = await listening.bind_tcp(addresses, 0)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+        assert [sock.getsockname()[0] for sock in sockets] == addresses
+    finally:
+        listening.close_all(sockets)
+
+
+@LINUX
+async def test_a_port_that_is_free_on_one_address_alone_is_tried_no_further(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, rounds = socket.socket.bind, []
+
+    def bind(sock: socket.socket, address: Any) -> None:
+        if address[0] == "127.0.0.2":
+            rounds.append(address[1])
+            if len(rounds) < 3:
+                raise OSError(errno.EADDRINUSE, "taken")
+        real(sock, address)
+
+    monkeypatch.setattr(socket.socket, "bind", bind)
+    sockets = await listening.bind_tcp(["127.0.0.1", "127.0.0.2"], 0)
+    listening.close_all(sockets)
+    assert len(rounds) == 3
+
+    rounds.clear()
+    monkeypatch.setattr(listening, "PORT_ROUNDS", 2)
+    with pytest.raises(OSError, match="taken"):
+        await listening.bind_tcp(["127.0.0.1", "127.0.0.2"], 0)
+
+
+async def test_the_same_address_twice_is_one() -> None:
+    sockets = await listening.bind_tcp(["127.0.0.1", "localhost", "127.0.0.1"], 0)
+    names = [sock.getsockname()[0] for sock in sockets]
+    listening.close_all(sockets)
+    assert names.count("127.0.0.1") == 1
+
+
+async def test_addresses_that_this_machine_does_not_have() -> None:
+    # TEST-NET-1 (RFC 5737) is nobody's.
+    sockets = await listening.bind_tcp(["192.0.2.1", "127.0.0.1"], 0)
+    names = [sock.getsockname()[0] for sock in sockets]
+    listening.close_all(sockets)
+    assert names == ["127.0.0.1"]
+    with pytest.raises(OSError, match=r"'192\.0\.2\.1', 0") as caught:
+        await listening.bind_tcp(["192.0.2.1"], 0)
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+@pytest.mark.parametrize("port", [-1, 65536, 1 << 40])
+async def test_no_port(port: int) -> None:
+    with pytest.raises(OverflowError, match="0-65535"):
+        await listening.bind_tcp(["127.0.0.1"], port)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64 + ".test"])
+async def test_no_host(host: str) -> None:
+    with pytest.raises(socket.gaierror, match=host.replace(".", r"\.")):
+        await listening.bind_tcp([host], 0)
+
+
+# Unix sockets.
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "s")
+
+
+@POSIX
+async def test_a_file_that_a_dead_server_left(path: str) -> None:
+    listening.close_all(listening.bind_unix(path))
+    async with accepting(listening.bind_unix(path)):
+        assert await hello(path) == b"hello\r\n"
+    assert not Path(path).exists()  # noqa: ASYNC240
+
+
+@POSIX
+async def test_a_file_of_a_living_server(path: str) -> None:
+    async with accepting(listening.bind_unix(path)):
+        with pytest.raises(OSError, match="already in use") as caught:
+            listening.bind_unix(path)
+        assert caught.value.errno == errno.EADDRINUSE
+        assert await hello(path) == b"hello\r\n"
+
+
+@POSIX
+async def test_the_file_of_another_server_stays(path: str) -> None:
+    async with accepting(listening.bind_unix(path)):
+        os.unlink(path)
+        others = listening.bind_unix(path)
+    assert Path(path).exists()  # noqa: ASYNC240
+    listening.close_all(others)
+
+
+@POSIX
+async def test_a_file_that_is_gone(path: str) -> None:
+    async with accepting(listening.bind_unix(path)):
+        os.unlink(path)
+
+
+@POSIX
+def test_a_file_that_is_no_socket(path: str) -> None:
+    Path(path).write_text("mine")
+    with pytest.raises(OSError, match="already in use"):
+        listening.bind_unix(path)
+    assert Path(path).read_text() == "mine"
+
+
+@POSIX
+def test_a_socket_of_another_kind(path: str) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(path)
+        with pytest.raises(OSError, match="already in use"):
+            listening.bind_unix(path)
+    assert Path(path).exists()
+
+
+@POSIX
+@pytest.mark.parametrize("path", ["x" * 300, "no/such/folder/s", "\0" * 200])
+def test_no_path(path: str) -> None:
+    with pytest.raises(OSError, match="error while attempting to bind"):
+        listening.bind_unix(path)
+
+
+@LINUX
+async def test_an_abstract_socket() -> None:
+    name = f"\0aiosmtpd-test-{os.getpid()}"
+    async with accepting(listening.bind_unix(name)) as listener:
+        assert listening.addresses_of(listener) == [name]
+        assert await hello(name) == b"hello\r\n"
+
+
+def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "AF_UNIX", raising=False)
+    with pytest.raises(OSError, match="this system has no Unix sockets: /x"):
+        listening.bind_unix("/x")
+
+
+# Inherited sockets.
+
+
+def test_no_descriptor() -> None:
+    with pytest.raises(OSError, match="fd:9999 is no socket: Bad file descriptor"):
+        listening.adopt_fd(9999)
+
+
+@POSIX
+def test_a_descriptor_of_something_else() -> None:
+    with open(os.devnull) as file, pytest.raises(OSError, match="is no socket: "):
+        listening.adopt_fd(file.fileno())
+    with (
+        socket.socket(type=socket.SOCK_DGRAM) as sock,
+        pytest.raises(OSError, match="is no stream socket"),
+    ):
+        listening.adopt_fd(sock.fileno())
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(OSError, match="is a connection"):
+        listening.adopt_fd(ours.fileno())
+
+
+@POSIX
+async def test_a_copy_is_served() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        async with accepting(listening.adopt_fd(ours.fileno()), remove_files=False):
+            assert await hello(ours.getsockname()) == b"hello\r\n"
+        # Ours still listens, to nobody's ear.
+        assert ours.fileno() >= 0

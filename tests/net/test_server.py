@@ -1,0 +1,386 @@
+"""`Server` in the running event loop, and how a loop is closed."""
+
+import asyncio
+import errno
+import os
+import smtplib
+import socket
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiosmtpd import Server
+from aiosmtpd.handlers import Sink
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.server import close_loop
+from aiosmtpd.smtp import SMTP
+from tests.conftest import Certificates
+from tests.net.support import PATIENCE, Catcher, until
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
+
+
+class Talk:
+    """A client in the loop that the server runs in."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    @classmethod
+    async def open(cls, address: Any, **keywords: Any) -> "Talk":
+        if isinstance(address, str):
+            return cls(*await asyncio.open_unix_connection(address))
+        return cls(*await asyncio.open_connection(*address, **keywords))
+
+    async def __aenter__(self) -> "Talk":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.writer.close()
+        try:
+            await self.writer.wait_closed()
+        except ConnectionError:
+            pass
+
+    async def line(self) -> bytes:
+        return await asyncio.wait_for(self.reader.readline(), PATIENCE)
+
+    async def ask(self, command: bytes) -> bytes:
+        self.writer.write(command + b"\r\n")
+        while (line := await self.line())[3:4] == b"-":
+            pass
+        return line
+
+
+async def greeting(address: Any, **keywords: Any) -> bytes:
+    async with await Talk.open(address, **keywords) as client:
+        return await client.line()
+
+
+# Where it listens.
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:0", "smtp://127.0.0.1:0", "localhost:0", "0"])
+async def test_one_place(place: str) -> None:
+    async with Server(Sink(), listen=place) as server:
+        assert server.addresses
+        for address in server.addresses:
+            assert (await greeting(address)).startswith(b"220 ")
+    assert server.addresses == []
+
+
+async def test_the_default_is_a_free_port_of_the_loopback() -> None:
+    async with Server(Sink()) as server:
+        (address,) = server.addresses
+        assert address[0] == "127.0.0.1"
+        assert int(address[1]) > 0
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ([], "no place to listen at"),
+        ("x:y", "Invalid port number: y"),
+        (["127.0.0.1:0", "/tmp"], "a socket path is written unix:"),
+        ("smtps://127.0.0.1:0", "smtps:// needs an ssl_context"),
+    ],
+)
+def test_no_place(places: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Server(Sink(), listen=places)
+
+
+async def test_one_place_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+        server = Server(Sink(), listen=["127.0.0.1:0", f"127.0.0.1:{port}"])
+        with pytest.raises(OSError, match=f"'127.0.0.1', {port}") as caught:
+            await server.start()
+    assert caught.value.errno == errno.EADDRINUSE
+    assert server.addresses == []
+    async with server:
+        assert len(server.addresses) == 2
+
+
+async def test_tls_from_the_start(certificates: Certificates) -> None:
+    places = ["smtps://127.0.0.1:0", "127.0.0.1:0", "smtp://127.0.0.1:0", "lmtp://127.0.0.1:0"]
+    made = []
+
+    def make() -> Any:
+        made.append(1)
+        return certificates.server_context()
+
+    client = certificates.client_context()
+    async with Server(Sink(), listen=places, ssl_context=make) as server:
+        for address in server.addresses[:2]:
+            assert (await greeting(address, ssl=client)).startswith(b"220 ")
+        for address in server.addresses[2:]:
+            assert (await greeting(address)).startswith(b"220 ")
+    assert len(made) == 2
+
+
+async def test_lmtp() -> None:
+    handler = Catcher()
+    async with Server(handler, listen="lmtp://127.0.0.1:0") as server:
+        (address,) = server.addresses
+        assert isinstance(address, tuple)
+
+        def send() -> None:
+            with smtplib.LMTP(*address, timeout=PATIENCE) as client:
+                client.sendmail("a@b.test", ["c@d.test"], "Subject: x\r\n\r\nbody\r\n")
+
+        await asyncio.to_thread(send)
+    assert handler.envelope().rcpt_tos == ["c@d.test"]
+
+
+@POSIX
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    server = Server(Sink(), listen=f"unix:{path}")
+    for _ in range(2):
+        async with server:
+            assert server.addresses == [str(path)]
+            assert (await greeting(str(path))).startswith(b"220 ")
+        assert not path.exists()
+
+
+@POSIX
+async def test_an_inherited_socket(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind(str(tmp_path / "s"))
+        async with Server(Sink(), listen=f"fd:{ours.fileno()}") as server:
+            assert (await greeting(server.addresses[0])).startswith(b"220 ")
+    # Whoever made the file removes it.
+    assert (tmp_path / "s").exists()
+
+
+# What it serves.
+
+
+async def test_keywords_reach_the_connections() -> None:
+    async with Server(Sink(), hostname="mx.test", ident="Mine") as server:
+        assert await greeting(server.addresses[0]) == b"220 mx.test Mine\r\n"
+
+
+async def test_a_wrong_keyword() -> None:
+    server = Server(Sink(), sizelimit=1)
+    with pytest.raises(TypeError, match="sizelimit"):
+        await server.start()
+    assert server.addresses == []
+
+
+async def test_a_factory() -> None:
+    made: list[SMTP] = []
+
+    def make() -> SMTP:
+        made.append(LMTP(Sink()))
+        return made[-1]
+
+    async with (
+        Server(Sink(), factory=make) as server,
+        await Talk.open(server.addresses[0]) as client,
+    ):
+        await client.line()
+        assert (await client.ask(b"LHLO x"))[:3] == b"250"
+    assert len(made) == 2
+
+
+async def test_a_factory_that_fails_later(caplog: pytest.LogCaptureFixture) -> None:
+    answers: list[Any] = [SMTP(Sink()), ValueError("secret")]
+
+    def make() -> SMTP:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, SMTP)
+        return answer
+
+    async with (
+        Server(Sink(), factory=make) as server,
+        await Talk.open(server.addresses[0]) as client,
+    ):
+        assert await client.line() == b"421 4.3.0 Service not available\r\n"
+        assert await client.line() == b""
+    assert "ValueError: secret" in caplog.text
+
+
+async def test_a_factory_of_another_protocol() -> None:
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            transport.write(b"hello\r\n")
+            transport.close()
+
+    async with Server(Sink(), factory=Echo) as server:
+        assert await greeting(server.addresses[0]) == b"hello\r\n"
+
+
+# Its life.
+
+
+async def test_start_and_stop() -> None:
+    server = Server(Sink())
+    await server.stop()
+    for _ in range(3):
+        await server.start()
+        (address,) = server.addresses
+        with pytest.raises(RuntimeError, match="already running"):
+            await server.start()
+        assert (await greeting(address)).startswith(b"220 ")
+        await server.stop()
+        await server.stop()
+        with pytest.raises(ConnectionRefusedError):
+            await greeting(address)
+
+
+async def test_stop_tells_those_who_are_there() -> None:
+    async with Server(Sink()) as server:
+        client = await Talk.open(server.addresses[0])
+        await client.line()
+    assert (await client.line())[:9] == b"421 4.3.2"
+    assert await client.line() == b""
+    async with client:
+        pass
+
+
+async def test_serve_forever_until_stopped() -> None:
+    server = Server(Sink())
+    task = asyncio.create_task(server.serve_forever())
+    await until(lambda: bool(server.addresses))
+    assert (await greeting(server.addresses[0])).startswith(b"220 ")
+    await server.stop()
+    await asyncio.wait_for(task, PATIENCE)
+
+
+async def test_serve_forever_of_one_that_was_started() -> None:
+    async with Server(Sink()) as server:
+        task = asyncio.create_task(server.serve_forever())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert server.addresses == []
+
+
+class Hangs:
+    """Its NOOP does not end by itself, and by force only if asked nicely."""
+
+    def __init__(self, stubborn: bool = False) -> None:
+        self.stubborn = stubborn
+        self.begun = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def handle_NOOP(self, *_: Any) -> str:
+        self.begun.set()
+        while not self.let_go.is_set():
+            try:
+                await self.let_go.wait()
+            except asyncio.CancelledError:
+                if not self.stubborn:
+                    raise
+        return "250 OK"
+
+
+async def test_stop_has_its_patience() -> None:
+    handler = Hangs()
+    server = Server(handler, shutdown_timeout=60)
+    await server.start()
+    async with await Talk.open(server.addresses[0]) as client:
+        client.writer.write(b"NOOP\r\n")
+        await handler.begun.wait()
+        async with asyncio.timeout(PATIENCE):
+            await server.stop(timeout=0.05)
+
+
+async def test_a_stop_that_is_cancelled_ends_the_connections() -> None:
+    handler = Hangs()
+    server = Server(handler, shutdown_timeout=60)
+    await server.start()
+    async with await Talk.open(server.addresses[0]) as client:
+        # Before the greeting, which nothing holds back.
+        client.writer.write(b"NOOP\r\n")
+        await client.line()
+        await handler.begun.wait()
+        task = asyncio.create_task(server.stop())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await client.line())[:3] in (b"", b"421")
+
+
+async def test_what_refuses_to_end_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    handler = Hangs(stubborn=True)
+    server = Server(handler, shutdown_timeout=0)
+    await server.start()
+    async with await Talk.open(server.addresses[0]) as client:
+        client.writer.write(b"NOOP\r\n")
+        await handler.begun.wait()
+        async with asyncio.timeout(PATIENCE):
+            await server.stop()
+    assert "1 connections refuse to end, their hooks too" in caplog.text
+    handler.let_go.set()
+    # Nothing of it is left in the loop.
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=PATIENCE)
+
+
+# The end of a loop.
+
+
+async def forever(let_go: threading.Event) -> None:
+    while not let_go.is_set():
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            pass
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_loop_is_closed_though_a_task_does_not_end() -> None:
+    loop = asyncio.new_event_loop()
+    let_go = threading.Event()
+    task = loop.create_task(forever(let_go))
+    ended = []
+
+    async def ends() -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        finally:
+            ended.append(1)
+
+    loop.create_task(ends())  # noqa: RUF006
+    loop.run_until_complete(asyncio.sleep(0))
+    close_loop(loop, 0.05)
+    assert loop.is_closed()
+    assert ended == [1]
+    assert not task.done()
+    let_go.set()
+    # asyncio says that it was destroyed while pending; that is what we made of it.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_a_loop_is_closed_though_a_thread_does_not_end() -> None:
+    loop = asyncio.new_event_loop()
+    let_go = threading.Event()
+    started = threading.Event()
+
+    def work() -> None:
+        started.set()
+        let_go.wait(PATIENCE)
+
+    async def main() -> None:
+        asyncio.get_running_loop().run_in_executor(None, work)
+        await asyncio.to_thread(started.wait, PATIENCE)
+
+    loop.run_until_complete(main())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        close_loop(loop, 0.05)
+    assert loop.is_closed()
+    let_go.set()
