@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import ssl
 import threading
 import time
 import warnings
@@ -26,6 +25,7 @@ from aiosmtpd.server import (
     Server as Server,
     TLSContext,
     _FakeServer as _FakeServer,
+    _server_to_client_ssl_ctx as _server_to_client_ssl_ctx,
     adopt,
     close_loop,
     log,
@@ -75,15 +75,6 @@ def get_localhost() -> Literal["::1", "127.0.0.1"]:
     except OSError as error:
         return "::1" if error.errno in IP6_IS.YES else "127.0.0.1"
     return "::1"
-
-
-def _server_to_client_ssl_ctx(server_ctx: ssl.SSLContext) -> ssl.SSLContext:
-    """Make a context by which a client reaches a server that uses `server_ctx`."""
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.options = server_ctx.options
-    client.check_hostname = False
-    client.verify_mode = ssl.CERT_NONE
-    return client
 
 
 @public

@@ -49,6 +49,15 @@ class _FakeServer(asyncio.StreamReaderProtocol):
         writer.close()
 
 
+def _server_to_client_ssl_ctx(server_ctx: ssl.SSLContext) -> ssl.SSLContext:
+    """Make a context by which a client reaches a server that uses `server_ctx`."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.options = server_ctx.options
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    return client
+
+
 def adopt(protocol: Any, shared: Shared) -> None:
     """Let a connection that belongs to no server yet belong to this one."""
     # A factory may return any protocol at all.

@@ -268,6 +268,51 @@ def test_out_of_descriptors() -> None:
     assert done.stderr.count("Connections wait, none can be accepted") == 1
 
 
+async def test_accepting_goes_on_when_there_are_descriptors_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, errors = socket.socket.accept, [errno.EMFILE, errno.ENFILE, errno.ENOBUFS]
+
+    def accept(sock: socket.socket) -> Any:
+        if errors:
+            raise OSError(errors.pop(), "none left")
+        return real(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    async with accepting(await loopback()) as listener:
+        (address,) = listening.addresses_of(listener)
+        assert await hello(address) == b"hello\r\n"
+        errors.append(errno.EMFILE)
+        assert await hello(address) == b"hello\r\n"
+        errors += [errno.EMFILE] * 100
+        _, writer = await asyncio.open_connection(*address)
+        await until(lambda: len(errors) < 100)
+        # Closed in a pause.
+        listener.close()
+        writer.close()
+        left = len(errors)
+        await asyncio.sleep(0.05)
+        assert len(errors) == left
+    assert caplog.messages == ["Connections wait, none can be accepted: [Errno 105] none left"]
+
+
+async def test_a_handshake_that_is_broken_off(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mail.log")
+    context = certificates.server_context()
+    async with accepting(await loopback(), ssl_context=context) as listener:
+        (address,) = listening.addresses_of(listener)
+        _, writer = await asyncio.open_connection(*address)
+        hello_of_a_client = b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"
+        writer.write(hello_of_a_client)
+        await until(lambda: bool(caplog.records))
+        writer.close()
+    (message,) = caplog.messages
+    assert "TLS handshake failed: " in message
+    assert "may not" not in message
+
+
 async def test_an_error_of_accept_is_told() -> None:
     said: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))

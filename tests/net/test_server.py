@@ -218,6 +218,31 @@ async def test_a_factory_of_another_protocol() -> None:
         assert await greeting(server.addresses[0]) == b"hello\r\n"
 
 
+async def test_without_a_thread_the_greeting_has_the_short_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def no_thread(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(asyncio, "to_thread", no_thread)
+    monkeypatch.setattr(socket, "gethostname", lambda: "short")
+    async with Server(Sink()) as server:
+        assert (await greeting(server.addresses[0])).startswith(b"220 short Python SMTP ")
+
+
+async def test_a_reply_in_octets() -> None:
+    class Octets(SMTP):
+        async def smtp_PING(self, arg: str | None) -> None:
+            await self.push(b"250 \xff")  # as push() takes them too
+
+    async with (
+        Server(Sink(), factory=lambda: Octets(Sink())) as server,
+        await Talk.open(server.addresses[0]) as client,
+    ):
+        await client.line()
+        assert await client.ask(b"PING") == b"250 \xff\r\n"
+
+
 # Its life.
 
 
