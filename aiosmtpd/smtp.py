@@ -22,7 +22,7 @@ from aiosmtpd._legacy import (
     sanitized_log as sanitized_log,
 )
 from aiosmtpd.engine import advice
-from aiosmtpd.engine.arguments import MailArguments
+from aiosmtpd.engine.arguments import MAIL_SYNTAX, RCPT_SYNTAX, MailArguments
 from aiosmtpd.engine.auth import (
     VALID_AUTHMECH as VALID_AUTHMECH,
     AuthCallbackType as AuthCallbackType,
@@ -235,20 +235,21 @@ class SMTP(MailArguments):
 
     # A mail transaction.
 
-    @syntax("MAIL FROM: <address>", extended=" [SP <mail-parameters>]")
+    @syntax(MAIL_SYNTAX, extended=" [SP <mail-parameters>]")
     async def smtp_MAIL(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.2."""
         if await self.check_helo_needed() or await self.check_auth_needed("MAIL"):
             return
-        wrong = self.mail_syntax()
-        address, text = self._path("FROM:", arg, wrong)
+        address, text = self._path("FROM:", arg, MAIL_SYNTAX)
         if self.envelope.mail_from is not None:
             raise Refused(replies.NESTED_MAIL)
         options: list[str] = []
         if text:
             unknown = replies.UNKNOWN_MAIL_PARAMETER
-            options = self._parameters(text, self._extensions.mail, wrong, unknown)
-        self._require_ascii(address)
+            options = self._parameters(text, self._extensions.mail, MAIL_SYNTAX, unknown)
+        if not address.isascii() and not self.envelope.smtp_utf8:
+            # RFC 6531 section 3.5.
+            raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
         status = await self._call_handler_hook("MAIL", address, options)
         if status is MISSING:
             self.envelope.mail_from = address
@@ -259,22 +260,22 @@ class SMTP(MailArguments):
             advice.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
         await self._answer(status)
 
-    @syntax("RCPT TO: <address>", extended=" [SP <mail-parameters>]")
+    @syntax(RCPT_SYNTAX, extended=" [SP <mail-parameters>]")
     async def smtp_RCPT(self, arg: str | None) -> None:
         """RFC 5321 section 4.1.1.3."""
         if await self.check_helo_needed() or await self.check_auth_needed("RCPT"):
             return
         if self.envelope.mail_from is None:
             raise Refused(replies.NEED_MAIL)
-        wrong = self._path_syntax("RCPT TO: <address>")
-        address, text = self._path("TO:", arg, wrong)
+        address, text = self._path("TO:", arg, RCPT_SYNTAX)
         if address == paths.NULL_PATH:
             raise Refused(replies.MALFORMED_ADDRESS)
         options: list[str] = []
         if text:
             unknown = replies.UNKNOWN_RCPT_PARAMETER
-            options = self._parameters(text, self._extensions.rcpt, wrong, unknown)
-        self._require_ascii(address)
+            options = self._parameters(text, self._extensions.rcpt, RCPT_SYNTAX, unknown)
+        if not address.isascii() and not self.envelope.smtp_utf8:
+            raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
         before = len(self.envelope.rcpt_tos)
         status = await self._call_handler_hook("RCPT", address, options)
         if status is MISSING:

@@ -12,6 +12,10 @@ from aiosmtpd.protocol.extensions import parse_parameters
 from aiosmtpd.protocol.replies import Refused, Reply
 
 
+MAIL_SYNTAX = "MAIL FROM: <address>"
+RCPT_SYNTAX = "RCPT TO: <address>"
+
+
 class MailArguments(AuthCommands):
     """A connection that reads addresses and parameters."""
 
@@ -23,7 +27,7 @@ class MailArguments(AuthCommands):
 
     def mail_syntax(self) -> Reply:
         """Return the 501 that shows how MAIL is written."""
-        return self._path_syntax("MAIL FROM: <address>")
+        return self._path_syntax(MAIL_SYNTAX)
 
     def _path_syntax(self, text: str) -> Reply:
         extended = " [SP <mail-parameters>]" if self.session.extended_smtp else ""
@@ -48,11 +52,11 @@ class MailArguments(AuthCommands):
             return None
         return {key: True if value is None else value for key, value in given.items()}
 
-    def _path(self, keyword: str, arg: str | None, wrong: Reply) -> tuple[str, str]:
+    def _path(self, keyword: str, arg: str | None, syntax: str) -> tuple[str, str]:
         """Return the address and the parameters' text of MAIL or RCPT; raises Refused."""
         path = self._strip_command_keyword(keyword, arg) if arg else None
         if not path:
-            raise Refused(wrong)
+            raise Refused(self._path_syntax(syntax))
         try:
             address, rest = self._getaddr(path)
         except (ValueError, HeaderParseError) as error:
@@ -61,16 +65,16 @@ class MailArguments(AuthCommands):
         if address is None:
             raise Refused(replies.MALFORMED_ADDRESS)
         if not address or (rest and not self.session.extended_smtp):
-            raise Refused(wrong)
+            raise Refused(self._path_syntax(syntax))
         return address, rest or ""
 
     def _parameters(
-        self, text: str, parsers: Mapping[str, Any], wrong: Reply, unknown: Reply
+        self, text: str, parsers: Mapping[str, Any], syntax: str, unknown: Reply
     ) -> list[str]:
         """Return the options of MAIL or RCPT, ``KEY=value``; raises Refused."""
         given = self._getparams(paths.words(text))
         if given is None:
-            raise Refused(wrong)
+            raise Refused(self._path_syntax(syntax))
         values = {key: value if isinstance(value, str) else None for key, value in given.items()}
         meanings, strangers = parse_parameters(self, parsers, values)
         if strangers and not self._ignore_unknown_params:
@@ -78,8 +82,3 @@ class MailArguments(AuthCommands):
         if "BODY" in meanings:
             values["BODY"] = meanings["BODY"]
         return [key if value is None else f"{key}={value}" for key, value in values.items()]
-
-    def _require_ascii(self, address: str) -> None:
-        """Refuse an 8-bit address where SMTPUTF8 was not asked for: RFC 6531 section 3.5."""
-        if not address.isascii() and not self.envelope.smtp_utf8:
-            raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)

@@ -172,10 +172,8 @@ class Commands(Facades):
         if method is None:
             self._refuse_unknown(verb)
             return
-        try:
-            await method(arg)
-        finally:
-            self._reset_timeout()
+        self._client_is_active = True
+        await method(arg)
 
     def _log_command(self, verb: str, arg: str | None) -> None:
         name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
@@ -187,17 +185,15 @@ class Commands(Facades):
         """Return verb and argument of a command line; raises Refused."""
         if not line:
             raise Refused(replies.BAD_SYNTAX)
-        word, _, rest = line.partition(b" ")
         try:
-            verb = word.decode("ascii").upper()
+            word, _, arg = line.decode("ascii").partition(" ")
         except UnicodeDecodeError:
-            raise Refused(replies.BAD_SYNTAX) from None
-        try:
-            arg = rest.decode("ascii")
-        except UnicodeDecodeError:
+            word, _, arg = line.decode("utf-8", "surrogateescape").partition(" ")
+            if not word.isascii():
+                raise Refused(replies.BAD_SYNTAX) from None
             if not self.enable_SMTPUTF8:
                 raise Refused(replies.NOT_ASCII) from None
-            arg = rest.decode("utf-8", "surrogateescape")
+        verb = word.upper()
         if (len(line) > self.command_size_limit or self.command_size_limits) and len(
             line
         ) > self._size_limit_of(verb):

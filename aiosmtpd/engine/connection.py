@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
 from io import BytesIO
+from time import monotonic
 from typing import Any
 
 from aiosmtpd.engine.shared import Shared
@@ -55,9 +56,9 @@ class Connection(asyncio.Protocol):
     # Slots, for an idle connection is to be small: a dict of this many names takes 2 KB.
     # fmt: off
     __slots__ = (
-        "_closing", "_corked", "_deadline", "_drained", "_end", "_eof", "_handler_coroutine",
+        "_client_is_active", "_closing", "_corked", "_deadline", "_drained", "_end", "_eof", "_handler_coroutine",
         "_last_status", "_lost", "_original_transport", "_out", "_reading_paused", "_reason",
-        "_receiver", "_session_id", "_slow_reader", "_stopping", "_timeout_duration", "_timer",
+        "_receiver", "_session_id", "_slow_reader", "_stopping", "_timeout_duration", "_timer", "_timer_due",
         "_tls_handshake_okay", "_tls_protocol", "_wakeup", "envelope", "loop", "session",
         "session_transport", "shared", "transport",
     )
@@ -89,7 +90,8 @@ class Connection(asyncio.Protocol):
         self._stopping = False
         self._drained: asyncio.Future[None] | None = None
         self._slow_reader: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self._deadline = self._timer_due = 0.0
+        self._client_is_active = False
         self._timer: asyncio.TimerHandle | None = None
         self._tls_protocol: Any = None
         self._tls_handshake_okay = True
@@ -219,7 +221,7 @@ class Connection(asyncio.Protocol):
     def disconnect(self, reply: str | None = None) -> None:
         """Send *reply*, if any, and close the connection; the running command may still end."""
         if reply is not None:
-            self._write(reply)
+            self.send(_octets(reply))
         self._reason = self._reason or reply or "closed by the server"
         self._close()
 
@@ -241,7 +243,7 @@ class Connection(asyncio.Protocol):
         try:
             await self._greet()
             while not self._closing:
-                await self._next_command()
+                await self._run_commands()
         except Disconnected:
             pass
         except Refused as refused:
@@ -253,12 +255,15 @@ class Connection(asyncio.Protocol):
         finally:
             self._close()
 
-    async def _next_command(self) -> None:
+    async def _run_commands(self) -> None:
+        """Run what the client sends until a command fails, and answer that."""
         try:
-            limit = self.line_length_limit or LINE_FLOOD
-            while (line := self._receiver.line(limit)) is None:
-                await self._more()
-            await self._execute(line)
+            while not self._closing:
+                line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
+                if line is None:
+                    await self._more()
+                else:
+                    await self._execute(line)
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:
@@ -280,6 +285,9 @@ class Connection(asyncio.Protocol):
     async def _more(self) -> None:
         """Wait until there may be more from the client, all replies out. Raises Disconnected."""
         self._flush()
+        if self._client_is_active:
+            self._client_is_active = False
+            self._reset_timeout()
         if self._drained is not None:
             await self._drained
             # Meanwhile more may have come, of which nobody would tell.
@@ -297,30 +305,36 @@ class Connection(asyncio.Protocol):
         """Take what the socket gave, and let the driver run if it waits for it."""
         self._receiver.feed(data)
         if self._wakeup.waiting:
-            began = self.loop.time()
+            began = monotonic()
             # Replies of this run leave in one write, when it comes to rest.
             self._corked = True
             self._wakeup.wake()
             self._corked = False
             if self._out:
                 self._flush()
-            if (blocked := self.loop.time() - began) > SLOW_HOOK:
+            if (blocked := monotonic() - began) > SLOW_HOOK:
                 self._blocked(blocked)
-        if len(self._receiver) > HIGH_WATER and not self._reading_paused:
-            self._reading_paused = True
-            if self.transport is not None:
-                self.transport.pause_reading()
+        if self._wakeup.waiting or self._reading_paused or len(self._receiver) <= HIGH_WATER:
+            return
+        self._reading_paused = True
+        if self.transport is not None:
+            self.transport.pause_reading()
 
     async def _read_mail_data(self, data: MailData) -> bytes:
         """Return the mail data of a DATA command; raises Refused where it broke a limit."""
         message = data.read()
+        if not (message or data.done or data.flooded):
+            # As usual: the client has waited for our 354.
+            await self._more()
+            self._client_is_active = True
+            message = data.read()
         if not data.done:
             # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
             store = BytesIO()
             store.write(message)
             while not (data.done or data.flooded):
                 await self._more()
-                self._reset_timeout()
+                self._client_is_active = True
                 store.write(data.read())
             message = store.getvalue()
         if data.flooded:
@@ -341,13 +355,13 @@ class Connection(asyncio.Protocol):
         if self._lost:
             raise Disconnected
         self._last_status = status
-        self._write(status)
+        self.send(status.octets if type(status) is Reply else _octets(status))
         if self._drained is not None:
             await self._drained
 
     async def _answer(self, status: Any) -> None:
         """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
-        reply = replies.from_hook(status)
+        reply: Reply = status if type(status) is Reply else replies.from_hook(status)
         await self.push(reply)
         if reply.code == 421:
             self._end_with(reply)
@@ -356,11 +370,6 @@ class Connection(asyncio.Protocol):
         """Close the connection behind a reply that has been pushed."""
         self._reason = self._reason or reply
         self.disconnect()
-
-    def _write(self, status: str | bytes) -> None:
-        if not isinstance(status, bytes):
-            status = status.encode("utf-8", "backslashreplace")
-        self.send(status + b"\r\n")
 
     def send(self, data: bytes) -> None:
         """Send octets behind those that wait to be sent."""
@@ -403,15 +412,19 @@ class Connection(asyncio.Protocol):
         self._deadline = self.loop.time() + (
             self._timeout_duration if duration is None else duration
         )
-        if self._timer is None or self._timer.when() > self._deadline:
+        if self._timer is None or self._timer_due > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self.loop.call_at(self._deadline, self._timer_fired)
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        self._timer_due = self._deadline
+        self._timer = self.loop.call_at(self._deadline, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None
         if self._deadline > self.loop.time():
-            self._timer = self.loop.call_at(self._deadline, self._timer_fired)
+            self._set_timer()
         elif self._wakeup.waiting:
             self._timeout_cb()
         else:
@@ -470,3 +483,10 @@ class Connection(asyncio.Protocol):
     def _log(self, level: int, message: str, *args: Any, error: Exception | None = None) -> None:
         if log.isEnabledFor(level):
             log.log(level, message, *args, exc_info=error, extra={"session_id": self.session_id})
+
+
+def _octets(status: str | bytes) -> bytes:
+    """Return what a reply is on the wire."""
+    if not isinstance(status, bytes):
+        status = status.encode("utf-8", "backslashreplace")
+    return status + b"\r\n"

@@ -17,10 +17,18 @@ class Wakeup:
     other task is running: the task stays a real one, with its own context.
     """
 
-    __slots__ = ("_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop")
+    # fmt: off
+    __slots__ = (
+        "_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop", "waiting",
+    )
+    # fmt: on
+
+    waiting: bool
+    """True while a task awaits this."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self.waiting = False
         self._asyncio_future_blocking = False
         self._callback: Callable[[Any], object] | None = None
         self._context: Context | None = None
@@ -30,17 +38,12 @@ class Wakeup:
         self._asyncio_future_blocking = True
         yield self
 
-    @property
-    def waiting(self) -> bool:
-        """True while a task awaits this."""
-        return self._callback is not None
-
     def wake(self) -> None:
         """Let the waiting task go on: now, or soon where another task is running."""
-        callback, self._callback = self._callback, None
-        context, self._context = self._context, None
-        if callback is None or context is None:
+        callback, context = self._callback, self._context
+        if not self.waiting or callback is None or context is None:
             return
+        self.waiting = False
         if asyncio.current_task(self._loop) is None:
             context.run(callback, self)
         else:
@@ -57,6 +60,7 @@ class Wakeup:
     ) -> None:
         """Take the task's own wake-up."""
         self._callback, self._context = callback, context
+        self.waiting = True
 
     def result(self) -> None:
         """Return nothing, or raise CancelledError where the waiting task was cancelled."""
@@ -66,9 +70,10 @@ class Wakeup:
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the wait of the task; return whether there was one."""
-        callback, self._callback = self._callback, None
-        if callback is None:
+        callback = self._callback
+        if not self.waiting or callback is None:
             return False
+        self.waiting = False
         self._cancelled = True
         self._loop.call_soon(callback, self, context=self._context)
         return True

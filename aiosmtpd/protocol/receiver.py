@@ -60,18 +60,20 @@ class Receiver:
         :exc:`LineTooLong` once such a line has come to its end (its octets are not kept
         meanwhile), and :exc:`LineFlood` where it does not come to one.
         """
-        start = self._position
-        end = self._buffer.find(b"\n", self._searched if self._searched > start else start)
-        if end < 0:
-            self._searched = len(self._buffer)
-            if len(self) > limit or self._dropped:
-                self._drop(len(self))
+        buffer, start, dropped = self._buffer, self._position, self._dropped
+        if not buffer:
             return None
-        buffer, dropped = self._buffer, self._dropped
+        end = buffer.find(b"\n", self._searched if self._searched > start else start)
+        if end < 0:
+            self._searched = len(buffer)
+            if len(buffer) - start > limit or dropped:
+                self._drop(len(buffer) - start)
+            return None
         self._position, self._dropped = end + 1, 0
         if end + 1 == len(buffer):
             # An idle connection is not to hold the socket's last read: it takes a page of memory.
-            self.clear()
+            self._buffer = b""
+            self._position = self._searched = 0
         if dropped or end - start > limit:
             raise LineTooLong
         if end > start and buffer[end - 1] == 0x0D:

@@ -31,11 +31,13 @@ class Reply(str):
     one line. Lines over 512 octets are folded.
 
     :attr:`code` is the three-digit reply code (int), :attr:`enhanced` the enhanced status code
-    (str, or None for a reply that has none). RFC 5321 section 4.2.
+    (str, or None for a reply that has none), :attr:`octets` what goes over the wire (bytes, with
+    the CRLF). RFC 5321 section 4.2.
     """
 
     code: int
     enhanced: str | None
+    octets: bytes
 
     def __new__(cls, text: str, enhanced: str | None = None) -> Reply:
         """Make a reply of *text*; raises ValueError where it does not begin with a reply code."""
@@ -45,6 +47,7 @@ class Reply(str):
         self.code = int(text[:3])
         found = _ENHANCED.match(text, 4)
         self.enhanced = found.group() if found else enhanced
+        self.octets = text.encode("utf-8", "backslashreplace") + b"\r\n"
         return self
 
 
