@@ -39,10 +39,9 @@ def _deprecated(text: str) -> None:
 class Legacy:
     """The deprecated forms that one server and its handler use; none, as a rule."""
 
-    __slots__ = ("_ehlo_of_four", "_ehlo_present", "_process_message", "_server")
+    __slots__ = ("_ehlo_of_four", "_ehlo_present", "_process_message")
 
     def __init__(self, server: SMTP) -> None:
-        self._server = server
         handler = server.event_handler
         if hasattr(server, "ehlo_hook"):
             _deprecated("Use handler.handle_EHLO() instead of .ehlo_hook()")
@@ -63,19 +62,20 @@ class Legacy:
                 "version 2.0"
             )
 
-    async def ehlo_hook(self) -> None:
+    # It does not keep the server, which keeps it: only the garbage collector would free them.
+
+    async def ehlo_hook(self, server: SMTP) -> None:
         """Run a subclass's ``ehlo_hook``."""
-        if hasattr(self._server, "ehlo_hook"):
-            await self._server.ehlo_hook()
+        if hasattr(server, "ehlo_hook"):
+            await server.ehlo_hook()
 
-    async def rset_hook(self) -> None:
+    async def rset_hook(self, server: SMTP) -> None:
         """Run a subclass's ``rset_hook``."""
-        if hasattr(self._server, "rset_hook"):
-            await self._server.rset_hook()
+        if hasattr(server, "rset_hook"):
+            await server.rset_hook()
 
-    async def ehlo_lines(self, hostname: str, lines: list[str]) -> list[str]:
+    async def ehlo_lines(self, server: SMTP, hostname: str, lines: list[str]) -> list[str]:
         """Return the lines to send to EHLO: those of the handler's hook, if it has one."""
-        server = self._server
         if self._ehlo_of_four:
             for line in lines[:-1]:
                 await server.push(line)
@@ -93,11 +93,10 @@ class Legacy:
             raise TypeError("handle_EHLO returned no list of reply lines")
         return replies.lines_from_hook(answer)
 
-    async def process_message(self) -> Any:
+    async def process_message(self, server: SMTP) -> Any:
         """Hand the message to a handler of before 1.0; MISSING where there is none."""
         if self._process_message is None:
             return MISSING
-        server = self._server
         status = await hooks.call(
             server.event_handler,
             self._process_message,

@@ -214,11 +214,10 @@ class SMTP(MailArguments):
             raise Refused(replies.syntax_of("EHLO hostname"))
         self._set_rset_state()
         self.session.extended_smtp = True
-        self._mail_growth = self._extensions.mail_growth(self)
         lines = [f"250-{self.hostname}"]
         lines += [f"250-{line}" for line in self._extensions.lines(self)]
-        await self._legacy.ehlo_hook()
-        lines = await self._legacy.ehlo_lines(hostname, [*lines, "250 HELP"])
+        await self._legacy.ehlo_hook(self)
+        lines = await self._legacy.ehlo_lines(self, hostname, [*lines, "250 HELP"])
         for line in lines:
             await self.push(line)
 
@@ -321,7 +320,7 @@ class SMTP(MailArguments):
         envelope.content = self._decoded(message) if self._decode_data else message
         status = await self._call_handler_hook("DATA")
         if status is MISSING:
-            status = await self._legacy.process_message()
+            status = await self._legacy.process_message(self)
         return replies.OK if status is MISSING else status
 
     def _decoded(self, message: bytes) -> str:
@@ -353,7 +352,7 @@ class SMTP(MailArguments):
         if arg:
             raise Refused(replies.syntax_of("RSET"))
         self._set_rset_state()
-        await self._legacy.rset_hook()
+        await self._legacy.rset_hook(self)
         status = await self._call_handler_hook("RSET")
         await self._answer(replies.OK if status is MISSING else status)
 

@@ -11,7 +11,6 @@ from aiosmtpd.protocol import paths, replies
 from aiosmtpd.protocol.extensions import parse_parameters
 from aiosmtpd.protocol.replies import Refused, Reply
 
-
 MAIL_SYNTAX = "MAIL FROM: <address>"
 RCPT_SYNTAX = "RCPT TO: <address>"
 

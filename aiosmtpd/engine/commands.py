@@ -45,7 +45,7 @@ class Commands(Facades):
     # fmt: off
     __slots__ = (
         "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_extensions",
-        "_hostname", "_last_hook", "_mail_growth", "_masked", "_proxy_timeout", "_proxy_trusted",
+        "_hostname", "_last_hook", "_masked", "_proxy_timeout", "_proxy_trusted",
         "_told", "_unknown", "enable_SMTPUTF8", "event_handler", "require_starttls",
     )
     # fmt: on
@@ -76,7 +76,6 @@ class Commands(Facades):
         self._told = False
         self._last_hook = ""
         self._masked = 0
-        self._mail_growth = 0
         self._limit_calls(call_limit)
 
     @property
@@ -118,7 +117,7 @@ class Commands(Facades):
         try:
             status = await self._call_handler_hook("CONNECT", *self.session.client_address)
             if status is MISSING:
-                return Reply(f"220 {self.hostname} {self.__ident__}")
+                status = f"220 {self.hostname} {self.__ident__}"
             return replies.from_hook(status)
         except (Disconnected, Refused):
             raise
@@ -204,7 +203,7 @@ class Commands(Facades):
         if not self.session.extended_smtp:
             return self.command_size_limit
         limit = self.command_size_limits.get(verb, self.command_size_limit)
-        return limit + self._mail_growth if verb == "MAIL" else limit
+        return limit + self._extensions.mail_growth(self) if verb == "MAIL" else limit
 
     def _used_up(self, verb: str) -> bool:
         limits = self._call_limits or {}

@@ -1,4 +1,4 @@
-"""One connection: its driver task, its replies, its timer, its flow control, its TLS switch.
+"""One connection: its driver task, its replies, its TLS switch.
 
 A task per connection takes the command lines that the :class:`Receiver` holds and runs the
 method of each verb; a running command reads from the same receiver. Only "nothing has arrived",
@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any
 
 from aiosmtpd.engine.shared import Shared
-from aiosmtpd.engine.wakeup import Wakeup
+from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
@@ -26,17 +26,11 @@ from aiosmtpd.protocol.session import Envelope, Session
 
 log = logging.getLogger("mail.log")
 
-HIGH_WATER = 65536
-"""Octets of input that may wait for a busy command, and of replies that may wait for each other."""
-
 VANISHED_GRACE = 2.0
 """Seconds that a running hook gets when its client has gone."""
 
 SLOW_HOOK = 0.1
 """Seconds of the event loop that one command may take before the log says so."""
-
-SLOW_READER = 60.0
-"""Seconds that a peer may leave our replies unread; less where ``timeout`` is."""
 
 HANDSHAKE_TIMEOUT = 30.0
 """Seconds for a TLS handshake; less where ``timeout`` is."""
@@ -50,17 +44,14 @@ class TLSSetupException(Exception):
     """A TLS handshake failed; the reason is its cause."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(Wire):
     """Bytes in, commands run, replies out. What the commands are is for subclasses to say."""
 
-    # Slots, for an idle connection is to be small: a dict of this many names takes 2 KB.
     # fmt: off
     __slots__ = (
-        "_client_is_active", "_closing", "_corked", "_deadline", "_drained", "_end", "_eof", "_handler_coroutine",
-        "_last_status", "_lost", "_original_transport", "_out", "_reading_paused", "_reason",
-        "_receiver", "_session_id", "_slow_reader", "_stopping", "_timeout_duration", "_timer", "_timer_due",
-        "_tls_handshake_okay", "_tls_protocol", "_wakeup", "envelope", "loop", "session",
-        "session_transport", "shared", "transport",
+        "_closing", "_end", "_eof", "_last_status", "_original_transport", "_reading_paused",
+        "_reason", "_receiver", "_session_id", "_stopping", "_tls_handshake_okay", "_tls_protocol",
+        "envelope", "session", "session_transport", "shared",
     )
     # fmt: on
 
@@ -69,30 +60,18 @@ class Connection(asyncio.Protocol):
     def __init__(
         self, loop: asyncio.AbstractEventLoop, timeout: float, shared: Shared | None
     ) -> None:
-        self.loop = loop
+        super().__init__(loop, timeout)
         self.shared = shared
-        self.transport: asyncio.Transport | None = None
         self.session_transport: asyncio.BaseTransport | None = None
         # None until connection_made(), before which no method of ours runs.
         self.session: Session = None  # type: ignore[assignment]
         self.envelope: Envelope = None  # type: ignore[assignment]
-        self._timeout_duration = timeout
         self._receiver = Receiver()
-        self._wakeup = Wakeup(loop)
-        self._handler_coroutine: asyncio.Task[None] | None = None
-        self._out = bytearray()
-        self._corked = False
         self._last_status: str | bytes = ""
         self._reading_paused = False
         self._eof = False
         self._closing = False
-        self._lost = False
         self._stopping = False
-        self._drained: asyncio.Future[None] | None = None
-        self._slow_reader: asyncio.TimerHandle | None = None
-        self._deadline = self._timer_due = 0.0
-        self._client_is_active = False
-        self._timer: asyncio.TimerHandle | None = None
         self._tls_protocol: Any = None
         self._tls_handshake_okay = True
         self._original_transport: asyncio.BaseTransport | None = None
@@ -221,7 +200,7 @@ class Connection(asyncio.Protocol):
     def disconnect(self, reply: str | None = None) -> None:
         """Send *reply*, if any, and close the connection; the running command may still end."""
         if reply is not None:
-            self.send(_octets(reply))
+            self.send(replies.octets(reply))
         self._reason = self._reason or reply or "closed by the server"
         self._close()
 
@@ -231,10 +210,8 @@ class Connection(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
             # close() waits for ever for a peer that does not read: limits.md L3.
-            if self.transport.get_write_buffer_size() and self._slow_reader is None:
-                self._slow_reader = self.loop.call_later(
-                    min(self._timeout_duration, SLOW_READER), self.transport.abort
-                )
+            if self.transport.get_write_buffer_size():
+                self._cut_off_later()
         self._wakeup.wake()
 
     # The driver.
@@ -355,7 +332,7 @@ class Connection(asyncio.Protocol):
         if self._lost:
             raise Disconnected
         self._last_status = status
-        self.send(status.octets if type(status) is Reply else _octets(status))
+        self.send(status.octets if type(status) is Reply else replies.octets(status))
         if self._drained is not None:
             await self._drained
 
@@ -371,75 +348,9 @@ class Connection(asyncio.Protocol):
         self._reason = self._reason or reply
         self.disconnect()
 
-    def send(self, data: bytes) -> None:
-        """Send octets behind those that wait to be sent."""
-        if not self._out and not self._corked and self._handler_coroutine is not None:
-            # Whatever the running command awaits next, its replies are not held back.
-            self.loop.call_soon(self._flush)
-        self._out += data
-        if len(self._out) > HIGH_WATER:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._out:
-            out, self._out = self._out, bytearray()
-            if self.transport is not None:
-                self.transport.write(out)
-
-    def pause_writing(self) -> None:
-        """Hold the driver: the peer does not read. It is cut off if it goes on with that."""
-        self._drained = self.loop.create_future()
-        if self.transport is not None and self._slow_reader is None:
-            self._slow_reader = self.loop.call_later(
-                min(self._timeout_duration, SLOW_READER), self.transport.abort
-            )
-
-    def resume_writing(self) -> None:
-        """Let the driver go on."""
-        drained, self._drained = self._drained, None
-        if self._slow_reader is not None:
-            self._slow_reader.cancel()
-            self._slow_reader = None
-        if drained is not None and not drained.done():
-            drained.set_result(None)
-
-    # The timer: one for a connection, re-armed lazily, for a new deadline is only a number.
-
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        """Give the client *duration* seconds from now, by default ``timeout``."""
-        if self._lost:
-            return
-        self._deadline = self.loop.time() + (
-            self._timeout_duration if duration is None else duration
-        )
-        if self._timer is None or self._timer_due > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        self._timer_due = self._deadline
-        self._timer = self.loop.call_at(self._deadline, self._timer_fired)
-
-    def _timer_fired(self) -> None:
-        self._timer = None
-        if self._deadline > self.loop.time():
-            self._set_timer()
-        elif self._wakeup.waiting:
-            self._timeout_cb()
-        else:
-            # A hook is running: it is the server that is slow, not the client.
-            self._reset_timeout()
-
     def _timeout_cb(self) -> None:
         """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
         self.disconnect(replies.TIMED_OUT)
-
-    def _cancel_timers(self) -> None:
-        for timer in (self._timer, self._slow_reader):
-            if timer is not None:
-                timer.cancel()
-        self._timer = self._slow_reader = None
 
     # TLS.
 
@@ -483,10 +394,3 @@ class Connection(asyncio.Protocol):
     def _log(self, level: int, message: str, *args: Any, error: Exception | None = None) -> None:
         if log.isEnabledFor(level):
             log.log(level, message, *args, exc_info=error, extra={"session_id": self.session_id})
-
-
-def _octets(status: str | bytes) -> bytes:
-    """Return what a reply is on the wire."""
-    if not isinstance(status, bytes):
-        status = status.encode("utf-8", "backslashreplace")
-    return status + b"\r\n"

@@ -47,7 +47,7 @@ class Reply(str):
         self.code = int(text[:3])
         found = _ENHANCED.match(text, 4)
         self.enhanced = found.group() if found else enhanced
-        self.octets = text.encode("utf-8", "backslashreplace") + b"\r\n"
+        self.octets = octets(text)
         return self
 
 
@@ -61,6 +61,13 @@ class Refused(Exception):
     def __init__(self, reply: str) -> None:
         self.reply = reply if isinstance(reply, Reply) else Reply(reply)
         super().__init__(self.reply)
+
+
+def octets(status: str | bytes) -> bytes:
+    """Return what a status is on the wire."""
+    if not isinstance(status, bytes):
+        status = status.encode("utf-8", "backslashreplace")
+    return status + b"\r\n"
 
 
 def escape(text: str) -> str:

@@ -2,11 +2,13 @@
 
 import asyncio
 import functools
+import gc
 import os
 import smtplib
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +21,8 @@ import pytest
 
 from aiosmtpd import Controller, Mail, Server, UnthreadedController
 from aiosmtpd.engine.listening import Address
-from tests.net.support import PATIENCE, Catcher, Client
+from aiosmtpd.smtp import SMTP
+from tests.net.support import PATIENCE, Catcher, Client, until
 
 
 def deliver(address: Address) -> None:
@@ -152,6 +155,51 @@ def test_several_loops_in_one_process() -> None:
     for thread in threads:
         thread.join(PATIENCE)
     assert [len(box.mail) for box in boxes] == [1, 1, 1]
+
+
+def test_loops_of_several_threads_do_not_mix_what_they_read() -> None:
+    """Connections of one thread share a buffer."""
+    handlers = [Catcher() for _ in range(3)]
+    controllers = [Controller(handler, hostname="127.0.0.1", port=0) for handler in handlers]
+    for controller in controllers:
+        controller.start()
+
+    def send(number: int) -> None:
+        line = bytes([97 + number]) * 70 + b"\r\n"
+        with Client(controllers[number].port) as client:
+            client.transaction()
+            client.send(line * 60_000 + b".\r\n")
+            client.reply()
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    for number, (handler, controller) in enumerate(zip(handlers, controllers, strict=True)):
+        content = handler.envelope().original_content or b""
+        assert content == (bytes([97 + number]) * 70 + b"\r\n") * 60_000
+        controller.stop()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts references")
+async def test_a_connection_that_has_ended_is_freed_at_once() -> None:
+    """No garbage collector is needed for it."""
+    connections: weakref.WeakSet[SMTP] = weakref.WeakSet()
+
+    def make() -> SMTP:
+        connections.add(server := SMTP(Catcher()))
+        return server
+
+    gc.disable()
+    try:
+        async with Server(None, listen="127.0.0.1:0", factory=make) as server:
+            await asyncio.to_thread(deliver, server.addresses[0])
+            await until(lambda: not server._shared.connections)
+            # The loop lets go of its transport's callbacks in the next turns.
+            await until(lambda: not connections)
+    finally:
+        gc.enable()
 
 
 def held() -> tuple[int, set[threading.Thread]]:
