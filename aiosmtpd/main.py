@@ -42,6 +42,7 @@ from aiosmtpd._process import (
 )
 from aiosmtpd.controller import Server
 from aiosmtpd.engine.listening import Listen, close_all, parse_listen, spell
+from aiosmtpd.protocol.extensions import PRESETS
 from aiosmtpd.server import close_loop
 from aiosmtpd.smtp import DATA_SIZE_DEFAULT, SMTP
 
@@ -142,6 +143,13 @@ def _add_mail_options(parser: ArgumentParser) -> None:
         "--smtputf8",
         action="store_true",
         help="Accept addresses and headers in UTF-8: the SMTPUTF8 extension (RFC 6531).",
+    )
+    group.add_argument(
+        "--extensions",
+        choices=sorted(PRESETS),
+        default="modern",
+        help="The service extensions to offer: those of 1.4 (classic), what the server itself can "
+        "honour (modern, the default), or also what only CLASS can keep (all).",
     )
     group.add_argument(
         "--hostname",
@@ -367,6 +375,7 @@ class _Program:
             enable_SMTPUTF8=settings.smtputf8,
             tls_context=self._tls_context,
             require_starttls=settings.requiretls,
+            extensions=settings.extensions,
             **self._parameters,
         )
 

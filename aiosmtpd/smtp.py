@@ -51,12 +51,20 @@ from aiosmtpd.protocol.extensions import (
     ExtensionTable,
 )
 from aiosmtpd.protocol.maildata import MailData
+from aiosmtpd.protocol.modern import (
+    ALL as ALL,
+    MODERN as MODERN,
+    DeliverBy as DeliverBy,
+    OriginalRecipient as OriginalRecipient,
+    ValidSince as ValidSince,
+)
 from aiosmtpd.protocol.replies import Refused as Refused, Reply as Reply
 from aiosmtpd.protocol.session import (
     MISSING as MISSING,
     AuthResult as AuthResult,
     Envelope as Envelope,
     LoginPassword as LoginPassword,
+    Recipient as Recipient,
     Session as Session,
     _Missing as _Missing,
 )
@@ -129,6 +137,9 @@ class SMTP(MailArguments):
         bare_newline: str = "accept",
         line_length_limit: int | None = None,
         command_size_limit: int | None = None,
+        max_recipients: int | None = 1000,
+        max_recipient_domains: int | None = None,
+        max_transactions: int | None = None,
         shared: Shared | None = None,
         max_auth_failures: int | None = 10,
         proxy_trusted: str | Iterable[str] | None = None,
@@ -169,6 +180,11 @@ class SMTP(MailArguments):
             raise ValueError("proxy_protocol_timeout must be > 0")
         self._proxy_timeout = proxy_protocol_timeout
         self._proxy_trusted = None if proxy_trusted is None else networks.parse(proxy_trusted)
+        self.max_recipients = max_recipients
+        self.max_recipient_domains = max_recipient_domains
+        self.max_transactions = max_transactions
+        self._transactions = 0
+        self._domains = set()
         self._legacy = _legacy.Legacy(self)
         if auth_required and not auth_require_tls:
             advice.warn_of_clear_auth()
@@ -198,9 +214,9 @@ class SMTP(MailArguments):
     async def smtp_HELO(self, hostname: str | None) -> None:
         """RFC 5321 section 4.1.1.1."""
         if not hostname:
-            raise Refused(replies.syntax_of("HELO hostname"))
+            raise Refused(replies.syntax_of("HELO hostname", ""))
         self._set_rset_state()
-        self.session.extended_smtp = False
+        self.session.extended_smtp = self._with_codes = False
         status = await self._call_handler_hook("HELO", hostname)
         if status is MISSING:
             self.session.host_name = hostname
@@ -211,15 +227,17 @@ class SMTP(MailArguments):
     async def smtp_EHLO(self, hostname: str | None) -> None:
         """RFC 5321 section 4.1.1.1: every extension that is offered now has its line."""
         if not hostname:
-            raise Refused(replies.syntax_of("EHLO hostname"))
+            raise Refused(replies.syntax_of("EHLO hostname", ""))
         self._set_rset_state()
         self.session.extended_smtp = True
+        self._with_codes = False
         lines = [f"250-{self.hostname}"]
         lines += [f"250-{line}" for line in self._extensions.lines(self)]
         await self._legacy.ehlo_hook(self)
         lines = await self._legacy.ehlo_lines(self, hostname, [*lines, "250 HELP"])
         for line in lines:
             await self.push(line)
+        self._with_codes = self._extensions.has_codes
 
     @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str | None) -> None:
@@ -243,17 +261,22 @@ class SMTP(MailArguments):
         if self.envelope.mail_from is not None:
             raise Refused(replies.NESTED_MAIL)
         options: list[str] = []
+        meanings: dict[str, Any] = {}
         if text:
-            unknown = replies.UNKNOWN_MAIL_PARAMETER
-            options = self._parameters(text, self._extensions.mail, MAIL_SYNTAX, unknown)
+            options, meanings = self._parameters(
+                text, self._extensions.mail, MAIL_SYNTAX, replies.UNKNOWN_MAIL_PARAMETER
+            )
+            self._extensions.check_mail(meanings)
         if not address.isascii() and not self.envelope.smtp_utf8:
             # RFC 6531 section 3.5.
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
+        self._limit_transactions()
+        self.envelope.mail_params = meanings
         status = await self._call_handler_hook("MAIL", address, options)
         if status is MISSING:
             self.envelope.mail_from = address
             self.envelope.mail_options.extend(options)
-            status = replies.OK
+            status = replies.SENDER_OK
         elif self.envelope.mail_from is None:
             line = "envelope.mail_from = address"
             advice.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
@@ -270,18 +293,23 @@ class SMTP(MailArguments):
         if address == paths.NULL_PATH:
             raise Refused(replies.MALFORMED_ADDRESS)
         options: list[str] = []
+        meanings: dict[str, Any] = {}
         if text:
-            unknown = replies.UNKNOWN_RCPT_PARAMETER
-            options = self._parameters(text, self._extensions.rcpt, RCPT_SYNTAX, unknown)
+            options, meanings = self._parameters(
+                text, self._extensions.rcpt, RCPT_SYNTAX, replies.UNKNOWN_RCPT_PARAMETER
+            )
         if not address.isascii() and not self.envelope.smtp_utf8:
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
+        self._limit_recipients(address)
         before = len(self.envelope.rcpt_tos)
         status = await self._call_handler_hook("RCPT", address, options)
         if status is MISSING:
             self.envelope.rcpt_tos.append(address)
             self.envelope.rcpt_options.extend(options)
-            status = replies.OK
-        elif len(self.envelope.rcpt_tos) == before:
+            status = replies.RECIPIENT_OK
+        if len(self.envelope.rcpt_tos) > before:
+            self.envelope.recipients.append(Recipient(address, meanings))
+        else:
             line = "envelope.rcpt_tos.append(address)"
             advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
         await self._answer(status)
@@ -388,8 +416,9 @@ class SMTP(MailArguments):
         await self._answer(replies.CANNOT_VERIFY if status is MISSING else status)
 
     async def smtp_EXPN(self, arg: str | None) -> None:
-        """RFC 5321 section 3.5.2: not implemented."""
-        await self.push(replies.NO_EXPN)
+        """RFC 5321 section 3.5.2: not implemented, but for ``handle_EXPN``."""
+        status = await self._call_handler_hook("EXPN", arg)
+        await self._answer(replies.NO_EXPN if status is MISSING else status)
 
     @syntax("HELP [command]")
     async def smtp_HELP(self, arg: str | None) -> None:

@@ -18,11 +18,21 @@ RCPT_SYNTAX = "RCPT TO: <address>"
 class MailArguments(AuthCommands):
     """A connection that reads addresses and parameters."""
 
-    __slots__ = ("_ignore_unknown_params",)
+    # fmt: off
+    __slots__ = (
+        "_domains", "_ignore_unknown_params", "_transactions", "max_recipient_domains",
+        "max_recipients", "max_transactions",
+    )
+    # fmt: on
 
     local_part_limit = 0
 
     _ignore_unknown_params: bool
+    _transactions: int
+    _domains: set[str]
+    max_transactions: int | None
+    max_recipients: int | None
+    max_recipient_domains: int | None
 
     def mail_syntax(self) -> Reply:
         """Return the 501 that shows how MAIL is written."""
@@ -69,8 +79,8 @@ class MailArguments(AuthCommands):
 
     def _parameters(
         self, text: str, parsers: Mapping[str, Any], syntax: str, unknown: Reply
-    ) -> list[str]:
-        """Return the options of MAIL or RCPT, ``KEY=value``; raises Refused."""
+    ) -> tuple[list[str], dict[str, Any]]:
+        """Return the options of MAIL or RCPT, ``KEY=value``, and their meanings; raises Refused."""
         given = self._getparams(paths.words(text))
         if given is None:
             raise Refused(self._path_syntax(syntax))
@@ -80,4 +90,23 @@ class MailArguments(AuthCommands):
             raise Refused(unknown)
         if "BODY" in meanings:
             values["BODY"] = meanings["BODY"]
-        return [key if value is None else f"{key}={value}" for key, value in values.items()]
+        options = [key if value is None else f"{key}={value}" for key, value in values.items()]
+        return options, meanings
+
+    # What a client may ask for in all: RFC 9422.
+
+    def _limit_transactions(self) -> None:
+        """Refuse a transaction too many."""
+        if self.max_transactions and self._transactions >= self.max_transactions:
+            raise Refused(replies.TOO_MANY_TRANSACTIONS)
+        self._transactions += 1
+
+    def _limit_recipients(self, address: str) -> None:
+        """Refuse a recipient too many, or one of a domain too many; RFC 5321 section 4.5.3.1.10."""
+        if self.max_recipients and len(self.envelope.rcpt_tos) >= self.max_recipients:
+            raise Refused(replies.TOO_MANY_RECIPIENTS)
+        if self.max_recipient_domains:
+            domain = address.rpartition("@")[2].lower()
+            if domain not in self._domains and len(self._domains) >= self.max_recipient_domains:
+                raise Refused(replies.TOO_MANY_DOMAINS)
+            self._domains.add(domain)

@@ -203,7 +203,7 @@ class Commands(Facades):
         if not self.session.extended_smtp:
             return self.command_size_limit
         limit = self.command_size_limits.get(verb, self.command_size_limit)
-        return limit + self._extensions.mail_growth(self) if verb == "MAIL" else limit
+        return limit + self._extensions.growth(verb, self)
 
     def _used_up(self, verb: str) -> bool:
         limits = self._call_limits or {}

@@ -51,7 +51,7 @@ class Connection(Wire):
     __slots__ = (
         "_closing", "_end", "_eof", "_last_status", "_original_transport", "_reading_paused",
         "_reason", "_receiver", "_session_id", "_stopping", "_tls_handshake_okay", "_tls_protocol",
-        "envelope", "session", "session_transport", "shared",
+        "_with_codes", "envelope", "session", "session_transport", "shared",
     )
     # fmt: on
 
@@ -72,6 +72,7 @@ class Connection(Wire):
         self._eof = False
         self._closing = False
         self._stopping = False
+        self._with_codes = False
         self._tls_protocol: Any = None
         self._tls_handshake_okay = True
         self._original_transport: asyncio.BaseTransport | None = None
@@ -123,6 +124,7 @@ class Connection(Wire):
     def _begin_session(self, transport: Any) -> None:
         before = self.session
         self.transport = self.session_transport = transport
+        self._with_codes = False
         self.envelope = self._create_envelope()
         self.session = self._create_session()
         self.session.peer = transport.get_extra_info("peername")
@@ -331,6 +333,8 @@ class Connection(Wire):
         """
         if self._lost:
             raise Disconnected
+        if self._with_codes and type(status) is Reply:
+            status = replies.with_code(status)
         self._last_status = status
         self.send(status.octets if type(status) is Reply else replies.octets(status))
         if self._drained is not None:

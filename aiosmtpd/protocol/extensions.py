@@ -31,7 +31,9 @@ class Extension:
     *keyword* is the EHLO keyword. *advertise* gets the server and returns the EHLO line without
     its code, or None to stay silent now; by default it is the keyword. *mail* and *rcpt* map
     parameter names to parsers, *verbs* command verbs to coroutine functions of server and
-    argument. *line_length* (octets) is added to the limit of a MAIL command.
+    argument. *line_length* and *rcpt_line_length* (octets) are added to the limits of MAIL and
+    RCPT. *check_mail* gets the meanings of all MAIL parameters at once, to refuse what does not go
+    together.
     """
 
     keyword: str
@@ -40,6 +42,8 @@ class Extension:
     rcpt: Mapping[str, Parser] = attrs.field(factory=dict)
     verbs: Mapping[str, Verb] = attrs.field(factory=dict)
     line_length: int = 0
+    rcpt_line_length: int = 0
+    check_mail: Callable[[Mapping[str, Any]], None] | None = None
 
     @advertise.default
     def _advertise_keyword(self) -> Callable[[Any], str | None]:
@@ -130,19 +134,26 @@ class ExtensionTable:
     mail: Mapping[str, Parser]
     rcpt: Mapping[str, Parser]
     verbs: Mapping[str, Verb]
+    checks: tuple[Callable[[Mapping[str, Any]], None], ...]
+    has_codes: bool
 
     def lines(self, server: Any) -> list[str]:
         """Return what EHLO offers now, in order, without the reply code."""
         offered = [extension.advertise(server) for extension in self.extensions]
         return [line for line in offered if line is not None]
 
-    def mail_growth(self, server: Any) -> int:
-        """Return by how many octets the offered extensions lengthen MAIL (RFC 1870 section 3)."""
-        return sum(
-            extension.line_length
-            for extension in self.extensions
-            if extension.line_length and extension.advertise(server) is not None
-        )
+    def growth(self, verb: str, server: Any) -> int:
+        """Return by how many octets the extensions offered lengthen a verb: RFC 1870 section 3."""
+        field = {"MAIL": "line_length", "RCPT": "rcpt_line_length"}.get(verb)
+        if field is None:
+            return 0
+        growing = [one for one in self.extensions if getattr(one, field)]
+        return sum(getattr(one, field) for one in growing if one.advertise(server) is not None)
+
+    def check_mail(self, meanings: Mapping[str, Any]) -> None:
+        """Refuse parameters of MAIL that do not go together; raises Refused."""
+        for check in self.checks:
+            check(meanings)
 
     @classmethod
     def of(cls, extensions: str | Iterable[Extension]) -> ExtensionTable:
@@ -155,6 +166,7 @@ class ExtensionTable:
 
 
 PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
+"""By name; ``modern.py`` adds its own."""
 
 
 @lru_cache(maxsize=64)
@@ -165,7 +177,14 @@ def _table(extensions: tuple[Extension, ...]) -> ExtensionTable:
             found.update(getattr(extension, field))
         return dict(sorted(found.items(), key=lambda item: _CHECKED_FIRST.get(item[0], 3)))
 
-    return ExtensionTable(extensions, merged("mail"), merged("rcpt"), merged("verbs"))
+    return ExtensionTable(
+        extensions,
+        merged("mail"),
+        merged("rcpt"),
+        merged("verbs"),
+        checks=tuple(one.check_mail for one in extensions if one.check_mail is not None),
+        has_codes=any(one.keyword == "ENHANCEDSTATUSCODES" for one in extensions),
+    )
 
 
 def parse_parameters(

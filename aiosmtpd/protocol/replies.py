@@ -63,6 +63,29 @@ class Refused(Exception):
         super().__init__(self.reply)
 
 
+def with_code(reply: Reply) -> Reply:
+    """Return a reply with an enhanced status code in each line: RFC 2034 section 4.
+
+    One that has none of its own gets ``2.0.0``, ``4.0.0`` or ``5.0.0`` by its reply code; one
+    whose :attr:`~Reply.enhanced` is ``""`` gets none, as those to HELO and EHLO.
+    """
+    return reply if reply.enhanced == "" else _with_code(str(reply), reply.enhanced)
+
+
+@lru_cache(maxsize=256)
+def _with_code(text: str, enhanced: str | None) -> Reply:
+    kind = text[0]
+    if kind not in "245":
+        return Reply(text)
+    if enhanced is None or enhanced[0] != kind:
+        enhanced = f"{kind}.0.0"
+    lines = _folded(text.split("\r\n"), spare=len(enhanced) + 1)
+    for number, line in enumerate(lines):
+        if not _ENHANCED.match(line, 4):
+            lines[number] = f"{line[:3]}{line[3:4] or ' '}{enhanced} {line[4:]}"
+    return Reply("\r\n".join(lines))
+
+
 def octets(status: str | bytes) -> bytes:
     """Return what a status is on the wire."""
     if not isinstance(status, bytes):
@@ -117,12 +140,12 @@ def _are_one_reply(lines: list[str]) -> bool:
     )
 
 
-def _folded(lines: list[str]) -> list[str]:
-    """Fold lines that are too long, each piece with the same code."""
+def _folded(lines: list[str], spare: int = 0) -> list[str]:
+    """Fold lines that are too long, each piece with the same code; leave some octets spare."""
     folded: list[str] = []
     for line in lines:
         code, last, text = line[:3], line[3:4], line[4:]
-        room = LINE_OCTETS - 2 - 4
+        room = LINE_OCTETS - 2 - 4 - spare
         pieces = [""]
         size = 0
         for character in text:
@@ -138,6 +161,8 @@ def _folded(lines: list[str]) -> list[str]:
 
 
 OK = Reply("250 OK", "2.0.0")
+SENDER_OK = Reply("250 OK", "2.1.0")
+RECIPIENT_OK = Reply("250 OK", "2.1.5")
 BYE = Reply("221 Bye", "2.0.0")
 START_MAIL_INPUT = Reply("354 End data with <CR><LF>.<CR><LF>")
 READY_FOR_TLS = Reply("220 Ready to start TLS", "2.0.0")
@@ -153,6 +178,9 @@ NO_EXPN = Reply("502 EXPN not implemented", "5.5.1")
 NEED_HELO = Reply("503 Error: send HELO first", "5.5.1")
 NEED_EHLO = Reply("503 Error: send EHLO first", "5.5.1")
 NESTED_MAIL = Reply("503 Error: nested MAIL command", "5.5.1")
+TOO_MANY_RECIPIENTS = Reply("452 4.5.3 Error: too many recipients")
+TOO_MANY_DOMAINS = Reply("452 4.5.3 Error: too many domains of recipients")
+TOO_MANY_TRANSACTIONS = Reply("452 4.5.3 Error: too many transactions in this session")
 NEED_MAIL = Reply("503 Error: need MAIL command", "5.5.1")
 NEED_RCPT = Reply("503 Error: need RCPT command", "5.5.1")
 ALREADY_TLS = Reply("503 5.5.1 Error: TLS already active")
@@ -197,9 +225,15 @@ LINE_FLOOD = Reply("421 4.7.0 Command line too long, closing connection")
 
 
 @lru_cache(maxsize=64)
-def syntax_of(text: str) -> Reply:
+def bad_parameter(name: str) -> Reply:
+    """Return the refusal of a parameter of MAIL or RCPT whose value is none."""
+    return Reply(f"501 5.5.4 Error: bad value of {name}")
+
+
+@lru_cache(maxsize=64)
+def syntax_of(text: str, enhanced: str = "5.5.4") -> Reply:
     """Return the refusal that shows the right syntax."""
-    return Reply(f"501 Syntax: {text}", "5.5.4")
+    return Reply(f"501 Syntax: {text}", enhanced)
 
 
 def not_recognized(verb: str) -> Reply:

@@ -105,13 +105,22 @@ class Session:
 
 
 @public
+class Recipient(NamedTuple):
+    """A recipient as the client named it; *params* are the meanings by keyword."""
+
+    address: str
+    params: dict[str, Any]
+
+
+@public
 class Envelope:
     """One mail transaction: RFC 5321 section 3.3.
 
     ``mail_from`` is the reverse-path (None before MAIL, ``"<>"`` for the null one) and
     ``rcpt_tos`` the forward-paths; ``mail_options`` and ``rcpt_options`` are ``KEY=value``
-    strings. ``original_content`` is the mail data (bytes), ``content`` the same or, with
-    ``decode_data``, as str. Hooks may add attributes.
+    strings. ``mail_params`` are the meanings of MAIL's parameters by keyword, and ``recipients``
+    the accepted ones with the meanings of theirs. ``original_content`` is the mail data (bytes),
+    ``content`` the same or, with ``decode_data``, as str. Hooks may add attributes.
     """
 
     def __init__(self) -> None:
@@ -122,3 +131,5 @@ class Envelope:
         self.original_content: bytes | None = None
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
+        self.mail_params: dict[str, Any] = {}
+        self.recipients: list[Recipient] = []

@@ -32,7 +32,7 @@ def all_transcripts() -> Iterator[Transcript]:
     """Yield every transcript there is."""
     yield from path_transcripts()
     yield from parameter_transcripts()
-    for folder in ("core", "auth", "lmtp"):
+    for folder in ("core", "auth", "lmtp", "esmtp"):
         yield from read_folder(FOLDER / folder)
 
 

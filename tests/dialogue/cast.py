@@ -7,9 +7,18 @@ import functools
 import inspect
 import ssl
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
-from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session, syntax
+from aiosmtpd.smtp import (
+    MISSING,
+    SMTP,
+    AuthResult,
+    Envelope,
+    LoginPassword,
+    Reply,
+    Session,
+    syntax,
+)
 
 from .notation import HOSTNAME, IDENT, Transcript, keyword_nodes
 
@@ -211,6 +220,28 @@ class FailingRescue(Raises):
     async def handle_exception(self, error: Exception) -> str:
         """Fail."""
         raise RuntimeError("again") from error
+
+
+class Codes:
+    """Answers NOOP with a reply that has a name."""
+
+    texts: ClassVar = {
+        "fine": "250 fine",
+        "later": "451 later",
+        "no": "550 no",
+        "coded": "550 5.1.1 no",
+        "odd": Reply("550 no", "4.4.4"),
+        "short": "550",
+        "two": "250-two\r\n250 lines",
+        "long": f"250 {'x' * 600}",
+        "more": "354 more",
+    }
+
+    async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str) -> str:
+        return self.texts[arg]
+
+    async def handle_EXPN(self, server: Any, session: Any, envelope: Any, arg: str) -> str:
+        return f"250 EXPN {arg}"
 
 
 class Forgetful:

@@ -1,6 +1,5 @@
 """Every transcript, in every way its octets can arrive."""
 
-import importlib
 from pathlib import Path
 
 import pytest
@@ -19,30 +18,14 @@ from .notation import Transcript, read_folder
 from .tables import parameter_transcripts, path_transcripts
 
 FOLDER = Path(__file__).parent / "transcripts"
-NEEDS = {"core": ("aiosmtpd.smtp", "SMTP"), "auth": ("aiosmtpd.smtp", "SMTP.smtp_AUTH")}
-NEEDS["lmtp"] = ("aiosmtpd.lmtp", "LMTP.smtp_LHLO")
-
-
-def _is_there(module: str, name: str) -> bool:
-    try:
-        found: object = importlib.import_module(module)
-    except ImportError:
-        return False
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    return found is not None
+FOLDERS = ("core", "auth", "lmtp", "esmtp")
 
 
 def _transcripts() -> list[object]:
-    found: list[object] = [
-        pytest.param(one, id=one.title) for one in (*path_transcripts(), *parameter_transcripts())
-    ]
-    for folder, (module, name) in NEEDS.items():
-        marks = [] if _is_there(module, name) else [pytest.mark.skip(f"{module} has no {name} yet")]
-        found += [
-            pytest.param(one, id=one.title, marks=marks) for one in read_folder(FOLDER / folder)
-        ]
-    return found
+    found = [*path_transcripts(), *parameter_transcripts()]
+    for folder in FOLDERS:
+        found += read_folder(FOLDER / folder)
+    return [pytest.param(one, id=one.title) for one in found]
 
 
 every_transcript = pytest.mark.parametrize("transcript", _transcripts())

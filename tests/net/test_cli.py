@@ -181,7 +181,7 @@ def test_a_message_is_printed_at_once() -> None:
         for _ in range(2):
             client.transaction()
             client.send(MESSAGE)
-            assert client.reply() == b"250 OK\r\n"
+            assert client.reply() == b"250 2.0.0 OK\r\n"
             assert program.message() == [
                 "---------- MESSAGE FOLLOWS ----------\n",
                 "Subject: x\n",
@@ -197,7 +197,7 @@ def test_messages_on_the_standard_error() -> None:
     with serving("stderr") as program, Client(program.port) as client:
         client.transaction()
         client.send(MESSAGE)
-        assert client.reply() == b"250 OK\r\n"
+        assert client.reply() == b"250 2.0.0 OK\r\n"
         assert program.err_line() == "---------- MESSAGE FOLLOWS ----------\n"
         program.until("END MESSAGE")
         assert program.end() == (0, "", "")
@@ -208,7 +208,7 @@ def test_a_message_that_the_output_has_no_letters_for() -> None:
     with serving(env=env) as program, Client(program.port) as client:
         client.transaction()
         client.send("Subject: h\xe9\r\n.\r\n".encode())
-        assert client.reply() == b"250 OK\r\n"
+        assert client.reply() == b"250 2.0.0 OK\r\n"
         assert program.message()[1] == "Subject: h\\xe9\n"
 
 
@@ -224,9 +224,9 @@ def test_help() -> None:
     assert (code, err) == (0, "")
     options = set(re.findall(r"--[a-z0-9-]+", out))
     assert options == {
-        *("--class", "--debug", "--group", "--help", "--hostname", "--listen", "--no-requiretls"),
-        *("--nosetuid", "--quiet", "--size", "--smtpscert", "--smtpskey", "--smtputf8"),
-        *("--timeout", "--tlscert", "--tlskey", "--user", "--version"),
+        *("--class", "--debug", "--extensions", "--group", "--help", "--hostname", "--listen"),
+        *("--no-requiretls", "--nosetuid", "--quiet", "--size", "--smtpscert", "--smtpskey"),
+        *("--smtputf8", "--timeout", "--tlscert", "--tlskey", "--user", "--version"),
     }
 
 
@@ -257,7 +257,7 @@ def test_quiet() -> None:
         with Client(port) as client:
             client.transaction()
             client.send(MESSAGE)
-            assert client.reply() == b"250 OK\r\n"
+            assert client.reply() == b"250 2.0.0 OK\r\n"
         assert len(program.message()) == 6
         assert program.end() == (0, "", "")
 
@@ -618,7 +618,7 @@ def test_sink() -> None:
     with serving("-c", "Sink") as program, Client(program.port) as client:
         client.transaction()
         client.send(MESSAGE)
-        assert client.reply() == b"250 OK\r\n"
+        assert client.reply() == b"250 2.0.0 OK\r\n"
         assert program.end() == (0, "", "")
 
 
@@ -627,7 +627,7 @@ def test_mailbox(tmp_path: Path) -> None:
         with Client(program.port) as client:
             client.transaction()
             client.send(MESSAGE)
-            assert client.reply() == b"250 OK\r\n"
+            assert client.reply() == b"250 2.0.0 OK\r\n"
             (stored,) = (tmp_path / "box" / "new").iterdir()
             assert stored.read_bytes().endswith(b"\n\nbody\n")
         assert program.end() == (0, "", "")
@@ -647,16 +647,23 @@ def test_size() -> None:
 
 def test_size_0_is_any_size() -> None:
     with serving("-s", "0", "-c", "Sink") as program, Client(program.port) as client:
-        assert b"SIZE" not in client.ask(b"EHLO x")
+        assert b"250-SIZE 0\r\n" in client.ask(b"EHLO x")
         client.transaction()
         client.send((b"y" * 998 + b"\r\n") * 34_000 + b".\r\n")
-        assert client.reply() == b"250 OK\r\n"
+        assert client.reply() == b"250 2.0.0 OK\r\n"
 
 
 def test_smtputf8() -> None:
     for args, offered in ([], False), (["-u"], True):
         with serving(*args) as program, Client(program.port) as client:
             assert (b"SMTPUTF8" in client.ask(b"EHLO x")) is offered
+
+
+@pytest.mark.parametrize(("preset", "offered"), [("classic", []), ("all", [b"DSN", b"RRVS"])])
+def test_extensions(preset: str, offered: list[bytes]) -> None:
+    with serving("--extensions", preset) as program, Client(program.port) as client:
+        answer = client.ask(b"EHLO x")
+    assert [word for word in (b"DSN", b"RRVS", b"PIPELINING") if word in answer][:2] == offered
 
 
 def test_hostname_and_timeout() -> None:
@@ -734,7 +741,7 @@ def test_a_running_transaction_may_end(slow: Path) -> None:
         assert program.out_line() == "begun\n"
         program.send(signal.SIGTERM)
         assert program.out_line() == "done\n"
-        assert client.reply() == b"250 OK\r\n"
+        assert client.reply() == b"250 2.0.0 OK\r\n"
         assert program.ended() == (0, "", "")
 
 
@@ -809,7 +816,7 @@ def test_a_reader_that_goes(stream: str) -> None:
             client.send(MESSAGE)
             # Nobody has seen it: it must not be taken.
             assert client.reply()[:1] in (b"4", b"5")
-            assert client.ask(b"NOOP") == b"250 OK\r\n"
+            assert client.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
         setattr(program.process, stream, None)
         code = program.end().code
         assert code in (0, 120)
@@ -828,7 +835,7 @@ def test_a_closed_stream_at_the_start(closed: int) -> None:
             with Client(port) as client:
                 client.transaction()
                 client.send(MESSAGE)
-                assert client.reply() == b"250 OK\r\n"
+                assert client.reply() == b"250 2.0.0 OK\r\n"
             assert program.end() == (0, "", "")
 
 

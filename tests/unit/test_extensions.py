@@ -96,12 +96,12 @@ def test_an_extension_says_its_keyword_unless_told_otherwise() -> None:
 )
 def test_what_is_offered_lengthens_mail(server: Server, octets: int) -> None:
     """RFC 1870 section 3 and RFC 6531 section 3.3."""
-    assert ExtensionTable.of("classic").mail_growth(server) == octets
+    assert ExtensionTable.of("classic").growth("MAIL", server) == octets
 
 
 def test_an_extension_of_ones_own_lengthens_mail_too() -> None:
     mine = Extension(keyword="X", line_length=500)
-    assert ExtensionTable.of([*CLASSIC, mine]).mail_growth(Server()) == 536
+    assert ExtensionTable.of([*CLASSIC, mine]).growth("MAIL", Server()) == 536
 
 
 # Parameters.

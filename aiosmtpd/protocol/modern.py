@@ -1,0 +1,267 @@
+"""The service extensions that came after 1.4, and the presets of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import attrs
+from public import public
+
+from aiosmtpd.protocol import paths, replies
+from aiosmtpd.protocol.extensions import CLASSIC, EIGHTBITMIME, PRESETS, SIZE, Extension
+from aiosmtpd.protocol.replies import Refused
+
+LONGEST_HOLD = 30 * 24 * 3600
+"""Seconds into the future to which a release may be put off."""
+
+_DELIVER_BY = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.ASCII | re.IGNORECASE)
+_HOLD_FOR = re.compile(r"[0-9]{1,9}", re.ASCII)
+_PRIORITY = re.compile(r"-?[1-9]|0", re.ASCII)
+_DATE_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?(Z|[+-][0-9]{2}:[0-9]{2})",
+    re.ASCII | re.IGNORECASE,
+)
+_ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+", re.ASCII)
+
+
+@public
+class OriginalRecipient(NamedTuple):
+    """The meaning of ORCPT: RFC 3461 section 4.2."""
+
+    kind: str
+    address: str
+
+
+@public
+class DeliverBy(NamedTuple):
+    """The meaning of BY: RFC 2852 section 4. *mode* is ``"N"`` (notify) or ``"R"`` (return)."""
+
+    seconds: int
+    mode: str
+    trace: bool
+
+
+@public
+class ValidSince(NamedTuple):
+    """The meaning of RRVS: RFC 7293 section 3.1. *action* is ``"C"`` (continue) or ``"R"``."""
+
+    since: datetime
+    action: str
+
+
+def _bad(name: str) -> Refused:
+    return Refused(replies.bad_parameter(name))
+
+
+def _flag(name: str) -> Callable[[Any, str | None], bool]:
+    def parse(_: Any, value: str | None) -> bool:
+        if value is not None:
+            raise _bad(name)
+        return True
+
+    return parse
+
+
+def _one_of(name: str, *words: str) -> Callable[[Any, str | None], str]:
+    def parse(_: Any, value: str | None) -> str:
+        if value is None or value.upper() not in words:
+            raise _bad(name)
+        return value.upper()
+
+    return parse
+
+
+def _xtext(name: str, text: str, longest: int) -> str:
+    try:
+        decoded = paths.xtext(text)
+    except ValueError:
+        raise _bad(name) from None
+    if not text or len(text) > longest or not decoded.isprintable():
+        raise _bad(name)
+    return decoded
+
+
+def _moment(name: str, text: str) -> datetime:
+    """Parse a date-time of RFC 3339 section 5.6, which names its zone."""
+    if not _DATE_TIME.fullmatch(text):
+        raise _bad(name)
+    try:
+        return datetime.fromisoformat(text.upper())
+    except ValueError:
+        raise _bad(name) from None
+
+
+def _envid(_: Any, value: str | None) -> str:
+    """RFC 3461 section 4.4."""
+    return _xtext("ENVID", value or "", 100)
+
+
+def _notify(_: Any, value: str | None) -> tuple[str, ...]:
+    """RFC 3461 section 4.1."""
+    words = tuple((value or "").upper().split(","))
+    known = {"SUCCESS", "FAILURE", "DELAY"}
+    if words != ("NEVER",) and not (known.issuperset(words) and len(set(words)) == len(words)):
+        raise _bad("NOTIFY")
+    return words
+
+
+def _orcpt(_: Any, value: str | None) -> OriginalRecipient:
+    """RFC 3461 section 4.2; the type utf-8 (RFC 6533 section 3) has an encoding of its own."""
+    kind, mark, text = (value or "").partition(";")
+    if not mark or not _ADDRESS_TYPE.fullmatch(kind) or not text or len(text) > 500:
+        raise _bad("ORCPT")
+    if kind.lower() != "utf-8":
+        text = _xtext("ORCPT", text, 500)
+    return OriginalRecipient(kind, text)
+
+
+def _body(server: Any, value: str | None) -> Any:
+    """RFC 3030 section 3: one value more."""
+    if value is not None and value.upper() == "BINARYMIME":
+        return "BINARYMIME"
+    return EIGHTBITMIME.mail["BODY"](server, value)
+
+
+def _require_tls(server: Any, value: str | None) -> Any:
+    """RFC 8689 section 4.2: unknown where TLS is not in use."""
+    return _flag("REQUIRETLS")(server, value) if server.session.ssl else NotImplemented
+
+
+def _deliver_by(_: Any, value: str | None) -> DeliverBy:
+    """RFC 2852 section 4: what is to be returned must have some time."""
+    found = _DELIVER_BY.fullmatch(value or "")
+    if not found:
+        raise _bad("BY")
+    seconds, mode = int(found[1]), found[2].upper()
+    if mode == "R" and seconds <= 0:
+        raise _bad("BY")
+    return DeliverBy(seconds, mode, bool(found[3]))
+
+
+def _hold_for(_: Any, value: str | None) -> int:
+    """RFC 4865 section 3."""
+    if not _HOLD_FOR.fullmatch(value or "") or not 0 < (seconds := int(value or "")) < LONGEST_HOLD:
+        raise _bad("HOLDFOR")
+    return seconds
+
+
+def _hold_until(_: Any, value: str | None) -> datetime:
+    """RFC 4865 section 3."""
+    moment = _moment("HOLDUNTIL", value or "")
+    if not timedelta() < moment - datetime.now(UTC) < timedelta(seconds=LONGEST_HOLD):
+        raise _bad("HOLDUNTIL")
+    return moment
+
+
+def _one_hold(meanings: Mapping[str, Any]) -> None:
+    if "HOLDFOR" in meanings and "HOLDUNTIL" in meanings:
+        raise _bad("HOLDUNTIL")
+
+
+def _future_release_line(_: Any) -> str:
+    latest = datetime.now(UTC) + timedelta(seconds=LONGEST_HOLD)
+    return f"FUTURERELEASE {LONGEST_HOLD} {latest:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _priority(_: Any, value: str | None) -> int:
+    """RFC 6710 section 4.1."""
+    if not _PRIORITY.fullmatch(value or ""):
+        raise _bad("MT-PRIORITY")
+    return int(value or "")
+
+
+def _rrvs(_: Any, value: str | None) -> ValidSince:
+    """RFC 7293 section 3.1."""
+    moment, mark, action = (value or "").partition(";")
+    if mark and action.upper() not in ("C", "R"):
+        raise _bad("RRVS")
+    return ValidSince(_moment("RRVS", moment), action.upper() or "R")
+
+
+def _limits_line(server: Any) -> str | None:
+    """RFC 9422 section 3: only what is limited is said."""
+    limits = {
+        "MAILMAX": server.max_transactions,
+        "RCPTMAX": server.max_recipients,
+        "RCPTDOMAINMAX": server.max_recipient_domains,
+    }
+    words = [f"{name}={limit}" for name, limit in limits.items() if limit]
+    return " ".join(["LIMITS", *words]) if words else None
+
+
+SIZE_ALWAYS = attrs.evolve(SIZE, advertise=lambda server: f"SIZE {server.data_size_limit or 0}")
+"""SIZE that says 0 where there is no limit: RFC 1870 section 4."""
+
+PIPELINING = Extension(keyword="PIPELINING")
+"""RFC 2920: the server answers in order, whatever arrives at once, with or without this."""
+
+ENHANCEDSTATUSCODES = Extension(keyword="ENHANCEDSTATUSCODES")
+"""RFC 2034: while it is on, replies after EHLO carry enhanced status codes."""
+
+LIMITS = Extension(keyword="LIMITS", advertise=_limits_line)
+"""RFC 9422."""
+
+BINARYMIME = Extension(keyword="BINARYMIME", mail={"BODY": _body}, line_length=16)
+"""RFC 3030 section 3."""
+
+DSN = Extension(
+    keyword="DSN",
+    mail={"RET": _one_of("RET", "FULL", "HDRS"), "ENVID": _envid},
+    rcpt={"NOTIFY": _notify, "ORCPT": _orcpt},
+    line_length=116,
+    rcpt_line_length=536,
+)
+"""RFC 3461."""
+
+REQUIRETLS = Extension(
+    keyword="REQUIRETLS",
+    advertise=lambda server: "REQUIRETLS" if server.session.ssl else None,
+    mail={"REQUIRETLS": _require_tls},
+    line_length=11,
+)
+"""RFC 8689."""
+
+DELIVERBY = Extension(keyword="DELIVERBY", mail={"BY": _deliver_by}, line_length=17)
+"""RFC 2852."""
+
+FUTURERELEASE = Extension(
+    keyword="FUTURERELEASE",
+    advertise=_future_release_line,
+    mail={"HOLDFOR": _hold_for, "HOLDUNTIL": _hold_until},
+    check_mail=_one_hold,
+    line_length=34,
+)
+"""RFC 4865."""
+
+MT_PRIORITY = Extension(keyword="MT-PRIORITY", mail={"MT-PRIORITY": _priority}, line_length=15)
+"""RFC 6710."""
+
+RRVS = Extension(keyword="RRVS", rcpt={"RRVS": _rrvs}, rcpt_line_length=40)
+"""RFC 7293."""
+
+MODERN: tuple[Extension, ...] = (
+    SIZE_ALWAYS,
+    *CLASSIC[1:],
+    PIPELINING,
+    ENHANCEDSTATUSCODES,
+    LIMITS,
+)
+"""What the server itself can honour; the default of the command line."""
+
+ALL: tuple[Extension, ...] = (
+    *MODERN,
+    BINARYMIME,
+    DSN,
+    REQUIRETLS,
+    DELIVERBY,
+    FUTURERELEASE,
+    MT_PRIORITY,
+    RRVS,
+)
+"""Also what only a handler can keep: each is a promise that the handler must be able to keep."""
+
+PRESETS.update(modern=MODERN, all=ALL)
+public(MODERN=MODERN, ALL=ALL)
