@@ -10,7 +10,7 @@ from public import public
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session, _Missing
     from aiosmtpd.proxy_protocol import ProxyData
-    from aiosmtpd.smtp import SMTP
+    from aiosmtpd.smtp import SMTP, BodyStream
 
 Status: TypeAlias = "str | _Missing | Awaitable[str | _Missing]"
 """The reply to send, or MISSING for the server's own; ``async def`` or ``def``."""
@@ -92,6 +92,12 @@ class Handler(Protocol):
             """Take the message and return the reply; in LMTP maybe a list, one per recipient."""
             raise RuntimeError
 
+        def handle_BODY(
+            self, server: SMTP, session: Session, envelope: Envelope, body: BodyStream
+        ) -> Awaitable[Any]:
+            """Read the message while it arrives and return the reply; in place of handle_DATA."""
+            raise RuntimeError
+
         def handle_RSET(self, server: SMTP, session: Session, envelope: Envelope) -> Status:
             """Return the reply to RSET; the envelope is new already."""
             raise RuntimeError
@@ -106,6 +112,12 @@ class Handler(Protocol):
             self, server: SMTP, session: Session, envelope: Envelope, address: str
         ) -> Status:
             """Return the reply to VRFY."""
+            raise RuntimeError
+
+        def handle_EXPN(
+            self, server: SMTP, session: Session, envelope: Envelope, arg: str | None
+        ) -> Status:
+            """Return the reply to EXPN."""
             raise RuntimeError
 
         def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> Status:

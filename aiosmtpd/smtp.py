@@ -7,7 +7,6 @@ in the order in which a client sends them (RFC 5321).
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 from collections.abc import Callable, Iterable
 from typing import Any, Never
@@ -22,7 +21,7 @@ from aiosmtpd._legacy import (
     sanitized_log as sanitized_log,
 )
 from aiosmtpd.engine import advice
-from aiosmtpd.engine.arguments import MAIL_SYNTAX, RCPT_SYNTAX, MailArguments
+from aiosmtpd.engine.arguments import MAIL_SYNTAX, RCPT_SYNTAX
 from aiosmtpd.engine.auth import (
     VALID_AUTHMECH as VALID_AUTHMECH,
     AuthCallbackType as AuthCallbackType,
@@ -32,18 +31,23 @@ from aiosmtpd.engine.auth import (
     login_always_fail as login_always_fail,
     syntax as syntax,
 )
+from aiosmtpd.engine.body import (
+    BodyStream as BodyStream,
+    DotSource,
+    IncompleteBody as IncompleteBody,
+)
 from aiosmtpd.engine.commands import (
     ALLOWED_BEFORE_STARTTLS as ALLOWED_BEFORE_STARTTLS,
     BOGUS_LIMIT as BOGUS_LIMIT,
     CALL_LIMIT_DEFAULT as CALL_LIMIT_DEFAULT,
 )
 from aiosmtpd.engine.connection import (
-    Disconnected,
     TLSSetupException as TLSSetupException,
     log as log,
 )
 from aiosmtpd.engine.functions import handler_of
 from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.transfer import MailTransfer
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.extensions import (
     CLASSIC as CLASSIC,
@@ -101,14 +105,13 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 
 @public
-class SMTP(MailArguments):
+class SMTP(MailTransfer):
     """An SMTP server's side of one connection; the handler's hooks say what becomes of mail."""
 
     # With a dict beside the slots: programs set attributes of their own.
     # fmt: off
     __slots__ = (
-        "__dict__", "__weakref__", "_bare_newline", "_decode_data",
-        "_legacy", "data_size_limit", "tls_context",
+        "__dict__", "__weakref__", "_bare_newline", "tls_context",
     )
     # fmt: on
 
@@ -201,14 +204,12 @@ class SMTP(MailArguments):
         """True where there is a TLS context and no TLS yet."""
         return bool(self.tls_context) and not self._tls_protocol
 
-    # Greeting.
+    @property
+    def mail_is_allowed(self) -> bool:
+        """True unless the client has to send STARTTLS first."""
+        return not self.require_starttls or bool(self._tls_protocol)
 
-    async def check_helo_needed(self, helo: str = "HELO") -> bool:
-        """Refuse the command and return True where the client has not said who it is."""
-        if not self.session.host_name:
-            await self.push(replies.NEED_HELO if helo == "HELO" else replies.NEED_EHLO)
-            return True
-        return False
+    # Greeting.
 
     @syntax("HELO hostname")
     async def smtp_HELO(self, hostname: str | None) -> None:
@@ -324,55 +325,13 @@ class SMTP(MailArguments):
             raise Refused(replies.NEED_RCPT)
         if arg:
             raise Refused(replies.syntax_of("DATA"))
+        if envelope.mail_params.get("BODY") == "BINARYMIME":
+            raise Refused(replies.BINARY_NEEDS_BDAT)
         await self.push(replies.START_MAIL_INPUT)
-        try:
-            status = await self._take_message(envelope)
-        except Refused as refused:
-            status = refused.reply
-        except Disconnected:
-            raise
-        except Exception as error:
-            status = await self.handle_exception(error)
-        finally:
-            # Whatever happened, the next transaction inherits nothing: limits.md L22.
-            self._set_post_data_state()
-        await self._answer_data(status, envelope)
-
-    async def _take_message(self, envelope: Envelope) -> Any:
-        """Read the mail data into *envelope* and hand it over; return the handler's answer."""
         data = MailData(
             self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
         )
-        message = await self._read_mail_data(data)
-        envelope.original_content = message
-        envelope.content = self._decoded(message) if self._decode_data else message
-        status = await self._call_handler_hook("DATA")
-        if status is MISSING:
-            status = await self._legacy.process_message(self)
-        return replies.OK if status is MISSING else status
-
-    def _decoded(self, message: bytes) -> str:
-        if self.enable_SMTPUTF8:
-            return message.decode("utf-8", "surrogateescape")
-        try:
-            return message.decode("ascii")
-        except UnicodeDecodeError:
-            raise Refused(replies.NOT_ASCII) from None
-
-    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
-        """Send the reply to a whole transaction."""
-        what = len(envelope.original_content or b""), envelope.mail_from, len(envelope.rcpt_tos)
-        message = "%r sent a message of %d octets from %r to %d recipients: %.60r"
-        self._log(logging.INFO, message, self.session.peer, *what, status)
-        await self._answer(status)
-
-    def _set_post_data_state(self) -> None:
-        """Forget the transaction that has ended."""
-        self.envelope = self._create_envelope()
-
-    def _set_rset_state(self) -> None:
-        """Forget the transaction that the client gave up."""
-        self.envelope = self._create_envelope()
+        await self._transfer(DotSource(self, data))
 
     @syntax("RSET")
     async def smtp_RSET(self, arg: str | None) -> None:

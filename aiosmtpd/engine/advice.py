@@ -16,10 +16,12 @@ log = logging.getLogger("mail.log")
 
 HOOKS = (
     "handle_AUTH",
+    "handle_BODY",
     "handle_CONNECT",
     "handle_DATA",
     "handle_DISCONNECT",
     "handle_EHLO",
+    "handle_EXPN",
     "handle_HELO",
     "handle_MAIL",
     "handle_NOOP",

@@ -147,6 +147,13 @@ class AuthCommands(Commands):
         mechanisms = sorted(self._auth_methods)
         return " ".join(["AUTH", *mechanisms]) if mechanisms else None
 
+    async def check_helo_needed(self, helo: str = "HELO") -> bool:
+        """Refuse the command and return True where the client has not said who it is."""
+        if not self.session.host_name:
+            await self.push(replies.NEED_HELO if helo == "HELO" else replies.NEED_EHLO)
+            return True
+        return False
+
     async def check_auth_needed(self, caller: str) -> bool:
         """Refuse the command *caller* and return True where AUTH must come first."""
         if self._auth_required and not self.session.authenticated:

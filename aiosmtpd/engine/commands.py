@@ -28,6 +28,9 @@ ALLOWED_BEFORE_STARTTLS = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
 OTHER_PROTOCOLS = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
 """What a browser begins with: the rest of its request is not to be run (limits.md L19)."""
 
+NOT_BETWEEN_CHUNKS = {"MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"}
+"""Verbs that would change what a message in chunks is about: RFC 3030 section 2, limits.md L32."""
+
 _full_names: dict[Callable[[], str], str] = {}
 
 
@@ -44,8 +47,8 @@ class Commands(Facades):
 
     # fmt: off
     __slots__ = (
-        "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_extensions",
-        "_hostname", "_last_hook", "_masked", "_proxy_timeout", "_proxy_trusted",
+        "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_chunks",
+        "_extensions", "_hostname", "_last_hook", "_masked", "_proxy_timeout", "_proxy_trusted",
         "_told", "_unknown", "enable_SMTPUTF8", "event_handler", "require_starttls",
     )
     # fmt: on
@@ -74,6 +77,7 @@ class Commands(Facades):
         super().__init__(loop, timeout, shared)
         self._unknown = 0
         self._told = False
+        self._chunks: Any = None
         self._last_hook = ""
         self._masked = 0
         self._limit_calls(call_limit)
@@ -167,6 +171,8 @@ class Commands(Facades):
             self._reason = "421 4.7.0 command_call_limit"
             self.disconnect(replies.sent_too_many_times(verb))
             return
+        if self._chunks is not None and verb in NOT_BETWEEN_CHUNKS:
+            raise Refused(replies.BETWEEN_CHUNKS)
         method = self._find_verb(verb)
         if method is None:
             self._refuse_unknown(verb)

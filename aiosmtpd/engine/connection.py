@@ -12,14 +12,12 @@ import logging
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine
-from io import BytesIO
 from time import monotonic
 from typing import Any
 
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
-from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope, Session
@@ -49,9 +47,10 @@ class Connection(Wire):
 
     # fmt: off
     __slots__ = (
-        "_closing", "_end", "_eof", "_last_status", "_original_transport", "_reading_paused",
-        "_reason", "_receiver", "_session_id", "_stopping", "_tls_handshake_okay", "_tls_protocol",
-        "_with_codes", "envelope", "session", "session_transport", "shared",
+        "_closing", "_end", "_eof", "_interrupted", "_last_status", "_original_transport",
+        "_reading_paused", "_reason", "_receiver", "_session_id", "_stopping",
+        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "envelope", "session",
+        "session_transport", "shared",
     )
     # fmt: on
 
@@ -72,6 +71,7 @@ class Connection(Wire):
         self._eof = False
         self._closing = False
         self._stopping = False
+        self._interrupted = False
         self._with_codes = False
         self._tls_protocol: Any = None
         self._tls_handshake_okay = True
@@ -235,9 +235,9 @@ class Connection(Wire):
             self._close()
 
     async def _run_commands(self) -> None:
-        """Run what the client sends until a command fails, and answer that."""
+        """Run what the client sends until a command fails, and answer that, or interrupts."""
         try:
-            while not self._closing:
+            while not (self._closing or self._interrupted):
                 line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
                 if line is None:
                     await self._more()
@@ -298,30 +298,6 @@ class Connection(Wire):
         self._reading_paused = True
         if self.transport is not None:
             self.transport.pause_reading()
-
-    async def _read_mail_data(self, data: MailData) -> bytes:
-        """Return the mail data of a DATA command; raises Refused where it broke a limit."""
-        message = data.read()
-        if not (message or data.done or data.flooded):
-            # As usual: the client has waited for our 354.
-            await self._more()
-            self._client_is_active = True
-            message = data.read()
-        if not data.done:
-            # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
-            store = BytesIO()
-            store.write(message)
-            while not (data.done or data.flooded):
-                await self._more()
-                self._client_is_active = True
-                store.write(data.read())
-            message = store.getvalue()
-        if data.flooded:
-            self.disconnect(replies.TOO_MUCH_MAIL_DATA)
-            raise Disconnected
-        if data.refusal is not None:
-            raise Refused(data.refusal)
-        return message
 
     # Replies.
 

@@ -162,7 +162,10 @@ class ExtensionTable:
             if extensions not in PRESETS:
                 raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
             return _table(PRESETS[extensions])
-        return _table(tuple(extensions))
+        table = _table(tuple(extensions))
+        if {"BINARYMIME", "CHUNKING"} & {one.keyword for one in table.extensions} == {"BINARYMIME"}:
+            raise ValueError("BINARYMIME needs CHUNKING: RFC 3030 section 3")
+        return table
 
 
 PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}

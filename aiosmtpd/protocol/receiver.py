@@ -96,6 +96,9 @@ class Receiver:
             return data
         data = self._buffer[start : start + octets]
         self._position = start + len(data)
+        if self._position == len(self._buffer):
+            self._buffer = b""
+            self._position = self._searched = 0
         return data
 
     def put_back(self, data: bytes) -> None:

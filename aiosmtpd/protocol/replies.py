@@ -183,6 +183,8 @@ TOO_MANY_DOMAINS = Reply("452 4.5.3 Error: too many domains of recipients")
 TOO_MANY_TRANSACTIONS = Reply("452 4.5.3 Error: too many transactions in this session")
 NEED_MAIL = Reply("503 Error: need MAIL command", "5.5.1")
 NEED_RCPT = Reply("503 Error: need RCPT command", "5.5.1")
+BETWEEN_CHUNKS = Reply("503 5.5.1 Error: the message is not complete, send BDAT or RSET")
+BINARY_NEEDS_BDAT = Reply("503 5.6.1 Error: a message with BODY=BINARYMIME needs BDAT")
 ALREADY_TLS = Reply("503 5.5.1 Error: TLS already active")
 
 MALFORMED_ADDRESS = Reply("553 5.1.3 Error: malformed address")

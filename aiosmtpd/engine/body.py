@@ -1,0 +1,208 @@
+"""Mail data on its way in: what follows DATA, and the chunks of BDAT, read in the same way.
+
+A source belongs to one message. Who reads it, the server for ``handle_DATA`` or a program's
+``handle_BODY``, takes from the connection's receiver; who does not read lets the client wait.
+"""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import TYPE_CHECKING, Protocol
+
+from public import public
+
+from aiosmtpd.engine.connection import Disconnected
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.maildata import MailData
+from aiosmtpd.protocol.replies import Refused, Reply
+
+if TYPE_CHECKING:
+    from aiosmtpd.engine.transfer import MailTransfer
+
+
+@public
+class IncompleteBody(Exception):
+    """Raised where ``handle_BODY`` reads: the mail data broke off, what came is no message.
+
+    *reply* (str, or None) is what the client is told: that a limit was broken. None where there is
+    nobody to tell, or nothing: the client has gone or was too slow, or gave the message up (RSET).
+    """
+
+    def __init__(self, reply: Reply | None = None) -> None:
+        super().__init__(reply or "the client did not send the whole message")
+        self.reply = reply
+
+
+class GivenUp(Exception):
+    """The client gave the message up (RSET, EHLO) and has been answered."""
+
+
+class Source(Protocol):
+    """What mail data is read from."""
+
+    async def read(self) -> bytes:
+        """Return the next octets, none at the end; raises IncompleteBody."""
+
+    async def read_all(self) -> bytes:
+        """Return all of the message; raises as finish() does where there is none."""
+
+    async def finish(self, wanted: bool) -> None:
+        """Drop what was not read, of a message that is *wanted* or not.
+
+        Raises Refused where it broke a limit, GivenUp, and Disconnected.
+        """
+
+
+@public
+class BodyStream:
+    """The mail data of one message while it arrives, as an asynchronous iterator of ``bytes``.
+
+    Stuffed dots are removed. Where nobody reads, the client waits: what it has sent meanwhile, at
+    most 64 KiB and one read, waits too. Raises :exc:`IncompleteBody`.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __aiter__(self) -> BodyStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not (piece := await self._source.read()):
+            raise StopAsyncIteration
+        return piece
+
+    async def read(self) -> bytes:
+        """Return the next octets, as many as there are, and none at the end of the message."""
+        return await self._source.read()
+
+
+class DotSource:
+    """What follows DATA, up to CRLF.CRLF: RFC 5321 section 4.1.1.4."""
+
+    __slots__ = ("_connection", "_data")
+
+    def __init__(self, connection: MailTransfer, data: MailData) -> None:
+        self._connection = connection
+        self._data = data
+
+    async def read(self) -> bytes:
+        """See Source."""
+        while not self._data.done:
+            if piece := self._data.read():
+                return piece
+            if self._data.refusal is not None:
+                raise IncompleteBody(self._data.refusal)
+            if not self._data.done:
+                try:
+                    await self._connection.more_of_message()
+                except Disconnected:
+                    raise IncompleteBody from None
+        return b""
+
+    async def read_all(self) -> bytes:
+        """See Source."""
+        data, connection = self._data, self._connection
+        message = data.read()
+        if not (message or data.done or data.flooded):
+            # As usual: the client has waited for our 354.
+            await connection.more_of_message()
+            message = data.read()
+        if not data.done:
+            # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
+            store = BytesIO()
+            store.write(message)
+            while not (data.done or data.flooded):
+                await connection.more_of_message()
+                store.write(data.read())
+            message = store.getvalue()
+        self._judge()
+        return message
+
+    async def finish(self, wanted: bool) -> None:
+        """See Source."""
+        while not (self._data.done or self._data.flooded):
+            if not self._data.read() and not self._data.done:
+                await self._connection.more_of_message()
+        self._judge()
+
+    def _judge(self) -> None:
+        if self._data.flooded:
+            self._connection.disconnect(replies.TOO_MUCH_MAIL_DATA)
+            raise Disconnected
+        if self._data.refusal is not None:
+            raise Refused(self._data.refusal)
+
+
+class ChunkSource:
+    """The chunks of BDAT, and between them the commands that ask for them: RFC 3030 section 2."""
+
+    def __init__(self, connection: MailTransfer, limit: int, octets: int, last: bool) -> None:
+        self._connection = connection
+        self._limit = limit
+        self._size = 0
+        self._refusal: Reply | None = None
+        self._given_up = self._gone = False
+        self._waiting = False
+        self.go_on(octets, last)
+
+    def go_on(self, octets: int, last: bool) -> None:
+        """Take note of a BDAT command; its octets come next."""
+        self._chunk = self._left = octets
+        self._last = last
+        self._size += octets
+        self._waiting = False
+        if 0 < self._limit < self._size:
+            self._refusal = replies.TOO_MUCH_MAIL_DATA
+
+    def give_up(self) -> None:
+        """Take note that the client gave the message up."""
+        self._given_up = True
+        self._waiting = False
+
+    async def read(self) -> bytes:
+        """See Source."""
+        try:
+            while not (self._gone or self._given_up or self._refusal):
+                if self._left:
+                    if piece := self._connection.take_body(self._left):
+                        self._left -= len(piece)
+                        return piece
+                    await self._connection.more_of_message()
+                elif self._last:
+                    return b""
+                else:
+                    await self._next_chunk()
+        except Disconnected:
+            self._gone = True
+        raise IncompleteBody(self._refusal)
+
+    async def _next_chunk(self) -> None:
+        """Answer a chunk and run the commands behind it, up to the next chunk or none any more."""
+        await self._connection.push(Reply(f"250 {self._chunk} octets received", "2.0.0"))
+        self._waiting = True
+        await self._connection.run_between_chunks(lambda: self._waiting)
+
+    async def read_all(self) -> bytes:
+        """See Source."""
+        store = BytesIO()
+        try:
+            while piece := await self.read():
+                store.write(piece)
+        except IncompleteBody:
+            await self.finish(False)
+        return store.getvalue()
+
+    async def finish(self, wanted: bool) -> None:
+        """See Source."""
+        while not self._given_up:
+            if self._gone:
+                raise Disconnected
+            await self._connection.drop_body(self._left)
+            self._left = 0
+            if self._refusal is not None:
+                raise Refused(self._refusal)
+            if self._last or not wanted:
+                return
+            await self._next_chunk()
+        raise GivenUp

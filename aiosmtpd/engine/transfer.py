@@ -1,0 +1,164 @@
+"""Taking a message: from DATA or BDAT to the handler, and the reply to it all."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+from aiosmtpd import _legacy
+from aiosmtpd.engine import hooks
+from aiosmtpd.engine.arguments import MailArguments
+from aiosmtpd.engine.body import BodyStream, ChunkSource, GivenUp, IncompleteBody, Source
+from aiosmtpd.engine.connection import Disconnected
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.session import MISSING, Envelope
+
+CHUNK_SYNTAX = "BDAT <octets> [LAST]"
+
+_CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
+
+
+class MailTransfer(MailArguments):
+    """A connection that takes messages."""
+
+    __slots__ = ("_decode_data", "_legacy", "data_size_limit")
+
+    _decode_data: bool
+    _legacy: _legacy.Legacy
+    data_size_limit: int | None
+
+    async def _transfer(self, source: Source) -> None:
+        """Take the message of a transaction and answer it; the transaction is over then."""
+        envelope = self.envelope
+        try:
+            status = await self._take_message(source, envelope)
+        except Refused as refused:
+            status = refused.reply
+        except GivenUp:
+            return
+        except Disconnected:
+            raise
+        except Exception as error:
+            status = await self.handle_exception(error)
+        finally:
+            # Whatever happened, the next transaction inherits nothing: limits.md L22.
+            self._set_post_data_state()
+        await self._answer_data(status, envelope)
+
+    async def _take_message(self, source: Source, envelope: Envelope) -> Any:
+        """Hand the message over; return the answer."""
+        if hooks.find(self.event_handler, "handle_BODY") is not None:
+            return await self._stream_message(source)
+        message = await source.read_all()
+        envelope.original_content = message
+        envelope.content = self._decoded(message) if self._decode_data else message
+        status = await self._call_handler_hook("DATA")
+        if status is MISSING:
+            status = await self._legacy.process_message(self)  # type: ignore[arg-type]
+        return replies.OK if status is MISSING else status
+
+    async def _stream_message(self, source: Source) -> Any:
+        wanted, status = False, MISSING
+        try:
+            status = await self._call_handler_hook("BODY", BodyStream(source))
+            wanted = not _is_refusal(status)
+        except IncompleteBody:
+            # What is wrong with it, finish() tells.
+            pass
+        finally:
+            await source.finish(wanted)
+        return replies.OK if status is MISSING else status
+
+    def _decoded(self, message: bytes) -> str:
+        if self.enable_SMTPUTF8:
+            return message.decode("utf-8", "surrogateescape")
+        try:
+            return message.decode("ascii")
+        except UnicodeDecodeError:
+            raise Refused(replies.NOT_ASCII) from None
+
+    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
+        """Send the reply to a whole transaction."""
+        what = len(envelope.original_content or b""), envelope.mail_from, len(envelope.rcpt_tos)
+        message = "%r sent a message of %d octets from %r to %d recipients: %.60r"
+        self._log(logging.INFO, message, self.session.peer, *what, status)
+        await self._answer(status)
+
+    def _set_post_data_state(self) -> None:
+        """Forget the transaction that has ended."""
+        self.envelope = self._create_envelope()
+
+    def _set_rset_state(self) -> None:
+        """Forget the transaction that the client gave up."""
+        self.envelope = self._create_envelope()
+        if self._chunks is not None:
+            self._chunks.give_up()
+            self._interrupted = True
+
+    # BDAT: RFC 3030 section 2.
+
+    async def receive_chunk(self, arg: str | None) -> None:
+        """Take a chunk; the first one runs until the message has come to its end."""
+        octets, last = self._parse_chunk(arg)
+        if self._chunks is not None:
+            self._chunks.go_on(octets, last)
+            self._interrupted = True
+            return
+        limit = self.data_size_limit or 0
+        if 0 < 2 * limit < octets:
+            self.disconnect(replies.TOO_MUCH_MAIL_DATA)
+            return
+        if await self.check_helo_needed("EHLO") or await self.check_auth_needed("BDAT"):
+            await self.drop_body(octets)
+            return
+        if not self.envelope.rcpt_tos:
+            await self.drop_body(octets)
+            raise Refused(replies.NEED_RCPT)
+        self._chunks = ChunkSource(self, limit, octets, last)
+        try:
+            await self._transfer(self._chunks)
+        finally:
+            self._chunks = None
+
+    def _parse_chunk(self, arg: str | None) -> tuple[int, bool]:
+        """Return a chunk's size and whether it is the last; raises Disconnected for neither."""
+        if not (found := _CHUNK.fullmatch(arg or "")):
+            # Nobody knows how many octets follow that are no commands.
+            self.disconnect(replies.syntax_of(CHUNK_SYNTAX))
+            raise Disconnected
+        return int(found[1]), bool(found[2])
+
+    # What sources ask of their connection.
+
+    def take_body(self, octets: int) -> bytes:
+        """Take at most *octets* octets of what has arrived."""
+        return self._receiver.take(octets)
+
+    async def more_of_message(self) -> None:
+        """Wait for more of the message; raises Disconnected."""
+        await self._more()
+        self._client_is_active = True
+
+    async def drop_body(self, octets: int) -> None:
+        """Read octets and forget them; raises Disconnected."""
+        while octets:
+            if piece := self._receiver.take(octets):
+                octets -= len(piece)
+            else:
+                await self.more_of_message()
+
+    async def run_between_chunks(self, waiting: Callable[[], bool]) -> None:
+        """Run commands until nobody waits for a chunk any more; raises Disconnected."""
+        while waiting():
+            if self._closing:
+                raise Disconnected
+            await self._run_commands()
+            self._interrupted = False
+
+
+def _is_refusal(status: Any) -> bool:
+    text = status.decode("latin-1") if isinstance(status, bytes) else str(status)
+    return text.startswith(("4", "5"))
