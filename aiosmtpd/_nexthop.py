@@ -18,7 +18,7 @@ _PIECE = 65536
 
 # Parameters of MAIL that are promises to the sender, and that DATA to this hop cannot keep.
 _CANNOT_KEEP = {
-    "BODY=BINARYMIME": (554, b"5.6.3 Conversion required but not supported"),
+    "BODY=BINARYMIME": (554, b"5.6.1 Body type not supported"),
     "REQUIRETLS": (550, b"5.7.30 REQUIRETLS support required"),
 }
 

@@ -248,6 +248,7 @@ class Mailbox(Message):
     ``message_class`` is given, what is stored is the message object serialised.
 
     :param mail_dir: made if it is not there; its parent must be.
+    :param trace: put Return-Path and Received in front (RFC 5321 section 4.4).
     :raises OSError: the directory cannot be made.
     """
 
@@ -255,11 +256,14 @@ class Mailbox(Message):
         self,
         mail_dir: str | os.PathLike[str],
         message_class: type[EmailMessage] | None = None,
+        *,
+        trace: bool = False,
     ) -> None:
         from aiosmtpd._maildir import DurableMaildir
 
         self.mailbox: mailbox.Mailbox[Any] = DurableMaildir(mail_dir)
         self.mail_dir = mail_dir
+        self.trace = trace
         super().__init__(message_class)
 
     @classmethod
@@ -273,6 +277,9 @@ class Mailbox(Message):
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Store the message; without room for it, on the disk or for open files, reply 452."""
+        if self.trace:
+            fields = server.trace_fields(session, envelope)
+            envelope.content = fields + _octets(envelope.content)
         try:
             if _wants_message(self):
                 return await super().handle_DATA(server, session, envelope)

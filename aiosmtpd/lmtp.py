@@ -18,6 +18,7 @@ class LMTP(SMTP):
     """An LMTP server's side of one connection: LHLO greets, HELO and EHLO are unknown."""
 
     show_smtp_greeting = False
+    protocol_family = "LMTP"
     _before_tls: ClassVar[set[str]] = ALLOWED_BEFORE_STARTTLS | {"LHLO"}
 
     @syntax("LHLO hostname")

@@ -143,6 +143,7 @@ class SMTP(MailTransfer):
         max_recipients: int | None = 1000,
         max_recipient_domains: int | None = None,
         max_transactions: int | None = None,
+        max_hops: int | None = 100,
         shared: Shared | None = None,
         max_auth_failures: int | None = 10,
         proxy_trusted: str | Iterable[str] | None = None,
@@ -186,6 +187,7 @@ class SMTP(MailTransfer):
         self.max_recipients = max_recipients
         self.max_recipient_domains = max_recipient_domains
         self.max_transactions = max_transactions
+        self.max_hops = max_hops
         self._transactions = 0
         self._domains = set()
         self._legacy = _legacy.Legacy(self)
@@ -271,7 +273,8 @@ class SMTP(MailTransfer):
         if not address.isascii() and not self.envelope.smtp_utf8:
             # RFC 6531 section 3.5.
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
-        self._limit_transactions()
+        if self.max_transactions:
+            self._limit_transactions(self.max_transactions)
         self.envelope.mail_params = meanings
         status = await self._call_handler_hook("MAIL", address, options)
         if status is MISSING:
@@ -301,15 +304,18 @@ class SMTP(MailTransfer):
             )
         if not address.isascii() and not self.envelope.smtp_utf8:
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
-        self._limit_recipients(address)
         before = len(self.envelope.rcpt_tos)
+        if self.max_recipients and before >= self.max_recipients:
+            raise Refused(replies.TOO_MANY_RECIPIENTS)
+        if self.max_recipient_domains:
+            self._limit_domains(address, self.max_recipient_domains)
         status = await self._call_handler_hook("RCPT", address, options)
         if status is MISSING:
             self.envelope.rcpt_tos.append(address)
             self.envelope.rcpt_options.extend(options)
             status = replies.RECIPIENT_OK
         if len(self.envelope.rcpt_tos) > before:
-            self.envelope.recipients.append(Recipient(address, meanings))
+            self.envelope.add_recipient(address, meanings)
         else:
             line = "envelope.rcpt_tos.append(address)"
             advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)

@@ -35,8 +35,10 @@ ROOMS = {
     "server": {"engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "controller": {"server", "engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "testing": {"controller", "handlers", "smtp", "lmtp", "protocol", "aiosmtpd"},
+    "_options": {"smtp", "protocol", "aiosmtpd"},
     "_process": {"server", "smtp", "engine", "aiosmtpd"},
     "main": {
+        "_options",
         "_process",
         "server",
         "controller",

@@ -68,7 +68,7 @@ def look_over(server: Any) -> None:
     for name in dir(kind):
         if not name.lower().startswith("handle") or name in own | {*HOOKS} | _NEIGHBOURS:
             continue
-        if near := _closest(name.lower(), _BY_LOWER_CASE, 0.8):
+        if near := _closest(name.lower(), _BY_LOWER_CASE, 0.85):
             said = "%s.%s is never called: did you mean %s?"
             log.warning(said, kind.__name__, name, _BY_LOWER_CASE[near])
 

@@ -93,20 +93,17 @@ class MailArguments(AuthCommands):
         options = [key if value is None else f"{key}={value}" for key, value in values.items()]
         return options, meanings
 
-    # What a client may ask for in all: RFC 9422.
+    # What a client may ask for in one session: RFC 9422.
 
-    def _limit_transactions(self) -> None:
+    def _limit_transactions(self, limit: int) -> None:
         """Refuse a transaction too many."""
-        if self.max_transactions and self._transactions >= self.max_transactions:
+        if self._transactions >= limit:
             raise Refused(replies.TOO_MANY_TRANSACTIONS)
         self._transactions += 1
 
-    def _limit_recipients(self, address: str) -> None:
-        """Refuse a recipient too many, or one of a domain too many; RFC 5321 section 4.5.3.1.10."""
-        if self.max_recipients and len(self.envelope.rcpt_tos) >= self.max_recipients:
-            raise Refused(replies.TOO_MANY_RECIPIENTS)
-        if self.max_recipient_domains:
-            domain = address.rpartition("@")[2].lower()
-            if domain not in self._domains and len(self._domains) >= self.max_recipient_domains:
-                raise Refused(replies.TOO_MANY_DOMAINS)
-            self._domains.add(domain)
+    def _limit_domains(self, address: str, limit: int) -> None:
+        """Refuse a recipient of a domain too many."""
+        domain = address.rpartition("@")[2].lower()
+        if domain not in self._domains and len(self._domains) >= limit:
+            raise Refused(replies.TOO_MANY_DOMAINS)
+        self._domains.add(domain)

@@ -100,6 +100,8 @@ class Commands(Facades):
 
     async def _greet(self) -> None:
         if self._hostname is None:
+            self._hostname = _full_names.get(socket.getfqdn)
+        if self._hostname is None:
             try:
                 self._hostname = await in_worker(_full_name)
             except (OSError, RuntimeError):

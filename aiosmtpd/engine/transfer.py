@@ -12,9 +12,9 @@ from aiosmtpd.engine import hooks
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.body import BodyStream, ChunkSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected
-from aiosmtpd.protocol import replies
+from aiosmtpd.protocol import replies, trace
 from aiosmtpd.protocol.replies import Refused
-from aiosmtpd.protocol.session import MISSING, Envelope
+from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
@@ -24,11 +24,14 @@ _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 class MailTransfer(MailArguments):
     """A connection that takes messages."""
 
-    __slots__ = ("_decode_data", "_legacy", "data_size_limit")
+    __slots__ = ("_decode_data", "_legacy", "data_size_limit", "max_hops")
+
+    protocol_family = "SMTP"
 
     _decode_data: bool
     _legacy: _legacy.Legacy
     data_size_limit: int | None
+    max_hops: int | None
 
     async def _transfer(self, source: Source) -> None:
         """Take the message of a transaction and answer it; the transaction is over then."""
@@ -53,6 +56,8 @@ class MailTransfer(MailArguments):
         if hooks.find(self.event_handler, "handle_BODY") is not None:
             return await self._stream_message(source)
         message = await source.read_all()
+        if self.max_hops and trace.hops(message) > self.max_hops:
+            raise Refused(replies.TOO_MANY_HOPS)
         envelope.original_content = message
         envelope.content = self._decoded(message) if self._decode_data else message
         status = await self._call_handler_hook("DATA")
@@ -71,6 +76,27 @@ class MailTransfer(MailArguments):
         finally:
             await source.finish(wanted)
         return replies.OK if status is MISSING else status
+
+    def trace_fields(self, session: Session, envelope: Envelope) -> bytes:
+        """Return Return-Path and Received for a message, with CRLFs: RFC 5321 section 4.4."""
+        from email.utils import formatdate  # seldom needed
+
+        return trace.fields(
+            envelope.mail_from,
+            envelope.rcpt_tos,
+            client=session.host_name,
+            address=session.client_address[0].partition("%")[0],
+            server=self.hostname,
+            protocol=trace.protocol_of(
+                self.protocol_family,
+                extended=session.extended_smtp,
+                utf8=envelope.smtp_utf8,
+                tls=session.ssl is not None,
+                authenticated=bool(session.authenticated),
+            ),
+            identifier=self.session_id,
+            date=formatdate(localtime=True),
+        )
 
     def _decoded(self, message: bytes) -> str:
         if self.enable_SMTPUTF8:

@@ -132,4 +132,14 @@ class Envelope:
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
         self.mail_params: dict[str, Any] = {}
-        self.recipients: list[Recipient] = []
+        self._recipients: list[tuple[str, dict[str, Any]]] = []
+
+    @property
+    def recipients(self) -> list[Recipient]:
+        """The accepted recipients as the client named them, with their parameters."""
+        # Made when asked for: a named tuple takes longer to make than a recipient to accept.
+        return [Recipient(*one) for one in self._recipients]
+
+    def add_recipient(self, address: str, params: dict[str, Any]) -> None:
+        """Take note of a recipient that was accepted."""
+        self._recipients.append((address, params))

@@ -185,7 +185,7 @@ SIGNATURES: list[tuple[Any, str]] = [
     (handlers.Proxy, "remote_hostname remote_port"),
     (handlers.Message.__init__, "self message_class=None"),
     (handlers.AsyncMessage.__init__, "self message_class=None loop=None"),
-    (handlers.Mailbox, "mail_dir message_class=None"),
+    (handlers.Mailbox, "mail_dir message_class=None trace=False"),
 ]
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from aiosmtpd.smtp import CLASSIC, SMTP, Extension, Refused
+from aiosmtpd.smtp import CLASSIC, SMTP, DeliverBy, Extension, OriginalRecipient, Recipient, Refused
 from tests.net.support import Catcher, Client, serving
 
 
@@ -49,3 +49,35 @@ def test_without_it_nothing_of_it_is_there() -> None:
         assert b"COLOUR" not in client.ask(b"EHLO client.test")
         assert client.ask(b"PAINT it") == b'500 Error: command "PAINT" not recognized\r\n'
         assert client.ask(b"MAIL FROM:<a@b.test> COLOUR=RED")[:3] == b"555"
+
+
+def test_what_parameters_mean_reaches_the_handler() -> None:
+    """RFC 3461, RFC 2852, RFC 6710."""
+    handler = Catcher()
+    with serving(handler, extensions="all") as controller, Client(controller.port) as client:
+        client.ask(b"EHLO client.test")
+        for command in (
+            b"MAIL FROM:<a@b.test> ret=hdrs ENVID=a+2Bb BY=60;NT MT-PRIORITY=3 SIZE=100",
+            b"RCPT TO:<c@d.test> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;e+2Bf@d.test",
+            b"RCPT TO:<g@h.test>",
+        ):
+            assert client.ask(command)[:3] == b"250"
+        assert client.ask(b"DATA")[:3] == b"354"
+        client.send(b".\r\n")
+        client.reply()
+    envelope = handler.envelope()
+    assert envelope.mail_params == {
+        "RET": "HDRS",
+        "ENVID": "a+b",
+        "BY": DeliverBy(60, "N", True),
+        "MT-PRIORITY": 3,
+        "SIZE": 100,
+    }
+    first, second = envelope.recipients
+    assert first.address == "c@d.test"
+    assert first.params == {
+        "NOTIFY": ("SUCCESS", "DELAY"),
+        "ORCPT": OriginalRecipient("rfc822", "e+f@d.test"),
+    }
+    assert second == Recipient("g@h.test", {})
+    assert "ENVID=a+2Bb" in envelope.mail_options

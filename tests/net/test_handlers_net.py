@@ -21,7 +21,8 @@ import pytest
 
 from aiosmtpd import _nexthop
 from aiosmtpd.controller import Controller
-from aiosmtpd.handlers import Debugging, Mailbox, Message, Proxy
+from aiosmtpd.handlers import Debugging, Mailbox, Message, Proxy, Sink
+from tests.net.support import Client, serving
 
 DROP = b"<drop>"
 HANG = b"<hang>"
@@ -301,7 +302,7 @@ class TestParameters:
             (UTF8_HEADER, {"mail_options": ["SMTPUTF8"]}, "554 5.6.9 "),
             (PLAIN, {"mail_options": ["SMTPUTF8"], "rcpt_tos": ["é@x"]}, "554 5.6.7 "),
             (PLAIN, {"mail_from": "é@x"}, "554 5.6.7 "),
-            (PLAIN, {"mail_options": ["BODY=BINARYMIME"]}, "554 5.6.3 "),
+            (PLAIN, {"mail_options": ["BODY=BINARYMIME"]}, "554 5.6.1 "),
             (PLAIN, {"mail_options": ["REQUIRETLS"]}, "550 5.7.30 "),
         ],
     )
@@ -541,3 +542,27 @@ class TestSmtpSink:
             assert await forward(port) == UNAVAILABLE
         with self.sink("-Q", verb) as port:
             assert (await forward(port)).startswith("451 ")
+
+
+def test_trace_fields_of_a_mailbox(tmp_path: Path) -> None:
+    """RFC 5321 section 4.4."""
+    mailbox = Mailbox(tmp_path / "box", trace=True)
+    with serving(mailbox) as controller, Client(controller.port) as client:
+        client.transaction()
+        client.send(b"Subject: hi\r\n\r\nhello\r\n.\r\n")
+        assert client.reply() == b"250 OK\r\n"
+    (stored,) = (tmp_path / "box" / "new").iterdir()
+    lines = stored.read_bytes().split(b"\n")
+    assert lines[0] == b"Return-Path: <a@b.test>"
+    assert lines[1] == b"Received: from client.test ([127.0.0.1])"
+    assert lines[2].startswith(b"\tby mx.test with ESMTP id ")
+    assert lines[3].startswith(b"\tfor <c@d.test>; ")
+    assert lines[4] == b"Subject: hi"
+
+
+@pytest.mark.parametrize(("hops", "limit", "code"), [(100, 100, 250), (101, 100, 554), (2, 1, 554)])
+def test_a_message_that_goes_in_circles(hops: int, limit: int, code: int) -> None:
+    with serving(Sink(), max_hops=limit) as controller, Client(controller.port) as client:
+        client.transaction()
+        client.send(b"Received: x\r\n" * hops + b"\r\n.\r\n")
+        assert client.reply().startswith(b"%d " % code)

@@ -165,6 +165,12 @@ def test_any_text_has_a_meaning_or_is_refused(name: str, value: str) -> None:
         assert refused.reply.code == 501
 
 
+def test_a_binary_message_needs_chunks() -> None:
+    """RFC 3030 section 3."""
+    with pytest.raises(ValueError, match="BINARYMIME needs CHUNKING"):
+        ExtensionTable.of([one for one in ALL if one.keyword != "CHUNKING"])
+
+
 def test_presets_hold_each_other() -> None:
     keywords = [{one.keyword for one in preset} for preset in (MODERN, ALL)]
     assert keywords[0] < keywords[1]

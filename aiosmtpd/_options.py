@@ -1,0 +1,176 @@
+"""The options of the command line, and how their values are written."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from typing import NoReturn
+
+import aiosmtpd
+from aiosmtpd.protocol.extensions import PRESETS
+from aiosmtpd.smtp import DATA_SIZE_DEFAULT
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 8025
+DEFAULT_CLASS = "aiosmtpd.handlers.Debugging"
+DEFAULT_USER = "nobody"
+
+
+class Parser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Say in one line what is wrong and leave with exit code 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def _size(text: str) -> int:
+    """Parse a number of octets; K, M and G are powers of 1024, a B or iB may follow."""
+    match = re.fullmatch(r"([0-9][0-9_]*)([kmg]?)(?:i?b)?", text.strip(), re.ASCII | re.IGNORECASE)
+    # int() refuses thousands of digits with an error of its own.
+    if not match or len(text) > 30:
+        raise ArgumentTypeError(f"invalid size: {text!r} (write 33554432, 500K, 10M or 1G)")
+    factor = {"": 0, "k": 10, "m": 20, "g": 30}[match[2].lower()]
+    return int(match[1].replace("_", "")) << factor
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 1e9:
+        raise ArgumentTypeError(f"invalid number of seconds: {text!r} (write 300 or 2.5)")
+    return seconds
+
+
+def _hostname(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,255}", text):
+        raise ArgumentTypeError(f"invalid host name: {text!r} (write mx.example.com)")
+    return text
+
+
+def make_parser(program: str) -> ArgumentParser:
+    """Return the parser of the command line of *program*."""
+    parser = Parser(
+        prog=program,
+        description="A server for SMTP and LMTP that hands each message to a Python class.",
+        epilog="Without options, messages to localhost:8025 are printed on the standard output.",
+    )
+    version = f"{program} {aiosmtpd.__version__}"
+    parser.add_argument("-v", "--version", action="version", version=version)
+    _add_mail_options(parser)
+    _add_network_options(parser)
+    _add_process_options(parser)
+    parser.add_argument(
+        "classargs",
+        metavar="CLASSARGS",
+        nargs="*",
+        default=(),
+        help="What CLASS needs to know; see its documentation.",
+    )
+    return parser
+
+
+def _add_mail_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("mail")
+    group.add_argument(
+        "-c",
+        "--class",
+        metavar="CLASSPATH",
+        dest="classpath",
+        default=DEFAULT_CLASS,
+        help="The class whose hooks get the mail: a name from aiosmtpd.handlers (Debugging, "
+        "Mailbox, Sink, ...) or MODULE.CLASS, also from the current folder. "
+        f"Default: {DEFAULT_CLASS}, which prints messages.",
+    )
+    group.add_argument(
+        "-s",
+        "--size",
+        type=_size,
+        help="The largest message in octets; 500K, 10M and 1G are understood, 0 means any size. "
+        f"Default: {DATA_SIZE_DEFAULT:,}.",
+    )
+    group.add_argument(
+        "-u",
+        "--smtputf8",
+        action="store_true",
+        help="Accept addresses and headers in UTF-8: the SMTPUTF8 extension (RFC 6531).",
+    )
+    group.add_argument(
+        "--extensions",
+        choices=sorted(PRESETS),
+        default="modern",
+        help="Service extensions: those of 1.4 (classic), what the server itself can honour "
+        "(modern, the default), or also what only CLASS can keep (all).",
+    )
+    group.add_argument(
+        "--hostname",
+        type=_hostname,
+        metavar="NAME",
+        help="What the server calls itself in its greeting. Default: this machine's full name.",
+    )
+    group.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="How long to wait for a client's next command. Default: 300.",
+    )
+
+
+def _add_network_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "-l",
+        "--listen",
+        action="append",
+        metavar="[HOST][:PORT]",
+        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH or fd:NUMBER; "
+        "smtp://, smtps:// or lmtp:// may stand in front. May be given several times; port 0 "
+        f"takes any free one. Default: {DEFAULT_HOST}:{DEFAULT_PORT}.",
+    )
+    for name, what in ("smtps", "TLS from the first octet (SMTPS)"), ("tls", "STARTTLS"):
+        group.add_argument(
+            f"--{name}cert",
+            metavar="CERTFILE",
+            help=f"The PEM file with the certificate for {what}; needs --{name}key.",
+        )
+        group.add_argument(
+            f"--{name}key",
+            metavar="KEYFILE",
+            help=f"The PEM file with the private key for {what}; needs --{name}cert.",
+        )
+    group.add_argument(
+        "--no-requiretls",
+        dest="requiretls",
+        action="store_false",
+        help="Accept mail without STARTTLS too, where --tlscert and --tlskey are given.",
+    )
+
+
+def _add_process_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("process")
+    group.add_argument(
+        "-n",
+        "--nosetuid",
+        dest="setuid",
+        action="store_false",
+        help="Stay who you are. Without it a server started by root listens first and then "
+        f"becomes ``{DEFAULT_USER}``; other users stay who they are anyway.",
+    )
+    group.add_argument(
+        "--user", metavar="NAME", help=f"Become this user. Default: {DEFAULT_USER}, from root."
+    )
+    group.add_argument(
+        "--group", metavar="NAME", help="Become this group. Default: the user's own groups."
+    )
+    noise = group.add_mutually_exclusive_group()
+    noise.add_argument(
+        "-d",
+        "--debug",
+        action="count",
+        default=0,
+        help="Tell more: connections and messages; twice: commands; three times: asyncio's debug "
+        "mode.",
+    )
+    noise.add_argument(
+        "-q", "--quiet", action="store_true", help="Say nothing but messages and errors."
+    )
