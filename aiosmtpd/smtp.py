@@ -72,6 +72,7 @@ from aiosmtpd.protocol.session import (
     Session as Session,
     _Missing as _Missing,
 )
+from aiosmtpd.protocol.xclient import xclient as xclient, xforward as xforward
 
 __version__ = aiosmtpd.__version__
 __ident__ = f"Python SMTP {__version__}"

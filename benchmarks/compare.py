@@ -88,13 +88,20 @@ def status_kilobytes(pid: int, field: str) -> int:
     raise LookupError(field)
 
 
+def taking_part(server: str) -> tuple[str, ...]:
+    """Tell who can do what a scenario asks for."""
+    if server in ("modern", "stream"):
+        return ("ours",)
+    return (PUBLISHED, "ours", "floor") if server == "smtp" else (PUBLISHED, "ours")
+
+
 def measure(name: str, them: list[Contestant], rounds: int) -> dict[str, list[dict[str, float]]]:
     """Run a scenario in interleaved rounds; return each contestant's figures."""
     scenario = SCENARIOS[name]
     found: dict[str, list[dict[str, float]]] = {one.name: [] for one in them}
     for number in range(rounds + 1):
         for one in them:
-            if one.what == "floor" and scenario.server != "smtp":
+            if one.name not in taking_part(scenario.server):
                 continue
             with running(one, scenario.server) as (port, pid):
                 scenario.run(port, max(10, scenario.messages // 10) if scenario.quick else 10)
@@ -115,13 +122,17 @@ def report(name: str, found: dict[str, list[dict[str, float]]]) -> None:
         if not figures:
             continue
         cpu = [figure["cpu_us"] for figure in figures]
-        ratios = [mine / theirs for mine, theirs in zip(cpu, base, strict=True)]
-        print(
+        line = (
             f"  {contestant:8} {statistics.median(cpu):10.0f} µs CPU a message"
             f"  {statistics.median(figure['per_s'] for figure in figures):9.0f} messages/s"
-            f"  {statistics.median(ratios):6.3f} of {PUBLISHED}'s CPU"
-            f" ({min(ratios):.3f} to {max(ratios):.3f})"
         )
+        if base:
+            ratios = [mine / theirs for mine, theirs in zip(cpu, base, strict=True)]
+            line += (
+                f"  {statistics.median(ratios):6.3f} of {PUBLISHED}'s CPU"
+                f" ({min(ratios):.3f} to {max(ratios):.3f})"
+            )
+        print(line)
 
 
 def memory(them: list[Contestant], connections: int, tls: bool) -> dict[str, float]:

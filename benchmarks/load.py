@@ -134,6 +134,22 @@ def hundred_pipelined(port: int, messages: int) -> None:
     client.close()
 
 
+def in_chunks(octets: int) -> Callable[[int, int], None]:
+    """One chunk for each message: RFC 3030."""
+    body = message(octets)[:-3]
+    chunk = b"BDAT %d LAST\r\n" % len(body) + body
+
+    def run(port: int, messages: int) -> None:
+        client = Client(port)
+        for _ in range(messages):
+            client.ask(MAIL, b"250")
+            client.ask(RCPT, b"250")
+            client.ask(chunk, b"250")
+        client.close()
+
+    return run
+
+
 @attrs.frozen
 class Scenario:
     """What is sent, how often in a round, to which kind of server."""
@@ -163,6 +179,16 @@ SCENARIOS = {
         "1 MB of stuffed lines", one_by_one(message(10**6, 76, b"..")), 20, quick=False
     ),
     "starttls": Scenario("STARTTLS and 1 KB, each", starttls_each, 60, "starttls", quick=False),
+    "pipelined": Scenario(
+        "1 KB, a transaction in one write, modern", in_one_write, 1500, "modern", quick=False
+    ),
+    "1MB-chunk": Scenario("1 MB by BDAT, modern", in_chunks(10**6), 20, "modern", quick=False),
+    "25MB-chunk": Scenario(
+        "25 MB by BDAT, modern", in_chunks(25 * 10**6), 1, "modern", quick=False
+    ),
+    "100MB-stream": Scenario(
+        "100 MB to handle_BODY", one_by_one(message(10**8)), 1, "stream", quick=False
+    ),
     "tls": Scenario(
         "1 KB on an open TLS connection", one_by_one(SMALL, tls=True), 500, "starttls", quick=False
     ),

@@ -1,6 +1,6 @@
 """The server side of a benchmark: ``python server.py WHAT LOOP CPU``, run in each venv alike.
 
-WHAT is ``smtp``, ``hooks``, ``starttls`` or ``floor``; LOOP ``asyncio`` or ``uvloop``; CPU the
+WHAT is ``smtp``, ``hooks``, ``starttls``, ``modern``, ``stream`` or ``floor``; LOOP ``asyncio`` or ``uvloop``; CPU the
 number of the CPU to stay on, or -1. Prints the port, then serves until it is killed.
 """
 
@@ -44,6 +44,16 @@ class HooksHandler(Handler):
         return "250 OK"
 
 
+class StreamHandler:
+    """Reads a message while it comes, and keeps nothing."""
+
+    async def handle_BODY(self, server: Any, session: Any, envelope: Any, body: Any) -> str:
+        octets = 0
+        async for piece in body:
+            octets += len(piece)
+        return "250 OK" if octets else "550 never"
+
+
 def factory(what: str) -> Callable[[], asyncio.Protocol]:
     if what == "floor":
         from floor import Floor
@@ -55,8 +65,11 @@ def factory(what: str) -> Callable[[], asyncio.Protocol]:
     if what == "starttls":
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(os.environ["BENCHMARK_PEM"])
-    handler = HooksHandler() if what == "hooks" else Handler()
-    return lambda: SMTP(handler, hostname="mx.test", tls_context=context)
+    handler = {"hooks": HooksHandler, "stream": StreamHandler}.get(what, Handler)()
+    keywords: dict[str, Any] = {"hostname": "mx.test", "tls_context": context}
+    if what in ("modern", "stream"):
+        keywords |= {"extensions": "modern", "data_size_limit": None}
+    return lambda: SMTP(handler, **keywords)
 
 
 async def serve(what: str) -> None:

@@ -110,6 +110,14 @@ class Commands(Facades):
         if self._proxy_timeout is not None:
             await self._receive_proxy_header(self._proxy_timeout)
         self._log(logging.DEBUG, "%r connected", self.session.peer)
+        await self.welcome()
+
+    def begin_again(self) -> None:
+        """Forget all that the client said, as after connecting; for XCLIENT."""
+        self._begin_session(self.transport)
+
+    async def welcome(self) -> None:
+        """Send the greeting, or what ``handle_CONNECT`` says in its place."""
         banner = await self._banner()
         # The driver waits next, which sends this: no turn of the loop is needed for it (19 µs).
         self._corked = not len(self._receiver)

@@ -131,6 +131,7 @@ class Connection(Wire):
         if before is not None:
             self.session.peer = before.peer
             self.session.proxy_data = before.proxy_data
+            self.session.xclient = getattr(before, "xclient", None)
         if transport.get_extra_info("sslcontext") is not None:
             self._tls_protocol = transport
             self.session.ssl = {

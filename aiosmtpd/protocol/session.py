@@ -73,14 +73,17 @@ class Session:
         self.proxy_data: Any = None
         self.auth_data: Any = None
         self.authenticated: bool | None = None
+        self.xclient: dict[str, str | None] | None = None
         self._login_data: Any = None
 
     @property
     def client_address(self) -> tuple[str, int]:
-        """The client's own host and port: by the PROXY header if there was one, else the peer.
+        """The client's own host and port: by XCLIENT or the PROXY header, else the peer's.
 
         Host ``""`` and port 0 where it has none, as on a Unix socket.
         """
+        if self.xclient and (address := self.xclient.get("ADDR")):
+            return address, int(self.xclient.get("PORT") or 0)
         proxied = self.proxy_data
         if proxied is not None and proxied and proxied.src_port is not None:
             return str(proxied.src_addr), proxied.src_port
@@ -132,6 +135,7 @@ class Envelope:
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
         self.mail_params: dict[str, Any] = {}
+        self.xforward: dict[str, str | None] | None = None
         self._recipients: list[tuple[str, dict[str, Any]]] = []
 
     @property

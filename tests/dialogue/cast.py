@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from aiosmtpd.smtp import (
     MISSING,
+    MODERN,
     SMTP,
     AuthResult,
     Envelope,
@@ -18,6 +19,8 @@ from aiosmtpd.smtp import (
     Reply,
     Session,
     syntax,
+    xclient,
+    xforward,
 )
 
 from .notation import HOSTNAME, IDENT, Transcript, keyword_nodes
@@ -244,6 +247,18 @@ class Codes:
         return f"250 EXPN {arg}"
 
 
+class Whence:
+    """Tells who the client is thought to be."""
+
+    async def handle_CONNECT(self, *args: Any) -> str:
+        host, port = args[-2:]
+        return "554 5.7.1 not you" if host == "203.0.113.9" else f"220 {host} {port}"
+
+    async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str) -> str:
+        said, forwarded = session.xclient, envelope.xforward
+        return f"250 {session.client_address} {said} {session.authenticated} {forwarded}"
+
+
 class Forgetful:
     """Accepts and does no bookkeeping."""
 
@@ -449,6 +464,8 @@ def _names() -> dict[str, Any]:
         "Fresh": fresh,
         "LONG_REPLY": f"250 {'word ' * 150}end",
         "MISSING": MISSING,
+        "TRUSTING": [*MODERN, xclient("192.0.2.0/24"), xforward(["192.0.2.7"])],
+        "DISTRUSTING": [*MODERN, xclient("198.51.100.0/24"), xforward("198.51.100.0/24")],
         "TLS": ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
         "SUCCESS": AuthResult(success=True),
         "SUCCESS_AS": AuthResult(success=True, auth_data=LoginPassword(b"user", b"secret")),
