@@ -1,7 +1,7 @@
 """The server side of a benchmark: ``python server.py WHAT LOOP CPU``, run in each venv alike.
 
-WHAT is ``smtp``, ``hooks``, ``starttls``, ``modern``, ``stream`` or ``floor``; LOOP ``asyncio`` or ``uvloop``; CPU the
-number of the CPU to stay on, or -1. Prints the port, then serves until it is killed.
+WHAT is ``smtp``, ``hooks``, ``starttls``, ``modern``, ``stream`` or ``floor``; LOOP ``asyncio`` or
+``uvloop``; CPU the number of the CPU to stay on, or -1. Prints the port, serves until it is killed.
 """
 
 import asyncio

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aiosmtpd.smtp import MODERN, xclient
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, serving
 
@@ -133,10 +134,11 @@ def by_s_nail(errand: Errand) -> None:
 CLIENTS: list[Send] = [by_smtplib, by_curl, by_swaks, by_msmtp, by_s_nail]
 
 
+@pytest.mark.parametrize("preset", ["classic", "all"])
 @pytest.mark.parametrize("security", SECURITIES)
 @pytest.mark.parametrize("send", CLIENTS, ids=lambda send: send.__name__)
 def test_a_real_client(
-    send: Send, security: str, certificates: Certificates, tmp_path: Path
+    send: Send, security: str, preset: str, certificates: Certificates, tmp_path: Path
 ) -> None:
     handler = Catcher()
     context = certificates.server_context()
@@ -145,7 +147,7 @@ def test_a_real_client(
         "starttls": {"tls_context": context, "require_starttls": True},
         "tls": {"ssl_context": context},
     }
-    with serving(handler, **settings[security]) as controller:
+    with serving(handler, extensions=preset, **settings[security]) as controller:
         send(Errand(controller.port, security, certificates, tmp_path))
         session, envelope = handler.caught.get(timeout=PATIENCE)
     assert envelope.mail_from == "a@b.test"
@@ -186,3 +188,21 @@ def test_smtp_source(
         assert envelope.mail_from == "a@b.test"
         assert len(envelope.rcpt_tos) == recipients
         assert len(envelope.original_content or b"") >= int(options[-1])
+
+
+def test_swaks_speaks_for_another_client(certificates: Certificates, tmp_path: Path) -> None:
+    """XCLIENT as Postfix documents it, and a pipelined transaction (RFC 2920)."""
+    handler = Catcher()
+    trusting = [*MODERN, xclient(["127.0.0.1", "::1"])]
+    with serving(handler, extensions=trusting) as controller:
+        errand = Errand(controller.port, "plain", certificates, tmp_path)
+        errand.run(
+            "swaks",
+            *("--server", "127.0.0.1", "--port", str(errand.port), "--helo", "client.test"),
+            *("--from", "a@b.test", "--to", "c@d.test,e@f.test", "--body", BODY, "--pipeline"),
+            *("--xclient-addr", "203.0.113.5", "--xclient-name", "client.test"),
+        )
+        session, envelope = handler.caught.get(timeout=PATIENCE)
+    assert envelope.rcpt_tos == ["c@d.test", "e@f.test"]
+    assert session.client_address[0] == "203.0.113.5"
+    assert (session.xclient or {})["NAME"] == "client.test"
