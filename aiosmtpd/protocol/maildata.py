@@ -76,7 +76,8 @@ class MailData:
         if self._held:
             arrived = self._held + arrived
         # Looking for one octet is ten times faster than for five, and base64 has no dot.
-        end = arrived.find(END_OF_DATA) if b"." in arrived else -1
+        has_dot = b"." in arrived
+        end = arrived.find(END_OF_DATA) if has_dot else -1
         if end >= 0:
             self.done = True
             self._held = b""
@@ -88,7 +89,7 @@ class MailData:
         self._keep_limits(arrived)
         if self.refusal is not None or not arrived:
             return b""
-        return self._unstuff(arrived)
+        return self._unstuff(arrived, has_dot)
 
     def _hold_back(self, arrived: bytes) -> bytes:
         """Keep back what may be the beginning of the end."""
@@ -136,10 +137,10 @@ class MailData:
         self._open = len(piece) - (line if line_end < 0 else line_end + 2)
         return -1
 
-    def _unstuff(self, piece: bytes) -> bytes:
+    def _unstuff(self, piece: bytes, has_dot: bool) -> bytes:
         if self._bare_newline == "normalize" and _has_bare_newline(piece):
             piece = _BARE_NEWLINE.sub(b"\r\n", piece)
-        if b"\r\n." in piece:
+        if has_dot and b"\r\n." in piece:
             piece = piece.replace(b"\r\n.", b"\r\n")
         if self._skip:
             piece = piece[self._skip :]
