@@ -7,8 +7,8 @@ import threading
 
 from aiosmtpd.engine.wakeup import Wakeup
 
-READ_OCTETS = 262_144
-"""The most that is read at once, as asyncio does it."""
+READ_OCTETS = 131_072
+"""The most that is read at once: asyncio takes twice as much, which is no faster."""
 
 HIGH_WATER = 65536
 """Octets of input that may wait for a busy command, and of replies that may wait for each other."""
