@@ -145,6 +145,7 @@ class SMTP(MailTransfer):
         max_recipient_domains: int | None = None,
         max_transactions: int | None = None,
         max_hops: int | None = 100,
+        spool_size: int | None = None,
         shared: Shared | None = None,
         max_auth_failures: int | None = 10,
         proxy_trusted: str | Iterable[str] | None = None,
@@ -189,6 +190,7 @@ class SMTP(MailTransfer):
         self.max_recipient_domains = max_recipient_domains
         self.max_transactions = max_transactions
         self.max_hops = max_hops
+        self.spool_size = spool_size
         self._transactions = 0
         self._domains = set()
         self._legacy = _legacy.Legacy(self)
@@ -316,7 +318,7 @@ class SMTP(MailTransfer):
             self.envelope.rcpt_options.extend(options)
             status = replies.RECIPIENT_OK
         if len(self.envelope.rcpt_tos) > before:
-            self.envelope.add_recipient(address, meanings)
+            self.envelope._add_recipient(address, meanings)
         else:
             line = "envelope.rcpt_tos.append(address)"
             advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)

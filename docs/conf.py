@@ -100,7 +100,7 @@ PROMISED = {
     "reference/smtp": lambda: _keywords(SMTP.__init__),
     "reference/handlers": lambda: set(advice.HOOKS),
     "reference/session-and-envelope": lambda: (
-        {*vars(Session(None)), *vars(Envelope())} - {"_login_data", "_recipients"}
+        {*vars(Session(None)), *vars(Envelope())} - {"_login_data", "_recipients", "_spool"}
         | {"login_data", "client_address", "recipients"}
     ),
     "reference/auth": lambda: _keywords(AuthResult.__init__),

@@ -12,9 +12,11 @@ from aiosmtpd.engine import hooks
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.body import BodyStream, ChunkSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected
+from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import replies, trace
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
+from aiosmtpd.protocol.spool import Spool
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
@@ -24,7 +26,7 @@ _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 class MailTransfer(MailArguments):
     """A connection that takes messages."""
 
-    __slots__ = ("_decode_data", "_legacy", "data_size_limit", "max_hops")
+    __slots__ = ("_decode_data", "_legacy", "data_size_limit", "max_hops", "spool_size")
 
     protocol_family = "SMTP"
 
@@ -32,6 +34,7 @@ class MailTransfer(MailArguments):
     _legacy: _legacy.Legacy
     data_size_limit: int | None
     max_hops: int | None
+    spool_size: int | None
 
     async def _transfer(self, source: Source) -> None:
         """Take the message of a transaction and answer it; the transaction is over then."""
@@ -55,15 +58,56 @@ class MailTransfer(MailArguments):
         """Hand the message over; return the answer."""
         if hooks.find(self.event_handler, "handle_BODY") is not None:
             return await self._stream_message(source)
-        message = await source.read_all()
-        if self.max_hops and trace.hops(message) > self.max_hops:
-            raise Refused(replies.TOO_MANY_HOPS)
-        envelope.original_content = message
-        envelope.content = self._decoded(message) if self._decode_data else message
+        if self.spool_size is None:
+            self._keep(envelope, await source.read_all())
+        else:
+            await self._keep_or_spool(envelope, source, self.spool_size)
         status = await self._call_handler_hook("DATA")
         if status is MISSING:
             status = await self._legacy.process_message(self)  # type: ignore[arg-type]
         return replies.OK if status is MISSING else status
+
+    def _keep(self, envelope: Envelope, message: bytes) -> None:
+        self._refuse_circles(message)
+        envelope.original_content = message
+        envelope.content = self._decode(message)
+
+    async def _keep_or_spool(self, envelope: Envelope, source: Source, limit: int) -> None:
+        """Keep a message of up to *limit* octets in memory, and a larger one in a file."""
+        from tempfile import SpooledTemporaryFile  # 3 ms, seldom needed
+
+        # Closed by the Spool, or below.
+        file = SpooledTemporaryFile(limit)  # noqa: SIM115
+        size = 0
+        try:
+            while piece := await source.read():
+                size += len(piece)
+                if size > limit:
+                    await in_worker(file.write, piece)
+                else:
+                    file.write(piece)
+            file.seek(0)
+            if size <= limit:
+                self._keep(envelope, file.read())
+                file.close()
+            else:
+                self._refuse_circles(file.read(limit))
+                envelope._keep(Spool(file, size), self._decode)
+        except BaseException as error:
+            file.close()
+            # What is left is no command; why the body is not complete, this tells.
+            await source.finish(False)
+            if not isinstance(error, OSError):
+                raise
+            self._log(logging.ERROR, "%r message not kept: %s", self.session.peer, error)
+            raise Refused(replies.NO_STORAGE) from error
+
+    def _refuse_circles(self, message: bytes) -> None:
+        if self.max_hops and trace.hops(message) > self.max_hops:
+            raise Refused(replies.TOO_MANY_HOPS)
+
+    def _decode(self, message: bytes) -> str | bytes:
+        return self._decoded(message) if self._decode_data else message
 
     async def _stream_message(self, source: Source) -> Any:
         wanted, status = False, MISSING
@@ -108,7 +152,9 @@ class MailTransfer(MailArguments):
 
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send the reply to a whole transaction."""
-        what = len(envelope.original_content or b""), envelope.mail_from, len(envelope.rcpt_tos)
+        spool = envelope._spool
+        octets = len(envelope.original_content or b"") if spool is None else spool.size
+        what = octets, envelope.mail_from, len(envelope.rcpt_tos)
         message = "%r sent a message of %d octets from %r to %d recipients: %.60r"
         self._log(logging.INFO, message, self.session.peer, *what, status)
         await self._answer(status)

@@ -199,6 +199,7 @@ SMTPUTF8_DISABLED = Reply("501 Error: SMTPUTF8 disabled", "5.5.4")
 BAD_AUTH_PARAMETER = Reply("501 5.5.4 Error: AUTH= takes xtext or <>")
 MESSAGE_TOO_BIG = Reply("552 Error: message size exceeds fixed maximum message size", "5.3.4")
 TOO_MUCH_MAIL_DATA = Reply("552 Error: Too much mail data", "5.3.4")
+NO_STORAGE = Reply("452 4.3.1 Insufficient system storage")
 TOO_MANY_HOPS = Reply("554 5.4.6 Error: too many hops, this message goes in circles")
 BARE_NEWLINE = Reply("550 5.6.11 Error: bare CR or LF in the message")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, TypeVar
 
 import attrs
 from public import public
@@ -12,7 +14,12 @@ from public import public
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+    from aiosmtpd.protocol.spool import Spool
+
 log = logging.getLogger("mail.log")
+
+
+T = TypeVar("T")
 
 
 class _Missing(enum.Enum):
@@ -54,6 +61,17 @@ class LoginPassword(NamedTuple):
         return str(self)
 
 
+class derived(Generic[T]):  # noqa: N801 - a decorator
+    """A property that programs may set: they add attributes of their own, by any name."""
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, owner: Any, kind: type | None = None) -> T:
+        return self if owner is None else self._function(owner)  # type: ignore[return-value]
+
+
 @public
 class Session:
     """One connection, or what is left of it to know after a TLS handshake began it anew.
@@ -76,7 +94,7 @@ class Session:
         self.xclient: dict[str, str | None] | None = None
         self._login_data: Any = None
 
-    @property
+    @derived
     def client_address(self) -> tuple[str, int]:
         """The client's own host and port: by XCLIENT or the PROXY header, else the peer's.
 
@@ -123,7 +141,8 @@ class Envelope:
     ``rcpt_tos`` the forward-paths; ``mail_options`` and ``rcpt_options`` are ``KEY=value``
     strings. ``mail_params`` are the meanings of MAIL's parameters by keyword, and ``recipients``
     the accepted ones with the meanings of theirs. ``original_content`` is the mail data (bytes),
-    ``content`` the same or, with ``decode_data``, as str. Hooks may add attributes.
+    ``content`` the same or, with ``decode_data``, as str. :meth:`open` reads it as a file, which
+    is where messages above ``spool_size`` are. Hooks may add attributes.
     """
 
     def __init__(self) -> None:
@@ -136,14 +155,37 @@ class Envelope:
         self.rcpt_options: list[str] = []
         self.mail_params: dict[str, Any] = {}
         self.xforward: dict[str, str | None] | None = None
+        self._spool: Spool | None = None
         self._recipients: list[tuple[str, dict[str, Any]]] = []
 
-    @property
+    @derived
     def recipients(self) -> list[Recipient]:
         """The accepted recipients as the client named them, with their parameters."""
         # Made when asked for: a named tuple takes longer to make than a recipient to accept.
         return [Recipient(*one) for one in self._recipients]
 
-    def add_recipient(self, address: str, params: dict[str, Any]) -> None:
+    def open(self) -> BinaryIO:
+        """Return the mail data as a binary file, at its beginning; each call opens another one."""
+        if self._spool is not None:
+            return self._spool.open()
+        return BytesIO(self.original_content or b"")
+
+    def _keep(self, spool: Spool, decode: Callable[[bytes], str | bytes]) -> None:
+        """Have the mail data in a file; it is read into memory where ``content`` is asked for."""
+        self._spool, self._decode = spool, decode
+        # So that __getattr__ is asked for them.
+        del self.original_content, self.content
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            spool = self.__dict__.get("_spool")
+            if spool is None or name not in ("original_content", "content"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.original_content = spool.read_at(0, spool.size)
+            self.content = self._decode(self.original_content)
+            return self.__dict__[name]
+
+    def _add_recipient(self, address: str, params: dict[str, Any]) -> None:
         """Take note of a recipient that was accepted."""
         self._recipients.append((address, params))

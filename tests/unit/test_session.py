@@ -120,3 +120,14 @@ def test_a_login_and_a_password_are_a_pair() -> None:
     pair = LoginPassword(b"anne", b"secret")
     assert pair == (b"anne", b"secret")
     assert (pair.login, pair.password) == tuple(pair)
+
+
+def test_programs_may_set_what_is_derived(loop: asyncio.AbstractEventLoop) -> None:
+    session, envelope = Session(loop), Envelope()
+    assert session.client_address == ("", 0)
+    assert envelope.recipients == []
+    session.client_address = ("192.0.2.1", 5)
+    envelope.recipients = ["mine"]  # type: ignore[list-item]
+    assert session.client_address == ("192.0.2.1", 5)
+    assert envelope.recipients == ["mine"]  # type: ignore[comparison-overlap]
+    assert "own host" in (type(session).client_address.__doc__ or "")

@@ -1,0 +1,55 @@
+"""Large messages in temporary files, which several readers may read."""
+
+from __future__ import annotations
+
+import io
+import threading
+from typing import IO, Any
+
+
+class Spool:
+    """Mail data in a file that is closed, and so removed, with the last who holds this."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self.size = size
+
+    def __del__(self) -> None:
+        self._file.close()
+
+    def read_at(self, position: int, octets: int) -> bytes:
+        """Return at most *octets* octets from a position."""
+        with self._lock:
+            self._file.seek(position)
+            return self._file.read(octets)
+
+    def open(self) -> io.BufferedReader:
+        """Return a reader of its own, at the beginning."""
+        return io.BufferedReader(_Reader(self))
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._spool.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._spool.read_at(self._position, len(buffer))
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
