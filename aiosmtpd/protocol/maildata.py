@@ -24,7 +24,7 @@ class MailData:
 
     *line_limit* and *size_limit* are octets on the wire, CRLFs and stuffed dots included; no
     limit where 0 or None. *bare_newline* says what a CR or LF that is no CRLF means: "accept"
-    keeps it, "normalize" makes it CRLF, "reject" refuses the message.
+    keeps it, "normalize" makes it CRLF before anything is measured, "reject" refuses the message.
 
     After :meth:`read` has returned and :attr:`done` is true, :attr:`refusal` tells whether a
     limit was broken; from then on nothing was kept. :attr:`flooded` turns true when a message
@@ -86,6 +86,10 @@ class MailData:
             arrived = arrived[: end + 2]
         else:
             arrived = self._hold_back(arrived)
+        if self._bare_newline == "normalize" and _has_bare_newline(arrived):
+            # Before anything is measured: each of these newlines ends a line.
+            arrived = arrived.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            arrived = arrived.replace(b"\n", b"\r\n")
         self._keep_limits(arrived)
         if self.refusal is not None or not arrived:
             return b""
@@ -138,8 +142,6 @@ class MailData:
         return -1
 
     def _unstuff(self, piece: bytes, has_dot: bool) -> bytes:
-        if self._bare_newline == "normalize" and _has_bare_newline(piece):
-            piece = _BARE_NEWLINE.sub(b"\r\n", piece)
         if has_dot and b"\r\n." in piece:
             piece = piece.replace(b"\r\n.", b"\r\n")
         if self._skip:

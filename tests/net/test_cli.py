@@ -212,6 +212,14 @@ def test_a_message_that_the_output_has_no_letters_for() -> None:
         assert program.message()[1] == "Subject: h\\xe9\n"
 
 
+def test_a_file_with_line_ends_of_unix() -> None:
+    # As `curl -T` sends it: the README's own example.
+    with serving() as program, Client(program.port) as client:
+        client.transaction()
+        client.send(b"Subject: x\n\n" + b"y" * 70 + b"\n" * 2000 + b"\r\n.\r\n")
+        assert client.reply() == b"250 2.0.0 OK\r\n"
+
+
 @pytest.mark.parametrize("flag", ["-v", "--version"])
 def test_version(flag: str) -> None:
     with Program(flag) as program:
