@@ -40,6 +40,10 @@ class GivenUp(Exception):
 class Source(Protocol):
     """What mail data is read from."""
 
+    @property
+    def last(self) -> bool:
+        """True where the reply is that to the whole message: in LMTP, one for each recipient."""
+
     async def read(self) -> bytes:
         """Return the next octets, none at the end; raises IncompleteBody."""
 
@@ -81,6 +85,8 @@ class DotSource:
     """What follows DATA, up to CRLF.CRLF: RFC 5321 section 4.1.1.4."""
 
     __slots__ = ("_connection", "_data")
+
+    last = True
 
     def __init__(self, connection: MailTransfer, data: MailData) -> None:
         self._connection = connection
@@ -149,7 +155,7 @@ class ChunkSource:
     def go_on(self, octets: int, last: bool) -> None:
         """Take note of a BDAT command; its octets come next."""
         self._chunk = self._left = octets
-        self._last = last
+        self.last = last
         self._size += octets
         self._waiting = False
         if 0 < self._limit < self._size:
@@ -169,7 +175,7 @@ class ChunkSource:
                         self._left -= len(piece)
                         return piece
                     await self._connection.more_of_message()
-                elif self._last:
+                elif self.last:
                     return b""
                 else:
                     await self._next_chunk()
@@ -202,7 +208,7 @@ class ChunkSource:
             self._left = 0
             if self._refusal is not None:
                 raise Refused(self._refusal)
-            if self._last or not wanted:
+            if self.last or not wanted:
                 return
             await self._next_chunk()
         raise GivenUp

@@ -52,7 +52,11 @@ class MailTransfer(MailArguments):
         finally:
             # Whatever happened, the next transaction inherits nothing: limits.md L22.
             self._set_post_data_state()
-        await self._answer_data(status, envelope)
+        if source.last:
+            await self._answer_data(status, envelope)
+        else:
+            # A chunk that is not the last one has one reply in LMTP too.
+            await self._answer(status)
 
     async def _take_message(self, source: Source, envelope: Envelope) -> Any:
         """Hand the message over; return the answer."""

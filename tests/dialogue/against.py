@@ -130,7 +130,7 @@ def problem_of(transcript: Transcript, *, at_once: bool) -> str:
         try:
             stage = Stage(transcript)
             stage.start()
-        except (ImportError, OSError, RuntimeError, TimeoutError, TypeError) as error:
+        except (ImportError, OSError, RuntimeError, TimeoutError, TypeError, KeyError) as error:
             return f"cannot start: {error!r}"
         try:
             outcome = play(transcript, (stage.hostname, stage.port), at_once=at_once)
