@@ -12,11 +12,11 @@ from aiosmtpd.engine import hooks
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.body import BodyStream, ChunkSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected
+from aiosmtpd.engine.spool import Spool
 from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import replies, trace
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
-from aiosmtpd.protocol.spool import Spool
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 

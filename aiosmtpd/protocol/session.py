@@ -6,15 +6,13 @@ import enum
 import logging
 from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 import attrs
 from public import public
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-
-    from aiosmtpd.protocol.spool import Spool
 
 log = logging.getLogger("mail.log")
 
@@ -125,6 +123,18 @@ class Session:
         self._login_data = value
 
 
+class Stored(Protocol):
+    """Mail data that is not in memory."""
+
+    size: int
+
+    def read_at(self, position: int, octets: int) -> bytes:
+        """Return at most *octets* octets from a position."""
+
+    def open(self) -> BinaryIO:
+        """Return a reader of its own, at the beginning."""
+
+
 @public
 class Recipient(NamedTuple):
     """A recipient as the client named it; *params* are the meanings by keyword."""
@@ -155,7 +165,7 @@ class Envelope:
         self.rcpt_options: list[str] = []
         self.mail_params: dict[str, Any] = {}
         self.xforward: dict[str, str | None] | None = None
-        self._spool: Spool | None = None
+        self._spool: Stored | None = None
         self._recipients: list[tuple[str, dict[str, Any]]] = []
 
     @derived
@@ -170,7 +180,7 @@ class Envelope:
             return self._spool.open()
         return BytesIO(self.original_content or b"")
 
-    def _keep(self, spool: Spool, decode: Callable[[bytes], str | bytes]) -> None:
+    def _keep(self, spool: Stored, decode: Callable[[bytes], str | bytes]) -> None:
         """Have the mail data in a file; it is read into memory where ``content`` is asked for."""
         self._spool, self._decode = spool, decode
         # So that __getattr__ is asked for them.
