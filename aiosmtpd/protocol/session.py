@@ -186,7 +186,7 @@ class Envelope:
         # So that __getattr__ is asked for them.
         del self.original_content, self.content
 
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch - a checker would take any name
 
         def __getattr__(self, name: str) -> Any:
             spool = self.__dict__.get("_spool")
