@@ -110,11 +110,7 @@ class SMTP(MailTransfer):
     """An SMTP server's side of one connection; the handler's hooks say what becomes of mail."""
 
     # With a dict beside the slots: programs set attributes of their own.
-    # fmt: off
-    __slots__ = (
-        "__dict__", "__weakref__", "_bare_newline", "tls_context",
-    )
-    # fmt: on
+    __slots__ = ("__dict__", "__weakref__", "_bare_newline", "tls_context")
 
     def __init__(
         self,

@@ -44,6 +44,10 @@ class Source(Protocol):
     def last(self) -> bool:
         """True where the reply is that to the whole message: in LMTP, one for each recipient."""
 
+    @property
+    def size(self) -> int:
+        """Octets on the wire, of what is known of the message."""
+
     async def read(self) -> bytes:
         """Return the next octets, none at the end; raises IncompleteBody."""
 
@@ -91,6 +95,11 @@ class DotSource:
     def __init__(self, connection: MailTransfer, data: MailData) -> None:
         self._connection = connection
         self._data = data
+
+    @property
+    def size(self) -> int:
+        """See Source."""
+        return self._data.size
 
     async def read(self) -> bytes:
         """See Source."""
@@ -146,7 +155,7 @@ class ChunkSource:
     def __init__(self, connection: MailTransfer, limit: int, octets: int, last: bool) -> None:
         self._connection = connection
         self._limit = limit
-        self._size = 0
+        self.size = 0
         self._refusal: Reply | None = None
         self._given_up = self._gone = False
         self._waiting = False
@@ -156,9 +165,9 @@ class ChunkSource:
         """Take note of a BDAT command; its octets come next."""
         self._chunk = self._left = octets
         self.last = last
-        self._size += octets
+        self.size += octets
         self._waiting = False
-        if 0 < self._limit < self._size:
+        if 0 < self._limit < self.size:
             self._refusal = replies.TOO_MUCH_MAIL_DATA
 
     def give_up(self) -> None:

@@ -133,8 +133,10 @@ class Commands(Facades):
             if status is MISSING:
                 status = f"220 {self.hostname} {self.__ident__}"
             return replies.from_hook(status)
-        except (Disconnected, Refused):
+        except Disconnected:
             raise
+        except Refused as refused:
+            return refused.reply
         except Exception as error:
             return replies.from_hook(await self.handle_exception(error))
 
@@ -187,8 +189,10 @@ class Commands(Facades):
         if method is None:
             self._refuse_unknown(verb)
             return
-        self._client_is_active = True
-        await method(arg)
+        try:
+            await method(arg)
+        finally:
+            self._client_is_active = True
 
     def _log_command(self, verb: str, arg: str | None) -> None:
         name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg

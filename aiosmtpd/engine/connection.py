@@ -203,7 +203,7 @@ class Connection(Wire):
     def disconnect(self, reply: str | None = None) -> None:
         """Send *reply*, if any, and close the connection; the running command may still end."""
         if reply is not None:
-            self.send(replies.octets(reply))
+            self.send(self._octets(reply))
         self._reason = self._reason or reply or "closed by the server"
         self._close()
 
@@ -227,7 +227,7 @@ class Connection(Wire):
         except Disconnected:
             pass
         except Refused as refused:
-            # The greeting's.
+            # handle_PROXY's.
             self.disconnect(refused.reply)
         except Exception as error:
             # Nothing can be answered here: the greeting has failed, or the error's own handling.
@@ -310,16 +310,19 @@ class Connection(Wire):
         """
         if self._lost:
             raise Disconnected
-        if self._with_codes and type(status) is Reply:
-            status = replies.with_code(status)
         self._last_status = status
-        self.send(status.octets if type(status) is Reply else replies.octets(status))
+        self.send(self._octets(status))
         if self._drained is not None:
             await self._drained
 
+    def _octets(self, status: str | bytes) -> bytes:
+        if isinstance(status, Reply):
+            return (replies.with_code(status) if self._with_codes else status).octets
+        return replies.octets(status)
+
     async def _answer(self, status: Any) -> None:
         """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
-        reply: Reply = status if type(status) is Reply else replies.from_hook(status)
+        reply = replies.from_hook(status)
         await self.push(reply)
         if reply.code == 421:
             self._end_with(reply)

@@ -52,6 +52,9 @@ class MailTransfer(MailArguments):
         finally:
             # Whatever happened, the next transaction inherits nothing: limits.md L22.
             self._set_post_data_state()
+        text = "%r sent a message of %d octets from %r to %d recipients: %.60r"
+        what = source.size, envelope.mail_from, len(envelope.rcpt_tos), status
+        self._log(logging.INFO, text, self.session.peer, *what)
         if source.last:
             await self._answer_data(status, envelope)
         else:
@@ -81,7 +84,7 @@ class MailTransfer(MailArguments):
         from tempfile import SpooledTemporaryFile  # 3 ms, seldom needed
 
         # Closed by the Spool, or below.
-        file = SpooledTemporaryFile(limit)  # noqa: SIM115
+        file = SpooledTemporaryFile(limit or 1)  # noqa: SIM115 - 0 would mean: never to the disk
         size = 0
         try:
             while piece := await source.read():
@@ -109,9 +112,6 @@ class MailTransfer(MailArguments):
     def _refuse_circles(self, message: bytes) -> None:
         if self.max_hops and trace.hops(message) > self.max_hops:
             raise Refused(replies.TOO_MANY_HOPS)
-
-    def _decode(self, message: bytes) -> str | bytes:
-        return self._decoded(message) if self._decode_data else message
 
     async def _stream_message(self, source: Source) -> Any:
         wanted, status = False, MISSING
@@ -146,7 +146,9 @@ class MailTransfer(MailArguments):
             date=formatdate(localtime=True),
         )
 
-    def _decoded(self, message: bytes) -> str:
+    def _decode(self, message: bytes) -> str | bytes:
+        if not self._decode_data:
+            return message
         if self.enable_SMTPUTF8:
             return message.decode("utf-8", "surrogateescape")
         try:
@@ -156,11 +158,6 @@ class MailTransfer(MailArguments):
 
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send the reply to a whole transaction."""
-        spool = envelope._spool
-        octets = len(envelope.original_content or b"") if spool is None else spool.size
-        what = octets, envelope.mail_from, len(envelope.rcpt_tos)
-        message = "%r sent a message of %d octets from %r to %d recipients: %.60r"
-        self._log(logging.INFO, message, self.session.peer, *what, status)
         await self._answer(status)
 
     def _set_post_data_state(self) -> None:
@@ -179,13 +176,13 @@ class MailTransfer(MailArguments):
     async def receive_chunk(self, arg: str | None) -> None:
         """Take a chunk; the first one runs until the message has come to its end."""
         octets, last = self._parse_chunk(arg)
+        limit = self.data_size_limit or 0
+        if 0 < 2 * limit < octets + (self._chunks.size if self._chunks is not None else 0):
+            self.disconnect(replies.TOO_MUCH_MAIL_DATA)
+            raise Disconnected
         if self._chunks is not None:
             self._chunks.go_on(octets, last)
             self._interrupted = True
-            return
-        limit = self.data_size_limit or 0
-        if 0 < 2 * limit < octets:
-            self.disconnect(replies.TOO_MUCH_MAIL_DATA)
             return
         if await self.check_helo_needed("EHLO") or await self.check_auth_needed("BDAT"):
             await self.drop_body(octets)

@@ -8,6 +8,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:-]{1,255}\]", re.ASCII)
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 
+LONGEST_HEADER = 262_144
+"""Octets in which Received fields are counted: 4 ms at most."""
+
 
 def protocol_of(family: str, *, extended: bool, utf8: bool, tls: bool, authenticated: bool) -> str:
     """Return the ``with`` of a Received field: RFC 3848, RFC 6531 section 4.3.
@@ -51,5 +54,5 @@ def fields(
 
 def hops(message: bytes) -> int:
     """Count the Received fields in a message's header section: RFC 5321 section 6.3."""
-    end = _END_OF_HEADER.search(message)
-    return len(_RECEIVED.findall(message, 0, end.start() if end else len(message)))
+    end = _END_OF_HEADER.search(message, 0, LONGEST_HEADER)
+    return len(_RECEIVED.findall(message, 0, end.start() if end else LONGEST_HEADER))

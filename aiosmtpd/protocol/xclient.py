@@ -6,7 +6,7 @@ a program's own extensions are: two values, made for the networks that are trust
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from public import public
@@ -30,14 +30,8 @@ def xclient(trusted: str | Iterable[str]) -> Extension:
     ``session.xclient`` holds what the proxy said, ``session.client_address`` is the client's, and
     with LOGIN the session is authenticated. Raises ValueError for what is no network.
     """
-    known = networks.parse(trusted)
 
-    def line(server: Any) -> str | None:
-        return _line("XCLIENT", XCLIENT_NAMES, networks.holds(known, server.session.peer))
-
-    async def smtp_xclient(server: Any, arg: str | None) -> None:
-        _check(server, line(server), "XCLIENT")
-        said = _attributes("XCLIENT", arg, XCLIENT_NAMES)
+    async def begin_again(server: Any, said: dict[str, str | None]) -> None:
         server.begin_again()
         server.session.xclient = {**(server.session.xclient or {}), **said}
         if login := said.get("LOGIN"):
@@ -45,7 +39,7 @@ def xclient(trusted: str | Iterable[str]) -> Extension:
             server.session.auth_data = login
         await server.welcome()
 
-    return Extension(keyword="XCLIENT", advertise=line, verbs={"XCLIENT": smtp_xclient})
+    return _extension("XCLIENT", XCLIENT_NAMES, trusted, begin_again)
 
 
 @public
@@ -54,29 +48,34 @@ def xforward(trusted: str | Iterable[str]) -> Extension:
 
     ``envelope.xforward`` holds what was said of the next message. Raises ValueError.
     """
-    known = networks.parse(trusted)
 
-    def line(server: Any) -> str | None:
-        return _line("XFORWARD", XFORWARD_NAMES, networks.holds(known, server.session.peer))
-
-    async def smtp_xforward(server: Any, arg: str | None) -> None:
-        _check(server, line(server), "XFORWARD")
-        said = _attributes("XFORWARD", arg, XFORWARD_NAMES)
+    async def note(server: Any, said: dict[str, str | None]) -> None:
         server.envelope.xforward = {**(server.envelope.xforward or {}), **said}
         await server.push(replies.OK)
 
-    return Extension(keyword="XFORWARD", advertise=line, verbs={"XFORWARD": smtp_xforward})
+    return _extension("XFORWARD", XFORWARD_NAMES, trusted, note)
 
 
-def _line(verb: str, names: Iterable[str], trusted: bool) -> str | None:
-    return " ".join([verb, *names]) if trusted else None
+def _extension(
+    verb: str,
+    names: tuple[str, ...],
+    trusted: str | Iterable[str],
+    serve: Callable[[Any, dict[str, str | None]], Awaitable[None]],
+) -> Extension:
+    known = networks.parse(trusted)
+    offer = " ".join([verb, *names])
 
+    def advertise(server: Any) -> str | None:
+        return offer if networks.holds(known, server.session.peer) else None
 
-def _check(server: Any, line: str | None, verb: str) -> None:
-    if line is None:
-        raise Refused(replies.not_recognized(verb))
-    if server.envelope.mail_from is not None:
-        raise Refused(IN_TRANSACTION)
+    async def run(server: Any, arg: str | None) -> None:
+        if advertise(server) is None:
+            raise Refused(replies.not_recognized(verb))
+        if server.envelope.mail_from is not None:
+            raise Refused(IN_TRANSACTION)
+        await serve(server, _attributes(verb, arg, names))
+
+    return Extension(keyword=verb, advertise=advertise, verbs={verb: run})
 
 
 def _attributes(verb: str, arg: str | None, names: Iterable[str]) -> dict[str, str | None]:
@@ -102,6 +101,7 @@ def _meaning(name: str, value: str) -> str | None:
         import ipaddress  # 1.5 ms, seldom needed
 
         return str(ipaddress.ip_address(value[5:] if value[:5].upper() == "IPV6:" else value))
-    if name in ("PORT", "DESTPORT") and not (value.isdecimal() and int(value[:9]) < 65536):
+    is_port = value.isdecimal() and len(value) <= 5 and int(value) <= 65535
+    if name in ("PORT", "DESTPORT") and not is_port:
         raise ValueError(value)
     return value

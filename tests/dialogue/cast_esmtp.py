@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from aiosmtpd.smtp import MODERN, Reply, xclient, xforward
+from aiosmtpd.smtp import MODERN, Refused, Reply, xclient, xforward
 
 TRUSTING = [*MODERN, xclient("192.0.2.0/24"), xforward(["192.0.2.7"])]
 DISTRUSTING = [*MODERN, xclient("198.51.100.0/24"), xforward("198.51.100.0/24")]
@@ -35,6 +35,8 @@ class Whence:
 
     async def handle_CONNECT(self, *args: Any) -> str:
         host, port = args[-2:]
+        if host == "203.0.113.10":
+            raise Refused("554 5.7.1 nor you")
         return "554 5.7.1 not you" if host == "203.0.113.9" else f"220 {host} {port}"
 
     async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str) -> str:

@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 import threading
+import time
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -100,6 +101,19 @@ def test_only_a_known_verb_gives_more_time() -> None:
         assert client.ask(b"NOOP")[:3] == b"250"
         assert client.ask(b"WHAT")[:3] == b"500"
         assert client.file.read() == b"421 4.4.2 Timeout, closing connection\r\n"
+
+
+def test_time_begins_anew_when_a_command_has_ended() -> None:
+    keywords = {"timeout": 0.6, "auth_require_tls": False}
+    with serving(Catcher(), **keywords) as controller, Client(controller.port) as client:
+        client.ask(b"EHLO client.test")
+        assert client.ask(b"AUTH PLAIN") == b"334 \r\n"
+        # A client that thinks for a while.
+        time.sleep(0.4)
+        assert client.ask(b"AHUAcA==")[:3] == b"535"
+        answered = time.monotonic()
+        assert client.file.read() == b"421 4.4.2 Timeout, closing connection\r\n"
+        assert time.monotonic() - answered > 0.5
 
 
 class Slow(Catcher):

@@ -336,7 +336,7 @@ async def test_an_error_of_accept_is_told() -> None:
 # Addresses.
 
 
-async def test_one_free_port_for_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_free_port_for_all_addresses() -> None:
     addresses = ["127.0.0.1", "127.0.0.2"] if sys.platform == "linux" else ["127.0.0.1"]
     sockets = await listening.bind_tcp(addresses, 0)
     try:
@@ -347,7 +347,7 @@ async def test_one_free_port_for_all_addresses(monkeypatch: pytest.MonkeyPatch) 
 
 
 @LINUX
-async def test_a_port_that_is_free_on_one_address_alone_is_tried_no_further(
+async def test_a_port_that_is_not_free_on_every_address_is_looked_for_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real, rounds = socket.socket.bind, []

@@ -1,6 +1,5 @@
 """`spool_size`: messages above a size are in a temporary file."""
 
-import asyncio
 import gc
 import io
 import os
@@ -146,10 +145,12 @@ def test_without_a_file() -> None:
     assert Envelope().open().read() == b""
 
 
-async def test_an_envelope_of_its_own_kind() -> None:
-    class Mine(Envelope):
-        pass
-
-    assert asyncio.get_running_loop()
-    with pytest.raises(AttributeError):
-        Mine().nothing  # type: ignore[attr-defined]  # noqa: B018
+def test_size_0_is_every_message() -> None:
+    handler = Catcher()
+    before = files()
+    with serving(handler, spool_size=0) as controller, Client(controller.port) as client:
+        by_data(client, SMALL)
+        envelope = handler.envelope()
+        if Path("/proc/self/fd").is_dir():
+            assert files() == before + 1
+        assert envelope.open().read() == SMALL

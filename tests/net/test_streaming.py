@@ -127,6 +127,21 @@ def test_a_large_message(send: Send) -> None:
 
 
 @WAYS
+@pytest.mark.parametrize("kind", [SMTP, LMTP])
+def test_the_log_tells_of_it(
+    send: Send, kind: type[SMTP], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mail.log")
+    handler = Streams(nothing)
+    with serving(handler) as controller:
+        controller.factory = lambda: kind(handler, extensions="modern")  # type: ignore[method-assign]
+        with Client(controller.port) as client:
+            begin(client, b"EHLO" if kind is SMTP else b"LHLO")
+            send(client, b"hello\r\n")
+    assert "sent a message of 7 octets from 'a@b.test' to 1 recipients: '250 not" in caplog.text
+
+
+@WAYS
 def test_what_is_left_unread_is_dropped(send: Send) -> None:
     with (
         serving(Streams(nothing), extensions="modern") as controller,
@@ -243,12 +258,9 @@ def test_one_reply_for_each_recipient() -> None:
             await super().handle_BODY(*args)
             return ["250 yes", "550 no"]
 
-    class Controlled(LMTP):
-        pass
-
     handler = Each(whole)
     with serving(handler) as controller:
-        controller.factory = lambda: Controlled(handler, extensions="modern")  # type: ignore[method-assign]
+        controller.factory = lambda: LMTP(handler, extensions="modern")  # type: ignore[method-assign]
         for send in by_data, by_chunks:
             with Client(controller.port) as client:
                 begin(client, b"LHLO")

@@ -81,6 +81,8 @@ def test_a_client_adds_no_field(client: str) -> None:
         (b"Received: x\r\nreceived : y\r\n\tz\r\nSubject: Received: no\r\n\r\nReceived: no\r\n", 2),
         (b"Received: x\nRECEIVED:\n\nReceived: no", 2),
         (b"\r\nReceived: no", 1),
+        # A message of headers alone keeps nobody waiting.
+        (b"x: y\r\n" * 100_000 + b"Received: far away\r\n", 0),
     ],
 )
 def test_hops(message: bytes, count: int) -> None:
