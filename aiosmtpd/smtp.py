@@ -279,8 +279,9 @@ class SMTP(MailTransfer):
         if status is MISSING:
             self.envelope.mail_from = address
             self.envelope.mail_options.extend(options)
-            status = replies.SENDER_OK
-        elif self.envelope.mail_from is None:
+            await self.push(replies.SENDER_OK)
+            return
+        if self.envelope.mail_from is None:
             line = "envelope.mail_from = address"
             advice.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
         await self._answer(status)
@@ -312,13 +313,15 @@ class SMTP(MailTransfer):
         if status is MISSING:
             self.envelope.rcpt_tos.append(address)
             self.envelope.rcpt_options.extend(options)
-            status = replies.RECIPIENT_OK
         if len(self.envelope.rcpt_tos) > before:
-            self.envelope._add_recipient(address, meanings)
+            self.envelope._recipients.append((address, meanings))
         else:
             line = "envelope.rcpt_tos.append(address)"
             advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
-        await self._answer(status)
+        if status is MISSING:
+            await self.push(replies.RECIPIENT_OK)
+        else:
+            await self._answer(status)
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str | None) -> None:

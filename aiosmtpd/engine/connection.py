@@ -119,7 +119,6 @@ class Connection(Wire):
             self.shared.connections.add(self)
         self._reset_timeout()
         self._handler_coroutine = self.loop.create_task(self._handle_client())
-        self._handler_coroutine.add_done_callback(self._leave)
 
     def _begin_session(self, transport: Any) -> None:
         before = self.session
@@ -149,8 +148,12 @@ class Connection(Wire):
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
         self.resume_writing()
         self._wakeup.wake()
-        self._end_soon()
-        self._leave()
+        driver = self._handler_coroutine
+        if driver is None or driver.done():
+            self._leave()
+        else:
+            self._end_soon()
+            driver.add_done_callback(self._leave)
 
     def eof_received(self) -> bool | None:
         """Serve what has arrived before a half-close; over TLS the loop closes the connection."""
@@ -311,7 +314,9 @@ class Connection(Wire):
         if self._lost:
             raise Disconnected
         self._last_status = status
-        self.send(self._octets(status))
+        # Without a call more for the server's own replies, which most are.
+        plain = type(status) is Reply and not self._with_codes
+        self.send(status.octets if plain else self._octets(status))
         if self._drained is not None:
             await self._drained
 

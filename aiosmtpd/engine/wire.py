@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from time import monotonic
 
 from aiosmtpd.engine.wakeup import Wakeup
 
@@ -114,9 +115,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         """Give the client *duration* seconds from now, by default ``timeout``."""
         if self._lost:
             return
-        self._deadline = self.loop.time() + (
-            self._timeout_duration if duration is None else duration
-        )
+        self._deadline = monotonic() + (self._timeout_duration if duration is None else duration)
         if self._timer is None or self._timer_due > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
@@ -124,11 +123,11 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def _set_timer(self) -> None:
         self._timer_due = self._deadline
-        self._timer = self.loop.call_at(self._deadline, self._timer_fired)
+        self._timer = self.loop.call_later(self._deadline - monotonic(), self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None
-        if self._deadline > self.loop.time():
+        if self._deadline > monotonic():
             self._set_timer()
         elif self._wakeup.waiting:
             self._timeout_cb()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 import attrs
@@ -80,6 +81,9 @@ class Session:
     ``authenticated`` is None where nobody tried, else a bool. Hooks may add attributes.
     """
 
+    # Of the class, as most connections never set it.
+    xclient: dict[str, str | None] | None = None
+
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.peer: Any = None
         self.ssl: dict[str, Any] | None = None
@@ -89,7 +93,6 @@ class Session:
         self.proxy_data: Any = None
         self.auth_data: Any = None
         self.authenticated: bool | None = None
-        self.xclient: dict[str, str | None] | None = None
         self._login_data: Any = None
 
     @derived
@@ -155,6 +158,11 @@ class Envelope:
     is where messages above ``spool_size`` are. Hooks may add attributes.
     """
 
+    # Of the class, as most transactions never set them.
+    mail_params: Mapping[str, Any] = MappingProxyType({})
+    xforward: dict[str, str | None] | None = None
+    _spool: Stored | None = None
+
     def __init__(self) -> None:
         self.mail_from: str | None = None
         self.mail_options: list[str] = []
@@ -163,9 +171,6 @@ class Envelope:
         self.original_content: bytes | None = None
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
-        self.mail_params: dict[str, Any] = {}
-        self.xforward: dict[str, str | None] | None = None
-        self._spool: Stored | None = None
         self._recipients: list[tuple[str, dict[str, Any]]] = []
 
     @derived
@@ -195,7 +200,3 @@ class Envelope:
             self.original_content = spool.read_at(0, spool.size)
             self.content = self._decode(self.original_content)
             return self.__dict__[name]
-
-    def _add_recipient(self, address: str, params: dict[str, Any]) -> None:
-        """Take note of a recipient that was accepted."""
-        self._recipients.append((address, params))

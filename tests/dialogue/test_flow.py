@@ -252,3 +252,19 @@ def test_a_peer_that_leaves_in_the_handshake(
     monkeypatch.setattr(Handshake, "start_tls", nobody)
     with asyncio.Runner(loop_factory=Handshake) as runner:
         runner.run(act())
+
+
+async def test_a_client_that_goes_during_handle_connect_ends_the_session_quietly(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Talker:
+        async def handle_CONNECT(self, server: Server, *_: Any) -> str:
+            server.network.reset()
+            await turns()
+            await server.push("220-more to come")
+            return "220 never sent"
+
+    server = Server(Talker())
+    await server.over()
+    assert server.network.sent == b""
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
