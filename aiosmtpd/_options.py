@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError
-from typing import NoReturn
+from argparse import (
+    ArgumentParser,
+    ArgumentTypeError,
+    HelpFormatter,
+    RawDescriptionHelpFormatter,
+)
+from shutil import get_terminal_size
+from typing import NamedTuple, NoReturn
 
 import aiosmtpd
-from aiosmtpd.protocol.extensions import PRESETS
-from aiosmtpd.smtp import DATA_SIZE_DEFAULT
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8025
 DEFAULT_CLASS = "aiosmtpd.handlers.Debugging"
 DEFAULT_USER = "nobody"
+DEFAULT_SIZE = 2**25
+NARROW = 60
+"""Columns of a terminal below which an option and what it does share no line."""
+
+EXTENSIONS = ("all", "classic", "modern")
+
+
+class Command(NamedTuple):
+    """What a first argument runs in place of the server.
+
+    ``function`` is ``module:function``; it gets the arguments behind the command's name and what
+    the program is called with it, and returns the exit code.
+    """
+
+    function: str
+    about: str
+
+
+COMMANDS: dict[str, Command] = {}
+"""By name."""
+
+ABOUT = """\
+A server for SMTP and LMTP. It prints
+messages to localhost:8025, or hands
+them to a Python class of yours."""
+
+EXAMPLES = """\
+examples:
+  aiosmtpd -l :8025
+      print messages to port 8025
+  aiosmtpd -c Mailbox incoming
+      keep them in a Maildir
+  aiosmtpd -c mymodule.Handler
+      hand them to a class of yours
+  aiosmtpd -l :8025 -l unix:socket
+      listen at two places
+"""
 
 
 class Parser(ArgumentParser):
@@ -48,18 +89,34 @@ def _hostname(text: str) -> str:
     return text
 
 
+def _formatter(prog: str) -> HelpFormatter:
+    narrow = get_terminal_size().columns < NARROW
+    return RawDescriptionHelpFormatter(prog, max_help_position=6 if narrow else 24)
+
+
+def _epilog(program: str) -> str:
+    text = EXAMPLES.replace("  aiosmtpd ", f"  {program} ")
+    if COMMANDS:
+        text += "\ncommands, as the first argument:\n"
+    for name, command in COMMANDS.items():
+        text += f"  {program} {name}\n      {command.about}\n"
+    return text
+
+
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of the command line of *program*."""
     parser = Parser(
         prog=program,
-        description="A server for SMTP and LMTP that hands each message to a Python class.",
-        epilog="Without options, messages to localhost:8025 are printed on the standard output.",
+        usage=f"{program} [OPTIONS] [CLASSARGS]",
+        description=ABOUT,
+        epilog=_epilog(program),
+        formatter_class=_formatter,
     )
     version = f"{program} {aiosmtpd.__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
-    _add_mail_options(parser)
-    _add_network_options(parser)
-    _add_process_options(parser)
+    add_mail_options(parser)
+    add_network_options(parser)
+    add_process_options(parser)
     parser.add_argument(
         "classargs",
         metavar="CLASSARGS",
@@ -70,7 +127,8 @@ def make_parser(program: str) -> ArgumentParser:
     return parser
 
 
-def _add_mail_options(parser: ArgumentParser) -> None:
+def add_mail_options(parser: ArgumentParser) -> None:
+    """Add the group of what happens to the mail."""
     group = parser.add_argument_group("mail")
     group.add_argument(
         "-c",
@@ -80,14 +138,14 @@ def _add_mail_options(parser: ArgumentParser) -> None:
         default=DEFAULT_CLASS,
         help="The class whose hooks get the mail: a name from aiosmtpd.handlers (Debugging, "
         "Mailbox, Sink, ...) or MODULE.CLASS, also from the current folder. "
-        f"Default: {DEFAULT_CLASS}, which prints messages.",
+        "Default: Debugging, which prints messages.",
     )
     group.add_argument(
         "-s",
         "--size",
         type=_size,
         help="The largest message in octets; 500K, 10M and 1G are understood, 0 means any size. "
-        f"Default: {DATA_SIZE_DEFAULT:,}.",
+        f"Default: {DEFAULT_SIZE:,}.",
     )
     group.add_argument(
         "-u",
@@ -97,7 +155,7 @@ def _add_mail_options(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--extensions",
-        choices=sorted(PRESETS),
+        choices=EXTENSIONS,
         default="modern",
         help="Service extensions: those of 1.4 (classic), what the server itself can honour "
         "(modern, the default), or also what only CLASS can keep (all).",
@@ -116,13 +174,14 @@ def _add_mail_options(parser: ArgumentParser) -> None:
     )
 
 
-def _add_network_options(parser: ArgumentParser) -> None:
+def add_network_options(parser: ArgumentParser) -> None:
+    """Add the group of where to listen."""
     group = parser.add_argument_group("network")
     group.add_argument(
         "-l",
         "--listen",
         action="append",
-        metavar="[HOST][:PORT]",
+        metavar="PLACE",
         help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH or fd:NUMBER; "
         "smtp://, smtps:// or lmtp:// may stand in front. May be given several times; port 0 "
         f"takes any free one. Default: {DEFAULT_HOST}:{DEFAULT_PORT}.",
@@ -146,7 +205,8 @@ def _add_network_options(parser: ArgumentParser) -> None:
     )
 
 
-def _add_process_options(parser: ArgumentParser) -> None:
+def add_process_options(parser: ArgumentParser) -> None:
+    """Add the group of who the process is and what it says."""
     group = parser.add_argument_group("process")
     group.add_argument(
         "-n",
@@ -154,7 +214,7 @@ def _add_process_options(parser: ArgumentParser) -> None:
         dest="setuid",
         action="store_false",
         help="Stay who you are. Without it a server started by root listens first and then "
-        f"becomes ``{DEFAULT_USER}``; other users stay who they are anyway.",
+        f"becomes {DEFAULT_USER}; other users stay who they are anyway.",
     )
     group.add_argument(
         "--user", metavar="NAME", help=f"Become this user. Default: {DEFAULT_USER}, from root."

@@ -18,10 +18,10 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import aiosmtpd
+from aiosmtpd._options import DEFAULT_SIZE, DEFAULT_USER
 from aiosmtpd.engine import listening
 from aiosmtpd.engine.listening import Listen
 from aiosmtpd.server import DEFAULT_PORT
-from aiosmtpd.smtp import DATA_SIZE_DEFAULT
 
 SETTLE = 1.0
 """Seconds that tasks and worker threads have to end after the last connection has."""
@@ -176,6 +176,35 @@ def why_not_listening(error: OSError) -> str:
     return f"Cannot listen on {text}; {hint}"
 
 
+def identity(settings: Namespace, users: Any) -> Callable[[], None] | None:
+    """Return what makes this process the user of the settings, or None; raises Failure.
+
+    *users* is the module ``pwd``, or None where there is none.
+    """
+    if not settings.setuid:
+        return None
+    if not hasattr(os, "setuid"):
+        log.info("No user to become on this system: staying who this is")
+        return None
+    if users is None:
+        raise Failure('Cannot import module "pwd"; try running with -n option.', 1)
+    name = settings.user or DEFAULT_USER
+    try:
+        user = users.getpwnam(name)
+    except KeyError:
+        raise Failure(f"No user {name} here: name one with --user or run with -n") from None
+    gid = group_id(settings.group) if settings.group else user.pw_gid
+    if os.geteuid() != 0:
+        stay(settings, user.pw_uid, gid)
+        return None
+
+    def drop_rights() -> None:
+        become(name, user.pw_uid, gid)
+        check_mailbox(settings.handler, name)
+
+    return drop_rights
+
+
 def become(user: str, uid: int, gid: int) -> None:
     """Become this user of this group, and of the user's other groups; raises Failure."""
     # Python itself may lie in a folder that only root can read.
@@ -224,7 +253,7 @@ def check_mailbox(handler: Any, user: str) -> None:
 
 def banner(settings: Namespace, where: str, addresses: Sequence[listening.Address]) -> str:
     """Return what a person at a terminal wants to know of a server that has just started."""
-    size = DATA_SIZE_DEFAULT if settings.size is None else settings.size
+    size = DEFAULT_SIZE if settings.size is None else settings.size
     tls = ["from the first octet"] if settings.smtpscert else []
     if settings.tlscert:
         tls.append("STARTTLS required" if settings.requiretls else "STARTTLS offered")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ import pytest
 import trustme
 
 import aiosmtpd
-from aiosmtpd import _process, main
+from aiosmtpd import _options, _process, main
 from aiosmtpd.engine.listening import Listen
 from tests.conftest import Certificates
 
@@ -78,6 +79,92 @@ def test_the_top_imports_nothing_heavy() -> None:
     assert {"asyncio", "ssl", "email", "attr", "aiosmtpd.smtp"}.isdisjoint(
         ast.literal_eval(run.stdout.decode())
     )
+
+
+# Help and commands.
+
+
+def run_alone(code: str, *args: str, **more: str) -> str:
+    """Return what a fresh interpreter prints."""
+    folder = Path(aiosmtpd.__file__).parent.parent
+    command = [sys.executable, "-c", code, *args]
+    env = {**os.environ, **more}
+    done = subprocess.run(command, cwd=folder, env=env, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode()
+
+
+HELP = """
+import runpy, sys
+try:
+    runpy.run_module("aiosmtpd", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    assert not end.code
+print(sorted(sys.modules))
+"""
+
+
+@pytest.mark.parametrize("flag", ["--help", "--version"])
+def test_help_imports_nothing_heavy(flag: str) -> None:
+    modules = ast.literal_eval(run_alone(HELP, flag).splitlines()[-1])
+    assert "aiosmtpd.main" in modules
+    assert {"asyncio", "attr", "attrs", "email", "logging", "socket", "ssl"}.isdisjoint(modules)
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = main._parser().format_help()
+    assert max(map(len, text.splitlines())) <= columns
+    assert "\nnetwork:\n" in text
+    assert "\nexamples:\n" in text
+
+
+def test_the_defaults_that_help_tells_are_the_true_ones() -> None:
+    from aiosmtpd.protocol import modern  # noqa: F401 - it adds to the presets
+    from aiosmtpd.protocol.extensions import PRESETS
+    from aiosmtpd.smtp import DATA_SIZE_DEFAULT
+
+    assert tuple(sorted(PRESETS)) == _options.EXTENSIONS
+    assert DATA_SIZE_DEFAULT == _options.DEFAULT_SIZE
+
+
+def say(args: list[str], program: str) -> int:
+    """Run as a command."""
+    print(program, args)
+    return 3
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a command that says what it was called with."""
+    known = _options.Command(f"{__name__}:say", "say something")
+    monkeypatch.setitem(_options.COMMANDS, "speak", known)
+    monkeypatch.setattr(main, "PROGRAM", "other")
+
+
+@pytest.mark.usefixtures("command")
+def test_a_command_is_the_first_argument(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["speak", "-x", "y"])
+    assert caught.value.code == 3
+    monkeypatch.setattr(sys, "argv", ["other", "speak"])
+    with pytest.raises(SystemExit):
+        main.main()
+    assert capsys.readouterr().out == "other speak ['-x', 'y']\nother speak []\n"
+    assert "  other speak\n      say something\n" in main._parser().format_help()
+
+
+@pytest.mark.usefixtures("command")
+def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Debugging usage: [stdout|stderr]" in usage_error(capsys, "-n", "speak")
+
+
+@pytest.mark.parametrize("name", _options.COMMANDS)
+def test_every_command_is_there(name: str) -> None:
+    module, _, function = _options.COMMANDS[name].function.partition(":")
+    assert callable(getattr(import_module(module), function))
 
 
 # Sizes, seconds and names.
@@ -374,7 +461,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
 
 
 def become(*args: str) -> None:
-    drop_rights = main._identity(parseargs(args)[1])
+    drop_rights = _process.identity(parseargs(args)[1], main.pwd)
     if drop_rights is not None:
         drop_rights()
 
@@ -443,8 +530,8 @@ def test_a_mailbox_that_the_user_cannot_write(
 
 
 def test_without_users_it_stays_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(main, "os", SimpleNamespace())
-    assert main._identity(Namespace(setuid=True)) is None
+    monkeypatch.setattr(_process, "os", SimpleNamespace())
+    assert _process.identity(Namespace(setuid=True), None) is None
 
 
 # The banner.

@@ -1,0 +1,206 @@
+"""The life of the process: from what the command line says to the last connection's end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import ssl
+import sys
+import threading
+import warnings
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import aiosmtpd
+from aiosmtpd._options import DEFAULT_SIZE
+from aiosmtpd._process import (
+    SETTLE,
+    Certificate,
+    Failure,
+    banner,
+    bind,
+    identity,
+    leave_threads_behind,
+    run_to_the_end,
+    signals_handled,
+    why_not_listening,
+)
+from aiosmtpd.controller import Server
+from aiosmtpd.engine.listening import Listen, close_all, spell
+from aiosmtpd.server import close_loop
+from aiosmtpd.smtp import SMTP
+
+log = logging.getLogger("mail.log")
+
+
+def serve(
+    parser: ArgumentParser, settings: Namespace, make: Any = partial, users: Any = None
+) -> None:
+    """Serve as the settings say until a signal comes or the event loop ends.
+
+    *make* and *users* are :func:`functools.partial` and the module ``pwd``, or what stands in for
+    them. Raises SystemExit after one line on the standard error where that cannot be.
+    """
+    set_up_logging(settings)
+    threads = set(threading.enumerate())
+    try:
+        program = Program(settings, make, users)
+        program.run()
+    except Failure as failure:
+        if failure.code == 2:
+            parser.error(str(failure))
+        parser.exit(failure.code, f"{failure}\n")
+    if program.signalled:
+        leave_threads_behind(threads)
+
+
+def set_up_logging(settings: Namespace) -> None:
+    """Let the log say as much as ``-d`` and ``-q`` want."""
+    logging.basicConfig(
+        level=logging.ERROR if settings.quiet else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if settings.debug:
+        level = logging.INFO if settings.debug == 1 else logging.DEBUG
+        for name in "mail.log", "mail.debug":
+            logging.getLogger(name).setLevel(level)
+
+
+class Program:
+    """The servers that one command line asks for, from binding to the last connection's end."""
+
+    def __init__(self, settings: Namespace, make: Any = partial, users: Any = None) -> None:
+        self._settings = settings
+        self._make_partial = make
+        self._users = users
+        self._certificates: list[Certificate] = []
+        self._ssl_context = self._load(settings.smtpscert, settings.smtpskey)
+        self._tls_context = self._load(settings.tlscert, settings.tlskey)
+        self._parameters: dict[str, Any] = {"bare_newline": "normalize"}
+        for name in "hostname", "timeout":
+            if getattr(settings, name) is not None:
+                self._parameters[name] = getattr(settings, name)
+        self._factory = self._make_factory(SMTP)
+        self._servers: list[Server] = []
+        self._stopping = asyncio.Event()
+        self._patience: float | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.signalled = False
+
+    def _load(self, cert: str | None, key: str | None) -> ssl.SSLContext | None:
+        if not cert or not key:
+            return None
+        self._certificates.append(Certificate(cert, key))
+        return self._certificates[-1].context
+
+    def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
+        settings = self._settings
+        return self._make_partial(  # type: ignore[no-any-return]
+            protocol,
+            settings.handler,
+            data_size_limit=DEFAULT_SIZE if settings.size is None else settings.size,
+            enable_SMTPUTF8=settings.smtputf8,
+            tls_context=self._tls_context,
+            require_starttls=settings.requiretls,
+            extensions=settings.extensions,
+            **self._parameters,
+        )
+
+    def run(self) -> None:
+        """Serve until a signal comes or the loop is stopped; raises Failure."""
+        become = identity(self._settings, self._users)
+        loop = aiosmtpd._get_or_new_eventloop()
+        loop.set_debug(self._settings.debug > 2 or loop.get_debug())
+        self._task = loop.create_task(self._serve(become))
+        try:
+            with signals_handled(loop, self._reactions()):
+                run_to_the_end(loop, self._task, self.end)
+        finally:
+            with warnings.catch_warnings():
+                # That a worker thread goes on is dealt with later, if need be.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                close_loop(loop, SETTLE)
+
+    def _reactions(self) -> dict[int, Callable[[], None]]:
+        names = ["SIGINT", "SIGTERM", "SIGBREAK"]
+        reactions = {
+            getattr(signal, name): self._on_signal for name in names if hasattr(signal, name)
+        }
+        if self._certificates and hasattr(signal, "SIGHUP"):
+            reactions[signal.SIGHUP] = self._reload
+        return reactions
+
+    def _reload(self) -> None:
+        for certificate in self._certificates:
+            certificate.reload()
+
+    def _on_signal(self) -> None:
+        self.signalled = True
+        self.end()
+
+    def end(self) -> None:
+        """End gracefully; asked again, at once."""
+        if not self._stopping.is_set():
+            log.info("Stopping; transactions may end, a second signal ends them")
+            self._stopping.set()
+        elif self._task is not None:
+            self._patience = 0
+            self._task.cancel()
+
+    async def _serve(self, become: Callable[[], None] | None) -> None:
+        try:
+            await self._start(become)
+            self._announce()
+            await self._stopping.wait()
+        finally:
+            await asyncio.gather(*(server.stop(self._patience) for server in self._servers))
+
+    async def _start(self, become: Callable[[], None] | None) -> None:
+        places, bound = self._settings.places, []
+        try:
+            if become:
+                # No client is served by root: bind all, drop the rights, and only then accept.
+                bound = [await bind(place) for place in places]
+                become()
+                places = [
+                    Listen(place.scheme, fd=sock.fileno())
+                    for place, sockets in zip(places, bound, strict=True)
+                    for sock in sockets
+                ]
+            self._servers = [self._make_server(place) for place in places]
+            for server in self._servers:
+                await server.start()
+        except OSError as error:
+            raise Failure(why_not_listening(error)) from error
+        finally:
+            for sockets in bound:
+                close_all(sockets)
+
+    def _make_server(self, place: Listen) -> Server:
+        factory = self._factory
+        if place.scheme == "lmtp":
+            from aiosmtpd.lmtp import LMTP
+
+            factory = self._make_factory(LMTP)
+        return Server(
+            self._settings.handler,
+            listen=place,
+            ssl_context=self._ssl_context,
+            factory=factory,
+            **self._parameters,
+        )
+
+    def _announce(self) -> None:
+        addresses = [address for server in self._servers for address in server.addresses]
+        where = " and ".join(spell(address) for address in addresses)
+        log.info("Server is listening on %s", where)
+        if self._settings.quiet or sys.stderr is None:
+            return
+        if sys.stderr.isatty():
+            print(banner(self._settings, where, addresses), file=sys.stderr, flush=True)
+        elif any(place.port == 0 for place in self._settings.places) and not self._settings.debug:
+            # Nothing else tells a script which ports these are.
+            print(f"Server is listening on {where}", file=sys.stderr, flush=True)
