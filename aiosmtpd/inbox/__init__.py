@@ -1,0 +1,1 @@
+"""What came, read: decoded messages, ways to print them, and waiting for one."""
