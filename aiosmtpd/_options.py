@@ -83,6 +83,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or int(text) == 0:
+        raise ArgumentTypeError(f"invalid number: {text!r} (write 1 or more)")
+    return int(text)
+
+
+def user_and_password(text: str) -> tuple[str, str]:
+    """Parse ``USER:PASSWORD``; raises ArgumentTypeError without the text, which is a secret."""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password) or "\0" in text:
+        raise ArgumentTypeError("no user and password (write USER:PASSWORD)")
+    return user, password
+
+
 def _hostname(text: str) -> str:
     if not re.fullmatch(r"[!-~]{1,255}", text):
         raise ArgumentTypeError(f"invalid host name: {text!r} (write mx.example.com)")
@@ -116,6 +130,7 @@ def make_parser(program: str) -> ArgumentParser:
     parser.add_argument("-v", "--version", action="version", version=version)
     add_mail_options(parser)
     add_network_options(parser)
+    add_auth_options(parser)
     add_process_options(parser)
     parser.add_argument(
         "classargs",
@@ -202,6 +217,39 @@ def add_network_options(parser: ArgumentParser) -> None:
         dest="requiretls",
         action="store_false",
         help="Accept mail without STARTTLS too, where --tlscert and --tlskey are given.",
+    )
+
+
+def add_auth_options(parser: ArgumentParser) -> None:
+    """Add the group of who may send."""
+    group = parser.add_argument_group("AUTH")
+    who = group.add_mutually_exclusive_group()
+    who.add_argument(
+        "--auth",
+        action="append",
+        type=user_and_password,
+        metavar="USER:PASSWORD",
+        help="Offer AUTH and know this user; may be given several times. Other users of the "
+        "machine may see a command line: --auth-file hides it from them. Without a certificate "
+        "AUTH is offered in the clear.",
+    )
+    who.add_argument(
+        "--auth-any", action="store_true", help="Offer AUTH and accept any user and password."
+    )
+    group.add_argument(
+        "--auth-file",
+        metavar="PATH",
+        help="Know the users of a file with a USER:PASSWORD in each line.",
+    )
+    group.add_argument(
+        "--require-auth", action="store_true", help="Refuse mail from who has not used AUTH."
+    )
+    group.add_argument(
+        "--max-auth-failures",
+        type=_count,
+        metavar="N",
+        default=3,
+        help="End a connection at the next AUTH after so many failures. Default: 3.",
     )
 
 

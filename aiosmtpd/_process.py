@@ -251,6 +251,11 @@ def check_mailbox(handler: Any, user: str) -> None:
         )
 
 
+def is_local(address: listening.Address) -> bool:
+    """Tell whether only this machine can reach an address."""
+    return isinstance(address, str) or address[0] == "::1" or address[0].startswith("127.")
+
+
 def banner(settings: Namespace, where: str, addresses: Sequence[listening.Address]) -> str:
     """Return what a person at a terminal wants to know of a server that has just started."""
     size = DEFAULT_SIZE if settings.size is None else settings.size
@@ -260,11 +265,18 @@ def banner(settings: Namespace, where: str, addresses: Sequence[listening.Addres
     lines = [
         f"aiosmtpd {aiosmtpd.__version__} is listening on {where}",
         f"  size limit {f'{size:,} octets' if size else 'none'}, "
-        f"TLS: {', '.join(tls) or 'off'}, AUTH: off",
+        f"TLS: {', '.join(tls) or 'off'}, AUTH: {_about_auth(settings, bool(tls))}",
     ]
     if command := _test_command(settings, addresses):
         lines.append(f"  send a test: {command}")
     return "\n".join([*lines, "  Ctrl-C stops it"])
+
+
+def _about_auth(settings: Namespace, tls: bool) -> str:
+    if settings.users is None:
+        return "off"
+    need = "required" if settings.require_auth else "offered"
+    return f"{need}, {settings.users.about}{'' if tls else ', in the clear'}"
 
 
 def _test_command(settings: Namespace, addresses: Sequence[listening.Address]) -> str | None:
@@ -278,6 +290,8 @@ def _test_command(settings: Namespace, addresses: Sequence[listening.Address]) -
     if settings.smtpscert and schemes[0] in (None, "smtps"):
         client = "SMTP_SSL"
     starttls = "s.starttls(); " if settings.tlscert and client != "SMTP_SSL" else ""
+    if settings.require_auth and settings.users is not None:
+        starttls += f"s.login({settings.users.example!r}, 'PASSWORD'); "
     python = "python" if os.name == "nt" else "python3"
     return (
         f'{python} -c "import smtplib; s = smtplib.{client}({host!r}, {port}); {starttls}'

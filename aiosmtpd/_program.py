@@ -23,6 +23,7 @@ from aiosmtpd._process import (
     banner,
     bind,
     identity,
+    is_local,
     leave_threads_behind,
     run_to_the_end,
     signals_handled,
@@ -32,6 +33,8 @@ from aiosmtpd.controller import Server
 from aiosmtpd.engine.listening import Listen, close_all, spell
 from aiosmtpd.server import close_loop
 from aiosmtpd.smtp import SMTP
+
+CLEAR_PASSWORDS = "Passwords come in the clear: a certificate changes that (--tlscert, --tlskey)"
 
 log = logging.getLogger("mail.log")
 
@@ -79,7 +82,10 @@ class Program:
         self._certificates: list[Certificate] = []
         self._ssl_context = self._load(settings.smtpscert, settings.smtpskey)
         self._tls_context = self._load(settings.tlscert, settings.tlskey)
-        self._parameters: dict[str, Any] = {"bare_newline": "normalize"}
+        self._parameters: dict[str, Any] = {
+            "bare_newline": "normalize",
+            "max_auth_failures": settings.max_auth_failures,
+        }
         for name in "hostname", "timeout":
             if getattr(settings, name) is not None:
                 self._parameters[name] = getattr(settings, name)
@@ -98,7 +104,7 @@ class Program:
 
     def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
         settings = self._settings
-        return self._make_partial(  # type: ignore[no-any-return]
+        make: Callable[[], SMTP] = self._make_partial(
             protocol,
             settings.handler,
             data_size_limit=DEFAULT_SIZE if settings.size is None else settings.size,
@@ -108,6 +114,16 @@ class Program:
             extensions=settings.extensions,
             **self._parameters,
         )
+        return make if settings.users is None else partial(self._make_guarded, make)
+
+    def _make_guarded(self, make: Callable[[], SMTP]) -> SMTP:
+        server = make()
+        self._settings.users.guard(server, tls=self._has_tls)
+        return server
+
+    @property
+    def _has_tls(self) -> bool:
+        return self._tls_context is not None or self._ssl_context is not None
 
     def run(self) -> None:
         """Serve until a signal comes or the loop is stopped; raises Failure."""
@@ -197,6 +213,9 @@ class Program:
         addresses = [address for server in self._servers for address in server.addresses]
         where = " and ".join(spell(address) for address in addresses)
         log.info("Server is listening on %s", where)
+        if self._settings.users is not None and not self._has_tls:
+            at_home = all(is_local(address) for address in addresses)
+            log.log(logging.INFO if at_home else logging.WARNING, CLEAR_PASSWORDS)
         if self._settings.quiet or sys.stderr is None:
             return
         if sys.stderr.isatty():

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiosmtpd._options import DEFAULT_HOST, DEFAULT_PORT
 from aiosmtpd._process import one_line
+from aiosmtpd._users import users_of
 from aiosmtpd.engine.listening import parse_listen
 
 
@@ -19,6 +20,7 @@ def complete(parser: ArgumentParser, settings: Namespace) -> None:
     _check_places(parser, settings)
     for name in "smtps", "tls":
         _check_certificate(parser, settings, name)
+    settings.users = users_of(parser, settings)
     if not settings.setuid and (settings.user or settings.group):
         parser.error("--user and --group have no meaning with -n: leave one or the other out")
 
@@ -63,6 +65,13 @@ def _find_class(parser: ArgumentParser, classpath: str) -> Any:
         known = "Debugging, Mailbox, Sink or MODULE.CLASS"
         parser.error(f"No class {name} in {module_name}: -c takes {known}")
     return found
+
+
+def check_auth(parser: ArgumentParser, settings: Namespace) -> None:
+    """Refuse ``--require-auth`` where nothing can tell a right password; a usage error."""
+    mechanisms = any(name.startswith(("auth_", "handle_AUTH")) for name in dir(settings.handler))
+    if settings.require_auth and settings.users is None and not mechanisms:
+        parser.error("--require-auth needs somebody to let in: --auth, --auth-file or --auth-any")
 
 
 def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:

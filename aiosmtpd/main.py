@@ -49,10 +49,11 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[ArgumentParser, Namesp
     parser = _parser()
     settings = parser.parse_args(args)
     # Behind the parsing, which --help does not survive.
-    from aiosmtpd._settings import complete, make_handler
+    from aiosmtpd._settings import check_auth, complete, make_handler
 
     complete(parser, settings)
     settings.handler = make_handler(parser, settings)
+    check_auth(parser, settings)
     return parser, settings
 
 

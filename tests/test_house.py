@@ -37,7 +37,8 @@ ROOMS = {
     "inbox": {"inbox", "aiosmtpd"},
     "testing": {"inbox", "controller", "handlers", "smtp", "lmtp", "protocol", "aiosmtpd"},
     "_options": {"aiosmtpd"},
-    "_settings": {"_options", "_process", "engine"},
+    "_users": {"_options", "protocol"},
+    "_settings": {"_options", "_process", "_users", "engine"},
     "_process": {"_options", "server", "engine", "aiosmtpd"},
     "_program": {
         "_options",

@@ -110,6 +110,11 @@ def test_help_imports_nothing_heavy(flag: str) -> None:
     assert {"asyncio", "attr", "attrs", "email", "logging", "socket", "ssl"}.isdisjoint(modules)
 
 
+def test_help_tells_of_every_option() -> None:
+    for action in main._parser()._actions:
+        assert action.help, action.dest
+
+
 @pytest.mark.parametrize("columns", [40, 80, 120])
 def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -568,6 +573,19 @@ def test_banner_of_other_places() -> None:
     assert "SMTP('127.0.0.1', 1)" in banner(addresses=[("0.0.0.0", 1)])
     assert "SMTP('::1', 1)" in banner(addresses=[("::", 1)])
     assert "smtplib.LMTP(" in banner("-l", "lmtp://:1")
+
+
+def test_banner_of_auth(certificates: Certificates) -> None:
+    assert "AUTH: offered, 1 user, in the clear\n" in banner("--auth", "joe:secret")
+    assert "login" not in banner("--auth", "joe:secret")
+    text = banner("--auth", "joe:secret", "--auth", "jim:secret", "--require-auth")
+    assert "AUTH: required, 2 users, in the clear\n" in text
+    assert "s.login('joe', 'PASSWORD'); " in text
+    assert "secret" not in text
+    files = ["--tlscert", str(certificates.cert_file), "--tlskey", str(certificates.key_file)]
+    text = banner("--auth-any", "--require-auth", *files)
+    assert "AUTH: required, any password\n" in text
+    assert "s.login('me', 'PASSWORD'); " in text
 
 
 # The end.
