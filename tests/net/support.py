@@ -28,6 +28,14 @@ class Catcher:
         return self.caught.get(timeout=PATIENCE)[1]
 
 
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens at just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @contextmanager
 def serving(handler: Any, **keywords: Any) -> Iterator[Controller]:
     """Serve on a free port of the loopback."""

@@ -206,3 +206,21 @@ def test_swaks_speaks_for_another_client(certificates: Certificates, tmp_path: P
     assert envelope.rcpt_tos == ["c@d.test", "e@f.test"]
     assert session.client_address[0] == "203.0.113.5"
     assert (session.xclient or {})["NAME"] == "client.test"
+
+
+def test_curl_sends_addresses_in_unicode(certificates: Certificates, tmp_path: Path) -> None:
+    """SMTPUTF8 (RFC 6531), which curl asks for where an address needs it."""
+    handler = Catcher()
+    message = tmp_path / "message"
+    message.write_bytes(b"Subject: from curl\r\n\r\nhello\r\n")
+    with serving(handler, extensions="modern") as controller:
+        Errand(controller.port, "plain", certificates, tmp_path).run(
+            "curl",
+            "--silent",
+            "--show-error",
+            f"smtp://localhost:{controller.port}/client.test",
+            *("--mail-from", "é@b.test", "--mail-rcpt", "ü@d.test", "--upload-file", str(message)),
+        )
+        envelope = handler.envelope()
+    assert (envelope.mail_from, envelope.rcpt_tos) == ("é@b.test", ["ü@d.test"])
+    assert envelope.mail_params["SMTPUTF8"] is True
