@@ -213,10 +213,17 @@ def add_network_options(parser: ArgumentParser) -> None:
             help=f"The PEM file with the private key for {what}; needs --{name}cert.",
         )
     group.add_argument(
+        "--tls",
+        choices=("self-signed",),
+        help="Make a certificate at each start, for STARTTLS and for smtps:// places, signed by an "
+        "authority that is kept in your cache folder and that clients may trust. Needs trustme: "
+        "pip install aiosmtpd[devtls].",
+    )
+    group.add_argument(
         "--no-requiretls",
         dest="requiretls",
         action="store_false",
-        help="Accept mail without STARTTLS too, where --tlscert and --tlskey are given.",
+        help="Accept mail without STARTTLS too, where it is offered.",
     )
 
 

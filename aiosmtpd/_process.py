@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import aiosmtpd
@@ -256,17 +257,25 @@ def is_local(address: listening.Address) -> bool:
     return isinstance(address, str) or address[0] == "::1" or address[0].startswith("127.")
 
 
-def banner(settings: Namespace, where: str, addresses: Sequence[listening.Address]) -> str:
+def banner(
+    settings: Namespace,
+    where: str,
+    addresses: Sequence[listening.Address],
+    authority: Path | None = None,
+) -> str:
     """Return what a person at a terminal wants to know of a server that has just started."""
     size = DEFAULT_SIZE if settings.size is None else settings.size
-    tls = ["from the first octet"] if settings.smtpscert else []
-    if settings.tlscert:
+    smtps = settings.tls and any(place.scheme == "smtps" for place in settings.places)
+    tls = ["from the first octet"] if settings.smtpscert or smtps else []
+    if settings.tlscert or settings.tls:
         tls.append("STARTTLS required" if settings.requiretls else "STARTTLS offered")
     lines = [
         f"aiosmtpd {aiosmtpd.__version__} is listening on {where}",
         f"  size limit {f'{size:,} octets' if size else 'none'}, "
         f"TLS: {', '.join(tls) or 'off'}, AUTH: {_about_auth(settings, bool(tls))}",
     ]
+    if authority is not None:
+        lines.append(f"  CA certificate: {authority}")
     if command := _test_command(settings, addresses):
         lines.append(f"  send a test: {command}")
     return "\n".join([*lines, "  Ctrl-C stops it"])
@@ -287,9 +296,11 @@ def _test_command(settings: Namespace, addresses: Sequence[listening.Address]) -
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     schemes = [place.scheme for place in settings.places]
     client = "LMTP" if schemes == ["lmtp"] * len(schemes) else "SMTP"
-    if settings.smtpscert and schemes[0] in (None, "smtps"):
+    if schemes[0] == "smtps" or (settings.smtpscert and schemes[0] is None):
         client = "SMTP_SSL"
-    starttls = "s.starttls(); " if settings.tlscert and client != "SMTP_SSL" else ""
+    starttls = (
+        "s.starttls(); " if (settings.tlscert or settings.tls) and client != "SMTP_SSL" else ""
+    )
     if settings.require_auth and settings.users is not None:
         starttls += f"s.login({settings.users.example!r}, 'PASSWORD'); "
     python = "python" if os.name == "nt" else "python3"

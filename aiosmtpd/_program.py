@@ -12,6 +12,7 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import aiosmtpd
@@ -34,7 +35,7 @@ from aiosmtpd.engine.listening import Listen, close_all, spell
 from aiosmtpd.server import close_loop
 from aiosmtpd.smtp import SMTP
 
-CLEAR_PASSWORDS = "Passwords come in the clear: a certificate changes that (--tlscert, --tlskey)"
+CLEAR_PASSWORDS = "Passwords come in the clear: a certificate changes that (--tlscert, --tls)"
 
 log = logging.getLogger("mail.log")
 
@@ -82,6 +83,12 @@ class Program:
         self._certificates: list[Certificate] = []
         self._ssl_context = self._load(settings.smtpscert, settings.smtpskey)
         self._tls_context = self._load(settings.tlscert, settings.tlskey)
+        self._authority: Path | None = None
+        if settings.tls:
+            from aiosmtpd._devtls import self_signed
+
+            self._tls_context, self._authority = self_signed(settings)
+            self._ssl_context = self._tls_context
         self._parameters: dict[str, Any] = {
             "bare_newline": "normalize",
             "max_auth_failures": settings.max_auth_failures,
@@ -201,10 +208,12 @@ class Program:
             from aiosmtpd.lmtp import LMTP
 
             factory = self._make_factory(LMTP)
+        # What `--tls` makes is for STARTTLS where no scheme says otherwise.
+        in_tls = place.scheme == "smtps" or not self._settings.tls
         return Server(
             self._settings.handler,
             listen=place,
-            ssl_context=self._ssl_context,
+            ssl_context=self._ssl_context if in_tls else None,
             factory=factory,
             **self._parameters,
         )
@@ -219,7 +228,11 @@ class Program:
         if self._settings.quiet or sys.stderr is None:
             return
         if sys.stderr.isatty():
-            print(banner(self._settings, where, addresses), file=sys.stderr, flush=True)
-        elif any(place.port == 0 for place in self._settings.places) and not self._settings.debug:
+            text = banner(self._settings, where, addresses, self._authority)
+            print(text, file=sys.stderr, flush=True)
+            return
+        if self._authority is not None:
+            print(f"CA certificate: {self._authority}", file=sys.stderr, flush=True)
+        if any(place.port == 0 for place in self._settings.places) and not self._settings.debug:
             # Nothing else tells a script which ports these are.
             print(f"Server is listening on {where}", file=sys.stderr, flush=True)

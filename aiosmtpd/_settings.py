@@ -20,6 +20,7 @@ def complete(parser: ArgumentParser, settings: Namespace) -> None:
     _check_places(parser, settings)
     for name in "smtps", "tls":
         _check_certificate(parser, settings, name)
+    _check_self_signed(parser, settings)
     settings.users = users_of(parser, settings)
     if not settings.setuid and (settings.user or settings.group):
         parser.error("--user and --group have no meaning with -n: leave one or the other out")
@@ -31,14 +32,21 @@ def _check_places(parser: ArgumentParser, settings: Namespace) -> None:
         settings.places = [parse_listen(text) for text in texts]
     except ValueError as error:
         parser.error(str(error))
-    if not settings.smtpscert and any(place.scheme == "smtps" for place in settings.places):
-        parser.error("smtps:// needs --smtpscert and --smtpskey")
+    certificate = settings.smtpscert or settings.tls
+    if not certificate and any(place.scheme == "smtps" for place in settings.places):
+        parser.error("smtps:// needs --smtpscert and --smtpskey, or --tls self-signed")
     first = settings.places[0]
     settings.host, settings.port = first.host, first.port
     if first.path is None and first.fd is None:
         settings.host = DEFAULT_HOST if first.host is None else first.host
         settings.port = DEFAULT_PORT if first.port is None else first.port
     settings.listen = texts[0] if settings.listen else None
+
+
+def _check_self_signed(parser: ArgumentParser, settings: Namespace) -> None:
+    for name in "smtpscert", "tlscert":
+        if settings.tls and getattr(settings, name):
+            parser.error(f"--tls makes a certificate of its own: leave out --tls or --{name}")
 
 
 def _check_certificate(parser: ArgumentParser, settings: Namespace, name: str) -> None:

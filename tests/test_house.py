@@ -38,9 +38,11 @@ ROOMS = {
     "testing": {"inbox", "controller", "handlers", "smtp", "lmtp", "protocol", "aiosmtpd"},
     "_options": {"aiosmtpd"},
     "_users": {"_options", "protocol"},
+    "_devtls": {"_process"},
     "_settings": {"_options", "_process", "_users", "engine"},
     "_process": {"_options", "server", "engine", "aiosmtpd"},
     "_program": {
+        "_devtls",
         "_options",
         "_process",
         "controller",
