@@ -129,6 +129,7 @@ def make_parser(program: str) -> ArgumentParser:
     version = f"{program} {aiosmtpd.__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_mail_options(parser)
+    add_output_options(parser)
     add_network_options(parser)
     add_auth_options(parser)
     add_process_options(parser)
@@ -186,6 +187,22 @@ def add_mail_options(parser: ArgumentParser) -> None:
         type=_seconds,
         metavar="SECONDS",
         help="How long to wait for a client's next command. Default: 300.",
+    )
+
+
+def add_output_options(parser: ArgumentParser) -> None:
+    """Add the group of how messages are printed."""
+    group = parser.add_argument_group("output").add_mutually_exclusive_group()
+    group.add_argument(
+        "--pretty",
+        action="store_true",
+        help="Print messages for people: the envelope, the decoded subject, the text, what is "
+        "attached; in colours on a terminal, unless NO_COLOR is set.",
+    )
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help="Print messages for programs: one line of JSON for each.",
     )
 
 

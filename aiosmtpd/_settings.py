@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from aiosmtpd._options import DEFAULT_HOST, DEFAULT_PORT
+from aiosmtpd._options import DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
 from aiosmtpd._process import one_line
 from aiosmtpd._users import users_of
 from aiosmtpd.engine.listening import parse_listen
@@ -82,8 +82,18 @@ def check_auth(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error("--require-auth needs somebody to let in: --auth, --auth-file or --auth-any")
 
 
+def _make_printer(parser: ArgumentParser, settings: Namespace) -> Any:
+    from aiosmtpd.inbox.printing import JSONLines, Pretty
+
+    if settings.classpath != DEFAULT_CLASS or settings.classargs:
+        parser.error("--pretty and --json print messages themselves: leave out -c and CLASSARGS")
+    return Pretty() if settings.pretty else JSONLines()
+
+
 def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
     """Make the handler that ``-c`` names; a usage error where it cannot be."""
+    if settings.pretty or settings.json:
+        return _make_printer(parser, settings)
     handler_class = _find_class(parser, settings.classpath)
     if hasattr(handler_class, "from_cli"):
         return handler_class.from_cli(parser, *settings.classargs)

@@ -39,7 +39,7 @@ ROOMS = {
     "_options": {"aiosmtpd"},
     "_users": {"_options", "protocol"},
     "_devtls": {"_process"},
-    "_settings": {"_options", "_process", "_users", "engine"},
+    "_settings": {"_options", "inbox", "_process", "_users", "engine"},
     "_process": {"_options", "server", "engine", "aiosmtpd"},
     "_program": {
         "_devtls",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ class DecodedMail(Mail):
         super().__init__(session, envelope)
         #: The client's address: of a socket a tuple of host and port.
         self.peer: Any = session.peer
+        #: When this was made, in the local time zone.
+        self.received: datetime = datetime.now(UTC).astimezone()
 
     @cached_property
     def _reading(self) -> Reading:

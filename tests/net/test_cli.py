@@ -220,6 +220,36 @@ def test_a_file_with_line_ends_of_unix() -> None:
         assert client.reply() == b"250 2.0.0 OK\r\n"
 
 
+@pytest.mark.parametrize("option", ["--pretty", "--json"])
+def test_messages_for_people_and_for_programs(option: str) -> None:
+    with serving(option) as program:
+        with Client(program.port) as client:
+            client.transaction()
+            client.send(b"Subject: =?utf-8?q?=C3=A9=1B?=\r\n\r\nbody\r\n.\r\n")
+            assert client.reply() == b"250 2.0.0 OK\r\n"
+        out = program.end().out
+    expected = "Subject    é\\x1b\n" if option == "--pretty" else '"subject": "\\u00e9\\u001b",'
+    assert expected in out
+
+
+@pytest.mark.parametrize("option", ["--pretty", "--json"])
+def test_a_message_that_nobody_can_read_stays_with_the_client(option: str) -> None:
+    with serving(option) as program, Client(program.port) as client:
+        assert program.process.stdout is not None
+        program.process.stdout.close()
+        client.transaction()
+        client.send(MESSAGE)
+        assert client.reply() == b"451 4.3.0 Message cannot be written\r\n"
+
+
+@pytest.mark.parametrize("words", [["-c", "Sink"], ["stderr"]])
+def test_two_things_that_print(words: list[str]) -> None:
+    assert refused("-n", "--pretty", *words) == (
+        "aiosmtpd: error: --pretty and --json print messages themselves: leave out -c and "
+        "CLASSARGS\n"
+    )
+
+
 @pytest.mark.parametrize("flag", ["-v", "--version"])
 def test_version(flag: str) -> None:
     with Program(flag) as program:
@@ -233,6 +263,7 @@ def test_help() -> None:
     options = set(re.findall(r"--[a-z0-9-]+", out))
     assert options >= {
         *("--class", "--debug", "--extensions", "--group", "--help", "--hostname", "--listen"),
+        *("--json", "--pretty"),
         *("--no-requiretls", "--nosetuid", "--quiet", "--size", "--smtpscert", "--smtpskey"),
         *("--smtputf8", "--timeout", "--tlscert", "--tlskey", "--user", "--version"),
     }

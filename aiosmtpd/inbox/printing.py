@@ -1,0 +1,172 @@
+"""Handlers that print messages as people and as programs read them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+from public import public
+
+from aiosmtpd.inbox.message import DecodedMail
+from aiosmtpd.inbox.terminal import Terminal, safe, safe_line, terminal_of
+
+if TYPE_CHECKING:
+    from aiosmtpd import SMTP, Envelope, Session
+
+log = logging.getLogger("mail.debug")
+
+_SHOWN = ("From", "To", "Cc", "Reply-To", "Subject")
+_LABEL = 11
+"""Columns of what stands before a value."""
+
+
+@public
+def pretty(mail: DecodedMail, terminal: Terminal | None = None) -> str:
+    """Return what a person wants to see of a message, as lines that are safe on any terminal.
+
+    First the envelope, then the decoded headers that matter, the text, and what is attached.
+    """
+    terminal = terminal or Terminal()
+    lines = [terminal.rule()]
+    for label, value in _fields(mail):
+        lines += _field(terminal, label, value)
+    if body := safe(mail.readable).strip("\n"):
+        lines += [terminal.rule(), *terminal.wrapped(body)]
+    links = [] if mail.text.strip() else mail.links
+    below = [("Link", link) for link in links]
+    below += [
+        ("Attached", f"{name or '-'}, {kind}, {_octets(content)}")
+        for name, kind, content in mail.attachments
+    ]
+    if below:
+        lines.append(terminal.rule())
+    for label, value in below:
+        lines += _field(terminal, label, value)
+    return "\n".join([*lines, terminal.rule(), "", ""])
+
+
+def _fields(mail: DecodedMail) -> Iterator[tuple[str, str]]:
+    yield "MAIL FROM", " ".join([mail.sender, *mail.envelope.mail_options])
+    for recipient in mail.recipients:
+        yield "RCPT TO", recipient
+    tls = tls_version(mail.session)
+    name = mail.session.host_name
+    host, port = mail.session.client_address
+    client = f"{host}:{port}" if host else "a local socket"
+    client += f" ({name})" if name else ""
+    yield "Client", client + (f", {tls}" if tls else "")
+    yield "Received", f"{mail.received:%H:%M:%S}, {_octets(mail.content)}"
+    for header in _SHOWN:
+        for value in mail.headers.get_all(header):
+            yield header, value
+
+
+def _field(terminal: Terminal, label: str, value: str) -> Iterator[str]:
+    show = terminal.bold if label == "Subject" else str
+    for number, line in enumerate(terminal.wrapped(safe_line(value), _LABEL)):
+        yield terminal.dim(("" if number else label).ljust(_LABEL)) + show(line)
+
+
+def _octets(content: bytes) -> str:
+    return f"{len(content):,} octet{'' if len(content) == 1 else 's'}"
+
+
+def tls_version(session: Session) -> str | None:
+    """Return ``TLSv1.3`` or what else the connection speaks; None where it is in the clear."""
+    return session.ssl["ssl_object"].version() if session.ssl else None
+
+
+@public
+def as_object(mail: DecodedMail) -> dict[str, Any]:
+    """Return a message as what JSON can hold; the reference has the meaning of each key."""
+    try:
+        raw = mail.content.decode()
+    except UnicodeDecodeError:
+        raw = None
+    host, port = mail.session.client_address
+    return {
+        "received": mail.received.isoformat(timespec="milliseconds"),
+        "client_address": host,
+        "client_port": port,
+        "client_name": mail.session.host_name,
+        "tls": tls_version(mail.session),
+        "authenticated": bool(mail.session.authenticated),
+        "sender": mail.sender,
+        "recipients": mail.recipients,
+        "mail_options": mail.envelope.mail_options,
+        "rcpt_options": mail.envelope.rcpt_options,
+        "headers": mail.headers.fields,
+        "subject": mail.subject,
+        "text": mail.text,
+        "html": mail.html,
+        "links": mail.links,
+        "attachments": [
+            {"name": name, "type": kind, "size": len(content), "base64": _base64(content)}
+            for name, kind, content in mail.attachments
+        ],
+        "size": len(mail.content),
+        "raw": raw,
+        "raw_base64": _base64(mail.content) if raw is None else None,
+    }
+
+
+def _base64(octets: bytes) -> str:
+    return b64encode(octets).decode()
+
+
+@public
+def as_json(mail: DecodedMail) -> str:
+    """Return a message as one line of JSON in ASCII."""
+    # The one control character that JSON leaves as it is.
+    return json.dumps(as_object(mail)).replace("\x7f", "\\u007f") + "\n"
+
+
+@public
+class Pretty:
+    """Print each message as a person reads it; *stream* is a text stream, None the standard output.
+
+    Colours are for terminals only, and for none where NO_COLOR is set.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stdout if stream is None else stream
+        self._lock = threading.Lock()
+
+    def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        """Print the message and flush the stream; where that fails, the client keeps it.
+
+        It is no coroutine, and so runs in a worker thread: the stream's reader may be slow.
+        """
+        text = self.shown(DecodedMail(session, envelope))
+        try:
+            with self._lock:
+                write(text, self.stream)
+        except OSError as error:
+            log.error("A message cannot be printed: %s", error)
+            return "451 4.3.0 Message cannot be written"
+        return "250 OK"
+
+    def shown(self, mail: DecodedMail) -> str:
+        """Return what is printed."""
+        return pretty(mail, terminal_of(self.stream))
+
+
+@public
+class JSONLines(Pretty):
+    """Print each message as one line of JSON; *stream* is as for :class:`Pretty`."""
+
+    def shown(self, mail: DecodedMail) -> str:
+        """Return what is printed."""
+        return as_json(mail)
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write and flush; what the stream has no letters for is escaped."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()

@@ -1,0 +1,218 @@
+"""Messages printed: for people, whatever strangers put into them, and for programs."""
+
+import io
+import json
+import re
+from base64 import b64decode
+from email.message import EmailMessage
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from aiosmtpd import Envelope
+from aiosmtpd.inbox.message import DecodedMail
+from aiosmtpd.inbox.printing import JSONLines, Pretty, as_json, pretty
+from aiosmtpd.inbox.terminal import Terminal, safe, safe_line, terminal_of
+from tests.unit.test_message import with_everything
+
+
+def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
+    known = {
+        "peer": ("192.0.2.1", 1234),
+        "client_address": ("192.0.2.1", 1234),
+        "host_name": "client.test",
+        "ssl": None,
+        "authenticated": None,
+    }
+    envelope = Envelope()
+    envelope.mail_from, envelope.rcpt_tos = "shop@example.com", ["anna@example.org"]
+    envelope.mail_options = ["SIZE=10"]
+    envelope.original_content = content if isinstance(content, bytes) else content.as_bytes()
+    given: Any = SimpleNamespace(**{**known, **session})
+    return DecodedMail(given, envelope)
+
+
+class Screen(io.TextIOWrapper):
+    """A stream that says what it is."""
+
+    def __init__(self, encoding: str = "utf-8", terminal: bool = True) -> None:
+        self.octets = io.BytesIO()
+        self.terminal = terminal
+        super().__init__(self.octets, encoding)
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def shown(self) -> str:
+        return self.octets.getvalue().decode(self.encoding)
+
+
+TLS: Any = {"ssl_object": SimpleNamespace(version=lambda: "TLSv1.3")}
+
+
+# For people.
+
+
+def test_pretty() -> None:
+    mail = received(with_everything(), ssl=TLS)
+    lines = pretty(mail).splitlines()
+    clock = f"{mail.received:%H:%M:%S}"
+    assert lines == [
+        "-" * 72,
+        "MAIL FROM  shop@example.com SIZE=10",
+        "RCPT TO    anna@example.org",
+        "Client     192.0.2.1:1234 (client.test), TLSv1.3",
+        f"Received   {clock}, {len(mail.content):,} octets",
+        "From       Jürgen <shop@example.com>",
+        "Subject    Grüße aus Köln, " + "ganz lang " * 12 + "€",
+        "-" * 72,
+        "Héllo",
+        "https://example.com/a?b=1.",
+        "-" * 72,
+        "Attached   größe.csv, text/csv, 8 octets",
+        "Attached   a.png, image/png, 2 octets",
+        "-" * 72,
+        "",
+    ]
+
+
+def test_html_alone_is_shown_as_text_with_its_links() -> None:
+    mail = received(b"Content-Type: text/html\r\n\r\n<p>Look <a href=https://a.test/b>here</a>")
+    lines = pretty(mail, Terminal(unicode=True)).splitlines()
+    assert lines[-5:] == ["Look here", "─" * 72, "Link       https://a.test/b", "─" * 72, ""]
+
+
+def test_a_message_of_nothing() -> None:
+    mail = received(b"", client_address=("", 0), host_name=None)
+    lines = pretty(mail).splitlines()
+    assert lines[3] == "Client     a local socket"
+    assert lines[4].endswith(", 0 octets")
+    assert lines[5:] == ["-" * 72, ""]
+
+
+def test_forty_columns() -> None:
+    message = EmailMessage()
+    message["Subject"] = "A subject that is longer than forty columns are wide"
+    link = "https://example.com/" + "x" * 60
+    message.set_content(f"{'word ' * 30}\n{link}\n")
+    lines = pretty(received(message), Terminal(columns=40)).splitlines()
+    assert max(len(line) for line in lines if line != link) <= 40
+    assert link in lines
+    start = lines.index("Subject    A subject that is longer than")
+    assert lines[start + 1 : start + 3] == [" " * 11 + "forty columns are wide", "-" * 40]
+
+
+def test_colours() -> None:
+    shown = pretty(received(b"Subject: hi\r\n\r\n"), Terminal(colours=True))
+    assert "\x1b[2mSubject    \x1b[0m\x1b[1mhi\x1b[0m\n" in shown
+    assert re.sub(r"\x1b\[[012]m", "", shown).count("\x1b") == 0
+
+
+@given(st.text())
+def test_no_control_character_gets_through(text: str) -> None:
+    for made in safe(text), safe_line(text):
+        assert all(one.isprintable() or one in "\n\u200c\u200d" for one in made)
+    assert "\n" not in safe_line(text)
+
+
+def test_what_is_escaped() -> None:
+    assert safe("a\x1b[31m\r\n\x9b\x7f\u202eb\u2028\ttab") == (
+        "a\\x1b[31m\n\\x9b\\x7f\\u202eb\\u2028   tab"
+    )
+    assert safe("é €\u00a0日本 👩\u200d🚒") == "é € 日本 👩\u200d🚒"
+    assert safe("\ud800") == "\\ud800"
+
+
+@pytest.mark.parametrize(
+    ("screen", "environment", "terminal"),
+    [
+        (Screen(), {}, Terminal(40, colours=True, unicode=True)),
+        (Screen("latin-1"), {}, Terminal(40, colours=True)),
+        (Screen(), {"NO_COLOR": "1"}, Terminal(40, unicode=True)),
+        (Screen(), {"TERM": "dumb"}, Terminal(40, unicode=True)),
+        (Screen(terminal=False), {}, Terminal(unicode=True)),
+        (io.StringIO(), {}, Terminal()),
+    ],
+)
+def test_what_a_stream_can_show(
+    screen: Any,
+    environment: dict[str, str],
+    terminal: Terminal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in {"COLUMNS": "40", "TERM": "xterm", "NO_COLOR": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert terminal_of(screen) == terminal
+
+
+# For programs.
+
+
+def test_json() -> None:
+    mail = received(with_everything(), ssl=TLS, authenticated=True)
+    line = as_json(mail)
+    assert line.isascii()
+    assert line.count("\n") == 1
+    said = json.loads(line)
+    assert list(said) == [
+        *("received", "client_address", "client_port", "client_name", "tls", "authenticated"),
+        *("sender", "recipients", "mail_options", "rcpt_options", "headers", "subject", "text"),
+        *("html", "links", "attachments", "size", "raw", "raw_base64"),
+    ]
+    assert said["received"] == mail.received.isoformat(timespec="milliseconds")
+    assert (said["tls"], said["authenticated"]) == ("TLSv1.3", True)
+    assert (said["sender"], said["recipients"]) == ("shop@example.com", ["anna@example.org"])
+    assert said["headers"][1] == ["From", "Jürgen <shop@example.com>"]
+    assert (said["text"], said["html"], said["links"]) == (mail.text, mail.html, mail.links)
+    csv, png = said["attachments"]
+    assert csv["name"] == "größe.csv"
+    assert png == {"name": "a.png", "type": "image/png", "size": 2, "base64": "AP8="}
+    assert (said["raw"].encode(), said["raw_base64"]) == (mail.content, None)
+
+
+def test_json_of_octets_that_are_no_text() -> None:
+    content = b"Subject: \xff\x7f\r\n\r\n\xff\0"
+    line = as_json(received(content))
+    assert "\x7f" not in line
+    said = json.loads(line)
+    assert (said["tls"], said["authenticated"]) == (None, False)
+    assert said["subject"] == "\ufffd\x7f"
+    assert (said["raw"], b64decode(said["raw_base64"])) == (None, content)
+
+
+# The handlers.
+
+
+def hand(handler: Pretty, content: bytes) -> str:
+    mail = received(content)
+    server: Any = None
+    return handler.handle_DATA(server, mail.session, mail.envelope)
+
+
+def test_each_message_is_flushed() -> None:
+    screen = Screen(terminal=False)
+    for handler, sign in (Pretty(screen), "RCPT TO "), (JSONLines(screen), '"rcpt_options"'):
+        assert hand(handler, b"Subject: x\r\n\r\n") == "250 OK"
+        assert sign in screen.shown()
+
+
+def test_letters_that_the_stream_does_not_have() -> None:
+    screen = Screen("ascii", terminal=False)
+    assert hand(Pretty(screen), "Subject: é\r\n\r\n".encode()) == "250 OK"
+    assert "Subject    \\xe9\n" in screen.shown()
+
+
+def test_a_stream_that_takes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(28, "No space left on device")
+
+    assert hand(Pretty(Full()), b"\r\n") == "451 4.3.0 Message cannot be written"
+    assert caplog.messages == ["A message cannot be printed: [Errno 28] No space left on device"]
+
+
+def test_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    assert hand(JSONLines(), b"Subject: x\r\n\r\n") == "250 OK"
+    assert json.loads(capsys.readouterr().out)["subject"] == "x"
