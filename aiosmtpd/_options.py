@@ -10,9 +10,12 @@ from argparse import (
     RawDescriptionHelpFormatter,
 )
 from shutil import get_terminal_size
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 import aiosmtpd
+
+if TYPE_CHECKING:
+    from aiosmtpd.testing.faults import Fault
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8025
@@ -103,6 +106,15 @@ def _hostname(text: str) -> str:
     return text
 
 
+def _fault(text: str) -> Fault:
+    from aiosmtpd.testing.faults import parse_fault  # seldom needed
+
+    try:
+        return parse_fault(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
 def _formatter(prog: str) -> HelpFormatter:
     narrow = get_terminal_size().columns < NARROW
     return RawDescriptionHelpFormatter(prog, max_help_position=6 if narrow else 24)
@@ -132,6 +144,7 @@ def make_parser(program: str) -> ArgumentParser:
     add_output_options(parser)
     add_network_options(parser)
     add_auth_options(parser)
+    add_testing_options(parser)
     add_process_options(parser)
     parser.add_argument(
         "classargs",
@@ -274,6 +287,20 @@ def add_auth_options(parser: ArgumentParser) -> None:
         metavar="N",
         default=3,
         help="End a connection at the next AUTH after so many failures. Default: 3.",
+    )
+
+
+def add_testing_options(parser: ArgumentParser) -> None:
+    """Add the group of what goes wrong on purpose."""
+    group = parser.add_argument_group("testing")
+    group.add_argument(
+        "--fault",
+        action="append",
+        type=_fault,
+        metavar="FAULT",
+        help="Fail on purpose: STAGE [PATTERN]: EFFECT [TIMES], such as 'rcpt *@slow.test: 450 "
+        "4.2.1 busy x2', 'end-of-data: delay 5 20%%' or 'data: drop every 3'. May be given several "
+        "times.",
     )
 
 

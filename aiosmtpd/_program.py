@@ -96,6 +96,11 @@ class Program:
         for name in "hostname", "timeout":
             if getattr(settings, name) is not None:
                 self._parameters[name] = getattr(settings, name)
+        self._faulty: Callable[[type[SMTP]], type[SMTP]] = lambda protocol: protocol
+        if settings.fault:
+            from aiosmtpd.testing.faults import Faults, faulty
+
+            self._faulty = partial(faulty, faults=Faults(settings.fault))
         self._factory = self._make_factory(SMTP)
         self._servers: list[Server] = []
         self._stopping = asyncio.Event()
@@ -112,7 +117,7 @@ class Program:
     def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
         settings = self._settings
         make: Callable[[], SMTP] = self._make_partial(
-            protocol,
+            self._faulty(protocol),
             settings.handler,
             data_size_limit=DEFAULT_SIZE if settings.size is None else settings.size,
             enable_SMTPUTF8=settings.smtputf8,

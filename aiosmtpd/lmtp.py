@@ -40,13 +40,14 @@ class LMTP(SMTP):
         *status* is one for all, a list with one for each, or as many joined by CRLF. A number
         that does not match the recipients is a fault of the handler's.
         """
-        recipients = len(envelope.rcpt_tos)
-        try:
-            statuses = self._one_for_each(status, recipients)
-        except ValueError as error:
-            statuses = [replies.from_hook(await self.handle_exception(error))] * recipients
-        for one in statuses:
+        for one in await self._replies_for(status, len(envelope.rcpt_tos)):
             await self._answer(one)
+
+    async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
+        try:
+            return self._one_for_each(status, recipients)
+        except ValueError as error:
+            return [replies.from_hook(await self.handle_exception(error))] * recipients
 
     def _one_for_each(self, status: Any, recipients: int) -> list[Reply]:
         if isinstance(status, str):

@@ -73,7 +73,8 @@ class Options(Table):
                 spelt = ", ".join(action.option_strings) or str(action.metavar)
                 takes = action.option_strings and action.nargs != 0
                 value = f" {action.metavar or action.dest.upper()}" if takes else ""
-                yield from [f"``{spelt}{value}``", f"   {action.help}", ""]
+                about = str(action.help).replace("%%", "%").replace("*", r"\*")
+                yield from [f"``{spelt}{value}``", f"   {about}", ""]
 
 
 class Replies(Table):

@@ -927,3 +927,21 @@ def test_root_binds_and_becomes_somebody_else(more: list[str], who: Path) -> Non
 )
 def test_who_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:
     assert said in refused("-l", "127.0.0.1:0", *args, cwd=tmp_path)
+
+
+def test_faults_are_those_of_all_places() -> None:
+    rules = ("--fault", "mail a@*: 450 4.7.1 greylisted x1", "--fault", "connect: say HO x1")
+    with serving(*rules, "-l", "127.0.0.1:0", "-l", "lmtp://127.0.0.1:0") as program:
+        with reach(program.addresses[0]) as client:
+            assert client.greeting == b"HO\r\n"
+            client.ask(b"EHLO client.test")
+            assert client.ask(b"MAIL FROM:<a@b.test>") == b"450 4.7.1 greylisted\r\n"
+        with reach(program.addresses[1]) as client:
+            assert client.greeting[:3] == b"220"
+            client.ask(b"LHLO client.test")
+            assert client.ask(b"MAIL FROM:<a@b.test>") == b"250 2.1.0 OK\r\n"
+
+
+def test_a_fault_that_is_none() -> None:
+    said = refused("--fault", "mail: shout")
+    assert "argument --fault: unknown effect 'shout': write a reply (450 4.2.1 busy)" in said
