@@ -64,7 +64,10 @@ class NextHop:
     ) -> Refusals:
         client = smtplib.SMTP(local_hostname=_own_name(), timeout=self._timeout)
         try:
-            client.connect(self._hostname, self._port)
+            greeting = client.connect(self._hostname, self._port)
+            if greeting[0] != 220:
+                # smtplib goes on, and what such a hop says to the rest means nothing.
+                raise smtplib.SMTPConnectError(*greeting)
             AllOrNone(client)
             plain = "".join((mail_from, *rcpt_tos)).isascii()
             options = offered(client, mail_options, data, plain_paths=plain)

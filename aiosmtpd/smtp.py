@@ -96,6 +96,9 @@ public(
 
 DATA_SIZE_DEFAULT = 2**25
 
+ECHO = 512
+"""Characters of an argument that a refusal repeats, at most."""
+
 
 def make_loop() -> asyncio.AbstractEventLoop:
     """Return the running event loop, or where none runs the one that was set for this thread."""
@@ -378,7 +381,7 @@ class SMTP(MailTransfer):
             raise Refused(replies.syntax_of("VRFY <address>"))
         address, _ = self._getaddr(arg)
         if address is None:
-            raise Refused(replies.from_hook(f"502 Could not VRFY {replies.escape(arg)}"))
+            raise Refused(replies.from_hook(f"502 Could not VRFY {replies.escape(arg[:ECHO])}"))
         status = await self._call_handler_hook("VRFY", address)
         await self._answer(replies.CANNOT_VERIFY if status is MISSING else status)
 

@@ -24,13 +24,13 @@ _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*+"
 _USUAL = re.compile(rf"[{_BLANKS}]*+<({_ATEXT}++@{_DOMAIN})>")
 _OPENING = re.compile(rf"[{_BLANKS}]*+(<?)[{_BLANKS}]*+")
 _ROUTE = re.compile(rf"@{_DOMAIN}(?:,@{_DOMAIN})*+:")
-_ATOM = re.compile(rf"{_ATEXT}++")
-_QUOTED = re.compile(r'"((?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*+)"')
+_QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]++|\\[\x20-\x7e])*+"'
+_WORD_OF_LOCAL = rf'(?:[^\x00-\x20"(),.:;<>@\[\\\]\x7f]++|{_QUOTED})?+'
+_LOCAL = re.compile(rf"{_WORD_OF_LOCAL}(?:\.++{_WORD_OF_LOCAL})*+")
+_QUOTING = re.compile(r'\\(.)|"')
 _PLAIN_LOCAL = re.compile(rf"{_ATEXT}++")
 _DOMAIN_RE = re.compile(_DOMAIN)
 _LITERAL = re.compile(r"\[([0-9A-Za-z.:]{1,64}+)\]")
-_ESCAPED = re.compile(r"\\(.)")
-_TO_ESCAPE = re.compile(r'(["\\])')
 _PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([^\x00-\x20\x7f-\x9f\ud800-\udfff]++))?+")
 _XTEXT = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+")
 _XTEXT_CODE = re.compile(r"\+([0-9A-F]{2})")
@@ -82,27 +82,17 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
 
 
 def _local_part(text: str, position: int) -> tuple[str, int]:
-    pieces: list[str] = []
-    while True:
-        if (atom := _ATOM.match(text, position)) is not None:
-            pieces.append(atom.group())
-            position = atom.end()
-        elif (quoted := _QUOTED.match(text, position)) is not None:
-            if pieces and not pieces[-1].endswith("."):
-                raise MalformedPath("a quoted string in the middle of a word")
-            pieces.append(_ESCAPED.sub(r"\1", quoted[1]))
-            position = quoted.end()
-            if not text.startswith(".", position):
-                break
-        else:
-            break
-    if not pieces:
+    local = _LOCAL.match(text, position)
+    if local is None or local.end() == position:
         raise MalformedPath("no local part")
-    return "".join(pieces), position
+    # Nothing but a quoted string holds a quote or a backslash.
+    if "\\" in (word := local.group()):
+        return "".join(filter(None, _QUOTING.split(word))), local.end()
+    return word.replace('"', ""), local.end()
 
 
 def _quote(local: str) -> str:
-    return '"' + _TO_ESCAPE.sub(r"\\\1", local) + '"'
+    return '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _domain(text: str, position: int) -> tuple[str, int]:

@@ -198,6 +198,14 @@ def test_an_endless_command_line_is_dropped_and_then_refused() -> None:
         assert client.reply()[:4] == b"421 "
 
 
+def test_a_refusal_does_not_repeat_a_long_argument() -> None:
+    limits = {"command_size_limit": 200_000, "line_length_limit": 200_000}
+    with serving(Catcher(), **limits) as controller, Client(controller.port) as client:
+        reply = client.ask(b"VRFY " + b"(" * 100_000)
+        assert reply.startswith(b"502")
+        assert reply.count(b"(") == 512
+
+
 def test_a_flood_of_mail_data_ends_the_session() -> None:
     handler = Catcher()
     with serving(handler, data_size_limit=100) as controller, Client(controller.port) as client:

@@ -335,6 +335,8 @@ class TestRefusals:
                 {"connect": b"554 no service\r\n", "EHLO": b"503 no\r\n", "HELO": b"503 no\r\n"},
                 UNAVAILABLE,
             ),
+            ({"connect": b"554 no service\r\n"}, UNAVAILABLE),
+            ({"connect": b"421 4.3.2 later\r\n"}, UNAVAILABLE),
             ({"EHLO": b"550 go away\r\n", "HELO": b"550 go away\r\n"}, UNAVAILABLE),
             ({".": b"what\r\n"}, "451 Refused by the next hop"),
         ],

@@ -1,0 +1,1 @@
+"""Attacks over real sockets, each with a figure: `python -m tests.attack --list`."""

@@ -1,0 +1,188 @@
+"""Many clients, or greedy ones: what the figures tell is how long another client waits."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from tests.attack.servers import Victim
+from tests.attack.wire import PATIENCE, Client, Place, Skipped, descriptors, wait_for_descriptors
+
+DIALOGUE = (
+    b"MAIL FROM:<a@b.test>\r\n",
+    b"RCPT TO:<c@d.test>\r\n",
+    b"DATA\r\n",
+    b"Subject: hi\r\n\r\nhello\r\n",
+)
+
+
+def _allow_descriptors(number: int) -> None:
+    try:
+        import resource
+    except ImportError as error:
+        raise Skipped("no limit of descriptors to raise") from error
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < number + 100:
+        if hard != resource.RLIM_INFINITY and hard < number + 100:
+            raise Skipped(f"only {hard} descriptors")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number + 100, hard))
+
+
+def connections(place: Place, number: int) -> float:
+    """Return how long a client waits, from connecting to a reply, beside so many others."""
+    _allow_descriptors(number)
+    clients = []
+    try:
+        for _ in range(number):
+            clients.append(Client(place, greet=place.mode in ("starttls", "smtps")))
+        began = time.monotonic()
+        with Client(place) as client:
+            client.ask(b"NOOP", b"250")
+            return time.monotonic() - began
+    finally:
+        for client in clients:
+            client.close()
+
+
+def resets(place: Place, rounds: int) -> float:
+    """Reset connections at every stage; return the descriptors that this leaves behind."""
+    with Client(place) as client:
+        client.ask(b"NOOP", b"250")
+    before = descriptors(place)
+    for _ in range(rounds):
+        for stage in range(len(DIALOGUE) + 1):
+            with suppress(ConnectionError):
+                client = Client(place)
+                client.hello()
+                client.send(b"".join(DIALOGUE[:stage]))
+                client.reset()
+        bare = Client(place, greet=False)
+        bare.reset()
+    return max(0, wait_for_descriptors(place, before) - before)
+
+
+def exhausted_descriptors(victim: Victim, number: int) -> float:
+    """Take all descriptors, let go; return the log records that the burst has cost.
+
+    Raises TimeoutError where the server does not recover.
+    """
+    place = victim.place
+    clients = []
+    for _ in range(number):
+        clients.append(Client(place, greet=False))
+    served = 0
+    for client in clients:
+        client.socket.settimeout(0.02)
+        with suppress(TimeoutError):
+            served += bool(client.socket.recv(1000))
+    if served == number:
+        raise Skipped("the descriptors were enough")
+    for client in clients:
+        client.close()
+    with Client(place) as client:
+        client.ask(b"NOOP", b"250")
+    return victim.log().count("LOG ")
+
+
+@contextmanager
+def _pipelining(place: Place, clients: int, burst: bytes) -> Iterator[None]:
+    """Let clients send these commands again and again and read what is answered."""
+    over = threading.Event()
+
+    def read(client: Client) -> None:
+        with suppress(OSError):
+            while client.socket.recv(1 << 20):
+                pass
+
+    def write(client: Client) -> None:
+        with suppress(OSError):
+            while not over.is_set():
+                client.send(burst)
+
+    greedy = [Client(place) for _ in range(clients)]
+    threads = []
+    for client in greedy:
+        client.hello()
+        threads += [threading.Thread(target=job, args=(client,)) for job in (read, write)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for client in greedy:
+            with suppress(OSError):
+                client.socket.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join(PATIENCE)
+        for client in greedy:
+            client.close()
+
+
+def _longest_wait(place: Place, commands: int) -> float:
+    """Return the longest time until a command of another client is answered."""
+    longest = 0.0
+    with Client(place) as client:
+        for _ in range(commands):
+            began = time.monotonic()
+            client.ask(b"NOOP", b"250")
+            longest = max(longest, time.monotonic() - began)
+    return longest
+
+
+def pipeline_starvation(place: Place, commands: int) -> float:
+    with _pipelining(place, 2, b"NOOP\r\n" * 100_000):
+        return _longest_wait(place, commands)
+
+
+def parser_starvation(place: Place, commands: int) -> float:
+    """Pipeline addresses that are hard to parse."""
+    hard = b"MAIL FROM:<" + b'"\\"' * 80 + b"((((@" + b"a." * 100 + b">\r\n"
+    with _pipelining(place, 2, hard * 5_000):
+        return _longest_wait(place, commands)
+
+
+def _wait_beside(place: Place, send: Callable[[Client], None], commands: int) -> float:
+    """Return the longest wait of another client while one has sent what takes long."""
+    with Client(place) as busy:
+        busy.data()
+        send(busy)
+        return _longest_wait(place, commands)
+
+
+def blocking_handler(place: Place, commands: int) -> float:
+    """Let a handler's plain code work on a message for two seconds."""
+    return _wait_beside(place, lambda busy: busy.send(b"Subject: x\r\n\r\nx\r\n.\r\n"), commands)
+
+
+def silent_next_hop(starter: "object", commands: int) -> float:
+    """Have `Proxy` wait for a next hop that takes connections and says nothing."""
+    from tests.attack.servers import Starter
+
+    assert isinstance(starter, Starter)
+    with socket.create_server(("127.0.0.1", 0)) as hop:
+        next_hop = hop.getsockname()[1]
+        with starter.serve("smtp", handler="proxy", next_hop=next_hop) as victim:
+            hop.settimeout(PATIENCE)
+            with Client(victim.place) as busy:
+                busy.data()
+                busy.send(b"Subject: x\r\n\r\nx\r\n.\r\n")
+                silent, _ = hop.accept()
+                with silent:
+                    return _longest_wait(victim.place, commands)
+
+
+def large_message(place: Place, mib: int) -> float:
+    """Send a large message of short lines; return the longest wait of another client."""
+    body = b"x\r\n" * (mib * 2**20 // 3) + b".\r\n"
+    with Client(place) as busy:
+        busy.data()
+        sender = threading.Thread(target=busy.send, args=(body,))
+        sender.start()
+        longest = 0.0
+        while sender.is_alive():
+            longest = max(longest, _longest_wait(place, 1))
+        sender.join(PATIENCE)
+        busy.expect(b"250")
+        return longest

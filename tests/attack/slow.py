@@ -1,0 +1,103 @@
+"""Clients that send an octet now and then: the server's limit is half a second here."""
+
+import select
+import ssl
+import time
+
+from tests.attack.wire import PROXY_HEADER, Client, Place, Skipped, untrusting
+
+GIVE_UP = 12.0
+"""Seconds after which a dribbling client has won."""
+
+
+def command(place: Place, _: int) -> float:
+    with Client(place) as client:
+        return client.closed_within(GIVE_UP, b"NOOP and more of it ")
+
+
+def unknown_commands(place: Place, _: int) -> float:
+    """Keep a connection open with lines that are no commands."""
+    with Client(place) as client:
+        return client.closed_within(GIVE_UP, b"\r\n", 0.2)
+
+
+def data(place: Place, _: int) -> float:
+    with Client(place) as client:
+        client.data()
+        return client.closed_within(GIVE_UP, b"one line\r\n", 0.1)
+
+
+def auth(place: Place, _: int) -> float:
+    with Client(place) as client:
+        client.hello()
+        client.ask(b"AUTH PLAIN", b"334")
+        return client.closed_within(GIVE_UP, b"QUJD")
+
+
+def chunk(place: Place, _: int) -> float:
+    with Client(place) as client:
+        if b"CHUNKING" not in client.hello():
+            raise Skipped("no CHUNKING")
+        client.begin()
+        client.send(b"BDAT 100000 LAST\r\n")
+        return client.closed_within(GIVE_UP, b"x", 0.1)
+
+
+def proxy_header(place: Place, _: int) -> float:
+    with Client(place, greet=False) as client:
+        return client.closed_within(GIVE_UP, PROXY_HEADER[:-2] * 9)
+
+
+def _hello_of_tls() -> bytes:
+    """Return the first octets of a TLS client."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = untrusting().wrap_bio(incoming, outgoing)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
+
+
+def starttls(place: Place, _: int) -> float:
+    plain = Place(place.host, place.port, "smtp", place.pid)
+    with Client(plain) as client:
+        client.hello()
+        client.ask(b"STARTTLS", b"220")
+        return client.closed_within(GIVE_UP, _hello_of_tls())
+
+
+def implicit_tls(place: Place, _: int) -> float:
+    with Client(place, greet=False) as client:
+        return client.closed_within(GIVE_UP, _hello_of_tls())
+
+
+def silent_tls(place: Place, _: int) -> float:
+    with Client(place, greet=False) as client:
+        return client.closed_within(GIVE_UP)
+
+
+def honest(place: Place, tenths: int) -> float:
+    """Send 1,000 octets a second for longer than the limit; return 1 if the message is lost."""
+    with Client(place) as client:
+        client.data()
+        for _ in range(tenths):
+            client.send(b"x" * 98 + b"\r\n")
+            # The pace of a slow line: a reply now would be one too early.
+            if select.select([client.socket], [], [], 0.1)[0]:
+                return 1
+        client.send(b".\r\n")
+        return float(not client.reply().startswith(b"250"))
+
+
+def honest_commands(place: Place, commands: int) -> float:
+    """Send each command well within the limit; return the number that were not answered."""
+    unanswered = 0
+    with Client(place) as client:
+        for _ in range(commands):
+            until = time.monotonic() + 0.2
+            while (left := until - time.monotonic()) > 0:
+                select.select([client.socket], [], [], left)
+            client.send(b"NOOP\r\n")
+            unanswered += not client.reply().startswith(b"250")
+    return unanswered

@@ -1,0 +1,234 @@
+"""The attacker's side: a client of any mode, and what /proc tells of the victim."""
+
+import os
+import re
+import select
+import socket
+import ssl
+import struct
+import time
+from pathlib import Path
+from typing import Self
+
+import attrs
+
+PATIENCE = 15.0
+"""Seconds until a server that does not answer has not withstood."""
+
+PROXY_HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 50025 25\r\n"
+REPLY_LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\x00-\x1f\x7f]*)?\r\n")
+MIB = 2**20
+
+
+class Skipped(Exception):
+    """An attack cannot be made here; the reason is its text."""
+
+
+@attrs.frozen
+class Place:
+    """Where a server is, and how it wants to be spoken to; *pid* is its process, if known."""
+
+    host: str
+    port: int
+    mode: str = "smtp"
+    pid: int | None = None
+
+    @property
+    def hello(self) -> bytes:
+        return b"LHLO attacker.test" if self.mode == "lmtp" else b"EHLO attacker.test"
+
+
+def untrusting() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+class Client:
+    """A connection as the server's mode wants it, greeted unless *greet* is false."""
+
+    def __init__(self, place: Place, *, greet: bool = True, receive_buffer: int = 0) -> None:
+        self.place = place
+        self.left = b""
+        self.socket = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET)
+        self.socket.settimeout(PATIENCE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        try:
+            self.socket.connect((place.host, place.port))
+            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if greet:
+                self._greet()
+        except BaseException:
+            self.socket.close()
+            raise
+
+    def _greet(self) -> None:
+        if self.place.mode == "proxy":
+            self.send(PROXY_HEADER)
+        if self.place.mode == "smtps":
+            self.socket = untrusting().wrap_socket(self.socket)
+        self.expect(b"220")
+        if self.place.mode == "starttls":
+            self.ask(b"EHLO attacker.test", b"250")
+            self.ask(b"STARTTLS", b"220")
+            self.socket = untrusting().wrap_socket(self.socket)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close with a RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def reply(self) -> bytes:
+        """Read one reply, all its lines; what there is of it where the connection ends."""
+        reply = b""
+        while True:
+            while b"\n" not in self.left:
+                try:
+                    data = self.socket.recv(65536)
+                except (ConnectionError, ssl.SSLError):
+                    data = b""
+                if not data:
+                    reply, self.left = reply + self.left, b""
+                    return reply
+                self.left += data
+            line, self.left = self.left[: (end := self.left.index(b"\n") + 1)], self.left[end:]
+            reply += line
+            if line[3:4] != b"-":
+                return reply
+
+    def expect(self, code: bytes) -> bytes:
+        reply = self.reply()
+        if not reply.startswith(code):
+            raise ConnectionError(f"expected {code.decode()}, got {reply[:200]!r}")
+        return reply
+
+    def ask(self, command: bytes, code: bytes = b"") -> bytes:
+        self.send(command + b"\r\n")
+        return self.expect(code)
+
+    def hello(self) -> bytes:
+        return self.ask(self.place.hello, b"250")
+
+    def begin(self, sender: bytes = b"a@b.test", recipient: bytes = b"c@d.test") -> None:
+        """Go up to the recipient."""
+        self.ask(b"MAIL FROM:<" + sender + b">", b"250")
+        self.ask(b"RCPT TO:<" + recipient + b">", b"250")
+
+    def data(self) -> None:
+        """Go up to the 354."""
+        self.hello()
+        self.begin()
+        self.ask(b"DATA", b"354")
+
+    def deliver(self, content: bytes) -> bytes:
+        """Send a message whose dots are stuffed; return the reply."""
+        self.ask(b"DATA", b"354")
+        self.send(content + b"\r\n.\r\n")
+        return self.reply()
+
+    def push(self, data: bytes, seconds: float) -> int:
+        """Send without reading until all is sent, the server closes, or nothing moves for so long.
+
+        Return the octets sent.
+        """
+        self.socket.settimeout(seconds)
+        sent = 0
+        view = memoryview(data)
+        try:
+            while sent < len(data):
+                sent += self.socket.send(view[sent : sent + 65536])
+        except OSError:
+            pass
+        self.socket.settimeout(PATIENCE)
+        return sent
+
+    def closed_within(self, seconds: float, dribble: bytes = b"", pace: float = 0.05) -> float:
+        """Send an octet of *dribble* at each *pace*; return the seconds until the server closed.
+
+        Infinity where it did not.
+        """
+        began = time.monotonic()
+        sent = 0
+        while (now := time.monotonic() - began) < seconds:
+            readable, _, _ = select.select([self.socket], [], [], pace)
+            try:
+                if readable and not self.socket.recv(65536):
+                    return now
+                if dribble and not readable:
+                    self.socket.send(dribble[sent % len(dribble) :][:1])
+                    sent += 1
+            except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                return now
+        return float("inf")
+
+
+def well_formed(reply: bytes) -> bool:
+    """Tell whether octets are whole reply lines, and of one code."""
+    lines = reply.splitlines(keepends=True)
+    return (
+        bool(lines)
+        and all(REPLY_LINE.fullmatch(line) for line in lines)
+        and len({line[:3] for line in lines}) == 1
+    )
+
+
+# What /proc tells.
+
+
+def _proc(place: Place, name: str) -> Path:
+    path = Path(f"/proc/{place.pid}/{name}")
+    if place.pid is None or not path.exists():
+        raise Skipped("needs the process of the server in /proc")
+    return path
+
+
+def memory(place: Place, field: str = "VmRSS") -> float:
+    """Return a memory figure of the server in MiB."""
+    found = re.search(rf"{field}:\s+(\d+) kB", _proc(place, "status").read_text())
+    if found is None:
+        raise Skipped(f"no {field} in /proc")
+    return int(found[1]) / 1024
+
+
+class Growth:
+    """The memory that a server took at its peak since this was made."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        try:
+            # Makes the peak what is resident now.
+            _proc(place, "clear_refs").write_text("5")
+        except PermissionError as error:
+            raise Skipped("the peak of memory cannot be reset") from error
+        self._before = memory(place)
+
+    def mib(self) -> float:
+        return max(0.0, memory(self._place, "VmHWM") - self._before)
+
+
+def descriptors(place: Place) -> int:
+    return len(os.listdir(_proc(place, "fd")))
+
+
+def wait_for_descriptors(place: Place, number: int, seconds: float = 5.0) -> int:
+    """Return how many descriptors are open, when they are so few or the time is over."""
+    end = time.monotonic() + seconds
+    while (now := descriptors(place)) > number and time.monotonic() < end:
+        # Each question is answered after what the server had to do before it.
+        with Client(place) as client:
+            client.ask(b"NOOP")
+    return now
