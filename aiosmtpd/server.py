@@ -16,14 +16,15 @@ from public import public
 
 from aiosmtpd import smtp
 from aiosmtpd.engine import listening
+from aiosmtpd.engine.connection import handshake_timeout
 from aiosmtpd.engine.listener import Listener
 from aiosmtpd.engine.shared import Shared
+from aiosmtpd.protocol.limits import LIMIT_NAMES, limits_of
 
 DEFAULT_PORT = 8025
 DEFAULT_SHUTDOWN_TIMEOUT: float = 10.0
 """Seconds that stopping gives to running transactions."""
 
-HANDSHAKE_TIMEOUT = 30.0
 LAST_RESORT = 1.0
 """Seconds that cancelled tasks have to end before they are left behind."""
 
@@ -74,14 +75,21 @@ async def serve(
     remove_files: bool = True,
 ) -> Listener:
     """Accept on bound sockets with the TLS and the time limits that the settings ask for."""
-    timeout: float | None = parameters.get("timeout")
     return await listening.serve(
         sockets,
         protocols,
         ssl_context=ssl_context() if callable(ssl_context) else ssl_context,
-        handshake_timeout=min(timeout, HANDSHAKE_TIMEOUT) if timeout else HANDSHAKE_TIMEOUT,
+        handshake_timeout=_handshake_timeout(parameters),
         remove_files=remove_files,
     )
+
+
+def _handshake_timeout(parameters: dict[str, Any]) -> float:
+    """Return the seconds that a TLS handshake may take before there is a connection."""
+    limits = {key: parameters[key] for key in LIMIT_NAMES & parameters.keys()}
+    # The class's own default: no connection has been made yet that would know.
+    timeout: float = parameters.get("timeout") or 300
+    return handshake_timeout(timeout, limits_of(limits))
 
 
 async def shut_down(

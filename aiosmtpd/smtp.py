@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Iterable
-from typing import Any, Never
+from typing import Any, Unpack
 
 from public import public
 
@@ -54,6 +54,7 @@ from aiosmtpd.protocol.extensions import (
     Extension as Extension,
     ExtensionTable,
 )
+from aiosmtpd.protocol.limits import LIMIT_NAMES, LimitKeywords, limits_of
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.modern import (
     ALL as ALL,
@@ -140,29 +141,24 @@ class SMTP(MailTransfer):
         bare_newline: str = "accept",
         line_length_limit: int | None = None,
         command_size_limit: int | None = None,
-        max_recipients: int | None = 1000,
-        max_recipient_domains: int | None = None,
-        max_transactions: int | None = None,
-        max_hops: int | None = 100,
         spool_size: int | None = None,
         shared: Shared | None = None,
-        max_auth_failures: int | None = 10,
         proxy_trusted: str | Iterable[str] | None = None,
-        **unknown: Never,
+        **limits: Unpack[LimitKeywords],
     ) -> None:
-        if unknown:
-            raise advice.unexpected(SMTP.__init__, unknown)
+        if unknown := limits.keys() - LIMIT_NAMES:
+            raise advice.unexpected(SMTP.__init__, unknown, LIMIT_NAMES)
         super().__init__(
             make_loop() if loop is None else loop,
             timeout,
             shared,
+            limits_of(limits),
             command_call_limit,
             required=auth_required,
             require_tls=auth_require_tls,
             exclude=auth_exclude_mechanism,
             callback=auth_callback,
             authenticator=authenticator,
-            failures=max_auth_failures,
         )
         self.__ident__ = ident or __ident__
         self.event_handler = handler_of(handler)
@@ -185,10 +181,6 @@ class SMTP(MailTransfer):
             raise ValueError("proxy_protocol_timeout must be > 0")
         self._proxy_timeout = proxy_protocol_timeout
         self._proxy_trusted = None if proxy_trusted is None else networks.parse(proxy_trusted)
-        self.max_recipients = max_recipients
-        self.max_recipient_domains = max_recipient_domains
-        self.max_transactions = max_transactions
-        self.max_hops = max_hops
         self.spool_size = spool_size
         self._transactions = 0
         self._domains = set()
@@ -275,8 +267,8 @@ class SMTP(MailTransfer):
         if not address.isascii() and not self.envelope.smtp_utf8:
             # RFC 6531 section 3.5.
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
-        if self.max_transactions:
-            self._limit_transactions(self.max_transactions)
+        if self.limits.max_transactions:
+            self._limit_transactions(self.limits.max_transactions)
         self.envelope.mail_params = meanings
         status = await self._call_handler_hook("MAIL", address, options)
         if status is MISSING:
@@ -308,10 +300,11 @@ class SMTP(MailTransfer):
         if not address.isascii() and not self.envelope.smtp_utf8:
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
         before = len(self.envelope.rcpt_tos)
-        if self.max_recipients and before >= self.max_recipients:
+        limits = self.limits
+        if limits.max_recipients and before >= limits.max_recipients:
             raise Refused(replies.TOO_MANY_RECIPIENTS)
-        if self.max_recipient_domains:
-            self._limit_domains(address, self.max_recipient_domains)
+        if limits.max_recipient_domains:
+            self._limit_domains(address, limits.max_recipient_domains)
         status = await self._call_handler_hook("RCPT", address, options)
         if status is MISSING:
             self.envelope.rcpt_tos.append(address)

@@ -99,10 +99,10 @@ def warn_of_optional_auth(server: type) -> None:
     warn_once(server, "auth_required", text)
 
 
-def unexpected(function: Any, names: Iterable[str]) -> TypeError:
-    """Return the error for keyword arguments that *function* does not have."""
-    name = next(iter(names))
-    known = signature(function).parameters
+def unexpected(function: Any, names: Iterable[str], also: Iterable[str]) -> TypeError:
+    """Return the error for keyword arguments that *function*, with those it has *also*, lacks."""
+    name = min(names)
+    known = [*signature(function).parameters, *also]
     near = _closest(name, known, 0.6)
     hint = f". Did you mean {near!r}?" if near else ""
     return TypeError(f"SMTP.__init__() got an unexpected keyword argument {name!r}{hint}")

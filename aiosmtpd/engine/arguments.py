@@ -20,8 +20,7 @@ class MailArguments(AuthCommands):
 
     # fmt: off
     __slots__ = (
-        "_domains", "_ignore_unknown_params", "_transactions", "max_recipient_domains",
-        "max_recipients", "max_transactions",
+        "_domains", "_ignore_unknown_params", "_transactions",
     )
     # fmt: on
 
@@ -30,9 +29,6 @@ class MailArguments(AuthCommands):
     _ignore_unknown_params: bool
     _transactions: int
     _domains: set[str]
-    max_transactions: int | None
-    max_recipients: int | None
-    max_recipient_domains: int | None
 
     def mail_syntax(self) -> Reply:
         """Return the 501 that shows how MAIL is written."""

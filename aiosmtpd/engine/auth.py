@@ -16,6 +16,7 @@ from public import public
 from aiosmtpd.engine.commands import Commands
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.protocol.receiver import LineTooLong
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import MISSING, AuthResult, LoginPassword, _Missing
@@ -108,6 +109,7 @@ class AuthCommands(Commands):
         loop: asyncio.AbstractEventLoop,
         timeout: float,
         shared: Shared | None,
+        limits: Limits,
         call_limit: int | dict[str, int] | None,
         *,
         required: bool,
@@ -115,15 +117,14 @@ class AuthCommands(Commands):
         exclude: Iterable[str] | None,
         callback: AuthCallbackType | None,
         authenticator: AuthenticatorType | None,
-        failures: int | None,
     ) -> None:
-        super().__init__(loop, timeout, shared, call_limit)
+        super().__init__(loop, timeout, shared, limits, call_limit)
         self._auth_required = required
         self._auth_require_tls = require_tls
         self._auth_excluded = frozenset(name.upper() for name in exclude or ())
         self._auth_callback = callback or login_always_fail
         self._authenticator = authenticator
-        self._auth_failures_left = failures
+        self._auth_failures_left = limits.max_auth_failures
 
     @property
     def _auth_methods(self) -> dict[str, AuthMechanismType]:

@@ -110,7 +110,7 @@ class DotSource:
                 raise IncompleteBody(self._data.refusal)
             if not self._data.done:
                 try:
-                    await self._connection.more_of_message()
+                    await self._connection.more_of_message(self._data.size)
                 except Disconnected:
                     raise IncompleteBody from None
         return b""
@@ -121,14 +121,14 @@ class DotSource:
         message = data.read()
         if not (message or data.done or data.flooded):
             # As usual: the client has waited for our 354.
-            await connection.more_of_message()
+            await connection.more_of_message(data.size)
             message = data.read()
         if not data.done:
             # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
             store = BytesIO()
             store.write(message)
             while not (data.done or data.flooded):
-                await connection.more_of_message()
+                await connection.more_of_message(data.size)
                 store.write(data.read())
             message = store.getvalue()
         self._judge()
@@ -138,7 +138,7 @@ class DotSource:
         """See Source."""
         while not (self._data.done or self._data.flooded):
             if not self._data.read() and not self._data.done:
-                await self._connection.more_of_message()
+                await self._connection.more_of_message(self._data.size)
         self._judge()
 
     def _judge(self) -> None:
@@ -183,7 +183,7 @@ class ChunkSource:
                     if piece := self._connection.take_body(self._left):
                         self._left -= len(piece)
                         return piece
-                    await self._connection.more_of_message()
+                    await self._connection.more_of_message(self.size - self._left)
                 elif self.last:
                     return b""
                 else:
@@ -196,7 +196,7 @@ class ChunkSource:
         """Answer a chunk and run the commands behind it, up to the next chunk or none any more."""
         await self._connection.push(Reply(f"250 {self._chunk} octets received", "2.0.0"))
         self._waiting = True
-        await self._connection.run_between_chunks(lambda: self._waiting)
+        await self._connection.run_between_chunks(self.size, lambda: self._waiting)
 
     async def read_all(self) -> bytes:
         """See Source."""

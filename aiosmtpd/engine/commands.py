@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Callable, Coroutine
 from inspect import isawaitable
+from time import monotonic
 from typing import Any, ClassVar
 
 from aiosmtpd.engine import advice, hooks
@@ -17,6 +18,7 @@ from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.extensions import ExtensionTable
+from aiosmtpd.protocol.limits import JUNK, Limits
 from aiosmtpd.protocol.networks import Networks
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING
@@ -47,9 +49,10 @@ class Commands(Facades):
 
     # fmt: off
     __slots__ = (
-        "__ident__", "_call_counts", "_call_limit_default", "_call_limits", "_chunks",
-        "_extensions", "_hostname", "_last_hook", "_masked", "_proxy_timeout", "_proxy_trusted",
-        "_told", "_unknown", "enable_SMTPUTF8", "event_handler", "require_starttls",
+        "__ident__", "_admitted_host", "_call_counts", "_call_limit_default", "_call_limits",
+        "_chunks", "_extensions", "_hostname", "_last_hook", "_masked", "_proxy_timeout",
+        "_proxy_trusted", "_told", "_unknown", "enable_SMTPUTF8", "event_handler",
+        "require_starttls",
     )
     # fmt: on
 
@@ -72,9 +75,11 @@ class Commands(Facades):
         loop: asyncio.AbstractEventLoop,
         timeout: float,
         shared: Shared | None,
+        limits: Limits,
         call_limit: int | dict[str, int] | None,
     ) -> None:
-        super().__init__(loop, timeout, shared)
+        super().__init__(loop, timeout, shared, limits)
+        self._admitted_host = ""
         self._unknown = 0
         self._told = False
         self._chunks: Any = None
@@ -109,8 +114,28 @@ class Commands(Facades):
                 self._hostname = socket.gethostname()
         if self._proxy_timeout is not None:
             await self._receive_proxy_header(self._proxy_timeout)
+        if self.shared is not None:
+            self._ask_for_admission(self.shared)
         self._log(logging.DEBUG, "%r connected", self.session.peer)
         await self.welcome()
+
+    def _ask_for_admission(self, shared: Shared) -> None:
+        """Count this connection among the server's; raises Refused where there are too many."""
+        host = ""
+        limits = self.limits
+        if limits.max_connections_per_host or limits.max_connection_rate:
+            host = networks.host_key(self.session.client_address[0])
+        refusal = shared.crowd.admit(host, len(shared.connections), limits, monotonic())
+        if refusal is not None:
+            # handle_CONNECT is not called, so that handle_DISCONNECT is not either.
+            self._told = True
+            self._reason = refusal
+            raise Refused(refusal)
+        self._admitted_host = host
+
+    def _leave_shared(self, shared: Shared) -> None:
+        super()._leave_shared(shared)
+        shared.crowd.leave(self._admitted_host)
 
     def begin_again(self) -> None:
         """Forget all that the client said, as after connecting; for XCLIENT."""
@@ -179,6 +204,11 @@ class Commands(Facades):
             raise Refused(replies.LACK_OF_SECURITY)
         if self.require_starttls and not self._tls_protocol and verb not in self._before_tls:
             raise Refused(replies.NEED_STARTTLS)
+        if verb in JUNK:
+            self._meter.count_junk()
+        if (farewell := self._meter.farewell) is not None and verb != "QUIT":
+            self.disconnect(farewell)
+            return
         if self._call_limits is not None and self._used_up(verb):
             self._reason = "421 4.7.0 command_call_limit"
             self.disconnect(replies.sent_too_many_times(verb))
@@ -316,7 +346,22 @@ class Commands(Facades):
         if hook is None:
             return MISSING
         self._last_hook = command
-        return await hooks.call(self.event_handler, hook, self, self.session, self.envelope, *args)
+        called = hooks.call(self.event_handler, hook, self, self.session, self.envelope, *args)
+        if self.limits.handler_timeout is None or command == "BODY":
+            return await called
+        return await self._in_time(called, command, self.limits.handler_timeout)
+
+    async def _in_time(self, called: Coroutine[Any, Any, Any], command: str, seconds: float) -> Any:
+        """Return what a hook returns; raises Refused where it takes longer."""
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                return await called
+        except TimeoutError:
+            if not limit.expired():
+                raise
+        message = "%r handle_%s took longer than %g s and was cancelled"
+        self._log(logging.ERROR, message, self.session.peer, command, seconds)
+        raise Refused(replies.HANDLER_TOO_SLOW)
 
     def _limit_calls(self, limit: Any) -> None:
         """Note how often each verb may be used; raises TypeError for what is no limit."""

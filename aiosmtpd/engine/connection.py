@@ -11,13 +11,15 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.limits import Limits, Meter
 from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope, Session
@@ -30,8 +32,12 @@ VANISHED_GRACE = 2.0
 SLOW_HOOK = 0.1
 """Seconds of the event loop that one command may take before the log says so."""
 
-HANDSHAKE_TIMEOUT = 30.0
-"""Seconds for a TLS handshake; less where ``timeout`` is."""
+TLS_RECORD = b"\x16"
+"""What a TLS handshake begins with, and no command."""
+
+TURN_SECONDS = 0.005
+TURN_COMMANDS = 64
+"""What a connection may run of what it has sent before the others have their turn."""
 
 
 class Disconnected(ConnectionResetError):
@@ -42,25 +48,32 @@ class TLSSetupException(Exception):
     """A TLS handshake failed; the reason is its cause."""
 
 
+def handshake_timeout(timeout: float, limits: Limits) -> float:
+    """Return the seconds that a TLS handshake may take."""
+    return min(timeout, limits.handshake_timeout or timeout)
+
+
 class Connection(Wire):
     """Bytes in, commands run, replies out. What the commands are is for subclasses to say."""
 
     # fmt: off
     __slots__ = (
-        "_closing", "_end", "_eof", "_interrupted", "_last_status", "_original_transport",
-        "_reading_paused", "_reason", "_receiver", "_session_id", "_stopping",
-        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "envelope", "session",
-        "session_transport", "shared",
+        "_closing", "_commits", "_end", "_eof", "_interrupted", "_last_status", "_meter",
+        "_original_transport", "_reading_paused", "_reason", "_receiver", "_session_id",
+        "_session_timer", "_stopping", "_tls_handshake_okay", "_tls_protocol", "_with_codes",
+        "envelope", "limits", "session", "session_transport", "shared",
     )
     # fmt: on
 
     line_length_limit = 1001
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, timeout: float, shared: Shared | None
+        self, loop: asyncio.AbstractEventLoop, timeout: float, shared: Shared | None, limits: Limits
     ) -> None:
         super().__init__(loop, timeout)
         self.shared = shared
+        self.limits = limits
+        self._meter = Meter(limits)
         self.session_transport: asyncio.BaseTransport | None = None
         # None until connection_made(), before which no method of ours runs.
         self.session: Session = None  # type: ignore[assignment]
@@ -70,7 +83,9 @@ class Connection(Wire):
         self._reading_paused = False
         self._eof = False
         self._closing = False
-        self._stopping = False
+        self._stopping: Reply | None = None
+        self._commits = 0
+        self._session_timer: asyncio.TimerHandle | None = None
         self._interrupted = False
         self._with_codes = False
         self._tls_protocol: Any = None
@@ -117,6 +132,10 @@ class Connection(Wire):
             return
         if self.shared is not None:
             self.shared.connections.add(self)
+        if self.limits.session_timeout is not None:
+            self._session_timer = self.loop.call_later(
+                self.limits.session_timeout, self.shut_down, replies.TIMED_OUT
+            )
         self._reset_timeout()
         self._handler_coroutine = self.loop.create_task(self._handle_client())
 
@@ -143,6 +162,8 @@ class Connection(Wire):
         self._lost = self._closing = True
         self.transport = None
         self._cancel_timers()
+        if self._session_timer is not None:
+            self._session_timer.cancel()
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
@@ -168,7 +189,27 @@ class Connection(Wire):
         """Give a running hook a little time; it is cancelled then."""
         driver = self._handler_coroutine
         if driver is not None and not driver.done():
-            self.loop.call_later(VANISHED_GRACE, driver.cancel)
+            self.loop.call_later(VANISHED_GRACE, self._end_hook, driver)
+
+    def _end_hook(self, driver: asyncio.Task[None]) -> None:
+        # Who has committed ends: then there is a little time again.
+        if not self._commits:
+            driver.cancel()
+
+    @asynccontextmanager
+    async def committed(self) -> AsyncIterator[None]:
+        """Let what is inside end, though the client has gone: limits.md L33.
+
+        For a hook that has handed the message over, or is about to: a client that vanishes gives
+        a hook two seconds, then it is cancelled, but not here.
+        """
+        self._commits += 1
+        try:
+            yield
+        finally:
+            self._commits -= 1
+            if self._lost or self._eof:
+                self._end_soon()
 
     def _leave(self, _: object = None) -> None:
         driver = self._handler_coroutine
@@ -179,9 +220,13 @@ class Connection(Wire):
             self._handler_coroutine.add_done_callback(self._leave)
             return
         if self.shared is not None:
-            self.shared.connections.discard(self)
+            self._leave_shared(self.shared)
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
+
+    def _leave_shared(self, shared: Shared) -> None:
+        """Take note that the server has a connection less."""
+        shared.connections.discard(self)
 
     def ended(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection and its task have ended."""
@@ -190,11 +235,11 @@ class Connection(Wire):
             self._leave()
         return self._end
 
-    def shut_down(self) -> None:
+    def shut_down(self, reply: Reply = replies.SHUTTING_DOWN) -> None:
         """End the connection: now if the client is waited for, else after the running command."""
-        self._stopping = True
+        self._stopping = reply
         if self._wakeup.waiting:
-            self.disconnect(replies.SHUTTING_DOWN)
+            self.disconnect(reply)
 
     def abort(self) -> None:
         """End the connection and its task now."""
@@ -225,6 +270,7 @@ class Connection(Wire):
     async def _handle_client(self) -> None:
         try:
             await self._greet()
+            await self._refuse_tls()
             while not self._closing:
                 await self._run_commands()
         except Disconnected:
@@ -238,15 +284,28 @@ class Connection(Wire):
         finally:
             self._close()
 
+    async def _refuse_tls(self) -> None:
+        """Tell a client that begins with a TLS handshake that it will not have one."""
+        while not len(self._receiver) and not self._closing:
+            await self._more()
+        if self._receiver.starts_with(TLS_RECORD):
+            self.disconnect(replies.TLS_ON_PLAIN_PORT)
+
     async def _run_commands(self) -> None:
         """Run what the client sends until a command fails, and answer that, or interrupts."""
+        commands, turn_ends = 0, monotonic() + TURN_SECONDS
         try:
             while not (self._closing or self._interrupted):
                 line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
-                if line is None:
-                    await self._more()
-                else:
+                if line is not None:
                     await self._execute(line)
+                    commands += 1
+                    if commands < TURN_COMMANDS and monotonic() < turn_ends:
+                        continue
+                    await self._give_way()
+                else:
+                    await self._more()
+                commands, turn_ends = 0, monotonic() + TURN_SECONDS
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:
@@ -260,6 +319,12 @@ class Connection(Wire):
             await self._call_exception_hook(error)
         except Exception as error:
             await self._answer(await self.handle_exception(error))
+
+    async def _give_way(self) -> None:
+        """Let other connections have their turn, whatever this one has sent: limits.md L17."""
+        if self._stopping is not None:
+            self.disconnect(self._stopping)
+        await asyncio.sleep(0)
 
     async def _call_exception_hook(self, error: Exception) -> None:
         """Tell the handler of a failed handshake; there is nobody to send its answer to."""
@@ -275,8 +340,8 @@ class Connection(Wire):
             await self._drained
             # Meanwhile more may have come, of which nobody would tell.
             return
-        if self._stopping and not self._closing:
-            self.disconnect(replies.SHUTTING_DOWN)
+        if self._stopping is not None and not self._closing:
+            self.disconnect(self._stopping)
         if self._closing or self._eof:
             raise Disconnected
         if self._reading_paused and self.transport is not None:
@@ -314,9 +379,15 @@ class Connection(Wire):
         if self._lost:
             raise Disconnected
         self._last_status = status
-        # Without a call more for the server's own replies, which most are.
-        plain = type(status) is Reply and not self._with_codes
-        self.send(status.octets if plain else self._octets(status))
+        if isinstance(status, Reply):
+            if status.code >= 500:
+                self._meter.count_error()
+            # Without a call more for the server's own replies, which most are.
+            self.send(self._octets(status) if self._with_codes else status.octets)
+        else:
+            if status[:1] in ("5", b"5"):
+                self._meter.count_error()
+            self.send(replies.octets(status))
         if self._drained is not None:
             await self._drained
 
@@ -363,7 +434,7 @@ class Connection(Wire):
                 self,
                 context,
                 server_side=True,
-                ssl_handshake_timeout=min(self._timeout_duration, HANDSHAKE_TIMEOUT),
+                ssl_handshake_timeout=handshake_timeout(self._timeout_duration, self.limits),
             )
             if transport is None:
                 raise ConnectionResetError("connection lost in the TLS handshake")

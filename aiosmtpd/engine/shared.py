@@ -5,8 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from aiosmtpd.protocol.limits import Crowd
+
 if TYPE_CHECKING:
     from aiosmtpd.engine.connection import Connection
+
+
+def _descriptors() -> int | None:
+    """Return how many file descriptors this process may have; None where nobody says."""
+    try:
+        import resource  # not on Windows
+    except ImportError:  # pragma: no cover
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 class Shared:
@@ -14,6 +26,7 @@ class Shared:
 
     def __init__(self) -> None:
         self.connections: set[Connection] = set()
+        self.crowd = Crowd(_descriptors())
         self.stopping = False
 
     async def stop(self, timeout: float = 10.0) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from math import inf
+from time import monotonic
 from typing import Any
 
 from aiosmtpd import _legacy
@@ -20,25 +22,28 @@ from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
+DRIBBLE_GRACE = 60.0
+"""Seconds of mail data before its rate is looked at; less where ``timeout`` is."""
+
 _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
 class MailTransfer(MailArguments):
     """A connection that takes messages."""
 
-    __slots__ = ("_decode_data", "_legacy", "data_size_limit", "max_hops", "spool_size")
+    __slots__ = ("_decode_data", "_legacy", "data_size_limit", "spool_size")
 
     protocol_family = "SMTP"
 
     _decode_data: bool
     _legacy: _legacy.Legacy
     data_size_limit: int | None
-    max_hops: int | None
     spool_size: int | None
 
     async def _transfer(self, source: Source) -> None:
         """Take the message of a transaction and answer it; the transaction is over then."""
         envelope = self.envelope
+        self._meter.begin_message()
         try:
             status = await self._take_message(source, envelope)
         except Refused as refused:
@@ -55,6 +60,8 @@ class MailTransfer(MailArguments):
         text = "%r sent a message of %d octets from %r to %d recipients: %.60r"
         what = source.size, envelope.mail_from, len(envelope.rcpt_tos), status
         self._log(logging.INFO, text, self.session.peer, *what)
+        if not _is_refusal(status):
+            self._meter.message_accepted()
         if source.last:
             await self._answer_data(status, envelope)
         else:
@@ -110,7 +117,7 @@ class MailTransfer(MailArguments):
             raise Refused(replies.NO_STORAGE) from error
 
     def _refuse_circles(self, message: bytes) -> None:
-        if self.max_hops and trace.hops(message) > self.max_hops:
+        if self.limits.max_hops and trace.hops(message) > self.limits.max_hops:
             raise Refused(replies.TOO_MANY_HOPS)
 
     async def _stream_message(self, source: Source) -> Any:
@@ -210,26 +217,46 @@ class MailTransfer(MailArguments):
         """Take at most *octets* octets of what has arrived."""
         return self._receiver.take(octets)
 
-    async def more_of_message(self) -> None:
-        """Wait for more of the message; raises Disconnected."""
+    async def more_of_message(self, octets: int) -> None:
+        """Wait for more of a message of which *octets* have come; raises Disconnected.
+
+        A client that is too slow is answered ``421 4.4.2``: limits.md L2.
+        """
+        began = monotonic()
+        self._client_is_active = False
+        self._reset_timeout(min(self._timeout_duration, self.limits.data_timeout or inf))
         await self._more()
         self._client_is_active = True
+        self._keep_pace(monotonic() - began, octets)
+
+    def _keep_pace(self, seconds: float, octets: int) -> None:
+        grace = min(self._timeout_duration, DRIBBLE_GRACE)
+        if self._meter.is_dribble(seconds, octets, grace):
+            self.disconnect(replies.TIMED_OUT)
+            raise Disconnected
 
     async def drop_body(self, octets: int) -> None:
         """Read octets and forget them; raises Disconnected."""
-        while octets:
-            if piece := self._receiver.take(octets):
-                octets -= len(piece)
+        self._meter.begin_message()
+        left = octets
+        while left:
+            if piece := self._receiver.take(left):
+                left -= len(piece)
             else:
-                await self.more_of_message()
+                await self.more_of_message(octets - left)
 
-    async def run_between_chunks(self, waiting: Callable[[], bool]) -> None:
-        """Run commands until nobody waits for a chunk any more; raises Disconnected."""
+    async def run_between_chunks(self, octets: int, waiting: Callable[[], bool]) -> None:
+        """Run commands until nobody waits for a chunk any more; raises Disconnected.
+
+        Of a message of which *octets* have come: a client cannot make it last by many chunks.
+        """
+        began = monotonic()
         while waiting():
             if self._closing:
                 raise Disconnected
             await self._run_commands()
             self._interrupted = False
+        self._keep_pace(monotonic() - began, octets)
 
 
 def _is_refusal(status: Any) -> bool:

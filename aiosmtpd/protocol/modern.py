@@ -184,9 +184,9 @@ def _rrvs(_: Any, value: str | None) -> ValidSince:
 def _limits_line(server: Any) -> str | None:
     """RFC 9422 section 3: only what is limited is said."""
     limits = {
-        "MAILMAX": server.max_transactions,
-        "RCPTMAX": server.max_recipients,
-        "RCPTDOMAINMAX": server.max_recipient_domains,
+        "MAILMAX": server.limits.max_transactions,
+        "RCPTMAX": server.limits.max_recipients,
+        "RCPTDOMAINMAX": server.limits.max_recipient_domains,
     }
     words = [f"{name}={limit}" for name, limit in limits.items() if limit]
     return " ".join(["LIMITS", *words]) if words else None

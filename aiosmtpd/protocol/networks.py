@@ -28,6 +28,24 @@ def _parse(texts: tuple[str, ...]) -> Networks:
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
+def host_key(address: str) -> str:
+    """Return what a host is counted by: its address, of IPv6 the network (/64) that is one host's.
+
+    Anything that is no address stands for itself.
+    """
+    import ipaddress
+
+    try:
+        number = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(number, ipaddress.IPv4Address):
+        return str(number)
+    if number.ipv4_mapped is not None:
+        return str(number.ipv4_mapped)
+    return str(ipaddress.ip_network((number, 64), strict=False))
+
+
 def holds(networks: Networks | None, peer: Any) -> bool:
     """Tell whether a socket's peer is in one of the networks; any is where they are None.
 

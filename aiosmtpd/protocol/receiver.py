@@ -49,6 +49,10 @@ class Receiver:
         self._buffer = b""
         self._position = self._searched = self._dropped = 0
 
+    def starts_with(self, octets: bytes) -> bool:
+        """Tell whether what waits begins so."""
+        return self._buffer.startswith(octets, self._position)
+
     def has_line(self) -> bool:
         """Tell whether a complete command line waits."""
         return self._buffer.find(b"\n", self._position) >= 0

@@ -140,12 +140,12 @@ def test_a7_a_class_in_place_of_its_instance(caplog: pytest.LogCaptureFixture) -
 
 def test_a7_an_unknown_keyword_names_the_closest() -> None:
     with pytest.raises(TypeError, match=r"'data_size'. Did you mean 'data_size_limit'\?"):
-        SMTP(Catcher(), data_size=1)  # type: ignore[arg-type]
+        SMTP(Catcher(), data_size=1)  # type: ignore[call-arg]
     controller = Controller(Catcher(), port=0, data_size=1)
     with pytest.raises(TypeError, match="Did you mean 'data_size_limit'"):
         controller.start()
     with pytest.raises(TypeError, match=r"argument 'xyzzy'$"):
-        SMTP(Catcher(), xyzzy=1)  # type: ignore[arg-type]
+        SMTP(Catcher(), xyzzy=1)  # type: ignore[call-arg]
 
 
 def test_a14_failed_authentications_end_the_session() -> None:

@@ -1,0 +1,131 @@
+"""How many connections a server has: refused before the greeting, counted right on every exit."""
+
+import contextlib
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from .support import PATIENCE, Catcher, Client, serving
+
+TOO_MANY = b"421 4.7.0 Too many connections, try again later\r\n"
+TOO_MANY_OF_HOST = b"421 4.7.0 Too many connections from your host, try again later\r\n"
+TOO_MANY_ARRIVALS = b"421 4.7.0 Too many new connections from your host, try again later\r\n"
+
+
+def refused(port: int) -> bytes:
+    """Connect; return the only reply there is."""
+    with Client(port, greet=False) as client:
+        reply = client.reply()
+        assert client.reply() == b""
+        return reply
+
+
+def come_again(port: int) -> Client:
+    """Connect as soon as there is room: the server learns of an end in its own time."""
+    for _ in range(1000):
+        client = Client(port, greet=False)
+        if client.reply().startswith(b"220"):
+            return client
+        client.close()
+    raise AssertionError("there is never room again")
+
+
+class Counter:
+    """Counts comings and goings."""
+
+    came = gone = 0
+
+    async def handle_CONNECT(
+        self, server: SMTP, session: Session, envelope: Envelope, host: str, port: int
+    ) -> str:
+        self.came += 1
+        return f"220 number {self.came}"
+
+    async def handle_DISCONNECT(
+        self, server: SMTP, session: Session, envelope: Envelope, reason: str
+    ) -> None:
+        self.gone += 1
+
+
+def quit_politely(client: Client) -> None:
+    assert client.ask(b"QUIT").startswith(b"221")
+
+
+def reset(client: Client) -> None:
+    option = b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+
+
+def break_off(client: Client) -> None:
+    client.transaction()
+    client.send(b"Subject: never to end\r\n")
+
+
+def fail_often(client: Client) -> None:
+    for _ in range(6):
+        with contextlib.suppress(OSError):
+            client.ask(b"NONSENSE")
+
+
+@pytest.mark.parametrize("leave", [quit_politely, reset, break_off, fail_often, Client.close])
+@pytest.mark.parametrize(
+    ("limit", "reply"),
+    [("max_connections", TOO_MANY), ("max_connections_per_host", TOO_MANY_OF_HOST)],
+)
+def test_so_many_at_once(limit: str, reply: bytes, leave: Callable[[Client], Any]) -> None:
+    keywords: dict[str, Any] = {limit: 2}
+    with serving(Sink(), **keywords) as controller:
+        first, second = Client(controller.port), Client(controller.port)
+        assert refused(controller.port) == reply
+        leave(first)
+        first.close()
+        with come_again(controller.port), second:
+            assert refused(controller.port) == reply
+
+
+def test_hooks_do_not_hear_of_those_that_are_refused() -> None:
+    handler = Counter()
+    with serving(handler, max_connections_per_host=1) as controller:
+        with Client(controller.port):
+            assert refused(controller.port) == TOO_MANY_OF_HOST
+        come_again(controller.port).close()
+    assert handler.came == handler.gone == 2
+
+
+def test_so_many_in_a_minute() -> None:
+    with serving(Sink(), max_connection_rate=3) as controller:
+        for _ in range(3):
+            Client(controller.port).close()
+        assert refused(controller.port) == TOO_MANY_ARRIVALS
+
+
+def test_behind_a_proxy_clients_count() -> None:
+    class Trusting(Catcher):
+        async def handle_PROXY(self, *_: Any) -> bool:
+            return True
+
+    def connect(number: int) -> tuple[Client, bytes]:
+        client = Client(controller.port, greet=False)
+        client.send(b"PROXY TCP4 192.0.2.%d 198.51.100.1 1000 25\r\n" % number)
+        return client, client.reply()
+
+    keywords: dict[str, Any] = {"proxy_protocol_timeout": PATIENCE, "max_connections_per_host": 1}
+    with serving(Trusting(), **keywords) as controller:
+        clients, replies = zip(*map(connect, (1, 1, 2)), strict=True)
+        assert replies[1] == TOO_MANY_OF_HOST
+        assert [reply[:3] for reply in replies] == [b"220", b"421", b"220"]
+        for client in clients:
+            client.close()
+
+
+def test_a_new_start_begins_to_count_anew() -> None:
+    with serving(Sink(), max_connection_rate=1) as controller:
+        Client(controller.port).close()
+        controller.stop()
+        controller.start()
+        Client(controller.port).close()
