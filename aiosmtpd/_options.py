@@ -92,6 +92,10 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _count_or_none(text: str) -> int | None:
+    return None if text == "0" else _count(text)
+
+
 def user_and_password(text: str) -> tuple[str, str]:
     """Parse ``USER:PASSWORD``; raises ArgumentTypeError without the text, which is a secret."""
     user, colon, password = text.partition(":")
@@ -144,6 +148,7 @@ def make_parser(program: str) -> ArgumentParser:
     add_output_options(parser)
     add_network_options(parser)
     add_auth_options(parser)
+    add_limit_options(parser)
     add_testing_options(parser)
     add_process_options(parser)
     parser.add_argument(
@@ -288,6 +293,29 @@ def add_auth_options(parser: ArgumentParser) -> None:
         default=3,
         help="End a connection at the next AUTH after so many failures. Default: 3.",
     )
+
+
+LIMITS = {
+    "max_errors": (20, "End a connection with so many errors and no message between"),
+    "max_junk_commands": (100, "End a connection with more commands that send no mail"),
+    "max_connections_per_host": (50, "Refuse more connections of one host at a time"),
+    "max_connection_rate": (None, "Refuse more new connections of one host in a minute"),
+    "max_recipients": (1000, "Refuse more recipients of one message"),
+}
+"""Keywords of the server that are options too, with what is theirs on the command line."""
+
+
+def add_limit_options(parser: ArgumentParser) -> None:
+    """Add the group of how much a client may do."""
+    group = parser.add_argument_group("limits, each a number or 0 for none")
+    for name, (default, text) in LIMITS.items():
+        group.add_argument(
+            "--" + name.replace("_", "-"),
+            type=_count_or_none,
+            metavar="N",
+            default=default,
+            help=f"{text}. Default: {'no limit' if default is None else default}.",
+        )
 
 
 def add_testing_options(parser: ArgumentParser) -> None:

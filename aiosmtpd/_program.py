@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiosmtpd
-from aiosmtpd._options import DEFAULT_SIZE
+from aiosmtpd._options import DEFAULT_SIZE, LIMITS
 from aiosmtpd._process import (
     SETTLE,
     Certificate,
@@ -92,6 +92,7 @@ class Program:
         self._parameters: dict[str, Any] = {
             "bare_newline": "normalize",
             "max_auth_failures": settings.max_auth_failures,
+            **{name: getattr(settings, name) for name in LIMITS},
         }
         for name in "hostname", "timeout":
             if getattr(settings, name) is not None:

@@ -46,7 +46,7 @@ from aiosmtpd.engine.connection import (
     log as log,
 )
 from aiosmtpd.engine.functions import handler_of
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.shared import Shared as Shared
 from aiosmtpd.engine.transfer import MailTransfer
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.extensions import (
@@ -54,7 +54,12 @@ from aiosmtpd.protocol.extensions import (
     Extension as Extension,
     ExtensionTable,
 )
-from aiosmtpd.protocol.limits import LIMIT_NAMES, LimitKeywords, limits_of
+from aiosmtpd.protocol.limits import (
+    LIMIT_NAMES,
+    LimitKeywords,
+    Limits as Limits,
+    limits_of,
+)
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.modern import (
     ALL as ALL,
