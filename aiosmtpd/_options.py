@@ -144,13 +144,16 @@ def make_parser(program: str) -> ArgumentParser:
     )
     version = f"{program} {aiosmtpd.__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
+    add_handler_options(parser)
     add_mail_options(parser)
     add_output_options(parser)
     add_network_options(parser)
+    add_tls_options(parser)
     add_auth_options(parser)
     add_limit_options(parser)
     add_testing_options(parser)
     add_process_options(parser)
+    add_script_options(parser)
     parser.add_argument(
         "classargs",
         metavar="CLASSARGS",
@@ -161,19 +164,38 @@ def make_parser(program: str) -> ArgumentParser:
     return parser
 
 
-def add_mail_options(parser: ArgumentParser) -> None:
-    """Add the group of what happens to the mail."""
-    group = parser.add_argument_group("mail")
+def add_handler_options(parser: ArgumentParser) -> None:
+    """Add the group of who gets the mail."""
+    group = parser.add_argument_group("handler")
     group.add_argument(
         "-c",
         "--class",
         metavar="CLASSPATH",
         dest="classpath",
         default=DEFAULT_CLASS,
-        help="The class whose hooks get the mail: a name from aiosmtpd.handlers (Debugging, "
-        "Mailbox, Sink, ...) or MODULE.CLASS, also from the current folder. "
-        "Default: Debugging, which prints messages.",
+        help="What gets the mail: a class by its name in aiosmtpd.handlers (Debugging, Mailbox, "
+        "Sink, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is called with each Mail; "
+        "also from the current folder. Default: Debugging, which prints messages.",
     )
+    group.add_argument(
+        "--on-message",
+        metavar="COMMAND",
+        help="Run a command of the shell for each message in place of CLASS: the message is on its "
+        "standard input, the envelope in SMTP_MAIL_FROM, SMTP_RCPT_TO and others. Exit code 0 "
+        "accepts it, 75 asks the client to try again, others refuse it.",
+    )
+    group.add_argument(
+        "--on-message-timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=60.0,
+        help="How long a command may run before it is killed. Default: 60.",
+    )
+
+
+def add_mail_options(parser: ArgumentParser) -> None:
+    """Add the group of what is accepted."""
+    group = parser.add_argument_group("mail")
     group.add_argument(
         "-s",
         "--size",
@@ -232,10 +254,16 @@ def add_network_options(parser: ArgumentParser) -> None:
         "--listen",
         action="append",
         metavar="PLACE",
-        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH or fd:NUMBER; "
-        "smtp://, smtps:// or lmtp:// may stand in front. May be given several times; port 0 "
-        f"takes any free one. Default: {DEFAULT_HOST}:{DEFAULT_PORT}.",
+        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER or, "
+        "for what systemd passes, systemd or systemd:NAME; smtp://, smtps:// or lmtp:// may stand "
+        "in front. May be given several times; port 0 takes any free one. "
+        f"Default: {DEFAULT_HOST}:{DEFAULT_PORT}.",
     )
+
+
+def add_tls_options(parser: ArgumentParser) -> None:
+    """Add the group of certificates."""
+    group = parser.add_argument_group("TLS")
     for name, what in ("smtps", "TLS from the first octet (SMTPS)"), ("tls", "STARTTLS"):
         group.add_argument(
             f"--{name}cert",
@@ -360,4 +388,21 @@ def add_process_options(parser: ArgumentParser) -> None:
     )
     noise.add_argument(
         "-q", "--quiet", action="store_true", help="Say nothing but messages and errors."
+    )
+
+
+def add_script_options(parser: ArgumentParser) -> None:
+    """Add the group of what scripts want to know and to say."""
+    group = parser.add_argument_group("scripts")
+    group.add_argument(
+        "--exit-after",
+        type=_count,
+        metavar="N",
+        help="End with exit code 0 when so many messages were answered.",
+    )
+    group.add_argument(
+        "--ready-file",
+        metavar="PATH",
+        help="Write the addresses to this file, one in a line, once clients can connect; it goes "
+        "at the end.",
     )

@@ -153,6 +153,21 @@ def leave_threads_behind(before: set[threading.Thread]) -> None:
                 os._exit(0)
 
 
+def passed_sockets() -> list[tuple[int, str]]:
+    """Return the descriptors that systemd passes to this process, with their names.
+
+    Raises ValueError if it says so in a way that cannot be.
+    """
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = os.environ.get("LISTEN_FDS", "")
+    if not count.isdecimal() or len(count) > 4:
+        raise ValueError(f"LISTEN_FDS is no number: {count!r}")
+    # There may be fewer names, or none.
+    names = [*os.environ.get("LISTEN_FDNAMES", "").split(":"), *([""] * int(count))]
+    return list(zip(range(3, 3 + int(count)), names, strict=False))
+
+
 async def bind(place: Listen) -> list[socket.socket]:
     """Bind what this place stands for, and accept nothing yet; raises OSError."""
     if place.path is not None:
@@ -204,6 +219,20 @@ def identity(settings: Namespace, users: Any) -> Callable[[], None] | None:
         check_mailbox(settings.handler, name)
 
     return drop_rights
+
+
+def write_ready_file(path: str, addresses: Sequence[listening.Address]) -> None:
+    """Write where the server listens, so that a reader finds all of it or no file."""
+    text = "".join(f"{listening.spell(address)}\n" for address in addresses)
+    new = f"{path}.{os.getpid()}"
+    try:
+        Path(new).write_text(text, encoding="utf-8", errors="surrogateescape")
+        os.replace(new, path)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(new)
+        text = f"Cannot write {path}: {error.strerror or error}"
+        raise Failure(f"{text}; name another file with --ready-file") from error
 
 
 def become(user: str, uid: int, gid: int) -> None:

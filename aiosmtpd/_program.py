@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import ssl
 import sys
@@ -11,6 +12,7 @@ import threading
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from aiosmtpd._process import (
     run_to_the_end,
     signals_handled,
     why_not_listening,
+    write_ready_file,
 )
 from aiosmtpd.controller import Server
 from aiosmtpd.engine.listening import Listen, close_all, spell
@@ -97,16 +100,13 @@ class Program:
         for name in "hostname", "timeout":
             if getattr(settings, name) is not None:
                 self._parameters[name] = getattr(settings, name)
-        self._faulty: Callable[[type[SMTP]], type[SMTP]] = lambda protocol: protocol
-        if settings.fault:
-            from aiosmtpd.testing.faults import Faults, faulty
-
-            self._faulty = partial(faulty, faults=Faults(settings.fault))
+        self._variants = self._make_variants()
         self._factory = self._make_factory(SMTP)
         self._servers: list[Server] = []
         self._stopping = asyncio.Event()
         self._patience: float | None = None
         self._task: asyncio.Task[None] | None = None
+        self._is_ready = False
         self.signalled = False
 
     def _load(self, cert: str | None, key: str | None) -> ssl.SSLContext | None:
@@ -115,10 +115,27 @@ class Program:
         self._certificates.append(Certificate(cert, key))
         return self._certificates[-1].context
 
+    def _make_variants(self) -> list[Callable[[type[SMTP]], type[SMTP]]]:
+        """Return what makes a subclass of a server class for each option that asks for one."""
+        settings = self._settings
+        variants: list[Callable[[type[SMTP]], type[SMTP]]] = []
+        if settings.fault:
+            from aiosmtpd.testing.faults import Faults, faulty
+
+            variants.append(partial(faulty, faults=Faults(settings.fault)))
+        if settings.exit_after is not None:
+            from aiosmtpd._countdown import Countdown, counted
+
+            countdown = Countdown(settings.exit_after, self.end)
+            variants.append(partial(counted, countdown=countdown))
+        return variants
+
     def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
         settings = self._settings
+        for variant in self._variants:
+            protocol = variant(protocol)
         make: Callable[[], SMTP] = self._make_partial(
-            self._faulty(protocol),
+            protocol,
             settings.handler,
             data_size_limit=DEFAULT_SIZE if settings.size is None else settings.size,
             enable_SMTPUTF8=settings.smtputf8,
@@ -185,6 +202,9 @@ class Program:
             self._announce()
             await self._stopping.wait()
         finally:
+            if self._is_ready and self._settings.ready_file:
+                with suppress(OSError):
+                    os.unlink(self._settings.ready_file)
             await asyncio.gather(*(server.stop(self._patience) for server in self._servers))
 
     async def _start(self, become: Callable[[], None] | None) -> None:
@@ -228,6 +248,9 @@ class Program:
         addresses = [address for server in self._servers for address in server.addresses]
         where = " and ".join(spell(address) for address in addresses)
         log.info("Server is listening on %s", where)
+        if self._settings.ready_file:
+            write_ready_file(self._settings.ready_file, addresses)
+            self._is_ready = True
         if self._settings.users is not None and not self._has_tls:
             at_home = all(is_local(address) for address in addresses)
             log.log(logging.INFO if at_home else logging.WARNING, CLEAR_PASSWORDS)

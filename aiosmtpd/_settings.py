@@ -6,13 +6,14 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from importlib import import_module
+from inspect import isclass, signature
 from pathlib import Path
 from typing import Any
 
 from aiosmtpd._options import DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
-from aiosmtpd._process import one_line
+from aiosmtpd._process import one_line, passed_sockets
 from aiosmtpd._users import users_of
-from aiosmtpd.engine.listening import parse_listen
+from aiosmtpd.engine.listening import Listen, parse_listen
 
 
 def complete(parser: ArgumentParser, settings: Namespace) -> None:
@@ -29,7 +30,7 @@ def complete(parser: ArgumentParser, settings: Namespace) -> None:
 def _check_places(parser: ArgumentParser, settings: Namespace) -> None:
     texts = settings.listen or [""]
     try:
-        settings.places = [parse_listen(text) for text in texts]
+        settings.places = [place for text in texts for place in _places_of(text)]
     except ValueError as error:
         parser.error(str(error))
     certificate = settings.smtpscert or settings.tls
@@ -41,6 +42,20 @@ def _check_places(parser: ArgumentParser, settings: Namespace) -> None:
         settings.host = DEFAULT_HOST if first.host is None else first.host
         settings.port = DEFAULT_PORT if first.port is None else first.port
     settings.listen = texts[0] if settings.listen else None
+
+
+def _places_of(text: str) -> list[Listen]:
+    """Parse a place; ``systemd`` and ``systemd:NAME`` are the sockets that systemd passes."""
+    scheme, mark, place = text.rpartition("://")
+    kind, _, name = place.partition(":")
+    if kind != "systemd" or name.isdecimal():
+        return [parse_listen(text)]
+    sockets = passed_sockets()
+    chosen = [fd for fd, its_name in sockets if name in ("", its_name)]
+    if not chosen:
+        names = ", ".join(its_name for _, its_name in sockets) or "none"
+        raise ValueError(f"No socket for {text!r}: systemd has passed {names}")
+    return [parse_listen(f"{scheme}{mark}fd:{fd}") for fd in chosen]
 
 
 def _check_self_signed(parser: ArgumentParser, settings: Namespace) -> None:
@@ -58,8 +73,8 @@ def _check_certificate(parser: ArgumentParser, settings: Namespace, name: str) -
             parser.error(f"{kind} file {path} not found")
 
 
-def _find_class(parser: ArgumentParser, classpath: str) -> Any:
-    module_name, _, name = classpath.rpartition(".")
+def _find(parser: ArgumentParser, classpath: str) -> Any:
+    module_name, _, name = classpath.rpartition(":" if ":" in classpath else ".")
     if not module_name:
         module_name = "aiosmtpd.handlers"
     elif "" not in sys.path and os.getcwd() not in sys.path and not sys.flags.safe_path:
@@ -70,8 +85,9 @@ def _find_class(parser: ArgumentParser, classpath: str) -> Any:
     except Exception as error:
         parser.error(f"Cannot import {module_name} for -c {classpath}: {one_line(error)}")
     if not callable(found := getattr(module, name, None)):
-        known = "Debugging, Mailbox, Sink or MODULE.CLASS"
-        parser.error(f"No class {name} in {module_name}: -c takes {known}")
+        known = "Debugging, Mailbox, Sink, MODULE.CLASS or MODULE:FUNCTION"
+        what = "function or class" if ":" in classpath else "class"
+        parser.error(f"No {what} {name} in {module_name}: -c takes {known}")
     return found
 
 
@@ -91,12 +107,43 @@ def _make_printer(parser: ArgumentParser, settings: Namespace) -> Any:
 
 
 def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
-    """Make the handler that ``-c`` names; a usage error where it cannot be."""
+    """Make the handler that the options name; a usage error where it cannot be."""
     if settings.pretty or settings.json:
+        if settings.on_message is not None:
+            parser.error("--on-message gets the messages that --pretty and --json would print")
         return _make_printer(parser, settings)
-    handler_class = _find_class(parser, settings.classpath)
-    if hasattr(handler_class, "from_cli"):
-        return handler_class.from_cli(parser, *settings.classargs)
+    if settings.on_message is not None:
+        return _make_command_handler(parser, settings)
+    found = _find(parser, settings.classpath)
+    if ":" in settings.classpath and not isclass(found):
+        return _check_function(parser, settings, found)
+    if hasattr(found, "from_cli"):
+        return found.from_cli(parser, *settings.classargs)
     if settings.classargs:
-        parser.error(f"Handler class {handler_class.__module__} takes no arguments")
-    return handler_class()
+        parser.error(f"Handler class {found.__module__} takes no arguments")
+    return found()
+
+
+def _check_function(parser: ArgumentParser, settings: Namespace, function: Any) -> Any:
+    """Return a function that is a handler; a usage error if it cannot be called with a Mail."""
+    if settings.classargs:
+        parser.error(f"Function {settings.classpath} takes no arguments of the command line")
+    try:
+        signature(function).bind(None)
+    except ValueError:
+        # Some written in C do not say what they take.
+        pass
+    except TypeError:
+        text = "is called with one argument, a Mail: it takes other ones"
+        parser.error(f"Function {settings.classpath} {text}")
+    return function
+
+
+def _make_command_handler(parser: ArgumentParser, settings: Namespace) -> Any:
+    if settings.classpath != DEFAULT_CLASS or settings.classargs:
+        parser.error("--on-message takes the place of a class: leave out -c and its arguments")
+    if not settings.on_message.strip():
+        parser.error("--on-message needs a command: --on-message 'cat >> messages'")
+    from aiosmtpd._on_message import OnMessage
+
+    return OnMessage(settings.on_message, settings.on_message_timeout)
