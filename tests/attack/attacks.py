@@ -8,6 +8,7 @@ from tests.attack import (
     injection,
     life,
     memory,
+    mutations,
     parser,
     slow,
 )
@@ -140,6 +141,16 @@ PARSER = (
     Attack("parser-exceptions", parser.internal_exceptions, "replies", 0, 300, 5000, EVERY[:5]),
 )
 
+MUTATIONS = (
+    Attack(
+        "mutated-dialogues",
+        mutations.mutated,
+        *("faults", 0, 300, 20_000, ("smtp", "lmtp", "modern", "all")),
+        OPEN_AUTH,
+        own=True,
+    ),
+)
+
 DURABILITY = (
     Attack("kill", durability.killed, "messages", 0, 50, 1200, alone=True),
     Attack("sigterm", durability.terminated, "messages", 0, 50, 1200, alone=True),
@@ -163,4 +174,4 @@ LIFE = (
     Attack("developers-mode", life.developers_mode, "lines", 0, 3, 50, alone=True),
 )
 
-ATTACKS = MEMORY + SLOW + FLOODS + INJECTION + AUTH + HOOKS + PARSER + DURABILITY + LIFE
+ATTACKS = MEMORY + SLOW + FLOODS + INJECTION + AUTH + HOOKS + PARSER + MUTATIONS + DURABILITY + LIFE

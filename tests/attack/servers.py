@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -44,6 +45,13 @@ class Victim:
 
     def errors(self) -> str:
         return (self.folder / "stderr").read_text(encoding="utf-8", errors="replace")
+
+    def tasks(self) -> int:
+        """Return how many tasks its event loop has, when those that end have ended."""
+        if self.process.stdout is None:
+            raise Skipped("its command line counts no tasks")
+        self.process.send_signal(signal.SIGUSR1)
+        return int(self.process.stdout.readline())
 
     def end(self, number: int) -> int:
         """Send a signal; return the exit code."""

@@ -1,7 +1,8 @@
 """A server to attack: ``python target.py JSON``, in any environment that has an aiosmtpd.
 
 It uses nothing but the API of 1.4, so that any release can be the victim; keywords that the
-installed one does not know are left out. Prints its port, and stops at SIGTERM.
+installed one does not know are left out. Prints its port, at SIGUSR1 the number of its tasks, and
+stops at SIGTERM.
 """
 
 import asyncio
@@ -157,6 +158,8 @@ def make_controller(options: dict[str, Any]) -> Controller:
     if options["auth"]:
         keywords["authenticator"] = authenticate
     known = inspect.signature(SMTP.__init__).parameters
+    if "extensions" in keywords and "extensions" not in known:
+        sys.exit("no extensions to choose from")
     keywords = {name: value for name, value in keywords.items() if name in known}
 
     class Local(Controller):
@@ -176,6 +179,14 @@ def make_controller(options: dict[str, Any]) -> Controller:
     )
 
 
+async def tasks_left() -> int:
+    """Count the tasks that are there, when each has had its chance to end."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=5)
+    return sum(not task.done() for task in others)
+
+
 def limit_resources(limits: dict[str, int]) -> None:
     import resource
 
@@ -193,7 +204,7 @@ def main() -> None:
     )
     for name in "mail.log", "mail.debug":
         logging.getLogger(name).setLevel(options["level"])
-    signals = {signal.SIGTERM, signal.SIGINT}
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
     # Before there are threads, which inherit it.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     os.umask(0o077)
@@ -201,7 +212,9 @@ def main() -> None:
     controller.start()
     limit_resources(options["rlimit"])
     print(controller.port, flush=True)
-    signal.sigwait(signals)
+    while signal.sigwait(signals) == signal.SIGUSR1:
+        left = asyncio.run_coroutine_threadsafe(tasks_left(), controller.loop).result()
+        print(left, flush=True)
     controller.stop()
 
 
