@@ -7,7 +7,7 @@ import ssl
 import sys
 import threading
 from abc import ABCMeta, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -90,6 +90,22 @@ def _handshake_timeout(parameters: dict[str, Any]) -> float:
     # The class's own default: no connection has been made yet that would know.
     timeout: float = parameters.get("timeout") or 300
     return handshake_timeout(timeout, limits_of(limits))
+
+
+def reload_tls(context: TLSContext | None, servers: Iterable[object]) -> None:
+    """Let new connections to servers begin with what the callable `context` gives now.
+
+    Raises TypeError where it is no callable.
+    """
+    if not callable(context):
+        raise TypeError(
+            "reload_tls() asks a callable ssl_context; load new files into a context itself "
+            "with its load_cert_chain()"
+        )
+    new = context()
+    for server in servers:
+        if isinstance(server, Listener):
+            server.use_tls(new)
 
 
 async def shut_down(
@@ -182,6 +198,7 @@ class AsyncServing(metaclass=ABCMeta):
     _factory_invoked: threading.Event | None = None
     _loop: asyncio.AbstractEventLoop | None = None
     _loop_before: asyncio.AbstractEventLoop | None = None
+    ssl_context: TLSContext | None = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None, shutdown_timeout: float) -> None:
         self.loop = loop
@@ -205,6 +222,14 @@ class AsyncServing(metaclass=ABCMeta):
     def addresses(self) -> list[listening.Address]:
         """Where the server listens: `(host, port)` or the path of a Unix socket; else nothing."""
         return listening.addresses_of(self.server)
+
+    def reload_tls(self) -> None:
+        """Ask the callable `ssl_context` again, for new connections; open ones go on.
+
+        May be called from any thread. Raises TypeError where `ssl_context` is no callable, and
+        what it raises.
+        """
+        reload_tls(self.ssl_context, [self.server])
 
     @abstractmethod
     def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
@@ -356,6 +381,13 @@ class Server:
         grace = self.shutdown_timeout if timeout is None else timeout
         await shut_down(listeners, self._shared, grace)
         self._stopped.set()
+
+    def reload_tls(self) -> None:
+        """Ask the callable `ssl_context` again, for new connections; open ones go on.
+
+        Raises TypeError where `ssl_context` is no callable, and what it raises.
+        """
+        reload_tls(self.ssl_context, self._listeners)
 
     async def serve_forever(self) -> None:
         """Serve until cancelled or stopped, starting first if need be; then stop gracefully."""

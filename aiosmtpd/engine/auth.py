@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from public import public
 
+from aiosmtpd.engine import hooks
 from aiosmtpd.engine.commands import Commands
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol import replies
@@ -141,12 +142,31 @@ class AuthCommands(Commands):
                         found[name.upper()] = method
         return found
 
-    def offer_of_auth(self) -> str | None:
-        """Return the EHLO line of AUTH, or None where it is not offered now."""
+    def offer_of_auth(self, *, vain: bool = True) -> str | None:
+        """Return the EHLO line of AUTH, or None where it is not offered now.
+
+        Without *vain*, no mechanism is offered of which nobody can verify what clients say.
+        """
         if self._auth_require_tls and not self._tls_protocol:
             return None
-        mechanisms = sorted(self._auth_methods)
+        methods = self._auth_methods
+        if not (vain or self._asks_somebody()):
+            built_in = (AuthCommands.auth_PLAIN, AuthCommands.auth_LOGIN)
+            methods = {
+                name: method
+                for name, method in methods.items()
+                if getattr(method, "__func__", None) not in built_in
+            }
+        mechanisms = sorted(methods)
         return " ".join(["AUTH", *mechanisms]) if mechanisms else None
+
+    def _asks_somebody(self) -> bool:
+        """Tell whether there is anybody who knows passwords."""
+        return (
+            self._authenticator is not None
+            or self._auth_callback is not login_always_fail
+            or hooks.find(self.event_handler, "handle_AUTH") is not None
+        )
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
         """Refuse the command and return True where the client has not said who it is."""

@@ -87,6 +87,11 @@ class Listener(asyncio.AbstractServer):
         """The listening sockets in their order; none once closed."""
         return self._sockets
 
+    def use_tls(self, context: SSLContext) -> None:
+        """Begin new connections with this context, where they begin with TLS at all."""
+        if self._tls:
+            self._tls["ssl"] = context
+
     def is_serving(self) -> bool:
         """Tell whether connections are accepted."""
         return not self._closed.done()

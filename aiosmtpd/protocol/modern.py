@@ -11,7 +11,7 @@ import attrs
 from public import public
 
 from aiosmtpd.protocol import paths, replies
-from aiosmtpd.protocol.extensions import CLASSIC, EIGHTBITMIME, PRESETS, SIZE, Extension
+from aiosmtpd.protocol.extensions import AUTH, CLASSIC, EIGHTBITMIME, PRESETS, SIZE, Extension
 from aiosmtpd.protocol.replies import Refused
 
 LONGEST_HOLD = 30 * 24 * 3600
@@ -195,6 +195,9 @@ def _limits_line(server: Any) -> str | None:
 SIZE_ALWAYS = attrs.evolve(SIZE, advertise=lambda server: f"SIZE {server.data_size_limit or 0}")
 """SIZE that says 0 where there is no limit: RFC 1870 section 4."""
 
+AUTH_VERIFIED = attrs.evolve(AUTH, advertise=lambda server: server.offer_of_auth(vain=False))
+"""AUTH that is offered only where somebody can verify what a client says."""
+
 PIPELINING = Extension(keyword="PIPELINING")
 """RFC 2920: the server answers in order, whatever arrives at once, with or without this."""
 
@@ -252,7 +255,8 @@ RRVS = Extension(keyword="RRVS", rcpt={"RRVS": _rrvs}, rcpt_line_length=40)
 
 MODERN: tuple[Extension, ...] = (
     SIZE_ALWAYS,
-    *CLASSIC[1:],
+    *CLASSIC[1:-1],
+    AUTH_VERIFIED,
     PIPELINING,
     ENHANCEDSTATUSCODES,
     CHUNKING,

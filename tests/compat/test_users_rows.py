@@ -15,6 +15,7 @@ from queue import Queue
 from typing import Any
 
 import pytest
+import trustme
 
 import aiosmtpd
 from aiosmtpd import Controller, Mail, Server
@@ -103,6 +104,40 @@ async def test_a4_an_authenticator_alone_is_warned_of_once(
     server(Catcher(), authenticator=accept, auth_required=True)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "auth_required is not" in caplog.text
+
+
+class WithMechanism(Catcher):
+    async def auth_TOKEN(self, server: SMTP, args: list[str]) -> AuthResult:
+        return AuthResult(success=False)
+
+
+class WithHook(Catcher):
+    async def handle_AUTH(self, *_: Any) -> str:
+        return "535 no"
+
+
+@pytest.mark.parametrize(
+    ("handler", "keywords", "offer"),
+    [
+        (Catcher(), {}, None),
+        (Catcher(), {"authenticator": accept}, " LOGIN PLAIN"),
+        (Catcher(), {"auth_callback": accept}, " LOGIN PLAIN"),
+        (WithHook(), {}, " LOGIN PLAIN"),
+        (WithMechanism(), {}, " TOKEN"),
+        (WithMechanism(), {"authenticator": accept}, " LOGIN PLAIN TOKEN"),
+    ],
+)
+@pytest.mark.parametrize("extensions", ["classic", "modern"])
+def test_a4_auth_is_offered_where_somebody_can_verify_it(
+    handler: Any, keywords: dict[str, Any], offer: str | None, extensions: str
+) -> None:
+    keywords = {**keywords, "auth_require_tls": False, "extensions": extensions}
+    with serving(handler, **keywords) as controller, Client(controller.port) as client:
+        lines = client.ask(b"EHLO client.test").decode().splitlines()
+    offers = [line.removeprefix("250-AUTH") for line in lines if line.startswith("250-AUTH")]
+    if extensions == "classic":
+        offer = " LOGIN PLAIN TOKEN" if isinstance(handler, WithMechanism) else " LOGIN PLAIN"
+    assert offers == ([] if offer is None else [offer])
 
 
 class Misspelt:
@@ -418,6 +453,52 @@ def test_a_context_made_anew_for_each_handshake(certificates: Certificates) -> N
             with smtplib.SMTP("127.0.0.1", controller.port) as client:
                 client.starttls(context=certificates.client_context())
     assert len(made) == 2
+
+
+def test_b16_tls_is_loaded_again_for_new_connections() -> None:
+    authority = trustme.CA()
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+
+    def context() -> ssl.SSLContext:
+        made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        authority.issue_cert("localhost", common_name=names.pop()).configure_cert(made)
+        return made
+
+    def name(client: smtplib.SMTP_SSL) -> Any:
+        assert isinstance(client.sock, ssl.SSLSocket)
+        subject: Any = (client.sock.getpeercert() or {})["subject"]
+        return dict(pair for pairs in subject for pair in pairs)["commonName"]
+
+    names = ["never", "new", "old"]
+    with serving(Catcher(), ssl_context=context) as controller:
+        address = "localhost", controller.port
+        with smtplib.SMTP_SSL(*address, context=trusting) as before:
+            controller.reload_tls()
+            with smtplib.SMTP_SSL(*address, context=trusting) as after:
+                assert (name(before), name(after)) == ("old", "new")
+                assert before.noop()[0] == after.noop()[0] == 250
+    assert names == ["never"]
+
+
+async def test_b16_a_server_in_the_loop_too(certificates: Certificates) -> None:
+    made: list[ssl.SSLContext] = []
+
+    def context() -> ssl.SSLContext:
+        made.append(certificates.server_context())
+        return made[-1]
+
+    places = ["smtp://127.0.0.1:0", "smtps://127.0.0.1:0"]
+    async with Server(Catcher(), listen=places, ssl_context=context) as server:
+        server.reload_tls()
+    assert len(made) == 2
+
+
+def test_b16_what_cannot_be_loaded_again(certificates: Certificates) -> None:
+    for context in certificates.server_context(), None:
+        controller = Controller(Catcher(), ssl_context=context)
+        with pytest.raises(TypeError, match="load_cert_chain"):
+            controller.reload_tls()
 
 
 class Raising(Catcher):
