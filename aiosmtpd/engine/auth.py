@@ -90,6 +90,11 @@ def login_always_fail(mechanism: str, login: bytes, password: bytes) -> bool:
     return False
 
 
+def _octets_of(word: str) -> bytes:
+    """Return a word of a command as it was sent, which may have been no text at all."""
+    return word.encode("utf-8", "surrogateescape")
+
+
 class AuthCommands(Commands):
     """A connection that can tell who its client is."""
 
@@ -310,7 +315,7 @@ class AuthCommands(Commands):
         if len(args) == 1:
             message = await self.challenge_auth("")
         else:
-            message = await self._decode_response(args[1].encode())
+            message = await self._decode_response(_octets_of(args[1]))
         if isinstance(message, _Missing):
             return AuthResult(success=False)
         try:
@@ -325,7 +330,7 @@ class AuthCommands(Commands):
         if len(args) == 1:
             login = await self.challenge_auth(self.AuthLoginUsernameChallenge)
         else:
-            login = await self._decode_response(args[1].encode())
+            login = await self._decode_response(_octets_of(args[1]))
         if isinstance(login, _Missing):
             return AuthResult(success=False)
         password = await self.challenge_auth(self.AuthLoginPasswordChallenge)
