@@ -377,6 +377,12 @@ def add_process_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--group", metavar="NAME", help="Become this group. Default: the user's own groups."
     )
+    group.add_argument(
+        "--show-dialogue",
+        action="store_true",
+        help="Show on the standard error what clients and server say, with times; passwords are "
+        "masked.",
+    )
     noise = group.add_mutually_exclusive_group()
     noise.add_argument(
         "-d",

@@ -128,6 +128,10 @@ class Program:
 
             countdown = Countdown(settings.exit_after, self.end)
             variants.append(partial(counted, countdown=countdown))
+        if settings.show_dialogue:
+            from aiosmtpd._dialogue import Dialogue, shown
+
+            variants.append(partial(shown, dialogue=Dialogue()))
         return variants
 
     def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
