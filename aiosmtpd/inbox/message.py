@@ -11,8 +11,9 @@ from public import public
 
 from aiosmtpd import Mail
 from aiosmtpd.inbox import hypertext
+from aiosmtpd.inbox.difference import differences
 from aiosmtpd.inbox.mime import Attachment, Headers, Reading, read
-from aiosmtpd.inbox.patterns import Pattern, found
+from aiosmtpd.inbox.patterns import Pattern, found, spelt
 
 if TYPE_CHECKING:
     from aiosmtpd import Envelope, Session
@@ -90,7 +91,7 @@ class DecodedMail(Mail):
         for url in self.links:
             if pattern is None or found(pattern, url):
                 return url
-        wanted = "no link" if pattern is None else f"no link that matches {_spelt(pattern)}"
+        wanted = "no link" if pattern is None else f"no link that matches {spelt(pattern)}"
         there = "".join(f"\n  {url}" for url in self.links) or " none"
         raise LookupError(f"{wanted} in {self!r}; its links:{there}")
 
@@ -105,14 +106,42 @@ class DecodedMail(Mail):
                 return match[0]
         raise LookupError(f"no code of {digits} digits in {self!r}; its text:\n{self.readable}")
 
+    def assert_has(
+        self,
+        *,
+        sender: str | re.Pattern[str] | None = None,
+        to: list[str] | None = None,
+        subject: str | re.Pattern[str] | None = None,
+        text: str | re.Pattern[str] | None = None,
+        html: str | re.Pattern[str] | None = None,
+        attachments: list[str] | None = None,
+    ) -> None:
+        """Compare what is given with the message; *attachments* are names.
+
+        A compiled regular expression is searched for. Raises AssertionError, which tells all the
+        differences at once, those of texts line by line.
+        """
+        compared = (
+            ("the sender", self.sender, sender),
+            ("the list of recipients", self.recipients, to),
+            ("the subject", self.subject, subject),
+            ("the text", self.text, text),
+            ("the HTML", self.html, html),
+            ("the list of attachments", [one.name for one in self.attachments], attachments),
+        )
+        lines = [
+            line
+            for name, found, expected in compared
+            if expected is not None
+            for line in differences(name, found, expected)
+        ]
+        if lines:
+            raise AssertionError("\n  ".join([f"{self!r}:", *lines]))
+
     def __repr__(self) -> str:
         attached = f", {len(self.attachments)} attached" if self.attachments else ""
         to = ", ".join(self.recipients)
         return f"<DecodedMail {self.subject!r} from {self.sender} to {to}{attached}>"
-
-
-def _spelt(pattern: Pattern) -> str:
-    return repr(pattern if isinstance(pattern, str) else pattern.pattern)
 
 
 def _without_punctuation(url: str) -> str:

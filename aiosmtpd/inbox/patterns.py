@@ -27,3 +27,8 @@ def is_address(pattern: Pattern, address: str) -> bool:
         return pattern.search(address) is not None
     folded = pattern.casefold()
     return folded == address.casefold() or fnmatchcase(address.casefold(), folded)
+
+
+def spelt(pattern: Pattern) -> str:
+    """Return a pattern as its author wrote it."""
+    return repr(pattern) if isinstance(pattern, str) else f"/{pattern.pattern}/"

@@ -299,7 +299,7 @@ def test_links() -> None:
     assert mail.link(re.compile("/[dh]$")) == "https://example.com/d"
     with pytest.raises(LookupError, match=r"no link that matches '/reset/' in .*\n  https"):
         mail.link("/reset/")
-    with pytest.raises(LookupError, match=r"no link that matches 'x\.y'"):
+    with pytest.raises(LookupError, match=r"no link that matches /x\.y/"):
         mail.link(re.compile("x.y"))
     with pytest.raises(LookupError, match=r"no link in .*; its links: none"):
         decoded("").link()
@@ -339,3 +339,49 @@ def test_what_a_reader_sees_of_html() -> None:
     assert hypertext.read("a<!-- b").text == "a"
     assert hypertext.read("a<style>b").text == "a"
     assert hypertext.read("a<p").text == "a"
+
+
+# What is expected of one.
+
+
+def test_a_message_as_expected() -> None:
+    mail = decoded(with_everything())
+    mail.assert_has()
+    mail.assert_has(
+        sender="shop@example.com",
+        to=["anna@example.org", "bob@example.org"],
+        subject=re.compile("^Grüße"),
+        text="Héllo\nhttps://example.com/a?b=1.\n",
+        html=re.compile("llo"),
+        attachments=["größe.csv", "a.png"],
+    )
+
+
+def test_all_that_differs_is_told() -> None:
+    mail = decoded("Subject: hi\r\n\r\nfirst\r\nsecond \r\nthird\r\n")
+    with pytest.raises(AssertionError) as caught:
+        mail.assert_has(
+            to=["x@y.test"],
+            subject="ho",
+            text="first\nsecond\nthird",
+            html=re.compile("<b"),
+            attachments=["a"],
+        )
+    assert str(caught.value).splitlines() == [
+        "<DecodedMail 'hi' from shop@example.com to anna@example.org, bob@example.org>:",
+        "  the list of recipients is ['anna@example.org', 'bob@example.org'], not ['x@y.test']",
+        "  the subject is 'hi', not 'ho'",
+        "  the text differs; expected lines have a -, those that came a +:",
+        r"        first\n",
+        r"      - second\n",
+        r"      + second \n",
+        r"      ?       +",
+        r"      - third",
+        r"      + third\n",
+        r"      ?      ++",
+        "  the HTML has no /<b/ in it:",
+        "      (nothing)",
+        "  the list of attachments is [], not ['a']",
+    ]
+    with pytest.raises(AssertionError, match=r"the text has no /x/ in it:\n      first\n"):
+        mail.assert_has(text=re.compile("x"))

@@ -1,0 +1,34 @@
+"""How a message differs from what was expected of it, to be read by people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from difflib import ndiff
+from typing import Any
+
+
+def differences(name: str, found: Any, expected: Any) -> Iterator[str]:
+    """Yield lines that say how *found* differs; none where it does not.
+
+    *expected* is compared for equality; a compiled regular expression is searched for.
+    """
+    if isinstance(expected, re.Pattern):
+        if expected.search(found) is None:
+            yield f"{name} has no /{expected.pattern}/ in it:"
+            yield from (f"    {line}" for line in found.splitlines() or ["(nothing)"])
+    elif found != expected:
+        if not (isinstance(found, str) and isinstance(expected, str) and "\n" in found + expected):
+            yield f"{name} is {found!r}, not {expected!r}"
+            return
+        yield f"{name} differs; expected lines have a -, those that came a +:"
+        yield from (f"    {line}" for line in _compared(expected, found))
+
+
+def _compared(expected: str, found: str) -> Iterator[str]:
+    # As they are spelt in Python, so that a blank or a line end that lacks is seen.
+    return (line.rstrip() for line in ndiff(_lines(expected), _lines(found)))
+
+
+def _lines(text: str) -> list[str]:
+    return [repr(line)[1:-1] for line in text.splitlines(keepends=True)]

@@ -1,0 +1,320 @@
+"""An inbox for tests: a real server on the loopback, and what it was sent."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal, Self
+from urllib.parse import quote
+
+from public import public
+
+from aiosmtpd.inbox.message import DecodedMail
+from aiosmtpd.inbox.patterns import Pattern
+from aiosmtpd.inbox.wanted import Wanted
+from aiosmtpd.testing._authority import Authority
+from aiosmtpd.testing._server import InboxServer
+from aiosmtpd.testing.faults import Fault
+
+PATIENCE = 5.0
+"""Seconds that an inbox waits for a message, if not told otherwise."""
+
+
+@public
+class NoMessage(AssertionError):
+    """What was waited for did not come, or what should not came; the text says what did."""
+
+
+@public
+class Inbox:
+    """Catches what a program under test sends; ``with`` or ``async with`` starts and stops it.
+
+    The server runs in a thread of its own, so that neither the test nor its event loop is in its
+    way. A message is in :attr:`messages` before its client learns that it is accepted.
+
+    *host* and *port* are where it listens, port 0 any free one. *protocol* is ``"smtp"`` or
+    ``"lmtp"``. *tls* is None, ``"starttls"`` (and no mail is taken without it) or ``"implicit"``;
+    it needs trustme (the extra ``devtls``). *users* are passwords by name; where there are any,
+    nobody else may send. *size_limit* is in octets. All other keywords are those of
+    :class:`aiosmtpd.smtp.SMTP`. Raises ValueError and TypeError for what cannot be.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        protocol: Literal["smtp", "lmtp"] = "smtp",
+        tls: Literal["starttls", "implicit"] | None = None,
+        users: Mapping[str, str] | None = None,
+        size_limit: int | None = None,
+        authority: Authority | None = None,
+        **SMTP_parameters: Any,
+    ) -> None:
+        if tls not in (None, "starttls", "implicit"):
+            raise ValueError(f'tls is None, "starttls" or "implicit", not {tls!r}')
+        self.host = host
+        self._protocol = protocol
+        self._tls = tls
+        self._users = dict(users or {})
+        self._own_authority = tls is not None and authority is None
+        self._authority = Authority() if self._own_authority else authority
+        if size_limit is not None:
+            SMTP_parameters["data_size_limit"] = size_limit
+        self._server = InboxServer(
+            host,
+            port,
+            protocol=protocol,
+            context=self._authority.server_context if tls and self._authority else None,
+            starttls=tls == "starttls",
+            users=self._users,
+            parameters=SMTP_parameters,
+        )
+        self._condition = threading.Condition()
+        self._watchers: set[Callable[[], None]] = set()
+        self._messages: list[DecodedMail] = []
+        self._address = ""
+        self.clear()
+
+    # Its life.
+
+    def start(self) -> None:
+        """Start the server; raises OSError where it cannot listen."""
+        self._server.catcher.take = self._take
+        self._server.start()
+
+    def stop(self) -> None:
+        """Stop the server; the messages stay."""
+        self._server.stop(no_assert=True)
+        if self._own_authority and self._authority is not None:
+            self._authority.close()
+
+    def clear(self) -> None:
+        """Forget messages, faults and what was said, and take a new :attr:`address`."""
+        self._server.faults.clear()
+        with self._condition:
+            self._messages = []
+        self._address = f"inbox-{secrets.token_hex(4)}@example.com"
+        self._server.transcript.begin()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        # Clients in this event loop may have to end first.
+        await asyncio.to_thread(self.stop)
+
+    def fail(self, stage: str, effect: str, **keywords: Any) -> Fault:
+        """Let something go wrong from now on, until :meth:`clear`.
+
+        ``inbox.fail("rcpt", "450 4.2.1 Mailbox busy", times=2)``: the arguments are those of
+        :class:`aiosmtpd.testing.faults.Fault`, which is returned. Raises ValueError and TypeError
+        for what cannot be.
+        """
+        return self._server.faults.add(Fault(stage, effect, **keywords))
+
+    # Where it is.
+
+    @property
+    def address(self) -> str:
+        """A mail address that no other inbox has; mail to any other is taken too."""
+        return self._address
+
+    @property
+    def port(self) -> int:
+        """The TCP port; 0 before the start, if any free one is to be found."""
+        return self._server.port
+
+    @property
+    def url(self) -> str:
+        """``smtp://127.0.0.1:53112``, ``smtps://`` or ``lmtp://``; with the first user, if any."""
+        scheme = "smtps" if self._tls == "implicit" else self._protocol
+        user = "".join(
+            f"{quote(name, safe='')}:{quote(password, safe='')}@"
+            for name, password in list(self._users.items())[:1]
+        )
+        return f"{scheme}://{user}{self._place}"
+
+    @property
+    def _place(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The PEM file that a client has to trust, where there is TLS."""
+        return self._authority.ca_file if self._authority else None
+
+    def client_context(self) -> ssl.SSLContext:
+        """Return a TLS context for a client; raises ValueError without TLS."""
+        if self._authority is None:
+            raise ValueError("this inbox has no TLS")
+        return self._authority.client_context()
+
+    def env(self, prefix: str = "SMTP_") -> dict[str, str]:
+        """Return environment variables for a program: HOST, PORT, URL and, if any, a user.
+
+        With TLS there is SSL_CERT_FILE too, which OpenSSL reads.
+        """
+        found = {"HOST": self.host, "PORT": str(self.port), "URL": self.url}
+        for name, word in list(self._users.items())[:1]:
+            found |= {"USERNAME": name, "PASSWORD": word}
+        named = {prefix + name: value for name, value in found.items()}
+        return named | ({"SSL_CERT_FILE": str(self.ca_file)} if self._tls else {})
+
+    def django_settings(self) -> dict[str, Any]:
+        """Return the ``EMAIL_*`` settings with which Django sends here."""
+        user, password = next(iter(self._users.items()), ("", ""))
+        return {
+            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "EMAIL_HOST": self.host,
+            "EMAIL_PORT": self.port,
+            "EMAIL_HOST_USER": user,
+            "EMAIL_HOST_PASSWORD": password,
+            "EMAIL_USE_TLS": self._tls == "starttls",
+            "EMAIL_USE_SSL": self._tls == "implicit",
+            "EMAIL_TIMEOUT": 10,
+        }
+
+    # What came.
+
+    def _take(self, mail: DecodedMail) -> None:
+        with self._condition:
+            self._messages.append(mail)
+            self._condition.notify_all()
+            watchers = list(self._watchers)
+        for tell in watchers:
+            # Its event loop may have ended with the test.
+            with suppress(RuntimeError):
+                tell()
+
+    @property
+    def messages(self) -> list[DecodedMail]:
+        """All messages, in the order in which they came."""
+        with self._condition:
+            return list(self._messages)
+
+    @property
+    def transcript(self) -> str:
+        """What clients and server said, session by session; secrets and mail data are left out."""
+        return str(self._server.transcript)
+
+    def wait(
+        self,
+        *,
+        to: Pattern | None = None,
+        sender: Pattern | None = None,
+        subject: Pattern | None = None,
+        text: Pattern | None = None,
+        timeout: float = PATIENCE,
+    ) -> DecodedMail:
+        """Return the first message that fits, as soon as it is there.
+
+        A pattern is a string, in which ``*``, ``?`` and ``[...]`` may stand for others, compared in
+        any case, or a compiled regular expression; of subject and text it may be a piece. Raises
+        :class:`NoMessage` after *timeout* seconds, with what came and why it does not fit.
+        """
+        wanted = Wanted(to, sender, subject, text)
+        with self._condition:
+            found = self._condition.wait_for(lambda: wanted.first(self._messages), timeout)
+        return found or self._complain(wanted, timeout)
+
+    async def wait_async(
+        self,
+        *,
+        to: Pattern | None = None,
+        sender: Pattern | None = None,
+        subject: Pattern | None = None,
+        text: Pattern | None = None,
+        timeout: float = PATIENCE,
+    ) -> DecodedMail:
+        """Do what :meth:`wait` does while the event loop of asyncio goes on."""
+        wanted = Wanted(to, sender, subject, text)
+        found = await self._watch(wanted, timeout)
+        return found or self._complain(wanted, timeout)
+
+    def assert_none(
+        self,
+        *,
+        to: Pattern | None = None,
+        sender: Pattern | None = None,
+        subject: Pattern | None = None,
+        text: Pattern | None = None,
+        within: float = 0.0,
+    ) -> None:
+        """Raise :class:`NoMessage` if a message that fits is there or comes *within* seconds."""
+        wanted = Wanted(to, sender, subject, text)
+        with self._condition:
+            found = self._condition.wait_for(lambda: wanted.first(self._messages), within)
+        _refuse(found, wanted)
+
+    async def assert_none_async(
+        self,
+        *,
+        to: Pattern | None = None,
+        sender: Pattern | None = None,
+        subject: Pattern | None = None,
+        text: Pattern | None = None,
+        within: float = 0.0,
+    ) -> None:
+        """Do what :meth:`assert_none` does while the event loop of asyncio goes on."""
+        wanted = Wanted(to, sender, subject, text)
+        _refuse(await self._watch(wanted, within), wanted)
+
+    async def _watch(self, wanted: Wanted, seconds: float) -> DecodedMail | None:
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(changed.set)
+
+        with self._condition:
+            self._watchers.add(tell)
+        try:
+            deadline = monotonic() + seconds
+            while (found := wanted.first(self.messages)) is None:
+                async with asyncio.timeout(deadline - monotonic()):
+                    await changed.wait()
+                changed.clear()
+        except TimeoutError:
+            return None
+        finally:
+            with self._condition:
+                self._watchers.discard(tell)
+        return found
+
+    def _complain(self, wanted: Wanted, seconds: float) -> Any:
+        messages = self.messages
+        what = f"no message {wanted}".rstrip()
+        lines = [f"{what} came within {seconds:g} s"]
+        for mail in messages:
+            lines += [f"  {mail!r}:", *(f"    {one}" for one in wanted.differences(mail))]
+        transcript = self._server.transcript
+        if messages:
+            lines[0] += f"; {len(messages)} that came:"
+        elif not transcript.lines:
+            lines[0] += f"; no client has connected to {self._place}"
+        elif refusal := transcript.last_refusal():
+            lines[0] += f"; the last client was told: {refusal}"
+        else:
+            lines[0] += "; none has come at all"
+        raise NoMessage("\n".join(lines))
+
+
+def _refuse(found: DecodedMail | None, wanted: Wanted) -> None:
+    if found is not None:
+        what = f"a message {wanted}".rstrip()
+        raise NoMessage(f"{what} came: {found!r}\n{found.readable}")
