@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 AuthCallbackType = Callable[[str, bytes, bytes], bool]
-AuthenticatorType = Callable[["SMTP", "Session", "Envelope", str, Any], AuthResult]
+AuthenticatorType = Callable[
+    ["SMTP", "Session", "Envelope", str, Any], AuthResult | bool | Awaitable[AuthResult | bool]
+]
 AuthMechanismType = Callable[["SMTP", list[str]], Awaitable[Any]]
 public(AuthCallbackType=AuthCallbackType, AuthMechanismType=AuthMechanismType)
 

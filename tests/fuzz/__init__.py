@@ -1,0 +1,1 @@
+"""Targets for a fuzzer: plain functions of octets, which raise where something is wrong."""

@@ -1,0 +1,222 @@
+"""What is fuzzed. Each target takes any octets, and raises `AssertionError` at a broken promise."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from aiosmtpd.lmtp import LMTP
+from aiosmtpd.protocol import paths
+from aiosmtpd.protocol.maildata import END_OF_DATA, MailData
+from aiosmtpd.protocol.receiver import LineFlood, LineTooLong, Receiver
+from aiosmtpd.proxy_protocol import MalformedTLV, ProxyData, ProxyTLV, get_proxy
+from aiosmtpd.smtp import SMTP, AuthResult
+from tests.attack.mutations import PIECES, faults_of
+from tests.dialogue.harness import all_records, finish
+from tests.dialogue.transport import MemoryTransport
+
+LIMIT = 64
+
+WORDS = [piece for piece in PIECES if len(piece) < 30]
+"""What a fuzzer would need long to find."""
+
+
+def _pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[at : at + size] for at in range(0, len(data), size)]
+
+
+def _lines(pieces: list[bytes]) -> list[bytes | None]:
+    """Return the lines that a receiver cuts, None for each that is too long."""
+    receiver = Receiver()
+    lines: list[bytes | None] = []
+    for piece in pieces:
+        receiver.feed(piece)
+        while True:
+            try:
+                line = receiver.line(LIMIT)
+            except LineTooLong:
+                lines.append(None)
+                continue
+            if line is None:
+                break
+            lines.append(line)
+        assert len(receiver) <= LIMIT, "more waits than a line may have"
+    return lines
+
+
+def receiver(data: bytes) -> None:
+    """Lines are the same however they arrive, and what a simple cut at LF says."""
+    if not data:
+        return
+    size, text = data[0] % 16 + 1, data[1:]
+    simple = [
+        None if len(line) > LIMIT else line.removesuffix(b"\r") for line in text.split(b"\n")[:-1]
+    ]
+    with suppress(LineFlood):
+        assert _lines([text]) == simple
+        assert _lines(_pieces(text, size)) == simple
+
+
+def _message(pieces: list[bytes], line: int, size: int, newline: str) -> tuple[Any, ...]:
+    """Return the message, the verdict, and what is left for the next command."""
+    receiver = Receiver()
+    data = MailData(receiver, line, size, newline)
+    message = b""
+    left = b""
+    for piece in pieces:
+        if data.done:
+            left += piece
+            continue
+        receiver.feed(piece)
+        message += data.read()
+    left = receiver.take(len(receiver)) + left if data.done else b""
+    return message if data.refusal is None else None, data.refusal, data.done, left
+
+
+def maildata(data: bytes) -> None:
+    """A message is the same however it arrives, and what a simple search for its end says."""
+    if len(data) < 2:
+        return
+    size, choice, text = data[0] % 16 + 1, data[1], data[2:]
+    newline = ("accept", "normalize", "reject")[choice % 3]
+    limits = (0, 0) if choice & 0x80 else (20, 100)
+    whole = _message([text], *limits, newline)
+    done = whole[2]
+    # A message that goes on may be cut anywhere: only what is complete is compared.
+    assert not done or whole == _message(_pieces(text, size), *limits, newline)
+    end = (b"\r\n" + text).find(END_OF_DATA)
+    assert done is (end >= 0)
+    if done and limits == (0, 0) and newline == "accept":
+        content = (b"\r\n" + text)[2 : end + 2]
+        assert whole[0] == (b"\r\n" + content).replace(b"\r\n.", b"\r\n")[2:]
+        assert whole[3] == text[end + 3 :]
+
+
+def path(data: bytes) -> None:
+    """An address is refused, or reads the same when it is written again; nothing else is raised."""
+    text = data.decode("utf-8", "surrogateescape")
+    try:
+        address, rest = paths.parse(text)
+    except paths.MalformedPath:
+        return
+    assert rest == rest.strip(" \t\r")
+    assert not any(character < " " or character == "\x7f" for character in address)
+    address.encode()
+    if address != paths.NULL_PATH:
+        assert paths.parse(f"<{address}>") == (address, "")
+        assert paths.parse(f"<{address}> X=1") == (address, "X=1")
+
+
+def parameters(data: bytes) -> None:
+    """Parameters have keywords in capitals, and values without blanks."""
+    text = data.decode("utf-8", "surrogateescape")
+    found = paths.parameters(paths.words(text))
+    for keyword, value in (found or {}).items():
+        assert keyword == keyword.upper()
+        assert value is None or (value and value == value.strip())
+        with suppress(ValueError):
+            paths.xtext(value or "")
+
+
+def proxy(data: bytes) -> None:
+    """A PROXY header is valid or has an error, and what stands behind it is left alone."""
+
+    async def read() -> tuple[ProxyData, bytes]:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await get_proxy(reader), await reader.read()
+
+    header, left = _run(read())
+    assert header.valid is not bool(header.error)
+    if header.valid:
+        assert header.whole_raw is not None
+        assert bytes(header.whole_raw) + left == data
+        header.tlv  # noqa: B018 - is parsed when it is asked for
+    with suppress(MalformedTLV):
+        ProxyTLV.from_raw(data)
+
+
+class _Handler:
+    """Takes everything."""
+
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
+        assert envelope.mail_from is not None
+        assert envelope.rcpt_tos
+        return "250 OK"
+
+    async def handle_VRFY(self, server: Any, session: Any, envelope: Any, address: str) -> str:
+        return f"252 {address}"
+
+
+async def _anybody(*_: object) -> AuthResult:
+    return AuthResult(success=True)
+
+
+SERVERS: tuple[Callable[[], SMTP], ...] = (
+    lambda: SMTP(_Handler(), hostname="mx.test"),
+    lambda: SMTP(_Handler(), hostname="mx.test", enable_SMTPUTF8=True, extensions="modern"),
+    lambda: SMTP(_Handler(), hostname="mx.test", enable_SMTPUTF8=True, extensions="all"),
+    lambda: LMTP(_Handler(), hostname="mx.test", extensions="modern", bare_newline="normalize"),
+    lambda: SMTP(
+        _Handler(),
+        hostname="mx.test",
+        enable_SMTPUTF8=True,
+        auth_require_tls=False,
+        authenticator=_anybody,
+        bare_newline="reject",
+    ),
+    lambda: SMTP(_Handler(), hostname="mx.test", decode_data=True, data_size_limit=100),
+)
+
+
+def dialogue(data: bytes) -> None:
+    """Whatever is said, the replies are well-formed, nothing goes wrong, and no task is left."""
+    if len(data) < 2:
+        return
+    make, size, text = SERVERS[data[0] % len(SERVERS)], data[1] or 4096, data[2:]
+
+    async def hold() -> MemoryTransport:
+        transport = MemoryTransport(asyncio.get_running_loop(), make())
+        await asyncio.sleep(0)
+        for piece in _pieces(text, size):
+            transport.feed(piece)
+            await asyncio.sleep(0)
+        transport.feed_eof()
+        await finish(transport)
+        return transport
+
+    with all_records() as records:
+        transport = _run(hold())
+    assert faults_of(bytes(transport.sent)) == 0, bytes(transport.sent)
+    assert not transport.written_after_close
+    for record in records:
+        assert record.levelno < logging.ERROR, record.getMessage()
+
+
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def _run(work: Any) -> Any:
+    """Run in a loop of our own, the same each time: a new one for each input takes too long."""
+    global _loop
+    if _loop is None or _loop.is_closed():
+        _loop = asyncio.new_event_loop()
+    return _loop.run_until_complete(work)
+
+
+def close() -> None:
+    """Close the loop; a target that needs one makes another."""
+    if _loop is not None:
+        _loop.close()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "receiver": receiver,
+    "maildata": maildata,
+    "path": path,
+    "parameters": parameters,
+    "proxy": proxy,
+    "dialogue": dialogue,
+}

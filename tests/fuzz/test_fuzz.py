@@ -1,0 +1,51 @@
+"""The targets without a fuzzer: over their corpus, and over octets that hypothesis makes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from tests.attack.mutations import DIALOGUES, PIECES
+from tests.fuzz.__main__ import NAMES
+from tests.fuzz.targets import TARGETS, close
+
+CORPUS = sorted((Path(__file__).parent / "corpus").glob("*/*"))
+
+octets = st.one_of(
+    st.binary(max_size=300),
+    st.lists(
+        st.one_of(st.sampled_from([*PIECES, *DIALOGUES]), st.binary(max_size=4)), max_size=12
+    ).map(lambda pieces: b"".join(pieces)[:2000]),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loop() -> Iterator[None]:
+    yield
+    close()
+
+
+@pytest.mark.parametrize("file", CORPUS, ids=lambda file: f"{file.parent.name}-{file.name}")
+def test_corpus(file: Path) -> None:
+    TARGETS[file.parent.name](file.read_bytes())
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_made_octets(name: str) -> None:
+    @settings(
+        max_examples=200,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(octets)
+    def fuzz(data: bytes) -> None:
+        TARGETS[name](data)
+
+    fuzz()
+
+
+def test_each_target_has_a_corpus() -> None:
+    assert set(NAMES) == set(TARGETS) == {file.parent.name for file in CORPUS}
