@@ -19,6 +19,8 @@ from functools import partial
 from ssl import SSLContext, SSLError
 from typing import Any
 
+from aiosmtpd.protocol import replies
+
 log = logging.getLogger("mail.log")
 
 BACKLOG = 1024
@@ -31,6 +33,12 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SHORTEST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 """Seconds without accepting when there are no descriptors; doubled until there are some."""
+
+TLS_HANDSHAKE = b"\x16"
+"""The first octet of a TLS client: RFC 8446 section 5.1."""
+
+FAREWELL = 2.0
+"""Seconds in which a client that speaks without TLS may read what it is told."""
 
 TELL_AGAIN = 60.0
 """Seconds until the log says again that there are none."""
@@ -161,10 +169,63 @@ class Listener(asyncio.AbstractServer):
             self._pause = SHORTEST_PAUSE
             connection.setblocking(False)
             arrival = self._loop.create_task(
-                self._loop.connect_accepted_socket(self._protocols, connection, **self._tls)
+                self._begin_tls(connection)
+                if self._tls
+                else self._loop.connect_accepted_socket(self._protocols, connection)
             )
             self._arrivals.add(arrival)
             arrival.add_done_callback(partial(self._arrived, connection, peer))
+
+    async def _begin_tls(self, connection: socket.socket) -> None:
+        """Serve a client that begins a handshake in time; tell one that does not what this is."""
+        limit = self._tls["ssl_handshake_timeout"]
+        begin = self._loop.time()
+        try:
+            async with asyncio.timeout(limit):
+                first = await self._peek(connection)
+        except TimeoutError:
+            # What waits for a banner is no TLS client.
+            raise ConnectionAbortedError(f"nothing came in {limit:g} seconds") from None
+        if first and first != TLS_HANDSHAKE:
+            await self._turn_away(connection)
+            raise ConnectionAbortedError("no TLS in what the client sent")
+        left = max(limit - (self._loop.time() - begin), SHORTEST_PAUSE)
+        settings = {**self._tls, "ssl_handshake_timeout": left}
+        await self._loop.connect_accepted_socket(self._protocols, connection, **settings)
+
+    async def _peek(self, connection: socket.socket) -> bytes:
+        """Return the first octet that a client sends, and leave it there; nothing at its end."""
+        came: asyncio.Future[bytes] = self._loop.create_future()
+
+        def look() -> None:
+            try:
+                first = connection.recv(1, socket.MSG_PEEK)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                # The handshake will tell.
+                first = b""
+            # Called again, or too late: the reader goes in a later turn.
+            with suppress(asyncio.InvalidStateError):
+                came.set_result(first)
+
+        look()
+        if came.done():
+            return came.result()
+        self._loop.add_reader(connection.fileno(), look)
+        try:
+            return await came
+        finally:
+            self._loop.remove_reader(connection.fileno())
+
+    async def _turn_away(self, connection: socket.socket) -> None:
+        """Say that this port speaks TLS, and read on for a while, or the reply would be lost."""
+        with suppress(OSError):
+            connection.send(replies.TLS_ONLY.octets)
+            connection.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(FAREWELL):
+                while await self._loop.sock_recv(connection, 65536):
+                    pass
 
     def _arrived(self, connection: socket.socket, peer: object, arrival: asyncio.Task[Any]) -> None:
         self._arrivals.discard(arrival)

@@ -232,6 +232,7 @@ TOO_MANY_CONNECTIONS = Reply("421 4.7.0 Too many connections, try again later")
 TOO_MANY_OF_HOST = Reply("421 4.7.0 Too many connections from your host, try again later")
 TOO_MANY_ARRIVALS = Reply("421 4.7.0 Too many new connections from your host, try again later")
 TLS_ON_PLAIN_PORT = Reply("421 4.7.0 This port does not begin with TLS")
+TLS_ONLY = Reply("421 4.7.0 This port speaks TLS from the first octet, and you do not")
 LINE_FLOOD = Reply("421 4.7.0 Command line too long, closing connection")
 
 

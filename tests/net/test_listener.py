@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.engine import listening
+from aiosmtpd.engine import listener as listener_module, listening
 from aiosmtpd.engine.listener import Listener
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, until
@@ -179,7 +180,8 @@ async def test_a_client_without_tls(
         (address,) = listening.addresses_of(listener)
         reader, writer = await asyncio.open_connection(*address)
         writer.write(sent)
-        await asyncio.wait_for(reader.read(), PATIENCE)
+        answer = await asyncio.wait_for(reader.read(), PATIENCE)
+        assert answer.startswith(b"421 4.7.0 This port speaks TLS from the first octet")
         writer.close()
         await until(lambda: bool(caplog.records))
     (message,) = caplog.messages
@@ -187,12 +189,51 @@ async def test_a_client_without_tls(
     assert message.endswith("(this port speaks TLS from the start, the client may not)")
 
 
-async def test_a_handshake_that_does_not_come(certificates: Certificates) -> None:
+async def test_a_handshake_that_does_not_come(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mail.log")
     context = certificates.server_context()
     keywords: dict[str, Any] = {"ssl_context": context, "handshake_timeout": 0.05}
     async with accepting(await loopback(), **keywords) as listener:
         (address,) = listening.addresses_of(listener)
         assert await hello(address) == b""
+    (message,) = caplog.messages
+    assert "TLS handshake failed: nothing came in 0.05 seconds (this port speaks TLS" in message
+
+
+async def test_a_client_without_tls_that_goes_on_reads_what_it_is_told(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "FAREWELL", 0.05)
+    context = certificates.server_context()
+    async with accepting(await loopback(), ssl_context=context) as listener:
+        (address,) = listening.addresses_of(listener)
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"EHLO x\r\n" * 20_000)
+        assert (await asyncio.wait_for(reader.readline(), PATIENCE)).startswith(b"421 ")
+        # It does not close: the server does.
+        assert await asyncio.wait_for(reader.read(), PATIENCE) == b""
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+        writer.close()
+
+
+async def test_a_client_that_goes_before_its_handshake(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "mail.log")
+    context = certificates.server_context()
+    async with accepting(await loopback(), ssl_context=context) as listener:
+        address = listener.sockets[0].getsockname()
+        for reset in False, True:
+            with socket.create_connection(address) as client:
+                # Until the server waits for it.
+                await until(lambda: len(asyncio.all_tasks()) == 2)
+                if reset:
+                    reset_at_close = struct.pack("ii", 1, 0)
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset_at_close)
+            await until(lambda: len(asyncio.all_tasks()) == 1)
+    assert all("TLS handshake failed: " in message for message in caplog.messages)
 
 
 async def test_handshakes_end_with_the_server(certificates: Certificates) -> None:
