@@ -39,7 +39,9 @@ class Command(NamedTuple):
     about: str
 
 
-COMMANDS: dict[str, Command] = {}
+COMMANDS: dict[str, Command] = {
+    "send": Command("aiosmtpd._send:main", "send a message, show the dialogue"),
+}
 """By name."""
 
 ABOUT = """\

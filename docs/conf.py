@@ -15,6 +15,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
 import aiosmtpd
+from aiosmtpd import _send
 from aiosmtpd.engine import advice
 from aiosmtpd.main import _parser
 from aiosmtpd.protocol import replies
@@ -62,17 +63,22 @@ class Table(SphinxDirective):
 
 
 class Options(Table):
-    """Every option of the command line, from its parser."""
+    """Every option of the command line, or of the command that is named, from its parser."""
+
+    optional_arguments = 1
 
     def lines(self) -> Iterable[str]:
         """Return a list for each group of options."""
-        for group in _parser()._action_groups:
+        parsers = {"send": _send.make_parser}
+        parser = parsers[self.arguments[0]]("aiosmtpd") if self.arguments else _parser()
+        for group in parser._action_groups:
             if group._group_actions:
                 yield from [f"**{group.title}**", ""]
             for action in group._group_actions:
                 spelt = ", ".join(action.option_strings) or str(action.metavar)
                 takes = action.option_strings and action.nargs != 0
-                value = f" {action.metavar or action.dest.upper()}" if takes else ""
+                name = action.metavar or "|".join(action.choices or [action.dest.upper()])
+                value = f" {name}" if takes else ""
                 about = str(action.help).replace("%%", "%").replace("*", r"\*")
                 yield from [f"``{spelt}{value}``", f"   {about}", ""]
 

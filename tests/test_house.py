@@ -69,6 +69,9 @@ ROOMS = {
         "aiosmtpd",
     },
     "main": {"_options", "_settings", "_process", "_program"},
+    "_client": set(),
+    "_load": {"_client", "inbox"},
+    "_send": {"_client", "_load", "_options", "inbox"},
     "__main__": {"main"},
     "__init__": {"engine", "controller", "server", "handlers", "smtp", "lmtp"},
 }

@@ -1,0 +1,397 @@
+"""A client's side of one dialogue in SMTP or LMTP, which tells what goes over the wire."""
+
+from __future__ import annotations
+
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Any, Literal, NamedTuple, NoReturn, cast
+
+MECHANISMS = ("CRAM-MD5", "PLAIN", "LOGIN")
+"""What is understood, the best first."""
+
+INTERRUPTED = 130
+"""The exit code that shells use for what Ctrl-C ended."""
+
+PORTS = {"smtp": 25, "smtps": 465, "lmtp": 24}
+MASK = "********"
+HINTS = {
+    "530": "give --auth USER:PASSWORD, or use TLS",
+    "4": "temporary: try again later",
+    "5": "permanent: trying again will not help",
+}
+SHORTEST_SECRET = 2
+LONGEST_LINE = 65536
+DOT = b".\r\n"
+
+Tell = Callable[[str, str, float | None], None]
+"""Gets who speaks (``C``, ``S`` or ``*``), a line, and the seconds that it took or None."""
+
+
+class Failed(Exception):
+    """The message was not accepted: one line that says why and what may help."""
+
+
+class Refused(Failed):
+    """The server answers and says no."""
+
+
+class Place(NamedTuple):
+    """A server; it has a *path*, else *host* and *port* count."""
+
+    scheme: str
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class Order(NamedTuple):
+    """What is to be sent, and how."""
+
+    place: Place
+    sender: str
+    recipients: Sequence[str]
+    message: bytes
+    name: str
+    timeout: float
+    tls: Literal["auto", "required", "never"]
+    context: Callable[[], ssl.SSLContext]
+    credentials: tuple[str, str] | None = None
+    mechanism: str | None = None
+
+
+class Conversation(smtplib.SMTP):
+    """One connection, from connecting to QUIT: :meth:`run`."""
+
+    def __init__(self, order: Order, tell: Tell | None = None) -> None:
+        self.order = order
+        self._tell = tell or (lambda _who, _line, _seconds: None)
+        self._command = ""
+        self._asked = 0.0
+        self._masking = False
+        self._secrets: list[str] = []
+        self._lmtp = order.place.scheme == "lmtp"
+        self.ehlo_msg = "LHLO" if self._lmtp else "EHLO"
+        # Without a host it does not connect yet; with a name it asks no resolver for one.
+        super().__init__(local_hostname=order.name, timeout=order.timeout)
+
+    def run(self) -> str:
+        """Send the message and return what the server said to it; raises Failed."""
+        try:
+            self._open()
+            self._greet()
+            self._secure()
+            self._log_in()
+            said = self._transact()
+            self._leave()
+        except Refused:
+            self._leave()
+            raise
+        except smtplib.SMTPServerDisconnected as error:
+            raise Failed(f"{error}: look into the server's log") from None
+        except UnicodeError:
+            raise Failed("the server's name cannot be: write HOST:PORT") from None
+        finally:
+            self.close()
+        return said
+
+    @property
+    def _connected(self) -> socket.socket:
+        return cast(socket.socket, self.sock)
+
+    # What goes over the wire, told.
+
+    def send(self, s: Any) -> None:
+        """Send a command (str) or mail data (bytes)."""
+        octets = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else s
+        if isinstance(s, str):
+            self._say(s.rstrip("\r\n"))
+        self._asked = perf_counter()
+        try:
+            self._connected.sendall(octets)
+        except OSError as error:
+            # It may have said why.
+            if self.file is None or not self._last_words():
+                self._end(error)
+
+    def _say(self, line: str) -> None:
+        if self._masking:
+            words = line.split(" ")
+            if words[0] == "AUTH":
+                line, secret = " ".join([*words[:2], *[MASK] * len(words[2:])]), words[2:]
+            else:
+                line, secret = MASK, words
+            # The server may repeat them; what is shorter is no secret.
+            self._secrets += [one for one in secret if len(one) > SHORTEST_SECRET]
+        self._command = line
+        self._tell("C", line, None)
+
+    def getreply(self) -> tuple[int, bytes]:
+        """Read one reply: its code (-1 where it is none) and its text, lines joined by LF."""
+        if self.file is None:
+            self.file = self._connected.makefile("rb")
+        lines: list[bytes] = []
+        while True:
+            try:
+                line = self.file.readline(LONGEST_LINE)
+            except OSError as error:
+                self._end(error)
+            if not line:
+                self._end(None)
+            goes_on = line[3:4] == b"-" and line[:3].isdigit()
+            seconds = None if goes_on else perf_counter() - self._asked
+            self._tell("S", self._without_secrets(line), seconds)
+            if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
+                self._end(None)
+            if not re.match(rb"[1-5][0-9]{2}(?:[ -]|\r?\n)", line):
+                return -1, line.strip()
+            lines.append(line[4:].strip())
+            if not goes_on:
+                return int(line[:3]), b"\n".join(lines)
+
+    def _last_words(self) -> bool:
+        # What the next getreply() reads, where there is anything.
+        try:
+            return bool(self.file.peek(1))  # type: ignore[union-attr]
+        except OSError:
+            return False
+
+    def _without_secrets(self, line: bytes) -> str:
+        text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
+        for secret in self._secrets:
+            text = re.sub(re.escape(secret), MASK, text, flags=re.IGNORECASE)
+        return text
+
+    def _end(self, error: OSError | None) -> NoReturn:
+        """Raise what a lost connection means, or a server that does not answer."""
+        self.close()
+        where = f"after {self._command}" if self._command else "in place of a greeting"
+        if isinstance(error, TimeoutError):
+            text = f"no answer {where} within {self.order.timeout:g} seconds"
+            if not self._command:
+                place = self.order.place
+                raise Failed(f"{text}: if {place} speaks TLS at once, write smtps://{place}")
+            raise Failed(f"{text}: give it more with --timeout SECONDS")
+        how = f" ({error.strerror or error})" if error else ""
+        raise smtplib.SMTPServerDisconnected(f"the server closed the connection {where}{how}")
+
+    def _expect(self, code: int, text: bytes, *codes: int, hint: str = "") -> str:
+        """Return a reply as text; raises Refused, with a hint, where its code is none of these."""
+        said = self._without_secrets(text.replace(b"\n", b" / "))
+        if code == -1:
+            raise Failed(f"{said[:60]!r} is no SMTP reply: is {self.order.place} a mail server?")
+        said = f"{code} {said}".strip()
+        if code in codes:
+            return said
+        hint = (
+            hint
+            or HINTS.get(said[:3])
+            or HINTS.get(said[0], "not what was expected: look into the server's log")
+        )
+        raise Refused(f"{self._command or 'the connection'} was refused: {said} ({hint})")
+
+    # The dialogue.
+
+    def _open(self) -> None:
+        place = self.order.place
+        self._tell("*", f"connecting to {place}", None)
+        self._asked = perf_counter()
+        try:
+            if place.path:
+                self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self.sock.settimeout(self.order.timeout)
+                self.sock.connect(place.path)
+            else:
+                address = place.host, place.port
+                self.sock = socket.create_connection(address, self.order.timeout)
+                self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                place = Place("", *self.sock.getpeername()[:2])
+        except socket.gaierror as error:
+            reason = error.strerror or error
+            raise Failed(f"cannot find {place.host} ({reason}): check the name") from None
+        except TimeoutError:
+            seconds = f"{self.order.timeout:g}"
+            raise Failed(f"cannot reach {place} within {seconds} seconds: check it") from None
+        except OSError as error:
+            raise Failed(_unreachable(place, error)) from None
+        self._tell("*", f"connected to {place}", perf_counter() - self._asked)
+        if self.order.place.scheme == "smtps":
+            self._wrap()
+        self._asked = perf_counter()
+        self._expect(*self.getreply(), 220)
+
+    def _greet(self) -> None:
+        code, text = self.ehlo()
+        if 500 <= code < 600 and not self._lmtp:
+            code, text = self.docmd("HELO", self.order.name)
+        self._expect(code, text, 250)
+
+    def _secure(self) -> None:
+        order = self.order
+        if order.tls == "never" or order.place.scheme == "smtps":
+            return
+        if not self.has_extn("starttls"):
+            if order.tls == "required":
+                raise Failed("STARTTLS is not offered: leave out --tls required, or try smtps://")
+            return
+        self._expect(*self.docmd("STARTTLS"), 220)
+        self._wrap()
+        self._greet()
+
+    def _wrap(self) -> None:
+        began = perf_counter()
+        self.file = None
+        name = self.order.place.host or "localhost"
+        try:
+            self.sock = sock = self.order.context().wrap_socket(
+                self._connected, server_hostname=name
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise Failed(
+                f"the certificate is not trusted ({error.verify_message.rstrip('.')}): name its "
+                "authority with --cafile FILE, or trust any with --insecure"
+            ) from None
+        except OSError as error:
+            raise Failed(_no_handshake(self.order.place, error)) from None
+        cipher = sock.cipher() or ("no cipher", "", 0)
+        seconds = perf_counter() - began
+        self._tell("*", f"TLS: {sock.version()}, {cipher[0]}, {cipher[2]} bits", seconds)
+        self._tell("*", f"certificate: {_describe(sock)}", None)
+
+    def _log_in(self) -> None:
+        if self.order.credentials is None:
+            return
+        offered = self.esmtp_features.get("auth", "").upper().split()
+        shown = " ".join(offered) or "none"
+        wanted = [self.order.mechanism] if self.order.mechanism else MECHANISMS
+        mechanism = next((one for one in wanted if one in offered), None)
+        if mechanism is None:
+            self._refuse_mechanisms(shown)
+            return
+        self._tell("*", f"mechanisms: {shown}; taking {mechanism}", None)
+        if not isinstance(self.sock, ssl.SSLSocket) and mechanism != "CRAM-MD5":
+            self._tell("*", "no TLS: the password goes in the clear", None)
+        self.user, self.password = self.order.credentials
+        self._secrets = [self.password] if len(self.password) > SHORTEST_SECRET else []
+        self._masking = True
+        try:
+            method = getattr(self, "auth_" + mechanism.lower().replace("-", "_"))
+            self.auth(mechanism, method)
+        except smtplib.SMTPResponseException as error:
+            self._command = "AUTH"
+            text = error.smtp_error
+            octets = text if isinstance(text, bytes) else text.encode()
+            hint = "" if 400 <= error.smtp_code < 500 else "check USER:PASSWORD"
+            self._expect(error.smtp_code, octets, hint=hint)
+        except (smtplib.SMTPException, ValueError) as error:
+            if isinstance(error, smtplib.SMTPServerDisconnected):
+                raise
+            raise Failed(f"{mechanism} does not work here: try another --mechanism") from None
+        finally:
+            self._masking = False
+
+    def _refuse_mechanisms(self, shown: str) -> None:
+        wanted = self.order.mechanism or "a mechanism of " + ", ".join(MECHANISMS)
+        hint = "leave out --auth"
+        if shown != "none":
+            hint = "choose another --mechanism"
+        elif not isinstance(self.sock, ssl.SSLSocket):
+            hint += ", or use TLS, which it may need"
+        raise Failed(f"{wanted} is not offered, but {shown}: {hint}")
+
+    def _transact(self) -> str:
+        order, said = self.order, ""
+        accepted, refusals = list[str](), list[Refused]()
+        self._expect(*self.docmd("MAIL", f"FROM:<{order.sender}>{self._parameters()}"), 250)
+        for recipient in order.recipients:
+            try:
+                self._expect(*self.docmd("RCPT", f"TO:<{recipient}>"), 250, 251, 252)
+                accepted.append(recipient)
+            except Refused as error:
+                refusals.append(error)
+        if not accepted:
+            raise refusals[0]
+        self._expect(*self.docmd("DATA"), 354)
+        began, data = perf_counter(), _stuffed(order.message)
+        self._tell("C", f"(the message, {len(data) - len(DOT):,} octets)", None)
+        self._tell("C", ".", None)
+        self._command = "the message"
+        self.send(data)
+        # In LMTP each recipient has a reply: RFC 2033 section 4.2.
+        done, of_one_reply = 0, 1 if self._lmtp else len(accepted)
+        for recipient in accepted if self._lmtp else accepted[:1]:
+            self._command = f"the message for {recipient}" if self._lmtp else "the message"
+            try:
+                said = self._expect(*self.getreply(), 250)
+                done += of_one_reply
+            except Refused as error:
+                refusals.append(error)
+        of = f"{done} of {len(order.recipients)}"
+        self._tell("*", f"accepted for {of} recipients", perf_counter() - began)
+        if refusals:
+            raise refusals[0]
+        return said
+
+    def _parameters(self) -> str:
+        order = self.order
+        given = ""
+        if self.has_extn("size"):
+            given += f" SIZE={len(order.message)}"
+        if not order.message.isascii() and self.has_extn("8bitmime"):
+            given += " BODY=8BITMIME"
+        if not all(address.isascii() for address in (order.sender, *order.recipients)):
+            if not self.has_extn("smtputf8"):
+                raise Failed("SMTPUTF8 is not offered: use addresses in ASCII")
+            given += " SMTPUTF8"
+        return given
+
+    def _leave(self) -> None:
+        """Say goodbye; the message's fate is known by now."""
+        if self.sock is None:
+            return
+        try:
+            self.docmd("QUIT")
+        except (OSError, smtplib.SMTPException, Failed):
+            pass
+
+
+def _stuffed(message: bytes) -> bytes:
+    """Return a message as mail data: RFC 5321 section 4.5.2."""
+    data = re.sub(rb"\r\n|\r|\n", b"\r\n", message)
+    if not data.endswith(b"\r\n"):
+        data += b"\r\n"
+    return re.sub(rb"^\.", b"..", data, flags=re.MULTILINE) + DOT
+
+
+def _unreachable(place: Place, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    text = f"cannot reach {place}: {reason}"
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return f"{text}: start a server there ('aiosmtpd -l {place}'), or name another"
+    return f"{text}: check the address"
+
+
+def _no_handshake(place: Place, error: OSError) -> str:
+    reason = getattr(error, "reason", None) or error.strerror or "connection closed"
+    text = f"no TLS with {place} ({str(reason).replace('_', ' ').lower()})"
+    if place.scheme == "smtps":
+        return f"{text}: if it does not speak TLS at once, write smtp://{place}"
+    return f"{text}: look into the server's log, or try --tls never"
+
+
+def _describe(sock: ssl.SSLSocket) -> str:
+    certificate: Any = sock.getpeercert()
+    if not certificate:
+        return "not verified"
+    names = [value for _kind, value in certificate.get("subjectAltName", ())]
+    issuer = dict(pair for part in certificate.get("issuer", ()) for pair in part)
+    by = issuer.get("commonName") or issuer.get("organizationName") or "an unnamed authority"
+    return f"{', '.join(names)}; by {by}; until {certificate.get('notAfter')}; verified"

@@ -1,0 +1,408 @@
+"""``aiosmtpd send``: send a test message to any server and show the whole dialogue."""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from email.message import EmailMessage
+from email.policy import SMTP, SMTPUTF8
+from functools import cache, partial
+from pathlib import Path
+
+from aiosmtpd._client import INTERRUPTED, MECHANISMS, PORTS, Conversation, Failed, Order, Place
+from aiosmtpd._options import (
+    DEFAULT_PORT,
+    Parser,
+    _count,
+    _formatter,
+    _seconds,
+    user_and_password,
+)
+from aiosmtpd.inbox.terminal import Terminal, safe_line, terminal_of
+
+SENDER = "sender@example.com"
+RECIPIENT = "recipient@example.com"
+BODY = "This is a test message, sent by aiosmtpd send."
+
+EXAMPLES = """\
+examples:
+  {prog}
+      a test message to localhost:8025
+  {prog} mx.example.com
+      to port 25, by STARTTLS if offered
+  {prog} smtps://[::1]:465
+      by TLS from the first octet
+  {prog} lmtp://unix:socket
+      by LMTP, over a Unix socket
+  {prog} --eml mail.eml
+      a message from a file, as it is
+  {prog} --repeat 1000
+      many, and how long they took
+
+exit code: 0 if all was accepted, 1 if
+something was not, 2 for a wrong option
+"""
+
+
+def _place(text: str) -> Place:
+    """Parse ``[SCHEME://]HOST[:PORT]``, ``PORT`` or ``unix:PATH``; the port's default is 25."""
+    scheme, mark, rest = text.strip().partition("://")
+    if not mark or scheme == "unix":
+        scheme, rest = "smtp", text.strip()
+    scheme = scheme.lower()
+    if scheme not in PORTS:
+        raise ArgumentTypeError(f"unknown scheme {scheme!r} (write {', '.join(PORTS)})")
+    if rest.startswith("unix:") and (path := rest.removeprefix("unix:").removeprefix("//")):
+        return Place(scheme, path=path)
+    found = re.fullmatch(
+        r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]*))(?::([0-9]{1,5}))?/?", rest, re.ASCII
+    )
+    if found is None or not rest:
+        raise ArgumentTypeError(f"invalid server: {text!r} (write HOST:PORT or unix:PATH)")
+    host, port = found[1] or found[2], found[3]
+    if not port and host.isdigit():
+        host, port = "", host
+    if int(port or 1) > 65535 or port == "0":
+        raise ArgumentTypeError(f"invalid port: {port} (write 1 to 65535)")
+    return Place(scheme, host or "localhost", int(port or PORTS[scheme]))
+
+
+def _address(text: str) -> str:
+    address = text.removeprefix("<").removesuffix(">")
+    if not address.isprintable() or re.search(r"[ <>]", address):
+        raise ArgumentTypeError(f"invalid address: {text!r} (write user@example.com)")
+    return address
+
+
+def _mailbox(text: str) -> str:
+    if not (address := _address(text)):
+        raise ArgumentTypeError("invalid address: '' (write user@example.com)")
+    return address
+
+
+def make_parser(prog: str) -> ArgumentParser:
+    """Return the parser of the command."""
+    parser = Parser(
+        prog=prog,
+        usage=f"{prog} [OPTIONS] [SERVER]",
+        description="Sends a test message, and shows\nwhat client and server say.",
+        epilog=EXAMPLES.format(prog=prog),
+        formatter_class=_formatter,
+    )
+    parser.add_argument(
+        "server",
+        metavar="SERVER",
+        nargs="?",
+        type=_place,
+        default=Place("smtp", "localhost", DEFAULT_PORT),
+        help="HOST, HOST:PORT, PORT or unix:PATH; smtp://, smtps:// or lmtp:// may stand in front. "
+        f"Default: localhost:{DEFAULT_PORT}; the port of another host is 25, 465 or 24.",
+    )
+    _add_message_options(parser)
+    _add_session_options(parser)
+    _add_load_options(parser)
+    return parser
+
+
+def _add_message_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("message")
+    group.add_argument(
+        "--from",
+        dest="sender",
+        type=_address,
+        metavar="ADDRESS",
+        help=f"The sender; '' is the null one. Default: {SENDER}, or that of the --eml.",
+    )
+    group.add_argument(
+        "--to",
+        action="append",
+        type=_mailbox,
+        metavar="ADDRESS",
+        help="A recipient; may be given several times. "
+        f"Default: {RECIPIENT}, or those of the --eml.",
+    )
+    group.add_argument("--subject", metavar="TEXT", help="Default: Test.")
+    group.add_argument("--body", metavar="TEXT", help="The text. Default: one line.")
+    group.add_argument(
+        "--attach",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="Attach a file; may be given several times.",
+    )
+    group.add_argument(
+        "--eml", metavar="FILE", help="Send this message as it is; - is the standard input."
+    )
+
+
+def _add_session_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("session")
+    group.add_argument(
+        "--tls",
+        choices=("auto", "required", "never"),
+        default="auto",
+        help="STARTTLS: if it is offered (auto, the default), else fail (required), or never.",
+    )
+    group.add_argument(
+        "--cafile", metavar="FILE", help="Trust the certificates of this authority (PEM)."
+    )
+    group.add_argument(
+        "--insecure", action="store_true", help="Trust any certificate, of any name."
+    )
+    group.add_argument(
+        "--auth", type=user_and_password, metavar="USER:PASSWORD", help="Authenticate."
+    )
+    group.add_argument(
+        "--mechanism",
+        type=str.upper,
+        choices=MECHANISMS,
+        help="How. Default: the first of these that is offered.",
+    )
+    group.add_argument(
+        "--ehlo", metavar="NAME", help="What to call ourselves. Default: this machine's name."
+    )
+    group.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        default=30.0,
+        help="How long to wait for each answer. Default: 30.",
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="Show errors only.")
+
+
+def _add_load_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("load")
+    group.add_argument(
+        "--repeat",
+        type=_count,
+        metavar="N",
+        default=1,
+        help="Send so many messages, each over a connection of its own, and show how long they "
+        "took in place of the dialogue.",
+    )
+    group.add_argument(
+        "--concurrency",
+        type=_count,
+        metavar="K",
+        default=1,
+        help="So many at the same time. Default: 1.",
+    )
+
+
+# What the options say together.
+
+
+def _order(parser: ArgumentParser, settings: Namespace) -> Order:
+    """Make the message and all that sending it needs; a usage error where that cannot be."""
+    place: Place = settings.server
+    if place.scheme == "smtps" and settings.tls == "never":
+        parser.error("smtps:// is TLS: write smtp://, or leave out --tls never")
+    if settings.mechanism and not settings.auth:
+        parser.error("--mechanism needs --auth USER:PASSWORD")
+    if settings.auth and not all(part.isascii() for part in settings.auth):
+        parser.error("--auth takes ASCII only")
+    if settings.cafile and settings.insecure:
+        parser.error("--cafile has no meaning with --insecure: leave one or the other out")
+    if place.path and sys.platform == "win32":
+        parser.error("unix: is not for this system: write HOST:PORT")
+    name = settings.ehlo or _own_name()
+    if not re.fullmatch(r"[!-~]{1,255}", name):
+        parser.error(f"invalid name {name!r}: write --ehlo client.example.com")
+    message = _read(parser, settings) if settings.eml else b""
+    sender, recipients = settings.sender, settings.to
+    if settings.eml:
+        found_sender, found = _addresses_in(message)
+        sender = found_sender if sender is None else sender
+        recipients = recipients or found
+    sender = SENDER if sender is None else sender
+    recipients = recipients or [RECIPIENT]
+    return Order(
+        place=place,
+        sender=sender,
+        recipients=recipients,
+        message=message or _compose(parser, settings, sender, recipients, name),
+        name=name,
+        timeout=settings.timeout,
+        tls=settings.tls,
+        context=_contexts(parser, settings),
+        credentials=settings.auth,
+        mechanism=settings.mechanism,
+    )
+
+
+def _own_name() -> str:
+    import socket
+
+    # Not getfqdn(), which asks a resolver that may be slow.
+    name = socket.gethostname()
+    return name if re.fullmatch(r"[!-~]{1,255}", name) else "localhost"
+
+
+def _context(cafile: str | None, insecure: bool) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=cafile)
+    if insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _contexts(parser: ArgumentParser, settings: Namespace) -> Callable[[], ssl.SSLContext]:
+    """Return what makes the one TLS context when it is needed: that takes a while."""
+    make = cache(partial(_context, settings.cafile, settings.insecure))
+    if settings.cafile:
+        try:
+            make()
+        except ssl.SSLError:
+            parser.error(f"cannot use --cafile {settings.cafile}: no certificate in PEM")
+        except OSError as error:
+            parser.error(f"cannot read --cafile {settings.cafile}: {error.strerror}")
+    return make
+
+
+def _read(parser: ArgumentParser, settings: Namespace) -> bytes:
+    for name in "subject", "body", "attach":
+        if getattr(settings, name) is not None:
+            parser.error(f"--eml is a whole message: leave out --{name}")
+    try:
+        message = (
+            sys.stdin.buffer.read() if settings.eml == "-" else Path(settings.eml).read_bytes()
+        )
+    except (OSError, ValueError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "it is closed"
+        parser.error(f"cannot read --eml {settings.eml}: {reason}")
+    if not message:
+        parser.error(f"--eml {settings.eml} is empty: name a file with a message")
+    return message
+
+
+def _addresses_in(message: bytes) -> tuple[str | None, list[str]]:
+    """Return who a message says it is from and to, as far as these are addresses."""
+    from email import message_from_bytes
+    from email.utils import getaddresses
+
+    def addresses(*names: str) -> list[str]:
+        values = [str(value) for name in names for value in headers.get_all(name, [])]
+        found = [address for _name, address in getaddresses(values)]
+        return [one for one in found if re.fullmatch(r"[^\s<>]+@[^\s<>]+", one)]
+
+    headers = message_from_bytes(message)
+    senders = addresses("From")
+    return senders[0] if senders else None, list(dict.fromkeys(addresses("To", "Cc", "Bcc")))
+
+
+def _compose(
+    parser: ArgumentParser,
+    settings: Namespace,
+    sender: str,
+    recipients: Sequence[str],
+    name: str,
+) -> bytes:
+    from email.utils import formatdate, make_msgid
+
+    ascii_only = all(address.isascii() for address in (sender, *recipients))
+    message = EmailMessage(policy=SMTP if ascii_only else SMTPUTF8)
+    try:
+        if sender:
+            message["From"] = sender
+        message["To"] = ", ".join(recipients)
+        message["Subject"] = "Test" if settings.subject is None else settings.subject
+        message["Date"] = formatdate(localtime=True)
+        message["Message-ID"] = make_msgid(domain=name)
+        message.set_content(BODY if settings.body is None else settings.body)
+        for path in settings.attach or ():
+            _attach(parser, message, path)
+        return message.as_bytes()
+    except ValueError as error:
+        parser.error(f"the message cannot be: {error}")
+
+
+def _attach(parser: ArgumentParser, message: EmailMessage, path: Path) -> None:
+    from mimetypes import guess_type
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        parser.error(f"cannot read --attach {path}: {error.strerror or error}")
+    kind, encoding = guess_type(path.name)
+    if kind is None or encoding is not None:
+        kind = "application/octet-stream"
+    main, _, sub = kind.partition("/")
+    message.add_attachment(content, maintype=main, subtype=sub, filename=path.name)
+
+
+# Running it.
+
+
+def main(args: Sequence[str], prog: str) -> int:
+    """Send what the arguments say; return the exit code.
+
+    0: all was accepted; 1: something was refused or failed; 130: Ctrl-C. A wrong option raises
+    SystemExit with code 2.
+    """
+    try:
+        return _run(args, prog)
+    except KeyboardInterrupt:
+        complain(f"{prog}: interrupted: the message may have been accepted, or not")
+        return INTERRUPTED
+
+
+def _run(args: Sequence[str], prog: str) -> int:
+    parser = make_parser(prog)
+    settings = parser.parse_args(args)
+    order = _order(parser, settings)
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    screen = Screen()
+    if settings.repeat > 1 or settings.concurrency > 1:
+        from aiosmtpd._load import Load
+
+        show = complain if settings.quiet else screen.show
+        return Load(order, settings.repeat, settings.concurrency).run(show, settings.quiet)
+    try:
+        Conversation(order, None if settings.quiet else screen.tell).run()
+    except Failed as error:
+        complain(f"{prog}: {error}")
+        return 1
+    return 0
+
+
+def complain(line: str) -> None:
+    """Say a line on the standard error."""
+    if sys.stderr is not None:
+        print(safe_line(line), file=sys.stderr, flush=True)
+
+
+class Screen:
+    """Where the dialogue is shown, until nobody looks any more."""
+
+    def __init__(self) -> None:
+        self._terminal = terminal_of(sys.stdout) if sys.stdout is not None else Terminal()
+        self._closed = sys.stdout is None
+
+    def tell(self, who: str, line: str, seconds: float | None) -> None:
+        """Show a line, with what it took where that is known."""
+        text = safe_line(line)
+        if who == "S" and text[:1] in ("4", "5"):
+            text = self._terminal.bold(text)
+        if who == "*":
+            text = self._terminal.dim(text)
+        if seconds is not None:
+            text += self._terminal.dim(f"  ({seconds * 1000:.1f} ms)")
+        self.show(f"{who}{' ' if who == '*' else ':'} {text}")
+
+    def show(self, line: str) -> None:
+        """Show a line; a broken pipe is no reason not to send."""
+        if self._closed:
+            return
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            self._closed = True
+            # The interpreter would say so once more when it ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
