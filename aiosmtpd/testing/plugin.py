@@ -1,0 +1,114 @@
+"""The plugin for pytest: inboxes as fixtures, and what was said to them in the report of a failure.
+
+It is imported in every run of pytest where the package is installed, also of tests that know
+nothing of mail: until one of its fixtures is asked for, it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from aiosmtpd.testing._authority import Authority
+    from aiosmtpd.testing.inbox import Inbox
+
+_INBOXES = pytest.StashKey[list[Any]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker."""
+    text = "smtp(**options): what the smtp_inbox of a test is like; options are those of Inbox"
+    config.addinivalue_line("markers", f"{text} (tls='starttls', users=..., size_limit=...)")
+
+
+@pytest.fixture(scope="session")
+def smtp_ca() -> Iterator[Authority]:
+    """A certificate authority for all servers of the run: ``.ca_file``, ``.client_context()``."""
+    from aiosmtpd.testing._authority import Authority
+
+    authority = Authority()
+    yield authority
+    authority.close()
+
+
+@pytest.fixture(scope="session")
+def _smtp_shared() -> Iterator[Inbox]:
+    from aiosmtpd.testing.inbox import Inbox
+
+    with Inbox() as inbox:
+        yield inbox
+
+
+@pytest.fixture
+def smtp_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Inbox]]:
+    """A function that starts an :class:`aiosmtpd.testing.Inbox`; the test's end stops them all."""
+    from aiosmtpd.testing.inbox import Inbox
+
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Inbox:
+            if options.get("tls"):
+                options.setdefault("authority", request.getfixturevalue("smtp_ca"))
+            inbox = stack.enter_context(Inbox(**options))
+            _remember(request, inbox)
+            return inbox
+
+        yield start
+
+
+@pytest.fixture
+def smtp_inbox(request: pytest.FixtureRequest) -> Inbox:
+    """An empty :class:`aiosmtpd.testing.Inbox`: its server is there for the whole run.
+
+    Where the test has a marker ``smtp``, it is a server of the test's own, with those options.
+    """
+    options: dict[str, Any] = {}
+    for marker in request.node.iter_markers("smtp"):
+        # The closest comes first, and counts.
+        options = {**marker.kwargs, **options}
+    if options:
+        start: Callable[..., Inbox] = request.getfixturevalue("smtp_server")
+        return start(**options)
+    inbox: Inbox = request.getfixturevalue("_smtp_shared")
+    inbox.clear()
+    _remember(request, inbox)
+    return inbox
+
+
+def _remember(request: pytest.FixtureRequest, inbox: Inbox) -> None:
+    request.node.stash.setdefault(_INBOXES, []).append(inbox)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Put what was said into the report of a failure."""
+    report = yield
+    if report.failed:
+        for inbox in item.stash.get(_INBOXES, []):
+            if transcript := inbox.transcript:
+                title = f"SMTP transcript of {inbox.host} port {inbox.port}"
+                report.sections.append((title, transcript))
+    return report
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Tell the messages of two lists that differ."""
+    module = sys.modules.get("aiosmtpd.inbox.message")
+    if op != "==" or module is None:
+        return None
+    found = [side for side in (left, right) if isinstance(side, list)]
+    if not any(isinstance(one, module.DecodedMail) for side in found for one in side):
+        return None
+    lines = ["the messages differ"]
+    for name, side in ("left", left), ("right", right):
+        messages = side if isinstance(side, list) else [side]
+        lines.append(f"{name}: {len(messages)}")
+        lines += [f"  {one!r}" for one in messages]
+    return lines
