@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import ssl
+import stat
 import sys
 import threading
 from argparse import Namespace
@@ -138,7 +139,29 @@ def signals_handled(
                 signal.signal(number, handler)
 
 
-def leave_threads_behind(before: set[threading.Thread]) -> None:
+def pipe_of(stream: Any) -> int | None:
+    """Return the descriptor of a stream that is a pipe, whose reader may go; None for others."""
+    try:
+        number: int = stream.fileno()
+        return number if os.name == "posix" and stat.S_ISFIFO(os.fstat(number).st_mode) else None
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def forget_what_cannot_be_written() -> None:
+    """Let Python find nothing at its exit that it would complain of and change the code for."""
+    for stream in sys.stdout, sys.stderr:
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+
+
+def leave_threads_behind(before: set[threading.Thread], code: int) -> None:
     """End the process if a thread that came since `before` does not end by itself."""
     # At its exit Python waits for worker threads, for ever if a handler blocks in one; whoever
     # sent the signal wants the process to end.
@@ -150,7 +173,7 @@ def leave_threads_behind(before: set[threading.Thread]) -> None:
                 for stream in sys.stdout, sys.stderr:
                     with suppress(OSError, ValueError):
                         stream.flush()
-                os._exit(0)
+                os._exit(code)
 
 
 def passed_sockets() -> list[tuple[int, str]]:

@@ -25,9 +25,11 @@ from aiosmtpd._process import (
     Failure,
     banner,
     bind,
+    forget_what_cannot_be_written,
     identity,
     is_local,
     leave_threads_behind,
+    pipe_of,
     run_to_the_end,
     signals_handled,
     why_not_listening,
@@ -60,8 +62,11 @@ def serve(
         if failure.code == 2:
             parser.error(str(failure))
         parser.exit(failure.code, f"{failure}\n")
+    forget_what_cannot_be_written()
     if program.signalled:
-        leave_threads_behind(threads)
+        leave_threads_behind(threads, program.code)
+    if program.code:
+        parser.exit(program.code)
 
 
 def set_up_logging(settings: Namespace) -> None:
@@ -108,6 +113,7 @@ class Program:
         self._task: asyncio.Task[None] | None = None
         self._is_ready = False
         self.signalled = False
+        self.code = 0
 
     def _load(self, cert: str | None, key: str | None) -> ssl.SSLContext | None:
         if not cert or not key:
@@ -169,7 +175,7 @@ class Program:
             with signals_handled(loop, self._reactions()):
                 run_to_the_end(loop, self._task, self.end)
         finally:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), suppress(KeyboardInterrupt):
                 # That a worker thread goes on is dealt with later, if need be.
                 warnings.simplefilter("ignore", RuntimeWarning)
                 close_loop(loop, SETTLE)
@@ -204,12 +210,27 @@ class Program:
         try:
             await self._start(become)
             self._announce()
+            self._watch_output()
             await self._stopping.wait()
         finally:
             if self._is_ready and self._settings.ready_file:
                 with suppress(OSError):
                     os.unlink(self._settings.ready_file)
             await asyncio.gather(*(server.stop(self._patience) for server in self._servers))
+
+    def _watch_output(self) -> None:
+        """End when nobody reads any more what the handler prints."""
+        output = pipe_of(getattr(self._settings.handler, "stream", None))
+        if output is not None:
+            # The writing end of a pipe is ready to be read when its reader has gone.
+            asyncio.get_running_loop().add_reader(output, self._output_lost, output)
+
+    def _output_lost(self, output: int) -> None:
+        asyncio.get_running_loop().remove_reader(output)
+        log.error("Nobody reads any more what is printed: stopping")
+        self.signalled, self.code = True, 1
+        if not self._stopping.is_set():
+            self.end()
 
     async def _start(self, become: Callable[[], None] | None) -> None:
         places, bound = self._settings.places, []

@@ -72,7 +72,10 @@ class Debugging:
         return cls(sys.stderr if args == ("stderr",) else sys.stdout)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Print the message, the peer's address after its headers, and flush the stream."""
+        """Print the message, the peer's address after its headers, and flush the stream.
+
+        Where that fails, the reply is 451 and the client keeps the message.
+        """
         lines = ["---------- MESSAGE FOLLOWS ----------"]
         if envelope.mail_options:
             lines.append(f"mail options: {envelope.mail_options}")
@@ -85,7 +88,11 @@ class Debugging:
             message.insert(message.index(""), f"X-Peer: {session.peer!r}")
         lines += message
         lines += ["------------ END MESSAGE ------------", ""]
-        _print("\n".join(lines), self.stream)
+        try:
+            _print("\n".join(lines), self.stream)
+        except OSError as error:
+            log.error("A message cannot be printed: %s", error)
+            return "451 4.3.0 Message cannot be written"
         return "250 OK"
 
 

@@ -32,6 +32,9 @@ PROGRAM = os.path.basename(sys.argv[0])
 if PROGRAM == "__main__.py":
     PROGRAM = "aiosmtpd"
 
+INTERRUPTED = 130
+"""The exit code of a program that Ctrl-C has ended, as shells have it."""
+
 
 def _parser() -> ArgumentParser:
     return make_parser(PROGRAM)
@@ -66,10 +69,17 @@ def main(args: Sequence[str] | None = None) -> None:
     Where the first argument is the name of a command, that is run in place of the server.
 
     :param args: the command line without the program's name; the process's own if None.
-    :raises SystemExit: with code 2, or 1 where privileges cannot be dropped, after one line on
-        the standard error; with the code of a command.
+    :raises SystemExit: with code 2, or 1 where privileges cannot be dropped or nobody reads what
+        is printed, after one line on the standard error; with the code of a command.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    try:
+        _run(list(sys.argv[1:] if args is None else args))
+    except KeyboardInterrupt:
+        # Before there is a server, or when it has ended.
+        sys.exit(INTERRUPTED)
+
+
+def _run(words: list[str]) -> None:
     if words and words[0] in COMMANDS:
         module, _, function = COMMANDS[words[0]].function.partition(":")
         run_command = getattr(import_module(module), function)
@@ -79,6 +89,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except Exception as error:
         from aiosmtpd._process import one_line
 
+        if isinstance(error, OSError) and error.filename:
+            _parser().error(f"{error.filename}: {error.strerror}; name another file or folder")
         _parser().error(f"The handler class cannot be used so: {one_line(error)}")
     from aiosmtpd._program import serve
 

@@ -232,16 +232,6 @@ def test_messages_for_people_and_for_programs(option: str) -> None:
     assert expected in out
 
 
-@pytest.mark.parametrize("option", ["--pretty", "--json"])
-def test_a_message_that_nobody_can_read_stays_with_the_client(option: str) -> None:
-    with serving(option) as program, Client(program.port) as client:
-        assert program.process.stdout is not None
-        program.process.stdout.close()
-        client.transaction()
-        client.send(MESSAGE)
-        assert client.reply() == b"451 4.3.0 Message cannot be written\r\n"
-
-
 @pytest.mark.parametrize("words", [["-c", "Sink"], ["stderr"]])
 def test_two_things_that_print(words: list[str]) -> None:
     assert refused("-n", "--pretty", *words) == (
@@ -523,8 +513,8 @@ def test_an_inherited_socket_that_nothing_can_be_accepted_on(kind: int) -> None:
         (["-c", "fine.FromCli", "bad"], "not bad, please"),
         (["-c", "Mailbox"], "The directory for the maildir is required"),
         (["-c", "Mailbox", "a", "b"], "Too many arguments for Mailbox handler"),
-        (["-c", "Mailbox", "no/such/folder"], "FileNotFoundError: "),
-        (["-c", "Mailbox", "odd.py"], "Error: "),
+        (["-c", "Mailbox", "no/such/folder"], "no/such/folder: No such file or directory; name"),
+        (["-c", "Mailbox", "odd.py"], "; name another file or folder"),
         (["-c", "Sink", "x"], "Sink handler does not accept arguments"),
         (["-c", "Proxy"], "The handler class cannot be used so: TypeError: "),
         (["nothing"], "Debugging usage: [stdout|stderr]"),
@@ -845,23 +835,7 @@ def test_hangup_loads_the_certificates_again(certificates: Certificates, tmp_pat
         assert program.end().code == 0
 
 
-@pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_a_reader_that_goes(stream: str) -> None:
-    with serving("stderr" if stream == "stderr" else "stdout") as program:
-        pipe = getattr(program.process, stream)
-        pipe.close()
-        with Client(program.port) as client:
-            client.transaction()
-            client.send(MESSAGE)
-            # Nobody has seen it: it must not be taken.
-            assert client.reply()[:1] in (b"4", b"5")
-            assert client.ask(b"NOOP") == b"250 2.0.0 OK\r\n"
-        setattr(program.process, stream, None)
-        code = program.end().code
-        assert code in (0, 120)
-
-
-@pytest.mark.parametrize("closed", [1, 2])
+@pytest.mark.parametrize("closed", [0, 1, 2])
 def test_a_closed_stream_at_the_start(closed: int) -> None:
     # As some supervisors start their programs.
     with socket.create_server(("127.0.0.1", 0)) as sock:
