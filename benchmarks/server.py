@@ -1,7 +1,8 @@
 """The server side of a benchmark: ``python server.py WHAT LOOP``, run in each venv alike.
 
 WHAT is ``smtp``, ``hooks``, ``thread``, ``starttls``, ``modern``, ``stream`` or ``floor``; LOOP
-``asyncio`` or ``uvloop``. Prints the port, serves until it is killed.
+``asyncio`` or ``uvloop``. Behind them may stand ``limited`` or ``unlimited``: ours with the limits
+of the command line, or with none. Prints the port, serves until it is killed.
 """
 
 import asyncio
@@ -61,7 +62,19 @@ class StreamHandler:
         return "250 OK" if octets else "550 never"
 
 
-def factory(what: str) -> Callable[[], asyncio.Protocol]:
+def limits(all_of_them: bool) -> dict[str, Any]:
+    """Return ours' limits: those of the command line, beyond what a load does, or none at all."""
+    import attrs
+
+    from aiosmtpd.smtp import Limits, Shared
+
+    if not all_of_them:
+        return {"shared": Shared(), **dict.fromkeys(field.name for field in attrs.fields(Limits))}
+    counted = "max_junk_commands", "max_connections_per_host", "max_connection_rate"
+    return {"shared": Shared(), **dict.fromkeys(counted, 10**9)}
+
+
+def factory(what: str, limited: str = "") -> Callable[[], asyncio.Protocol]:
     if what == "floor":
         from floor import Floor
 
@@ -81,21 +94,23 @@ def factory(what: str) -> Callable[[], asyncio.Protocol]:
     keywords: dict[str, Any] = {"hostname": "mx.test", "tls_context": context}
     if what in ("modern", "stream"):
         keywords |= {"extensions": "modern", "data_size_limit": None}
+    if limited:
+        keywords |= limits(limited == "limited")
     return lambda: SMTP(handler, **keywords)
 
 
-async def serve(what: str) -> None:
+async def serve(what: str, *limited: str) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(factory(what), "127.0.0.1", 0, backlog=1024)
+    server = await loop.create_server(factory(what, *limited), "127.0.0.1", 0, backlog=1024)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    what, loop_name = sys.argv[1:]
+    what, loop_name, *limited = sys.argv[1:]
     if loop_name == "uvloop":
         import uvloop
 
-        uvloop.run(serve(what))
+        uvloop.run(serve(what, *limited))
     else:
-        asyncio.run(serve(what))
+        asyncio.run(serve(what, *limited))
