@@ -87,14 +87,15 @@ def _smtputf8(server: Any, value: str | None) -> bool:
 
 def _mail_auth(_: Any, value: str | None) -> str:
     """RFC 4954 section 5: xtext of a mailbox, or ``<>``."""
-    if value is None:
-        raise Refused(replies.BAD_AUTH_PARAMETER)
     if value == paths.NULL_PATH:
         return value
     try:
-        return paths.xtext(value)
+        mailbox = paths.xtext(value or "")
     except ValueError:
         raise Refused(replies.BAD_AUTH_PARAMETER) from None
+    if not mailbox or not mailbox.isprintable():
+        raise Refused(replies.BAD_AUTH_PARAMETER)
+    return mailbox
 
 
 SIZE = Extension(keyword="SIZE", advertise=_size_line, mail={"SIZE": _size}, line_length=26)

@@ -11,7 +11,15 @@ import attrs
 from public import public
 
 from aiosmtpd.protocol import paths, replies
-from aiosmtpd.protocol.extensions import AUTH, CLASSIC, EIGHTBITMIME, PRESETS, SIZE, Extension
+from aiosmtpd.protocol.extensions import (
+    AUTH,
+    EIGHTBITMIME,
+    PRESETS,
+    SIZE,
+    SMTPUTF8,
+    STARTTLS,
+    Extension,
+)
 from aiosmtpd.protocol.replies import Refused
 
 LONGEST_HOLD = 30 * 24 * 3600
@@ -195,8 +203,16 @@ def _limits_line(server: Any) -> str | None:
 SIZE_ALWAYS = attrs.evolve(SIZE, advertise=lambda server: f"SIZE {server.data_size_limit or 0}")
 """SIZE that says 0 where there is no limit: RFC 1870 section 4."""
 
-AUTH_VERIFIED = attrs.evolve(AUTH, advertise=lambda server: server.offer_of_auth(vain=False))
-"""AUTH that is offered only where somebody can verify what a client says."""
+EIGHTBITMIME_LONGER = attrs.evolve(EIGHTBITMIME, line_length=17)
+"""8BITMIME with the room that it needs: RFC 6152 section 2."""
+
+AUTH_VERIFIED = attrs.evolve(
+    AUTH, advertise=lambda server: server.offer_of_auth(vain=False), line_length=500
+)
+"""AUTH that is offered only where somebody can verify what a client says, with room for AUTH=.
+
+RFC 4954 section 3.
+"""
 
 PIPELINING = Extension(keyword="PIPELINING")
 """RFC 2920: the server answers in order, whatever arrives at once, with or without this."""
@@ -255,7 +271,9 @@ RRVS = Extension(keyword="RRVS", rcpt={"RRVS": _rrvs}, rcpt_line_length=40)
 
 MODERN: tuple[Extension, ...] = (
     SIZE_ALWAYS,
-    *CLASSIC[1:-1],
+    EIGHTBITMIME_LONGER,
+    SMTPUTF8,
+    STARTTLS,
     AUTH_VERIFIED,
     PIPELINING,
     ENHANCEDSTATUSCODES,

@@ -20,6 +20,7 @@ XFORWARD_NAMES = ("NAME", "ADDR", "PORT", "PROTO", "HELO", "IDENT", "SOURCE")
 
 IN_TRANSACTION = Reply("503 5.5.1 Error: a mail transaction is in progress")
 _UNKNOWN = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
+_WORDS = {("XCLIENT", "PROTO"): ("SMTP", "ESMTP"), ("XFORWARD", "SOURCE"): ("LOCAL", "REMOTE")}
 
 
 @public
@@ -86,16 +87,16 @@ def _attributes(verb: str, arg: str | None, names: Iterable[str]) -> dict[str, s
     said: dict[str, str | None] = {}
     for name, value in given.items():
         try:
-            said[name] = _meaning(name, paths.xtext(value or ""))
+            said[name] = _meaning(name, paths.xtext(value or ""), _WORDS.get((verb, name)))
         except ValueError:
             raise Refused(replies.bad_parameter(name)) from None
     return said
 
 
-def _meaning(name: str, value: str) -> str | None:
+def _meaning(name: str, value: str, words: tuple[str, ...] | None) -> str | None:
     if value.upper() in _UNKNOWN:
         return None
-    if not value or not value.isprintable():
+    if not value or not value.isprintable() or (words and value.upper() not in words):
         raise ValueError(value)
     if name in ("ADDR", "DESTADDR"):
         import ipaddress  # 1.5 ms, seldom needed
