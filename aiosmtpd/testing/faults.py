@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from itertools import compress
 from random import Random
 from time import monotonic
@@ -21,7 +21,7 @@ from public import public
 from aiosmtpd.engine.connection import Disconnected
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.protocol import replies
-from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
 from aiosmtpd.smtp import SMTP
 from aiosmtpd.testing._fault import Fault as Fault, parse_effect, parse_fault as parse_fault
@@ -100,7 +100,7 @@ class Faults:
         faults: Iterable[Fault | str] = (),
         *,
         clock: Callable[[], float] = monotonic,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        sleep: Callable[[float], Coroutine[Any, Any, object]] = asyncio.sleep,
     ) -> None:
         self._clock = clock
         self.sleep = sleep
@@ -160,6 +160,7 @@ class _Faulty(SMTP):
         super().__init__(*args, **keywords)
         self._plan: _Plan = {}
         self._plans: list[_Plan] = []
+        self._pausing: asyncio.Future[object] | None = None
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         stage = _STAGE_OF_HOOK.get(command)
@@ -188,16 +189,46 @@ class _Faulty(SMTP):
         """Let what comes before a reply happen; raises Refused, or Disconnected."""
         self._plan = plan
         if "delay" in plan:
-            await self.faults.sleep(plan["delay"])
+            await self._pause(plan["delay"])
         if "drop" in plan:
             self._hang_up()
         if "reply" in plan:
             raise Refused(plan["reply"])
 
     def _hang_up(self) -> Never:
-        self._reason = "closed by a fault"
+        self._reason = self._reason or "closed by a fault"
         self.disconnect()
         raise Disconnected
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but neither for a client that has gone nor in a server that stops."""
+        self._pausing = pausing = asyncio.ensure_future(self.faults.sleep(seconds))
+        try:
+            await asyncio.wait([pausing])
+        finally:
+            self._pausing = None
+            pausing.cancel()
+        if pausing.cancelled():
+            self._hang_up()
+
+    def _end_pause(self) -> None:
+        if self._pausing is not None:
+            self._pausing.cancel()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Take note that the connection is gone."""
+        super().connection_lost(error)
+        self._end_pause()
+
+    def eof_received(self) -> bool | None:
+        """Take note that the client sends no more; one that waits for a slow reply so is rare."""
+        self._end_pause()
+        return super().eof_received()
+
+    def shut_down(self, reply: Reply = replies.SHUTTING_DOWN) -> None:
+        """End the connection; what is slow on purpose is not waited for."""
+        super().shut_down(reply)
+        self._end_pause()
 
     async def push(self, status: str | bytes) -> None:
         """Send a reply in the way that the faults of its stage say."""
@@ -230,7 +261,7 @@ class _Faulty(SMTP):
         for place in range(len(octets)):
             self.send(octets[place : place + 1])
             self._flush()
-            await self.faults.sleep(plan["drip"])
+            await self._pause(plan["drip"])
 
     async def _start_tls(
         self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]

@@ -2,8 +2,10 @@
 
 import asyncio
 import smtplib
+import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+import struct
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from queue import Queue
@@ -27,7 +29,7 @@ def serving(
     *faults: Fault | str,
     handler: Any = None,
     protocol: type[SMTP] = SMTP,
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    sleep: Callable[[float], Coroutine[Any, Any, object]] = asyncio.sleep,
     ssl_context: ssl.SSLContext | None = None,
     **keywords: Any,
 ) -> Iterator[Controller]:
@@ -73,6 +75,18 @@ class Pauses:
         seconds, end = self.asked.get(timeout=PATIENCE)
         end()
         return seconds
+
+
+class Reasons:
+    """A handler that tells why connections ended."""
+
+    def __init__(self) -> None:
+        self.given: Queue[str] = Queue()
+
+    async def handle_DISCONNECT(
+        self, server: SMTP, session: Session, envelope: Envelope, reason: str
+    ) -> None:
+        self.given.put(reason)
 
 
 # A reply in place of a command, at each stage.
@@ -188,30 +202,23 @@ def test_enhanced_status_codes_are_added_to_a_fault_s_reply_but_not_to_what_it_s
 
 
 def test_starttls_is_refused_or_its_handshake_fails(certificates: Certificates) -> None:
-    ended: Queue[str] = Queue()
-
-    class Handler:
-        async def handle_DISCONNECT(
-            self, server: SMTP, session: Session, envelope: Envelope, reason: str
-        ) -> None:
-            ended.put(reason)
-
+    reasons = Reasons()
     faults = "starttls: 454 4.7.0 not now x1", "starttls: tls-failure x1"
     context = certificates.client_context()
     tls = certificates.server_context()
-    with serving(*faults, handler=Handler(), tls_context=tls) as controller:
+    with serving(*faults, handler=reasons, tls_context=tls) as controller:
         with smtplib.SMTP("127.0.0.1", controller.port, timeout=PATIENCE) as client:
             with pytest.raises(smtplib.SMTPResponseException, match="not now"):
                 client.starttls(context=context)
             # The second one strikes where the first does, too, but only with its reply.
             client.ehlo()
             client.starttls(context=context)
-        assert ended.get(timeout=PATIENCE) == "QUIT"
-    with serving("starttls: tls-failure x1", handler=Handler(), tls_context=tls) as controller:
+        assert reasons.given.get(timeout=PATIENCE) == "QUIT"
+    with serving("starttls: tls-failure x1", handler=reasons, tls_context=tls) as controller:
         client = smtplib.SMTP("127.0.0.1", controller.port, timeout=PATIENCE)
         with client, pytest.raises(ssl.SSLError):
             client.starttls(context=context)
-        assert "TLS handshake failed" in ended.get(timeout=PATIENCE)
+        assert "TLS handshake failed" in reasons.given.get(timeout=PATIENCE)
         with smtplib.SMTP("127.0.0.1", controller.port, timeout=PATIENCE) as client:
             assert client.starttls(context=context)[0] == 220
             assert client.noop()[0] == 250
@@ -293,6 +300,31 @@ def test_a_reply_of_several_lines_drips_whole_and_is_cut_in_its_last_line() -> N
                 reply = client.file.read()
             assert reply.startswith(b"250-mx.test\r\n250-SIZE 33554432\r\n")
             assert reply.endswith(b"\r\n250 H")
+
+
+@pytest.mark.parametrize("fault", ["mail: delay 600", "mail: drip 600"])
+@pytest.mark.parametrize("how", ["close", "reset", "stop"])
+def test_what_is_slow_ends_with_its_client_and_with_its_server(fault: str, how: str) -> None:
+    pauses, reasons = Pauses(), Reasons()
+    with (
+        serving(fault, sleep=pauses, handler=reasons) as controller,
+        Client(controller.port) as client,
+    ):
+        client.ask(b"EHLO client.test")
+        client.send(b"MAIL FROM:<a@b.test>\r\n")
+        assert pauses.asked.get(timeout=PATIENCE)[0] == 600
+        if how == "reset":
+            linger = struct.pack("ii", 1, 0)
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        if how == "stop":
+            # It aborts a command that runs after so long, which is another reason.
+            controller.stop(timeout=PATIENCE)
+        else:
+            client.close()
+        reason = reasons.given.get(timeout=PATIENCE)
+        # A client that has not read all sends a reset as well.
+        others = () if how == "stop" else ("connection lost: ",)
+        assert reason.startswith(("closed by a fault", *others))
 
 
 # Dropped connections.
