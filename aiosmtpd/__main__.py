@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Run the server: ``python -m aiosmtpd``."""
 
 from aiosmtpd.main import main

@@ -32,7 +32,8 @@ class Command(NamedTuple):
     """What a first argument runs in place of the server.
 
     ``function`` is ``module:function``; it gets the arguments behind the command's name and what
-    the program is called with it, and returns the exit code.
+    the program is called with it, and returns the exit code. The module has a
+    ``make_parser(program)`` too, for completion and the documentation.
     """
 
     function: str
@@ -147,8 +148,8 @@ def make_parser(program: str) -> ArgumentParser:
     version = f"{program} {aiosmtpd.__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_handler_options(parser)
-    add_mail_options(parser)
     add_output_options(parser)
+    add_mail_options(parser)
     add_network_options(parser)
     add_tls_options(parser)
     add_auth_options(parser)

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK: by this argcomplete knows who can be asked for completions.
 """The command line: ``aiosmtpd`` and ``python -m aiosmtpd``.
 
 Only what ``--help`` and a wrong option need is imported here at once; the rest comes when there is
@@ -80,6 +81,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> None:
+    if "_ARGCOMPLETE" in os.environ:
+        from aiosmtpd._completion import complete
+
+        complete(_parser(), PROGRAM)
     if words and words[0] in COMMANDS:
         module, _, function = COMMANDS[words[0]].function.partition(":")
         run_command = getattr(import_module(module), function)

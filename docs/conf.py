@@ -3,7 +3,9 @@
 import inspect
 import os
 import re
+from argparse import ArgumentParser
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
 import aiosmtpd
-from aiosmtpd import _send
+from aiosmtpd._options import COMMANDS
 from aiosmtpd.engine import advice
 from aiosmtpd.main import _parser
 from aiosmtpd.protocol import replies
@@ -29,6 +31,7 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
 exclude_patterns = ["_build", "examples", "explain/figures.rst"]
 html_theme = "alabaster"
 html_theme_options = {"description": "SMTP and LMTP servers for asyncio"}
+man_pages = [("reference/man", "aiosmtpd", "server for SMTP and LMTP", author, 1)]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
@@ -69,18 +72,38 @@ class Options(Table):
 
     def lines(self) -> Iterable[str]:
         """Return a list for each group of options."""
-        parsers = {"send": _send.make_parser}
-        parser = parsers[self.arguments[0]]("aiosmtpd") if self.arguments else _parser()
-        for group in parser._action_groups:
-            if group._group_actions:
-                yield from [f"**{group.title}**", ""]
-            for action in group._group_actions:
-                spelt = ", ".join(action.option_strings) or str(action.metavar)
-                takes = action.option_strings and action.nargs != 0
-                name = action.metavar or "|".join(action.choices or [action.dest.upper()])
-                value = f" {name}" if takes else ""
-                about = str(action.help).replace("%%", "%").replace("*", r"\*")
-                yield from [f"``{spelt}{value}``", f"   {about}", ""]
+        yield from options_of(parser_of(self.arguments[0]) if self.arguments else _parser())
+
+
+def parser_of(command: str) -> ArgumentParser:
+    """Return the parser of a command of the command line."""
+    module = import_module(COMMANDS[command].function.partition(":")[0])
+    return module.make_parser(f"aiosmtpd {command}")
+
+
+def options_of(parser: ArgumentParser) -> Iterable[str]:
+    """Return a list for each group of options."""
+    for group in parser._action_groups:
+        if group._group_actions:
+            yield from [f"**{group.title}**", ""]
+        for action in group._group_actions:
+            spelt = ", ".join(action.option_strings) or str(action.metavar)
+            takes = action.option_strings and action.nargs != 0
+            name = action.metavar or "|".join(action.choices or [action.dest.upper()])
+            value = f" {name}" if takes else ""
+            about = str(action.help).replace("%%", "%").replace("*", r"\*")
+            yield from [f"``{spelt}{value}``", f"   {about}", ""]
+
+
+class Commands(Table):
+    """The options of every command, from their parsers."""
+
+    def lines(self) -> Iterable[str]:
+        """Return a list for each group of options of each command."""
+        for name in COMMANDS:
+            parser = parser_of(name)
+            yield from [f"**aiosmtpd {name}**: {parser.description}", ""]
+            yield from options_of(parser)
 
 
 class Replies(Table):
@@ -122,11 +145,16 @@ def complain_of_what_is_missing(app: Sphinx, env: BuildEnvironment) -> None:
         for name in sorted(names()):
             if not re.search(rf"\b{name}\b", text):
                 getLogger(__name__).warning("%s says nothing of %s", page, name)
+    pages = [Path(env.doc2path(page)).read_text(encoding="utf-8") for page in env.found_docs]
+    for name in COMMANDS:
+        if not any(f".. cli-options:: {name}\n" in text for text in pages):
+            getLogger(__name__).warning("no page has the options of %s", name)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives and the check."""
     app.add_directive("cli-options", Options)
+    app.add_directive("cli-commands", Commands)
     app.add_directive("replies", Replies)
     app.connect("env-check-consistency", complain_of_what_is_missing)
     return {"parallel_read_safe": True}

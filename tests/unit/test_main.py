@@ -170,6 +170,9 @@ def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) 
 def test_every_command_is_there(name: str) -> None:
     module, _, function = _options.COMMANDS[name].function.partition(":")
     assert callable(getattr(import_module(module), function))
+    parser = import_module(module).make_parser(f"aiosmtpd {name}")
+    assert parser.prog == f"aiosmtpd {name}"
+    assert all(action.help for action in parser._actions)
 
 
 # Sizes, seconds and names.

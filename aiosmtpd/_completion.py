@@ -1,0 +1,46 @@
+"""Completion in bash, zsh and fish, by argcomplete: the extra ``completion``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
+
+from aiosmtpd._options import COMMANDS
+
+CLASSES = ("Debugging", "Mailbox", "Sink")
+"""Handlers that the command line can make by their short names."""
+
+
+def complete(parser: ArgumentParser, program: str) -> None:
+    """Tell the shell that asks what may follow on its command line, and end the process."""
+    try:
+        import argcomplete
+    except ImportError:
+        sys.exit('Completion needs argcomplete: pip install "aiosmtpd[completion]"')
+    if (name := _command_of(argcomplete.lexers.split_line)) in COMMANDS:
+        module = import_module(COMMANDS[name].function.partition(":")[0])
+        parser = module.make_parser(f"{program} {name}")
+        # The command's name is no argument of its parser.
+        os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + 1)
+    for action in parser._actions:
+        if action.dest == "classpath":
+            _suggest(action, CLASSES)
+        elif action.dest == "classargs":
+            _suggest(action, [*COMMANDS, "stdout", "stderr"])
+    argcomplete.autocomplete(parser)
+
+
+def _suggest(action: Any, words: Iterable[str]) -> None:
+    action.completer = lambda **_: words
+
+
+def _command_of(split: Any) -> str:
+    """Return the first argument of the line that is being completed, if it stands there whole."""
+    line = os.environ.get("COMP_LINE", "")
+    words = split(line, int(os.environ.get("COMP_POINT", len(line))))[3]
+    first = int(os.environ["_ARGCOMPLETE"])
+    return words[first] if len(words) > first else ""
