@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are pass
 
 def completions(line: str, shell: str = "bash") -> list[str]:
     """Return what may follow on a command line, by a process of its own."""
+    pytest.importorskip("argcomplete")
     reader, writer = os.pipe()
     asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": shell, "IFS": "\v", "COMP_TYPE": "9"}
     if shell == "fish":
