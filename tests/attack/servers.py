@@ -104,7 +104,7 @@ class Starter:
         folder.chmod(0o755)
         with open(folder / "stderr", "wb") as errors:
             if mode == "cli":
-                process, port = self._run_command_line(folder, errors)
+                process, port = self._run_command_line(folder, errors, options.get("keywords", {}))
             else:
                 process, port = self._run_target(mode, wrapper, folder, errors, options)
         place = Place("127.0.0.1", port, mode, process.pid)
@@ -159,6 +159,8 @@ class Starter:
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
             listen = f"fd:{sock.fileno()}"
             command = [self.python, *self.flags, "-m", "aiosmtpd", "-n", "-l", listen, "-c", "Sink"]
+            if "data_size_limit" in keywords:
+                command += ["-s", str(keywords["data_size_limit"])]
             process = subprocess.Popen(
                 command,
                 stdout=subprocess.DEVNULL,

@@ -160,6 +160,9 @@ def make_controller(options: dict[str, Any]) -> Controller:
     known = inspect.signature(SMTP.__init__).parameters
     if "extensions" in keywords and "extensions" not in known:
         sys.exit("no extensions to choose from")
+    for name in ("command_size_limit", "line_length_limit"):
+        if name in keywords and name not in known:
+            setattr(SMTP, name, keywords[name])
     keywords = {name: value for name, value in keywords.items() if name in known}
 
     class Local(Controller):
