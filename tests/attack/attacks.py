@@ -29,18 +29,20 @@ MEMORY = (
     Attack("endless-data", memory.endless_data, "MiB", 4, 16, 300, EVERY, SMALL),
     Attack("short-lines", memory.short_lines, "octets an octet", 1.5, 8, 24, (*PLAIN, *TLS)),
     Attack("ten-thousand-recipients", memory.recipients, "recipients", 1000, 1500, 10_000, EVERY),
-    Attack("idle-connections", memory.idle_connections, "KiB each", 16, 100, 1000, PLAIN),
+    Attack("idle-connections", memory.idle_connections, "KiB each", 16, 100, 1000, PLAIN[:5]),
     # For each TLS connection asyncio keeps 256 KiB to read into.
     Attack("idle-tls-connections", memory.idle_connections, "KiB each", 350, 50, 1000, TLS),
     Attack("endless-auth", memory.endless_auth, "MiB", 4, 16, 300, ("smtp", *TLS), OPEN_AUTH),
     Attack("endless-chunk", memory.endless_chunk, "MiB", 4, 16, 300, ESMTP, SMALL),
-    Attack("tiny-chunks", memory.tiny_chunks, "MiB", 4, 1, 4, ESMTP),
+    Attack("tiny-chunks", memory.tiny_chunks, "MiB", 4, 10, 400, ESMTP),
     Attack("endless-proxy-header", memory.endless_proxy_header, "MiB", 4, 16, 300, ("proxy",)),
 )
 
 SLOW = (
     Attack("slow-command", slow.command, "s", 2, 1, 1, EVERY[:5] + TLS, IMPATIENT),
     Attack("slow-empty-lines", slow.unknown_commands, "s", 2, 1, 1, ("smtp",), IMPATIENT),
+    Attack("slow-data", slow.data, "s", 2, 1, 1, EVERY[:5] + TLS, IMPATIENT),
+    Attack("slow-chunk", slow.chunk, "s", 2, 1, 1, ("modern", "all"), IMPATIENT),
     Attack("slow-auth", slow.auth, "s", 2, 1, 1, ("smtp", *TLS), IMPATIENT),
     Attack(
         "slow-proxy-header",
@@ -51,12 +53,18 @@ SLOW = (
     Attack("slow-starttls", slow.starttls, "s", 2, 1, 1, ("starttls",), IMPATIENT),
     Attack("slow-implicit-tls", slow.implicit_tls, "s", 2, 1, 1, ("smtps",), IMPATIENT),
     Attack("silent-implicit-tls", slow.silent_tls, "s", 2, 1, 1, ("smtps",), IMPATIENT),
+    Attack(
+        "chatty",
+        slow.chatty,
+        *("s", 2, 1, 1, ("smtp",)),
+        {"keywords": {"session_timeout": 0.5}},
+    ),
     Attack("honest-slow-data", slow.honest, "lost", 0, 10, 50, ("smtp", *TLS), IMPATIENT),
     Attack("honest-slow-commands", slow.honest_commands, "lost", 0, 4, 20, ("smtp",), IMPATIENT),
 )
 
 FLOODS = (
-    Attack("connections", floods.connections, "s", 1, 200, 2000, PLAIN),
+    Attack("connections", floods.connections, "s", 1, 200, 2000, PLAIN[:5]),
     Attack("tls-connections", floods.connections, "s", 1, 20, 500, TLS),
     Attack("resets", floods.resets, "descriptors", 1, 5, 200, EVERY),
     Attack(
@@ -66,6 +74,23 @@ FLOODS = (
         {"rlimit": {"NOFILE": 64}},
         own=True,
     ),
+    Attack(
+        "connections-in-all",
+        floods.served_at_a_time,
+        *("connections", 50, 80, 500, ("smtp",)),
+        {"keywords": {"max_connections": 50}},
+    ),
+    # What the command line allows one address.
+    Attack("connections-of-a-host", floods.served_at_a_time, "connections", 50, 80, 500, ("cli",)),
+    Attack(
+        "connection-rate",
+        floods.served_in_a_row,
+        *("connections", 30, 60, 500, ("smtp",)),
+        {"keywords": {"max_connection_rate": 30}},
+    ),
+    Attack("endless-errors", floods.endless_errors, "replies", 20, 40, 10_000, (*PLAIN, *TLS)),
+    Attack("endless-junk", floods.endless_junk, "commands", 100, 150, 10_000, ("cli",)),
+    Attack("tls-on-a-plain-port", slow.tls_on_a_plain_port, "s", 1, 1, 1, ("smtp", "cli")),
     Attack("pipeline-starvation", floods.pipeline_starvation, "s", 0.5, 5, 200, ("smtp", "modern")),
     Attack("parser-starvation", floods.parser_starvation, "s", 0.5, 5, 200),
     Attack("large-message", floods.large_message, "s", 0.5, 4, 30, ("smtp", "starttls", "modern")),

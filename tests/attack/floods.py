@@ -9,6 +9,9 @@ from contextlib import contextmanager, suppress
 from tests.attack.servers import Victim
 from tests.attack.wire import PATIENCE, Client, Place, Skipped, descriptors, wait_for_descriptors
 
+PATIENT = 50
+"""Attempts to connect until it is said that it cannot be done."""
+
 DIALOGUE = (
     b"MAIL FROM:<a@b.test>\r\n",
     b"RCPT TO:<c@d.test>\r\n",
@@ -43,6 +46,56 @@ def connections(place: Place, number: int) -> float:
     finally:
         for client in clients:
             client.close()
+
+
+def served_at_a_time(place: Place, number: int) -> float:
+    """Return how many of these connections are served; then none counts any more."""
+    clients: list[Client] = []
+    served = 0
+    try:
+        for _ in range(number):
+            client = Client(place, greet=False)
+            clients.append(client)
+            served += client.reply().startswith(b"220")
+    finally:
+        for client in clients:
+            client.reset()
+    # Resets are seen in their order: the first clients of the next round may come too early.
+    for _ in range(PATIENT):
+        with Client(place, greet=False) as client:
+            if client.reply().startswith(b"220"):
+                return served
+    raise ConnectionError("nobody is served any more")
+
+
+def served_in_a_row(place: Place, number: int) -> float:
+    """Return how many connections are served, one behind the other."""
+    served = 0
+    for _ in range(number):
+        with Client(place, greet=False) as client:
+            served += client.reply().startswith(b"220")
+    return served
+
+
+def endless_errors(place: Place, commands: int) -> float:
+    """Return how many wrong commands a session may send."""
+    with Client(place) as client:
+        client.hello()
+        for number in range(commands):
+            client.send(b"RCPT TO:<nobody@d.test>\r\n")
+            if not client.reply().startswith(b"5"):
+                return number
+    return commands
+
+
+def endless_junk(place: Place, commands: int) -> float:
+    """Return how many commands a session may send that lead to nothing."""
+    with Client(place) as client:
+        for number in range(commands):
+            client.send((b"NOOP\r\n", b"RSET\r\n", b"VRFY a\r\n")[number % 3])
+            if not client.reply().startswith(b"2"):
+                return number
+    return commands
 
 
 def resets(place: Place, rounds: int) -> float:

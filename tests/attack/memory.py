@@ -100,15 +100,15 @@ def endless_chunk(place: Place, mib: int) -> float:
         return growth.mib()
 
 
-def tiny_chunks(place: Place, mib: int) -> float:
-    """Send one message in chunks of one octet; return MiB of memory."""
+def tiny_chunks(place: Place, bursts: int) -> float:
+    """Send one message in bursts of 1,000 chunks of one octet; return MiB of memory."""
     growth = Growth(place)
     with Client(place) as client:
         if b"CHUNKING" not in client.hello():
             raise Skipped("no CHUNKING")
         client.begin()
         burst = b"BDAT 1\r\nx" * 1000
-        for _ in range(mib * MIB // len(burst)):
+        for _ in range(bursts):
             client.send(burst)
             for _ in range(1000):
                 client.expect(b"250")

@@ -7,8 +7,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,16 @@ class Victim:
 
 @attrs.define
 class Starter:
-    """Starts servers with one Python; *python* is its path, ours by default."""
+    """Starts servers with one Python; *python* is its path, ours by default.
+
+    With *reuse* one server of each kind is there for all who borrow one.
+    """
 
     python: str = sys.executable
     flags: tuple[str, ...] = ()
+    reuse: bool = False
+    _lent: dict[str, Victim] = attrs.field(factory=dict)
+    _servers: ExitStack = attrs.field(factory=ExitStack)
     _folder: "tempfile.TemporaryDirectory[str]" = attrs.field(
         factory=lambda: tempfile.TemporaryDirectory(prefix="attack-")
     )
@@ -89,13 +95,26 @@ class Starter:
 
     def strict(self) -> "Starter":
         """Return one that starts servers with all warnings as errors."""
-        return attrs.evolve(self, flags=("-X", "dev", "-W", "error"), folder=self._folder)
+        return attrs.evolve(self, flags=("-X", "dev", "-W", "error"))
 
     def __enter__(self) -> "Starter":
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._servers.close()
         self._folder.cleanup()
+
+    @contextmanager
+    def lend(self, mode: str, options: Mapping[str, Any]) -> Iterator[Victim]:
+        """Give a server of this mode, which may have been attacked before."""
+        if not self.reuse:
+            with self.serve(mode, **options) as victim:
+                yield victim
+            return
+        key = json.dumps([mode, dict(options)])
+        if key not in self._lent or self._lent[key].process.poll() is not None:
+            self._lent[key] = self._servers.enter_context(self.serve(mode, **options))
+        yield self._lent[key]
 
     @contextmanager
     def serve(self, mode: str, *wrapper: str, **options: Any) -> Iterator[Victim]:
@@ -152,7 +171,9 @@ class Starter:
             raise Skipped(f"the server cannot be started so: {text.strip().splitlines()[-1:]}")
         return process, int(port)
 
-    def _run_command_line(self, folder: Path, errors: Any) -> "tuple[subprocess.Popen[bytes], int]":
+    def _run_command_line(
+        self, folder: Path, errors: Any, keywords: dict[str, Any]
+    ) -> "tuple[subprocess.Popen[bytes], int]":
         if self.foreign:
             raise Skipped("its command line takes no inherited socket")
         # A socket of ours: clients may come before the process is ready.

@@ -101,3 +101,21 @@ def honest_commands(place: Place, commands: int) -> float:
             client.send(b"NOOP\r\n")
             unanswered += not client.reply().startswith(b"250")
     return unanswered
+
+
+def chatty(place: Place, _: int) -> float:
+    """Send commands, each in time, until the server has had enough."""
+    began = time.monotonic()
+    with Client(place) as client:
+        while time.monotonic() - began < GIVE_UP:
+            client.send(b"NOOP\r\n")
+            if not client.reply().startswith(b"250"):
+                return time.monotonic() - began
+    return float("inf")
+
+
+def tls_on_a_plain_port(place: Place, _: int) -> float:
+    """Begin a TLS handshake where none is expected; return the seconds until that is over."""
+    with Client(place) as client:
+        client.send(_hello_of_tls())
+        return client.closed_within(GIVE_UP)

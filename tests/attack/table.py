@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from tests.attack.servers import Starter, Victim
+from tests.attack.servers import Starter
 from tests.attack.wire import Place, Skipped
 
 PLAIN = ("smtp", "lmtp", "proxy", "modern", "all", "cli")
@@ -75,9 +75,12 @@ def make(attack: Attack, mode: str, starter: Starter, *, quick: bool) -> Outcome
     def run(count: int) -> float:
         if attack.alone:
             return attack.run(starter, count)
-        with starter.serve(mode, **attack.server) as victim:
-            figure = _attack(attack, victim, count)
-            if attack.own or victim.process.poll() is None:
+        if attack.own:
+            with starter.serve(mode, **attack.server) as victim:
+                return attack.run(victim, count)
+        with starter.lend(mode, attack.server) as victim:
+            figure = attack.run(victim.place, count)
+            if victim.process.poll() is None:
                 return figure
             raise ConnectionError(f"the server ended: {victim.errors()[-300:]}")
 
@@ -87,10 +90,6 @@ def make(attack: Attack, mode: str, starter: Starter, *, quick: bool) -> Outcome
 def make_against(attack: Attack, place: Place, *, quick: bool) -> Outcome:
     """Make an attack against a server that runs somewhere."""
     return _judge(attack, place.mode, lambda count: attack.run(place, count), quick=quick)
-
-
-def _attack(attack: Attack, victim: Victim, count: int) -> float:
-    return attack.run(victim if attack.own else victim.place, count)
 
 
 def _judge(attack: Attack, mode: str, run: Callable[[int], float], *, quick: bool) -> Outcome:

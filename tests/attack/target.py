@@ -163,7 +163,8 @@ def make_controller(options: dict[str, Any]) -> Controller:
     for name in ("command_size_limit", "line_length_limit"):
         if name in keywords and name not in known:
             setattr(SMTP, name, keywords[name])
-    keywords = {name: value for name, value in keywords.items() if name in known}
+    if not any(one.kind is one.VAR_KEYWORD for one in known.values()):
+        keywords = {name: value for name, value in keywords.items() if name in known}
 
     class Local(Controller):
         def factory(self) -> Any:

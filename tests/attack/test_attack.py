@@ -20,7 +20,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def starter() -> Iterator[Starter]:
-    with Starter() as starter:
+    with Starter(reuse=True) as starter:
         yield starter
 
 

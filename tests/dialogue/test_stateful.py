@@ -100,10 +100,10 @@ class Dialogue(RuleBasedStateMachine):
 
         self.loop.run_until_complete(feed())
         reply = self._reply()
-        self.errors += reply[:1] in (b"4", b"5")
-        if reply.startswith(b"421 4.7.0") and self.errors > ERRORS_ALLOWED:
+        if self.errors >= ERRORS_ALLOWED and octets != b"QUIT\r\n":
             self.over = True
-            return reply
+            code = 421
+        self.errors += reply.startswith(b"5")
         assert int(reply[:3]) == code, (octets, reply)
         assert self.read == len(self.transport.sent), "nobody asked for more"
         return reply
@@ -115,6 +115,7 @@ class Dialogue(RuleBasedStateMachine):
         to = [recipient.decode() for recipient in self.recipients]
         assert self.sender is not None
         self.expected.append((self.sender.decode(), to, content))
+        self.errors = 0
         self._forget()
 
     @precondition(lambda self: not self.over)
@@ -168,7 +169,7 @@ class Dialogue(RuleBasedStateMachine):
     def data(self, lines: list[bytes]) -> None:
         possible = self.greeted and self.recipients and not self.in_chunks
         self._say(b"DATA\r\n", 354 if possible else 503)
-        if possible:
+        if possible and not self.over:
             stuffed = [b"." + line if line.startswith(b".") else line for line in lines]
             self._say(b"".join(line + b"\r\n" for line in [*stuffed, b"."]), 250)
             self._deliver(b"".join(line + b"\r\n" for line in lines))
@@ -179,7 +180,7 @@ class Dialogue(RuleBasedStateMachine):
         possible = self.greeted and self.recipients
         command = b"BDAT %d%s\r\n" % (len(chunk), b" LAST" if last else b"")
         self._say(command + chunk, 250 if possible else 503)
-        if possible:
+        if possible and not self.over:
             self.in_chunks = True
             self.chunks += chunk
             if last:
@@ -201,8 +202,9 @@ class Dialogue(RuleBasedStateMachine):
     def refused(self, verb: bytes) -> None:
         if verb == b"WHAT":
             self.unknown += 1
-            self.over = self.unknown > UNKNOWN_ALLOWED
-            self._say(b"WHAT\r\n", 502 if self.over else 500)
+            last = self.unknown > UNKNOWN_ALLOWED
+            self._say(b"WHAT\r\n", 502 if last else 500)
+            self.over = self.over or last
         elif verb.startswith(b"AUTH"):
             after_helo = 503 if not self.greeted else 500
             code = 503 if self.in_chunks else 538 if self.extended else after_helo
@@ -212,7 +214,7 @@ class Dialogue(RuleBasedStateMachine):
         else:
             self._say(verb + b"\r\n", 502)
 
-    @precondition(lambda self: not self.over and self.errors > 3)
+    @precondition(lambda self: not self.over and self.read > 1500)
     @rule()
     def quit(self) -> None:
         self._say(b"QUIT\r\n", 221)
