@@ -365,10 +365,10 @@ class Conversation(smtplib.SMTP):
 
 def _stuffed(message: bytes) -> bytes:
     """Return a message as mail data: RFC 5321 section 4.5.2."""
-    data = re.sub(rb"\r\n|\r|\n", b"\r\n", message)
-    if not data.endswith(b"\r\n"):
-        data += b"\r\n"
-    return re.sub(rb"^\.", b"..", data, flags=re.MULTILINE) + DOT
+    # Not by regular expressions, which take three times as long.
+    lines = message.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n")
+    data = b"\n%b\n" % lines
+    return data.replace(b"\n.", b"\n..").replace(b"\n", b"\r\n")[2:] + DOT
 
 
 def _unreachable(place: Place, error: OSError) -> str:

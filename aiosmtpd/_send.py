@@ -282,7 +282,7 @@ def _read(parser: ArgumentParser, settings: Namespace) -> bytes:
 
 def _addresses_in(message: bytes) -> tuple[str | None, list[str]]:
     """Return who a message says it is from and to, as far as these are addresses."""
-    from email import message_from_bytes
+    from email.parser import BytesHeaderParser
     from email.utils import getaddresses
 
     def addresses(*names: str) -> list[str]:
@@ -290,7 +290,7 @@ def _addresses_in(message: bytes) -> tuple[str | None, list[str]]:
         found = [address for _name, address in getaddresses(values)]
         return [one for one in found if re.fullmatch(r"[^\s<>]+@[^\s<>]+", one)]
 
-    headers = message_from_bytes(message)
+    headers = BytesHeaderParser().parsebytes(message)
     senders = addresses("From")
     return senders[0] if senders else None, list(dict.fromkeys(addresses("To", "Cc", "Bcc")))
 
