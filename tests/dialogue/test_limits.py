@@ -13,7 +13,6 @@ from .test_flow import GREETING, OK, PATIENCE, Server, connected, turns
 BAD = b"500 Error: bad syntax\r\n"
 TIMED_OUT = b"421 4.4.2 Timeout, closing connection\r\n"
 TO_THE_DATA = b"HELO client.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
-DRIBBLES_UNDER: dict[str, Any] = {"timeout": 0.05, "min_data_rate": 10**6}
 GO_ON = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 
 
@@ -74,6 +73,12 @@ class TestErrors:
         assert server.network.sent.endswith(OK + b"221 Bye\r\n")
 
 
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the rate of mail data soon."""
+    monkeypatch.setattr("aiosmtpd.engine.transfer.DRIBBLE_GRACE", 0.05)
+
+
 class TestTime:
     async def test_mail_data_without_progress(self) -> None:
         server = await connected(data_timeout=0.05)
@@ -90,6 +95,7 @@ class TestTime:
         await server.over()
         assert server.network.sent.endswith(b"221 Bye\r\n")
 
+    @pytest.mark.usefixtures("soon")
     @pytest.mark.parametrize("command", [b"DATA\r\n", b"BDAT 9999 LAST\r\n", b"BDAT 1\r\n"])
     async def test_a_dribble(self, command: bytes) -> None:
         handler = Received()
@@ -105,8 +111,9 @@ class TestTime:
         assert server.network.sent.endswith(TIMED_OUT)
         assert not handler.messages
 
+    @pytest.mark.usefixtures("soon")
     async def test_a_dribble_into_a_refused_chunk(self) -> None:
-        server = await connected(extensions="modern", **DRIBBLES_UNDER)
+        server = await connected(extensions="modern", min_data_rate=10**6)
         server.network.feed(b"EHLO client.test\r\nBDAT 9999 LAST\r\n")
         async with asyncio.timeout(PATIENCE):
             while not server.network.is_closing():
@@ -115,9 +122,10 @@ class TestTime:
         await server.over()
         assert server.network.sent.endswith(TIMED_OUT)
 
+    @pytest.mark.usefixtures("soon")
     async def test_no_rate_no_dribble(self) -> None:
         handler = Received()
-        server = await connected(handler=handler, timeout=0.05, min_data_rate=None)
+        server = await connected(handler=handler, min_data_rate=None)
         server.network.feed(TO_THE_DATA)
         for _ in range(50):
             server.network.feed(b"x")
