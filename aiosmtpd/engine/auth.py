@@ -18,7 +18,7 @@ from aiosmtpd.engine.commands import Commands
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits
-from aiosmtpd.protocol.receiver import LineTooLong
+from aiosmtpd.protocol.receiver import AUTH_LINE, LineTooLong
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import MISSING, AuthResult, LoginPassword, _Missing
 
@@ -38,9 +38,6 @@ AuthMechanismType = Callable[["SMTP", list[str]], Awaitable[Any]]
 public(AuthCallbackType=AuthCallbackType, AuthMechanismType=AuthMechanismType)
 
 VALID_AUTHMECH = re.compile(r"[A-Z0-9_-]+\Z")
-
-RESPONSE_LIMIT = 12288
-"""Octets of a client's answer to a challenge, at most: RFC 4954 section 4."""
 
 _PREFIX = "auth_"
 
@@ -268,7 +265,7 @@ class AuthCommands(Commands):
         prompt = b64encode(octets) if encode_to_b64 else octets
         await self.push("334 " + prompt.decode("utf-8", "backslashreplace"))
         try:
-            while (line := self._receiver.line(RESPONSE_LIMIT)) is None:
+            while (line := self._receiver.line(AUTH_LINE)) is None:
                 await self._more()
         except LineTooLong:
             await self.push(replies.COMMAND_TOO_LONG)

@@ -20,6 +20,7 @@ from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.extensions import ExtensionTable
 from aiosmtpd.protocol.limits import JUNK, Limits
 from aiosmtpd.protocol.networks import Networks
+from aiosmtpd.protocol.receiver import AUTH_LINE
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING
 
@@ -252,7 +253,8 @@ class Commands(Facades):
     def _size_limit_of(self, verb: str) -> int:
         if not self.session.extended_smtp:
             return self.command_size_limit
-        limit = self.command_size_limits.get(verb, self.command_size_limit)
+        usual = AUTH_LINE if verb == "AUTH" else self.command_size_limit
+        limit = self.command_size_limits.get(verb, usual)
         return limit + self._extensions.growth(verb, self)
 
     def _used_up(self, verb: str) -> bool:

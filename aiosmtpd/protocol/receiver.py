@@ -10,12 +10,24 @@ LINE_FLOOD = 65536
 """Octets of one over-long command line that are read and dropped before the session ends."""
 
 
+AUTH_LINE = 12288
+"""Octets of an AUTH command, or of an answer to its challenges: RFC 4954 section 4.
+
+It says so of the answers; tokens as long come as initial responses too.
+"""
+
+
 class LineTooLong(Exception):
     """A command line was over the limit; it has been dropped, the next one can be read."""
 
 
 class LineFlood(Exception):
     """An over-long command line went on for more than LINE_FLOOD octets."""
+
+
+def _is_over(limit: int, buffer: bytes, start: int, end: int) -> bool:
+    octets = end - start
+    return octets > limit and (octets > AUTH_LINE or buffer[start : start + 5].upper() != b"AUTH ")
 
 
 class Receiver:
@@ -60,9 +72,9 @@ class Receiver:
     def line(self, limit: int) -> bytes | None:
         """Take the next command line, without its line end; None where it is not complete.
 
-        A line ends at LF or CRLF. *limit* is in octets before the LF. Raises
-        :exc:`LineTooLong` once such a line has come to its end (its octets are not kept
-        meanwhile), and :exc:`LineFlood` where it does not come to one.
+        A line ends at LF or CRLF. *limit* is in octets before the LF, and at least 12,288 for an
+        AUTH command. Raises :exc:`LineTooLong` once a longer line has come to its end (its octets
+        are not kept meanwhile), and :exc:`LineFlood` where it does not come to one.
         """
         buffer, start, dropped = self._buffer, self._position, self._dropped
         if not buffer:
@@ -70,7 +82,7 @@ class Receiver:
         end = buffer.find(b"\n", self._searched if self._searched > start else start)
         if end < 0:
             self._searched = len(buffer)
-            if len(buffer) - start > limit or dropped:
+            if dropped or _is_over(limit, buffer, start, len(buffer)):
                 self._drop(len(buffer) - start)
             return None
         self._position, self._dropped = end + 1, 0
@@ -78,7 +90,7 @@ class Receiver:
             # An idle connection is not to hold the socket's last read: it takes a page of memory.
             self._buffer = b""
             self._position = self._searched = 0
-        if dropped or end - start > limit:
+        if dropped or _is_over(limit, buffer, start, end):
             raise LineTooLong
         if end > start and buffer[end - 1] == 0x0D:
             end -= 1
