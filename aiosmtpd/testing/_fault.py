@@ -91,7 +91,8 @@ class Fault:
     * ``drip [SECONDS]``: do it and send the reply octet by octet, so many seconds apart;
     * ``drop``: close the connection in place of the command; ``drop after``: do the command, send
       the reply, close;
-    * ``truncate [OCTETS]``: do the command, send so much of the reply (by default half) and close;
+    * ``truncate [OCTETS]``: do the command, send so much of the reply and close, by default
+      half of its last line;
     * ``tls-failure``: let the TLS handshake behind STARTTLS fail.
 
     *sender*, *recipient* and *client* (its address) are patterns that have to match, in any case

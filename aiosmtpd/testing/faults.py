@@ -241,16 +241,19 @@ class _Faulty(SMTP):
         if status[:3] in ("334", b"334") or not plan.keys() & {"drip", "drop after", "truncate"}:
             await super().push(status)
             return
-        octets = self._octets(status)
-        if _goes_on(status):
-            await self._send_dripping(status, octets, plan)
-            return
-        self._plan = {}
+        octets, goes_on = self._octets(status), _goes_on(status)
+        ends = "drop after" in plan and not goes_on
         if "truncate" in plan:
             count = plan["truncate"]
-            octets = octets[: len(octets) // 2 if count is None else count]
+            if not goes_on or (count is not None and count < len(octets)):
+                octets = octets[: len(octets) // 2 if count is None else count]
+                ends = True
+            elif count is not None:
+                plan["truncate"] = count - len(octets)
+        if not goes_on:
+            self._plan = {}
         await self._send_dripping(status, octets, plan)
-        if plan.keys() & {"drop after", "truncate"}:
+        if ends:
             self._hang_up()
 
     async def _send_dripping(self, status: str | bytes, octets: bytes, plan: _Plan) -> None:

@@ -288,18 +288,23 @@ def test_a_reply_drips_octet_by_octet() -> None:
             assert pauses.end() == 0.1
 
 
-def test_a_reply_of_several_lines_drips_whole_and_is_cut_in_its_last_line() -> None:
+@pytest.mark.parametrize(
+    ("octets", "end"),
+    [("", b"250 H"), (" 0", b""), (" 13", b"250-mx.test\r\n"), (" 15", b"250-mx.test\r\n25")],
+)
+def test_a_reply_of_several_lines_drips_whole_and_is_cut_anywhere(octets: str, end: bytes) -> None:
     async def sleep(seconds: float) -> None:
         pass
 
-    faults = "ehlo: drip x1", "ehlo: truncate 5 x2"
+    faults = "ehlo: drip x1", f"ehlo: truncate{octets} x2"
     with serving(*faults, sleep=sleep) as controller:
         for _ in range(2):
             with Client(controller.port) as client:
                 client.send(b"EHLO client.test\r\n")
                 reply = client.file.read()
-            assert reply.startswith(b"250-mx.test\r\n250-SIZE 33554432\r\n")
-            assert reply.endswith(b"\r\n250 H")
+            assert b"250-mx.test\r\n250-SIZE 33554432\r\n250-8BITMIME\r\n250 H".startswith(reply)
+            assert reply.endswith(end)
+            assert octets != " 0" or not reply
 
 
 @pytest.mark.parametrize("fault", ["mail: delay 600", "mail: drip 600"])
