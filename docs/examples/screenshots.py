@@ -1,4 +1,4 @@
-"""Makes the pictures of ``docs/images`` from the real thing, by hand: needs rich and a POSIX system.
+"""Makes the pictures of ``docs/images`` from the real thing, by hand: with rich, on POSIX.
 
 Runs each command in a terminal of its own, does what a person would, and draws what it shows.
 """
@@ -32,7 +32,7 @@ class Terminal:
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - our own
             [sys.executable, "-m", "aiosmtpd", *arguments],
             stdin=theirs,
             stdout=theirs,
