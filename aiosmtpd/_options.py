@@ -10,7 +10,7 @@ from argparse import (
     RawDescriptionHelpFormatter,
 )
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import aiosmtpd
 
@@ -64,6 +64,28 @@ examples:
 
 
 class Parser(ArgumentParser):
+    """A parser whose errors are one line, with what to do where an option is unknown."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line; leaves with exit code 2 if it is wrong."""
+        settings, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            # What stands behind the sign may be a secret.
+            word = next((word for word in unknown if word.startswith("-")), unknown[0])
+            name = word.partition("=")[0]
+            self.error(f"unrecognized arguments: {name}; {self._advice(name)}")
+        return settings
+
+    def _advice(self, name: str) -> str:
+        from difflib import get_close_matches  # seldom needed
+
+        known = [option for action in self._actions for option in action.option_strings]
+        if "-l" in known and name in ("-p", "--port", "--host", "--address", "--bind"):
+            return "-l HOST:PORT says where to listen"
+        if near := get_close_matches(name, known, 1):
+            return f"did you mean {near[0]}?"
+        return f"{self.prog} --help lists what there is"
+
     def error(self, message: str) -> NoReturn:
         """Say in one line what is wrong and leave with exit code 2."""
         self.exit(2, f"{self.prog}: error: {message}\n")
@@ -96,7 +118,10 @@ def _count(text: str) -> int:
 
 
 def _count_or_none(text: str) -> int | None:
-    return None if text == "0" else _count(text)
+    try:
+        return None if text == "0" else _count(text)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(f"invalid number: {text!r} (write 0 for none, or more)") from None
 
 
 def user_and_password(text: str) -> tuple[str, str]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from argparse import ArgumentParser, Namespace
+from difflib import get_close_matches
 from importlib import import_module
 from inspect import isclass, signature
 from pathlib import Path
 from typing import Any
 
-from aiosmtpd._options import DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
+from aiosmtpd._options import COMMANDS, DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
 from aiosmtpd._process import one_line, passed_sockets
 from aiosmtpd._users import users_of
 from aiosmtpd.engine.listening import Listen, parse_listen
@@ -114,6 +116,8 @@ def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
         return _make_printer(parser, settings)
     if settings.on_message is not None:
         return _make_command_handler(parser, settings)
+    if settings.classpath == DEFAULT_CLASS and settings.classargs:
+        _advise(parser, settings.classargs[0])
     found = _find(parser, settings.classpath)
     if ":" in settings.classpath and not isclass(found):
         return _check_function(parser, settings, found)
@@ -122,6 +126,17 @@ def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
     if settings.classargs:
         parser.error(f"Handler class {found.__module__} takes no arguments")
     return found()
+
+
+def _advise(parser: ArgumentParser, word: str) -> None:
+    """Refuse what somebody has written for a command or a place; a usage error."""
+    if word == "help":
+        parser.error(f"No command help: {parser.prog} --help lists what there is")
+    if near := get_close_matches(word, COMMANDS, 1, 0.7):
+        first = "" if word != near[0] else ", as the first argument"
+        parser.error(f"No command {word} here: did you mean {parser.prog} {near[0]}{first}?")
+    if re.fullmatch(r"[^/]*:?[0-9]+", word):
+        parser.error(f"No argument {word} here: -l {word} listens there")
 
 
 def _check_function(parser: ArgumentParser, settings: Namespace, function: Any) -> Any:

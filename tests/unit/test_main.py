@@ -163,7 +163,33 @@ def test_a_command_is_the_first_argument(
 
 @pytest.mark.usefixtures("command")
 def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "Debugging usage: [stdout|stderr]" in usage_error(capsys, "-n", "speak")
+    error = usage_error(capsys, "-n", "speak")
+    assert "No command speak here: did you mean other speak, as the first argument?" in error
+
+
+@pytest.mark.usefixtures("command")
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--hepl"], "unrecognized arguments: --hepl; did you mean --help?"),
+        (["--auht=joe:secret"], "unrecognized arguments: --auht; did you mean --auth?"),
+        (["--port=25"], "unrecognized arguments: --port; -l HOST:PORT says where to listen"),
+        (["-n", "-p", "25"], "unrecognized arguments: -p; -l HOST:PORT says where to listen"),
+        (["--zzz"], "unrecognized arguments: --zzz; other --help lists what there is"),
+        (["speek"], "No command speek here: did you mean other speak?"),
+        (["help"], "No command help: other --help lists what there is"),
+        (["8025"], "No argument 8025 here: -l 8025 listens there"),
+        (["localhost:25"], "No argument localhost:25 here: -l localhost:25 listens there"),
+        (["neither"], "Debugging usage: [stdout|stderr]"),
+        (["--max-errors", "-1"], "invalid number: '-1' (write 0 for none, or more)"),
+    ],
+)
+def test_what_newcomers_write(
+    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert usage_error(capsys, *args) == f"other: error: {said}\n".replace(
+        "error: invalid number", "error: argument --max-errors: invalid number"
+    )
 
 
 @pytest.mark.parametrize("name", _options.COMMANDS)
