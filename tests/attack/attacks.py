@@ -60,6 +60,7 @@ SLOW = (
         {"keywords": {"session_timeout": 0.5}},
     ),
     Attack("honest-slow-data", slow.honest, "lost", 0, 10, 50, ("smtp", *TLS), IMPATIENT),
+    Attack("honest-slow-chunk", slow.honest_chunk, "lost", 0, 10, 50, ("modern",), IMPATIENT),
     Attack("honest-slow-commands", slow.honest_commands, "lost", 0, 4, 20, ("smtp",), IMPATIENT),
 )
 
@@ -193,6 +194,20 @@ LIFE = (
         life.stop_with_messages_in_flight,
         *("messages", 0, 5, 50, ("smtp", "lmtp")),
         {"handler": "wild", "seconds": 0.5},
+        own=True,
+    ),
+    Attack(
+        "vanish-in-hooks",
+        life.hooks_left,
+        *("tasks", 0, 3, 50, ("smtp", "lmtp", *TLS)),
+        {"handler": "wild", "seconds": 60.0},
+        own=True,
+    ),
+    Attack(
+        "vanish-committed",
+        life.committed_hooks,
+        *("messages", 0, 3, 50, ("smtp", "modern")),
+        {"handler": "wild", "seconds": 2.5},
         own=True,
     ),
     Attack("restarts", life.restarts, "lines", 0, 10, 100, alone=True),

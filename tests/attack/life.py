@@ -86,6 +86,35 @@ def stop_with_messages_in_flight(victim: Victim, number: int) -> float:
     return number - min(answered, len(victim.delivered()))
 
 
+def _vanish(victim: Victim, sender: bytes, number: int) -> None:
+    """Send messages whose hooks take their time, and reset the connections."""
+    for _ in range(number):
+        client = Client(victim.place)
+        client.hello()
+        client.begin(sender)
+        client.ask(b"DATA", b"354")
+        client.send(b"x\r\n.\r\n")
+        # Whether the hook has begun, only its work tells: there is nothing to wait for.
+        with Client(victim.place) as other:
+            other.ask(b"NOOP", b"250")
+        client.reset()
+
+
+def hooks_left(victim: Victim, number: int) -> float:
+    """Vanish while hooks wait for a minute; return the tasks that are left of them."""
+    before = victim.tasks()
+    _vanish(victim, b"slow@b.test", number)
+    return max(0, victim.tasks() - before)
+
+
+def committed_hooks(victim: Victim, number: int) -> float:
+    """Vanish while hooks have committed; return the messages that are lost."""
+    _vanish(victim, b"commit@b.test", number)
+    # Waits for all tasks.
+    victim.tasks()
+    return number - len(victim.delivered())
+
+
 def restarts(starter: Starter, number: int) -> float:
     """Start and stop again and again under -X dev -W error; return the lines of complaint."""
     command = [starter.python, "-X", "dev", "-W", "error", "-c", RESTARTS, str(number)]

@@ -90,6 +90,20 @@ def honest(place: Place, tenths: int) -> float:
         return float(not client.reply().startswith(b"250"))
 
 
+def honest_chunk(place: Place, tenths: int) -> float:
+    """Send a chunk with 1,000 octets a second; return 1 if the message is lost."""
+    with Client(place) as client:
+        if b"CHUNKING" not in client.hello():
+            raise Skipped("no CHUNKING")
+        client.begin()
+        client.send(b"BDAT %d LAST\r\n" % (tenths * 100))
+        for left in range(tenths, 0, -1):
+            client.send(b"x" * 98 + b"\r\n")
+            if left > 1 and select.select([client.socket], [], [], 0.1)[0]:
+                return 1
+        return float(not client.reply().startswith(b"250"))
+
+
 def honest_commands(place: Place, commands: int) -> float:
     """Send each command well within the limit; return the number that were not answered."""
     unanswered = 0

@@ -16,6 +16,7 @@ import socket
 import ssl
 import sys
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from aiosmtpd.controller import Controller
@@ -91,6 +92,10 @@ class Wild(Keep):
             raise ValueError("one\r\n250 two")
         if how == "slow":
             await asyncio.sleep(self.seconds)
+        if how == "commit":
+            async with getattr(server, "committed", nullcontext)():
+                await asyncio.sleep(self.seconds)
+                return await super().handle_DATA(server, session, envelope)
         if how in GARBAGE:
             return GARBAGE[how]
         return await super().handle_DATA(server, session, envelope)
