@@ -79,6 +79,12 @@ class Transcript:
             # The reply to an unknown command repeats it.
             self._write("S:", f"{text[:4]}{MASK}" if self._veiled else text)
 
+    def end(self, reason: str) -> None:
+        """Tell the line that was sent in part, if one was, and why the session has ended."""
+        if self._sent:
+            self.server(b"\r\n")
+        self.note(f"disconnected: {reason}")
+
     def _write(self, who: str, text: str) -> None:
         start = f"#{self._number} {monotonic() - self._began:8.3f} {who}"
         self._dialogue.write(start, text, aside=who == "--")
@@ -102,7 +108,7 @@ def shown(protocol: type[SMTP], dialogue: Dialogue) -> type[SMTP]:
 
         def connection_lost(self, error: Exception | None) -> None:
             super().connection_lost(error)
-            self._transcript.note(f"disconnected: {self._reason}")
+            self._transcript.end(self._reason)
 
         def send(self, data: bytes) -> None:
             self._transcript.server(data)

@@ -77,6 +77,7 @@ class _Recording(SMTP):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self._number = 0
+        self._unended = b""
 
     async def _execute(self, line: bytes) -> None:
         self.transcript.add(self._number, "C", self._without_secrets(_shown(line)))
@@ -107,11 +108,14 @@ class _Recording(SMTP):
     def connection_lost(self, error: Exception | None) -> None:
         """Note why the connection has ended."""
         super().connection_lost(error)
+        if self._unended:
+            self.transcript.add(self._number, "S", _shown(self._unended))
         self.transcript.add(self._number, "-", self._reason)
 
     def send(self, data: bytes) -> None:
-        """Note the lines of a reply, and send it."""
-        for line in data.removesuffix(b"\r\n").split(b"\r\n"):
+        """Note the lines of a reply, which may come in pieces, and send it."""
+        *lines, self._unended = (self._unended + data).split(b"\r\n")
+        for line in lines:
             self.transcript.add(self._number, "S", _shown(line))
         super().send(data)
 

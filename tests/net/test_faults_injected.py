@@ -1,6 +1,7 @@
 """Faults on real sockets: each stage, each effect, and what the handler gets of it."""
 
 import asyncio
+import io
 import smtplib
 import socket
 import ssl
@@ -13,11 +14,13 @@ from typing import Any
 
 import pytest
 
+from aiosmtpd._dialogue import Dialogue, shown
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from aiosmtpd.testing.faults import Fault, Faults, faulty
+from aiosmtpd.testing.inbox import Inbox
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, Client
 
@@ -528,3 +531,34 @@ def test_a_subclass_of_the_user_s_own_may_be_faulty_too() -> None:
         client.ask(b"EHLO client.test")
         assert client.ask(b"MAIL FROM:<a@b.test>") == b"250 OK\r\n"
         assert client.reply() == b""
+
+
+def test_transcripts_show_a_reply_that_drips_in_one_line_and_a_part_of_one() -> None:
+    with Inbox() as inbox:
+        inbox.fail("mail", "drip 0.0001")
+        inbox.fail("rcpt", "truncate 6")
+        with (
+            smtplib.SMTP(inbox.host, inbox.port, timeout=PATIENCE) as client,
+            pytest.raises(smtplib.SMTPServerDisconnected),
+        ):
+            client.sendmail("a@b.test", ["c@d.test"], "Subject: x\n\nbody")
+    said = [line.partition(": ")[2] for line in inbox.transcript.splitlines()]
+    assert said[-4:] == [
+        "250 2.1.0 OK",
+        "rcpt TO:<c@d.test>",
+        "250 2.",
+        "closed by a fault",
+    ]
+
+
+def test_a_dialogue_shows_a_part_of_a_reply() -> None:
+    screen = io.StringIO()
+    with (
+        serving("mail: truncate 6", protocol=shown(SMTP, Dialogue(screen))) as controller,
+        Client(controller.port) as client,
+    ):
+        client.ask(b"EHLO client.test")
+        assert client.ask(b"MAIL FROM:<a@b.test>") == b"250 OK"
+        assert client.reply() == b""
+    lines = [line[11:] for line in screen.getvalue().splitlines()]
+    assert lines[-2:] == [" S: 250 OK", " -- disconnected: closed by a fault"]
