@@ -270,12 +270,11 @@ class Conversation(smtplib.SMTP):
         if self.order.credentials is None:
             return
         offered = self.esmtp_features.get("auth", "").upper().split()
-        shown = " ".join(offered) or "none"
+        shown = " ".join(offered)
         wanted = [self.order.mechanism] if self.order.mechanism else MECHANISMS
         mechanism = next((one for one in wanted if one in offered), None)
         if mechanism is None:
             self._refuse_mechanisms(shown)
-            return
         self._tell("*", f"mechanisms: {shown}; taking {mechanism}", None)
         if not isinstance(self.sock, ssl.SSLSocket) and mechanism != "CRAM-MD5":
             self._tell("*", "no TLS: the password goes in the clear", None)
@@ -298,14 +297,16 @@ class Conversation(smtplib.SMTP):
         finally:
             self._masking = False
 
-    def _refuse_mechanisms(self, shown: str) -> None:
-        wanted = self.order.mechanism or "a mechanism of " + ", ".join(MECHANISMS)
-        hint = "leave out --auth"
-        if shown != "none":
-            hint = "choose another --mechanism"
-        elif not isinstance(self.sock, ssl.SSLSocket):
-            hint += ", or use TLS, which it may need"
-        raise Failed(f"{wanted} is not offered, but {shown}: {hint}")
+    def _refuse_mechanisms(self, offered: str) -> NoReturn:
+        if not offered:
+            tls = isinstance(self.sock, ssl.SSLSocket)
+            hint = "" if tls else ", or use TLS, which it may need"
+            raise Failed(f"AUTH is not offered: leave out --auth{hint}")
+        if self.order.mechanism:
+            wanted = self.order.mechanism
+            raise Failed(f"{wanted} is not offered, only {offered}: choose another --mechanism")
+        known = ", ".join(MECHANISMS)
+        raise Failed(f"{offered} is offered, and {known} are known: leave out --auth")
 
     def _transact(self) -> str:
         order, said = self.order, ""
@@ -355,8 +356,6 @@ class Conversation(smtplib.SMTP):
 
     def _leave(self) -> None:
         """Say goodbye; the message's fate is known by now."""
-        if self.sock is None:
-            return
         try:
             self.docmd("QUIT")
         except (OSError, smtplib.SMTPException, Failed):

@@ -397,12 +397,12 @@ class Screen:
         self.show(f"{who}{' ' if who == '*' else ':'} {text}")
 
     def show(self, line: str) -> None:
-        """Show a line; a broken pipe is no reason not to send."""
+        """Show a line; that nobody reads it, or a full disk, is no reason not to send."""
         if self._closed:
             return
         try:
             print(line, flush=True)
-        except BrokenPipeError:
+        except OSError:
             self._closed = True
             # The interpreter would say so once more when it ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

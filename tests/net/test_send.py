@@ -354,12 +354,21 @@ def test_auth_by_a_challenge_and_a_server_that_repeats_secrets(
 
 
 def test_auth_that_is_not_offered(send: Callable[..., Sent], certificates: Certificates) -> None:
+    auth = "--auth", "bob:hunter2"
     with serving() as controller:
-        sent = send(at(controller), "--auth", "bob:hunter2")
-        assert "is not offered, but none: leave out --auth, or use TLS" in sent.error
+        sent = send(at(controller), *auth)
+        assert "AUTH is not offered: leave out --auth, or use TLS, which it may" in sent.error
+    with serving(
+        tls_context=certificates.server_context(), auth_exclude_mechanism=["PLAIN", "LOGIN"]
+    ) as controller:
+        sent = send(at(controller), *auth, "--insecure")
+        assert sent.error == "aiosmtpd send: AUTH is not offered: leave out --auth\n"
     with serving(authenticator=only_hunter, auth_require_tls=False) as controller:
-        sent = send(at(controller), "--auth", "bob:hunter2", "--mechanism", "cram-md5")
-        assert "CRAM-MD5 is not offered, but LOGIN PLAIN: choose another" in sent.error
+        sent = send(at(controller), *auth, "--mechanism", "cram-md5")
+        assert "CRAM-MD5 is not offered, only LOGIN PLAIN: choose another" in sent.error
+    with answering(b"220 mx\r\n", lambda _: b"250-mx\r\n250 AUTH XOAUTH2\r\n") as server:
+        sent = send(server, *auth)
+        assert "XOAUTH2 is offered, and CRAM-MD5, PLAIN, LOGIN are known: leave" in sent.error
 
 
 def test_auth_that_makes_no_sense(send: Callable[..., Sent]) -> None:

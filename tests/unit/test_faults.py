@@ -161,6 +161,11 @@ def test_what_no_text_can_say_is_refused_in_code_too(keywords: Any, says: str) -
         Fault("rcpt", "drop", **keywords)
 
 
+def test_a_stage_that_is_none_in_code() -> None:
+    with pytest.raises(ValueError, match="unknown stage 'never': write one of connect"):
+        Fault("never", "drop")
+
+
 def matches(fault: Fault, **event: Any) -> bool:
     usual = {"sender": "a@b.test", "recipients": ["c@d.test", "e@f.test"], "client": "127.0.0.1"}
     return fault.matches("data", **{**usual, **event})
