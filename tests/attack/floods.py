@@ -38,7 +38,7 @@ def connections(place: Place, number: int) -> float:
     clients = []
     try:
         for _ in range(number):
-            clients.append(Client(place, greet=place.mode in ("starttls", "smtps")))
+            clients.append(Client(place))
         began = time.monotonic()
         with Client(place) as client:
             client.ask(b"NOOP", b"250")
