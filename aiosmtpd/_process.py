@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import shlex
 import signal
 import socket
 import ssl
@@ -328,8 +329,8 @@ def banner(
     ]
     if authority is not None:
         lines.append(f"  CA certificate: {authority}")
-    if command := _test_command(settings, addresses):
-        lines.append(f"  send a test: {command}")
+    lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
+    lines.append(f"  send a test: {_test_command(settings, addresses[0], authority)}")
     return "\n".join([*lines, "  Ctrl-C stops it"])
 
 
@@ -340,23 +341,22 @@ def _about_auth(settings: Namespace, tls: bool) -> str:
     return f"{need}, {settings.users.about}{'' if tls else ', in the clear'}"
 
 
-def _test_command(settings: Namespace, addresses: Sequence[listening.Address]) -> str | None:
-    address = addresses[0]
+def _test_command(settings: Namespace, address: listening.Address, authority: Path | None) -> str:
+    """Return the command that sends a message to the first place."""
     if isinstance(address, str):
-        return None
-    host, port = address
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    schemes = [place.scheme for place in settings.places]
-    client = "LMTP" if schemes == ["lmtp"] * len(schemes) else "SMTP"
-    if schemes[0] == "smtps" or (settings.smtpscert and schemes[0] is None):
-        client = "SMTP_SSL"
-    starttls = (
-        "s.starttls(); " if (settings.tlscert or settings.tls) and client != "SMTP_SSL" else ""
-    )
+        where = f"unix:{address}"
+    else:
+        host, port = address
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        where = listening.spell((host, port))
+    scheme = settings.places[0].scheme
+    if scheme == "smtps" or (settings.smtpscert and scheme is None):
+        where = f"smtps://{where}"
+    elif scheme == "lmtp":
+        where = f"lmtp://{where}"
+    words = ["aiosmtpd", "send", where]
+    if authority is not None:
+        words += ["--cafile", str(authority)]
     if settings.require_auth and settings.users is not None:
-        starttls += f"s.login({settings.users.example!r}, 'PASSWORD'); "
-    python = "python" if os.name == "nt" else "python3"
-    return (
-        f'{python} -c "import smtplib; s = smtplib.{client}({host!r}, {port}); {starttls}'
-        "s.sendmail('me@example.com', 'you@example.com', 'Subject: Test\\n\\nHello')\""
-    )
+        words += ["--auth", f"{settings.users.example}:PASSWORD"]
+    return shlex.join(words)

@@ -146,7 +146,7 @@ def test_banner() -> None:
     text = banner(settings, "HERE", [("127.0.0.1", 1)], Path("/ca.pem"))
     assert "TLS: from the first octet, STARTTLS offered," in text
     assert "\n  CA certificate: /ca.pem\n" in text
-    assert "smtplib.SMTP_SSL(" in text
+    assert "aiosmtpd send smtps://127.0.0.1:1 --cafile /ca.pem\n" in text
     text = banner(main.parseargs(SELF_SIGNED)[1], "HERE", [("127.0.0.1", 1)])
     assert "TLS: STARTTLS required," in text
     assert "s.starttls(); " in text

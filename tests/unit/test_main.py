@@ -580,7 +580,7 @@ def test_banner() -> None:
     text = banner()
     assert f"aiosmtpd {aiosmtpd.__version__} is listening on HERE\n" in text
     assert "size limit 33,554,432 octets, TLS: off, AUTH: off\n" in text
-    assert "smtplib.SMTP('127.0.0.1', 8025)" in text
+    assert "send a test: aiosmtpd send 127.0.0.1:8025\n" in text
     assert "Ctrl-C" in text
 
 
@@ -589,32 +589,38 @@ def test_banner_of_tls(certificates: Certificates) -> None:
     smtps = ["--smtpscert", files[0], "--smtpskey", files[1]]
     starttls = ["--tlscert", files[0], "--tlskey", files[1]]
     assert "TLS: from the first octet," in banner(*smtps)
-    assert "smtplib.SMTP_SSL(" in banner(*smtps)
+    assert "aiosmtpd send smtps://127.0.0.1:8025\n" in banner(*smtps)
     assert "TLS: STARTTLS required," in banner(*starttls)
-    assert "s.starttls(); " in banner(*starttls)
+    assert "aiosmtpd send 127.0.0.1:8025\n" in banner(*starttls)
     assert "TLS: STARTTLS offered," in banner(*starttls, "--no-requiretls")
-    assert "smtplib.SMTP(" in banner(*smtps, "-l", "smtp://")
+    assert "aiosmtpd send 127.0.0.1:8025\n" in banner(*smtps, "-l", "smtp://")
 
 
 def test_banner_of_other_places() -> None:
     assert "size limit none," in banner("-s", "0")
-    assert "send a test" not in banner(addresses=["/a/b"])
-    assert "SMTP('127.0.0.1', 1)" in banner(addresses=[("0.0.0.0", 1)])
-    assert "SMTP('::1', 1)" in banner(addresses=[("::", 1)])
-    assert "smtplib.LMTP(" in banner("-l", "lmtp://:1")
+    assert "aiosmtpd send 'unix:/a b'\n" in banner(addresses=["/a b"])
+    assert "aiosmtpd send 127.0.0.1:1\n" in banner(addresses=[("0.0.0.0", 1)])
+    assert "aiosmtpd send '[::1]:1'\n" in banner(addresses=[("::", 1)])
+    assert "aiosmtpd send lmtp://127.0.0.1:8025\n" in banner("-l", "lmtp://:1")
+
+
+def test_banner_of_faults() -> None:
+    text = banner("--fault", "rcpt *@slow.test: 450 busy x2", "--fault", "quit: drop")
+    assert "  fails on purpose: rcpt to=*@slow.test: 450 busy x2\n" in text
+    assert "  fails on purpose: quit: drop\n" in text
 
 
 def test_banner_of_auth(certificates: Certificates) -> None:
     assert "AUTH: offered, 1 user, in the clear\n" in banner("--auth", "joe:secret")
-    assert "login" not in banner("--auth", "joe:secret")
+    assert "--auth" not in banner("--auth", "joe:secret")
     text = banner("--auth", "joe:secret", "--auth", "jim:secret", "--require-auth")
     assert "AUTH: required, 2 users, in the clear\n" in text
-    assert "s.login('joe', 'PASSWORD'); " in text
+    assert "aiosmtpd send 127.0.0.1:8025 --auth joe:PASSWORD\n" in text
     assert "secret" not in text
     files = ["--tlscert", str(certificates.cert_file), "--tlskey", str(certificates.key_file)]
     text = banner("--auth-any", "--require-auth", *files)
     assert "AUTH: required, any password\n" in text
-    assert "s.login('me', 'PASSWORD'); " in text
+    assert "--auth me:PASSWORD\n" in text
 
 
 # The end.
