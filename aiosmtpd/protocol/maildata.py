@@ -11,12 +11,27 @@ from aiosmtpd.protocol.replies import Reply
 END_OF_DATA = b"\r\n.\r\n"
 """What ends mail data, and nothing else does: RFC 5321 section 4.1.1.4."""
 
+_MANY = 8
+"""Lines of the longest kind, for fewer of which it does not pay to look whether all are equal."""
+
 _BARE_NEWLINE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 def _has_bare_newline(piece: bytes) -> bool:
     crlfs = piece.count(b"\r\n")
     return piece.count(b"\n") != crlfs or piece.count(b"\r") != crlfs
+
+
+def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
+    """Return how many octets from *begin* are lines of one length, as base64 has; all or none."""
+    width = piece.find(b"\r\n", begin, begin + limit) + 2 - begin
+    if width < 2:
+        return 0
+    # One octet of each line: what a slice with a stride gives at the speed of C.
+    ends = piece[begin + width - 1 :: width]
+    if ends.count(b"\n") == len(ends) == piece[begin + width - 2 : -1 : width].count(b"\r"):
+        return width * len(ends)
+    return 0
 
 
 class MailData:
@@ -132,8 +147,12 @@ class MailData:
         """
         limit = self._line_limit
         line = -self._open
+        if 0 <= line + _MANY * limit < len(piece) and (begin := piece.find(b"\r\n") + 2) > 1:
+            if begin - line > limit:
+                return line + limit
+            line = begin + _equal_lines(piece, begin, limit)
         while line + limit < len(piece):
-            line_end = piece.rfind(b"\r\n", max(line, 0), line + limit)
+            line_end = piece.rfind(b"\r\n", line if line > 0 else 0, line + limit)
             if line_end < 0:
                 return line + limit
             line = line_end + 2

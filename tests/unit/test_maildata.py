@@ -146,6 +146,29 @@ def test_any_octets(wire: bytes, cuts: set[int], policy: str) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, 0, 0, policy)
 
 
+@settings(deadline=None)
+@given(
+    st.integers(0, 6),
+    st.integers(0, 60),
+    st.tuples(st.integers(0, 300), st.sampled_from([b"", b"\n", b"\r", b"\r\n", b"aaaaaa"])),
+    st.sets(st.integers(1, 300), max_size=3),
+    st.integers(2, 9),
+)
+@example(3, 60, (0, b""), set(), 5)
+@example(3, 60, (0, b""), set(), 4)
+@example(3, 60, (100, b"a"), set(), 5)
+@example(3, 60, (100, b"aaaaaa"), {101}, 5)
+@example(0, 60, (0, b""), {1, 7}, 2)
+@example(3, 60, (0, b"\n"), set(), 5)
+def test_lines_of_one_length_and_what_breaks_them(
+    length: int, lines: int, change: tuple[int, bytes], cuts: set[int], line_limit: int
+) -> None:
+    """Where all lines of a read are alike, as those of base64 are, they are not counted singly."""
+    wire = (b"a" * length + b"\r\n") * lines
+    at, octets = change
+    check(wire[:at] + octets + wire[at:] + b"\r\n.\r\n" + BEHIND, cuts, line_limit, 0, "accept")
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 def test_all_short_data_at_once_in_two_pieces_and_singly(policy: str) -> None:
     for length in range(6):
