@@ -29,6 +29,9 @@ log = logging.getLogger("mail.log")
 VANISHED_GRACE = 2.0
 """Seconds that a running hook gets when its client has gone."""
 
+CLOSE_NOTIFY = 2.0
+"""Seconds that a client in TLS has to take leave when the server stops."""
+
 SLOW_HOOK = 0.1
 """Seconds of the event loop that one command may take before the log says so."""
 
@@ -240,6 +243,9 @@ class Connection(Wire):
         self._stopping = reply
         if self._wakeup.waiting:
             self.disconnect(reply)
+            if self._tls_protocol:
+                # The event loop would wait half a minute for the client's close_notify.
+                self._cut_off_later(CLOSE_NOTIFY)
 
     def abort(self) -> None:
         """End the connection and its task now."""

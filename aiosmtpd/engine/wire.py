@@ -94,10 +94,10 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._drained = self.loop.create_future()
         self._cut_off_later()
 
-    def _cut_off_later(self) -> None:
+    def _cut_off_later(self, seconds: float = SLOW_READER) -> None:
         if self.transport is not None and self._slow_reader is None:
             self._slow_reader = self.loop.call_later(
-                min(self._timeout_duration, SLOW_READER), self.transport.abort
+                min(self._timeout_duration, seconds), self.transport.abort
             )
 
     def resume_writing(self) -> None:

@@ -4,6 +4,7 @@ import logging
 import smtplib
 import socket
 import ssl
+import threading
 from queue import Queue
 from typing import Any
 
@@ -337,3 +338,21 @@ def test_reset_in_the_middle_of_tls(certificates: Certificates) -> None:
         client.close()
         with Client(controller.port) as client:
             assert client.ask(b"NOOP") == b"250 OK\r\n"
+
+
+def test_a_stop_does_not_wait_for_a_client_to_take_leave(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 0.05)
+    context = certificates.server_context()
+    with serving(Catcher(), ssl_context=context, shutdown_timeout=6 * PATIENCE) as controller:
+        plain = socket.create_connection(("127.0.0.1", controller.port), timeout=PATIENCE)
+        with certificates.client_context().wrap_socket(
+            plain, server_hostname="localhost", suppress_ragged_eofs=True
+        ) as client:
+            assert client.recv(3) == b"220"
+            # The client reads no more, and says nothing.
+            stopping = threading.Thread(target=controller.stop)
+            stopping.start()
+            stopping.join(2 * PATIENCE)
+            assert not stopping.is_alive()
