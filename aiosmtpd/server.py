@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeAlias
 
+import attrs
 from public import public
 
 from aiosmtpd import smtp
@@ -19,7 +20,7 @@ from aiosmtpd.engine import listening
 from aiosmtpd.engine.connection import handshake_timeout
 from aiosmtpd.engine.listener import Listener
 from aiosmtpd.engine.shared import Shared
-from aiosmtpd.protocol.limits import LIMIT_NAMES, limits_of
+from aiosmtpd.protocol.limits import LIMIT_NAMES, Limits, limits_of
 
 DEFAULT_PORT = 8025
 DEFAULT_SHUTDOWN_TIMEOUT: float = 10.0
@@ -80,16 +81,28 @@ async def serve(
         protocols,
         ssl_context=ssl_context() if callable(ssl_context) else ssl_context,
         handshake_timeout=_handshake_timeout(parameters),
+        handshakes=_handshakes(parameters),
         remove_files=remove_files,
     )
 
 
+def _limits(parameters: dict[str, Any]) -> Limits:
+    return limits_of({key: parameters[key] for key in LIMIT_NAMES & parameters.keys()})
+
+
 def _handshake_timeout(parameters: dict[str, Any]) -> float:
     """Return the seconds that a TLS handshake may take before there is a connection."""
-    limits = {key: parameters[key] for key in LIMIT_NAMES & parameters.keys()}
     # The class's own default: no connection has been made yet that would know.
     timeout: float = parameters.get("timeout") or 300
-    return handshake_timeout(timeout, limits_of(limits))
+    return handshake_timeout(timeout, _limits(parameters))
+
+
+def _handshakes(parameters: dict[str, Any]) -> Limits:
+    """Return how many TLS handshakes may go on at a time: as many as connections."""
+    limits = attrs.evolve(_limits(parameters), max_connection_rate=None)
+    # Behind a proxy all come from one host.
+    behind = parameters.get("proxy_protocol_timeout") is not None
+    return attrs.evolve(limits, max_connections_per_host=None) if behind else limits
 
 
 def reload_tls(context: TLSContext | None, servers: Iterable[object]) -> None:

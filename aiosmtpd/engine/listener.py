@@ -19,7 +19,9 @@ from functools import partial
 from ssl import SSLContext, SSLError
 from typing import Any
 
-from aiosmtpd.protocol import replies
+from aiosmtpd.engine.shared import Shared
+from aiosmtpd.protocol import networks, replies
+from aiosmtpd.protocol.limits import Limits
 
 log = logging.getLogger("mail.log")
 
@@ -47,7 +49,8 @@ TELL_AGAIN = 60.0
 class Listener(asyncio.AbstractServer):
     """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
 
-    `handshake_timeout` is in seconds; `files` are the paths and inodes to remove at the end.
+    `handshake_timeout` is in seconds, `handshakes` are the limits of those that go on at a time;
+    `files` are the paths and inodes to remove at the end.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Listener(asyncio.AbstractServer):
         *,
         ssl_context: SSLContext | None,
         handshake_timeout: float,
+        handshakes: Limits | None = None,
         files: Iterable[tuple[str, int]] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -65,6 +69,8 @@ class Listener(asyncio.AbstractServer):
         self._tls: dict[str, Any] = {}
         if ssl_context is not None:
             self._tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_timeout}
+        self._handshakes = handshakes if self._tls else None
+        self._crowd = Shared().crowd
         self._files = tuple(files)
         self._servers: list[asyncio.Server] = []
         self._arrivals: set[asyncio.Task[Any]] = set()
@@ -167,6 +173,9 @@ class Listener(asyncio.AbstractServer):
                 self._pause_accepting(sock, error)
                 return
             self._pause = SHORTEST_PAUSE
+            if (host := self._admit(peer)) is None:
+                connection.close()
+                continue
             connection.setblocking(False)
             arrival = self._loop.create_task(
                 self._begin_tls(connection)
@@ -174,7 +183,25 @@ class Listener(asyncio.AbstractServer):
                 else self._loop.connect_accepted_socket(self._protocols, connection)
             )
             self._arrivals.add(arrival)
-            arrival.add_done_callback(partial(self._arrived, connection, peer))
+            arrival.add_done_callback(partial(self._arrived, connection, peer, host))
+
+    def _admit(self, peer: Any) -> str | None:
+        """Return what a client in its handshake is counted by; None where there are too many.
+
+        The server's own limits count connections, and there is none before the handshake's end.
+        """
+        limits = self._handshakes
+        if limits is None:
+            return ""
+        host = ""
+        # A Unix socket's peer has no address.
+        if limits.max_connections_per_host and isinstance(peer, tuple):
+            host = networks.host_key(peer[0])
+        refusal = self._crowd.admit(host, len(self._arrivals) + 1, limits, 0.0)
+        if refusal is None:
+            return host
+        log.info("%r refused before its TLS handshake: %s", peer, refusal)
+        return None
 
     async def _begin_tls(self, connection: socket.socket) -> None:
         """Serve a client that begins a handshake in time; tell one that does not what this is."""
@@ -227,8 +254,11 @@ class Listener(asyncio.AbstractServer):
                 while await self._loop.sock_recv(connection, 65536):
                     pass
 
-    def _arrived(self, connection: socket.socket, peer: object, arrival: asyncio.Task[Any]) -> None:
+    def _arrived(
+        self, connection: socket.socket, peer: object, host: str, arrival: asyncio.Task[Any]
+    ) -> None:
         self._arrivals.discard(arrival)
+        self._crowd.leave(host)
         if arrival.cancelled():
             connection.close()
         elif (error := arrival.exception()) is not None:

@@ -84,6 +84,12 @@ FLOODS = (
     # What the command line allows one address.
     Attack("connections-of-a-host", floods.served_at_a_time, "connections", 50, 80, 500, ("cli",)),
     Attack(
+        "handshakes-of-a-host",
+        floods.handshakes_at_a_time,
+        *("connections", 50, 80, 500, ("smtps",)),
+        {"keywords": {"max_connections_per_host": 50}},
+    ),
+    Attack(
         "connection-rate",
         floods.served_in_a_row,
         *("connections", 30, 60, 500, ("smtp",)),

@@ -1,5 +1,6 @@
 """Many clients, or greedy ones: what the figures tell is how long another client waits."""
 
+import select
 import socket
 import threading
 import time
@@ -66,6 +67,22 @@ def served_at_a_time(place: Place, number: int) -> float:
             if client.reply().startswith(b"220"):
                 return served
     raise ConnectionError("nobody is served any more")
+
+
+def handshakes_at_a_time(place: Place, number: int) -> float:
+    """Return how many connections may wait before their TLS handshake."""
+    clients: list[Client] = []
+    try:
+        for _ in range(number):
+            clients.append(Client(place, greet=False))
+        kept = [client.socket for client in clients]
+        # The server says nothing before a handshake: what can be read is the end.
+        while kept and (gone := select.select(kept, [], [], 0.5)[0]):
+            kept = [sock for sock in kept if sock not in gone]
+        return len(kept)
+    finally:
+        for client in clients:
+            client.close()
 
 
 def served_in_a_row(place: Place, number: int) -> float:

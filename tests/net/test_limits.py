@@ -3,12 +3,15 @@
 import contextlib
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aiosmtpd.controller import UnixSocketController
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from tests.conftest import Certificates
 
 from .support import PATIENCE, Catcher, Client, serving
 
@@ -121,6 +124,72 @@ def test_behind_a_proxy_clients_count() -> None:
         assert [reply[:3] for reply in replies] == [b"220", b"421", b"220"]
         for client in clients:
             client.close()
+
+
+def handshakes(port: int, number: int) -> tuple[list[Client], list[Client]]:
+    """Connect and send nothing; return who is kept and who is sent away, by the order of coming."""
+    clients = [Client(port, greet=False) for _ in range(number)]
+    gone = []
+    for client in clients[2:]:
+        assert client.reply() == b""
+        gone.append(client)
+    return clients[:2], gone
+
+
+@pytest.mark.parametrize("limit", ["max_connections", "max_connections_per_host"])
+def test_handshakes_count_before_they_end(limit: str, certificates: Certificates) -> None:
+    keywords: dict[str, Any] = {limit: 2, "ssl_context": certificates.server_context()}
+    with serving(Sink(), **keywords) as controller:
+        kept, gone = handshakes(controller.port, 5)
+        # The two that are there can still become connections, and make room as they go.
+        context = certificates.client_context()
+        for client in kept:
+            with context.wrap_socket(client.socket, server_hostname="127.0.0.1") as wrapped:
+                assert wrapped.recv(1000).startswith(b"220 ")
+        for client in (*kept, *gone):
+            client.close()
+
+
+def test_handshakes_of_a_proxy_are_not_those_of_one_host(certificates: Certificates) -> None:
+    class Trusting(Catcher):
+        async def handle_PROXY(self, *_: Any) -> bool:
+            return True
+
+    keywords: dict[str, Any] = {
+        "proxy_protocol_timeout": PATIENCE,
+        "max_connections_per_host": 1,
+        "ssl_context": certificates.server_context(),
+    }
+    context = certificates.client_context()
+    with serving(Trusting(), **keywords) as controller:
+        clients = [Client(controller.port, greet=False) for _ in range(3)]
+        for number, client in enumerate(clients):
+            with context.wrap_socket(client.socket, server_hostname="127.0.0.1") as wrapped:
+                wrapped.sendall(b"PROXY TCP4 192.0.2.%d 198.51.100.1 1000 25\r\n" % number)
+                assert wrapped.recv(1000).startswith(b"220 ")
+            client.close()
+
+
+def test_handshakes_over_a_unix_socket_have_no_host(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "s")
+    keywords: dict[str, Any] = {
+        "max_connections_per_host": 1,
+        "ssl_context": certificates.server_context(),
+    }
+    context = certificates.client_context()
+    controller = UnixSocketController(Sink(), unix_socket=path, **keywords)
+    controller.start()
+    with contextlib.ExitStack() as stack:
+        stack.callback(controller.stop)
+        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        for client in clients:
+            client.settimeout(PATIENCE)
+            client.connect(path)
+        for client in clients:
+            with context.wrap_socket(client, server_hostname="127.0.0.1") as wrapped:
+                assert wrapped.recv(1000).startswith(b"220 ")
 
 
 def test_a_new_start_begins_to_count_anew() -> None:
