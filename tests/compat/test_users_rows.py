@@ -370,7 +370,7 @@ def test_b20_a_hook_that_blocks_the_loop_is_named(
     with serving(Blocking()) as controller, Client(controller.port) as client:
         client.ask(b"NOOP")
         client.ask(b"NOOP")
-    assert caplog.text.count("Blocking.handle_NOOP kept the event loop for 0.0 s") == 1
+    assert caplog.text.count("Blocking.handle_NOOP kept the event loop for ") == 1
 
 
 def test_b20_a_plain_hook_runs_beside_the_loop() -> None:
