@@ -42,6 +42,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "send": Command("aiosmtpd._send:main", "send a message, show the dialogue"),
+    "wait": Command("aiosmtpd._wait:main", "wait for a message, print it"),
 }
 """By name."""
 

@@ -73,6 +73,8 @@ ROOMS = {
     "_client": set(),
     "_load": {"_client", "inbox"},
     "_send": {"_client", "_load", "_options", "inbox"},
+    "_wait": {"_options", "_settings", "_waiting", "aiosmtpd"},
+    "_waiting": {"_process", "_program", "inbox", "smtp"},
     "__main__": {"main"},
     "__init__": {"engine", "controller", "server", "handlers", "smtp", "lmtp"},
 }

@@ -85,7 +85,8 @@ class DecodedMail(Mail):
     def link(self, pattern: Pattern | None = None) -> str:
         """Return the first link, or the first that *pattern* finds.
 
-        *pattern* is a piece of the address, a glob for all of it, or a compiled regular expression.
+        *pattern* is a piece of it, in which ``*`` may stand for others, or a compiled regular
+        expression.
         Raises LookupError, which names the links that there are.
         """
         for url in self.links:

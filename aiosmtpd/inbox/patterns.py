@@ -14,11 +14,11 @@ compiled regular expression, which is searched."""
 
 
 def found(pattern: Pattern, text: str) -> bool:
-    """Return whether *pattern* is a piece of *text*, or a glob for all of it."""
+    """Return whether *pattern* is a piece of *text*, or a glob for one."""
     if not isinstance(pattern, str):
         return pattern.search(text) is not None
     folded = pattern.casefold()
-    return folded in text.casefold() or fnmatchcase(text.casefold(), folded)
+    return folded in text.casefold() or fnmatchcase(text.casefold(), f"*{folded}*")
 
 
 def is_address(pattern: Pattern, address: str) -> bool:
