@@ -61,10 +61,13 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
         return NULL_PATH, text[position + 1 :].strip(_BLANKS)
     if bracket and (route := _ROUTE.match(text, position)) is not None:
         position = route.end()
-    local, position = _local_part(text, position)
+    begin = position
+    local, position = _local_part(text, begin)
     if 0 < local_part_limit < len(local):
         raise MalformedPath("local part too long")
-    address = local if _PLAIN_LOCAL.fullmatch(local) else _quote(local)
+    # Without quotes it is as long as it was, and need not be looked at again.
+    plain = position - begin == len(local) or _PLAIN_LOCAL.fullmatch(local)
+    address = local if plain else _quote(local)
     if text.startswith("@", position):
         domain, position = _domain(text, position + 1)
         address = f"{address}@{domain}"
