@@ -36,6 +36,7 @@ ROOMS = {
     "controller": {"server", "engine", "protocol", "smtp", "lmtp", "aiosmtpd"},
     "inbox": {"inbox", "aiosmtpd"},
     "testing": {
+        "_dialogue",
         "testing",
         "inbox",
         "controller",

@@ -7,11 +7,12 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from aiosmtpd._dialogue import shown
 from aiosmtpd.controller import Controller
 from aiosmtpd.inbox.message import DecodedMail
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from aiosmtpd.testing._transcript import Transcript, recording
+from aiosmtpd.testing._transcript import Kept
 from aiosmtpd.testing.faults import Faults, faulty
 
 PROTOCOLS: dict[str, type[SMTP]] = {"smtp": SMTP, "lmtp": LMTP}
@@ -47,7 +48,7 @@ class InboxServer(Controller):
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is smtp or lmtp, not {protocol!r}")
         self.catcher = Catcher()
-        self.transcript = Transcript()
+        self.transcript = Kept()
         parameters = {"extensions": "modern", **parameters}
         if starttls:
             parameters = {"require_starttls": True, "tls_context": context, **parameters}
@@ -64,7 +65,7 @@ class InboxServer(Controller):
         self._encrypted = context is not None
         self._authenticator = _authenticator(users) if users else None
         self.faults = Faults()
-        self._protocol = faulty(recording(PROTOCOLS[protocol], self.transcript), self.faults)
+        self._protocol = faulty(shown(PROTOCOLS[protocol], self.transcript), self.faults)
 
     def factory(self) -> SMTP:
         """Make the object for a connection."""

@@ -101,7 +101,7 @@ class Inbox:
         with self._condition:
             self._messages = []
         self._address = f"inbox-{secrets.token_hex(4)}@example.com"
-        self._server.transcript.begin()
+        self._server.transcript.lines.clear()
 
     def __enter__(self) -> Self:
         self.start()
@@ -209,7 +209,10 @@ class Inbox:
 
     @property
     def transcript(self) -> str:
-        """What clients and server said, session by session; secrets and mail data are left out."""
+        """What clients (C) and server (S) said, each line with its session and its seconds.
+
+        Secrets and mail data are left out. Of many lines it has the last ones.
+        """
         return str(self._server.transcript)
 
     def wait(

@@ -224,7 +224,7 @@ def test_starttls_and_users() -> None:
     for secret in "p@ss", "wrong", "bWU", "AG1l":
         assert secret not in inbox.transcript
     assert "C: AUTH PLAIN ********" in inbox.transcript
-    assert re.search(r"^ +[0-9.]+  -: TLSv1\.[23] from here on$", inbox.transcript, re.MULTILINE)
+    assert re.search(r"^#1 +[0-9.]+ -- TLSv1\.[23] ", inbox.transcript, re.MULTILINE)
 
 
 def test_implicit_tls() -> None:
@@ -266,9 +266,9 @@ def test_the_transcript() -> None:
         client.ask(b"\xff\x1b")
         client.ask(b"QUIT")
         assert client.reply() == b""
-    shown = re.sub(r"^ +\d+\.\d{3}  ", "", inbox.transcript, flags=re.MULTILINE).splitlines()
-    assert shown == [
-        "session 1",
+    shown = re.sub(r"^#1 +\d+\.\d{3} ", "", inbox.transcript, flags=re.MULTILINE).splitlines()
+    assert re.fullmatch(r"-- \d\d:\d\d:\d\d connection from 127\.0\.0\.1:\d+", shown[0])
+    assert shown[1:] == [
         f"S: 220 mx.test Python SMTP {aiosmtpd.__version__}",
         "C: EHLO client.test",
         "S: 250-mx.test",
@@ -282,13 +282,13 @@ def test_the_transcript() -> None:
         "S: 250 OK",
         "C: DATA",
         "S: 354 End data with <CR><LF>.<CR><LF>",
-        "C: (6 octets of mail data)",
+        "-- 6 octets of mail data",
         "S: 250 OK",
         "C: \\xff\\x1b",
         "S: 500 Error: bad syntax",
         "C: QUIT",
         "S: 221 Bye",
-        "-: QUIT",
+        "-- disconnected: QUIT",
     ]
 
 
@@ -300,7 +300,7 @@ def test_the_transcript() -> None:
         ([b"AUTH c2VjcmV0"], ["AUTH ********"]),
         (
             [b"AUTH X c2VjcmV0", b"c2VjcmV0", b"NOOP", b"NOOP"],
-            ["AUTH ********", "********", "********", "NOOP"],
+            ["AUTH ******** ********", "********", "********", "NOOP"],
         ),
         ([b"AUTH"], ["AUTH"]),
     ],
@@ -311,7 +311,7 @@ def test_no_secret_is_in_it(lines: list[bytes], shown: list[str]) -> None:
             client.ask(b"EHLO client.test")
             for line in lines:
                 client.ask(line)
-        said = re.findall(r"  C: (.*)", inbox.transcript)
+        said = re.findall(r" C: (.*)", inbox.transcript)
         assert said[1:] == shown
 
 
@@ -320,7 +320,7 @@ def test_it_does_not_grow_without_end() -> None:
         client.ask(b"EHLO client.test")
         for _ in range(300):
             client.ask(b"NOOP")
-        assert inbox.transcript.count("\n") == 500
+        assert inbox.transcript.count("\n") == 499
 
 
 # What goes wrong.
@@ -337,7 +337,7 @@ def test_faults() -> None:
         with pytest.raises(smtplib.SMTPServerDisconnected):
             send(inbox)
         assert len(inbox.messages) == 1
-        assert "-: closed by a fault" in inbox.transcript
+        assert "-- disconnected: closed by a fault" in inbox.transcript
         inbox.clear()
         send(inbox)
         with pytest.raises(ValueError, match="unknown stage 'RCPT'"):

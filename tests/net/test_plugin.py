@@ -125,9 +125,8 @@ def test_the_report_of_a_failure(suite: Callable[..., pytest.RunResult]) -> None
             "E *   <DecodedMail 'Welcome' from shop@example.com to inbox-*@example.com>:",
             "E *     subject 'Welcome', not 'Farewell'",
             "*- SMTP transcript of 127.0.0.1 port * -*",
-            "session 1",
-            " *  S: 220 *",
-            " *  C: (* octets of mail data)",
+            "#1 * S: 220 *",
+            "#1 * -- * octets of mail data",
         ]
     )
     assert result.stdout.str().count("SMTP transcript") == 1
