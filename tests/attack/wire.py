@@ -232,3 +232,14 @@ def wait_for_descriptors(place: Place, number: int, seconds: float = 5.0) -> int
         with Client(place) as client:
             client.ask(b"NOOP")
     return now
+
+
+def processor_time(place: Place) -> float | None:
+    """Return the seconds of processor time of all threads of the server; None if nobody tells."""
+    seconds = 0.0
+    try:
+        for task in _proc(place, "task").iterdir():
+            seconds += int((task / "schedstat").read_text().split()[0]) / 1e9
+    except (OSError, Skipped):
+        return None
+    return seconds
