@@ -1,6 +1,8 @@
 """The published API: every name, signature and default that programs lean on."""
 
 import inspect
+import subprocess
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -255,3 +257,16 @@ def test_session_and_envelope_take_new_attributes() -> None:
     envelope: Any = Envelope()
     session.mine = envelope.mine = 1
     assert session.mine == envelope.mine == 1
+
+
+def test_importing_the_controller_is_quick() -> None:
+    """Within 25 ms of what asyncio and attrs take (users.md C13): what takes long waits."""
+    code = (
+        "import asyncio, attrs, sys; before = {*sys.modules}; import aiosmtpd.controller;"
+        "print(*{*sys.modules} - before)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    modules = set(run.stdout.decode().split())
+    assert "aiosmtpd.smtp" in modules
+    slow = {"argparse", "email.message", "ipaddress", "json", "mailbox", "smtplib", "tempfile"}
+    assert modules.isdisjoint(slow | {"aiosmtpd.handlers", "aiosmtpd.proxy_protocol"})

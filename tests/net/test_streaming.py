@@ -230,14 +230,25 @@ def test_a_client_that_goes(
     assert "internal error" not in caplog.text
 
 
-def test_silence() -> None:
-    handler = Streams(whole)
-    with serving(handler, timeout=0.1) as controller, Client(controller.port) as client:
-        begin(client)
-        assert client.ask(b"DATA")[:3] == b"354"
-        client.send(b"hello\r\n")
-        assert client.reply()[:9] == b"421 4.4.2"
-        assert isinstance(handler.next(), IncompleteBody)
+@pytest.mark.parametrize(
+    "begin_body",
+    [b"DATA\r\nhello\r\n", b"BDAT 9\r\nhello", b"BDAT 5\r\nhello", b"BDAT 9 LAST\r\nhello"],
+)
+@pytest.mark.parametrize("read", [whole, deaf])
+def test_silence(read: Read, begin_body: bytes) -> None:
+    handler = Streams(read)
+    with (
+        serving(handler, timeout=0.1, extensions="modern") as controller,
+        Client(controller.port) as client,
+    ):
+        commands = b"EHLO client.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"
+        client.send(commands + begin_body)
+        *_, last = iter(client.reply, b"")
+        assert last.startswith(b"421 4.4.2 ")
+        came = handler.next()
+        if read is whole:
+            assert isinstance(came, IncompleteBody)
+            assert came.reply is None
 
 
 def test_reset_between_chunks() -> None:
