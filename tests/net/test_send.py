@@ -761,34 +761,47 @@ def test_neither_asyncio_nor_attrs_nor_the_server_is_imported() -> None:
         assert process.ended() == (0, "set()\n", "")
 
 
-def test_ctrl_c_ends_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(PATIENCE)
-        where = f"127.0.0.1:{silent.getsockname()[1]}"
-        with Program("send", where) as client:
-            connection, _ = silent.accept()
-            with connection:
-                assert client.out_line().startswith("*  connecting")
-                assert client.out_line().startswith("*  connected")
-                ended = client.end(signal.SIGINT)
-        assert ended.code == 130
-        assert ended.err == (
-            "aiosmtpd send: interrupted: the message may have been accepted, or not\n"
-        )
-        args = where, "--repeat", "50", "--concurrency", "2"
-        with (
-            Program("send", *args) as client,
-            closing(silent.accept()[0]),
-            closing(silent.accept()[0]),
-        ):
-            ended = client.end(signal.SIGINT)
-        assert ended.code == 130
-        assert ended.out.splitlines() == [
-            "interrupted: 0 of 50 messages are known of",
-            ended.out.splitlines()[1],
-        ]
-        assert ended.out.splitlines()[1].startswith("0 messages: 0 accepted, 0 failed")
-        assert ended.err == ""
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let what is started here hear Ctrl-C, which a shell takes from what runs behind it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """Return a listening socket on which nobody greets."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(PATIENCE)
+        yield listening
+
+
+def test_ctrl_c_ends_it(silent: socket.socket) -> None:
+    where = f"127.0.0.1:{silent.getsockname()[1]}"
+    with interruptible(), Program("send", where) as client, closing(silent.accept()[0]):
+        assert client.out_line().startswith("*  connecting")
+        assert client.out_line().startswith("*  connected")
+        ended = client.end(signal.SIGINT)
+    assert ended.code == 130
+    assert ended.err == "aiosmtpd send: interrupted: the message may have been accepted, or not\n"
+
+
+def test_ctrl_c_ends_many_with_a_summary(silent: socket.socket) -> None:
+    where = f"127.0.0.1:{silent.getsockname()[1]}"
+    with (
+        interruptible(),
+        Program("send", where, "--repeat", "50", "--concurrency", "2") as client,
+        closing(silent.accept()[0]),
+        closing(silent.accept()[0]),
+    ):
+        ended = client.end(signal.SIGINT)
+    first, second = ended.out.splitlines()
+    assert first == "interrupted: 0 of 50 messages are known of"
+    assert second.startswith("0 messages: 0 accepted, 0 failed in ")
+    assert (ended.code, ended.err) == (130, "")
 
 
 def test_a_broken_pipe_loses_no_message() -> None:
