@@ -19,6 +19,9 @@ DESCRIPTORS_KEPT = 32
 
 MINUTE = 60.0
 
+CREDIT = 600.0
+"""Seconds of slow mail data, at most, that faster data before them makes up for."""
+
 JUNK = frozenset({"NOOP", "RSET", "VRFY", "EXPN", "HELP", "HELO", "EHLO", "LHLO"})
 """Verbs that send no mail."""
 
@@ -106,12 +109,12 @@ class Meter:
     :attr:`farewell` is the reply that ends it at its next command; None while there is none.
     """
 
-    __slots__ = ("_errors", "_junk", "_limits", "_seconds", "farewell")
+    __slots__ = ("_counted", "_errors", "_junk", "_limits", "_octets", "_seconds", "farewell")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._errors = self._junk = 0
-        self._seconds = 0.0
+        self.begin_message()
         self.farewell: Reply | None = None
 
     def count_error(self) -> None:
@@ -135,7 +138,8 @@ class Meter:
 
     def begin_message(self) -> None:
         """Take note that mail data is to come."""
-        self._seconds = 0.0
+        self._seconds = self._counted = 0.0
+        self._octets = 0
 
     def is_dribble(self, seconds: float, octets: int, grace: float) -> bool:
         """Tell whether mail data comes too slowly, on average, once *grace* seconds are over.
@@ -143,9 +147,15 @@ class Meter:
         *seconds* is how long it has been waited for since this was last asked, *octets* how much
         of the message there is in all. A server that is slow itself is not the client's fault.
         """
-        self._seconds += seconds
         rate = self._limits.min_data_rate
-        return rate is not None and self._seconds > grace and octets < rate * self._seconds
+        if rate is None:
+            return False
+        self._seconds += seconds
+        # Or who has sent much at once could hold it here for days.
+        most = rate * (self._seconds + CREDIT)
+        self._counted = min(self._counted + octets - self._octets, most)
+        self._octets = octets
+        return self._seconds > grace and self._counted < rate * self._seconds
 
 
 class Crowd:

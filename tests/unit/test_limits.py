@@ -108,6 +108,14 @@ class TestMeter:
         meter = Meter(Limits(min_data_rate=100))
         assert not any(meter.is_dribble(1.0, 100 * second, 60) for second in range(1, 100_000))
 
+    def test_what_came_fast_does_not_make_up_for_days(self) -> None:
+        meter = Meter(Limits(min_data_rate=100))
+        assert not meter.is_dribble(1.0, 30_000_000, 60)
+        seconds = 0
+        while not meter.is_dribble(100.0, 30_000_000 + seconds, 60):
+            seconds += 100
+        assert 500 <= seconds <= 700
+
     def test_each_message_has_its_own_time(self) -> None:
         meter = Meter(Limits(min_data_rate=100))
         assert not meter.is_dribble(60.0, 1, 60)
