@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aiosmtpd.smtp import SMTP
 from aiosmtpd.testing._fault import STAGES
@@ -25,6 +25,7 @@ x2 every 3 30% seed over 9/min always x0 0 999999999999
 pieces = st.sampled_from([*PIECES.split(), ": ", " ", "\n", "\t", "\x00", "\ud800"])
 
 
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(pieces).map("".join), st.lists(pieces).map(" ".join)))
 def test_any_text_is_a_fault_or_a_value_error_of_one_line(text: str) -> None:
     try:
@@ -71,6 +72,7 @@ def faults(draw: st.DrawFn) -> Fault:
     return Fault(stage, effect, **given_patterns, **draw(often))
 
 
+@settings(deadline=None)
 @given(faults())
 def test_what_a_fault_is_written_as_is_that_fault(fault: Fault) -> None:
     assert parse_fault(str(fault)) == fault
