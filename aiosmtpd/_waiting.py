@@ -17,6 +17,11 @@ from aiosmtpd.inbox.terminal import safe_line, terminal_of
 from aiosmtpd.inbox.wanted import Wanted
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+try:
+    import pwd
+except ImportError:  # pragma: no cover
+    pwd = None  # type: ignore[assignment]
+
 FAREWELL = 1.0
 """Seconds in which the client of the message may say QUIT."""
 
@@ -140,7 +145,7 @@ def wait(parser: ArgumentParser, settings: Namespace) -> int:
     set_up_logging(settings)
     waiter = settings.handler
     try:
-        program = _Wait(settings)
+        program = _Wait(settings, users=pwd)
         waiter.end = program.end
         program.run()
     except Failure as failure:

@@ -50,6 +50,26 @@ workspace = Workspace()
 doctest_global_cleanup = "workspace.leave()"
 
 
+class ConsoleBlock(SphinxDirective):
+    """Commands behind ``$`` and what they print, shown as they are, and run by the doctests.
+
+    The argument names a terminal whose program runs on; later blocks have what it prints next.
+    """
+
+    has_content = True
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the block, and a hidden test that runs it."""
+        text = "\n".join(self.content)
+        shown = nodes.literal_block(text, text, language="console")
+        code = f"workspace.console.check({''.join(self.arguments)!r}, {text!r})"
+        test = nodes.comment(code, code, testnodetype="testcode", groups=["default"], options={})
+        self.set_source_info(shown)
+        self.set_source_info(test)
+        return [shown, test]
+
+
 class Table(SphinxDirective):
     """A directive whose text is made by a function."""
 
@@ -156,5 +176,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("cli-options", Options)
     app.add_directive("cli-commands", Commands)
     app.add_directive("replies", Replies)
+    app.add_directive("console", ConsoleBlock)
     app.connect("env-check-consistency", complain_of_what_is_missing)
     return {"parallel_read_safe": True}

@@ -7,8 +7,10 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
+
+from console import Console
 
 _script = (Path(__file__).parent / "make-certificate.sh").read_text()
 MAKE_CERTIFICATE = shlex.split(_script.replace("\\\n", ""))
@@ -33,8 +35,15 @@ class Workspace:
         for name, text in _certificate().items():
             Path(name).write_text(text)
 
+    @cached_property
+    def console(self) -> Console:
+        """The terminals of the page."""
+        return Console(Path(self._folder.name))
+
     def leave(self) -> None:
         """Go back and remove the folder."""
+        if "console" in vars(self):
+            self.console.close()
         os.chdir(self._before)
         self._folder.cleanup()
 

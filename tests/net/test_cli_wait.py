@@ -127,6 +127,13 @@ def test_its_client_may_stay_silent() -> None:
         assert program.ended().code == 0
 
 
+def test_whoever_one_is() -> None:
+    with Program("wait", "-l", "127.0.0.1:0") as program:
+        program.listens()
+        send(program.port, "Subject: x\n\n")
+        assert program.ended() == (0, "Subject: x\r\n\r\n", "")
+
+
 def test_a_file_for_scripts(tmp_path: Path) -> None:
     file = tmp_path / "ready"
     with waiting("--ready-file", str(file)) as program:
