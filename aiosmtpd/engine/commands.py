@@ -242,13 +242,20 @@ class Commands(Facades):
             if not word.isascii():
                 raise Refused(replies.BAD_SYNTAX) from None
             if not self.enable_SMTPUTF8:
-                raise Refused(replies.NOT_ASCII) from None
+                raise self._refusal_of_line(word.upper(), replies.NOT_ASCII) from None
         verb = word.upper()
         if (len(line) > self.command_size_limit or self.command_size_limits) and len(
             line
         ) > self._size_limit_of(verb):
-            raise Refused(replies.COMMAND_TOO_LONG)
+            raise self._refusal_of_line(verb, replies.COMMAND_TOO_LONG)
         return verb, arg.strip() or None
+
+    def _refusal_of_line(self, verb: str, reply: Reply) -> Exception:
+        """Return what refuses a command line: behind BDAT come octets that nobody has counted."""
+        if verb == "BDAT" and verb in self._extensions.verbs:
+            self.disconnect(reply)
+            return Disconnected()
+        return Refused(reply)
 
     def _size_limit_of(self, verb: str) -> int:
         if not self.session.extended_smtp:

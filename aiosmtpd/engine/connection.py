@@ -255,8 +255,9 @@ class Connection(Wire):
             self._handler_coroutine.cancel()
 
     def disconnect(self, reply: str | None = None) -> None:
-        """Send *reply*, if any, and close the connection; the running command may still end."""
+        """Send *reply* and close; the command may still end. Raises ValueError for no reply."""
         if reply is not None:
+            reply = replies.from_hook(reply)
             self.send(self._octets(reply))
         self._reason = self._reason or reply or "closed by the server"
         self._close()
@@ -405,7 +406,8 @@ class Connection(Wire):
     async def _answer(self, status: Any) -> None:
         """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
         reply = replies.from_hook(status)
-        await self.push(reply)
+        if not self._closing:
+            await self.push(reply)
         if reply.code == 421:
             self._end_with(reply)
 

@@ -42,3 +42,11 @@ class Whence:
     async def handle_NOOP(self, server: Any, session: Any, envelope: Any, arg: str) -> str:
         said, forwarded = session.xclient, envelope.xforward
         return f"250 {session.client_address} {said} {session.authenticated} {forwarded}"
+
+
+class Leaves:
+    """Ends the connection with a text that is no single reply."""
+
+    async def handle_NOOP(self, server: Any, *args: Any) -> str:
+        server.disconnect("421 go\r\n250 on")
+        return "250 OK"

@@ -173,6 +173,23 @@ async def test_a_count_that_is_none_ends_the_session(begin: bytes, count: str) -
 
 
 @pytest.mark.parametrize(
+    ("line", "refusal"),
+    [
+        (b"BDAT \xd9\xa3", "500 5.6.7 Error: strict ASCII mode"),
+        (b"bdat 5" + b" " * 600 + b"LAST", "500 5.5.6 Command line too long"),
+    ],
+    ids=["not ASCII", "too long"],
+)
+async def test_a_line_of_bdat_that_is_not_read_ends_the_session(line: bytes, refusal: str) -> None:
+    keeper = Keeper()
+    async with Conversation(SMTP(keeper, extensions="modern")) as client:
+        await client.ask("EHLO client.test")
+        client.send(line + b"\r\n" + SMUGGLED + b"\r\n.\r\n")
+        assert (await client.rest()).decode().splitlines() == [refusal]
+    assert keeper.messages == []
+
+
+@pytest.mark.parametrize(
     "sent",
     [b"BDAT 5\r\n", b"BDAT 5\r\nhi", b"BDAT 2\r\nhi", b"BDAT 5 LAST\r\nhi", b"BDAT 2\r\nhiBDAT 2"],
     ids=["no octet", "half a chunk", "a chunk", "half the last chunk", "half a command"],
