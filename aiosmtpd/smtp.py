@@ -33,7 +33,6 @@ from aiosmtpd.engine.auth import (
 )
 from aiosmtpd.engine.body import (
     BodyStream as BodyStream,
-    DotSource,
     IncompleteBody as IncompleteBody,
 )
 from aiosmtpd.engine.commands import (
@@ -47,7 +46,7 @@ from aiosmtpd.engine.connection import (
 )
 from aiosmtpd.engine.functions import handler_of
 from aiosmtpd.engine.shared import Shared as Shared
-from aiosmtpd.engine.transfer import MailTransfer
+from aiosmtpd.engine.usual import UsualCommands, parts_of
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.extensions import (
     CLASSIC as CLASSIC,
@@ -60,7 +59,6 @@ from aiosmtpd.protocol.limits import (
     Limits as Limits,
     limits_of,
 )
-from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.modern import (
     ALL as ALL,
     MODERN as MODERN,
@@ -115,11 +113,11 @@ def make_loop() -> asyncio.AbstractEventLoop:
 
 
 @public
-class SMTP(MailTransfer):
+class SMTP(UsualCommands):
     """An SMTP server's side of one connection; the handler's hooks say what becomes of mail."""
 
     # With a dict beside the slots: programs set attributes of their own.
-    __slots__ = ("__dict__", "__weakref__", "_bare_newline", "tls_context")
+    __slots__ = ("__dict__", "__weakref__", "tls_context")
 
     def __init__(
         self,
@@ -337,10 +335,7 @@ class SMTP(MailTransfer):
         if envelope.mail_params.get("BODY") == "BINARYMIME":
             raise Refused(replies.BINARY_NEEDS_BDAT)
         await self.push(replies.START_MAIL_INPUT)
-        data = MailData(
-            self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
-        )
-        await self._transfer(DotSource(self, data))
+        await self._receive_data()
 
     @syntax("RSET")
     async def smtp_RSET(self, arg: str | None) -> None:
@@ -402,6 +397,9 @@ class SMTP(MailTransfer):
         await self.push(
             replies.from_hook(f"{code} Supported commands: {' '.join(sorted(syntaxes))}")
         )
+
+
+SMTP._usual_parts = parts_of(SMTP)
 
 
 def _one_of(name: str, value: str, *allowed: str) -> bool:

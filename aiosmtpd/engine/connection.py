@@ -311,7 +311,7 @@ class Connection(Wire):
                         continue
                     await self._give_way()
                 else:
-                    await self._more()
+                    await self._rest()
                 commands, turn_ends = 0, monotonic() + TURN_SECONDS
         except Refused as refused:
             await self._answer(refused.reply)
@@ -332,6 +332,10 @@ class Connection(Wire):
         if self._stopping is not None:
             self.disconnect(self._stopping)
         await asyncio.sleep(0)
+
+    async def _rest(self) -> None:
+        """Wait for the next command."""
+        await self._more()
 
     async def _call_exception_hook(self, error: Exception) -> None:
         """Tell the handler of a failed handshake; there is nobody to send its answer to."""

@@ -12,11 +12,12 @@ from typing import Any
 from aiosmtpd import _legacy
 from aiosmtpd.engine import hooks
 from aiosmtpd.engine.arguments import MailArguments
-from aiosmtpd.engine.body import BodyStream, ChunkSource, GivenUp, IncompleteBody, Source
+from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected
 from aiosmtpd.engine.spool import Spool
 from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import replies, trace
+from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
@@ -31,14 +32,22 @@ _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 class MailTransfer(MailArguments):
     """A connection that takes messages."""
 
-    __slots__ = ("_decode_data", "_legacy", "data_size_limit", "spool_size")
+    __slots__ = ("_bare_newline", "_decode_data", "_legacy", "data_size_limit", "spool_size")
 
     protocol_family = "SMTP"
 
+    _bare_newline: str
     _decode_data: bool
     _legacy: _legacy.Legacy
     data_size_limit: int | None
     spool_size: int | None
+
+    async def _receive_data(self) -> None:
+        """Take the message behind a DATA that has been answered."""
+        data = MailData(
+            self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
+        )
+        await self._transfer(DotSource(self, data))
 
     async def _transfer(self, source: Source) -> None:
         """Take the message of a transaction and answer it; the transaction is over then."""
@@ -224,10 +233,14 @@ class MailTransfer(MailArguments):
         """
         began = monotonic()
         self._client_is_active = False
-        self._reset_timeout(min(self._timeout_duration, self.limits.data_timeout or inf))
+        self._reset_timeout(self._data_patience())
         await self._more()
         self._client_is_active = True
         self._keep_pace(monotonic() - began, octets)
+
+    def _data_patience(self) -> float:
+        """Return for how many seconds mail data is waited for."""
+        return min(self._timeout_duration, self.limits.data_timeout or inf)
 
     def _keep_pace(self, seconds: float, octets: int) -> None:
         grace = min(self._timeout_duration, DRIBBLE_GRACE)

@@ -1,0 +1,151 @@
+"""MAIL, RCPT and DATA as nearly all clients write them, where no hook and no subclass has a part.
+
+The one short cut of the house. Such a command needs no task, no coroutine and no line of text: it
+is taken from the receiver in the call in which it arrives. Whatever is unusual in any way is left
+to the driver: what is done here, ``smtp_MAIL``, ``smtp_RCPT`` and ``smtp_DATA`` say.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from operator import attrgetter
+from typing import Any, ClassVar
+
+from aiosmtpd.engine.connection import log
+from aiosmtpd.engine.transfer import MailTransfer
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.replies import Reply
+
+BURST = 1000
+"""Commands that one connection may have at once: 2 ms. Then others have their turn."""
+
+_ATEXT = rb"[!#-'*+\--9=?A-Z^-~]"
+_LABEL = rb"[0-9A-Za-z_-]++"
+_USUAL = re.compile(
+    rb"(?:(MAIL) FROM|RCPT TO):<(%s{1,64}+@(?=[^>]{1,255}>)%s(?:\.%s)*+)>\r\n|DATA\r\n"
+    % (_ATEXT, _LABEL, _LABEL),
+    re.IGNORECASE,
+)
+"""No longer than any limit of a command line, no parameter, nothing that paths would rewrite."""
+
+_PARTS = (
+    "smtp_MAIL", "smtp_RCPT", "smtp_DATA", "check_helo_needed", "check_auth_needed", "push",
+    "_call_handler_hook", "_getaddr", "_strip_command_keyword",
+)  # fmt: skip
+_functions_of = attrgetter(*(f"{name}.__func__" for name in _PARTS))
+
+
+def parts_of(server: type[UsualCommands]) -> tuple[Any, ...]:
+    """Return what must be unchanged for the short cut: the methods that such a command runs."""
+    return tuple(getattr(server, name) for name in _PARTS)
+
+
+class UsualCommands(MailTransfer):
+    """A connection that runs the usual commands where they arrive."""
+
+    __slots__ = ("_between_commands", "_data_begun")
+
+    _usual_parts: ClassVar[tuple[Any, ...]] = ()
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._between_commands = self._data_begun = False
+
+    def data_received(self, data: bytes) -> None:
+        """Run what is usual, and leave the rest to the driver."""
+        if self._between_commands and not len(self._receiver):
+            data = self._run_usual(data)
+        if data:
+            super().data_received(data)
+
+    def _run_usual(self, data: bytes) -> bytes:
+        """Run the usual commands that *data* begins with; return the rest of it.
+
+        A message in lockstep: 290,000 to 193,000 instructions of Python; 100 recipients in one
+        write: 665 to 150 µs.
+        """
+        found = _USUAL.match(data)
+        if found is None or not self._goes_as_usual():
+            return data
+        position = 0
+        answers: list[Reply] = []
+        while found is not None and len(answers) < BURST:
+            if (answer := self._take_usual(found[1], found[2])) is None:
+                break
+            answers.append(answer)
+            position = found.end()
+            found = None if self._data_begun else _USUAL.match(data, position)
+        if answers:
+            self._last_status = answers[-1]
+            self._out += b"".join(map(self._octets, answers))
+            if position == len(data):
+                self._flush()
+                self._reset_timeout(self._data_patience() if self._data_begun else None)
+        return data[position:]
+
+    async def _rest(self) -> None:
+        self._between_commands = True
+        await self._more()
+        self._between_commands = False
+        if self._data_begun:
+            self._data_begun = False
+            await self._receive_data()
+
+    def _take_usual(self, mail: bytes | None, address: bytes | None) -> Reply | None:
+        """Do what a usual command says and return its reply; None where it is the driver's."""
+        envelope = self.envelope
+        if address is None:
+            if not envelope.rcpt_tos or envelope.mail_params.get("BODY") == "BINARYMIME":
+                return None
+            self._data_begun = True
+            self._between_commands = False
+            return replies.START_MAIL_INPUT
+        mailbox = address.decode()
+        if mail:
+            if envelope.mail_from is not None:
+                return None
+            envelope.mail_params = {}
+            envelope.mail_from = mailbox
+            return replies.SENDER_OK
+        recipients, most = envelope.rcpt_tos, self.limits.max_recipients
+        if envelope.mail_from is None or (most and len(recipients) >= most):
+            return None
+        recipients.append(mailbox)
+        envelope._recipients.append((mailbox, {}))
+        return replies.RECIPIENT_OK
+
+    def _goes_as_usual(self) -> bool:
+        """Tell whether nobody would notice that the driver does not run a usual command.
+
+        Asked anew for each read, as methods and hooks may be replaced at any time.
+        """
+        handler, limits = self.event_handler, self.limits
+        if (
+            not self._wakeup.waiting
+            or not self.session.host_name
+            or (self._auth_required and not self.session.authenticated)
+            or (self.require_starttls and not self._tls_protocol)
+            or not self._tls_handshake_okay
+            or self._closing
+            or self._stopping is not None
+            or self._drained is not None
+            or self._chunks is not None
+            or self._masked
+            or self._meter.farewell is not None
+            or self._call_limits is not None
+            or self.command_size_limits
+            or self.local_part_limit
+            or limits.max_transactions
+            or limits.max_recipient_domains
+            or log.isEnabledFor(logging.DEBUG)
+            or getattr(handler, "handle_MAIL", None) is not None
+            or getattr(handler, "handle_RCPT", None) is not None
+            or getattr(handler, "handle_BODY", None) is not None
+        ):
+            return False
+        try:
+            return bool(_functions_of(self) == self._usual_parts)
+        except AttributeError:
+            # Something that is no method was put in the place of one.
+            return False

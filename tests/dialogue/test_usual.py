@@ -1,0 +1,241 @@
+"""The short cut for usual commands: the driver's conversation, and never past a hook."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP, Envelope, Session
+from tests.dialogue.transport import MemoryTransport
+
+PATIENCE = 30.0
+EHLO = b"EHLO client.test\r\n"
+MAIL = b"MAIL FROM:<a@example.com>\r\n"
+RCPT = b"rcpt to:<b.c+d@example.com>\r\n"
+DATA = b"DATA\r\n"
+BODY = b"Subject: x\r\n\r\nx\r\n.\r\n"
+OK = b"250 OK\r\n"
+GO_AHEAD = b"354 End data with <CR><LF>.<CR><LF>\r\n"
+
+
+class Server(SMTP):
+    """A server that a test feeds."""
+
+    def __init__(self, handler: Any = None, **keywords: Any) -> None:
+        super().__init__(handler or Sink(), hostname="mx.test", ident="test", **keywords)
+        self.network = MemoryTransport(asyncio.get_running_loop(), self)
+
+    async def ask(self, data: bytes) -> bytes:
+        """Return the replies to *data*, the last of which is that to a NOOP behind it."""
+        before = len(self.network.sent)
+        self.network.feed(data)
+        self.network.feed(b"NOOP end\r\n")
+        return await self.until(b"250 END\r\n", before)
+
+    async def until(self, end: bytes, before: int = 0) -> bytes:
+        async with asyncio.timeout(PATIENCE):
+            while not self.network.sent.endswith(end, before):
+                self.network.changed.clear()
+                await self.network.changed.wait()
+        return bytes(self.network.sent[before:])
+
+    async def smtp_NOOP(self, arg: str | None) -> None:
+        """Answer so that the end of a script is seen."""
+        await self.push("250 END")
+
+    def at_once(self, data: bytes) -> bytes:
+        """Return what was sent while *data* was fed, with no turn of the loop between."""
+        before = len(self.network.sent)
+        self.network.feed(data)
+        return bytes(self.network.sent[before:])
+
+
+class ByTheDriver(Server):
+    """A server whose replies somebody wants to see: no command takes the short cut."""
+
+    async def push(self, status: str | bytes) -> None:
+        await super().push(status)
+
+
+async def greeted(kind: type[Server] = Server, handler: Any = None, **keywords: Any) -> Server:
+    server = kind(handler, **keywords)
+    await server.until(b"220 mx.test test\r\n")
+    await server.ask(EHLO)
+    return server
+
+
+async def closed(server: Server) -> None:
+    server.network.reset()
+    await asyncio.wait_for(server.ended(), PATIENCE)
+
+
+SCRIPTS = {
+    "a message": MAIL + RCPT + DATA + BODY,
+    "two messages": (MAIL + RCPT + DATA + BODY) * 2,
+    "many recipients": MAIL + RCPT * 1500 + DATA + BODY,
+    "nested MAIL": MAIL + MAIL + RCPT,
+    "RCPT first": RCPT + MAIL + RCPT,
+    "DATA first": DATA + MAIL + DATA + RCPT + DATA + BODY,
+    "DATA with an argument": MAIL + RCPT + b"DATA x\r\n" + DATA + BODY,
+    "a parameter": b"MAIL FROM:<a@example.com> SIZE=10\r\n" + RCPT + DATA + BODY,
+    "BINARYMIME": b"MAIL FROM:<a@example.com> BODY=BINARYMIME\r\n" + RCPT + DATA,
+    "the null reverse-path": b"MAIL FROM:<>\r\n" + RCPT + DATA + BODY,
+    "a bare LF": MAIL.replace(b"\r", b"") + RCPT.replace(b"\r", b"") + DATA + BODY,
+    "a quoted local part": MAIL + b'RCPT TO:<"b c"@example.com>\r\n' + DATA + BODY,
+    "a long domain": MAIL + b"RCPT TO:<b@" + b"d" * 256 + b">\r\n" + DATA + BODY,
+    "no ASCII": MAIL + b"RCPT TO:<b\xff@example.com>\r\n" + DATA,
+    "RSET between": MAIL + b"RSET\r\n" + MAIL + RCPT + DATA + BODY,
+    "HELO again": MAIL + b"HELO other.test\r\n" + RCPT + MAIL + RCPT + DATA + BODY,
+}
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "modern": {"extensions": "modern"},
+    "all": {"extensions": "all"},
+    "few recipients": {"max_recipients": 1},
+    "no limit of recipients": {"max_recipients": None},
+    "few transactions": {"max_transactions": 1},
+    "few domains": {"max_recipient_domains": 1},
+    "call limits": {"command_call_limit": 3},
+    "AUTH": {"auth_required": True},
+    "SMTPUTF8": {"enable_SMTPUTF8": True},
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_the_replies_are_those_of_the_driver(script: str, setting: str) -> None:
+    keywords = SETTINGS[setting]
+    heard = []
+    for kind in (Server, ByTheDriver):
+        server = await greeted(kind, **keywords)
+        server.network.feed(SCRIPTS[script])
+        server.network.feed(b"QUIT\r\n.\r\nQUIT\r\n")
+        await asyncio.wait_for(server.ended(), PATIENCE)
+        heard.append(bytes(server.network.sent))
+    assert heard[0] == heard[1]
+
+
+async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() -> None:
+    server = await greeted()
+    assert server.at_once(MAIL) == OK
+    assert server.at_once(RCPT) == OK
+    assert server.at_once(DATA) == GO_AHEAD
+    assert server.at_once(BODY) == b""
+    assert await server.ask(b"") == OK + b"250 END\r\n"
+    await closed(server)
+
+
+async def test_the_handler_gets_what_was_said() -> None:
+    got: list[Envelope] = []
+
+    class Handler:
+        async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+            got.append(envelope)
+            return "250 OK"
+
+    server = await greeted(handler=Handler())
+    await server.ask(MAIL + RCPT * 2 + DATA + BODY)
+    (envelope,) = got
+    assert (envelope.mail_from, envelope.rcpt_tos) == (
+        "a@example.com",
+        ["b.c+d@example.com"] * 2,
+    )
+    assert envelope.recipients == [("b.c+d@example.com", {})] * 2
+    assert envelope.content == b"Subject: x\r\n\r\nx\r\n"
+    await closed(server)
+
+
+class Hooks:
+    """A handler that gets hooks while it is in use."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    async def note(self, server: SMTP, session: Session, envelope: Envelope, *args: Any) -> str:
+        self.heard.append(str(args[0]))
+        return "550 heard"
+
+
+@pytest.mark.parametrize(("name", "line"), [("handle_MAIL", MAIL), ("handle_RCPT", RCPT)])
+async def test_a_hook_that_comes_later_is_called(name: str, line: bytes) -> None:
+    handler = Hooks()
+    server = await greeted(handler=handler)
+    assert (await server.ask(MAIL + RCPT + b"RSET\r\n")).count(OK) == 3
+    if line is RCPT:
+        await server.ask(MAIL)
+    setattr(handler, name, handler.note)
+    assert (await server.ask(line)).startswith(b"550 heard\r\n")
+    assert len(handler.heard) == 1
+    await closed(server)
+
+
+async def put_into_the_instance(server: Server) -> None:
+    async def refuse(arg: str | None) -> None:
+        await SMTP.push(server, "550 mine")
+
+    server.smtp_RCPT = refuse  # type: ignore[method-assign]
+
+
+async def a_small_limit_of_commands(server: Server) -> None:
+    server.command_size_limits = {"RCPT": 10}  # type: ignore[misc]
+
+
+async def a_limit_of_local_parts(server: Server) -> None:
+    server.local_part_limit = 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reply"),
+    [
+        (put_into_the_instance, b"550 mine\r\n"),
+        (a_small_limit_of_commands, b"500 Command line too long\r\n"),
+        (a_limit_of_local_parts, b"553 5.1.3 Error: malformed address\r\n"),
+    ],
+)
+async def test_what_a_program_changes_counts_at_once(
+    change: Callable[[Server], Any], reply: bytes
+) -> None:
+    server = await greeted()
+    assert (await server.ask(MAIL + RCPT)).count(OK) == 2
+    await change(server)
+    assert await server.ask(RCPT) == reply + b"250 END\r\n"
+    await closed(server)
+
+
+async def test_the_log_tells_of_each_command(caplog: pytest.LogCaptureFixture) -> None:
+    server = await greeted()
+    with caplog.at_level(logging.DEBUG, "mail.log"):
+        await server.ask(MAIL + RCPT)
+    assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)][:2] == [
+        "MAIL",
+        "RCPT",
+    ]
+    await closed(server)
+
+
+async def test_a_client_that_goes_before_its_message_leaves_no_transaction() -> None:
+    seen: list[Envelope] = []
+
+    class Handler:
+        async def handle_DISCONNECT(
+            self, server: SMTP, session: Session, envelope: Envelope, reason: str
+        ) -> None:
+            seen.append(envelope)
+
+    server = await greeted(handler=Handler())
+    await server.ask(MAIL + RCPT)
+    assert server.at_once(DATA) == GO_AHEAD
+    await closed(server)
+    assert [envelope.mail_from for envelope in seen] == [None]
+
+
+async def test_mail_data_is_waited_for_as_long_as_data_timeout_says() -> None:
+    server = await greeted(data_timeout=0.05)
+    await server.ask(MAIL + RCPT)
+    assert server.at_once(DATA) == GO_AHEAD
+    await server.until(b"421 4.4.2 Timeout, closing connection\r\n")
+    await asyncio.wait_for(server.ended(), PATIENCE)
