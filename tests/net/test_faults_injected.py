@@ -227,6 +227,55 @@ def test_starttls_is_refused_or_its_handshake_fails(certificates: Certificates) 
             assert client.noop()[0] == 250
 
 
+@pytest.mark.parametrize(
+    ("fault", "replies"),
+    [
+        ("drop", [b""]),
+        ("drop after", [b"220 Ready to start TLS\r\n", b""]),
+        ("truncate 5", [b"220 R"]),
+        ("say TLS? no", [b"TLS? no\r\n"]),
+    ],
+)
+def test_starttls_breaks_off(certificates: Certificates, fault: str, replies: list[bytes]) -> None:
+    tls = certificates.server_context()
+    with (
+        serving(f"starttls: {fault}", tls_context=tls) as controller,
+        Client(controller.port) as client,
+    ):
+        client.ask(b"EHLO client.test")
+        client.send(b"STARTTLS\r\n")
+        assert [client.reply() for _ in replies] == replies
+
+
+def test_starttls_is_slow_and_works(certificates: Certificates) -> None:
+    waited = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    faults = "starttls: delay 7", "starttls: drip 0.5", "connect: delay 3"
+    tls = certificates.server_context()
+    with (
+        serving(*faults, tls_context=tls, sleep=sleep) as controller,
+        smtplib.SMTP("127.0.0.1", controller.port, timeout=PATIENCE) as client,
+    ):
+        assert client.starttls(context=certificates.client_context())[0] == 220
+        assert client.noop()[0] == 250
+    # TLS begins a new session, but no new connection.
+    assert waited == [3.0, 7.0, *[0.5] * len(b"220 Ready to start TLS\r\n")]
+
+
+def test_faults_inside_tls(certificates: Certificates) -> None:
+    context = certificates.client_context()
+    fault = "connect: 554 5.7.1 not here x1"
+    with serving(fault, ssl_context=certificates.server_context()) as controller:
+        where = "localhost", controller.port
+        with pytest.raises(smtplib.SMTPConnectError, match="not here"):
+            smtplib.SMTP_SSL(*where, timeout=PATIENCE, context=context)
+        with smtplib.SMTP_SSL(*where, timeout=PATIENCE, context=context) as client:
+            assert client.noop()[0] == 250
+
+
 # Delays.
 
 
