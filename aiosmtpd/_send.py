@@ -84,6 +84,11 @@ def _mailbox(text: str) -> str:
     return address
 
 
+def _credentials(text: str) -> tuple[str, str]:
+    """Parse ``USER:PASSWORD``, or ``USER`` with an empty password, which is asked for later."""
+    return (text, "") if text and ":" not in text else user_and_password(text)
+
+
 def make_parser(prog: str) -> ArgumentParser:
     """Return the parser of the command."""
     parser = Parser(
@@ -154,7 +159,11 @@ def _add_session_options(parser: ArgumentParser) -> None:
         "--insecure", action="store_true", help="Trust any certificate, of any name."
     )
     group.add_argument(
-        "--auth", type=user_and_password, metavar="USER:PASSWORD", help="Authenticate."
+        "--auth",
+        type=_credentials,
+        metavar="USER[:PASSWORD]",
+        help="Authenticate. Other users of the machine may see a command line: without the "
+        "password you are asked for it.",
     )
     group.add_argument(
         "--mechanism",
@@ -204,6 +213,8 @@ def _order(parser: ArgumentParser, settings: Namespace) -> Order:
         parser.error("smtps:// is TLS: write smtp://, or leave out --tls never")
     if settings.mechanism and not settings.auth:
         parser.error("--mechanism needs --auth USER:PASSWORD")
+    if settings.auth and not settings.auth[1]:
+        settings.auth = settings.auth[0], _ask_for_password(parser)
     if settings.auth and not all(part.isascii() for part in settings.auth):
         parser.error("--auth takes ASCII only")
     if settings.cafile and settings.insecure:
@@ -233,6 +244,17 @@ def _order(parser: ArgumentParser, settings: Namespace) -> Order:
         credentials=settings.auth,
         mechanism=settings.mechanism,
     )
+
+
+def _ask_for_password(parser: ArgumentParser) -> str:
+    from getpass import getpass
+
+    if sys.stdin is None or not sys.stdin.isatty():
+        parser.error("--auth needs USER:PASSWORD where there is no terminal to ask at")
+    try:
+        return getpass() or parser.error("--auth needs a password")
+    except EOFError:
+        parser.error("--auth needs a password")
 
 
 def _own_name() -> str:

@@ -1,5 +1,6 @@
 """``aiosmtpd send``: what it sends, what it shows, and what it says when something is wrong."""
 
+import getpass
 import io
 import os
 import re
@@ -327,6 +328,29 @@ def test_auth_and_no_secret_is_shown(send: Callable[..., Sent], mechanism: str) 
         assert "AUTH was refused: 535 5.7.8 Authentication credentials invalid (check" in sent.error
 
 
+def test_the_password_is_asked_for(
+    send: Callable[..., Sent],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def nothing() -> str:
+        raise EOFError
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(getpass, "getpass", lambda: "hunter2")
+    with serving(authenticator=only_hunter, auth_require_tls=False) as controller:
+        assert send(at(controller), "--auth", "bob").code == 0
+    for answer in nothing, str:
+        monkeypatch.setattr(getpass, "getpass", answer)
+        with pytest.raises(SystemExit):
+            _send.main(["--auth", "bob"], "aiosmtpd send")
+        assert capsys.readouterr().err == "aiosmtpd send: error: --auth needs a password\n"
+
+
 def test_auth_by_a_challenge_and_a_server_that_repeats_secrets(
     send: Callable[..., Sent],
 ) -> None:
@@ -602,7 +626,9 @@ def test_what_a_server_says_cannot_steer_the_terminal(send: Callable[..., Sent])
         (["--to", ""], "argument --to: invalid address: '' (write user@example.com)"),
         (["--to", "a b@c"], "argument --to: invalid address: 'a b@c'"),
         (["--from", "a>\r\nDATA"], "argument --from: invalid address"),
-        (["--auth", "hunter2"], "argument --auth: no user and password (write USER:PASSWORD)"),
+        (["--auth", "hunter2"], "--auth needs USER:PASSWORD where there is no terminal to ask"),
+        (["--auth", ":hunter2"], "argument --auth: no user and password (write USER:PASSWORD)"),
+        (["--auth", ""], "argument --auth: no user and password (write USER:PASSWORD)"),
         (["--auth", "bob:schön"], "--auth takes ASCII only"),
         (["--mechanism", "plain"], "--mechanism needs --auth USER:PASSWORD"),
         (["--mechanism", "magic"], "argument --mechanism: invalid choice: 'MAGIC'"),
@@ -623,7 +649,13 @@ def test_what_a_server_says_cannot_steer_the_terminal(send: Callable[..., Sent])
         (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
-def test_wrong_options(capsys: pytest.CaptureFixture[str], args: list[str], says: str) -> None:
+def test_wrong_options(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    says: str,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(SystemExit) as ended:
         _send.main(args, "aiosmtpd send")
     said = capsys.readouterr().err
