@@ -122,6 +122,7 @@ class DecodedMail(Mail):
         A compiled regular expression is searched for. Raises AssertionError, which tells all the
         differences at once, those of texts line by line.
         """
+        __tracebackhide__ = True  # for pytest, which shows the caller then
         compared = (
             ("the sender", self.sender, sender),
             ("the list of recipients", self.recipients, to),

@@ -230,6 +230,7 @@ class Inbox:
         any case, or a compiled regular expression; of subject and text it may be a piece. Raises
         :class:`NoMessage` after *timeout* seconds, with what came and why it does not fit.
         """
+        __tracebackhide__ = True  # for pytest, which shows the caller then
         wanted = Wanted(to, sender, subject, text)
         with self._condition:
             found = self._condition.wait_for(lambda: wanted.first(self._messages), timeout)
@@ -245,6 +246,7 @@ class Inbox:
         timeout: float = PATIENCE,
     ) -> DecodedMail:
         """Do what :meth:`wait` does while the event loop of asyncio goes on."""
+        __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
         found = await self._watch(wanted, timeout)
         return found or self._complain(wanted, timeout)
@@ -259,6 +261,7 @@ class Inbox:
         within: float = 0.0,
     ) -> None:
         """Raise :class:`NoMessage` if a message that fits is there or comes *within* seconds."""
+        __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
         with self._condition:
             found = self._condition.wait_for(lambda: wanted.first(self._messages), within)
@@ -274,6 +277,7 @@ class Inbox:
         within: float = 0.0,
     ) -> None:
         """Do what :meth:`assert_none` does while the event loop of asyncio goes on."""
+        __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
         _refuse(await self._watch(wanted, within), wanted)
 
@@ -300,6 +304,7 @@ class Inbox:
         return found
 
     def _complain(self, wanted: Wanted, seconds: float) -> Any:
+        __tracebackhide__ = True
         messages = self.messages
         what = f"no message {wanted}".rstrip()
         lines = [f"{what} came within {seconds:g} s"]
@@ -318,6 +323,7 @@ class Inbox:
 
 
 def _refuse(found: DecodedMail | None, wanted: Wanted) -> None:
+    __tracebackhide__ = True
     if found is not None:
         what = f"a message {wanted}".rstrip()
         raise NoMessage(f"{what} came: {found!r}\n{found.readable}")

@@ -2,25 +2,44 @@ import smtplib
 
 import pytest
 
-from aiosmtpd.controller import Controller
-from aiosmtpd.testing.helpers import ReceivingHandler
 
-
-@pytest.fixture
-def mail_server():
-    with Controller(ReceivingHandler(), port=0) as controller:
-        yield controller
-
-
-def welcome(name, address, server):
-    """Stands for the program under test."""
-    with smtplib.SMTP(*server) as client:
-        text = f"Subject: Welcome\r\n\r\nDear {name}, ..."
+def welcome(address, inbox, **tls):
+    """Stands for your program, which is told where the server is."""
+    with smtplib.SMTP(inbox.host, inbox.port) as client:
+        if tls:
+            client.starttls(**tls)
+        text = "Subject: Welcome\n\nDear Anna, your code is 482913.\nhttps://shop.example/in?t=1\n"
         client.sendmail("shop@example.com", [address], text)
 
 
-def test_the_welcome_mail(mail_server):
-    welcome("Anna", "anna@example.com", (mail_server.hostname, mail_server.port))
-    (envelope,) = mail_server.handler.box
-    assert envelope.rcpt_tos == ["anna@example.com"]
-    assert b"Dear Anna" in envelope.content
+def test_the_welcome_mail(smtp_inbox):
+    welcome(smtp_inbox.address, smtp_inbox)
+    mail = smtp_inbox.wait(to=smtp_inbox.address, subject="welcome", timeout=5)
+    assert mail.code() == "482913"
+    assert mail.link("/in?") == "https://shop.example/in?t=1"
+    assert "Dear Anna" in mail.text
+
+
+def test_nobody_else_gets_one(smtp_inbox):
+    welcome("anna@example.org", smtp_inbox)
+    smtp_inbox.assert_none(to="bob@*")
+
+
+@pytest.mark.smtp(tls="starttls")
+def test_it_is_sent_by_tls(smtp_inbox):
+    welcome("anna@example.org", smtp_inbox, context=smtp_inbox.client_context())
+    assert smtp_inbox.messages[0].session.ssl
+
+
+def test_the_second_server_is_asked_when_the_first_is_full(smtp_server):
+    full, spare = smtp_server(), smtp_server(hostname="spare.example.com")
+    full.fail("mail", "452 4.3.1 Insufficient system storage")
+    with pytest.raises(smtplib.SMTPSenderRefused, match="Insufficient"):
+        welcome("anna@example.org", full)
+    welcome("anna@example.org", spare)
+    assert (len(full.messages), len(spare.messages)) == (0, 1)
+
+
+def test_the_farewell(smtp_inbox):
+    welcome("anna@example.org", smtp_inbox)
+    smtp_inbox.wait(subject="farewell", timeout=0.1)
