@@ -322,8 +322,9 @@ class Connection(Wire):
         except Disconnected:
             raise
         except TLSSetupException as error:
+            # The handler is told; there is nobody to send its answer to.
             self._closing = True
-            await self._call_exception_hook(error)
+            await self.handle_exception(error)
         except Exception as error:
             await self._answer(await self.handle_exception(error))
 
@@ -336,10 +337,6 @@ class Connection(Wire):
     async def _rest(self) -> None:
         """Wait for the next command."""
         await self._more()
-
-    async def _call_exception_hook(self, error: Exception) -> None:
-        """Tell the handler of a failed handshake; there is nobody to send its answer to."""
-        await self.handle_exception(error)
 
     async def _more(self) -> None:
         """Wait until there may be more from the client, all replies out. Raises Disconnected."""
