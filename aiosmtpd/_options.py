@@ -55,10 +55,14 @@ EXAMPLES = """\
 examples:
   aiosmtpd -l :8025
       print messages to port 8025
+  aiosmtpd --pretty --show-dialogue
+      read them, and watch clients
   aiosmtpd -c Mailbox incoming
       keep them in a Maildir
-  aiosmtpd -c mymodule.Handler
-      hand them to a class of yours
+  aiosmtpd -c mymodule:function
+      call a function with each
+  aiosmtpd --tls self-signed --auth-any
+      be like a provider's server
   aiosmtpd -l :8025 -l unix:socket
       listen at two places
 """

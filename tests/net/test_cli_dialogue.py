@@ -105,7 +105,7 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_timeouts_are_no_answers_to_a_challenge() -> None:
-    with serving(*SHOW, "--auth-any", "--timeout", "0.3") as program:
+    with serving(*SHOW, "--auth-any", "--timeout", "2") as program:
         with Client(program.port) as client:
             client.ask(b"EHLO x")
             client.ask(b"AUTH LOGIN")
