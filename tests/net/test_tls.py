@@ -57,6 +57,34 @@ def test_starttls_begins_a_new_session(certificates: Certificates, version: ssl.
         }
 
 
+REFUSED = b"AUTH PLAIN AHUAcA=="
+
+
+@pytest.mark.parametrize(
+    ("keywords", "command", "times", "answer"),
+    [
+        ({"command_call_limit": {"NOOP": 2, "*": 20}}, b"NOOP", 2, b"421 4.7.0 NOOP sent too many"),
+        ({}, b"JUNK", 4, b"502 5.5.1 Too many unrecognized commands"),
+        ({"max_auth_failures": 1}, REFUSED, 1, b"421 4.7.0 Too many failed authentications"),
+        ({"max_transactions": 1}, b"MAIL FROM:<a@b.test>", 1, b"452 4.5.3"),
+    ],
+    ids=["calls", "unknown verbs", "failed AUTH", "transactions"],
+)
+def test_what_is_counted_before_starttls_counts_behind_it(
+    certificates: Certificates, keywords: dict[str, Any], command: bytes, times: int, answer: bytes
+) -> None:
+    """A client does not begin anew by TLS: users.md A13."""
+    context = certificates.server_context()
+    settings = {"tls_context": context, "auth_require_tls": False, **keywords}
+    with serving(Catcher(), **settings) as controller, Client(controller.port) as client:
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        for _ in range(times):
+            assert not client.ask(command).startswith(answer)
+        upgraded(client, certificates.client_context())
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        assert client.ask(command).startswith(answer)
+
+
 def test_implicit_tls_counts_as_tls(certificates: Certificates) -> None:
     handler = Catcher()
     server_context = certificates.server_context()
