@@ -132,7 +132,8 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
         return smtpd
 
     async def _serve(self, sockets: Sequence[listening.Socket]) -> Listener:
-        return await serve(sockets, self._factory_invoker, self.ssl_context, self.SMTP_kwargs)
+        settings = self.ssl_context, self.SMTP_kwargs, self._shared
+        return await serve(sockets, self._factory_invoker, *settings)
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:
         """Stop the loop and cancel all its tasks; to be called in the loop's thread."""

@@ -72,6 +72,7 @@ async def serve(
     protocols: listening.Protocols,
     ssl_context: TLSContext | None,
     parameters: dict[str, Any],
+    shared: Shared,
     *,
     remove_files: bool = True,
 ) -> Listener:
@@ -81,7 +82,8 @@ async def serve(
         protocols,
         ssl_context=ssl_context() if callable(ssl_context) else ssl_context,
         handshake_timeout=_handshake_timeout(parameters),
-        handshakes=_handshakes(parameters),
+        limits=_limits_of_handshakes(parameters),
+        shared=shared,
         remove_files=remove_files,
     )
 
@@ -97,9 +99,8 @@ def _handshake_timeout(parameters: dict[str, Any]) -> float:
     return handshake_timeout(timeout, _limits(parameters))
 
 
-def _handshakes(parameters: dict[str, Any]) -> Limits:
-    """Return how many TLS handshakes may go on at a time: as many as connections."""
-    limits = attrs.evolve(_limits(parameters), max_connection_rate=None)
+def _limits_of_handshakes(parameters: dict[str, Any]) -> Limits:
+    limits = _limits(parameters)
     # Behind a proxy all come from one host.
     behind = parameters.get("proxy_protocol_timeout") is not None
     return attrs.evolve(limits, max_connections_per_host=None) if behind else limits
@@ -432,6 +433,7 @@ class Server:
             partial(self._protocol, place),
             self.ssl_context if place.scheme in (None, "smtps") else None,
             self.SMTP_kwargs,
+            self._shared,
             remove_files=place.fd is None,
         )
 

@@ -100,9 +100,6 @@ public(
 
 DATA_SIZE_DEFAULT = 2**25
 
-ECHO = 512
-"""Characters of an argument that a refusal repeats, at most."""
-
 
 def make_loop() -> asyncio.AbstractEventLoop:
     """Return the running event loop, or where none runs the one that was set for this thread."""
@@ -374,7 +371,9 @@ class SMTP(UsualCommands):
             raise Refused(replies.syntax_of("VRFY <address>"))
         address, _ = self._getaddr(arg)
         if address is None:
-            raise Refused(replies.from_hook(f"502 Could not VRFY {replies.escape(arg[:ECHO])}"))
+            raise Refused(
+                replies.from_hook(f"502 Could not VRFY {replies.escape(arg[: replies.ECHO])}")
+            )
         status = await self._call_handler_hook("VRFY", address)
         await self._answer(replies.CANNOT_VERIFY if status is MISSING else status)
 

@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -49,8 +50,9 @@ TELL_AGAIN = 60.0
 class Listener(asyncio.AbstractServer):
     """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
 
-    `handshake_timeout` is in seconds, `handshakes` are the limits of those that go on at a time;
-    `files` are the paths and inodes to remove at the end.
+    `handshake_timeout` is in seconds; `limits` are those of connections, which hold for handshakes
+    too, together with what there is in `shared`; `files` are the paths and inodes to remove at the
+    end.
     """
 
     def __init__(
@@ -60,7 +62,8 @@ class Listener(asyncio.AbstractServer):
         *,
         ssl_context: SSLContext | None,
         handshake_timeout: float,
-        handshakes: Limits | None = None,
+        limits: Limits | None = None,
+        shared: Shared | None = None,
         files: Iterable[tuple[str, int]] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -69,8 +72,9 @@ class Listener(asyncio.AbstractServer):
         self._tls: dict[str, Any] = {}
         if ssl_context is not None:
             self._tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_timeout}
-        self._handshakes = handshakes if self._tls else None
-        self._crowd = Shared().crowd
+        self._limits = limits if self._tls else None
+        self._shared = shared or Shared()
+        self._handshakes: Counter[str] = Counter()
         self._files = tuple(files)
         self._servers: list[asyncio.Server] = []
         self._arrivals: set[asyncio.Task[Any]] = set()
@@ -178,32 +182,46 @@ class Listener(asyncio.AbstractServer):
                 continue
             connection.setblocking(False)
             arrival = self._loop.create_task(
-                self._begin_tls(connection)
+                self._begin_tls(connection, host)
                 if self._tls
                 else self._loop.connect_accepted_socket(self._protocols, connection)
             )
             self._arrivals.add(arrival)
-            arrival.add_done_callback(partial(self._arrived, connection, peer, host))
+            arrival.add_done_callback(partial(self._arrived, connection, peer))
 
     def _admit(self, peer: Any) -> str | None:
         """Return what a client in its handshake is counted by; None where there are too many.
 
-        The server's own limits count connections, and there is none before the handshake's end.
+        The server's own limits count connections, and there is none before the handshake's end;
+        it is work, too, and who is told 421 behind it may take half a minute to go.
         """
-        limits = self._handshakes
+        limits = self._limits
         if limits is None:
             return ""
         host = ""
         # A Unix socket's peer has no address.
         if limits.max_connections_per_host and isinstance(peer, tuple):
             host = networks.host_key(peer[0])
-        refusal = self._crowd.admit(host, len(self._arrivals) + 1, limits, 0.0)
+        connections = len(self._shared.connections) + self._handshakes.total() + 1
+        others = self._handshakes[host]
+        refusal = self._shared.crowd.refusal(host, others, connections, limits)
         if refusal is None:
+            self._handshakes[host] += 1
             return host
         log.info("%r refused before its TLS handshake: %s", peer, refusal)
         return None
 
-    async def _begin_tls(self, connection: socket.socket) -> None:
+    async def _begin_tls(self, connection: socket.socket, host: str) -> None:
+        """Serve a client in TLS, which has counted here until its handshake has ended."""
+        try:
+            await self._shake_hands(connection)
+        finally:
+            self._handshakes[host] -= 1
+            if self._handshakes[host] <= 0:
+                # Hosts that are gone take no memory.
+                del self._handshakes[host]
+
+    async def _shake_hands(self, connection: socket.socket) -> None:
         """Serve a client that begins a handshake in time; tell one that does not what this is."""
         limit = self._tls["ssl_handshake_timeout"]
         begin = self._loop.time()
@@ -254,11 +272,8 @@ class Listener(asyncio.AbstractServer):
                 while await self._loop.sock_recv(connection, 65536):
                     pass
 
-    def _arrived(
-        self, connection: socket.socket, peer: object, host: str, arrival: asyncio.Task[Any]
-    ) -> None:
+    def _arrived(self, connection: socket.socket, peer: object, arrival: asyncio.Task[Any]) -> None:
         self._arrivals.discard(arrival)
-        self._crowd.leave(host)
         if arrival.cancelled():
             connection.close()
         elif (error := arrival.exception()) is not None:

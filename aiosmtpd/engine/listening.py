@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, cast
 from attrs import frozen
 
 from aiosmtpd.engine.listener import Listener
+from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol.limits import Limits
 
 Address: TypeAlias = tuple[str, int] | str
@@ -142,13 +143,14 @@ async def serve(
     *,
     ssl_context: SSLContext | None = None,
     handshake_timeout: float = 30.0,
-    handshakes: Limits | None = None,
+    limits: Limits | None = None,
+    shared: Shared | None = None,
     remove_files: bool = True,
 ) -> Listener:
     """Accept connections on bound sockets, which are closed when this fails.
 
-    `handshake_timeout` (seconds) bounds the TLS handshake when there is an `ssl_context`, the
-    limits of `handshakes` how many go on at a time;
+    `handshake_timeout` (seconds) bounds the TLS handshake when there is an `ssl_context`, `limits`
+    how many go on at a time beside the connections of `shared`;
     `remove_files` says whether closing removes the files of Unix sockets.
     """
     files = [file for sock in sockets if (file := _file_of(sock)) is not None and remove_files]
@@ -157,7 +159,8 @@ async def serve(
         protocols,
         ssl_context=ssl_context,
         handshake_timeout=handshake_timeout,
-        handshakes=handshakes,
+        limits=limits,
+        shared=shared,
         files=files,
     )
     await listener.open()

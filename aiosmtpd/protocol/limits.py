@@ -173,13 +173,8 @@ class Crowd:
         *connections* is how many there are with this one, *now* the time in seconds; the host is
         "" where hosts are not counted.
         """
-        limit = limits.max_connections
-        if limit == "descriptors":
-            limit = self._room
-        if limit is not None and connections > limit:
-            return replies.TOO_MANY_CONNECTIONS
-        if not host:
-            return None
+        if (refusal := self._too_many(connections, limits)) is not None or not host:
+            return refusal
         if limits.max_connection_rate is not None:
             if now - self._minute >= MINUTE:
                 self._minute = now
@@ -192,6 +187,24 @@ class Crowd:
             return replies.TOO_MANY_OF_HOST
         self._hosts[host] = count + 1
         return None
+
+    def refusal(self, host: str, others: int, connections: int, limits: Limits) -> Reply | None:
+        """Return why a client cannot even begin its TLS handshake, or None; counts nothing.
+
+        *others* of its host are in theirs, and *connections* is how many there are with them all.
+        """
+        if (refusal := self._too_many(connections, limits)) is not None or not host:
+            return refusal
+        limit = limits.max_connections_per_host
+        if limit is not None and self._hosts.get(host, 0) + others >= limit:
+            return replies.TOO_MANY_OF_HOST
+        return None
+
+    def _too_many(self, connections: int, limits: Limits) -> Reply | None:
+        limit = limits.max_connections
+        if limit == "descriptors":
+            limit = self._room
+        return replies.TOO_MANY_CONNECTIONS if limit is not None and connections > limit else None
 
     def leave(self, host: str) -> None:
         """Take note that an admitted connection of this host has ended."""

@@ -21,6 +21,9 @@ _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LINE_OCTETS = 512
 """A reply line's limit in octets, its CRLF included: RFC 5321 section 4.5.3.1.5."""
 
+ECHO = 512
+"""Characters of an argument that a refusal repeats, at most."""
+
 
 @public
 class Reply(str):

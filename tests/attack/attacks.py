@@ -90,6 +90,12 @@ FLOODS = (
         {"keywords": {"max_connections_per_host": 50}},
     ),
     Attack(
+        "room-for-others",
+        floods.room_for_others,
+        *("hosts refused", 0, 50, 500, ("smtps", "smtp")),
+        {"keywords": {"max_connections": 40, "max_connections_per_host": 10}},
+    ),
+    Attack(
         "connection-rate",
         floods.served_in_a_row,
         *("connections", 30, 60, 500, ("smtp",)),

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from tests.attack.servers import Victim
-from tests.attack.wire import PATIENCE, Client, Place, Skipped, descriptors, wait_for_descriptors
+from tests.attack.wire import (
+    PATIENCE,
+    Client,
+    Place,
+    Skipped,
+    descriptors,
+    untrusting,
+    wait_for_descriptors,
+)
 
 PATIENT = 50
 """Attempts to connect until it is said that it cannot be done."""
@@ -67,6 +75,29 @@ def served_at_a_time(place: Place, number: int) -> float:
             if client.reply().startswith(b"220"):
                 return served
     raise ConnectionError("nobody is served any more")
+
+
+def room_for_others(place: Place, number: int) -> float:
+    """Keep what connections one host can get; return 1 if another host gets none then."""
+    kept: list[Client] = []
+    try:
+        for _ in range(number):
+            with suppress(OSError):
+                client = Client(place, greet=False)
+                kept.append(client)
+                if place.mode == "smtps":
+                    client.socket = untrusting().wrap_socket(client.socket)
+                client.reply()
+        try:
+            with Client(place, source="127.0.0.2"):
+                return 0
+        except ConnectionError:
+            return 1
+        except OSError as error:
+            raise Skipped("this machine has one address only") from error
+    finally:
+        for client in kept:
+            client.close()
 
 
 def handshakes_at_a_time(place: Place, number: int) -> float:

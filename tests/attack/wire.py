@@ -48,7 +48,9 @@ def untrusting() -> ssl.SSLContext:
 class Client:
     """A connection as the server's mode wants it, greeted unless *greet* is false."""
 
-    def __init__(self, place: Place, *, greet: bool = True, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, place: Place, *, greet: bool = True, receive_buffer: int = 0, source: str = ""
+    ) -> None:
         self.place = place
         self.left = b""
         self.socket = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET)
@@ -56,6 +58,8 @@ class Client:
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         try:
+            if source:
+                self.socket.bind((source, 0))
             self.socket.connect((place.host, place.port))
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if greet:

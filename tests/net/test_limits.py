@@ -1,9 +1,11 @@
 """How many connections a server has: refused before the greeting, counted right on every exit."""
 
 import contextlib
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import pytest
@@ -148,6 +150,74 @@ def test_handshakes_count_before_they_end(limit: str, certificates: Certificates
                 assert wrapped.recv(1000).startswith(b"220 ")
         for client in (*kept, *gone):
             client.close()
+
+
+def other_host(port: int) -> socket.socket:
+    try:
+        return socket.create_connection(
+            ("127.0.0.1", port), PATIENCE, source_address=("127.0.0.2", 0)
+        )
+    except OSError:
+        pytest.skip("this machine has one address of its own only")
+
+
+def test_who_is_refused_in_tls_takes_no_room_from_others(certificates: Certificates) -> None:
+    keywords: dict[str, Any] = {
+        "max_connections": 4,
+        "max_connections_per_host": 2,
+        "ssl_context": certificates.server_context(),
+    }
+    context = certificates.client_context()
+    with serving(Sink(), **keywords) as controller, contextlib.ExitStack() as stack:
+
+        def greeting(sock: socket.socket) -> bytes:
+            wrapped = stack.enter_context(context.wrap_socket(sock, server_hostname="127.0.0.1"))
+            return wrapped.recv(1000)
+
+        for _ in range(2):
+            assert greeting(Client(controller.port, greet=False).socket).startswith(b"220 ")
+        for _ in range(4):
+            client = Client(controller.port, greet=False)
+            stack.callback(client.close)
+            assert client.reply() == b""
+        assert greeting(other_host(controller.port)).startswith(b"220 ")
+
+
+class Ends(logging.Handler):
+    """Tells of the ends of connections."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.seen: Queue[str] = Queue()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "disconnected" in (text := record.getMessage()):
+            self.seen.put(text)
+
+
+def test_who_is_refused_behind_a_handshake_is_not_waited_for(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiosmtpd.engine.commands.REFUSED_GRACE", 0.1)
+    ends = Ends()
+    logging.getLogger("mail.log").addHandler(ends)
+    keywords: dict[str, Any] = {
+        "max_connection_rate": 1,
+        "ssl_context": certificates.server_context(),
+    }
+    context = certificates.client_context()
+    with (
+        caplog.at_level(logging.INFO),
+        serving(Sink(), **keywords) as controller,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(logging.getLogger("mail.log").removeHandler, ends)
+        for begins in b"220 ", b"421 ":
+            sock = Client(controller.port, greet=False).socket
+            wrapped = stack.enter_context(context.wrap_socket(sock, server_hostname="127.0.0.1"))
+            assert wrapped.recv(1000).startswith(begins)
+        # The client closes nothing; without the grace asyncio waits for it half a minute.
+        assert "421 4.7.0" in ends.seen.get(timeout=PATIENCE)
 
 
 def test_handshakes_of_a_proxy_are_not_those_of_one_host(certificates: Certificates) -> None:
