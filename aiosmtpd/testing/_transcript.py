@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from itertools import count
 
-from aiosmtpd._dialogue import Dialogue
+from aiosmtpd._dialogue import Dialogue, Transcript
 from aiosmtpd.inbox.terminal import safe_line
 
 LINES = 500
@@ -19,12 +18,24 @@ class Kept(Dialogue):
     """Keeps the last lines of all sessions; filled in the server's thread, read in any."""
 
     def __init__(self) -> None:
-        self._numbers = count(1)
+        self._latest = self._over = 0
         self.lines: deque[str] = deque(maxlen=LINES)
+
+    def clear(self) -> None:
+        """Forget what was said, and how sessions end that have begun."""
+        self._over = self._latest
+        self.lines.clear()
+
+    def session(self) -> Transcript:
+        """Return the transcript of a new session."""
+        self._latest += 1
+        return Transcript(self, self._latest)
 
     def write(self, start: str, text: str, *, aside: bool) -> None:
         """Keep one line."""
-        self.lines.append(f"{start} {safe_line(text)}")
+        # A server takes note of a connection's end after its client, who may be a test's before.
+        if not aside or int(start.split()[0].removeprefix("#")) > self._over:
+            self.lines.append(f"{start} {safe_line(text)}")
 
     def last_refusal(self) -> str | None:
         """Return the last reply that refused something, if there is one."""

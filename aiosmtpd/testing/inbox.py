@@ -101,7 +101,7 @@ class Inbox:
         with self._condition:
             self._messages = []
         self._address = f"inbox-{secrets.token_hex(4)}@example.com"
-        self._server.transcript.lines.clear()
+        self._server.transcript.clear()
 
     def __enter__(self) -> Self:
         self.start()
@@ -175,19 +175,27 @@ class Inbox:
         named = {prefix + name: value for name, value in found.items()}
         return named | ({"SSL_CERT_FILE": str(self.ca_file)} if self._tls else {})
 
-    def django_settings(self) -> dict[str, Any]:
-        """Return the ``EMAIL_*`` settings with which Django sends here."""
+    def django_settings(self, *, mailers: bool = False) -> dict[str, Any]:
+        """Return the settings with which Django sends here: ``EMAIL_HOST`` and so on.
+
+        With *mailers* it is ``MAILERS``, which takes their place from Django 6.1 on.
+        """
         user, password = next(iter(self._users.items()), ("", ""))
-        return {
-            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
-            "EMAIL_HOST": self.host,
-            "EMAIL_PORT": self.port,
-            "EMAIL_HOST_USER": user,
-            "EMAIL_HOST_PASSWORD": password,
-            "EMAIL_USE_TLS": self._tls == "starttls",
-            "EMAIL_USE_SSL": self._tls == "implicit",
-            "EMAIL_TIMEOUT": 10,
+        backend = "django.core.mail.backends.smtp.EmailBackend"
+        options = {
+            "host": self.host,
+            "port": self.port,
+            "username": user,
+            "password": password,
+            "use_tls": self._tls == "starttls",
+            "use_ssl": self._tls == "implicit",
+            "timeout": 10,
         }
+        if mailers:
+            return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": options}}}
+        names = {"username": "HOST_USER", "password": "HOST_PASSWORD"}
+        named = {f"EMAIL_{names.get(name, name.upper())}": options[name] for name in options}
+        return {"EMAIL_BACKEND": backend, **named}
 
     # What came.
 

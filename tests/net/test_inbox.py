@@ -137,6 +137,24 @@ def test_that_nothing_comes() -> None:
             inbox.assert_none(to="bob@*", within=PATIENCE)
 
 
+def test_a_session_that_ends_after_clear_is_no_news() -> None:
+    with Inbox() as inbox:
+        with Client(inbox.port) as client:
+            client.ask(b"EHLO client.test")
+            inbox.clear()
+            client.ask(b"NOOP")
+        with Client(inbox.port) as client:
+            client.ask(b"QUIT")
+            assert client.reply() == b""
+    lines = inbox.transcript.splitlines()
+    assert [line for line in lines if line.startswith("#1 ")][1:] == [
+        line for line in lines if "S: 250" in line
+    ]
+    assert [line for line in lines if " -- " in line] == [
+        line for line in lines if line.startswith("#2 ") and " -- " in line
+    ]
+
+
 # What does not.
 
 
@@ -358,18 +376,35 @@ print(message.send())
 """
 
 
+def test_settings_for_django() -> None:
+    with Inbox(users={"me": "secret"}) as inbox:
+        assert inbox.django_settings() == {
+            "EMAIL_BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "EMAIL_HOST": "127.0.0.1",
+            "EMAIL_PORT": inbox.port,
+            "EMAIL_HOST_USER": "me",
+            "EMAIL_HOST_PASSWORD": "secret",
+            "EMAIL_USE_TLS": False,
+            "EMAIL_USE_SSL": False,
+            "EMAIL_TIMEOUT": 10,
+        }
+        options = inbox.django_settings(mailers=True)["MAILERS"]["default"]["OPTIONS"]
+        assert (options["port"], options["username"]) == (inbox.port, "me")
+
+
 @pytest.mark.parametrize("tls", [None, "starttls", "implicit"])
 def test_django(tls: Any) -> None:
-    pytest.importorskip("django")
+    django = pytest.importorskip("django")
     with Inbox(tls=tls, users={"me": "secret"} if tls else None) as inbox:
+        settings = inbox.django_settings(mailers=django.VERSION >= (6, 1))
         command = [sys.executable, "-W", "error", "-c", DJANGO]
         run = subprocess.run(
-            [*command, json.dumps(inbox.django_settings()), inbox.address],
+            [*command, json.dumps(settings), inbox.address],
             env=inbox.env(),
             capture_output=True,
             text=True,
         )
         assert run.stdout == "1\n", run.stderr
         mail = inbox.wait(to=inbox.address, timeout=0)
-        mail.assert_has(subject="Grüße", text="text", attachments=["a.bin"])
+        mail.assert_has(subject="Grüße", text=re.compile(r"\Atext\n?\Z"), attachments=["a.bin"])
         assert mail.link() == "https://example.com/1"
