@@ -1,6 +1,7 @@
 """The floor: an asyncio.Protocol that knows only where lines and mail data end."""
 
 import asyncio
+from typing import cast
 
 ANSWERS = {b"DATA": b"354 go\r\n", b"EHLO": b"250 HELP\r\n", b"QUIT": b"221 Bye\r\n"}
 
@@ -9,11 +10,11 @@ class Floor(asyncio.Protocol):
     """Answers canned octets, in one write for each read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's is no instance of it.
+        self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
         self.in_data = False
-        transport.write(b"220 floor\r\n")
+        self.transport.write(b"220 floor\r\n")
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer + data if self.buffer else data

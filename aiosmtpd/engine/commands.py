@@ -209,9 +209,9 @@ class Commands(Facades):
         if self._masked:
             self._masked -= 1
         if not self._tls_handshake_okay and verb != "QUIT":
-            raise Refused(replies.LACK_OF_SECURITY)
+            raise self._unread(verb, replies.LACK_OF_SECURITY)
         if self.require_starttls and not self._tls_protocol and verb not in self._before_tls:
-            raise Refused(replies.NEED_STARTTLS)
+            raise self._unread(verb, replies.NEED_STARTTLS)
         if verb in JUNK:
             self._meter.count_junk()
         if (farewell := self._meter.farewell) is not None and verb != "QUIT":
@@ -249,16 +249,16 @@ class Commands(Facades):
             if not word.isascii():
                 raise Refused(replies.BAD_SYNTAX) from None
             if not self.enable_SMTPUTF8:
-                raise self._refusal_of_line(word.upper(), replies.NOT_ASCII) from None
+                raise self._unread(word.upper(), replies.NOT_ASCII) from None
         verb = word.upper()
         if (len(line) > self.command_size_limit or self.command_size_limits) and len(
             line
         ) > self._size_limit_of(verb):
-            raise self._refusal_of_line(verb, replies.COMMAND_TOO_LONG)
+            raise self._unread(verb, replies.COMMAND_TOO_LONG)
         return verb, arg.strip() or None
 
-    def _refusal_of_line(self, verb: str, reply: Reply) -> Exception:
-        """Return what refuses a command line: behind BDAT come octets that nobody has counted."""
+    def _unread(self, verb: str, reply: Reply) -> Exception:
+        """Return what refuses a command unread: behind BDAT come octets that nobody has counted."""
         if verb == "BDAT" and verb in self._extensions.verbs:
             self.disconnect(reply)
             return Disconnected()

@@ -3,7 +3,9 @@
 RFC 5321 section 4.1.1.4, RFC 3030 section 2; CVE-2023-51764 and its kin.
 """
 
+import ssl
 from itertools import pairwise, product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -187,6 +189,17 @@ async def test_a_line_of_bdat_that_is_not_read_ends_the_session(line: bytes, ref
         client.send(line + b"\r\n" + SMUGGLED + b"\r\n.\r\n")
         assert (await client.rest()).decode().splitlines() == [refusal]
     assert keeper.messages == []
+
+
+async def test_a_chunk_before_starttls_ends_the_session() -> None:
+    """CHUNKING is not offered yet: a client that sends one all the same counts on nothing."""
+    keeper = Keeper()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    settings: dict[str, Any] = {"tls_context": context, "require_starttls": True}
+    async with Conversation(SMTP(keeper, extensions="modern", **settings)) as client:
+        assert "CHUNKING" not in await client.ask("EHLO client.test")
+        client.send(b"BDAT 6\r\nNOOP\r\n")
+        assert await client.rest() == b"530 5.7.0 Must issue a STARTTLS command first\r\n"
 
 
 @pytest.mark.parametrize(
