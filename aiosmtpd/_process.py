@@ -29,7 +29,14 @@ from aiosmtpd.server import DEFAULT_PORT
 SETTLE = 1.0
 """Seconds that tasks and worker threads have to end after the last connection has."""
 
+CHARSETS = (
+    "big5 cp1250 cp1251 cp1252 euc_jp euc_kr gb18030 gb2312 gbk iso2022_jp iso8859_2 latin_1 "
+    "iso8859_15 koi8_r shift_jis utf_16 utf_7"
+)
+"""What mail is written in, by the names of their modules."""
+
 LOADED_LATE = (
+    *(f"encodings.{name}" for name in CHARSETS.split()),
     "aiosmtpd._maildir",
     "aiosmtpd._nexthop",
     "aiosmtpd.lmtp",

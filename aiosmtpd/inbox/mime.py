@@ -191,6 +191,6 @@ def _decode(octets: bytes, charset: str) -> str:
             if name and codecs.lookup(name).name not in _NO_CHARSETS:
                 # UTF-7 has a spelling of code points that are no characters.
                 return octets.decode(name).encode("utf-8", "replace").decode()
-        except (LookupError, ValueError):
+        except Exception:  # noqa: S112 - such as of a codec's module that cannot be read
             continue
     return octets.decode("utf-8", "replace")

@@ -232,6 +232,17 @@ def test_messages_for_people_and_for_programs(option: str) -> None:
     assert expected in out
 
 
+def test_letters_of_old_charsets_whoever_one_is() -> None:
+    # A server that was root's can load no charset any more where Python is in root's folder.
+    with Program("-l", "127.0.0.1:0", "--pretty") as program:
+        program.listens()
+        with Client(program.port) as client:
+            client.transaction()
+            client.send(b"Subject: =?iso-8859-1?q?=E9?= =?shift_jis?q?=93=FA?=\r\n\r\n.\r\n")
+            assert client.reply() == b"250 2.0.0 OK\r\n"
+        assert "Subject    é日\n" in program.end().out
+
+
 @pytest.mark.parametrize("words", [["-c", "Sink"], ["stderr"]])
 def test_two_things_that_print(words: list[str]) -> None:
     assert refused("-n", "--pretty", *words) == (
