@@ -24,6 +24,12 @@ PIECES = (
     *(b"\r\n", b"\n", b"\r", b".", b"\r\n.\r\n", b"<", b">", b"@", b'"', b"\\", b" ", b"\x00"),
     *(b"DATA\r\n", b"RSET\r\n", b"BDAT 4\r\n", b"BDAT 99999999999 LAST\r\n", b"AUTH PLAIN\r\n"),
     *(b"*\r\n", b"=", b"QUIT\r\n", b"\xff\xfe", b"\xc3\xa9", b"x" * 600, b"x" * 70_000, b"SIZE="),
+    *(
+        b"XCLIENT ADDR=192.0.2.9 NAME=x LOGIN=",
+        b"XFORWARD PROTO=",
+        b"[UNAVAILABLE]\r\n",
+        b" LAST\r\n",
+    ),
     *(b"EHLO x\r\n", b"HELO x\r\n", b"LHLO x\r\n", b"STARTTLS\r\n", b"(", b"[", b"IPv6:", b"-1"),
 )
 INTERNAL = (b"451 4.3.0", b"500 Error: (")

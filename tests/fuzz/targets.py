@@ -11,7 +11,7 @@ from aiosmtpd.protocol import paths
 from aiosmtpd.protocol.maildata import END_OF_DATA, MailData
 from aiosmtpd.protocol.receiver import LineFlood, LineTooLong, Receiver
 from aiosmtpd.proxy_protocol import MalformedTLV, ProxyData, ProxyTLV, get_proxy
-from aiosmtpd.smtp import SMTP, AuthResult
+from aiosmtpd.smtp import MODERN, SMTP, AuthResult, xclient, xforward
 from tests.attack.mutations import PIECES, faults_of
 from tests.dialogue.harness import all_records, finish
 from tests.dialogue.transport import MemoryTransport
@@ -150,6 +150,18 @@ class _Handler:
         return f"252 {address}"
 
 
+class _Stream:
+    """Reads a message while it comes, and not always to its end."""
+
+    async def handle_BODY(self, server: Any, session: Any, envelope: Any, body: Any) -> str:
+        octets = 0
+        async for piece in body:
+            octets += len(piece)
+            if octets > 200:
+                return "552 5.3.4 enough"
+        return "250 OK"
+
+
 async def _anybody(*_: object) -> AuthResult:
     return AuthResult(success=True)
 
@@ -168,6 +180,20 @@ SERVERS: tuple[Callable[[], SMTP], ...] = (
         bare_newline="reject",
     ),
     lambda: SMTP(_Handler(), hostname="mx.test", decode_data=True, data_size_limit=100),
+    lambda: SMTP(_Stream(), hostname="mx.test", extensions="all", data_size_limit=300),
+    lambda: LMTP(_Stream(), hostname="mx.test", extensions="modern", bare_newline="normalize"),
+    lambda: SMTP(
+        _Handler(),
+        hostname="mx.test",
+        extensions=[*MODERN, xclient("192.0.2.0/24"), xforward("192.0.2.0/24")],
+        spool_size=20,
+        max_hops=1,
+        max_errors=3,
+        max_junk_commands=5,
+        max_recipients=2,
+        unknown_params="ignore",
+        command_call_limit=4,
+    ),
 )
 
 
