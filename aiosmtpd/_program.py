@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 import aiosmtpd
 from aiosmtpd._options import DEFAULT_SIZE, LIMITS
 from aiosmtpd._process import (
@@ -81,8 +83,19 @@ def set_up_logging(settings: Namespace) -> None:
             logging.getLogger(name).setLevel(level)
 
 
+class _Places(Server):
+    """A server for all places, so that its limits are those of the process."""
+
+    def __init__(self, make: Callable[[Listen], SMTP], *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._make_for = make
+
+    def _make(self, place: Listen) -> SMTP:
+        return self._make_for(place)
+
+
 class Program:
-    """The servers that one command line asks for, from binding to the last connection's end."""
+    """The server that one command line asks for, from binding to the last connection's end."""
 
     def __init__(self, settings: Namespace, make: Any = partial, users: Any = None) -> None:
         self._settings = settings
@@ -107,7 +120,8 @@ class Program:
                 self._parameters[name] = getattr(settings, name)
         self._variants = self._make_variants()
         self._factory = self._make_factory(SMTP)
-        self._servers: list[Server] = []
+        self._lmtp_factory: Callable[[], SMTP] | None = None
+        self._server: Server | None = None
         self._stopping = asyncio.Event()
         self._patience: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -216,7 +230,8 @@ class Program:
             if self._is_ready and self._settings.ready_file:
                 with suppress(OSError):
                     os.unlink(self._settings.ready_file)
-            await asyncio.gather(*(server.stop(self._patience) for server in self._servers))
+            if self._server is not None:
+                await self._server.stop(self._patience)
 
     def _watch_output(self) -> None:
         """End when nobody reads any more what the handler prints."""
@@ -244,33 +259,37 @@ class Program:
                     for place, sockets in zip(places, bound, strict=True)
                     for sock in sockets
                 ]
-            self._servers = [self._make_server(place) for place in places]
-            for server in self._servers:
-                await server.start()
+            self._server = self._make_server(places)
+            await self._server.start()
         except OSError as error:
             raise Failure(why_not_listening(error)) from error
         finally:
             for sockets in bound:
                 close_all(sockets)
 
-    def _make_server(self, place: Listen) -> Server:
-        factory = self._factory
-        if place.scheme == "lmtp":
-            from aiosmtpd.lmtp import LMTP
-
-            factory = self._make_factory(LMTP)
-        # What `--tls` makes is for STARTTLS where no scheme says otherwise.
-        in_tls = place.scheme == "smtps" or not self._settings.tls
-        return Server(
+    def _make_server(self, places: list[Listen]) -> Server:
+        if self._settings.tls:
+            # What `--tls` makes is for STARTTLS where no scheme says otherwise.
+            places = [evolve(place, scheme=place.scheme or "smtp") for place in places]
+        return _Places(
+            self._make_connection,
             self._settings.handler,
-            listen=place,
-            ssl_context=self._ssl_context if in_tls else None,
-            factory=factory,
+            listen=places,
+            ssl_context=self._ssl_context,
             **self._parameters,
         )
 
+    def _make_connection(self, place: Listen) -> SMTP:
+        if place.scheme != "lmtp":
+            return self._factory()
+        if self._lmtp_factory is None:
+            from aiosmtpd.lmtp import LMTP
+
+            self._lmtp_factory = self._make_factory(LMTP)
+        return self._lmtp_factory()
+
     def _announce(self) -> None:
-        addresses = [address for server in self._servers for address in server.addresses]
+        addresses = [] if self._server is None else self._server.addresses
         where = " and ".join(spell(address) for address in addresses)
         log.info("Server is listening on %s", where)
         if self._settings.ready_file:

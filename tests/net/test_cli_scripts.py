@@ -370,3 +370,17 @@ def test_a_function_that_does_not_say_what_it_takes() -> None:
 )
 def test_functions_that_cannot_be(args: list[str], said: str, functions: Path) -> None:
     assert said in refused("-n", "-c", *args, cwd=functions)
+
+
+# Limits are those of the process.
+
+
+def test_a_host_has_its_connections_at_all_places_together() -> None:
+    places = [part for name in ("smtp", "lmtp", "smtp") for part in ("-l", f"{name}://127.0.0.1:0")]
+    with serving("--max-connections-per-host", "2", *places) as program:
+        first, second, third = program.addresses
+        with reach(first) as one, reach(second) as other:
+            assert one.greeting[:3] == other.greeting[:3] == b"220"
+            with reach(third) as late:
+                assert late.greeting[:3] == b"421"
+        assert program.end().code == 0
