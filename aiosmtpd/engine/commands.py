@@ -143,7 +143,9 @@ class Commands(Facades):
 
     def _leave_shared(self, shared: Shared) -> None:
         super()._leave_shared(shared)
-        shared.crowd.leave(self._admitted_host)
+        # Once: a server that stops asks too whether the connection has ended.
+        host, self._admitted_host = self._admitted_host, ""
+        shared.crowd.leave(host)
 
     def begin_again(self) -> None:
         """Forget all that the client said, as after connecting; for XCLIENT."""

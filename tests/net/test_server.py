@@ -273,6 +273,30 @@ async def test_stop_tells_those_who_are_there() -> None:
         pass
 
 
+async def test_a_server_that_its_own_hook_stops() -> None:
+    """The end of a connection is then told by its hook's task and asked for by the server."""
+    stopped: list[asyncio.Task[None]] = []
+
+    class Stops:
+        async def handle_DISCONNECT(self, *_: Any) -> None:
+            stopped.append(asyncio.create_task(server.stop()))
+
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    server = Server(Stops(), max_connections_per_host=5)
+    await server.start()
+    reader, writer = await asyncio.open_connection(*server.addresses[0])
+    await reader.readline()
+    writer.write(b"QUIT\r\n")
+    assert (await reader.read())[:3] == b"221"
+    writer.close()
+    await until(lambda: bool(stopped))
+    await stopped[0]
+    # The hook's task tells of its end in the turn after that.
+    await asyncio.sleep(0)
+    assert said == []
+
+
 async def test_serve_forever_until_stopped() -> None:
     server = Server(Sink())
     task = asyncio.create_task(server.serve_forever())
