@@ -105,6 +105,8 @@ def _make_printer(parser: ArgumentParser, settings: Namespace) -> Any:
 
     if settings.classpath != DEFAULT_CLASS or settings.classargs:
         parser.error("--pretty and --json print messages themselves: leave out -c and CLASSARGS")
+    if sys.stdout is None:
+        parser.error("--pretty and --json need a standard output, and it is closed")
     return Pretty() if settings.pretty else JSONLines()
 
 

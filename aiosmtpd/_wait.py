@@ -16,9 +16,9 @@ and ends."""
 
 EXAMPLES = """\
 examples:
-  {prog} -l :8025 --to anna@example.org --timeout 30
+  {prog} --to anna@example.org
       print the first message to Anna
-  link=$({prog} --subject password --link /reset?token=)
+  link=$({prog} --link /reset)
       a link in a message
   code=$({prog} --code 6)
       the code in the next message
@@ -29,8 +29,8 @@ subject, a text or a link, in any case;
 Between slashes it is a regular
 expression: '/^Your code/'.
 
-exit codes:
-  0 it came   1 it did not   2 wrong options   130 Ctrl-C
+exit code: 0 if it came, 1 if not, 2 for
+wrong options, 130 after Ctrl-C
 """
 
 
@@ -100,7 +100,7 @@ def _add_wanted_options(parser: ArgumentParser) -> None:
 
 
 def _add_printing_options(parser: ArgumentParser) -> None:
-    what = parser.add_argument_group("what to print, instead of the message as it came")
+    what = parser.add_argument_group("output, by default the whole message")
     group = what.add_mutually_exclusive_group()
     group.add_argument("--pretty", action="store_true", help="The message, decoded, for people.")
     group.add_argument("--json", action="store_true", help="The message as a line of JSON.")

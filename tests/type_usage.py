@@ -1,6 +1,7 @@
 """Programs as users write them, for the type checkers: `mypy --strict` and pyright are clean."""
 
 import asyncio
+import re
 import ssl
 from email.message import Message as EmailMessage
 from typing import Any
@@ -20,6 +21,7 @@ from aiosmtpd.smtp import (
     auth_mechanism,
     syntax,
 )
+from aiosmtpd.testing import Inbox
 
 
 class OneHook:
@@ -140,6 +142,14 @@ def controllers() -> list[Controller | UnixSocketController | UnthreadedControll
         UnixSocketController(Proxy("127.0.0.1", 25), unix_socket="smtp.socket"),
         UnthreadedController(Checked(), loop=asyncio.new_event_loop()),
     ]
+
+
+def caught(inbox: Inbox) -> str:
+    inbox.fail("rcpt", "450 4.2.1 Mailbox busy", times=1)
+    mail = inbox.wait(to=inbox.address, subject=re.compile("^Welcome"), timeout=1)
+    names: list[str] = [attachment.name for attachment in mail.attachments]
+    inbox.assert_none(to="x@*", within=0.1)
+    return mail.link("/confirm") + mail.code() + mail.headers["From"] + "".join(names)
 
 
 async def serve() -> None:

@@ -17,7 +17,7 @@ import pytest
 from aiosmtpd import Envelope, Session, _wait, main
 from aiosmtpd._waiting import Waiter
 from tests.net.support import PATIENCE, Client
-from tests.net.test_cli import Program, pytestmark, refused
+from tests.net.test_cli import Program, environment, pytestmark, refused
 
 assert pytestmark
 
@@ -230,10 +230,11 @@ def test_no_standard_output(
     assert capfd.readouterr().err.endswith(" there is no standard output to print to\n")
 
 
-def test_help() -> None:
-    with Program("wait", "--help") as program:
+def test_help_fits_a_narrow_terminal() -> None:
+    with Program("wait", "--help", env=environment(COLUMNS="40")) as program:
         code, out, err = program.ended()
     assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 40
     assert {"--to", "--from", "--subject", "--text", "--timeout", "--link", "--code"} <= set(
         re.findall(r"--[a-z-]+", out)
     )

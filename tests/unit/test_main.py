@@ -201,6 +201,16 @@ def test_every_command_is_there(name: str) -> None:
     assert all(action.help for action in parser._actions)
 
 
+def test_nowhere_to_print(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", None)
+        with pytest.raises(SystemExit):
+            parseargs(["-n", "--json"])
+    assert "need a standard output, and it is closed" in one_line(capsys)
+
+
 # Sizes, seconds and names.
 
 
