@@ -183,7 +183,7 @@ class SMTP(UsualCommands):
         self._proxy_trusted = None if proxy_trusted is None else networks.parse(proxy_trusted)
         self.spool_size = spool_size
         self._transactions = 0
-        self._domains = set()
+        self._domains = None
         self._legacy = _legacy.Legacy(self)
         if auth_required and not auth_require_tls:
             advice.warn_of_clear_auth()

@@ -28,7 +28,7 @@ class MailArguments(AuthCommands):
 
     _ignore_unknown_params: bool
     _transactions: int
-    _domains: set[str]
+    _domains: set[str] | None
 
     def mail_syntax(self) -> Reply:
         """Return the 501 that shows how MAIL is written."""
@@ -100,6 +100,8 @@ class MailArguments(AuthCommands):
     def _limit_domains(self, address: str, limit: int) -> None:
         """Refuse a recipient of a domain too many."""
         domain = address.rpartition("@")[2].lower()
+        if self._domains is None:
+            self._domains = set()
         if domain not in self._domains and len(self._domains) >= limit:
             raise Refused(replies.TOO_MANY_DOMAINS)
         self._domains.add(domain)

@@ -61,10 +61,10 @@ class Connection(Wire):
 
     # fmt: off
     __slots__ = (
-        "_closing", "_commits", "_end", "_eof", "_interrupted", "_last_status", "_meter",
-        "_original_transport", "_reading_paused", "_reason", "_receiver", "_session_id",
-        "_session_timer", "_stopping", "_tls_handshake_okay", "_tls_protocol", "_with_codes",
-        "envelope", "limits", "session", "session_transport", "shared",
+        "_between_commands", "_closing", "_commits", "_data_begun", "_end", "_eof", "_interrupted",
+        "_last_status", "_meter", "_original_transport", "_reading_paused", "_reason", "_receiver",
+        "_session_id", "_session_timer", "_stopping", "_tls_handshake_okay", "_tls_protocol",
+        "_with_codes", "envelope", "limits", "session", "session_transport", "shared",
     )
     # fmt: on
 
@@ -85,7 +85,7 @@ class Connection(Wire):
         self._last_status: str | bytes = ""
         self._reading_paused = False
         self._eof = False
-        self._closing = False
+        self._closing = self._between_commands = self._data_begun = False
         self._stopping: Reply | None = None
         self._commits = 0
         self._session_timer: asyncio.TimerHandle | None = None
@@ -303,7 +303,8 @@ class Connection(Wire):
         commands, turn_ends = 0, monotonic() + TURN_SECONDS
         try:
             while not (self._closing or self._interrupted):
-                line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
+                limit = self.line_length_limit or LINE_FLOOD
+                line = None if self._data_begun else self._receiver.line(limit)
                 if line is not None:
                     await self._execute(line)
                     commands += 1
@@ -334,9 +335,9 @@ class Connection(Wire):
             self.disconnect(self._stopping)
         await asyncio.sleep(0)
 
-    async def _rest(self) -> None:
+    def _rest(self) -> Awaitable[None]:
         """Wait for the next command."""
-        await self._more()
+        return self._more()
 
     async def _more(self) -> None:
         """Wait until there may be more from the client, all replies out. Raises Disconnected."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Awaitable
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -44,19 +45,22 @@ def parts_of(server: type[UsualCommands]) -> tuple[Any, ...]:
 class UsualCommands(MailTransfer):
     """A connection that runs the usual commands where they arrive."""
 
-    __slots__ = ("_between_commands", "_data_begun")
+    __slots__ = ()
 
     _usual_parts: ClassVar[tuple[Any, ...]] = ()
 
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self._between_commands = self._data_begun = False
+    def connection_lost(self, error: Exception | None) -> None:
+        """Leave no transaction that waits for its message: limits.md L22."""
+        if self._data_begun:
+            self._set_post_data_state()
+        super().connection_lost(error)
 
     def data_received(self, data: bytes) -> None:
         """Run what is usual, and leave the rest to the driver."""
         if self._between_commands and not len(self._receiver):
             data = self._run_usual(data)
         if data:
+            self._between_commands = False
             super().data_received(data)
 
     def _run_usual(self, data: bytes) -> bytes:
@@ -84,13 +88,13 @@ class UsualCommands(MailTransfer):
                 self._reset_timeout(self._data_patience() if self._data_begun else None)
         return data[position:]
 
-    async def _rest(self) -> None:
-        self._between_commands = True
-        await self._more()
-        self._between_commands = False
+    def _rest(self) -> Awaitable[None]:
+        # No coroutine, which would be 200 octets of each idle connection.
         if self._data_begun:
             self._data_begun = False
-            await self._receive_data()
+            return self._receive_data()
+        self._between_commands = True
+        return self._more()
 
     def _take_usual(self, mail: bytes | None, address: bytes | None) -> Reply | None:
         """Do what a usual command says and return its reply; None where it is the driver's."""
