@@ -27,10 +27,12 @@ def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
     width = piece.find(b"\r\n", begin, begin + limit) + 2 - begin
     if width < 2:
         return 0
-    # One octet of each line: what a slice with a stride gives at the speed of C.
+    # One octet of each line: what a slice with a stride gives at the speed of C. Compared, for
+    # count() takes its time for each that it finds.
     ends = piece[begin + width - 1 :: width]
-    if ends.count(b"\n") == len(ends) == piece[begin + width - 2 : -1 : width].count(b"\r"):
-        return width * len(ends)
+    lines = len(ends)
+    if ends == b"\n" * lines and piece[begin + width - 2 : -1 : width] == b"\r" * lines:
+        return width * lines
     return 0
 
 
