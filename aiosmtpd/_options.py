@@ -143,6 +143,17 @@ def _hostname(text: str) -> str:
     return text
 
 
+def _network(text: str) -> str:
+    from aiosmtpd.protocol.networks import parse  # seldom needed
+
+    try:
+        parse(text)
+    except ValueError:
+        what = "write 10.0.0.0/8, 2001:db8::/32 or an address"
+        raise ArgumentTypeError(f"invalid network: {text!r} ({what})") from None
+    return text
+
+
 def _fault(text: str) -> Fault:
     from aiosmtpd.testing.faults import parse_fault  # seldom needed
 
@@ -291,6 +302,14 @@ def add_network_options(parser: ArgumentParser) -> None:
         "for what systemd passes, systemd or systemd:NAME; smtp://, smtps:// or lmtp:// may stand "
         "in front. May be given several times; port 0 takes any free one. "
         f"Default: {DEFAULT_HOST}:{DEFAULT_PORT}.",
+    )
+    group.add_argument(
+        "--proxy-protocol",
+        action="append",
+        type=_network,
+        metavar="NETWORK",
+        help="Expect the PROXY header of HAProxy and others from hosts of this network, as "
+        "10.0.0.0/8 or one address, and refuse other hosts; may be given several times.",
     )
 
 

@@ -44,6 +44,9 @@ from aiosmtpd.smtp import SMTP
 
 CLEAR_PASSWORDS = "Passwords come in the clear: a certificate changes that (--tlscert, --tls)"
 
+PROXY_TIMEOUT = 5.0
+"""Seconds for the PROXY header."""
+
 log = logging.getLogger("mail.log")
 
 
@@ -118,6 +121,9 @@ class Program:
         for name in "hostname", "timeout":
             if getattr(settings, name) is not None:
                 self._parameters[name] = getattr(settings, name)
+        if settings.proxy_protocol:
+            self._parameters["proxy_protocol_timeout"] = PROXY_TIMEOUT
+            self._parameters["proxy_trusted"] = settings.proxy_protocol
         self._variants = self._make_variants()
         self._factory = self._make_factory(SMTP)
         self._lmtp_factory: Callable[[], SMTP] | None = None
@@ -139,6 +145,10 @@ class Program:
         """Return what makes a subclass of a server class for each option that asks for one."""
         settings = self._settings
         variants: list[Callable[[type[SMTP]], type[SMTP]]] = []
+        if settings.proxy_protocol:
+            from aiosmtpd._proxied import proxied
+
+            variants.append(proxied)
         if settings.fault:
             from aiosmtpd.testing.faults import Faults, faulty
 

@@ -384,3 +384,67 @@ def test_a_host_has_its_connections_at_all_places_together() -> None:
             with reach(third) as late:
                 assert late.greeting[:3] == b"421"
         assert program.end().code == 0
+
+
+# Behind a proxy.
+
+HEADER = b"PROXY TCP4 192.0.2.7 198.51.100.1 49152 25\r\n"
+
+REFUSES = """
+class Refuses:
+    async def handle_PROXY(self, server, session, envelope, proxy_data):
+        return proxy_data.src_port == 1
+"""
+
+
+def behind(port: int, header: bytes = HEADER) -> bytes:
+    """Return the greeting that a client gets through a proxy; nothing if there is none."""
+    with Client(port, greet=False) as client:
+        client.send(header)
+        try:
+            return client.reply()
+        except ConnectionResetError:
+            return b""
+
+
+def test_a_proxy_tells_who_the_client_is() -> None:
+    command = ("--on-message", "echo $SMTP_PEER $SMTP_PEER_PORT")
+    with serving("--proxy-protocol", "127.0.0.0/8", *command) as program:
+        with Client(program.port, greet=False) as client:
+            client.send(HEADER)
+            assert client.reply()[:3] == b"220"
+            assert delivered(client)[:3] == b"250"
+        assert program.err_line() == "192.0.2.7 49152\n"
+        assert behind(program.port, b"EHLO x\r\n") == b""
+
+
+def test_others_are_no_proxy() -> None:
+    networks = ("--proxy-protocol", "192.0.2.0/24", "--proxy-protocol", "2001:db8::1")
+    with serving(*networks) as program:
+        assert behind(program.port) == b""
+
+
+def test_a_handler_may_refuse_what_a_proxy_says(tmp_path: Path) -> None:
+    (tmp_path / "refuses.py").write_text(REFUSES)
+    args = ("--proxy-protocol", "127.0.0.1", "-c", "refuses.Refuses")
+    with serving(*args, cwd=tmp_path) as program:
+        assert behind(program.port) == b""
+        assert behind(program.port, HEADER.replace(b"49152", b"1"))[:3] == b"220"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--proxy-protocol", "10.0.0.1/8"], "invalid network: '10.0.0.1/8' (write 10.0.0.0/8, "),
+        (
+            ["--proxy-protocol", "::1", "--tls", "self-signed", "-l", "smtps://:1"],
+            "A PROXY header comes before TLS",
+        ),
+        (
+            ["--proxy-protocol", "::1", "--smtpscert", __file__, "--smtpskey", __file__],
+            "A PROXY header comes before TLS",
+        ),
+    ],
+)
+def test_proxies_that_cannot_be(args: list[str], said: str) -> None:
+    assert said in refused("-n", *args)
