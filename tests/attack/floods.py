@@ -281,7 +281,7 @@ def large_message(place: Place, mib: int) -> float:
     body = b"x\r\n" * (mib * 2**20 // 3) + b".\r\n"
     with Client(place) as busy:
         busy.data()
-        sender = threading.Thread(target=busy.send, args=(body,))
+        sender = threading.Thread(target=busy.push, args=(body, PATIENCE))
         sender.start()
         longest = 0.0
         while sender.is_alive():
