@@ -47,7 +47,7 @@ ROOMS = {
         "protocol",
         "aiosmtpd",
     },
-    "_options": {"testing", "aiosmtpd"},
+    "_options": {"testing", "protocol", "aiosmtpd"},
     "_users": {"_options", "protocol"},
     "_devtls": {"_process"},
     "_on_message": {"protocol"},
