@@ -28,7 +28,10 @@ _USUAL = re.compile(
     % (_ATEXT, _LABEL, _LABEL),
     re.IGNORECASE,
 )
-"""No longer than any limit of a command line, no parameter, nothing that paths would rewrite."""
+"""No longer than usual limits of a command line, no parameter, nothing that paths would rewrite."""
+
+LONGEST = 340
+"""Octets of the longest line that is usual."""
 
 _PARTS = (
     "smtp_MAIL", "smtp_RCPT", "smtp_DATA", "check_helo_needed", "check_auth_needed", "push",
@@ -139,6 +142,8 @@ class UsualCommands(MailTransfer):
             or self._meter.farewell is not None
             or self._call_limits is not None
             or self.command_size_limits
+            or self.command_size_limit < LONGEST
+            or 0 < (self.line_length_limit or 0) < LONGEST
             or self.local_part_limit
             or limits.max_transactions
             or limits.max_recipient_domains

@@ -102,6 +102,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "call limits": {"command_call_limit": 3},
     "AUTH": {"auth_required": True},
     "SMTPUTF8": {"enable_SMTPUTF8": True},
+    "short commands": {"command_size_limit": 20},
+    "short lines": {"line_length_limit": 20},
+    "no limit of lines": {"line_length_limit": 0},
 }
 
 
