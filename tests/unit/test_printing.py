@@ -9,13 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from aiosmtpd import Envelope
 from aiosmtpd.inbox.message import DecodedMail
 from aiosmtpd.inbox.printing import JSONLines, Pretty, as_json, pretty
 from aiosmtpd.inbox.terminal import Terminal, safe, safe_line, terminal_of
-from tests.unit.test_message import with_everything
+from tests.unit.test_message import mutated, with_everything
 
 
 def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
@@ -115,6 +115,15 @@ def test_no_control_character_gets_through(text: str) -> None:
     for made in safe(text), safe_line(text):
         assert all(one.isprintable() or one in "\n\u200c\u200d" for one in made)
     assert "\n" not in safe_line(text)
+
+
+@given(st.one_of(mutated(), st.binary()))
+@settings(deadline=None)
+def test_whatever_a_message_holds(content: bytes) -> None:
+    mail = received(content, host_name="\x1b[2J")
+    shown = pretty(mail, Terminal(columns=40))
+    assert all(one.isprintable() or one in "\n\u200c\u200d" for one in shown)
+    assert json.loads(as_json(mail))["size"] == len(content)
 
 
 def test_what_is_escaped() -> None:
