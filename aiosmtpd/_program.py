@@ -156,7 +156,7 @@ class Program:
         if settings.exit_after is not None:
             from aiosmtpd._countdown import Countdown, counted
 
-            countdown = Countdown(settings.exit_after, self.end)
+            countdown = Countdown(settings.exit_after, self.finish)
             variants.append(partial(counted, countdown=countdown))
         if settings.show_dialogue:
             from aiosmtpd._dialogue import Dialogue, shown
@@ -230,6 +230,11 @@ class Program:
             self._patience = 0
             self._task.cancel()
 
+    def finish(self) -> None:
+        """End gracefully, and leave an end that has begun alone."""
+        if not self._stopping.is_set():
+            self.end()
+
     async def _serve(self, become: Callable[[], None] | None) -> None:
         try:
             await self._start(become)
@@ -254,8 +259,7 @@ class Program:
         asyncio.get_running_loop().remove_reader(output)
         log.error("Nobody reads any more what is printed: stopping")
         self.signalled, self.code = True, 1
-        if not self._stopping.is_set():
-            self.end()
+        self.finish()
 
     async def _start(self, become: Callable[[], None] | None) -> None:
         places, bound = self._settings.places, []
