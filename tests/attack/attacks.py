@@ -12,7 +12,8 @@ from tests.attack import (
     parser,
     slow,
 )
-from tests.attack.table import ESMTP, EVERY, PLAIN, TLS, Attack
+from tests.attack.table import ESMTP, EVERY, PLAIN, Attack
+from tests.attack.wire import TLS
 
 IMPATIENT = {"keywords": {"timeout": 0.5, "auth_require_tls": False}, "auth": True}
 OPEN_AUTH = {"keywords": {"auth_require_tls": False}, "auth": True}
@@ -199,7 +200,9 @@ DURABILITY = (
 )
 
 LIFE = (
-    Attack("stop-idle", life.stop_with_open_connections, "s", 5, 20, 1000, EVERY[:3], own=True),
+    Attack(
+        "stop-idle", life.stop_with_open_connections, "s", 5, 20, 1000, (*EVERY[:3], *TLS), own=True
+    ),
     Attack("stop-untold", life.clients_that_are_not_told, "clients", 0, 20, 500, own=True),
     Attack(
         "stop-in-flight",
@@ -223,7 +226,7 @@ LIFE = (
         own=True,
     ),
     Attack("restarts", life.restarts, "lines", 0, 10, 100, alone=True),
-    Attack("developers-mode", life.developers_mode, "lines", 0, 3, 50, alone=True),
+    Attack("developers-mode", life.developers_mode, "lines", 0, 1, 50, alone=True),
 )
 
 ATTACKS = MEMORY + SLOW + FLOODS + INJECTION + AUTH + HOOKS + PARSER + MUTATIONS + DURABILITY + LIFE

@@ -6,7 +6,7 @@ import threading
 import time
 
 from tests.attack.servers import Starter, Victim
-from tests.attack.wire import PATIENCE, Client
+from tests.attack.wire import PATIENCE, TLS, Client
 
 RESTARTS = """
 import sys
@@ -125,9 +125,13 @@ def restarts(starter: Starter, number: int) -> float:
 
 
 def developers_mode(starter: Starter, rounds: int) -> float:
-    """Mistreat a server under -X dev -W error; return the lines that it complains in."""
+    """Mistreat servers under -X dev -W error; return the lines that they complain in."""
     strict = starter.strict()
-    with strict.serve("smtp", handler="wild", seconds=0.1) as victim:
+    return sum(_complaints(strict, mode, rounds) for mode in ("smtp", "lmtp", "proxy", *TLS))
+
+
+def _complaints(strict: Starter, mode: str, rounds: int) -> int:
+    with strict.serve(mode, handler="wild", seconds=0.1) as victim:
         for _ in range(rounds):
             for goodbye in (b"QUIT\r\n", b"", b"NOOP"):
                 with Client(victim.place) as client:
@@ -139,6 +143,8 @@ def developers_mode(starter: Starter, rounds: int) -> float:
             client.data()
             client.reset()
             Client(victim.place, greet=False).reset()
+            with Client(victim.place, greet=False) as client:
+                client.send(b"\x16\x03\x01")
         idle = Client(victim.place)
         idle.hello()
         code = victim.end(signal.SIGTERM)

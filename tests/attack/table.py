@@ -8,10 +8,9 @@ from typing import Any
 import attrs
 
 from tests.attack.servers import Starter
-from tests.attack.wire import Place, Skipped
+from tests.attack.wire import TLS, Place, Skipped
 
 PLAIN = ("smtp", "lmtp", "proxy", "modern", "all", "cli")
-TLS = ("starttls", "smtps")
 EVERY = (*PLAIN, *TLS)
 ESMTP = ("modern", "all", "cli")
 """Modes in which BDAT and PIPELINING are offered."""

@@ -18,6 +18,8 @@ PATIENCE = 15.0
 PROXY_HEADER = b"PROXY TCP4 192.0.2.7 192.0.2.1 50025 25\r\n"
 REPLY_LINE = re.compile(rb"[2-5][0-9]{2}(?:[ -][^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 MIB = 2**20
+TLS = ("starttls", "smtps")
+"""Modes in which a session is encrypted."""
 
 
 class Skipped(Exception):
