@@ -224,9 +224,10 @@ def _pipelining(place: Place, clients: int, burst: bytes) -> Iterator[None]:
 
 
 def _longest_wait(place: Place, commands: int) -> float:
-    """Return the longest time until a command of another client is answered."""
-    longest = 0.0
+    """Return the longest time until another client is greeted, or a command of it answered."""
+    began = time.monotonic()
     with Client(place) as client:
+        longest = time.monotonic() - began
         for _ in range(commands):
             began = time.monotonic()
             client.ask(b"NOOP", b"250")
