@@ -364,7 +364,9 @@ class Commands(Facades):
         if hook is None:
             return MISSING
         self._last_hook = command
-        called = hooks.call(self.event_handler, hook, self, self.session, self.envelope, *args)
+        handler, args = self.event_handler, (self, self.session, self.envelope, *args)
+        # A coroutine less for hooks that are coroutines, which most are.
+        called = hook(*args) if hooks.is_async(hook) else hooks.call(handler, hook, *args)
         if self.limits.handler_timeout is None or command == "BODY":
             return await called
         return await self._in_time(called, command, self.limits.handler_timeout)

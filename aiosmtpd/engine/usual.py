@@ -23,15 +23,19 @@ BURST = 1000
 
 _ATEXT = rb"[!#-'*+\--9=?A-Z^-~]"
 _LABEL = rb"[0-9A-Za-z_-]++"
+_MAILBOX = rb"%s{1,64}+@(?=[^>]{1,255}>)%s(?:\.%s)*+" % (_ATEXT, _LABEL, _LABEL)
 _USUAL = re.compile(
-    rb"(?:(MAIL) FROM|RCPT TO):<(%s{1,64}+@(?=[^>]{1,255}>)%s(?:\.%s)*+)>\r\n|DATA\r\n"
-    % (_ATEXT, _LABEL, _LABEL),
+    rb"MAIL FROM:<(?P<MAIL>%s)>\r\n|RCPT TO:<(?P<RCPT>%s)>\r\n|(?P<DATA>DATA)\r\n"
+    % (_MAILBOX, _MAILBOX),
     re.IGNORECASE,
 )
 """No longer than usual limits of a command line, no parameter, nothing that paths would rewrite."""
 
 LONGEST = 340
 """Octets of the longest line that is usual."""
+
+_HOOKS = (("MAIL", "handle_MAIL"), ("RCPT", "handle_RCPT"), ("DATA", "handle_BODY"))
+"""Which hook a command must not have; handle_DATA is called for the message, by the driver."""
 
 _PARTS = (
     "smtp_MAIL", "smtp_RCPT", "smtp_DATA", "check_helo_needed", "check_auth_needed", "push",
@@ -77,8 +81,11 @@ class UsualCommands(MailTransfer):
             return data
         position = 0
         answers: list[Reply] = []
+        handler = self.event_handler
+        hooked = [verb for verb, hook in _HOOKS if getattr(handler, hook, None) is not None]
         while found is not None and len(answers) < BURST:
-            if (answer := self._take_usual(found[1], found[2])) is None:
+            verb = found.lastgroup or ""
+            if verb in hooked or (answer := self._take_usual(verb, found[verb])) is None:
                 break
             answers.append(answer)
             position = found.end()
@@ -99,35 +106,34 @@ class UsualCommands(MailTransfer):
         self._between_commands = True
         return self._more()
 
-    def _take_usual(self, mail: bytes | None, address: bytes | None) -> Reply | None:
+    def _take_usual(self, verb: str, word: bytes) -> Reply | None:
         """Do what a usual command says and return its reply; None where it is the driver's."""
         envelope = self.envelope
-        if address is None:
-            if not envelope.rcpt_tos or envelope.mail_params.get("BODY") == "BINARYMIME":
+        if verb == "RCPT":
+            recipients, most = envelope.rcpt_tos, self.limits.max_recipients
+            if envelope.mail_from is None or (most and len(recipients) >= most):
                 return None
-            self._data_begun = True
-            self._between_commands = False
-            return replies.START_MAIL_INPUT
-        mailbox = address.decode()
-        if mail:
+            recipients.append(mailbox := word.decode())
+            envelope._recipients.append((mailbox, {}))
+            return replies.RECIPIENT_OK
+        if verb == "MAIL":
             if envelope.mail_from is not None:
                 return None
             envelope.mail_params = {}
-            envelope.mail_from = mailbox
+            envelope.mail_from = word.decode()
             return replies.SENDER_OK
-        recipients, most = envelope.rcpt_tos, self.limits.max_recipients
-        if envelope.mail_from is None or (most and len(recipients) >= most):
+        if not envelope.rcpt_tos or envelope.mail_params.get("BODY") == "BINARYMIME":
             return None
-        recipients.append(mailbox)
-        envelope._recipients.append((mailbox, {}))
-        return replies.RECIPIENT_OK
+        self._data_begun = True
+        self._between_commands = False
+        return replies.START_MAIL_INPUT
 
     def _goes_as_usual(self) -> bool:
         """Tell whether nobody would notice that the driver does not run a usual command.
 
         Asked anew for each read, as methods and hooks may be replaced at any time.
         """
-        handler, limits = self.event_handler, self.limits
+        limits = self.limits
         if (
             not self._wakeup.waiting
             or not self.session.host_name
@@ -148,9 +154,6 @@ class UsualCommands(MailTransfer):
             or limits.max_transactions
             or limits.max_recipient_domains
             or log.isEnabledFor(logging.DEBUG)
-            or getattr(handler, "handle_MAIL", None) is not None
-            or getattr(handler, "handle_RCPT", None) is not None
-            or getattr(handler, "handle_BODY", None) is not None
         ):
             return False
         try:

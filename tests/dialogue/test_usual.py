@@ -244,3 +244,38 @@ async def test_mail_data_is_waited_for_as_long_as_data_timeout_says() -> None:
     assert server.at_once(DATA) == GO_AHEAD
     await server.until(b"421 4.4.2 Timeout, closing connection\r\n")
     await asyncio.wait_for(server.ended(), PATIENCE)
+
+
+async def test_only_commands_with_a_hook_are_left_to_the_driver() -> None:
+    class Handler:
+        async def handle_RCPT(
+            self,
+            server: SMTP,
+            session: Session,
+            envelope: Envelope,
+            address: str,
+            options: list[str],
+        ) -> str:
+            envelope.rcpt_tos.append(address)
+            return "250 mine"
+
+    server = await greeted(handler=Handler())
+    assert server.at_once(MAIL) == OK
+    assert server.at_once(RCPT) == b""
+    assert await server.ask(b"") == b"250 mine\r\n250 END\r\n"
+    assert server.at_once(DATA) == GO_AHEAD
+    await closed(server)
+
+
+async def test_a_message_that_a_hook_reads_begins_at_the_driver() -> None:
+    class Handler:
+        async def handle_BODY(
+            self, server: SMTP, session: Session, envelope: Envelope, body: Any
+        ) -> str:
+            return f"250 {sum([len(piece) async for piece in body])}"
+
+    server = await greeted(handler=Handler())
+    assert server.at_once(MAIL + RCPT) == OK * 2
+    assert server.at_once(DATA) == b""
+    assert await server.ask(BODY) == GO_AHEAD + b"250 17\r\n250 END\r\n"
+    await closed(server)
