@@ -21,6 +21,9 @@ SHIMS = {
     "pytest": "-m pytest -p no:cacheprovider -p aiosmtpd.testing.plugin",
     "python": "",
 }
+NOT_OURS = {"PYTEST_ADDOPTS", "SMTP_HOST", "XDG_CACHE_HOME"}
+"""Variables that would change what the commands do."""
+
 PAGES_PORT = "8025"
 """What a page writes; the commands get a port that is free."""
 
@@ -40,11 +43,13 @@ class Console:
         for example in [EXAMPLES / "shop.py", *EXAMPLES.glob("test_*.py")]:
             shutil.copy(example, folder)
         self._environment = {
-            **{key: value for key, value in os.environ.items() if key != "XDG_CACHE_HOME"},
+            **{key: value for key, value in os.environ.items() if key not in NOT_OURS},
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(folder),
             # Others that are installed here have things to say.
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "COLUMNS": "80",
+            "PYTHONUTF8": "1",
             "PYTHONUNBUFFERED": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
             "NO_COLOR": "1",
@@ -72,7 +77,7 @@ class Console:
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             timeout=PATIENCE,
         )
         found = done.stdout.replace(self.port, PAGES_PORT)
@@ -94,7 +99,7 @@ class _Running:
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
