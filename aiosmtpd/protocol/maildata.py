@@ -22,6 +22,13 @@ def _has_bare_newline(piece: bytes) -> bool:
     return piece.count(b"\n") != crlfs or piece.count(b"\r") != crlfs
 
 
+def _normalized(piece: bytes) -> bytes:
+    """Return *piece* with each bare CR and LF made CRLF."""
+    # Senders stuff dots behind CRLF alone: those behind other newlines are stuffed here, and kept.
+    piece = piece.replace(b"\n.", b"\n..").replace(b"\r\n..", b"\r\n.").replace(b"\r.", b"\r..")
+    return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
 def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
     """Return how many octets from *begin* are lines of one length, as base64 has; all or none."""
     width = piece.find(b"\r\n", begin, begin + limit) + 2 - begin
@@ -105,8 +112,7 @@ class MailData:
             arrived = self._hold_back(arrived)
         if self._bare_newline == "normalize" and _has_bare_newline(arrived):
             # Before anything is measured: each of these newlines ends a line.
-            arrived = arrived.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-            arrived = arrived.replace(b"\n", b"\r\n")
+            arrived = _normalized(arrived)
         self._keep_limits(arrived)
         if self.refusal is not None or not arrived:
             return b""

@@ -84,7 +84,8 @@ def _with_code(text: str, enhanced: str | None) -> Reply:
         enhanced = f"{kind}.0.0"
     lines = _folded(text.split("\r\n"), spare=len(enhanced) + 1)
     for number, line in enumerate(lines):
-        if not _ENHANCED.match(line, 4):
+        # One of another class than its reply's is none: RFC 2034 section 4.
+        if not (line.startswith(kind, 4) and _ENHANCED.match(line, 4)):
             lines[number] = f"{line[:3]}{line[3:4] or ' '}{enhanced} {line[4:]}"
     return Reply("\r\n".join(lines))
 

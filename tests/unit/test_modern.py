@@ -192,6 +192,7 @@ def test_longer_commands() -> None:
         (Reply("250 OK", ""), "250 OK"),
         (Reply("250 2.6.0 OK", "2.1.5"), "250 2.6.0 OK"),
         (Reply("334 more"), "334 more"),
+        (Reply("250 5.7.1 fine"), "250 2.0.0 5.7.1 fine"),
         (Reply("421-a\r\n421 b"), "421-4.0.0 a\r\n421 4.0.0 b"),
     ],
 )
