@@ -249,8 +249,13 @@ def report(soak: Soak, samples: list[tuple[float, float]], path: Path) -> bool:
             f"  {kind:10} {len(times):8} messages, p50 {p50:.1f}, p99 {p99:.1f}, max {worst:.0f} ms"
         )
     print(f"  bad clients: {dict(soak.attacks)}")
+    minutes = [
+        [mib for at, mib in samples if at // 60 == minute] for minute in range(int(last // 60) + 1)
+    ]
+    by_minute = " ".join(f"{statistics.median(one):.1f}" for one in minutes if one)
     highest = max(mib for _, mib in samples)
     print(f"  memory: {growth:+.2f} MiB after the first minute, {highest:.1f} MiB at most")
+    print(f"    by minute, in MiB: {by_minute}")
     for failure in soak.failures[:5]:
         print(f"  a good client failed: {failure}")
     return not (lost or soak.refused or soak.failures) and growth <= GROWTH
