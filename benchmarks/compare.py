@@ -103,6 +103,7 @@ def main() -> None:
             found = measure(scenario, them, options.rounds)
             print(row(scenario, found, loop), flush=True)
             results[name] = kept(found)
+            keep(results, options.json)
     other = memory_rows(them, options.connections) if "memory" in wanted else {}
     if "startup" in wanted:
         other |= startup_rows(them)
@@ -110,9 +111,13 @@ def main() -> None:
         print(title)
         for name, figure in figures.items():
             print(f"  {name:11}{figure:12,.2f}", flush=True)
-    results |= other
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1))
+    keep(results | other, options.json)
+
+
+def keep(results: dict[str, Any], file: Path | None) -> None:
+    """Write the figures that there are: a run takes ten minutes and may be broken off."""
+    if file is not None:
+        file.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

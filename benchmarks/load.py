@@ -147,7 +147,9 @@ class Crowd:
         deadline = time.perf_counter() + PATIENCE
         while len(self.idle) < len(idle):
             events = self.poll.poll(0)
-            if not events and time.perf_counter() > deadline:
+            if events:
+                deadline = time.perf_counter() + PATIENCE
+            elif time.perf_counter() > deadline:
                 raise TimeoutError("the server does not answer")
             for descriptor, event in events:
                 peer = self.peers[descriptor]

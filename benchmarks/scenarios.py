@@ -61,7 +61,7 @@ SCENARIOS = {
         "1 KB, a connection each", ALWAYS, 200, 10, each=True, goals=(3.8, 5.5)
     ),
     "recipients": Scenario(
-        "100 recipients, lockstep", transaction(SMALL, 100), 20, 10, goals=(9, 11)
+        "100 recipients, lockstep", transaction(SMALL, 100), 10, 10, goals=(9, 11)
     ),
     "recipients-one-write": Scenario(
         "100 recipients, in one write", in_one_write(SMALL, 100), 20, 10, goals=(75, 85)
