@@ -61,7 +61,8 @@ def measure(
             for name, server, load in servers:
                 before = server.cpu_seconds()
                 delays = load.run(scenario.messages)
-                cpu = server.cpu_seconds() - before
+                # What a server that runs has used is known at the next tick: it may be nothing yet.
+                cpu = max(server.cpu_seconds() - before, 1e-6)
                 found[name].cpu.append(cpu / scenario.messages * 1e6)
                 found[name].delays += delays
     return found
