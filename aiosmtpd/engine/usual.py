@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from operator import attrgetter
 from typing import Any, ClassVar
 
+from aiosmtpd.engine import hooks
 from aiosmtpd.engine.connection import log
 from aiosmtpd.engine.transfer import MailTransfer
 from aiosmtpd.protocol import replies
@@ -79,7 +80,7 @@ class UsualCommands(MailTransfer):
         if (found := _USUAL.match(data)) is None:
             return data
         handler = self.event_handler
-        hooked = [verb for verb, hook in _HOOKS if getattr(handler, hook, None) is not None]
+        hooked = [verb for verb, hook in _HOOKS if hooks.find(handler, hook) is not None]
         # First, for it is asked in vain for each command that has a hook.
         if found.lastgroup in hooked or not self._goes_as_usual():
             return data
