@@ -107,7 +107,7 @@ class UsualCommands(MailTransfer):
             self._data_begun = False
             return self._receive_data()
         self._between_commands = True
-        return self._more()
+        return super()._rest()
 
     def _take_usual(self, verb: str, word: bytes) -> Reply | None:
         """Do what a usual command says and return its reply; None where it is the driver's."""
