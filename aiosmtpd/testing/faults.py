@@ -262,9 +262,11 @@ class _Faulty(SMTP):
             self.send(octets)
             return
         for place in range(len(octets)):
+            # Not behind the last one: what the client says to it must not come too early.
+            if place:
+                await self._pause(plan["drip"])
             self.send(octets[place : place + 1])
             self._flush()
-            await self._pause(plan["drip"])
 
     async def _start_tls(
         self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]

@@ -262,7 +262,7 @@ def test_starttls_is_slow_and_works(certificates: Certificates) -> None:
         assert client.starttls(context=certificates.client_context())[0] == 220
         assert client.noop()[0] == 250
     # TLS begins a new session, but no new connection.
-    assert waited == [3.0, 7.0, *[0.5] * len(b"220 Ready to start TLS\r\n")]
+    assert waited == [3.0, 7.0, *[0.5] * len(b"220 Ready to start TLS\r")]
 
 
 def test_faults_inside_tls(certificates: Certificates) -> None:
@@ -331,13 +331,14 @@ def test_a_reply_drips_octet_by_octet() -> None:
             piece = client.socket.recv(1000)
             assert len(piece) == 1
             greeting += piece
-            assert pauses.end() == 0.5
+            # Behind the last octet there is nothing to wait for.
+            assert piece == b"\n" or pauses.end() == 0.5
         assert greeting.startswith(b"220 mx.test ")
         client.ask(b"EHLO client.test")
         client.send(b"MAIL FROM:<a@b.test>\r\n")
         for octet in b"250 OK\r\n":
             assert client.socket.recv(1000) == bytes([octet])
-            assert pauses.end() == 0.1
+            assert octet == 10 or pauses.end() == 0.1
 
 
 @pytest.mark.parametrize(
@@ -592,9 +593,11 @@ def test_transcripts_show_a_reply_that_drips_in_one_line_and_a_part_of_one() -> 
         ):
             client.sendmail("a@b.test", ["c@d.test"], "Subject: x\n\nbody")
     said = [line.partition(": ")[2] for line in inbox.transcript.splitlines()]
+    # smtplib writes TO in capitals up to Python 3.12.
+    said[-3] = said[-3].lower()
     assert said[-4:] == [
         "250 2.1.0 OK",
-        "rcpt TO:<c@d.test>",
+        "rcpt to:<c@d.test>",
         "250 2.",
         "closed by a fault",
     ]
