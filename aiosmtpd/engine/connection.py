@@ -61,10 +61,11 @@ class Connection(Wire):
 
     # fmt: off
     __slots__ = (
-        "_between_commands", "_closing", "_commits", "_data_begun", "_end", "_eof", "_interrupted",
-        "_last_status", "_meter", "_original_transport", "_reading_paused", "_reason", "_receiver",
-        "_session_id", "_session_timer", "_stopping", "_tls_handshake_okay", "_tls_protocol",
-        "_with_codes", "envelope", "limits", "session", "session_transport", "shared",
+        "_between_commands", "_closing", "_commits", "_data_begun", "_end", "_end_due", "_eof",
+        "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
+        "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_tls_handshake_okay",
+        "_tls_protocol", "_with_codes", "envelope", "limits", "session", "session_transport",
+        "shared",
     )
     # fmt: on
 
@@ -87,7 +88,7 @@ class Connection(Wire):
         self._eof = False
         self._closing = self._between_commands = self._data_begun = False
         self._stopping: Reply | None = None
-        self._commits = 0
+        self._commits, self._end_due = 0, False
         self._session_timer: asyncio.TimerHandle | None = None
         self._interrupted = False
         self._with_codes = False
@@ -195,7 +196,7 @@ class Connection(Wire):
             self.loop.call_later(VANISHED_GRACE, self._end_hook, driver)
 
     def _end_hook(self, driver: asyncio.Task[None]) -> None:
-        # Who has committed ends: then there is a little time again.
+        self._end_due = True
         if not self._commits:
             driver.cancel()
 
@@ -211,7 +212,8 @@ class Connection(Wire):
             yield
         finally:
             self._commits -= 1
-            if self._lost or self._eof:
+            if self._end_due:
+                # The time is over, but its reply may still be sent.
                 self._end_soon()
 
     def _leave(self, _: object = None) -> None:

@@ -90,7 +90,10 @@ class TestTime:
         server = await connected(data_timeout=0.05)
         server.network.feed(TO_THE_DATA + b".\r\n")
         await server.sent(GO_ON + OK)
-        await asyncio.sleep(0.1)
+        # One that begins later, and whose time for mail data is over.
+        other = await connected(data_timeout=0.05)
+        other.network.feed(TO_THE_DATA)
+        await other.over()
         server.network.feed(b"QUIT\r\n")
         await server.over()
         assert server.network.sent.endswith(b"221 Bye\r\n")
@@ -176,12 +179,18 @@ class TestTime:
         assert server.network.sent == GREETING + TIMED_OUT
 
     async def test_a_session_ends_behind_the_running_command(self) -> None:
+        class Telling(Server):
+            def shut_down(self, *reply: Any) -> None:
+                super().shut_down(*reply)
+                over.set()
+
         class Slow:
             async def handle_NOOP(self, *_: Any) -> str:
-                await asyncio.sleep(0.1)
+                await over.wait()
                 return "250 done"
 
-        server = await connected(handler=Slow(), session_timeout=0.05)
+        over = asyncio.Event()
+        server = Telling(Slow(), session_timeout=0.05)
         server.network.feed(b"NOOP\r\n")
         await server.over()
         assert server.network.sent == GREETING + b"250 done\r\n" + TIMED_OUT
@@ -274,6 +283,27 @@ class TestCommitted:
         server.network.feed(b"NOOP\r\n")
         await server.over()
         assert events == ["kept", "cancelled behind it"]
+
+    async def test_what_was_sent_before_a_fin_is_served(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """limits.md L31: such a client waits for its replies."""
+        monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.02)
+
+        class Careful:
+            async def handle_NOOP(self, server: Server, *_: Any) -> Any:
+                async with server.committed():
+                    server.network.feed_eof()
+                return MISSING
+
+            async def handle_RSET(self, *_: Any) -> Any:
+                await asyncio.sleep(0.1)
+                return MISSING
+
+        server = await connected(handler=Careful())
+        server.network.feed(b"NOOP\r\nRSET\r\nQUIT\r\n")
+        await server.over()
+        assert server.network.sent == GREETING + OK * 2 + b"221 Bye\r\n"
 
     async def test_while_the_client_is_there_it_means_nothing(self) -> None:
         class Careful:
