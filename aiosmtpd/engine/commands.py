@@ -26,9 +26,6 @@ from aiosmtpd.protocol.session import MISSING
 
 BOGUS_LIMIT = 5
 
-REFUSED_GRACE = 2.0
-"""Seconds that a client in TLS has to read why there is no room for it."""
-
 CALL_LIMIT_DEFAULT = 20
 ALLOWED_BEFORE_STARTTLS = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
 
@@ -135,9 +132,6 @@ class Commands(Facades):
             # handle_CONNECT is not called, so that handle_DISCONNECT is not either.
             self._told = True
             self._reason = refusal
-            if self._tls_protocol:
-                # Closing waits for the client, which may take its time: half a minute of asyncio.
-                self.loop.call_later(REFUSED_GRACE, self.abort)
             raise Refused(refusal)
         self._admitted_host = host
 

@@ -20,7 +20,7 @@ from aiosmtpd.engine.shared import Shared
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter
-from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
+from aiosmtpd.protocol.receiver import LINE_FLOOD, TLS_HANDSHAKE, LineFlood, LineTooLong, Receiver
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope, Session
 
@@ -30,13 +30,10 @@ VANISHED_GRACE = 2.0
 """Seconds that a running hook gets when its client has gone."""
 
 CLOSE_NOTIFY = 2.0
-"""Seconds that a client in TLS has to take leave when the server stops."""
+"""Seconds that a client in TLS has to take leave of a server that closes."""
 
 SLOW_HOOK = 0.1
 """Seconds of the event loop that one command may take before the log says so."""
-
-TLS_RECORD = b"\x16"
-"""What a TLS handshake begins with, and no command."""
 
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
@@ -245,9 +242,6 @@ class Connection(Wire):
         self._stopping = reply
         if self._wakeup.waiting:
             self.disconnect(reply)
-            if self._tls_protocol:
-                # The event loop would wait half a minute for the client's close_notify.
-                self._cut_off_later(CLOSE_NOTIFY)
 
     def abort(self) -> None:
         """End the connection and its task now."""
@@ -269,9 +263,12 @@ class Connection(Wire):
         self._flush()
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
-            # close() waits for ever for a peer that does not read: limits.md L3.
+            # close() waits for ever for a peer that does not read: limits.md L3. In TLS it waits
+            # half a minute for the peer's close_notify.
             if self.transport.get_write_buffer_size():
                 self._cut_off_later()
+            elif self._tls_protocol:
+                self._cut_off_later(CLOSE_NOTIFY)
         self._wakeup.wake()
 
     # The driver.
@@ -297,7 +294,7 @@ class Connection(Wire):
         """Tell a client that begins with a TLS handshake that it will not have one."""
         while not len(self._receiver) and not self._closing:
             await self._more()
-        if self._receiver.starts_with(TLS_RECORD):
+        if self._receiver.starts_with(TLS_HANDSHAKE):
             self.disconnect(replies.TLS_ON_PLAIN_PORT)
 
     async def _run_commands(self) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 from aiosmtpd.engine.shared import Shared
 from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.limits import Limits
+from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
 
 log = logging.getLogger("mail.log")
 
@@ -36,9 +37,6 @@ OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SHORTEST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 """Seconds without accepting when there are no descriptors; doubled until there are some."""
-
-TLS_HANDSHAKE = b"\x16"
-"""The first octet of a TLS client: RFC 8446 section 5.1."""
 
 FAREWELL = 2.0
 """Seconds in which a client that speaks without TLS may read what it is told."""

@@ -10,6 +10,9 @@ LINE_FLOOD = 65536
 """Octets of one over-long command line that are read and dropped before the session ends."""
 
 
+TLS_HANDSHAKE = b"\x16"
+"""What a TLS client begins with (RFC 8446 section 5.1), and no command."""
+
 AUTH_LINE = 12288
 """Octets of an AUTH command, or of an answer to its challenges: RFC 4954 section 4.
 

@@ -198,7 +198,7 @@ class Ends(logging.Handler):
 def test_who_is_refused_behind_a_handshake_is_not_waited_for(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("aiosmtpd.engine.commands.REFUSED_GRACE", 0.1)
+    monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 0.1)
     ends = Ends()
     logging.getLogger("mail.log").addHandler(ends)
     keywords: dict[str, Any] = {
