@@ -39,28 +39,11 @@ def _deprecated(text: str) -> None:
 class Legacy:
     """The deprecated forms that one server and its handler use; none, as a rule."""
 
-    __slots__ = ("_ehlo_of_four", "_ehlo_present", "_process_message")
+    __slots__ = ("_ehlo_of_four", "_process_message")
 
-    def __init__(self, server: SMTP) -> None:
-        handler = server.event_handler
-        if hasattr(server, "ehlo_hook"):
-            _deprecated("Use handler.handle_EHLO() instead of .ehlo_hook()")
-        if hasattr(server, "rset_hook"):
-            _deprecated("Use handler.handle_RSET() instead of .rset_hook()")
-        self._process_message = None
-        if hooks.find(handler, "handle_DATA") is None:
-            self._process_message = hooks.find(handler, "process_message")
-            if self._process_message is not None:
-                _deprecated("Use handler.handle_DATA() instead of .process_message()")
-        hook = hooks.find(handler, "handle_EHLO")
-        self._ehlo_present = hook is not None
-        self._ehlo_of_four = hook is not None and _is_of_four(hook)
-        if self._ehlo_of_four:
-            _deprecated(
-                "Use the 5-argument handle_EHLO() hook instead of the 4-argument handle_EHLO() "
-                "hook; support for the 4-argument handle_EHLO() hook will be removed in "
-                "version 2.0"
-            )
+    def __init__(self, process_message: Callable[..., Any] | None, ehlo_of_four: bool) -> None:
+        self._process_message = process_message
+        self._ehlo_of_four = ehlo_of_four
 
     # It does not keep the server, which keeps it: only the garbage collector would free them.
 
@@ -84,10 +67,11 @@ class Legacy:
                 server.session.host_name = hostname
                 return lines[-1:]
             return [replies.from_hook(status)]
-        if not self._ehlo_present:
+        is_hooked = hooks.find(server.event_handler, "handle_EHLO") is not None
+        if not is_hooked:
             server.session.host_name = hostname
         answer = await server._call_handler_hook("EHLO", hostname, lines)
-        if answer is MISSING and not self._ehlo_present:
+        if answer is MISSING and not is_hooked:
             return lines
         if not isinstance(answer, list | tuple) or not answer:
             raise TypeError("handle_EHLO returned no list of reply lines")
@@ -106,6 +90,35 @@ class Legacy:
             server.envelope.content,
         )
         return MISSING if status is None else status
+
+
+_NONE = Legacy(None, False)
+
+
+def legacy_of(server: SMTP) -> Legacy:
+    """Return the deprecated forms that *server* and its handler use, and warn of them."""
+    handler = server.event_handler
+    if hasattr(server, "ehlo_hook"):
+        _deprecated("Use handler.handle_EHLO() instead of .ehlo_hook()")
+    if hasattr(server, "rset_hook"):
+        _deprecated("Use handler.handle_RSET() instead of .rset_hook()")
+    process_message = None
+    if hooks.find(handler, "handle_DATA") is None:
+        process_message = hooks.find(handler, "process_message")
+        if process_message is not None:
+            _deprecated("Use handler.handle_DATA() instead of .process_message()")
+    hook = hooks.find(handler, "handle_EHLO")
+    ehlo_of_four = hook is not None and _is_of_four(hook)
+    if ehlo_of_four:
+        _deprecated(
+            "Use the 5-argument handle_EHLO() hook instead of the 4-argument handle_EHLO() "
+            "hook; support for the 4-argument handle_EHLO() hook will be removed in "
+            "version 2.0"
+        )
+    if process_message is None and not ehlo_of_four:
+        # One for all, for it would be in each idle connection.
+        return _NONE
+    return Legacy(process_message, ehlo_of_four)
 
 
 def _is_of_four(hook: Any) -> bool:

@@ -183,8 +183,8 @@ class SMTP(UsualCommands):
         self._proxy_trusted = None if proxy_trusted is None else networks.parse(proxy_trusted)
         self.spool_size = spool_size
         self._transactions = 0
-        self._domains = None
-        self._legacy = _legacy.Legacy(self)
+        self._domains = self._asked = None
+        self._legacy = _legacy.legacy_of(self)
         if auth_required and not auth_require_tls:
             advice.warn_of_clear_auth()
         elif (authenticator or auth_callback) and not auth_required:
@@ -269,17 +269,7 @@ class SMTP(UsualCommands):
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
         if self.limits.max_transactions:
             self._limit_transactions(self.limits.max_transactions)
-        self.envelope.mail_params = meanings
-        status = await self._call_handler_hook("MAIL", address, options)
-        if status is MISSING:
-            self.envelope.mail_from = address
-            self.envelope.mail_options.extend(options)
-            await self.push(replies.SENDER_OK)
-            return
-        if self.envelope.mail_from is None:
-            line = "envelope.mail_from = address"
-            advice.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
-        await self._answer(status)
+        await self._begin_transaction(address, options, meanings)
 
     @syntax(RCPT_SYNTAX, extended=" [SP <mail-parameters>]")
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -299,25 +289,12 @@ class SMTP(UsualCommands):
             )
         if not address.isascii() and not self.envelope.smtp_utf8:
             raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)
-        before = len(self.envelope.rcpt_tos)
         limits = self.limits
-        if limits.max_recipients and before >= limits.max_recipients:
+        if limits.max_recipients and len(self.envelope.rcpt_tos) >= limits.max_recipients:
             raise Refused(replies.TOO_MANY_RECIPIENTS)
         if limits.max_recipient_domains:
             self._limit_domains(address, limits.max_recipient_domains)
-        status = await self._call_handler_hook("RCPT", address, options)
-        if status is MISSING:
-            self.envelope.rcpt_tos.append(address)
-            self.envelope.rcpt_options.extend(options)
-        if len(self.envelope.rcpt_tos) > before:
-            self.envelope._recipients.append((address, meanings))
-        else:
-            line = "envelope.rcpt_tos.append(address)"
-            advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
-        if status is MISSING:
-            await self.push(replies.RECIPIENT_OK)
-        else:
-            await self._answer(status)
+        await self._add_recipient(address, options, meanings)
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str | None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from email.errors import HeaderParseError
 from typing import Any
 
 from aiosmtpd.engine.auth import AuthCommands
@@ -64,8 +63,12 @@ class MailArguments(AuthCommands):
             raise Refused(self._path_syntax(syntax))
         try:
             address, rest = self._getaddr(path)
-        except (ValueError, HeaderParseError) as error:
+        except Exception as error:
+            from email.errors import HeaderParseError  # seldom needed
+
             # A program's own _getaddr may raise either.
+            if not isinstance(error, ValueError | HeaderParseError):
+                raise
             raise Refused(replies.MALFORMED_ADDRESS) from error
         if address is None:
             raise Refused(replies.MALFORMED_ADDRESS)

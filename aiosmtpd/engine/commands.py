@@ -202,6 +202,7 @@ class Commands(Facades):
         verb, arg = self._split(line)
         if log.isEnabledFor(logging.DEBUG):
             self._log_command(verb, arg)
+        self._last_hook = ""
         if self._masked:
             self._masked -= 1
         if not self._tls_handshake_okay and verb != "QUIT":
@@ -381,6 +382,8 @@ class Commands(Facades):
         """Note how often each verb may be used; raises TypeError for what is no limit."""
         self._call_limits: dict[str, int] | None = None
         self._call_limit_default = CALL_LIMIT_DEFAULT
+        if limit is None:
+            return
         self._call_counts: dict[str, int] = {}
         if isinstance(limit, int):
             self._call_limits, self._call_limit_default = {}, limit
@@ -389,5 +392,5 @@ class Commands(Facades):
                 raise TypeError("All command_call_limit values must be int")
             self._call_limits = limit
             self._call_limit_default = limit.get("*", CALL_LIMIT_DEFAULT)
-        elif limit is not None:
+        else:
             raise TypeError("command_call_limit must be int or Dict[str, int]")

@@ -58,11 +58,11 @@ class Connection(Wire):
 
     # fmt: off
     __slots__ = (
-        "_between_commands", "_closing", "_commits", "_data_begun", "_end", "_end_due", "_eof",
-        "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
-        "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_tls_handshake_okay",
-        "_tls_protocol", "_with_codes", "envelope", "limits", "session", "session_transport",
-        "shared",
+        "_between_commands", "_closing", "_commits", "_data_begun", "_end", "_end_due",
+        "_envelope", "_eof", "_interrupted", "_last_status", "_meter", "_original_transport",
+        "_reading_paused", "_reason", "_receiver", "_session_id", "_session_timer", "_stopping",
+        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "limits", "session",
+        "session_transport", "shared",
     )
     # fmt: on
 
@@ -76,9 +76,9 @@ class Connection(Wire):
         self.limits = limits
         self._meter = Meter(limits)
         self.session_transport: asyncio.BaseTransport | None = None
-        # None until connection_made(), before which no method of ours runs.
+        # None until connection_made(), before which no method of ours runs; the envelope too.
         self.session: Session = None  # type: ignore[assignment]
-        self.envelope: Envelope = None  # type: ignore[assignment]
+        self._envelope: Envelope | None = None
         self._receiver = Receiver()
         self._last_status: str | bytes = ""
         self._reading_paused = False
@@ -103,6 +103,17 @@ class Connection(Wire):
 
     def _create_envelope(self) -> Envelope:
         return Envelope()
+
+    @property
+    def envelope(self) -> Envelope:
+        """The transaction; made when it is asked for, 400 octets that no idle connection has."""
+        if self._envelope is None and self.session is not None:
+            self._envelope = self._create_envelope()
+        return self._envelope
+
+    @envelope.setter
+    def envelope(self, value: Envelope) -> None:
+        self._envelope = value
 
     async def _greet(self) -> None:
         raise NotImplementedError
@@ -138,13 +149,14 @@ class Connection(Wire):
                 self.limits.session_timeout, self.shut_down, replies.TIMED_OUT
             )
         self._reset_timeout()
-        self._handler_coroutine = self.loop.create_task(self._handle_client())
+        # With a name, for each would be given one of its own, of 60 octets.
+        self._handler_coroutine = self.loop.create_task(self._handle_client(), name="SMTP client")
 
     def _begin_session(self, transport: Any) -> None:
         before = self.session
         self.transport = self.session_transport = transport
         self._with_codes = False
-        self.envelope = self._create_envelope()
+        self._envelope = None
         self.session = self._create_session()
         self.session.peer = transport.get_extra_info("peername")
         if before is not None:
@@ -278,7 +290,9 @@ class Connection(Wire):
             await self._greet()
             await self._refuse_tls()
             while not self._closing:
-                await self._run_commands()
+                # It rests here: running commands has a coroutine of its own, 270 octets.
+                if await self._run_commands():
+                    await self._rest()
         except Disconnected:
             pass
         except Refused as refused:
@@ -297,22 +311,18 @@ class Connection(Wire):
         if self._receiver.starts_with(TLS_HANDSHAKE):
             self.disconnect(replies.TLS_ON_PLAIN_PORT)
 
-    async def _run_commands(self) -> None:
-        """Run what the client sends until a command fails, and answer that, or interrupts."""
+    async def _run_commands(self) -> bool:
+        """Run what the client has sent; False where a command failed, or interrupts."""
         commands, turn_ends = 0, monotonic() + TURN_SECONDS
         try:
             while not (self._closing or self._interrupted):
-                limit = self.line_length_limit or LINE_FLOOD
-                line = None if self._data_begun else self._receiver.line(limit)
-                if line is not None:
-                    await self._execute(line)
-                    commands += 1
-                    if commands < TURN_COMMANDS and monotonic() < turn_ends:
-                        continue
+                if (step := self._next()) is None:
+                    return True
+                await step
+                commands += 1
+                if commands >= TURN_COMMANDS or monotonic() >= turn_ends:
                     await self._give_way()
-                else:
-                    await self._rest()
-                commands, turn_ends = 0, monotonic() + TURN_SECONDS
+                    commands, turn_ends = 0, monotonic() + TURN_SECONDS
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:
@@ -327,6 +337,12 @@ class Connection(Wire):
             await self.handle_exception(error)
         except Exception as error:
             await self._answer(await self.handle_exception(error))
+        return False
+
+    def _next(self) -> Awaitable[None] | None:
+        """Return what is to run next; None where it has not come."""
+        line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
+        return None if line is None else self._execute(line)
 
     async def _give_way(self) -> None:
         """Let other connections have their turn, whatever this one has sent: limits.md L17."""
@@ -338,16 +354,18 @@ class Connection(Wire):
         """Wait for the next command."""
         return self._more()
 
-    async def _more(self) -> None:
-        """Wait until there may be more from the client, all replies out. Raises Disconnected."""
+    def _more(self) -> Awaitable[None]:
+        """Wait until there may be more from the client, all replies out. Raises Disconnected.
+
+        No coroutine: that would be 200 octets of each idle connection.
+        """
         self._flush()
         if self._client_is_active:
             self._client_is_active = False
             self._reset_timeout()
         if self._drained is not None:
-            await self._drained
-            # Meanwhile more may have come, of which nobody would tell.
-            return
+            # Meanwhile more may come, of which nobody would tell.
+            return self._drained
         if self._stopping is not None and not self._closing:
             self.disconnect(self._stopping)
         if self._closing or self._eof:
@@ -355,7 +373,7 @@ class Connection(Wire):
         if self._reading_paused and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
-        await self._wakeup
+        return self._wakeup
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket gave, and let the driver run if it waits for it."""

@@ -1,4 +1,4 @@
-"""Taking a message: from DATA or BDAT to the handler, and the reply to it all."""
+"""A mail transaction: its paths, and the message from DATA or BDAT to the handler's reply."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from time import monotonic
 from typing import Any
 
 from aiosmtpd import _legacy
-from aiosmtpd.engine import hooks
+from aiosmtpd.engine import advice, hooks
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected
@@ -41,6 +41,40 @@ class MailTransfer(MailArguments):
     _legacy: _legacy.Legacy
     data_size_limit: int | None
     spool_size: int | None
+
+    async def _begin_transaction(
+        self, address: str, options: list[str], meanings: dict[str, Any]
+    ) -> None:
+        """Take the reverse-path of a MAIL that is in order, if the hook wants it."""
+        self.envelope.mail_params = meanings
+        status = await self._call_handler_hook("MAIL", address, options)
+        envelope = self.envelope
+        if status is MISSING:
+            envelope.mail_from = address
+            envelope.mail_options.extend(options)
+            status = replies.SENDER_OK
+        elif envelope.mail_from is None:
+            line = "envelope.mail_from = address"
+            advice.warn_of_lacking(type(self.event_handler), "handle_MAIL", status, line)
+        await self._answer(status)
+
+    async def _add_recipient(
+        self, address: str, options: list[str], meanings: dict[str, Any]
+    ) -> None:
+        """Take the forward-path of a RCPT that is in order, if the hook wants it."""
+        before = len(self.envelope.rcpt_tos)
+        status = await self._call_handler_hook("RCPT", address, options)
+        envelope = self.envelope
+        if status is MISSING:
+            envelope.rcpt_tos.append(address)
+            envelope.rcpt_options.extend(options)
+            status = replies.RECIPIENT_OK
+        if len(envelope.rcpt_tos) > before:
+            envelope._recipients.append((address, meanings))
+        else:
+            line = "envelope.rcpt_tos.append(address)"
+            advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
+        await self._answer(status)
 
     async def _receive_data(self) -> None:
         """Take the message behind a DATA that has been answered."""
@@ -178,11 +212,11 @@ class MailTransfer(MailArguments):
 
     def _set_post_data_state(self) -> None:
         """Forget the transaction that has ended."""
-        self.envelope = self._create_envelope()
+        self._envelope = None
 
     def _set_rset_state(self) -> None:
         """Forget the transaction that the client gave up."""
-        self.envelope = self._create_envelope()
+        self._envelope = None
         if self._chunks is not None:
             self._chunks.give_up()
             self._interrupted = True
@@ -267,7 +301,8 @@ class MailTransfer(MailArguments):
         while waiting():
             if self._closing:
                 raise Disconnected
-            await self._run_commands()
+            if await self._run_commands():
+                await self._more()
             self._interrupted = False
         self._keep_pace(monotonic() - began, octets)
 

@@ -19,7 +19,8 @@ class Wakeup:
 
     # fmt: off
     __slots__ = (
-        "_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop", "waiting",
+        "_asyncio_future_blocking", "_awaited", "_callback", "_cancelled", "_context", "_loop",
+        "waiting",
     )
     # fmt: on
 
@@ -34,9 +35,19 @@ class Wakeup:
         self._context: Context | None = None
         self._cancelled = False
 
-    def __await__(self) -> Generator[Wakeup, None, None]:
-        self._asyncio_future_blocking = True
-        yield self
+    def __await__(self) -> Generator[Any, Any, None]:
+        self._awaited = False
+        # Itself, for a generator would be 200 octets of each idle connection.
+        return self  # type: ignore[return-value]
+
+    def __iter__(self) -> Wakeup:
+        return self
+
+    def __next__(self) -> Wakeup:
+        if self._awaited:
+            raise StopIteration
+        self._awaited = self._asyncio_future_blocking = True
+        return self
 
     def wake(self) -> None:
         """Let the waiting task go on: now, or soon where another task is running."""

@@ -53,7 +53,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._wakeup = Wakeup(loop)
         self._handler_coroutine: asyncio.Task[None] | None = None
         self._lost = False
-        self._out = bytearray()
+        self._out: bytes | bytearray = b""
         self._corked = False
         self._drained: asyncio.Future[None] | None = None
         self._slow_reader: asyncio.TimerHandle | None = None
@@ -79,13 +79,23 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         if not self._out and not self._corked and self._handler_coroutine is not None:
             # Whatever the running command awaits next, its replies are not held back.
             self.loop.call_soon(self._flush)
-        self._out += data
+        self._hold(data)
         if len(self._out) > HIGH_WATER:
             self._flush()
 
+    def _hold(self, data: bytes) -> None:
+        """Put octets behind those that the next _flush() sends."""
+        if not self._out:
+            # Alone, as most replies are: no copy, and nothing to keep while the client is silent.
+            self._out = data
+            return
+        if not isinstance(self._out, bytearray):
+            self._out = bytearray(self._out)
+        self._out += data
+
     def _flush(self) -> None:
         if self._out:
-            out, self._out = self._out, bytearray()
+            out, self._out = self._out, b""
             if self.transport is not None:
                 self.transport.write(out)
 

@@ -46,15 +46,7 @@ class LimitKeywords(TypedDict, total=False):
     session_timeout: float | None
 
 
-def _check(_: object, field: attrs.Attribute[Any], value: object) -> None:
-    if value is None or (field.name == "max_connections" and value == "descriptors"):
-        return
-    if not isinstance(value, int | float) or value <= 0:
-        raise ValueError(f"{field.name} must be a number above 0, or None, not {value!r}")
-
-
-def _limit(default: Any) -> Any:
-    return attrs.field(default=default, validator=_check, converter=lambda value: value or None)
+LIMIT_NAMES = frozenset(LimitKeywords.__annotations__)
 
 
 @attrs.frozen
@@ -70,26 +62,38 @@ class Limits:
     second: of mail data, on average. docs/reference/limits tells each with its reply.
     """
 
-    max_recipients: int | None = _limit(1000)
-    max_recipient_domains: int | None = _limit(None)
-    max_transactions: int | None = _limit(None)
-    max_hops: int | None = _limit(100)
-    max_auth_failures: int | None = _limit(10)
-    max_errors: int | None = _limit(20)
-    max_junk_commands: int | None = _limit(None)
-    max_connections: int | Literal["descriptors"] | None = _limit("descriptors")
-    max_connections_per_host: int | None = _limit(None)
-    max_connection_rate: int | None = _limit(None)
-    data_timeout: float | None = _limit(180.0)
-    min_data_rate: float | None = _limit(100.0)
-    handler_timeout: float | None = _limit(None)
-    handshake_timeout: float | None = _limit(30.0)
-    session_timeout: float | None = _limit(None)
+    max_recipients: int | None = 1000
+    max_recipient_domains: int | None = None
+    max_transactions: int | None = None
+    max_hops: int | None = 100
+    max_auth_failures: int | None = 10
+    max_errors: int | None = 20
+    max_junk_commands: int | None = None
+    max_connections: int | Literal["descriptors"] | None = "descriptors"
+    max_connections_per_host: int | None = None
+    max_connection_rate: int | None = None
+    data_timeout: float | None = 180.0
+    min_data_rate: float | None = 100.0
+    handler_timeout: float | None = None
+    handshake_timeout: float | None = 30.0
+    session_timeout: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        # In one place, for fifteen converters and validators take 0.5 ms of each import.
+        for name in LIMIT_NAMES:
+            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return a limit's value, None for a limit switched off; raises ValueError."""
+    if not value or (name == "max_connections" and value == "descriptors"):
+        return value or None
+    if not isinstance(value, int | float) or value <= 0:
+        raise ValueError(f"{name} must be a number above 0, or None, not {value!r}")
+    return value
 
 
 DEFAULT_LIMITS = Limits()
-
-LIMIT_NAMES = frozenset(LimitKeywords.__annotations__)
 
 
 def limits_of(keywords: Mapping[str, Any]) -> Limits:

@@ -11,6 +11,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import partial
+from math import inf
 from queue import Queue
 from typing import Any
 
@@ -371,6 +372,22 @@ def test_b20_a_hook_that_blocks_the_loop_is_named(
         client.ask(b"NOOP")
         client.ask(b"NOOP")
     assert caplog.text.count("Blocking.handle_NOOP kept the event loop for ") == 1
+
+
+def test_b20_a_hook_that_ran_before_is_not_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Quick(Catcher):
+        async def handle_NOOP(self, *_: Any) -> str:
+            return "250 OK"
+
+    with serving(Quick()) as controller, Client(controller.port) as client:
+        monkeypatch.setattr(connection, "SLOW_HOOK", inf)
+        client.ask(b"NOOP")
+        # From here on every command takes too long, and HELP has no hook.
+        monkeypatch.setattr(connection, "SLOW_HOOK", 0.0)
+        client.ask(b"HELP")
+    assert "kept the event loop" not in caplog.text
 
 
 def test_b20_a_plain_hook_runs_beside_the_loop() -> None:
