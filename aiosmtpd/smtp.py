@@ -232,6 +232,9 @@ class SMTP(UsualCommands):
         lines += [f"250-{line}" for line in self._extensions.lines(self)]
         await self._legacy.ehlo_hook(self)
         lines = await self._legacy.ehlo_lines(self, hostname, [*lines, "250 HELP"])
+        if getattr(self.push, "__func__", None) is SMTP.push:
+            # At once, where nobody has a push of their own that is to see them singly (5 µs).
+            lines = ["\r\n".join(lines)]
         for line in lines:
             await self.push(line)
         self._with_codes = self._extensions.has_codes

@@ -137,14 +137,13 @@ class AuthCommands(Commands):
         """The mechanisms by name; a handler's own wins over the built-in one."""
         found: dict[str, AuthMechanismType] = {}
         for owner in (self, self.event_handler):
-            for attribute in dir(owner):
-                if attribute.startswith(_PREFIX):
-                    method = getattr(owner, attribute)
-                    name = getattr(method, "__auth_mechanism_name__", None)
-                    if not isinstance(name, str):
-                        name = attribute.removeprefix(_PREFIX).replace("__", "-")
-                    if callable(method) and name.upper() not in self._auth_excluded:
-                        found[name.upper()] = method
+            for attribute in hooks.names(owner, _PREFIX):
+                method = getattr(owner, attribute)
+                name = getattr(method, "__auth_mechanism_name__", None)
+                if not isinstance(name, str):
+                    name = attribute.removeprefix(_PREFIX).replace("__", "-")
+                if callable(method) and name.upper() not in self._auth_excluded:
+                    found[name.upper()] = method
         return found
 
     def offer_of_auth(self, *, vain: bool = True) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.engine import hooks
 from aiosmtpd.engine.connection import Connection, Disconnected
 
 if TYPE_CHECKING:
@@ -155,11 +156,11 @@ class Facades(Connection):
     def _handle_hooks(self) -> dict[str, Callable[..., Any]]:
         """The handler's hooks by verb."""
         handler = self.event_handler
-        names = [name for name in dir(handler) if name.startswith("handle_")]
+        names = hooks.names(handler, "handle_")
         return {name.removeprefix("handle_"): getattr(handler, name) for name in names}
 
     @property
     def _smtp_methods(self) -> dict[str, Callable[..., Any]]:
         """The methods of all verbs."""
-        names = [name for name in dir(self) if name.startswith("smtp_")]
+        names = hooks.names(self, "smtp_")
         return {name.removeprefix("smtp_"): getattr(self, name) for name in names}

@@ -23,6 +23,19 @@ def find(handler: Any, name: str) -> Hook | None:
     return hook
 
 
+def names(owner: Any, prefix: str) -> list[str]:
+    """Return the names in ``dir(owner)`` that begin with *prefix*, in half of its time.
+
+    ``dir()`` sorts all that there are, 140 of a server. It is asked where the owner is a class or
+    has an opinion of what it has.
+    """
+    kind: Any = type(owner)
+    if inspect.isclass(owner) or kind.__dir__ is not object.__dir__:
+        return [name for name in dir(owner) if name.startswith(prefix)]
+    spaces = [getattr(owner, "__dict__", {}), *map(vars, kind.__mro__)]
+    return sorted({name for space in spaces for name in space if name.startswith(prefix)})
+
+
 def is_async(function: Callable[..., Any]) -> bool:
     """Tell whether calling *function* makes a coroutine."""
     code = getattr(function, "__code__", None)

@@ -32,6 +32,41 @@ class AnswersToAll(Handler):
         return lambda: None
 
 
+class Listing(Handler):
+    """Says itself which attributes it has."""
+
+    def __dir__(self) -> list[str]:
+        return ["handle_QUIT", "handle_DATA"]
+
+
+# names
+
+
+def with_a_hook_of_its_own() -> Handler:
+    handler = Handler()
+    vars(handler)["handle_MAIL"] = print
+    return handler
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        with_a_hook_of_its_own(),
+        Listing(),
+        AnswersToAll(),
+        Handler,
+        hooks,
+        None,
+        mock.Mock(spec=Handler),
+        mock.Mock(handle_NOOP=1),
+    ],
+    ids=["instance", "own dir", "any name", "class", "module", "none", "mock of a class", "mock"],
+)
+def test_names_are_those_of_dir(owner: Any) -> None:
+    expected = [name for name in dir(owner) if name.startswith(("handle_", "find"))]
+    assert sorted(hooks.names(owner, "handle_") + hooks.names(owner, "find")) == sorted(expected)
+
+
 # find
 
 
