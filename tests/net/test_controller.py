@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -684,14 +684,14 @@ def test_stop_has_its_own_patience() -> None:
 
 
 PROGRAM = """
-import sys, threading
+import signal, sys, threading
 from aiosmtpd.controller import Controller, UnthreadedController
 from aiosmtpd.handlers import Sink
 controller = globals()[sys.argv[1]](Sink(), hostname="127.0.0.1", port=0)
 if sys.argv[2] == "begun":
     controller.start() if sys.argv[1] == "Controller" else controller.begin()
 def tell():
-    while not controller.addresses:
+    while not controller.addresses or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
         pass
     print(controller.port, flush=True)
 threading.Thread(target=tell).start()
@@ -724,11 +724,22 @@ def test_run_until_a_signal(kind: str, begun: str, number: int) -> None:
     assert (process.returncode, out, err) == (0, b"ended []\n", b"")
 
 
+class StartedByRun(Controller):
+    """Calls a function when `run()` has started it: behind this, `run()` only waits."""
+
+    then: Callable[[], None]
+
+    def start(self) -> None:
+        super().start()
+        self.then()
+
+
 def test_run_outside_the_main_thread() -> None:
-    controller = Controller(Sink(), **LOCAL)
-    controller.start()
+    controller, started = StartedByRun(Sink(), **LOCAL), threading.Event()
+    controller.then = started.set
     thread = threading.Thread(target=controller.run)
     thread.start()
+    assert started.wait(PATIENCE)
     assert is_served(controller.port)
     controller.stop()
     thread.join(PATIENCE)
@@ -736,11 +747,10 @@ def test_run_outside_the_main_thread() -> None:
 
 
 def test_run_in_the_main_thread_ends_with_the_server() -> None:
-    controller = Controller(Sink(), **LOCAL)
-    controller.start()
+    controller = StartedByRun(Sink(), **LOCAL)
     before = signal.getsignal(signal.SIGTERM)
     stopper = threading.Thread(target=controller.stop)
-    controller.loop.call_soon_threadsafe(stopper.start)
+    controller.then = stopper.start
     controller.run()
     stopper.join(PATIENCE)
     assert signal.getsignal(signal.SIGTERM) is before
