@@ -40,9 +40,6 @@ class Wakeup:
         # Itself, for a generator would be 200 octets of each idle connection.
         return self  # type: ignore[return-value]
 
-    def __iter__(self) -> Wakeup:
-        return self
-
     def __next__(self) -> Wakeup:
         if self._awaited:
             raise StopIteration

@@ -31,6 +31,7 @@ from aiosmtpd.smtp import (
     auth_mechanism,
     syntax,
 )
+from aiosmtpd.testing.helpers import ReceivingHandler
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, Client
 
@@ -293,6 +294,8 @@ class RecordingSMTP(SMTP):
     def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
         if "bad" in arg:
             raise HeaderParseError("no address")
+        if "worse" in arg:
+            raise LookupError("no parser")
         return super()._getaddr(arg)
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
@@ -340,6 +343,7 @@ async def test_a_client_librarys_server(
             client.starttls(context=certificates.client_context())
             assert client.ehlo()[0] == 250
             assert client.mail("bad@b.test") == (553, b"5.1.3 Error: malformed address")
+            assert client.mail("worse@b.test")[0] == 451
             assert client.docmd("EXPN list") == (502, b"EXPN not implemented")
             monkeypatch.setattr(Recording, "smtp_NOOP", mocked)
             assert client.noop() == (250, b"mocked\nin one push")
@@ -535,6 +539,34 @@ def test_a_gateway_that_is_ended_by_a_signal() -> None:
         loop.close()
     assert controller.ended.wait(PATIENCE)
     assert handler.seen == ["a@b.test"]
+
+
+class Numbered(Envelope):
+    number = 7
+
+
+class OwnEnvelopes(SMTP):
+    async def smtp_RSET(self, arg: str | None) -> None:
+        self.envelope = Numbered()
+        await self.push("250 OK")
+
+
+class EnvelopeController(Controller):
+    def factory(self) -> SMTP:
+        return OwnEnvelopes(self.handler)
+
+
+def test_an_envelope_of_the_programs_own() -> None:
+    handler = ReceivingHandler()
+    with (
+        EnvelopeController(handler, hostname="127.0.0.1", port=0) as controller,
+        smtplib.SMTP("127.0.0.1", controller.port) as client,
+    ):
+        client.ehlo()
+        client.rset()
+        client.sendmail("a@b.test", ["c@d.test"], "Subject: hi\r\n\r\nhello\r\n")
+        client.sendmail("a@b.test", ["c@d.test"], "Subject: hi\r\n\r\nhello\r\n")
+    assert [getattr(envelope, "number", None) for envelope in handler.box] == [7, None]
 
 
 def test_a_handler_given_as_its_class() -> None:
