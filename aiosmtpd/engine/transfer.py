@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import inf
 from time import monotonic
 from typing import Any
@@ -13,7 +13,7 @@ from aiosmtpd import _legacy
 from aiosmtpd.engine import advice, hooks
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
-from aiosmtpd.engine.connection import Disconnected
+from aiosmtpd.engine.connection import Disconnected, log
 from aiosmtpd.engine.spool import Spool
 from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import replies, trace
@@ -76,12 +76,12 @@ class MailTransfer(MailArguments):
             advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)
         await self._answer(status)
 
-    async def _receive_data(self) -> None:
+    def _receive_data(self) -> Awaitable[None]:
         """Take the message behind a DATA that has been answered."""
         data = MailData(
             self._receiver, self.line_length_limit, self.data_size_limit, self._bare_newline
         )
-        await self._transfer(DotSource(self, data))
+        return self._transfer(DotSource(self, data))
 
     async def _transfer(self, source: Source) -> None:
         """Take the message of a transaction and answer it; the transaction is over then."""
@@ -100,9 +100,10 @@ class MailTransfer(MailArguments):
         finally:
             # Whatever happened, the next transaction inherits nothing: limits.md L22.
             self._set_post_data_state()
-        text = "%r sent a message of %d octets from %r to %d recipients: %.60r"
-        what = source.size, envelope.mail_from, len(envelope.rcpt_tos), status
-        self._log(logging.INFO, text, self.session.peer, *what)
+        if log.isEnabledFor(logging.INFO):
+            text = "%r sent a message of %d octets from %r to %d recipients: %.60r"
+            what = source.size, envelope.mail_from, len(envelope.rcpt_tos), status
+            self._log(logging.INFO, text, self.session.peer, *what)
         if not _is_refusal(status):
             self._meter.message_accepted()
         if source.last:
@@ -206,9 +207,9 @@ class MailTransfer(MailArguments):
         except UnicodeDecodeError:
             raise Refused(replies.NOT_ASCII) from None
 
-    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
+    def _answer_data(self, status: Any, envelope: Envelope) -> Awaitable[None]:
         """Send the reply to a whole transaction."""
-        await self._answer(status)
+        return self._answer(status)
 
     def _set_post_data_state(self) -> None:
         """Forget the transaction that has ended."""
@@ -309,4 +310,4 @@ class MailTransfer(MailArguments):
 
 def _is_refusal(status: Any) -> bool:
     text = status.decode("latin-1") if isinstance(status, bytes) else str(status)
-    return text.startswith(("4", "5"))
+    return text[:1] in ("4", "5")

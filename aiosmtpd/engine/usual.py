@@ -69,7 +69,7 @@ class UsualCommands(MailTransfer):
 
     def data_received(self, data: bytes) -> None:
         """Run what is usual, and leave the rest to the driver."""
-        if self._between_commands and not len(self._receiver):
+        if self._between_commands:
             data = self._run_usual(data)
         if data or self._asked is not None:
             self._between_commands = False
@@ -84,23 +84,28 @@ class UsualCommands(MailTransfer):
         if (found := _USUAL.match(data)) is None or not self._goes_as_usual():
             return data
         position = 0
-        answers: list[Reply] = []
-        hooked: dict[str, bool] = {}
-        while found is not None and len(answers) < BURST:
+        answers: list[bytes] = []
+        last, has_hook = "", False
+        while found is not None:
             verb = found.lastgroup or ""
-            if verb not in hooked:
-                hooked[verb] = hooks.find(self.event_handler, _HOOKS[verb]) is not None
-            if (answer := self._take_usual(verb, found[verb], hooked[verb])) is not None:
-                answers.append(answer)
+            if verb != last:
+                last, has_hook = verb, hooks.find(self.event_handler, _HOOKS[verb]) is not None
+            if (answer := self._take_usual(verb, found[verb], has_hook)) is not None:
+                # Without a call for replies without codes, which most are.
+                answers.append(self._octets(answer) if self._with_codes else answer.octets)
             elif self._asked is None:
                 break
             position = found.end()
-            found = None if self._data_begun or self._asked else _USUAL.match(data, position)
+            if position == len(data) or self._data_begun or self._asked or len(answers) == BURST:
+                break
+            found = _USUAL.match(data, position)
         if answers:
-            self._last_status = answers[-1]
-            self._hold(b"".join(map(self._octets, answers)))
-            if position == len(data) and self._asked is None:
-                self._flush()
+            octets = answers[0] if len(answers) == 1 else b"".join(answers)
+            if position < len(data) or self._asked is not None:
+                # The driver goes on, and sends it when it comes to rest.
+                self._hold(octets)
+            else:
+                self._send_now(octets)
                 self._reset_timeout(self._data_patience() if self._data_begun else None)
         return data[position:]
 
@@ -112,11 +117,12 @@ class UsualCommands(MailTransfer):
             return take(word.decode(), [], {})
         if self._data_begun:
             self._data_begun = False
+            self._client_is_active = True
             return self._receive_data()
         return super()._next()
 
     def _rest(self) -> Awaitable[None]:
-        self._between_commands = True
+        self._between_commands = not len(self._receiver)
         return super()._rest()
 
     def _take_usual(self, verb: str, word: bytes, has_hook: bool) -> Reply | None:
@@ -162,10 +168,7 @@ class UsualCommands(MailTransfer):
             or (self._auth_required and not self.session.authenticated)
             or (self.require_starttls and not self._tls_protocol)
             or not self._tls_handshake_okay
-            or self._closing
-            or self._stopping is not None
             or self._drained is not None
-            or self._chunks is not None
             or self._masked
             or self._meter.farewell is not None
             or self._call_limits is not None

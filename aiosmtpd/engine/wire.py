@@ -17,6 +17,10 @@ HIGH_WATER = 65536
 SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less where ``timeout`` is."""
 
+LONGEST_SLEEP = 150.0
+"""Seconds until the timer looks at the deadline, at most: less than mail data is waited for, or
+each message would arm it anew (8 µs)."""
+
 
 class _Buffer(threading.local):
     """Each thread has its own: several event loops read at the same time."""
@@ -93,6 +97,14 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._out = bytearray(self._out)
         self._out += data
 
+    def _send_now(self, data: bytes) -> None:
+        """Send octets behind those that wait, and them too."""
+        if self._out or self.transport is None:
+            self._hold(data)
+            self._flush()
+        else:
+            self.transport.write(data)
+
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, b""
@@ -132,8 +144,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._set_timer()
 
     def _set_timer(self) -> None:
-        self._timer_due = self._deadline
-        self._timer = self.loop.call_later(self._deadline - monotonic(), self._timer_fired)
+        now = monotonic()
+        self._timer_due = min(self._deadline, now + LONGEST_SLEEP)
+        self._timer = self.loop.call_later(self._timer_due - now, self._timer_fired)
 
     def _timer_fired(self) -> None:
         self._timer = None

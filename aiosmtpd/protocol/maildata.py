@@ -116,7 +116,12 @@ class MailData:
         self._keep_limits(arrived)
         if self.refusal is not None or not arrived:
             return b""
-        return self._unstuff(arrived, has_dot)
+        if has_dot and b"\r\n." in arrived:
+            arrived = arrived.replace(b"\r\n.", b"\r\n")
+        if self._skip:
+            arrived = arrived[self._skip :]
+            self._skip = 0
+        return arrived
 
     def _hold_back(self, arrived: bytes) -> bytes:
         """Keep back what may be the beginning of the end."""
@@ -164,14 +169,8 @@ class MailData:
             if line_end < 0:
                 return line + limit
             line = line_end + 2
+        if self.done:
+            return -1
         line_end = piece.rfind(b"\r\n", max(line, 0))
         self._open = len(piece) - (line if line_end < 0 else line_end + 2)
         return -1
-
-    def _unstuff(self, piece: bytes, has_dot: bool) -> bytes:
-        if has_dot and b"\r\n." in piece:
-            piece = piece.replace(b"\r\n.", b"\r\n")
-        if self._skip:
-            piece = piece[self._skip :]
-            self._skip = 0
-        return piece
