@@ -51,7 +51,7 @@ class Commands(Facades):
 
     # fmt: off
     __slots__ = (
-        "__ident__", "_admitted_host", "_call_counts", "_call_limit_default", "_call_limits",
+        "__ident__", "_admitted_host", "_call_limits",
         "_chunks", "_extensions", "_hostname", "_last_hook", "_masked", "_proxy_timeout",
         "_proxy_trusted", "_told", "_unknown", "enable_SMTPUTF8", "event_handler",
         "require_starttls",
@@ -214,7 +214,7 @@ class Commands(Facades):
         if (farewell := self._meter.farewell) is not None and verb != "QUIT":
             self.disconnect(farewell)
             return
-        if self._call_limits is not None and self._used_up(verb):
+        if self._call_limits is not None and self._used_up(verb, *self._call_limits):
             self._reason = "421 4.7.0 command_call_limit"
             self.disconnect(replies.sent_too_many_times(verb))
             return
@@ -268,10 +268,11 @@ class Commands(Facades):
         limit = self.command_size_limits.get(verb, usual)
         return limit + self._extensions.growth(verb, self)
 
-    def _used_up(self, verb: str) -> bool:
-        limits = self._call_limits or {}
-        self._call_counts[verb] = self._call_counts.get(verb, 0) + 1
-        return self._call_counts[verb] > limits.get(verb, self._call_limit_default)
+    def _used_up(
+        self, verb: str, limits: dict[str, int], default: int, counts: dict[str, int]
+    ) -> bool:
+        counts[verb] = counts.get(verb, 0) + 1
+        return counts[verb] > limits.get(verb, default)
 
     def _find_verb(self, verb: str) -> Callable[[str | None], Any] | None:
         """Return the method of a verb, found late: it may be replaced at any time."""
@@ -380,17 +381,13 @@ class Commands(Facades):
 
     def _limit_calls(self, limit: Any) -> None:
         """Note how often each verb may be used; raises TypeError for what is no limit."""
-        self._call_limits: dict[str, int] | None = None
-        self._call_limit_default = CALL_LIMIT_DEFAULT
-        if limit is None:
-            return
-        self._call_counts: dict[str, int] = {}
+        # The limits by verb, that of other verbs, and the counts: for most connections none.
+        self._call_limits: tuple[dict[str, int], int, dict[str, int]] | None = None
         if isinstance(limit, int):
-            self._call_limits, self._call_limit_default = {}, limit
+            self._call_limits = {}, limit, {}
         elif isinstance(limit, dict):
             if not all(isinstance(value, int) for value in limit.values()):
                 raise TypeError("All command_call_limit values must be int")
-            self._call_limits = limit
-            self._call_limit_default = limit.get("*", CALL_LIMIT_DEFAULT)
-        else:
+            self._call_limits = limit, limit.get("*", CALL_LIMIT_DEFAULT), {}
+        elif limit is not None:
             raise TypeError("command_call_limit must be int or Dict[str, int]")

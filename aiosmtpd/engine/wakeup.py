@@ -19,8 +19,7 @@ class Wakeup:
 
     # fmt: off
     __slots__ = (
-        "_asyncio_future_blocking", "_awaited", "_callback", "_cancelled", "_context", "_loop",
-        "waiting",
+        "_asyncio_future_blocking", "_callback", "_cancelled", "_context", "_loop", "waiting",
     )
     # fmt: on
 
@@ -36,14 +35,14 @@ class Wakeup:
         self._cancelled = False
 
     def __await__(self) -> Generator[Any, Any, None]:
-        self._awaited = False
+        self._callback = None
         # Itself, for a generator would be 200 octets of each idle connection.
         return self  # type: ignore[return-value]
 
     def __next__(self) -> Wakeup:
-        if self._awaited:
+        if self._callback is not None:
             raise StopIteration
-        self._awaited = self._asyncio_future_blocking = True
+        self._asyncio_future_blocking = True
         return self
 
     def wake(self) -> None:

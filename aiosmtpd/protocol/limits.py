@@ -113,7 +113,7 @@ class Meter:
     :attr:`farewell` is the reply that ends it at its next command; None while there is none.
     """
 
-    __slots__ = ("_counted", "_errors", "_junk", "_limits", "_octets", "_seconds", "farewell")
+    __slots__ = ("_errors", "_forgone", "_junk", "_limits", "_seconds", "farewell")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -142,8 +142,7 @@ class Meter:
 
     def begin_message(self) -> None:
         """Take note that mail data is to come."""
-        self._seconds = self._counted = 0.0
-        self._octets = 0
+        self._seconds = self._forgone = 0.0
 
     def is_dribble(self, seconds: float, octets: int, grace: float) -> bool:
         """Tell whether mail data comes too slowly, on average, once *grace* seconds are over.
@@ -156,10 +155,8 @@ class Meter:
             return False
         self._seconds += seconds
         # Or who has sent much at once could hold it here for days.
-        most = rate * (self._seconds + CREDIT)
-        self._counted = min(self._counted + octets - self._octets, most)
-        self._octets = octets
-        return self._seconds > grace and self._counted < rate * self._seconds
+        self._forgone = max(self._forgone, octets - rate * (self._seconds + CREDIT))
+        return self._seconds > grace and octets - self._forgone < rate * self._seconds
 
 
 class Crowd:
