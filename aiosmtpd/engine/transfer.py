@@ -70,7 +70,7 @@ class MailTransfer(MailArguments):
             envelope.rcpt_options.extend(options)
             status = replies.RECIPIENT_OK
         if len(envelope.rcpt_tos) > before:
-            envelope._recipients.append((address, meanings))
+            envelope._recipients.append((address, meanings) if meanings else address)
         else:
             line = "envelope.rcpt_tos.append(address)"
             advice.warn_of_lacking(type(self.event_handler), "handle_RCPT", status, line)

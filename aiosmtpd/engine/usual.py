@@ -139,7 +139,7 @@ class UsualCommands(MailTransfer):
                 self._asked = verb, word
                 return None
             recipients.append(mailbox := word.decode())
-            envelope._recipients.append((mailbox, {}))
+            envelope._recipients.append(mailbox)
             return replies.RECIPIENT_OK
         if verb == "MAIL":
             if envelope.mail_from is not None:

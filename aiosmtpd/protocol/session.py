@@ -171,13 +171,15 @@ class Envelope:
         self.original_content: bytes | None = None
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
-        self._recipients: list[tuple[str, dict[str, Any]]] = []
+        # An address alone where there are no parameters: a hundred of them come at once.
+        self._recipients: list[str | tuple[str, dict[str, Any]]] = []
 
     @derived
     def recipients(self) -> list[Recipient]:
         """The accepted recipients as the client named them, with their parameters."""
         # Made when asked for: a named tuple takes longer to make than a recipient to accept.
-        return [Recipient(*one) for one in self._recipients]
+        kept = self._recipients
+        return [Recipient(one, {}) if isinstance(one, str) else Recipient(*one) for one in kept]
 
     def open(self) -> BinaryIO:
         """Return the mail data as a binary file, at its beginning; each call opens another one."""
