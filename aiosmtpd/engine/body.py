@@ -142,11 +142,12 @@ class DotSource:
         self._judge()
 
     def _judge(self) -> None:
+        if self._data.refusal is None:
+            return
         if self._data.flooded:
             self._connection.disconnect(replies.TOO_MUCH_MAIL_DATA)
             raise Disconnected
-        if self._data.refusal is not None:
-            raise Refused(self._data.refusal)
+        raise Refused(self._data.refusal)
 
 
 class ChunkSource:

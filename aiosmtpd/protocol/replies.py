@@ -108,7 +108,7 @@ def from_hook(status: Any) -> Reply:
         return status
     if isinstance(status, bytes):
         status = status.decode("utf-8", "backslashreplace")
-    if not isinstance(status, str):
+    elif not isinstance(status, str):
         raise ValueError(f"not an SMTP reply: {status!r}")
     return _usual(status) if len(status) < LINE_OCTETS else Reply(status)
 
