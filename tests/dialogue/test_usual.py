@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd.handlers import Sink
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import MISSING, SMTP, Envelope, Refused, Session
 from tests.dialogue.transport import MemoryTransport
 
 PATIENCE = 30.0
@@ -122,6 +122,108 @@ async def test_the_replies_are_those_of_the_driver(script: str, setting: str) ->
         await asyncio.wait_for(server.ended(), PATIENCE)
         heard.append(bytes(server.network.sent))
     assert heard[0] == heard[1]
+
+
+class Telling:
+    """Has hooks for MAIL and RCPT that accept, and notes all that they are told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    async def handle_MAIL(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> Any:
+        self.told.append(("MAIL", address, list(options), dict(envelope.mail_params)))
+        return self.mail(envelope, address)
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> Any:
+        self.told.append(("RCPT", address, list(options), list(envelope.rcpt_tos)))
+        return self.rcpt(envelope, address)
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        self.told.append((envelope.mail_from, envelope.recipients, envelope.content))
+        return "250 taken"
+
+    def mail(self, envelope: Envelope, address: str) -> Any:
+        envelope.mail_from = address
+        return "250 sender"
+
+    def rcpt(self, envelope: Envelope, address: str) -> Any:
+        envelope.rcpt_tos.append(address)
+        return b"250 recipient"
+
+
+class Leaving(Telling):
+    def mail(self, envelope: Envelope, address: str) -> Any:
+        return MISSING
+
+    def rcpt(self, envelope: Envelope, address: str) -> Any:
+        return MISSING
+
+
+class Forgetful(Telling):
+    def rcpt(self, envelope: Envelope, address: str) -> Any:
+        return "250 forgotten"
+
+
+class Refusing(Telling):
+    def rcpt(self, envelope: Envelope, address: str) -> Any:
+        if len(self.told) % 2:
+            raise Refused("550 5.1.1 Not here")
+        return super().rcpt(envelope, address)
+
+
+class Closing(Telling):
+    def rcpt(self, envelope: Envelope, address: str) -> Any:
+        return "421 4.3.2 Enough" if len(self.told) > 3 else super().rcpt(envelope, address)
+
+
+class Failing(Telling):
+    def mail(self, envelope: Envelope, address: str) -> Any:
+        if len(self.told) == 1:
+            raise LookupError("no such sender")
+        return super().mail(envelope, address)
+
+    async def handle_exception(self, error: Exception) -> str:
+        return f"451 {error}"
+
+
+@pytest.mark.parametrize("in_lines", [False, True], ids=["at once", "in lines"])
+@pytest.mark.parametrize("setting", ["none", "modern", "few recipients"])
+@pytest.mark.parametrize("kind", [Telling, Leaving, Forgetful, Refusing, Closing, Failing])
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_hooks_hear_and_say_what_they_do_by_the_driver(
+    script: str, kind: type[Telling], setting: str, in_lines: bool
+) -> None:
+    said = SCRIPTS[script] + b"QUIT\r\n.\r\nQUIT\r\n"
+    heard = []
+    for server_kind in (Server, ByTheDriver):
+        handler = kind()
+        server = await greeted(server_kind, handler, **SETTINGS[setting])
+        for piece in said.splitlines(keepends=True) if in_lines else [said]:
+            server.network.feed(piece)
+            # So that the driver rests between two lines.
+            await asyncio.sleep(0)
+        await asyncio.wait_for(server.ended(), PATIENCE)
+        heard.append((bytes(server.network.sent), handler.told))
+    assert heard[0] == heard[1]
+
+
+async def test_a_hook_is_run_in_the_task_of_its_connection() -> None:
+    class Tasks(Telling):
+        async def handle_RCPT(self, server: SMTP, *args: Any) -> Any:
+            self.told.append(asyncio.current_task() is server._handler_coroutine)
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.sleep(0)
+            return await super().handle_RCPT(server, *args)
+
+    handler = Tasks()
+    server = await greeted(handler=handler)
+    assert await server.ask(MAIL + RCPT) == b"250 sender\r\n250 recipient\r\n250 END\r\n"
+    assert True in handler.told
+    await closed(server)
 
 
 async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() -> None:
