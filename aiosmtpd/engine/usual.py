@@ -19,6 +19,7 @@ from aiosmtpd.engine.connection import log
 from aiosmtpd.engine.transfer import MailTransfer
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Reply
+from aiosmtpd.protocol.session import Envelope
 
 BURST = 1000
 """Commands that one connection may have at once: 2 ms. Then others have their turn."""
@@ -83,25 +84,29 @@ class UsualCommands(MailTransfer):
         """
         if (found := _USUAL.match(data)) is None or not self._goes_as_usual():
             return data
-        position = 0
+        envelope, end, position = self.envelope, len(data), 0
         answers: list[bytes] = []
         last, has_hook = "", False
-        while found is not None:
+        for _ in range(BURST):
             verb = found.lastgroup or ""
             if verb != last:
                 last, has_hook = verb, hooks.find(self.event_handler, _HOOKS[verb]) is not None
-            if (answer := self._take_usual(verb, found[verb], has_hook)) is not None:
-                # Without a call for replies without codes, which most are.
-                answers.append(self._octets(answer) if self._with_codes else answer.octets)
-            elif self._asked is None:
+            answer = self._take_usual(envelope, verb, found[verb], has_hook)
+            if answer is None:
+                if self._asked is not None:
+                    position = found.end()
                 break
+            if self._with_codes:
+                answer = replies.with_code(answer)
+            answers.append(answer.octets)
             position = found.end()
-            if position == len(data) or self._data_begun or self._asked or len(answers) == BURST:
+            if position == end or self._data_begun:
                 break
-            found = _USUAL.match(data, position)
+            if (found := _USUAL.match(data, position)) is None:
+                break
         if answers:
             octets = answers[0] if len(answers) == 1 else b"".join(answers)
-            if position < len(data) or self._asked is not None:
+            if position < end or self._asked is not None:
                 # The driver goes on, and sends it when it comes to rest.
                 self._hold(octets)
             else:
@@ -125,12 +130,13 @@ class UsualCommands(MailTransfer):
         self._between_commands = not len(self._receiver)
         return super()._rest()
 
-    def _take_usual(self, verb: str, word: bytes, has_hook: bool) -> Reply | None:
+    def _take_usual(
+        self, envelope: Envelope, verb: str, word: bytes, has_hook: bool
+    ) -> Reply | None:
         """Do what a usual command says and return its reply, or keep it for its hook.
 
         None without either where it is the driver's: it is not its turn, most often.
         """
-        envelope = self.envelope
         if verb == "RCPT":
             recipients, most = envelope.rcpt_tos, self.limits.max_recipients
             if envelope.mail_from is None or (most and len(recipients) >= most):
