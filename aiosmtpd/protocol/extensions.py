@@ -163,10 +163,7 @@ class ExtensionTable:
             if extensions not in PRESETS:
                 raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
             return _table(PRESETS[extensions])
-        table = _table(tuple(extensions))
-        if {"BINARYMIME", "CHUNKING"} & {one.keyword for one in table.extensions} == {"BINARYMIME"}:
-            raise ValueError("BINARYMIME needs CHUNKING: RFC 3030 section 3")
-        return table
+        return _table(tuple(extensions))
 
 
 PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
@@ -175,6 +172,9 @@ PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
 
 @lru_cache(maxsize=64)
 def _table(extensions: tuple[Extension, ...]) -> ExtensionTable:
+    if {"BINARYMIME", "CHUNKING"} & {one.keyword for one in extensions} == {"BINARYMIME"}:
+        raise ValueError("BINARYMIME needs CHUNKING: RFC 3030 section 3")
+
     def merged(field: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for extension in extensions:
