@@ -35,6 +35,12 @@ class Network(asyncio.Transport):
     def get_write_buffer_size(self) -> int:
         return 0
 
+    def pause_reading(self) -> None:
+        """Nothing to do: all has been said."""
+
+    def resume_reading(self) -> None:
+        """Nothing to do."""
+
     def is_closing(self) -> bool:
         return self.closing
 
@@ -85,10 +91,15 @@ class Conversation:
                 yield from self.said(QUIT)
                 self.server.connection_lost(None)
         sys.settrace(None)
-        self.done.set_result(None)
 
     def go(self, steps: Iterator[None]) -> None:
-        if next(steps, self) is None:
+        try:
+            next(steps)
+        except StopIteration:
+            self.done.set_result(None)
+        except Exception as error:
+            self.done.set_exception(error)
+        else:
             self.loop.call_soon(self.go, steps)
 
     def trace(self, frame: FrameType, event: str, _: Any) -> Any:

@@ -79,8 +79,7 @@ class UsualCommands(MailTransfer):
     def _run_usual(self, data: bytes) -> bytes:
         """Run the usual commands that *data* begins with; return the rest of it.
 
-        A message in lockstep: 290,000 to 193,000 instructions of Python; 100 recipients in one
-        write: 665 to 150 µs.
+        A message in lockstep: 4,480 to 2,290 bytecodes; 100 recipients in one write: 665 to 150 µs.
         """
         if (found := _USUAL.match(data)) is None or not self._goes_as_usual():
             return data
