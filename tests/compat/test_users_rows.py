@@ -384,6 +384,8 @@ def test_b20_a_hook_that_ran_before_is_not_named(
     with serving(Quick()) as controller, Client(controller.port) as client:
         monkeypatch.setattr(connection, "SLOW_HOOK", inf)
         client.ask(b"NOOP")
+        # Behind this, NOOP has surely come to its end.
+        client.ask(b"HELP")
         # From here on every command takes too long, and HELP has no hook.
         monkeypatch.setattr(connection, "SLOW_HOOK", 0.0)
         client.ask(b"HELP")

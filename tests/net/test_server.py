@@ -7,6 +7,7 @@ import smtplib
 import socket
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -218,17 +219,19 @@ async def test_a_factory_of_another_protocol() -> None:
         assert await greeting(server.addresses[0]) == b"hello\r\n"
 
 
+class NoThreads(ThreadPoolExecutor):
+    def submit(self, *_: Any) -> Any:  # type: ignore[override]
+        raise RuntimeError("can't start new thread")
+
+
 async def test_without_a_thread_the_greeting_has_the_short_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async def no_thread(*_: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(asyncio, "to_thread", no_thread)
     monkeypatch.setattr(socket, "gethostname", lambda: "short")
     # One whose answer nobody knows yet.
     monkeypatch.setattr(socket, "getfqdn", lambda: "full.test")
     async with Server(Sink()) as server:
+        asyncio.get_running_loop().set_default_executor(NoThreads())
         assert (await greeting(server.addresses[0])).startswith(b"220 short Python SMTP ")
 
 
