@@ -236,6 +236,13 @@ async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() ->
     await closed(server)
 
 
+async def test_what_waits_to_be_sent_goes_first() -> None:
+    server = await greeted()
+    await server.push("250 said by the program")
+    assert server.at_once(MAIL) == b"250 said by the program\r\n" + OK
+    await closed(server)
+
+
 async def test_the_handler_gets_what_was_said() -> None:
     got: list[Envelope] = []
 
