@@ -15,6 +15,7 @@ PATIENCE = 30.0
 EHLO = b"EHLO client.test\r\n"
 MAIL = b"MAIL FROM:<a@example.com>\r\n"
 RCPT = b"rcpt to:<b.c+d@example.com>\r\n"
+OTHERS = b"".join(b"RCPT TO:<%d@%d.test>\r\n" % (number, number % 4) for number in range(10))
 DATA = b"DATA\r\n"
 BODY = b"Subject: x\r\n\r\nx\r\n.\r\n"
 OK = b"250 OK\r\n"
@@ -76,6 +77,10 @@ SCRIPTS = {
     "a message": MAIL + RCPT + DATA + BODY,
     "two messages": (MAIL + RCPT + DATA + BODY) * 2,
     "many recipients": MAIL + RCPT * 1500 + DATA + BODY,
+    "recipients in capitals": MAIL + OTHERS + DATA + BODY,
+    "capitals and not": MAIL + OTHERS + RCPT + OTHERS + RCPT * 2 + DATA + BODY,
+    "one that is unusual": MAIL + OTHERS + b"RCPT TO:<@c.test:d@e.test>\r\n" + OTHERS + DATA + BODY,
+    "1,100 in capitals": MAIL + OTHERS * 110 + DATA + BODY,
     "nested MAIL": MAIL + MAIL + RCPT,
     "RCPT first": RCPT + MAIL + RCPT,
     "DATA first": DATA + MAIL + DATA + RCPT + DATA + BODY,
@@ -124,11 +129,20 @@ async def test_the_replies_are_those_of_the_driver(script: str, setting: str) ->
     assert heard[0] == heard[1]
 
 
-class Telling:
-    """Has hooks for MAIL and RCPT that accept, and notes all that they are told."""
+class Hearing:
+    """Notes the messages it gets."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+        taken = envelope.mail_from, envelope.rcpt_tos, envelope.recipients, envelope.content
+        self.told.append(taken)
+        return "250 taken"
+
+
+class Telling(Hearing):
+    """Has hooks for MAIL and RCPT that accept, and notes all that they are told."""
 
     async def handle_MAIL(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -141,10 +155,6 @@ class Telling:
     ) -> Any:
         self.told.append(("RCPT", address, list(options), list(envelope.rcpt_tos)))
         return self.rcpt(envelope, address)
-
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        self.told.append((envelope.mail_from, envelope.recipients, envelope.content))
-        return "250 taken"
 
     def mail(self, envelope: Envelope, address: str) -> Any:
         envelope.mail_from = address
@@ -192,10 +202,10 @@ class Failing(Telling):
 
 @pytest.mark.parametrize("in_lines", [False, True], ids=["at once", "in lines"])
 @pytest.mark.parametrize("setting", ["none", "modern", "few recipients"])
-@pytest.mark.parametrize("kind", [Telling, Leaving, Forgetful, Refusing, Closing, Failing])
+@pytest.mark.parametrize("kind", [Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing])
 @pytest.mark.parametrize("script", SCRIPTS)
 async def test_hooks_hear_and_say_what_they_do_by_the_driver(
-    script: str, kind: type[Telling], setting: str, in_lines: bool
+    script: str, kind: type[Hearing], setting: str, in_lines: bool
 ) -> None:
     said = SCRIPTS[script] + b"QUIT\r\n.\r\nQUIT\r\n"
     heard = []
