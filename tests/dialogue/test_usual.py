@@ -101,6 +101,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "modern": {"extensions": "modern"},
     "all": {"extensions": "all"},
     "few recipients": {"max_recipients": 1},
+    "eight recipients": {"max_recipients": 8},
     "no limit of recipients": {"max_recipients": None},
     "few transactions": {"max_transactions": 1},
     "few domains": {"max_recipient_domains": 1},
