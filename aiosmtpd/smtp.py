@@ -351,9 +351,7 @@ class SMTP(UsualCommands):
             raise Refused(replies.syntax_of("VRFY <address>"))
         address, _ = self._getaddr(arg)
         if address is None:
-            raise Refused(
-                replies.from_hook(f"502 Could not VRFY {replies.escape(arg[: replies.ECHO])}")
-            )
+            raise Refused(f"502 Could not VRFY {replies.escape(arg[: replies.ECHO])}")
         status = await self._call_handler_hook("VRFY", address)
         await self._answer(replies.CANNOT_VERIFY if status is MISSING else status)
 
@@ -372,10 +370,8 @@ class SMTP(UsualCommands):
         if known is not None:
             await self.push(replies.from_hook(f"250 Syntax: {known}"))
             return
-        code = 501 if arg else 250
-        await self.push(
-            replies.from_hook(f"{code} Supported commands: {' '.join(sorted(syntaxes))}")
-        )
+        code, verbs = 501 if arg else 250, " ".join(sorted(syntaxes))
+        await self.push(replies.from_hook(f"{code} Supported commands: {verbs}"))
 
 
 SMTP._usual_parts = parts_of(SMTP)

@@ -115,6 +115,11 @@ class Connection(Wire):
     def envelope(self, value: Envelope) -> None:
         self._envelope = value
 
+    def _renew_envelope(self) -> None:
+        # At once where a program makes its own: it may count on when it does.
+        own = type(self)._create_envelope is not Connection._create_envelope
+        self._envelope = self._create_envelope() if own else None
+
     async def _greet(self) -> None:
         raise NotImplementedError
 
@@ -156,7 +161,7 @@ class Connection(Wire):
         before = self.session
         self.transport = self.session_transport = transport
         self._with_codes = False
-        self._envelope = None
+        self._renew_envelope()
         self.session = self._create_session()
         self.session.peer = transport.get_extra_info("peername")
         if before is not None:

@@ -213,11 +213,11 @@ class MailTransfer(MailArguments):
 
     def _set_post_data_state(self) -> None:
         """Forget the transaction that has ended."""
-        self._envelope = None
+        self._renew_envelope()
 
     def _set_rset_state(self) -> None:
         """Forget the transaction that the client gave up."""
-        self._envelope = None
+        self._renew_envelope()
         if self._chunks is not None:
             self._chunks.give_up()
             self._interrupted = True

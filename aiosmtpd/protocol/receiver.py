@@ -9,7 +9,6 @@ from __future__ import annotations
 LINE_FLOOD = 65536
 """Octets of one over-long command line that are read and dropped before the session ends."""
 
-
 TLS_HANDSHAKE = b"\x16"
 """What a TLS client begins with (RFC 8446 section 5.1), and no command."""
 

@@ -569,6 +569,39 @@ def test_an_envelope_of_the_programs_own() -> None:
     assert [getattr(envelope, "number", None) for envelope in handler.box] == [7, None]
 
 
+class Counting(SMTP):
+    made: ClassVar[list[str]]
+
+    def _create_session(self) -> Session:
+        self.made.append("session")
+        return super()._create_session()
+
+    def _create_envelope(self) -> Envelope:
+        self.made.append("envelope")
+        return super()._create_envelope()
+
+
+def test_a_program_that_counts_its_envelopes() -> None:
+    class Counted(Counting):
+        made: ClassVar[list[str]] = []
+
+    class CountingController(Controller):
+        def factory(self) -> SMTP:
+            return Counted(self.handler)
+
+    with (
+        CountingController(Sink(), hostname="127.0.0.1", port=0) as controller,
+        smtplib.SMTP("127.0.0.1", controller.port) as client,
+    ):
+        assert Counted.made == ["envelope", "session"]
+        for command in "HELO a.test", "NOOP", "RSET", "RSET x":
+            client.docmd(command)
+        assert Counted.made[2:] == ["envelope"] * 2
+        # Behind EHLO, and behind DATA.
+        client.sendmail("a@b.test", ["c@d.test"], "Subject: hi\r\n\r\nhello\r\n")
+        assert Counted.made[4:] == ["envelope"] * 2
+
+
 def test_a_handler_given_as_its_class() -> None:
     with (
         Controller(Sink, hostname="127.0.0.1", port=0) as controller,
