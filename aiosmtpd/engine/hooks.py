@@ -39,9 +39,11 @@ def names(owner: Any, prefix: str) -> list[str]:
 def is_async(function: Callable[..., Any]) -> bool:
     """Tell whether calling *function* makes a coroutine."""
     code = getattr(function, "__code__", None)
-    if code is not None and (code.co_flags & inspect.CO_COROUTINE or not function.__dict__):
-        # Nothing has marked or wrapped it, as is usual: its code tells, and 3 µs sooner.
-        return bool(code.co_flags & inspect.CO_COROUTINE)
+    if code is not None and code.co_flags & inspect.CO_COROUTINE:
+        return True
+    if code is not None and not getattr(function, "__dict__", True):
+        # Nothing has marked or wrapped it, as is usual: 3 µs sooner than inspect would say so.
+        return False
     return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
