@@ -69,7 +69,11 @@ class OnMessage:
             async with asyncio.timeout(self.timeout):
                 # With the line ends that the system's filters expect.
                 message = (envelope.original_content or b"").replace(b"\r\n", LINE_END)
-                await process.communicate(message)
+                try:
+                    await process.communicate(message)
+                except RuntimeError:
+                    # uvloop's word for a command that ended before it was told the message.
+                    await process.wait()
         finally:
             if process.returncode is None:
                 _kill(process)

@@ -81,14 +81,11 @@ class Connection(Wire):
         self._envelope: Envelope | None = None
         self._receiver = Receiver()
         self._last_status: str | bytes = ""
-        self._reading_paused = False
-        self._eof = False
         self._closing = self._between_commands = self._data_begun = False
+        self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
         self._commits, self._end_due = 0, False
         self._session_timer: asyncio.TimerHandle | None = None
-        self._interrupted = False
-        self._with_codes = False
         self._tls_protocol: Any = None
         self._tls_handshake_okay = True
         self._original_transport: asyncio.BaseTransport | None = None
@@ -177,6 +174,8 @@ class Connection(Wire):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is gone; a running hook gets two seconds to end."""
+        if self._lost:
+            return
         self._lost = self._closing = True
         self.transport = None
         self._cancel_timers()
@@ -472,6 +471,8 @@ class Connection(Wire):
                 raise ConnectionResetError("connection lost in the TLS handshake")
         except (TimeoutError, OSError) as error:
             self._reason = f"TLS handshake failed: {error}"
+            # The loop's TLS layer does not always say so, and a lost connection would be kept.
+            self.loop.call_soon(self.connection_lost, error)
             raise TLSSetupException from error
         self.connection_made(transport)
         await self._tls_established()

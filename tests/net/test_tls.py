@@ -347,15 +347,37 @@ def test_a_subclass_with_its_own_starttls(certificates: Certificates) -> None:
         assert session.ssl is not None
 
 
+class Farewells(Catcher):
+    def __init__(self) -> None:
+        super().__init__()
+        self.reasons: Queue[str] = Queue()
+
+    async def handle_DISCONNECT(self, server: Any, session: Any, envelope: Any, why: str) -> None:
+        self.reasons.put(why)
+
+
 def test_no_handshake_for_ever(certificates: Certificates) -> None:
-    context = certificates.server_context()
+    context, handler = certificates.server_context(), Farewells()
     with (
-        serving(Catcher(), tls_context=context, timeout=0.3) as controller,
+        serving(handler, tls_context=context, timeout=0.3) as controller,
         Client(controller.port) as client,
     ):
         assert client.ask(b"EHLO client.test")[:3] == b"250"
         assert client.ask(b"STARTTLS")[:3] == b"220"
         assert client.socket.recv(100) == b""
+        # The connection is forgotten, and does not count any more.
+        assert handler.reasons.get(timeout=PATIENCE).startswith("TLS handshake failed")
+
+
+def test_a_reset_in_the_handshake_ends_the_connection(certificates: Certificates) -> None:
+    handler = Farewells()
+    with serving(handler, tls_context=certificates.server_context()) as controller:
+        client = Client(controller.port)
+        assert client.ask(b"EHLO client.test")[:3] == b"250"
+        assert client.ask(b"STARTTLS")[:3] == b"220"
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        client.close()
+        assert handler.reasons.get(timeout=PATIENCE).startswith("TLS handshake failed")
 
 
 def test_reset_in_the_middle_of_tls(certificates: Certificates) -> None:
