@@ -174,8 +174,6 @@ class Connection(Wire):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note that the connection is gone; a running hook gets two seconds to end."""
-        if self._lost:
-            return
         self._lost = self._closing = True
         self.transport = None
         self._cancel_timers()
@@ -469,11 +467,12 @@ class Connection(Wire):
             )
             if transport is None:
                 raise ConnectionResetError("connection lost in the TLS handshake")
-        except (TimeoutError, OSError) as error:
+        except BaseException as error:
             self._reason = f"TLS handshake failed: {error}"
-            # The loop's TLS layer does not always say so, and a lost connection would be kept.
-            self.loop.call_soon(self.connection_lost, error)
-            raise TLSSetupException from error
+            self._lose_soon()
+            if isinstance(error, TimeoutError | OSError):
+                raise TLSSetupException from error
+            raise
         self.connection_made(transport)
         await self._tls_established()
 

@@ -66,6 +66,19 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._deadline = self._timer_due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
+    def _lose_soon(self) -> None:
+        """See to it that ``connection_lost`` is called, once.
+
+        Where a TLS handshake is broken off by time, by a reset or by ourselves, the event loop's
+        TLS layer does not call it; in all other cases it has, a turn before this.
+        """
+
+        def lose() -> None:
+            if not self._lost:
+                self.connection_lost(None)
+
+        self.loop.call_soon(lose)
+
     # In.
 
     def get_buffer(self, sizehint: int) -> memoryview:

@@ -71,6 +71,26 @@ def test_a_command_as_a_handler(
 
 
 @POSIX
+@pytest.mark.parametrize(("command", "reply"), [("exit 0", b"250"), ("exit 3", b"554")])
+def test_a_command_that_ends_before_it_is_told_the_message(
+    command: str, reply: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = asyncio.create_subprocess_shell
+
+    async def start_and_end(*args: Any, **keywords: Any) -> asyncio.subprocess.Process:
+        process = await start(*args, **keywords)
+        await process.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_shell", start_and_end)
+    with (
+        Variant(SMTP, OnMessage(command, PATIENCE)) as server,
+        Client(server.port) as client,
+    ):
+        assert delivered(client)[:3] == reply
+
+
+@POSIX
 def test_a_command_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
     # More than the kernel lets a process have.
     handler = OnMessage("true", PATIENCE)

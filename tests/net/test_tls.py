@@ -5,6 +5,8 @@ import smtplib
 import socket
 import ssl
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import Queue
 from typing import Any
 
@@ -347,37 +349,78 @@ def test_a_subclass_with_its_own_starttls(certificates: Certificates) -> None:
         assert session.ssl is not None
 
 
-class Farewells(Catcher):
-    def __init__(self) -> None:
-        super().__init__()
-        self.reasons: Queue[str] = Queue()
-
-    async def handle_DISCONNECT(self, server: Any, session: Any, envelope: Any, why: str) -> None:
-        self.reasons.put(why)
+def stay(client: Client) -> None:
+    assert client.socket.recv(100) == b""
 
 
-def test_no_handshake_for_ever(certificates: Certificates) -> None:
-    context, handler = certificates.server_context(), Farewells()
+def reset(client: Client) -> None:
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+
+def talk_on(client: Client) -> None:
+    client.send(b"NOOP\r\n")
+
+
+def go(client: Client) -> None:
+    client.socket.shutdown(socket.SHUT_WR)
+
+
+@contextmanager
+def in_the_handshake(
+    told: Queue[str], certificates: Certificates, timeout: float
+) -> Iterator[tuple[Controller, Client]]:
+    """Serve a client that has said STARTTLS; *told* gets what becomes of its connection."""
+
+    class Losing(SMTP):
+        def connection_lost(self, error: Exception | None) -> None:
+            told.put("lost")
+            super().connection_lost(error)
+
+    class Handler(Catcher):
+        async def handle_DISCONNECT(self, *args: Any) -> None:
+            told.put(args[-1])
+
+    class Losers(Controller):
+        def factory(self) -> SMTP:
+            return Losing(self.handler, **self.SMTP_kwargs)
+
+    context = certificates.server_context()
+    made = Losers(Handler(), "127.0.0.1", 0, tls_context=context, timeout=timeout)
     with (
-        serving(handler, tls_context=context, timeout=0.3) as controller,
+        made as controller,
         Client(controller.port) as client,
     ):
         assert client.ask(b"EHLO client.test")[:3] == b"250"
         assert client.ask(b"STARTTLS")[:3] == b"220"
-        assert client.socket.recv(100) == b""
-        # The connection is forgotten, and does not count any more.
-        assert handler.reasons.get(timeout=PATIENCE).startswith("TLS handshake failed")
+        yield controller, client
 
 
-def test_a_reset_in_the_handshake_ends_the_connection(certificates: Certificates) -> None:
-    handler = Farewells()
-    with serving(handler, tls_context=certificates.server_context()) as controller:
-        client = Client(controller.port)
-        assert client.ask(b"EHLO client.test")[:3] == b"250"
-        assert client.ask(b"STARTTLS")[:3] == b"220"
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        client.close()
-        assert handler.reasons.get(timeout=PATIENCE).startswith("TLS handshake failed")
+@pytest.mark.parametrize("do", [stay, reset, talk_on, go])
+def test_a_handshake_that_fails_ends_the_connection_once(
+    do: Callable[[Client], None], certificates: Certificates
+) -> None:
+    told: Queue[str] = Queue()
+    # Only who stays silent is waited for.
+    timeout = 0.3 if do is stay else PATIENCE
+    with in_the_handshake(told, certificates, timeout) as (_, client):
+        do(client)
+        # It is forgotten, and does not count among the open connections any more.
+        assert told.get(timeout=PATIENCE) == "lost"
+        assert told.get(timeout=PATIENCE).startswith("TLS handshake failed")
+    assert told.empty()
+
+
+def test_a_stop_in_the_handshake_ends_the_connection_once(
+    certificates: Certificates, caplog: pytest.LogCaptureFixture
+) -> None:
+    told: Queue[str] = Queue()
+    with in_the_handshake(told, certificates, PATIENCE) as (controller, _):
+        controller.stop(timeout=0.1)
+    assert told.get_nowait() == "lost"
+    assert told.get_nowait().startswith("TLS handshake failed")
+    assert told.empty()
+    assert "refuse to end" not in caplog.text
 
 
 def test_reset_in_the_middle_of_tls(certificates: Certificates) -> None:
