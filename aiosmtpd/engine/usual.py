@@ -84,7 +84,7 @@ class UsualCommands(MailTransfer):
     def _run_usual(self, data: bytes) -> bytes:
         """Run the usual commands that *data* begins with; return the rest of it.
 
-        A message in lockstep: 4,480 to 2,290 bytecodes; 100 recipients in one write: 665 to 150 µs.
+        A message in lockstep: 4,480 to 2,290 bytecodes.
         """
         if (found := _USUAL.match(data)) is None or not self._goes_as_usual():
             return data
@@ -173,7 +173,7 @@ class UsualCommands(MailTransfer):
     ) -> int:
         """Take the recipients that follow one without a hook; return where they end.
 
-        One match and one split for all of them: 100 recipients 165 to 45 µs.
+        One match and one split for all of them: 100 recipients and a message, 150 to 85 µs.
         """
         if (found := _MORE.match(data, position)) is None:
             return position
