@@ -1,1 +1,0 @@
-"""What came, read: decoded messages, ways to print them, and waiting for one."""
