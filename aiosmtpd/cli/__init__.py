@@ -1,0 +1,1 @@
+"""The command line: options, the server's program, send and wait."""

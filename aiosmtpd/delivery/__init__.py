@@ -1,0 +1,1 @@
+"""Where accepted messages go: Maildir, the next hop, a command."""

@@ -1,0 +1,1 @@
+"""Users of the one seam of a session: transcript, countdown, PROXY, faults."""

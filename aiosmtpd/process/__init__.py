@@ -1,0 +1,1 @@
+"""What every program needs of its process: certificates, users, rights, signals."""

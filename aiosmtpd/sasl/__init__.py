@@ -1,0 +1,1 @@
+"""SASL mechanisms, without a socket and without a reply."""

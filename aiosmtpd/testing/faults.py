@@ -1,0 +1,10 @@
+"""The faults of :mod:`aiosmtpd.observers.faults`, for tests."""
+
+from aiosmtpd.observers.faults import (
+    Fault as Fault,
+    Faults as Faults,
+    faulty as faulty,
+    parse_fault as parse_fault,
+)
+
+__all__ = ["Fault", "Faults", "faulty", "parse_fault"]
