@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aiosmtpd._version import __version__ as __version__
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
         UnixSocketUnthreadedController,
         UnthreadedController,
     )
-    from aiosmtpd.engine.functions import Mail
+    from aiosmtpd.engine.callables import Mail
     from aiosmtpd.handlers import AsyncMessage, Debugging, Handler, Mailbox, Message, Proxy, Sink
     from aiosmtpd.lmtp import LMTP
     from aiosmtpd.smtp import (
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
         syntax,
     )
 
-__version__ = "1.5.0a1"
 
 __all__ = [
     "LMTP",
@@ -68,7 +69,7 @@ _MODULES = {
         "UnixSocketUnthreadedController",
         "UnthreadedController",
     ),
-    "engine.functions": ("Mail",),
+    "engine.callables": ("Mail",),
     "handlers": ("AsyncMessage", "Debugging", "Handler", "Mailbox", "Message", "Proxy", "Sink"),
     "lmtp": ("LMTP",),
     "smtp": (
@@ -102,18 +103,7 @@ def __dir__() -> list[str]:
 
 
 def _get_or_new_eventloop() -> asyncio.AbstractEventLoop:
-    """Return the event loop set in this thread; make and set one if there is none to use."""
-    import asyncio
-    import warnings
+    """Return this thread's event loop, a new one if need be: a name of 1.4."""
+    from aiosmtpd.engine.loops import current_or_new_loop
 
-    with warnings.catch_warnings():
-        # Versions before 3.14 make one on their own and may complain about it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        try:
-            loop = asyncio.get_event_loop()
-        except RuntimeError:
-            loop = None
-    if loop is None or loop.is_closed():
-        loop = asyncio.new_event_loop()
-        asyncio.set_event_loop(loop)
-    return loop
+    return current_or_new_loop()

@@ -14,8 +14,8 @@ from typing import Any, Literal, Self
 
 from public import public
 
-from aiosmtpd.engine import listening
-from aiosmtpd.engine.listener import Listener
+from aiosmtpd.listen import sockets as listening
+from aiosmtpd.listen.listener import Listener
 from aiosmtpd.server import (
     ALREADY_RUNNING,
     DEFAULT_PORT,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from public import public
 
-import aiosmtpd
 from aiosmtpd._handler import Handler as Handler
-from aiosmtpd._headers import add_fields, replace_trace_fields
+from aiosmtpd.delivery.headers import add_fields, replace_trace_fields
+from aiosmtpd.engine import loops
 from aiosmtpd.engine.worker import in_worker
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Self
 
-    from aiosmtpd._nexthop import Refusals
+    from aiosmtpd.delivery.nexthop import Refusals
     from aiosmtpd.protocol.session import Envelope, Session
     from aiosmtpd.smtp import SMTP
 
@@ -130,7 +130,7 @@ class Proxy:
         mail_options: Sequence[str] = (),
     ) -> Refusals:
         # The refused recipients, with reply code and text: none only if all have the message.
-        from aiosmtpd._nexthop import NextHop
+        from aiosmtpd.delivery.nexthop import NextHop
 
         hop = NextHop(self._hostname, self._port, self.timeout)
         return hop.deliver(mail_from, rcpt_tos, data, mail_options)
@@ -229,7 +229,7 @@ class AsyncMessage(MessageBase, metaclass=ABCMeta):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop given, or else the one that was running when first asked for."""
         if self._own_loop is None:
-            self._own_loop = aiosmtpd._get_or_new_eventloop()
+            self._own_loop = loops.current_or_new_loop()
         return self._own_loop
 
     @loop.setter
@@ -266,7 +266,7 @@ class Mailbox(Message):
         *,
         trace: bool = False,
     ) -> None:
-        from aiosmtpd._maildir import DurableMaildir
+        from aiosmtpd.delivery.maildir import DurableMaildir
 
         self.mailbox: mailbox.Mailbox[Any] = DurableMaildir(mail_dir)
         self.mail_dir = mail_dir
@@ -360,7 +360,7 @@ async def _in_thread(handler: MessageBase, function: Callable[..., T], *args: ob
 def _store(folder: mailbox.Mailbox[Any], session: Session, envelope: Envelope) -> None:
     from email.message import Message as PlainMessage
 
-    from aiosmtpd._maildir import serialised
+    from aiosmtpd.delivery.maildir import serialised
 
     ours = PlainMessage()
     for name, value in _trace_fields(session, envelope):

@@ -16,7 +16,7 @@ from importlib import import_module
 
 from public import public
 
-from aiosmtpd._options import (
+from aiosmtpd.cli.options import (
     COMMANDS,
     DEFAULT_CLASS as DEFAULT_CLASS,
     DEFAULT_HOST as DEFAULT_HOST,
@@ -53,7 +53,7 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[ArgumentParser, Namesp
     parser = _parser()
     settings = parser.parse_args(args)
     # Behind the parsing, which --help does not survive.
-    from aiosmtpd._settings import check_auth, complete, make_handler
+    from aiosmtpd.cli.settings import check_auth, complete, make_handler
 
     complete(parser, settings)
     settings.handler = make_handler(parser, settings)
@@ -82,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _run(words: list[str]) -> None:
     if "_ARGCOMPLETE" in os.environ:
-        from aiosmtpd._completion import complete
+        from aiosmtpd.cli.completion import complete
 
         complete(_parser(), PROGRAM)
     if words and words[0] in COMMANDS:
@@ -92,12 +92,12 @@ def _run(words: list[str]) -> None:
     try:
         parser, settings = parseargs(words)
     except Exception as error:
-        from aiosmtpd._process import one_line
+        from aiosmtpd.process.whole import one_line
 
         if isinstance(error, OSError) and error.filename:
             _parser().error(f"{error.filename}: {error.strerror}; name another file or folder")
         _parser().error(f"The handler class cannot be used so: {one_line(error)}")
-    from aiosmtpd._program import serve
+    from aiosmtpd.cli.program import serve
 
     # Looked up here: what programs' tests replace in this module is what counts.
     serve(parser, settings, partial, pwd)

@@ -16,10 +16,10 @@ import attrs
 from public import public
 
 from aiosmtpd import smtp
-from aiosmtpd.engine import listening
 from aiosmtpd.engine.connection import handshake_timeout
-from aiosmtpd.engine.listener import Listener
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
+from aiosmtpd.listen import sockets as listening
+from aiosmtpd.listen.listener import Listener
 from aiosmtpd.protocol.limits import LIMIT_NAMES, Limits, limits_of
 
 DEFAULT_PORT = 8025

@@ -13,14 +13,8 @@ from typing import Any, Unpack
 
 from public import public
 
-import aiosmtpd
-from aiosmtpd import _legacy
-from aiosmtpd._legacy import (
-    CLIENT_AUTH_B as CLIENT_AUTH_B,
-    sanitize as sanitize,
-    sanitized_log as sanitized_log,
-)
-from aiosmtpd.engine import advice
+from aiosmtpd._version import __version__ as __version__
+from aiosmtpd.engine import diagnostics as advice, loops
 from aiosmtpd.engine.arguments import MAIL_SYNTAX, RCPT_SYNTAX
 from aiosmtpd.engine.auth import (
     VALID_AUTHMECH as VALID_AUTHMECH,
@@ -35,6 +29,7 @@ from aiosmtpd.engine.body import (
     BodyStream as BodyStream,
     IncompleteBody as IncompleteBody,
 )
+from aiosmtpd.engine.callables import handler_of
 from aiosmtpd.engine.commands import (
     ALLOWED_BEFORE_STARTTLS as ALLOWED_BEFORE_STARTTLS,
     BOGUS_LIMIT as BOGUS_LIMIT,
@@ -44,9 +39,14 @@ from aiosmtpd.engine.connection import (
     TLSSetupException as TLSSetupException,
     log as log,
 )
-from aiosmtpd.engine.functions import handler_of
-from aiosmtpd.engine.shared import Shared as Shared
-from aiosmtpd.engine.usual import UsualCommands, parts_of
+from aiosmtpd.engine.fast_path import UsualCommands, parts_of
+from aiosmtpd.engine.registry import Shared as Shared
+from aiosmtpd.legacy import forms as _legacy
+from aiosmtpd.legacy.forms import (
+    CLIENT_AUTH_B as CLIENT_AUTH_B,
+    sanitize as sanitize,
+    sanitized_log as sanitized_log,
+)
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.extensions import (
     CLASSIC as CLASSIC,
@@ -78,7 +78,6 @@ from aiosmtpd.protocol.session import (
 )
 from aiosmtpd.protocol.xclient import xclient as xclient, xforward as xforward
 
-__version__ = aiosmtpd.__version__
 __ident__ = f"Python SMTP {__version__}"
 public(
     __version__=__version__,
@@ -106,7 +105,7 @@ def make_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
-        return aiosmtpd._get_or_new_eventloop()
+        return loops.current_or_new_loop()
 
 
 @public
@@ -141,7 +140,7 @@ class SMTP(UsualCommands):
         bare_newline: str = "accept",
         line_length_limit: int | None = None,
         command_size_limit: int | None = None,
-        spool_size: int | None = None,
+        spill_size: int | None = None,
         shared: Shared | None = None,
         proxy_trusted: str | Iterable[str] | None = None,
         **limits: Unpack[LimitKeywords],
@@ -181,7 +180,7 @@ class SMTP(UsualCommands):
             raise ValueError("proxy_protocol_timeout must be > 0")
         self._proxy_timeout = proxy_protocol_timeout
         self._proxy_trusted = None if proxy_trusted is None else networks.parse(proxy_trusted)
-        self.spool_size = spool_size
+        self.spill_size = spill_size
         self._transactions = 0
         self._domains = self._asked = None
         self._legacy = _legacy.legacy_of(self)

@@ -17,8 +17,8 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
 import aiosmtpd
-from aiosmtpd._options import COMMANDS
-from aiosmtpd.engine import advice
+from aiosmtpd.cli.options import COMMANDS
+from aiosmtpd.engine import diagnostics as advice
 from aiosmtpd.main import _parser
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.session import AuthResult, Envelope, Session

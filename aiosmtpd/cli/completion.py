@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from aiosmtpd._options import COMMANDS
+from aiosmtpd.cli.options import COMMANDS
 
 CLASSES = ("Debugging", "Mailbox", "Sink")
 """Handlers that the command line can make by their short names."""

@@ -11,8 +11,8 @@ from threading import Thread
 from time import monotonic, perf_counter
 from typing import NamedTuple
 
-from aiosmtpd._client import INTERRUPTED, Conversation, Failed, Order
-from aiosmtpd.inbox.terminal import safe_line
+from aiosmtpd.cli.client import INTERRUPTED, Conversation, Failed, Order
+from aiosmtpd.mail.terminal import safe_line
 
 PAUSE = 0.1
 """Seconds between two progress lines."""

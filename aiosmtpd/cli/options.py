@@ -12,10 +12,10 @@ from argparse import (
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-import aiosmtpd
+from aiosmtpd._version import __version__
 
 if TYPE_CHECKING:
-    from aiosmtpd.testing.faults import Fault
+    from aiosmtpd.observers.faults import Fault
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8025
@@ -41,8 +41,8 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "send": Command("aiosmtpd._send:main", "send a message, show the dialogue"),
-    "wait": Command("aiosmtpd._wait:main", "wait for a message, print it"),
+    "send": Command("aiosmtpd.cli.send:main", "send a message, show the dialogue"),
+    "wait": Command("aiosmtpd.cli.wait:main", "wait for a message, print it"),
 }
 """By name."""
 
@@ -155,7 +155,7 @@ def _network(text: str) -> str:
 
 
 def _fault(text: str) -> Fault:
-    from aiosmtpd.testing.faults import parse_fault  # seldom needed
+    from aiosmtpd.observers.faults import parse_fault  # seldom needed
 
     try:
         return parse_fault(text)
@@ -186,7 +186,7 @@ def make_parser(program: str) -> ArgumentParser:
         epilog=_epilog(program),
         formatter_class=_formatter,
     )
-    version = f"{program} {aiosmtpd.__version__}"
+    version = f"{program} {__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_handler_options(parser)
     add_output_options(parser)

@@ -19,9 +19,11 @@ from typing import Any
 
 from attrs import evolve
 
-import aiosmtpd
-from aiosmtpd._options import DEFAULT_SIZE, LIMITS
-from aiosmtpd._process import (
+from aiosmtpd.cli.options import DEFAULT_SIZE, LIMITS
+from aiosmtpd.controller import Server
+from aiosmtpd.engine import loops
+from aiosmtpd.listen.sockets import Listen, close_all, spell
+from aiosmtpd.process.whole import (
     SETTLE,
     Certificate,
     Failure,
@@ -37,8 +39,6 @@ from aiosmtpd._process import (
     why_not_listening,
     write_ready_file,
 )
-from aiosmtpd.controller import Server
-from aiosmtpd.engine.listening import Listen, close_all, spell
 from aiosmtpd.server import close_loop
 from aiosmtpd.smtp import SMTP
 
@@ -109,7 +109,7 @@ class Program:
         self._tls_context = self._load(settings.tlscert, settings.tlskey)
         self._authority: Path | None = None
         if settings.tls:
-            from aiosmtpd._devtls import self_signed
+            from aiosmtpd.process.devtls import self_signed
 
             self._tls_context, self._authority = self_signed(settings)
             self._ssl_context = self._tls_context
@@ -146,20 +146,20 @@ class Program:
         settings = self._settings
         variants: list[Callable[[type[SMTP]], type[SMTP]]] = []
         if settings.proxy_protocol:
-            from aiosmtpd._proxied import proxied
+            from aiosmtpd.observers.proxied import proxied
 
             variants.append(proxied)
         if settings.fault:
-            from aiosmtpd.testing.faults import Faults, faulty
+            from aiosmtpd.observers.faults import Faults, faulty
 
             variants.append(partial(faulty, faults=Faults(settings.fault)))
         if settings.exit_after is not None:
-            from aiosmtpd._countdown import Countdown, counted
+            from aiosmtpd.observers.countdown import Countdown, counted
 
             countdown = Countdown(settings.exit_after, self.finish)
             variants.append(partial(counted, countdown=countdown))
         if settings.show_dialogue:
-            from aiosmtpd._dialogue import Dialogue, shown
+            from aiosmtpd.observers.transcript import Dialogue, shown
 
             variants.append(partial(shown, dialogue=Dialogue()))
         return variants
@@ -192,7 +192,7 @@ class Program:
     def run(self) -> None:
         """Serve until a signal comes or the loop is stopped; raises Failure."""
         become = identity(self._settings, self._users)
-        loop = aiosmtpd._get_or_new_eventloop()
+        loop = loops.current_or_new_loop()
         loop.set_debug(self._settings.debug > 2 or loop.get_debug())
         self._task = loop.create_task(self._serve(become))
         try:

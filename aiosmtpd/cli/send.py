@@ -13,8 +13,8 @@ from email.policy import SMTP, SMTPUTF8
 from functools import cache, partial
 from pathlib import Path
 
-from aiosmtpd._client import INTERRUPTED, MECHANISMS, PORTS, Conversation, Failed, Order, Place
-from aiosmtpd._options import (
+from aiosmtpd.cli.client import INTERRUPTED, MECHANISMS, PORTS, Conversation, Failed, Order, Place
+from aiosmtpd.cli.options import (
     DEFAULT_PORT,
     Parser,
     _count,
@@ -22,7 +22,7 @@ from aiosmtpd._options import (
     _seconds,
     user_and_password,
 )
-from aiosmtpd.inbox.terminal import Terminal, safe_line, terminal_of
+from aiosmtpd.mail.terminal import Terminal, safe_line, terminal_of
 
 SENDER = "sender@example.com"
 RECIPIENT = "recipient@example.com"
@@ -382,7 +382,7 @@ def _run(args: Sequence[str], prog: str) -> int:
             stream.reconfigure(errors="backslashreplace")
     screen = Screen()
     if settings.repeat > 1 or settings.concurrency > 1:
-        from aiosmtpd._load import Load
+        from aiosmtpd.cli.load import Load
 
         show = complain if settings.quiet else screen.show
         return Load(order, settings.repeat, settings.concurrency).run(show, settings.quiet)

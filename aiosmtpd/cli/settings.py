@@ -12,10 +12,10 @@ from inspect import isclass, signature
 from pathlib import Path
 from typing import Any
 
-from aiosmtpd._options import COMMANDS, DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
-from aiosmtpd._process import one_line, passed_sockets
-from aiosmtpd._users import users_of
-from aiosmtpd.engine.listening import Listen, parse_listen
+from aiosmtpd.cli.options import COMMANDS, DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
+from aiosmtpd.listen.sockets import Listen, parse_listen
+from aiosmtpd.process.users import users_of
+from aiosmtpd.process.whole import one_line, passed_sockets
 
 
 def complete(parser: ArgumentParser, settings: Namespace) -> None:
@@ -104,7 +104,7 @@ def check_auth(parser: ArgumentParser, settings: Namespace) -> None:
 
 
 def _make_printer(parser: ArgumentParser, settings: Namespace) -> Any:
-    from aiosmtpd.inbox.printing import JSONLines, Pretty
+    from aiosmtpd.mail.printing import JSONLines, Pretty
 
     if settings.classpath != DEFAULT_CLASS or settings.classargs:
         parser.error("--pretty and --json print messages themselves: leave out -c and CLASSARGS")
@@ -164,6 +164,6 @@ def _make_command_handler(parser: ArgumentParser, settings: Namespace) -> Any:
         parser.error("--on-message takes the place of a class: leave out -c and its arguments")
     if not settings.on_message.strip():
         parser.error("--on-message needs a command: --on-message 'cat >> messages'")
-    from aiosmtpd._on_message import OnMessage
+    from aiosmtpd.delivery.command import OnMessage
 
     return OnMessage(settings.on_message, settings.on_message_timeout)

@@ -6,8 +6,8 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from aiosmtpd import _options
-from aiosmtpd._options import Parser
+from aiosmtpd.cli import options as _options
+from aiosmtpd.cli.options import Parser
 
 ABOUT = """\
 A server that waits for one message,
@@ -39,8 +39,8 @@ def main(args: Sequence[str], program: str) -> int:
     parser = make_parser(program)
     settings = _settings(parser, args)
     # Behind the parsing, which --help does not survive.
-    from aiosmtpd._settings import check_auth, complete
-    from aiosmtpd._waiting import Waiter, wait
+    from aiosmtpd.cli.settings import check_auth, complete
+    from aiosmtpd.cli.waiting import Waiter, wait
 
     complete(parser, settings)
     settings.handler = Waiter(settings)

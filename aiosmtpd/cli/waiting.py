@@ -9,12 +9,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
 
-from aiosmtpd._process import Failure, forget_what_cannot_be_written
-from aiosmtpd._program import Program, set_up_logging
-from aiosmtpd.inbox.message import DecodedMail
-from aiosmtpd.inbox.printing import as_json, pretty, write
-from aiosmtpd.inbox.terminal import safe_line, terminal_of
-from aiosmtpd.inbox.wanted import Wanted
+from aiosmtpd.cli.program import Program, set_up_logging
+from aiosmtpd.mail.criteria import Wanted
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.printing import as_json, pretty, write
+from aiosmtpd.mail.terminal import safe_line, terminal_of
+from aiosmtpd.process.whole import Failure, forget_what_cannot_be_written
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 try:

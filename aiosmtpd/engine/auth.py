@@ -15,7 +15,7 @@ from public import public
 
 from aiosmtpd.engine import hooks
 from aiosmtpd.engine.commands import Commands
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.protocol.receiver import AUTH_LINE, LineTooLong

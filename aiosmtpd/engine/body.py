@@ -17,7 +17,7 @@ from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.transfer import MailTransfer
+    from aiosmtpd.engine.transaction import MailTransfer
 
 
 @public

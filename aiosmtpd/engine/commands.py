@@ -11,10 +11,10 @@ from inspect import isawaitable
 from time import monotonic
 from typing import Any, ClassVar
 
-from aiosmtpd.engine import advice, hooks
+from aiosmtpd.engine import diagnostics as advice, hooks
+from aiosmtpd.engine.compat import Facades
 from aiosmtpd.engine.connection import Disconnected, TLSSetupException, log
-from aiosmtpd.engine.facades import Facades
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
 from aiosmtpd.engine.worker import in_worker
 from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.extensions import ExtensionTable

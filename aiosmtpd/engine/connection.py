@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from aiosmtpd.engine import hooks
 from aiosmtpd.engine.connection import log
-from aiosmtpd.engine.transfer import MailTransfer
+from aiosmtpd.engine.transaction import MailTransfer
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Reply
 from aiosmtpd.protocol.session import Envelope

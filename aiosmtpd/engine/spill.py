@@ -7,7 +7,7 @@ import threading
 from typing import IO, Any
 
 
-class Spool:
+class Spill:
     """Mail data in a file that is closed, and so removed, with the last who holds this."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -30,8 +30,8 @@ class Spool:
 
 
 class _Reader(io.RawIOBase):
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
+    def __init__(self, spill: Spill) -> None:
+        self._spill = spill
         self._position = 0
 
     def readable(self) -> bool:
@@ -41,7 +41,7 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._spool.size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._spill.size}[whence]
         self._position = max(0, start + offset)
         return self._position
 
@@ -49,7 +49,7 @@ class _Reader(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        piece = self._spool.read_at(self._position, len(buffer))
+        piece = self._spill.read_at(self._position, len(buffer))
         buffer[: len(piece)] = piece
         self._position += len(piece)
         return len(piece)

@@ -9,13 +9,13 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from aiosmtpd import _legacy
-from aiosmtpd.engine import advice, hooks
+from aiosmtpd.engine import diagnostics as advice, hooks
 from aiosmtpd.engine.arguments import MailArguments
 from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected, log
-from aiosmtpd.engine.spool import Spool
+from aiosmtpd.engine.spill import Spill
 from aiosmtpd.engine.worker import in_worker
+from aiosmtpd.legacy import forms as _legacy
 from aiosmtpd.protocol import replies, trace
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused
@@ -32,7 +32,7 @@ _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 class MailTransfer(MailArguments):
     """A connection that takes messages."""
 
-    __slots__ = ("_bare_newline", "_decode_data", "_legacy", "data_size_limit", "spool_size")
+    __slots__ = ("_bare_newline", "_decode_data", "_legacy", "data_size_limit", "spill_size")
 
     protocol_family = "SMTP"
 
@@ -40,7 +40,7 @@ class MailTransfer(MailArguments):
     _decode_data: bool
     _legacy: _legacy.Legacy
     data_size_limit: int | None
-    spool_size: int | None
+    spill_size: int | None
 
     async def _begin_transaction(
         self, address: str, options: list[str], meanings: dict[str, Any]
@@ -116,10 +116,10 @@ class MailTransfer(MailArguments):
         """Hand the message over; return the answer."""
         if hooks.find(self.event_handler, "handle_BODY") is not None:
             return await self._stream_message(source)
-        if self.spool_size is None:
+        if self.spill_size is None:
             self._keep(envelope, await source.read_all())
         else:
-            await self._keep_or_spool(envelope, source, self.spool_size)
+            await self._keep_or_spill(envelope, source, self.spill_size)
         status = await self._call_handler_hook("DATA")
         if status is MISSING:
             status = await self._legacy.process_message(self)  # type: ignore[arg-type]
@@ -130,11 +130,11 @@ class MailTransfer(MailArguments):
         envelope.original_content = message
         envelope.content = self._decode(message)
 
-    async def _keep_or_spool(self, envelope: Envelope, source: Source, limit: int) -> None:
+    async def _keep_or_spill(self, envelope: Envelope, source: Source, limit: int) -> None:
         """Keep a message of up to *limit* octets in memory, and a larger one in a file."""
         from tempfile import SpooledTemporaryFile  # 3 ms, seldom needed
 
-        # Closed by the Spool, or below.
+        # Closed by the Spill, or below.
         file = SpooledTemporaryFile(limit or 1)  # noqa: SIM115 - 0 would mean: never to the disk
         size = 0
         try:
@@ -150,7 +150,7 @@ class MailTransfer(MailArguments):
                 file.close()
             else:
                 self._refuse_circles(file.read(limit))
-                envelope._keep(Spool(file, size), self._decode)
+                envelope._keep(Spill(file, size), self._decode)
         except BaseException as error:
             file.close()
             # What is left is no command; why the body is not complete, this tells.

@@ -20,7 +20,7 @@ from functools import partial
 from ssl import SSLContext, SSLError
 from typing import Any
 
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
 from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.protocol.receiver import TLS_HANDSHAKE

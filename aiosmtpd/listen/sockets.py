@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias, cast
 
 from attrs import frozen
 
-from aiosmtpd.engine.listener import Listener
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
+from aiosmtpd.listen.listener import Listener
 from aiosmtpd.protocol.limits import Limits
 
 Address: TypeAlias = tuple[str, int] | str

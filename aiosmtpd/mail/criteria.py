@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from aiosmtpd.inbox.message import DecodedMail
-from aiosmtpd.inbox.patterns import Pattern, found, is_address, spelt
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.patterns import Pattern, found, is_address, spelt
 
 
 class Wanted(NamedTuple):

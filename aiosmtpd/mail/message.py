@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from public import public
 
-from aiosmtpd import Mail
-from aiosmtpd.inbox import hypertext
-from aiosmtpd.inbox.difference import differences
-from aiosmtpd.inbox.mime import Attachment, Headers, Reading, read
-from aiosmtpd.inbox.patterns import Pattern, found, spelt
+from aiosmtpd.engine.callables import Mail
+from aiosmtpd.mail import html_text as hypertext
+from aiosmtpd.mail.diff import differences
+from aiosmtpd.mail.mime import Attachment, Headers, Reading, read
+from aiosmtpd.mail.patterns import Pattern, found, spelt
 
 if TYPE_CHECKING:
-    from aiosmtpd import Envelope, Session
+    from aiosmtpd.protocol.session import Envelope, Session
 
 _URL = re.compile(r"https?://[^\s<>\"']++", re.IGNORECASE)
 

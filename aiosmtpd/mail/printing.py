@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from public import public
 
-from aiosmtpd.inbox.message import DecodedMail
-from aiosmtpd.inbox.terminal import Terminal, safe, safe_line, terminal_of
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 
 if TYPE_CHECKING:
-    from aiosmtpd import SMTP, Envelope, Session
+    from aiosmtpd.protocol.session import Envelope, Session
+    from aiosmtpd.smtp import SMTP
 
 log = logging.getLogger("mail.debug")
 

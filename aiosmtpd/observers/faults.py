@@ -20,11 +20,11 @@ from public import public
 
 from aiosmtpd.engine.connection import Disconnected
 from aiosmtpd.lmtp import LMTP
+from aiosmtpd.observers.fault import Fault as Fault, parse_effect, parse_fault as parse_fault
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
 from aiosmtpd.smtp import SMTP
-from aiosmtpd.testing._fault import Fault as Fault, parse_effect, parse_fault as parse_fault
 
 public(Fault=Fault, parse_fault=parse_fault)
 

@@ -9,7 +9,7 @@ from itertools import count
 from time import monotonic
 from typing import Any, TextIO
 
-from aiosmtpd.inbox.terminal import Terminal, safe_line, terminal_of
+from aiosmtpd.mail.terminal import Terminal, safe_line, terminal_of
 from aiosmtpd.smtp import SMTP
 
 MASK = "********"

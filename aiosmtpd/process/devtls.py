@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
 
-from aiosmtpd._process import Failure, one_line
+from aiosmtpd.process.whole import Failure, one_line
 
 if TYPE_CHECKING:
     import trustme

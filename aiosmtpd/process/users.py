@@ -8,7 +8,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiosmtpd._options import user_and_password
+from aiosmtpd.cli.options import user_and_password
 from aiosmtpd.protocol.session import AuthResult, LoginPassword
 
 if TYPE_CHECKING:

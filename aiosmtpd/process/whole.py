@@ -20,10 +20,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-import aiosmtpd
-from aiosmtpd._options import DEFAULT_SIZE, DEFAULT_USER
-from aiosmtpd.engine import listening
-from aiosmtpd.engine.listening import Listen
+from aiosmtpd._version import __version__
+from aiosmtpd.cli.options import DEFAULT_SIZE, DEFAULT_USER
+from aiosmtpd.listen import sockets as listening
+from aiosmtpd.listen.sockets import Listen
 from aiosmtpd.server import DEFAULT_PORT
 
 SETTLE = 1.0
@@ -37,8 +37,8 @@ CHARSETS = (
 
 LOADED_LATE = (
     *(f"encodings.{name}" for name in CHARSETS.split()),
-    "aiosmtpd._maildir",
-    "aiosmtpd._nexthop",
+    "aiosmtpd.delivery.maildir",
+    "aiosmtpd.delivery.nexthop",
     "aiosmtpd.lmtp",
     "concurrent.futures.thread",
     "email.generator",
@@ -330,7 +330,7 @@ def banner(
     if settings.tlscert or settings.tls:
         tls.append("STARTTLS required" if settings.requiretls else "STARTTLS offered")
     lines = [
-        f"aiosmtpd {aiosmtpd.__version__} is listening on {where}",
+        f"aiosmtpd {__version__} is listening on {where}",
         f"  size limit {f'{size:,} octets' if size else 'none'}, "
         f"TLS: {', '.join(tls) or 'off'}, AUTH: {_about_auth(settings, bool(tls))}",
     ]

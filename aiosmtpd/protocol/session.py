@@ -155,13 +155,13 @@ class Envelope:
     strings. ``mail_params`` are the meanings of MAIL's parameters by keyword, and ``recipients``
     the accepted ones with the meanings of theirs. ``original_content`` is the mail data (bytes),
     ``content`` the same or, with ``decode_data``, as str. :meth:`open` reads it as a file, which
-    is where messages above ``spool_size`` are. Hooks may add attributes.
+    is where messages above ``spill_size`` are. Hooks may add attributes.
     """
 
     # Of the class, as most transactions never set them.
     mail_params: Mapping[str, Any] = MappingProxyType({})
     xforward: dict[str, str | None] | None = None
-    _spool: Stored | None = None
+    _spill: Stored | None = None
 
     def __init__(self) -> None:
         self.mail_from: str | None = None
@@ -183,22 +183,22 @@ class Envelope:
 
     def open(self) -> BinaryIO:
         """Return the mail data as a binary file, at its beginning; each call opens another one."""
-        if self._spool is not None:
-            return self._spool.open()
+        if self._spill is not None:
+            return self._spill.open()
         return BytesIO(self.original_content or b"")
 
-    def _keep(self, spool: Stored, decode: Callable[[bytes], str | bytes]) -> None:
+    def _keep(self, spill: Stored, decode: Callable[[bytes], str | bytes]) -> None:
         """Have the mail data in a file; it is read into memory where ``content`` is asked for."""
-        self._spool, self._decode = spool, decode
+        self._spill, self._decode = spill, decode
         # So that __getattr__ is asked for them.
         del self.original_content, self.content
 
     if not TYPE_CHECKING:  # pragma: no branch - a checker would take any name
 
         def __getattr__(self, name: str) -> Any:
-            spool = self.__dict__.get("_spool")
-            if spool is None or name not in ("original_content", "content"):
+            spill = self.__dict__.get("_spill")
+            if spill is None or name not in ("original_content", "content"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            self.original_content = spool.read_at(0, spool.size)
+            self.original_content = spill.read_at(0, spill.size)
             self.content = self._decode(self.original_content)
             return self.__dict__[name]

@@ -15,12 +15,12 @@ from urllib.parse import quote
 
 from public import public
 
-from aiosmtpd.inbox.message import DecodedMail
-from aiosmtpd.inbox.patterns import Pattern
-from aiosmtpd.inbox.wanted import Wanted
-from aiosmtpd.testing._authority import Authority
-from aiosmtpd.testing._server import InboxServer
-from aiosmtpd.testing.faults import Fault
+from aiosmtpd.mail.criteria import Wanted
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.patterns import Pattern
+from aiosmtpd.observers.faults import Fault
+from aiosmtpd.testing.authority import Authority
+from aiosmtpd.testing.server import InboxServer
 
 PATIENCE = 5.0
 """Seconds that an inbox waits for a message, if not told otherwise."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from aiosmtpd.testing._authority import Authority
+    from aiosmtpd.testing.authority import Authority
     from aiosmtpd.testing.inbox import Inbox
 
 _INBOXES = pytest.StashKey[list[Any]]()
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def smtp_ca() -> Iterator[Authority]:
     """A certificate authority for all servers of the run: ``.ca_file``, ``.client_context()``."""
-    from aiosmtpd.testing._authority import Authority
+    from aiosmtpd.testing.authority import Authority
 
     authority = Authority()
     yield authority
@@ -100,7 +100,7 @@ def pytest_runtest_makereport(
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
     """Tell the messages of two lists that differ."""
-    module = sys.modules.get("aiosmtpd.inbox.message")
+    module = sys.modules.get("aiosmtpd.mail.message")
     if op != "==" or module is None:
         return None
     found = [side for side in (left, right) if isinstance(side, list)]

@@ -7,13 +7,13 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiosmtpd._dialogue import shown
 from aiosmtpd.controller import Controller
-from aiosmtpd.inbox.message import DecodedMail
 from aiosmtpd.lmtp import LMTP
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.observers.faults import Faults, faulty
+from aiosmtpd.observers.transcript import shown
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
-from aiosmtpd.testing._transcript import Kept
-from aiosmtpd.testing.faults import Faults, faulty
+from aiosmtpd.testing.transcript import Kept
 
 PROTOCOLS: dict[str, type[SMTP]] = {"smtp": SMTP, "lmtp": LMTP}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from aiosmtpd._dialogue import Dialogue, Transcript
-from aiosmtpd.inbox.terminal import safe_line
+from aiosmtpd.mail.terminal import safe_line
+from aiosmtpd.observers.transcript import Dialogue, Transcript
 
 LINES = 500
 """The most that is kept; what came before is forgotten."""

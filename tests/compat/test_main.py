@@ -15,6 +15,7 @@ import aiosmtpd
 import aiosmtpd.handlers
 import aiosmtpd.main
 import aiosmtpd.smtp
+from aiosmtpd.engine import loops
 
 DIFFERS = pytest.mark.skipif(
     aiosmtpd.smtp.__version__.startswith("1.4"), reason="a deliberate difference"
@@ -416,7 +417,7 @@ def test_the_event_loop_is_asked_for_late(
 ) -> None:
     other = asyncio.new_event_loop()
     stopped.call = other.stop
-    monkeypatch.setattr(aiosmtpd, "_get_or_new_eventloop", lambda: other)
+    monkeypatch.setattr(loops, "current_or_new_loop", lambda: other)
     aiosmtpd.main.main(("-nd", *ANYWHERE))
     assert other.is_closed()
     assert not loop.is_closed()

@@ -20,7 +20,7 @@ import trustme
 
 import aiosmtpd
 from aiosmtpd import Controller, Mail, Server
-from aiosmtpd.engine import advice, connection
+from aiosmtpd.engine import connection, diagnostics as advice
 from aiosmtpd.smtp import SMTP, AuthResult
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, Client, serving

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.engine.shared import Shared
+from aiosmtpd.engine.registry import Shared
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 from tests.dialogue.transport import MemoryTransport

@@ -76,7 +76,7 @@ class TestErrors:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the rate of mail data soon."""
-    monkeypatch.setattr("aiosmtpd.engine.transfer.DRIBBLE_GRACE", 0.05)
+    monkeypatch.setattr("aiosmtpd.engine.transaction.DRIBBLE_GRACE", 0.05)
 
 
 class TestTime:

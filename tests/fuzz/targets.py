@@ -186,7 +186,7 @@ SERVERS: tuple[Callable[[], SMTP], ...] = (
         _Handler(),
         hostname="mx.test",
         extensions=[*MODERN, xclient("192.0.2.0/24"), xforward("192.0.2.0/24")],
-        spool_size=20,
+        spill_size=20,
         max_hops=1,
         max_errors=3,
         max_junk_commands=5,

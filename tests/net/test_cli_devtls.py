@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from aiosmtpd import _devtls, main
-from aiosmtpd._process import Failure, banner
+from aiosmtpd import main
+from aiosmtpd.process import devtls as _devtls
+from aiosmtpd.process.whole import Failure, banner
 from tests.net.support import PATIENCE
 from tests.net.test_cli import Program, environment, refused, serving
 

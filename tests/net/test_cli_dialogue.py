@@ -8,7 +8,7 @@ from base64 import b64encode
 import pytest
 
 from aiosmtpd import __version__
-from aiosmtpd._dialogue import Dialogue
+from aiosmtpd.observers.transcript import Dialogue
 from tests.conftest import Certificates
 from tests.net.support import Client
 from tests.net.test_cli import MESSAGE, Program, cert, inherited, reach, serving

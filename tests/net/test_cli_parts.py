@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd import _completion, _options, _process, main
-from aiosmtpd._countdown import Countdown, counted
-from aiosmtpd._dialogue import Dialogue, shown
-from aiosmtpd._on_message import OnMessage, environment
+from aiosmtpd import main
+from aiosmtpd.cli import completion as _completion, options as _options
 from aiosmtpd.controller import Controller
+from aiosmtpd.delivery.command import OnMessage, environment
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
+from aiosmtpd.observers.countdown import Countdown, counted
+from aiosmtpd.observers.transcript import Dialogue, shown
+from aiosmtpd.process import whole as _process
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.net.support import PATIENCE, Client
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd import Envelope, Session, _wait, main
-from aiosmtpd._waiting import Waiter
+from aiosmtpd import Envelope, Session, main
+from aiosmtpd.cli import wait as _wait
+from aiosmtpd.cli.waiting import Waiter
 from tests.net.support import PATIENCE, Client
 from tests.net.test_cli import Program, environment, pytestmark, refused
 

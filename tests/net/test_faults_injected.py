@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd._dialogue import Dialogue, shown
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
+from aiosmtpd.observers.transcript import Dialogue, shown
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from aiosmtpd.testing.faults import Fault, Faults, faulty
 from aiosmtpd.testing.inbox import Inbox

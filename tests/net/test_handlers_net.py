@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd import _nexthop
 from aiosmtpd.controller import Controller
+from aiosmtpd.delivery import nexthop as _nexthop
 from aiosmtpd.handlers import Debugging, Mailbox, Message, Proxy, Sink
 from tests.net.support import Client, serving
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aiosmtpd.testing
-from aiosmtpd.testing import Inbox, NoMessage, _authority
+from aiosmtpd.testing import Inbox, NoMessage, authority as _authority
 from tests.net.support import PATIENCE, Client
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.engine import listener as listener_module, listening
-from aiosmtpd.engine.listener import Listener
+from aiosmtpd.listen import listener as listener_module, sockets as listening
+from aiosmtpd.listen.listener import Listener
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, until
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import pytest
 
-from aiosmtpd import _load, _send
-from aiosmtpd._client import Conversation, Failed, Order, Place
-from aiosmtpd._load import Result
+from aiosmtpd.cli import load as _load, send as _send
+from aiosmtpd.cli.client import Conversation, Failed, Order, Place
+from aiosmtpd.cli.load import Result
 from aiosmtpd.controller import Controller, UnixSocketController
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
@@ -786,7 +786,7 @@ def test_help_fits_forty_columns() -> None:
 
 def test_neither_asyncio_nor_attrs_nor_the_server_is_imported() -> None:
     code = (
-        "import sys; from aiosmtpd._send import make_parser; make_parser('x').parse_args([]); "
+        "import sys; from aiosmtpd.cli.send import make_parser; make_parser('x').parse_args([]); "
         "print({'asyncio', 'attrs', 'attr', 'aiosmtpd.smtp'} & set(sys.modules))"
     )
     with Program(python=["-c", code]) as process:

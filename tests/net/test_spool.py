@@ -1,4 +1,4 @@
-"""`spool_size`: messages above a size are in a temporary file."""
+"""`spill_size`: messages above a size are in a temporary file."""
 
 import gc
 import io
@@ -49,7 +49,7 @@ def test_messages_of_both_kinds(send: Send) -> None:
     handler = Catcher()
     before = files()
     with (
-        serving(handler, extensions="modern", spool_size=100_000) as controller,
+        serving(handler, extensions="modern", spill_size=100_000) as controller,
         Client(controller.port) as client,
     ):
         assert send(client, SMALL) == b"250 2.0.0 OK\r\n"
@@ -76,7 +76,7 @@ def test_messages_of_both_kinds(send: Send) -> None:
 def test_as_text() -> None:
     handler = Catcher()
     with (
-        serving(handler, decode_data=True, spool_size=10) as controller,
+        serving(handler, decode_data=True, spill_size=10) as controller,
         Client(controller.port) as client,
     ):
         by_data(client, SMALL)
@@ -90,7 +90,7 @@ def test_a_message_that_is_too_big(send: Send) -> None:
     before = files()
     with (
         serving(
-            Catcher(), extensions="modern", spool_size=1000, data_size_limit=len(LARGE) - 5
+            Catcher(), extensions="modern", spill_size=1000, data_size_limit=len(LARGE) - 5
         ) as controller,
         Client(controller.port) as client,
     ):
@@ -102,7 +102,7 @@ def test_a_message_that_is_too_big(send: Send) -> None:
 def test_a_client_that_goes() -> None:
     handler = Catcher()
     before = files()
-    with serving(handler, spool_size=1000) as controller:
+    with serving(handler, spill_size=1000) as controller:
         with Client(controller.port) as client:
             client.transaction()
             client.send(LARGE)
@@ -115,7 +115,7 @@ def test_a_client_that_goes() -> None:
 
 def test_a_message_that_goes_in_circles() -> None:
     with (
-        serving(Catcher(), spool_size=2000) as controller,
+        serving(Catcher(), spill_size=2000) as controller,
         Client(controller.port) as client,
     ):
         assert by_data(client, b"Received: x\r\n" * 101 + LARGE)[:3] == b"554"
@@ -126,14 +126,14 @@ def test_no_room_for_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.SpooledTemporaryFile.write", full)
-    with serving(Catcher(), spool_size=10) as controller, Client(controller.port) as client:
+    with serving(Catcher(), spill_size=10) as controller, Client(controller.port) as client:
         for _ in range(2):
             assert by_data(client, LARGE) == b"452 4.3.1 Insufficient system storage\r\n"
 
 
 def test_handlers_read_it(tmp_path: Path) -> None:
     with (
-        serving(Mailbox(tmp_path / "box"), spool_size=10) as controller,
+        serving(Mailbox(tmp_path / "box"), spill_size=10) as controller,
         Client(controller.port) as client,
     ):
         assert by_data(client, LARGE) == b"250 OK\r\n"
@@ -148,7 +148,7 @@ def test_without_a_file() -> None:
 def test_size_0_is_every_message() -> None:
     handler = Catcher()
     before = files()
-    with serving(handler, spool_size=0) as controller, Client(controller.port) as client:
+    with serving(handler, spill_size=0) as controller, Client(controller.port) as client:
         by_data(client, SMALL)
         envelope = handler.envelope()
         if Path("/proc/self/fd").is_dir():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from aiosmtpd import main
-from aiosmtpd._users import Users
+from aiosmtpd.process.users import Users
 from aiosmtpd.smtp import LoginPassword
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.engine.facades import Reader, Writer
+from aiosmtpd.engine.compat import Reader, Writer
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, syntax
 from tests.dialogue.transport import PEER, MemoryTransport

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from aiosmtpd.observers.fault import STAGES
 from aiosmtpd.smtp import SMTP
-from aiosmtpd.testing._fault import STAGES
 from aiosmtpd.testing.faults import Fault, Faults, faulty, parse_fault
 
 KNOWN = {

@@ -25,8 +25,9 @@ from unittest import mock
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import aiosmtpd
-from aiosmtpd import _maildir, handlers
+from aiosmtpd import handlers
+from aiosmtpd.delivery import maildir as _maildir
+from aiosmtpd.engine import loops
 from aiosmtpd.handlers import (
     AsyncMessage,
     Debugging,
@@ -363,7 +364,7 @@ class TestAsyncMessage:
     def test_no_loop_is_made_before_it_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loop = mock.Mock()
         make = mock.Mock(return_value=loop)
-        monkeypatch.setattr(aiosmtpd, "_get_or_new_eventloop", make)
+        monkeypatch.setattr(loops, "current_or_new_loop", make)
         handler = KeepAsync()
         make.assert_not_called()
         assert handler.loop is loop

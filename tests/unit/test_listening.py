@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from aiosmtpd.engine.listening import Listen, parse_listen, spell
+from aiosmtpd.listen.sockets import Listen, parse_listen, spell
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,10 @@ import pytest
 import trustme
 
 import aiosmtpd
-from aiosmtpd import _options, _process, main
-from aiosmtpd.engine.listening import Listen
+from aiosmtpd import main
+from aiosmtpd.cli import options as _options
+from aiosmtpd.listen.sockets import Listen
+from aiosmtpd.process import whole as _process
 from tests.conftest import Certificates
 
 parseargs = main.parseargs
@@ -53,7 +55,8 @@ def test_every_name_is_importable_from_the_top() -> None:
 
 def test_every_name_is_declared_for_type_checkers() -> None:
     source = Path(aiosmtpd.__file__).read_text(encoding="utf-8")
-    imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    blocks = [node for node in ast.parse(source).body if isinstance(node, ast.If)]
+    imports = [node for node in ast.walk(blocks[0]) if isinstance(node, ast.ImportFrom)]
     declared = {
         (alias.name, node.module)
         for node in imports

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from aiosmtpd import Envelope, Mail
-from aiosmtpd.inbox import hypertext
-from aiosmtpd.inbox.message import DecodedMail
-from aiosmtpd.inbox.mime import decode_header
+from aiosmtpd.mail import html_text as hypertext
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.mime import decode_header
 
 
 def decoded(content: bytes | EmailMessage | str) -> DecodedMail:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aiosmtpd import Envelope
-from aiosmtpd.inbox.message import DecodedMail
-from aiosmtpd.inbox.printing import JSONLines, Pretty, as_json, pretty
-from aiosmtpd.inbox.terminal import Terminal, safe, safe_line, terminal_of
+from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.printing import JSONLines, Pretty, as_json, pretty
+from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 from tests.unit.test_message import mutated, with_everything
 
 

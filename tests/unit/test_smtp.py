@@ -88,7 +88,6 @@ def test_where_no_loop_runs_the_one_that_was_set_is_taken(loop: asyncio.Abstract
 
 
 def test_the_old_name_of_the_loop_getter() -> None:
-    """It lives at the top, where architecture.md lists it."""
     assert callable(aiosmtpd._get_or_new_eventloop)
 
 
