@@ -119,7 +119,7 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
             smtpd = self.factory()
             if smtpd is None:
                 raise RuntimeError("factory() returned None")
-            adopt(smtpd, self._shared)
+            adopt(smtpd, self._registry)
             self.smtpd = smtpd
         except Exception as error:
             if invoked is None or invoked.is_set():
@@ -132,7 +132,7 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
         return smtpd
 
     async def _serve(self, sockets: Sequence[listening.Socket]) -> Listener:
-        settings = self.ssl_context, self.SMTP_kwargs, self._shared
+        settings = self.ssl_context, self.SMTP_kwargs, self._registry
         return await serve(sockets, self._factory_invoker, *settings)
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:

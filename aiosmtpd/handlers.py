@@ -19,7 +19,7 @@ from public import public
 from aiosmtpd._handler import Handler as Handler
 from aiosmtpd.delivery.headers import add_fields, replace_trace_fields
 from aiosmtpd.engine import loops
-from aiosmtpd.engine.worker import in_worker
+from aiosmtpd.engine.hooks import in_worker
 
 if TYPE_CHECKING:
     import asyncio

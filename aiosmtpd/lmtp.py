@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from itertools import compress
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from public import public
 
-from aiosmtpd.engine.auth import syntax
+from aiosmtpd.engine.commands import syntax
+from aiosmtpd.engine.transaction import Verdict
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
 from aiosmtpd.smtp import ALLOWED_BEFORE_STARTTLS, SMTP
+
+if TYPE_CHECKING:
+    from aiosmtpd.engine.observer import Watch
 
 
 @public
@@ -34,14 +39,43 @@ class LMTP(SMTP):
         """RFC 2033 section 4.1: not in LMTP."""
         raise Refused(replies.not_recognized("EHLO"))
 
+    async def _before_message(self, envelope: Envelope) -> None:
+        """Ask the observers about each recipient: each has a reply of its own."""
+        if self._watch is None or not self._watch.methods.before:
+            return
+        verdicts = self.transaction.verdicts = [
+            await self._verdict(self._watch, recipient) for recipient in envelope.rcpt_tos
+        ]
+        spared = [verdict.refusal is None for verdict in verdicts]
+        envelope._recipients[:] = compress(envelope._recipients, spared)
+        envelope.rcpt_tos[:] = compress(envelope.rcpt_tos, spared)
+        if not any(spared):
+            raise Refused(verdicts[0].refusal or replies.OK)
+
+    async def _verdict(self, watch: Watch, recipient: str) -> Verdict:
+        refusal = None
+        try:
+            await self._before("end-of-data", recipient)
+        except Refused as refused:
+            refusal = refused.reply
+        deliver, watch.deliver = watch.deliver, None
+        return Verdict(refusal, deliver)
+
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send one reply for each recipient: RFC 2033 section 4.2.
 
         *status* is one for all, a list with one for each, or as many joined by CRLF. A number
-        that does not match the recipients is a fault of the handler's.
+        that does not match the recipients is a fault of the handler.
         """
-        for one in await self._replies_for(status, len(envelope.rcpt_tos)):
-            await self._answer(one)
+        verdicts, self.transaction.verdicts = self.transaction.verdicts, []
+        each = iter(await self._replies_for(status, len(envelope.rcpt_tos)))
+        if self._watch is None or not verdicts:
+            for one in each:
+                await self._answer(one)
+            return
+        for verdict in verdicts:
+            self._watch.deliver = verdict.deliver
+            await self._answer(next(each) if verdict.refusal is None else verdict.refusal)
 
     async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
         try:

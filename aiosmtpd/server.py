@@ -17,7 +17,7 @@ from public import public
 
 from aiosmtpd import smtp
 from aiosmtpd.engine.connection import handshake_timeout
-from aiosmtpd.engine.registry import Shared
+from aiosmtpd.engine.registry import Registry
 from aiosmtpd.listen import sockets as listening
 from aiosmtpd.listen.listener import Listener
 from aiosmtpd.protocol.limits import LIMIT_NAMES, Limits, limits_of
@@ -60,11 +60,11 @@ def _server_to_client_ssl_ctx(server_ctx: ssl.SSLContext) -> ssl.SSLContext:
     return client
 
 
-def adopt(protocol: Any, shared: Shared) -> None:
+def adopt(protocol: Any, registry: Registry) -> None:
     """Let a connection that belongs to no server yet belong to this one."""
     # A factory may return any protocol at all.
-    if getattr(protocol, "shared", shared) is None:
-        protocol.shared = shared
+    if getattr(protocol, "registry", registry) is None:
+        protocol.registry = registry
 
 
 async def serve(
@@ -72,7 +72,7 @@ async def serve(
     protocols: listening.Protocols,
     ssl_context: TLSContext | None,
     parameters: dict[str, Any],
-    shared: Shared,
+    registry: Registry,
     *,
     remove_files: bool = True,
 ) -> Listener:
@@ -83,7 +83,7 @@ async def serve(
         ssl_context=ssl_context() if callable(ssl_context) else ssl_context,
         handshake_timeout=_handshake_timeout(parameters),
         limits=_limits_of_handshakes(parameters),
-        shared=shared,
+        registry=registry,
         remove_files=remove_files,
     )
 
@@ -123,7 +123,7 @@ def reload_tls(context: TLSContext | None, servers: Iterable[object]) -> None:
 
 
 async def shut_down(
-    servers: Sequence[asyncio.AbstractServer], shared: Shared, timeout: float
+    servers: Sequence[asyncio.AbstractServer], registry: Registry, timeout: float
 ) -> None:
     """Stop listening and end every connection, transactions within `timeout` seconds."""
     for server in servers:
@@ -132,19 +132,19 @@ async def shut_down(
         for server in servers:
             if isinstance(server, Listener):
                 await server.end_arrivals()
-        await _stop_within(shared, timeout)
+        await _stop_within(registry, timeout)
     except asyncio.CancelledError:
         # Who cancels a graceful stop wants it over now, not connections left behind.
-        await _stop_within(shared, 0)
+        await _stop_within(registry, 0)
         raise
 
 
-async def _stop_within(shared: Shared, timeout: float) -> None:
+async def _stop_within(registry: Registry, timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout + LAST_RESORT):
-            await shared.stop(timeout)
+            await registry.stop(timeout)
     except TimeoutError:
-        log.warning("%d connections refuse to end, their hooks too", len(shared.connections))
+        log.warning("%d connections refuse to end, their hooks too", len(registry.connections))
 
 
 def close_loop(loop: asyncio.AbstractEventLoop, timeout: float = LAST_RESORT) -> None:
@@ -218,7 +218,7 @@ class AsyncServing(metaclass=ABCMeta):
         self.loop = loop
         self.shutdown_timeout = shutdown_timeout
         self._factory_invoked = threading.Event()
-        self._shared = Shared()
+        self._registry = Registry()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -292,7 +292,7 @@ class AsyncServing(metaclass=ABCMeta):
     def _prepare(self) -> None:
         self._cleanup()
         self._factory_invoked = threading.Event()
-        self._shared = Shared()
+        self._registry = Registry()
 
     def _raise_failure(self) -> None:
         if self._thread_exception is not None:
@@ -306,7 +306,7 @@ class AsyncServing(metaclass=ABCMeta):
             self._loop = self._loop_before
 
     async def _drain(self, timeout: float) -> None:
-        await shut_down([] if self.server is None else [self.server], self._shared, timeout)
+        await shut_down([] if self.server is None else [self.server], self._registry, timeout)
 
     def _cleanup(self) -> None:
         self.smtpd = None
@@ -355,7 +355,7 @@ class Server:
             raise ValueError("smtps:// needs an ssl_context")
         self._factory = factory
         self._listeners: list[Listener] = []
-        self._shared = Shared()
+        self._registry = Registry()
         self._stopped = asyncio.Event()
 
     @property
@@ -376,7 +376,7 @@ class Server:
         for place in self._places:
             # A wrong keyword shows now, and not to the first client.
             self._make(place)
-        self._shared = Shared()
+        self._registry = Registry()
         self._stopped.clear()
         try:
             for place in self._places:
@@ -393,7 +393,7 @@ class Server:
         """
         listeners, self._listeners = self._listeners, []
         grace = self.shutdown_timeout if timeout is None else timeout
-        await shut_down(listeners, self._shared, grace)
+        await shut_down(listeners, self._registry, grace)
         self._stopped.set()
 
     def reload_tls(self) -> None:
@@ -433,7 +433,7 @@ class Server:
             partial(self._protocol, place),
             self.ssl_context if place.scheme in (None, "smtps") else None,
             self.SMTP_kwargs,
-            self._shared,
+            self._registry,
             remove_files=place.fd is None,
         )
 
@@ -443,7 +443,7 @@ class Server:
         except Exception:
             log.exception("No SMTP instance could be made, a connection is refused")
             return _FakeServer(asyncio.get_running_loop())
-        adopt(protocol, self._shared)
+        adopt(protocol, self._registry)
         return protocol
 
     def _make(self, place: listening.Listen) -> asyncio.BaseProtocol:

@@ -66,12 +66,13 @@ def limits(all_of_them: bool) -> dict[str, Any]:
     """Return ours' limits: those of the command line, beyond what a load does, or none at all."""
     import attrs
 
-    from aiosmtpd.smtp import Limits, Shared
+    from aiosmtpd.smtp import Limits, Registry
 
+    registry = Registry()
     if not all_of_them:
-        return {"shared": Shared(), **dict.fromkeys(field.name for field in attrs.fields(Limits))}
+        return {"registry": registry, **dict.fromkeys(one.name for one in attrs.fields(Limits))}
     counted = "max_junk_commands", "max_connections_per_host", "max_connection_rate"
-    return {"shared": Shared(), **dict.fromkeys(counted, 10**9)}
+    return {"registry": registry, **dict.fromkeys(counted, 10**9)}
 
 
 def factory(what: str, limited: str = "") -> Callable[[], asyncio.Protocol]:

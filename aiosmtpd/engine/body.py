@@ -1,13 +1,14 @@
 """Mail data on its way in: what follows DATA, and the chunks of BDAT, read in the same way.
 
-A source belongs to one message. Who reads it, the server for ``handle_DATA`` or a program's
-``handle_BODY``, takes from the connection's receiver; who does not read lets the client wait.
+A source belongs to one message. Its reader, the server (for ``handle_DATA``) or the handler
+(``handle_BODY``), pulls from the connection's receiver. While nothing is read, the client waits.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from public import public
 
@@ -16,16 +17,35 @@ from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
 
-if TYPE_CHECKING:
-    from aiosmtpd.engine.transaction import MailTransfer
+
+class Supply(Protocol):
+    """The connection, as a source of mail data asks of it."""
+
+    def take_body(self, size: int) -> bytes:
+        """Take at most *size* bytes of those that have arrived."""
+
+    async def more_of_message(self, size: int) -> None:
+        """Wait for more of a message of which *size* bytes have come; raise Disconnected."""
+
+    async def drop_body(self, size: int) -> None:
+        """Read so many bytes and forget them; raise Disconnected."""
+
+    async def run_between_chunks(self, size: int, waiting: Callable[[], bool]) -> None:
+        """Run commands while *waiting* says so; raise Disconnected."""
+
+    async def push(self, reply: str) -> None:
+        """Send the reply to a chunk."""
+
+    def give_up(self, reply: str) -> None:
+        """Send a reply and close the connection."""
 
 
 @public
 class IncompleteBody(Exception):
-    """Raised where ``handle_BODY`` reads: the mail data broke off, what came is no message.
+    """Raised to the reader in ``handle_BODY``: the mail data broke off, there is no message.
 
-    *reply* (str, or None) is what the client is told: that a limit was broken. None where there is
-    nobody to tell, or nothing: the client has gone or was too slow, or gave the message up (RSET).
+    *reply* (str) is the answer to a client that broke a limit. It is None if the client has gone,
+    was too slow, or gave the message up (RSET).
     """
 
     def __init__(self, reply: Reply | None = None) -> None:
@@ -38,26 +58,26 @@ class GivenUp(Exception):
 
 
 class Source(Protocol):
-    """What mail data is read from."""
+    """A message while it is read."""
 
     @property
     def last(self) -> bool:
-        """True where the reply is that to the whole message: in LMTP, one for each recipient."""
+        """True if the reply is that to the whole message: in LMTP, one for each recipient."""
 
     @property
     def size(self) -> int:
-        """Octets on the wire, of what is known of the message."""
+        """Bytes of the message that are known of."""
 
     async def read(self) -> bytes:
-        """Return the next octets, none at the end; raises IncompleteBody."""
+        """Return the next bytes, none at the end; raise IncompleteBody."""
 
     async def read_all(self) -> bytes:
-        """Return all of the message; raises as finish() does where there is none."""
+        """Return the whole message; raise as finish() does if there is none."""
 
     async def finish(self, wanted: bool) -> None:
-        """Drop what was not read, of a message that is *wanted* or not.
+        """Drop the unread rest of a message that is *wanted* or not.
 
-        Raises Refused where it broke a limit, GivenUp, and Disconnected.
+        Raises Refused if it broke a limit, GivenUp, and Disconnected.
         """
 
 
@@ -65,8 +85,8 @@ class Source(Protocol):
 class BodyStream:
     """The mail data of one message while it arrives, as an asynchronous iterator of ``bytes``.
 
-    Stuffed dots are removed. Where nobody reads, the client waits: what it has sent meanwhile, at
-    most 64 KiB and one read, waits too. Raises :exc:`IncompleteBody`.
+    Stuffed dots are removed. If the handler does not read, the client waits, and so do the bytes
+    that it has sent meanwhile, at most 64 KiB and one read. Raises :exc:`IncompleteBody`.
     """
 
     def __init__(self, source: Source) -> None:
@@ -81,18 +101,18 @@ class BodyStream:
         return piece
 
     async def read(self) -> bytes:
-        """Return the next octets, as many as there are, and none at the end of the message."""
+        """Return the next bytes, as many as there are, and none at the end of the message."""
         return await self._source.read()
 
 
 class DotSource:
-    """What follows DATA, up to CRLF.CRLF: RFC 5321 section 4.1.1.4."""
+    """The data after DATA, up to CRLF.CRLF: RFC 5321 section 4.1.1.4."""
 
     __slots__ = ("_connection", "_data")
 
     last = True
 
-    def __init__(self, connection: MailTransfer, data: MailData) -> None:
+    def __init__(self, connection: Supply, data: MailData) -> None:
         self._connection = connection
         self._data = data
 
@@ -124,7 +144,7 @@ class DotSource:
             await connection.more_of_message(data.size)
             message = data.read()
         if not data.done:
-            # Of BytesIO's own buffer getvalue() makes the bytes without a copy.
+            # getvalue() of BytesIO makes the bytes without a copy.
             store = BytesIO()
             store.write(message)
             while not (data.done or data.flooded):
@@ -145,7 +165,7 @@ class DotSource:
         if self._data.refusal is None:
             return
         if self._data.flooded:
-            self._connection.disconnect(replies.TOO_MUCH_MAIL_DATA)
+            self._connection.give_up(replies.TOO_MUCH_MAIL_DATA)
             raise Disconnected
         raise Refused(self._data.refusal)
 
@@ -153,7 +173,7 @@ class DotSource:
 class ChunkSource:
     """The chunks of BDAT, and between them the commands that ask for them: RFC 3030 section 2."""
 
-    def __init__(self, connection: MailTransfer, limit: int, octets: int, last: bool) -> None:
+    def __init__(self, connection: Supply, limit: int, octets: int, last: bool) -> None:
         self._connection = connection
         self._limit = limit
         self.size = 0
@@ -163,7 +183,7 @@ class ChunkSource:
         self.go_on(octets, last)
 
     def go_on(self, octets: int, last: bool) -> None:
-        """Take note of a BDAT command; its octets come next."""
+        """Note a BDAT command; its chunk comes next."""
         self._chunk = self._left = octets
         self.last = last
         self.size += octets
@@ -172,7 +192,7 @@ class ChunkSource:
             self._refusal = replies.TOO_MUCH_MAIL_DATA
 
     def give_up(self) -> None:
-        """Take note that the client gave the message up."""
+        """Note that the client gave the message up."""
         self._given_up = True
         self._waiting = False
 
@@ -194,7 +214,7 @@ class ChunkSource:
         raise IncompleteBody(self._refusal)
 
     async def _next_chunk(self) -> None:
-        """Answer a chunk and run the commands behind it, up to the next chunk or none any more."""
+        """Answer a chunk; run the commands that follow, up to the next chunk or a command that ends it."""
         await self._connection.push(Reply(f"250 {self._chunk} octets received", "2.0.0"))
         self._waiting = True
         await self._connection.run_between_chunks(self.size, lambda: self._waiting)

@@ -1,4 +1,4 @@
-"""From a command line to a call: the guards before a verb's method, and the replies behind it."""
+"""From a command line to a call: the guards before a verb's method, and the handler's hooks."""
 
 from __future__ import annotations
 
@@ -6,34 +6,40 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Coroutine
-from inspect import isawaitable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import wraps
+from inspect import CO_COROUTINE, isawaitable
+from operator import attrgetter
 from time import monotonic
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from aiosmtpd.engine import diagnostics as advice, hooks
-from aiosmtpd.engine.compat import Facades
-from aiosmtpd.engine.connection import Disconnected, TLSSetupException, log
-from aiosmtpd.engine.registry import Shared
-from aiosmtpd.engine.worker import in_worker
-from aiosmtpd.protocol import networks, replies
-from aiosmtpd.protocol.extensions import ExtensionTable
-from aiosmtpd.protocol.limits import JUNK, Limits
-from aiosmtpd.protocol.networks import Networks
+from public import public
+
+from aiosmtpd.engine import auth, diagnostics, fast_path, hooks
+from aiosmtpd.engine.connection import Connection, Disconnected, TLSSetupException, log
+from aiosmtpd.engine.transaction import Transaction
+from aiosmtpd.protocol import networks, paths, replies
+from aiosmtpd.protocol.limits import JUNK
 from aiosmtpd.protocol.receiver import AUTH_LINE
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING
 
-BOGUS_LIMIT = 5
+if TYPE_CHECKING:
+    from aiosmtpd.engine.observer import Deliver, Stage
+    from aiosmtpd.engine.registry import Registry
+    from aiosmtpd.protocol.session import Envelope, _Missing
+    from aiosmtpd.protocol.settings import Settings
 
-CALL_LIMIT_DEFAULT = 20
+F = TypeVar("F", bound=Callable[..., Any])
+
+BOGUS_LIMIT = 5
 ALLOWED_BEFORE_STARTTLS = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
 
 OTHER_PROTOCOLS = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
-"""What a browser begins with: the rest of its request is not to be run (limits.md L19)."""
+"""HTTP methods. Close the connection, or the request's body would be run as SMTP commands."""
 
 NOT_BETWEEN_CHUNKS = {"MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"}
-"""Verbs that would change what a message in chunks is about: RFC 3030 section 2, limits.md L32."""
+"""Verbs refused between two chunks of BDAT (RFC 3030, section 2)."""
 
 _full_names: dict[Callable[[], str], str] = {}
 
@@ -46,52 +52,83 @@ def _full_name() -> str:
     return _full_names[lookup]
 
 
-class Commands(Facades):
+@public
+def syntax(text: str, extended: str | None = None, when: str | None = None) -> Callable[[F], F]:
+    """Declare a verb's syntax, for HELP, and make :exc:`Refused` the reply of its method.
+
+    *extended* is added after EHLO. *when* names an attribute of the server: while it is false, the
+    verb is not in HELP.
+    """
+
+    def decorate(method: F) -> F:
+        @wraps(method)
+        async def answered(self: Any, *args: Any) -> None:
+            # Here and not in the driver alone: a subclass's code after `super()` goes on.
+            try:
+                await method(self, *args)
+            except Refused as refused:
+                await self._answer(refused.reply)
+
+        answered.__dict__.update(
+            __smtp_syntax__=text, __smtp_syntax_extended__=extended, __smtp_syntax_when__=when
+        )
+        return cast(F, answered)
+
+    return decorate
+
+
+class Commands(Connection):
     """A connection on which verbs are methods and a handler's hooks are called."""
 
     # fmt: off
     __slots__ = (
-        "__ident__", "_admitted_host", "_call_limits",
-        "_chunks", "_extensions", "_hostname", "_last_hook", "_masked", "_proxy_timeout",
-        "_proxy_trusted", "_told", "_unknown", "enable_SMTPUTF8", "event_handler",
-        "require_starttls",
+        "_admitted_host", "_auth_failures_left", "_calls", "_hostname", "_last_hook", "_masked",
+        "_told", "_transaction", "_unknown", "event_handler",
     )
     # fmt: on
 
     _before_tls: ClassVar[set[str]] = ALLOWED_BEFORE_STARTTLS
     command_size_limit = 512
     command_size_limits: ClassVar[dict[str, int]] = {}
+    local_part_limit = 0
     expose_exceptions = False
+    protocol_family = "SMTP"
 
-    event_handler: Any
-    enable_SMTPUTF8: bool
-    require_starttls: bool
-    __ident__: str
-    _hostname: str | None
-    _extensions: ExtensionTable
-    _proxy_timeout: float | None
-    _proxy_trusted: Networks | None
+    _plain_methods: ClassVar[tuple[Any, ...]] = ()
+    """The methods of ``SMTP`` itself that the fast path stands for."""
+
+    AuthLoginUsernameChallenge = "User Name\x00"
+    AuthLoginPasswordChallenge = "Password\x00"
+
+    decode_data: bool = property(  # type: ignore[assignment]
+        attrgetter("settings.decode_data"), doc="True if ``envelope.content`` is str."
+    )
 
     def __init__(
         self,
+        handler: Any,
         loop: asyncio.AbstractEventLoop,
-        timeout: float,
-        shared: Shared | None,
-        limits: Limits,
-        call_limit: int | dict[str, int] | None,
+        settings: Settings,
+        registry: Registry | None,
     ) -> None:
-        super().__init__(loop, timeout, shared, limits)
+        super().__init__(loop, settings, registry)
+        self.event_handler = handler
+        self._hostname = settings.hostname
+        if settings.line_length_limit is not None:
+            self.line_length_limit = settings.line_length_limit
+        if settings.command_size_limit is not None:
+            self.command_size_limit = settings.command_size_limit
+        self._transaction: Transaction | None = None
+        self._auth_failures_left = settings.limits.max_auth_failures
+        self._calls: dict[str, int] | None = None
         self._admitted_host = ""
-        self._unknown = 0
+        self._unknown = self._masked = 0
         self._told = False
-        self._chunks: Any = None
         self._last_hook = ""
-        self._masked = 0
-        self._limit_calls(call_limit)
 
     @property
     def hostname(self) -> str:
-        """What the server calls itself: the ``hostname`` given, else the host's full name."""
+        """The name of this server: the keyword ``hostname``, else the host's full name."""
         if self._hostname is None:
             self._hostname = _full_name()
         return self._hostname
@@ -102,63 +139,81 @@ class Commands(Facades):
 
     @property
     def max_command_size_limit(self) -> int:
-        """The largest command size limit, in octets without the line end."""
+        """The largest command size limit, in bytes without the line end."""
         return max(self.command_size_limits.values(), default=self.command_size_limit)
+
+    @property
+    def transaction(self) -> Transaction:
+        """The mail transaction, with its state between commands; made when first asked for."""
+        if self._transaction is None:
+            self._transaction = Transaction(self)
+        return self._transaction
+
+    # Before the first command, and after the last.
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Note that the connection is gone; no transaction waits for its message any more."""
+        if self._taken is not None:
+            self._set_post_data_state()
+        super().connection_lost(error)
 
     async def _greet(self) -> None:
         if self._hostname is None:
             self._hostname = _full_names.get(socket.getfqdn)
         if self._hostname is None:
             try:
-                self._hostname = await in_worker(_full_name)
+                self._hostname = await hooks.in_worker(_full_name)
             except (OSError, RuntimeError):
                 # No descriptor or no thread is left for the resolver.
                 self._hostname = socket.gethostname()
-        if self._proxy_timeout is not None:
-            await self._receive_proxy_header(self._proxy_timeout)
-        if self.shared is not None:
-            self._ask_for_admission(self.shared)
+        if self.settings.proxy_protocol_timeout is not None:
+            await self._receive_proxy_header(self.settings.proxy_protocol_timeout)
+        if self.registry is not None:
+            self._ask_for_admission(self.registry)
         self._log(logging.DEBUG, "%r connected", self.session.peer)
         await self.welcome()
 
-    def _ask_for_admission(self, shared: Shared) -> None:
-        """Count this connection among the server's; raises Refused where there are too many."""
+    def _ask_for_admission(self, registry: Registry) -> None:
+        """Count this connection among the server's; raise Refused if there are too many."""
         host = ""
         limits = self.limits
         if limits.max_connections_per_host or limits.max_connection_rate:
             host = networks.host_key(self.session.client_address[0])
-        refusal = shared.crowd.admit(host, len(shared.connections), limits, monotonic())
+        refusal = registry.crowd.admit(host, len(registry.connections), limits, monotonic())
         if refusal is not None:
-            # handle_CONNECT is not called, so that handle_DISCONNECT is not either.
+            # handle_CONNECT is not called, so handle_DISCONNECT is not called either.
             self._told = True
             self._reason = refusal
+            if self._watch is not None:
+                self._watch.refused(refusal)
             raise Refused(refusal)
         self._admitted_host = host
 
-    def _leave_shared(self, shared: Shared) -> None:
-        super()._leave_shared(shared)
+    def _leave_registry(self, registry: Registry) -> None:
+        super()._leave_registry(registry)
         # Once: a server that stops asks too whether the connection has ended.
         host, self._admitted_host = self._admitted_host, ""
-        shared.crowd.leave(host)
+        registry.crowd.leave(host)
 
     def begin_again(self) -> None:
         """Forget all that the client said, as after connecting; for XCLIENT."""
         self._begin_session(self.transport)
 
     async def welcome(self) -> None:
-        """Send the greeting, or what ``handle_CONNECT`` says in its place."""
+        """Send the greeting, or the answer of ``handle_CONNECT`` in its place."""
         banner = await self._banner()
-        # The driver waits next, which sends this: no turn of the loop is needed for it (19 µs).
-        self._corked = not len(self._receiver)
+        # The driver waits next, which sends this: it takes no turn of the loop (19 µs).
+        self._corked = not self._receiver.waiting
         await self.push(banner)
         self._corked = False
         if banner.code != 220:
             self._end_with(banner)
 
     async def _banner(self) -> Reply:
-        """Return the greeting, or what ``handle_CONNECT`` says in its place."""
         try:
-            status = await self._call_handler_hook("CONNECT", *self.session.client_address)
+            if self._watch is not None:
+                await self._before("connect")
+            status = await self._call_later_hook("CONNECT", *self.session.client_address)
             if status is MISSING:
                 status = f"220 {self.hostname} {self.__ident__}"
             return replies.from_hook(status)
@@ -169,6 +224,27 @@ class Commands(Facades):
         except Exception as error:
             return replies.from_hook(await self.handle_exception(error))
 
+    async def _receive_proxy_header(self, timeout: float) -> None:
+        """Read the PROXY header that must come first; a connection without one is closed."""
+        trusted = self.settings.proxy_trusted
+        self._reset_timeout(timeout)
+        if not networks.holds(trusted, self.session.peer):
+            self._reason = "PROXY header from a host that is not trusted"
+            raise Disconnected
+        data = await self._read_proxy_header()
+        self.session.proxy_data = data
+        accepted = data.valid and await self._call_handler_hook("PROXY", data)
+        if accepted is MISSING:
+            # Without a hook a header counts if the program named the hosts that may send it.
+            accepted = trusted is not None
+        if not accepted:
+            self._reason = f"refused: {data.error or 'handle_PROXY'}"
+            raise Disconnected
+        self._reset_timeout()
+
+    async def _read_proxy_header(self) -> Any:
+        raise NotImplementedError
+
     async def _tls_established(self) -> None:
         hook = hooks.find(self.event_handler, "handle_STARTTLS")
         if hook is None:
@@ -178,12 +254,13 @@ class Commands(Facades):
             okay = hook(self, self.session, self.envelope)
             self._tls_handshake_okay = bool(await okay if isawaitable(okay) else okay)
         except Exception as error:
-            # The client has not asked anything yet: its commands will be refused.
+            # The client has asked nothing yet: its commands will be refused.
             await self.handle_exception(error)
 
     def _blocked(self, seconds: float) -> None:
         if self._last_hook:
-            advice.warn_of_blocking(type(self.event_handler), f"handle_{self._last_hook}", seconds)
+            hook = f"handle_{self._last_hook}"
+            diagnostics.warn_of_blocking(type(self.event_handler), hook, seconds)
 
     def _farewell(self) -> Coroutine[Any, Any, None] | None:
         told, self._told = self._told, True
@@ -193,13 +270,25 @@ class Commands(Facades):
 
     async def _tell_of_end(self) -> None:
         try:
-            await self._call_handler_hook("DISCONNECT", self._reason)
+            await self._call_later_hook("DISCONNECT", self._reason)
         except Exception as error:
             message = "%r handle_DISCONNECT failed"
             self._log(logging.ERROR, message, self.session.peer, error=error)
 
+    def _timeout_cb(self) -> None:
+        if self.settings.proxy_protocol_timeout is not None and self.session.proxy_data is None:
+            # Not SMTP yet: a proxy is told nothing.
+            self._reason = "the PROXY header is late"
+            self.disconnect()
+        else:
+            super()._timeout_cb()
+
+    # A command.
+
     async def _execute(self, line: bytes) -> None:
         verb, arg = self._split(line)
+        if self._watch is not None:
+            self._watch.line(verb, line, self._is_secret(verb, arg))
         if log.isEnabledFor(logging.DEBUG):
             self._log_command(verb, arg)
         self._last_hook = ""
@@ -207,18 +296,19 @@ class Commands(Facades):
             self._masked -= 1
         if not self._tls_handshake_okay and verb != "QUIT":
             raise self._unread(verb, replies.LACK_OF_SECURITY)
-        if self.require_starttls and not self._tls_protocol and verb not in self._before_tls:
-            raise self._unread(verb, replies.NEED_STARTTLS)
+        if self.settings.require_starttls and not self.mail_is_allowed:
+            if verb not in self._before_tls:
+                raise self._unread(verb, replies.NEED_STARTTLS)
         if verb in JUNK:
             self._meter.count_junk()
         if (farewell := self._meter.farewell) is not None and verb != "QUIT":
             self.disconnect(farewell)
             return
-        if self._call_limits is not None and self._used_up(verb, *self._call_limits):
+        if self.settings.command_call_limit is not None and self._used_up(verb):
             self._reason = "421 4.7.0 command_call_limit"
             self.disconnect(replies.sent_too_many_times(verb))
             return
-        if self._chunks is not None and verb in NOT_BETWEEN_CHUNKS:
+        if verb in NOT_BETWEEN_CHUNKS and self._is_between_chunks:
             raise Refused(replies.BETWEEN_CHUNKS)
         method = self._find_verb(verb)
         if method is None:
@@ -229,6 +319,18 @@ class Commands(Facades):
         finally:
             self._client_is_active = True
 
+    @property
+    def mail_is_allowed(self) -> bool:
+        """True unless the client has to send STARTTLS first."""
+        return not self.settings.require_starttls or bool(self._tls_protocol)
+
+    @property
+    def _is_between_chunks(self) -> bool:
+        return self._transaction is not None and self._transaction.chunks is not None
+
+    def _is_secret(self, verb: str, arg: str | None) -> bool:
+        return bool(self._masked) or (verb == "AUTH" and arg is not None)
+
     def _log_command(self, verb: str, arg: str | None) -> None:
         name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
         if self._masked:
@@ -236,7 +338,7 @@ class Commands(Facades):
         self._log(logging.DEBUG, "%r sent %s %r", self.session.peer, name, shown)
 
     def _split(self, line: bytes) -> tuple[str, str | None]:
-        """Return verb and argument of a command line; raises Refused."""
+        """Return verb and argument of a command line; raise Refused if there is no verb."""
         if not line:
             raise Refused(replies.BAD_SYNTAX)
         try:
@@ -245,7 +347,7 @@ class Commands(Facades):
             word, _, arg = line.decode("utf-8", "surrogateescape").partition(" ")
             if not word.isascii():
                 raise Refused(replies.BAD_SYNTAX) from None
-            if not self.enable_SMTPUTF8:
+            if not self.settings.enable_SMTPUTF8:
                 raise self._unread(word.upper(), replies.NOT_ASCII) from None
         verb = word.upper()
         if (len(line) > self.command_size_limit or self.command_size_limits) and len(
@@ -255,8 +357,11 @@ class Commands(Facades):
         return verb, arg.strip() or None
 
     def _unread(self, verb: str, reply: Reply) -> Exception:
-        """Return what refuses a command unread: behind BDAT come octets that nobody has counted."""
-        if verb == "BDAT" and verb in self._extensions.verbs:
+        """Return the exception that refuses a command before parsing it.
+
+        BDAT closes the connection: its chunk would be read as commands.
+        """
+        if verb == "BDAT" and verb in self.settings.extensions.verbs:
             self.disconnect(reply)
             return Disconnected()
         return Refused(reply)
@@ -266,19 +371,23 @@ class Commands(Facades):
             return self.command_size_limit
         usual = AUTH_LINE if verb == "AUTH" else self.command_size_limit
         limit = self.command_size_limits.get(verb, usual)
-        return limit + self._extensions.growth(verb, self)
+        return limit + self.settings.extensions.growth(verb, self)
 
-    def _used_up(
-        self, verb: str, limits: dict[str, int], default: int, counts: dict[str, int]
-    ) -> bool:
-        counts[verb] = counts.get(verb, 0) + 1
-        return counts[verb] > limits.get(verb, default)
+    def _used_up(self, verb: str) -> bool:
+        """Count a verb; return True if it came more often than ``command_call_limit`` allows."""
+        limits = self.settings.command_call_limit
+        if limits is None:
+            return False
+        if self._calls is None:
+            self._calls = {}
+        self._calls[verb] = self._calls.get(verb, 0) + 1
+        return self._calls[verb] > limits["by_verb"].get(verb, limits["others"])
 
     def _find_verb(self, verb: str) -> Callable[[str | None], Any] | None:
         """Return the method of a verb, found late: it may be replaced at any time."""
         method: Callable[[str | None], Any] | None = getattr(self, "smtp_" + verb, None)
-        if method is None and (of_extension := self._extensions.verbs.get(verb)) is not None:
-            return lambda arg: of_extension(self, arg)
+        if method is None and (extension := self.settings.extensions.verbs.get(verb)) is not None:
+            return lambda arg: extension(self, arg)
         return method
 
     def _refuse_unknown(self, verb: str) -> None:
@@ -291,46 +400,33 @@ class Commands(Facades):
             return
         raise Refused(replies.not_recognized(verb))
 
-    async def handle_exception(self, error: Exception) -> str:
-        """Return the reply to a command that raised *error*, by the handler's hook or our own.
+    def _take_at_once(self, data: bytes) -> bytes | None:
+        """Let the fast path run, if nothing here concerns a MAIL, RCPT or DATA without parameters.
 
-        The client learns a reference, the log the traceback under the same reference.
+        Asked anew for each read: a program may change any of this at any time.
         """
-        hook = hooks.find(self.event_handler, "handle_exception")
-        try:
-            if hook is not None:
-                return replies.from_hook(await hooks.call(self.event_handler, hook, error))
-        except Exception as another:
-            error = another
-        if isinstance(error, TLSSetupException):
-            return replies.TLS_NOT_AVAILABLE
-        reference = os.urandom(4).hex()
-        message = "%r internal error (ref %s)"
-        self._log(logging.ERROR, message, self.session.peer, reference, error=error)
-        if self.expose_exceptions:
-            return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
-        return replies.internal_error(reference)
-
-    async def _receive_proxy_header(self, timeout: float) -> None:
-        """Read the PROXY header that must come first; a connection without one is closed."""
-        from aiosmtpd.proxy_protocol import get_proxy  # seldom needed
-
-        self._reset_timeout(timeout)
-        if not networks.holds(self._proxy_trusted, self.session.peer):
-            self._reason = "PROXY header from a host that is not trusted"
-            raise Disconnected
-        data = await get_proxy(self._reader)
-        self.session.proxy_data = data
-        accepted = data.valid and await self._call_handler_hook("PROXY", data)
-        if not accepted or accepted is MISSING:
-            self._reason = f"refused: {data.error or 'handle_PROXY'}"
-            raise Disconnected
-        self._reset_timeout()
+        settings = self.settings
+        if (
+            not settings.takes_plain
+            or not self.session.host_name
+            or not self._tls_handshake_okay
+            or (settings.require_starttls and not self._tls_protocol)
+            or self._masked
+            or self._meter.farewell is not None
+            or self.command_size_limits
+            or self.command_size_limit < fast_path.LONGEST
+            or self.local_part_limit
+            or (self._watch is not None and self._watch.methods.before)
+            or log.isEnabledFor(logging.DEBUG)
+        ):
+            return data
+        return fast_path.run(self, data, self._plain_methods)
 
     def _syntaxes(self) -> dict[str, str]:
-        """Return what HELP tells: the syntax of each verb, by name."""
+        """Return the syntax of each verb, by name, for HELP."""
         found: dict[str, str] = {}
-        for verb, method in self._smtp_methods.items():
+        for name in hooks.names(self, "smtp_"):
+            verb, method = name.removeprefix("smtp_"), getattr(self, name)
             text = getattr(method, "__smtp_syntax__", None)
             when = getattr(method, "__smtp_syntax_when__", None)
             if text is not None:
@@ -346,29 +442,133 @@ class Commands(Facades):
                 found[verb] = next(iter((method.__doc__ or verb).strip().splitlines()), verb)
         return found
 
-    def _timeout_cb(self) -> None:
-        if self._proxy_timeout is not None and self.session.proxy_data is None:
-            # Not SMTP yet: a proxy is told nothing.
-            self._reason = "the PROXY header is late"
-            self.disconnect()
-        else:
-            super()._timeout_cb()
+    async def check_helo_needed(self, helo: str = "HELO") -> bool:
+        """Refuse the command and return True if the client has not greeted yet."""
+        if not self.session.host_name:
+            await self.push(replies.NEED_HELO if helo == "HELO" else replies.NEED_EHLO)
+            return True
+        return False
+
+    async def check_auth_needed(self, caller: str) -> bool:
+        """Refuse the command *caller* and return True if AUTH must come first."""
+        if self.settings.auth_required and not self.session.authenticated:
+            await self.push(replies.NEED_AUTH)
+            return True
+        return False
+
+    # Arguments, as programs override and call them.
+
+    def _strip_command_keyword(self, keyword: str, arg: str) -> str | None:
+        """Return the text after *keyword* (``FROM:``, in any case), or None."""
+        length = len(keyword)
+        return arg[length:].strip() if arg[:length].upper() == keyword else None
+
+    def _getaddr(self, arg: str) -> tuple[str | None, str | None]:
+        """Return the address that *arg* begins with and the text after it, or None and None."""
+        try:
+            return paths.parse(arg, self.local_part_limit)
+        except paths.MalformedPath:
+            return None, None
+
+    def _getparams(self, params: Iterable[str]) -> dict[str, str | bool] | None:
+        """Return parameters by upper-case keyword, True for those without a value, or None."""
+        given = paths.parameters(params)
+        if given is None:
+            return None
+        return {key: True if value is None else value for key, value in given.items()}
+
+    # AUTH, as programs override and call it.
+
+    async def challenge_auth(
+        self,
+        challenge: str | bytes,
+        encode_to_b64: bool = True,
+        log_client_response: bool = False,
+    ) -> bytes | _Missing:
+        """Send a challenge and return the client's answer, decoded from base64.
+
+        Returns MISSING if the client gave none. It has then been answered: ``501 5.7.0`` to an
+        abort, ``501 5.5.2`` to an answer that is not base64, 500 to more than 12,288 bytes.
+        *log_client_response* logs the answer at DEBUG: never do so with secrets.
+        """
+        return await auth.challenge(self, challenge, encode_to_b64, log_client_response)
+
+    def offer_of_auth(self, *, vain: bool = True) -> str | None:
+        """Return the EHLO line of AUTH, or None if it is not offered now.
+
+        Without *vain*, omit PLAIN and LOGIN unless something can check passwords.
+        """
+        return auth.offer(self, vain=vain)
+
+    # What a connection says of its messages, as LMTP and subclasses override it.
+
+    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
+        """Send the reply to a whole transaction."""
+        await self._answer(status)
+
+    async def _before_message(self, envelope: Envelope) -> None:
+        """Ask the observers before a message is handed over; raise Refused as they do."""
+        if self._watch is not None:
+            await self._before("end-of-data")
+
+    def _set_post_data_state(self) -> None:
+        """Forget the transaction that has ended."""
+        self._renew_envelope()
+
+    def _set_rset_state(self) -> None:
+        """Forget the transaction that the client gave up."""
+        self._renew_envelope()
+        if self._transaction is not None and self._transaction.chunks is not None:
+            self._transaction.chunks.give_up()
+            self._interrupted = True
+
+    # Hooks and observers.
+
+    async def _before(self, stage: Stage, argument: Any = None) -> None:
+        """Ask the observers before a stage; raise Refused, or Disconnected, as they wish."""
+        if self._watch is not None and self._watch.methods.before:
+            await self._watch.before(stage, argument)
+            if self._closing:
+                raise Disconnected
+
+    def wrap_next_reply(self, deliver: Deliver) -> None:
+        """Let *deliver* send the next reply; for ``before`` of an observer.
+
+        It is a coroutine function that gets the bytes of the reply, in one piece or several, and
+        True with the last. It sends them by :meth:`send`, all or some, and may disconnect.
+        """
+        if self._watch is not None:
+            self._watch.deliver = deliver
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
-        """Call the handler's hook of a command; MISSING where it has none."""
-        hook = hooks.find(self.event_handler, "handle_" + command)
-        if hook is None:
-            return MISSING
+        """Call the handler's hook of a command; return MISSING if it has none."""
+        hook = getattr(self.event_handler, "handle_" + command, None)
+        if hook is None or hasattr(type(self.event_handler), "__getattr__"):
+            hook = hooks.find(self.event_handler, "handle_" + command)
+            if hook is None:
+                return MISSING
         self._last_hook = command
-        handler, args = self.event_handler, (self, self.session, self.envelope, *args)
-        # A coroutine less for hooks that are coroutines, which most are.
-        called = hook(*args) if hooks.is_async(hook) else hooks.call(handler, hook, *args)
+        arguments = (self, self.session, self.envelope, *args)
+        code = getattr(hook, "__code__", None)
+        if code is not None and code.co_flags & CO_COROUTINE:
+            # As most hooks are: without a call and a coroutine more.
+            called = hook(*arguments)
+        else:
+            called = hooks.call(self.event_handler, hook, *arguments)
         if self.limits.handler_timeout is None or command == "BODY":
             return await called
         return await self._in_time(called, command, self.limits.handler_timeout)
 
+    async def _call_later_hook(self, command: str, *args: Any) -> Any:
+        """Call a hook that 1.4 does not have.
+
+        An override of ``_call_handler_hook`` never sees it: programs of 1.4 record the commands
+        that it is called with.
+        """
+        return await Commands._call_handler_hook(self, command, *args)
+
     async def _in_time(self, called: Coroutine[Any, Any, Any], command: str, seconds: float) -> Any:
-        """Return what a hook returns; raises Refused where it takes longer."""
+        """Return the answer of a hook; raise Refused if it takes longer."""
         try:
             async with asyncio.timeout(seconds) as limit:
                 return await called
@@ -379,15 +579,22 @@ class Commands(Facades):
         self._log(logging.ERROR, message, self.session.peer, command, seconds)
         raise Refused(replies.HANDLER_TOO_SLOW)
 
-    def _limit_calls(self, limit: Any) -> None:
-        """Note how often each verb may be used; raises TypeError for what is no limit."""
-        # The limits by verb, that of other verbs, and the counts: for most connections none.
-        self._call_limits: tuple[dict[str, int], int, dict[str, int]] | None = None
-        if isinstance(limit, int):
-            self._call_limits = {}, limit, {}
-        elif isinstance(limit, dict):
-            if not all(isinstance(value, int) for value in limit.values()):
-                raise TypeError("All command_call_limit values must be int")
-            self._call_limits = limit, limit.get("*", CALL_LIMIT_DEFAULT), {}
-        elif limit is not None:
-            raise TypeError("command_call_limit must be int or Dict[str, int]")
+    async def handle_exception(self, error: Exception) -> str:
+        """Return the reply to a command that raised *error*, by the handler's hook or our own.
+
+        The client gets a reference, the log the traceback with the same reference.
+        """
+        hook = hooks.find(self.event_handler, "handle_exception")
+        try:
+            if hook is not None:
+                return replies.from_hook(await hooks.call(self.event_handler, hook, error))
+        except Exception as another:
+            error = another
+        if isinstance(error, TLSSetupException):
+            return replies.TLS_NOT_AVAILABLE
+        reference = os.urandom(4).hex()
+        message = "%r internal error (ref %s)"
+        self._log(logging.ERROR, message, self.session.peer, reference, error=error)
+        if self.expose_exceptions:
+            return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
+        return replies.internal_error(reference)

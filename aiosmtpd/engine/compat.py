@@ -1,21 +1,25 @@
-"""Names that programs written for 1.4 lean on, answered by what the house has instead."""
+"""Private attributes of aiosmtpd 1.4 that existing programs use, emulated.
+
+``SMTP`` takes them in at its end. Each works on an instance as it did: it can be read and set.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
 
-from aiosmtpd.engine import hooks
+import attrs
+
+from aiosmtpd.engine import auth, hooks
 from aiosmtpd.engine.connection import Connection, Disconnected
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Reader:
     """Reads like an :class:`asyncio.StreamReader` from a connection's receiver."""
 
-    def __init__(self, connection: Facades) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @property
@@ -24,14 +28,15 @@ class Reader:
 
     @_transport.setter
     def _transport(self, transport: asyncio.BaseTransport) -> None:
-        self._connection.switch_transport(transport)
+        _switch_transport(self._connection, transport)
 
     def at_eof(self) -> bool:
-        """True where nothing waits and nothing will come."""
-        return self._connection.at_eof()
+        """Return True if nothing waits and nothing will come."""
+        connection = self._connection
+        return (connection._eof or connection._lost) and not connection._receiver.waiting
 
     async def read(self, n: int = -1) -> bytes:
-        """Return at most *n* octets, or all until the end where *n* is negative."""
+        """Return at most *n* bytes, or all until the end if *n* is negative."""
         if n == 0:
             return b""
         if n < 0:
@@ -39,13 +44,16 @@ class Reader:
             while piece := await self.read(65536):
                 pieces.append(piece)
             return b"".join(pieces)
+        connection = self._connection
         try:
-            return await self._connection.take(n)
+            while not connection._receiver.waiting:
+                await connection._more()
         except Disconnected:
             return b""
+        return connection._receiver.take(n)
 
     async def readexactly(self, n: int) -> bytes:
-        """Return *n* octets; raises IncompleteReadError where they do not come."""
+        """Return *n* bytes; raise IncompleteReadError if the input ends before."""
         data = bytearray()
         while len(data) < n:
             if not (piece := await self.read(n - len(data))):
@@ -54,7 +62,7 @@ class Reader:
         return bytes(data)
 
     async def readuntil(self, separator: bytes = b"\n") -> bytes:
-        """Return what comes up to and with *separator*; raises IncompleteReadError."""
+        """Return the bytes up to and with *separator*; raise IncompleteReadError."""
         data = bytearray()
         while not data.endswith(separator):
             if len(data) > 65536:
@@ -65,7 +73,7 @@ class Reader:
         return bytes(data)
 
     async def readline(self) -> bytes:
-        """Return a line with its end, or what there is where the input ends before."""
+        """Return a line with its end, or the rest if the input ends before."""
         try:
             return await self.readuntil(b"\n")
         except asyncio.IncompleteReadError as error:
@@ -75,7 +83,7 @@ class Reader:
 class Writer:
     """Writes like an :class:`asyncio.StreamWriter` to a connection."""
 
-    def __init__(self, connection: Facades) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @property
@@ -84,7 +92,7 @@ class Writer:
 
     @_transport.setter
     def _transport(self, transport: asyncio.BaseTransport) -> None:
-        self._connection.switch_transport(transport)
+        _switch_transport(self._connection, transport)
 
     @property
     def transport(self) -> asyncio.BaseTransport | None:
@@ -92,7 +100,7 @@ class Writer:
         return self._connection.transport
 
     def write(self, data: bytes) -> None:
-        """Send *data* behind the replies that wait."""
+        """Send *data* after the replies that wait."""
         self._connection.send(data)
 
     def writelines(self, data: list[bytes]) -> None:
@@ -101,14 +109,15 @@ class Writer:
 
     async def drain(self) -> None:
         """Wait while the peer leaves too much unread."""
-        await self._connection.drain()
+        if self._connection._drained is not None:
+            await self._connection._drained
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.disconnect()
 
     def is_closing(self) -> bool:
-        """True where the connection is closed or about to be."""
+        """Return True if the connection is closed or about to be."""
         return self._connection.transport is None or self._connection.transport.is_closing()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
@@ -117,50 +126,50 @@ class Writer:
         return default if transport is None else transport.get_extra_info(name, default)
 
 
-class Facades(Connection):
-    """A connection with the private names of 1.4."""
+def _switch_transport(connection: Connection, transport: asyncio.BaseTransport) -> None:
+    """Go on with another transport, as a subclass's own STARTTLS wants; a session begins."""
+    if transport is not connection.session_transport:
+        connection._begin_session(transport)
 
-    __slots__ = ()
 
-    event_handler: Any
+def setting(name: str) -> Any:
+    """Return a property for one of the settings; setting it changes this connection alone."""
 
-    def switch_transport(self, transport: asyncio.BaseTransport) -> None:
-        """Go on with another transport, as a subclass's own STARTTLS wants; a session begins."""
-        if transport is not self.session_transport:
-            self._begin_session(transport)
+    def set_it(server: Any, value: Any) -> None:
+        # A subclass may set it before __init__(), which sets it anyway.
+        if (settings := getattr(server, "settings", None)) is not None:
+            server.settings = attrs.evolve(settings, **{name: value})
 
-    async def take(self, octets: int) -> bytes:
-        """Return at least one and at most *octets* octets of input. Raises Disconnected."""
-        while not len(self._receiver):
-            await self._more()
-        return self._receiver.take(octets)
+    return property(attrgetter(f"settings.{name}"), set_it)
 
-    def at_eof(self) -> bool:
-        """True where nothing waits and nothing will come."""
-        return (self._eof or self._lost) and not len(self._receiver)
 
-    async def drain(self) -> None:
-        """Wait while the peer leaves too much unread."""
-        if self._drained is not None:
-            await self._drained
+def _auth_callback_of(server: Any) -> Any:
+    return server.settings.auth_callback or auth.login_always_fail
 
-    @property
-    def _reader(self) -> Reader:
-        return Reader(self)
 
-    @property
-    def _writer(self) -> Writer:
-        return Writer(self)
+def _by_verb(server: Any, owner: Any, prefix: str) -> dict[str, Callable[..., Any]]:
+    return {name.removeprefix(prefix): getattr(owner, name) for name in hooks.names(owner, prefix)}
 
-    @property
-    def _handle_hooks(self) -> dict[str, Callable[..., Any]]:
-        """The handler's hooks by verb."""
-        handler = self.event_handler
-        names = hooks.names(handler, "handle_")
-        return {name.removeprefix("handle_"): getattr(handler, name) for name in names}
 
-    @property
-    def _smtp_methods(self) -> dict[str, Callable[..., Any]]:
-        """The methods of all verbs."""
-        names = hooks.names(self, "smtp_")
-        return {name.removeprefix("smtp_"): getattr(self, name) for name in names}
+NAMES: dict[str, Any] = {
+    "_reader": property(Reader),
+    "_writer": property(Writer),
+    "_handle_hooks": property(lambda server: _by_verb(server, server.event_handler, "handle_")),
+    "_smtp_methods": property(lambda server: _by_verb(server, server, "smtp_")),
+    "_auth_methods": property(auth.mechanisms),
+    "_authenticator": setting("authenticator"),
+    "_auth_callback": property(_auth_callback_of, setting("auth_callback").fset),
+    "_auth_required": setting("auth_required"),
+    "_auth_require_tls": setting("auth_require_tls"),
+    "_decode_data": setting("decode_data"),
+    "_timeout_duration": setting("timeout"),
+    "__ident__": setting("ident"),
+}
+"""The private names of 1.4; ``_handler_coroutine``, ``_tls_protocol``, ``_original_transport`` and
+the methods that programs override are the house's own."""
+
+
+def take_in(server: type) -> None:
+    """Give a class the private names of 1.4."""
+    for name, attribute in NAMES.items():
+        setattr(server, name, attribute)

@@ -1,8 +1,8 @@
 """One connection: its driver task, its replies, its TLS switch.
 
-A task per connection takes the command lines that the :class:`Receiver` holds and runs the
-method of each verb; a running command reads from the same receiver. Only "nothing has arrived",
-"the peer does not read" and what handlers await suspend the task.
+A task for each connection takes the command lines that the :class:`Receiver` holds and runs the
+method of each verb. A running command reads from the same receiver. Three things alone suspend
+the task: nothing has arrived, the peer does not read, or a handler awaits something.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from operator import attrgetter
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.engine.registry import Shared
+from aiosmtpd.engine.observer import Watch
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter
@@ -24,20 +25,27 @@ from aiosmtpd.protocol.receiver import LINE_FLOOD, TLS_HANDSHAKE, LineFlood, Lin
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope, Session
 
+if TYPE_CHECKING:
+    from aiosmtpd.engine.registry import Registry
+    from aiosmtpd.protocol.settings import Settings
+
 log = logging.getLogger("mail.log")
 
 VANISHED_GRACE = 2.0
 """Seconds that a running hook gets when its client has gone."""
 
 CLOSE_NOTIFY = 2.0
-"""Seconds that a client in TLS has to take leave of a server that closes."""
+"""Seconds that a TLS client has to answer the close of the server."""
 
 SLOW_HOOK = 0.1
-"""Seconds of the event loop that one command may take before the log says so."""
+"""Seconds for which one command may block the event loop before the log says so."""
+
+LONG_LINE = 340
+"""Bytes of a command line that no line limit below this lets the fast path take."""
 
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
-"""What a connection may run of what it has sent before the others have their turn."""
+"""How much of what it has sent a connection may run before the others have their turn."""
 
 
 class Disconnected(ConnectionResetError):
@@ -53,35 +61,51 @@ def handshake_timeout(timeout: float, limits: Limits) -> float:
     return min(timeout, limits.handshake_timeout or timeout)
 
 
+class _EnvelopeOnDemand:
+    """The mail transaction, made when it is first asked for: 400 bytes less per idle connection.
+
+    The envelope is then an attribute of the connection, found without this descriptor.
+    """
+
+    def __get__(self, connection: Connection | None, kind: type | None = None) -> Envelope:
+        if connection is None or connection.session is None:
+            return None  # type: ignore[return-value]
+        connection.envelope = envelope = connection._create_envelope()
+        return envelope
+
+
 class Connection(Wire):
-    """Bytes in, commands run, replies out. What the commands are is for subclasses to say."""
+    """Bytes in, commands run, replies out. Subclasses say what the commands are."""
 
     # fmt: off
     __slots__ = (
-        "_between_commands", "_closing", "_commits", "_data_begun", "_end", "_end_due",
-        "_envelope", "_eof", "_interrupted", "_last_status", "_meter", "_original_transport",
-        "_reading_paused", "_reason", "_receiver", "_session_id", "_session_timer", "_stopping",
-        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "limits", "session",
-        "session_transport", "shared",
+        "__dict__", "__weakref__", "_at_rest", "_closing", "_commits", "_end", "_end_due", "_eof",
+        "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
+        "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_taken",
+        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry", "session",
+        "session_transport",
     )
     # fmt: on
 
     line_length_limit = 1001
 
+    limits: Limits = property(attrgetter("settings.limits"))  # type: ignore[assignment]
+    envelope: Envelope = _EnvelopeOnDemand()  # type: ignore[assignment]
+
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, timeout: float, shared: Shared | None, limits: Limits
+        self, loop: asyncio.AbstractEventLoop, settings: Settings, registry: Registry | None
     ) -> None:
-        super().__init__(loop, timeout)
-        self.shared = shared
-        self.limits = limits
-        self._meter = Meter(limits)
+        super().__init__(loop, settings)
+        self.registry = registry
+        self._meter = Meter(settings.limits)
         self.session_transport: asyncio.BaseTransport | None = None
-        # None until connection_made(), before which no method of ours runs; the envelope too.
+        # None until connection_made(): before that, none of our methods runs.
         self.session: Session = None  # type: ignore[assignment]
-        self._envelope: Envelope | None = None
         self._receiver = Receiver()
         self._last_status: str | bytes = ""
-        self._closing = self._between_commands = self._data_begun = False
+        # A command that was parsed already: the driver runs it next.
+        self._taken: tuple[Callable[..., Awaitable[None]], str] | None = None
+        self._closing = self._at_rest = False
         self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
         self._commits, self._end_due = 0, False
@@ -93,7 +117,7 @@ class Connection(Wire):
         self._reason = ""
         self._session_id = ""
 
-    # What subclasses say.
+    # Subclasses say what these do.
 
     def _create_session(self) -> Session:
         return Session(self.loop)
@@ -101,57 +125,68 @@ class Connection(Wire):
     def _create_envelope(self) -> Envelope:
         return Envelope()
 
-    @property
-    def envelope(self) -> Envelope:
-        """The transaction; made when it is asked for, 400 octets that no idle connection has."""
-        if self._envelope is None and self.session is not None:
-            self._envelope = self._create_envelope()
-        return self._envelope
-
-    @envelope.setter
-    def envelope(self, value: Envelope) -> None:
-        self._envelope = value
-
     def _renew_envelope(self) -> None:
-        # At once where a program makes its own: it may count on when it does.
-        own = type(self)._create_envelope is not Connection._create_envelope
-        self._envelope = self._create_envelope() if own else None
+        """Begin a new transaction."""
+        if type(self)._create_envelope is not Connection._create_envelope:
+            # A program's own method may rely on when it is called, so call it now.
+            self.envelope = self._create_envelope()
+            return
+        try:
+            del self.envelope
+        except AttributeError:
+            # None has been asked for.
+            pass
 
     async def _greet(self) -> None:
+        """Send the greeting, or whatever comes before the first command."""
         raise NotImplementedError
 
-    async def _execute(self, line: bytes) -> None:
+    def _execute(self, line: bytes) -> Coroutine[Any, Any, None]:
+        """Run one command."""
         raise NotImplementedError
+
+    def _take_at_once(self, data: bytes) -> bytes | None:
+        """Run the commands that need no task, of those that *data* begins with; return the rest.
+
+        Called while the driver is at rest. Returns None if the driver has nothing to do now, and
+        leaves its next command in ``_taken`` if that is parsed already.
+        """
+        return data
 
     async def handle_exception(self, error: Exception) -> str:
         """Return the reply to a command that raised *error*."""
         raise NotImplementedError
 
     async def _tls_established(self) -> None:
-        """Take note of a finished STARTTLS handshake; session and envelope are new."""
+        """Called when a STARTTLS handshake has ended; session and envelope are new."""
 
     def _blocked(self, seconds: float) -> None:
-        """Take note that nobody else was served for so long."""
+        """Called after a run that blocked the event loop for *seconds*."""
 
     def _farewell(self) -> Coroutine[Any, Any, None] | None:
-        """Return what is left to do when connection and driver have ended; None in the end."""
+        """Return a coroutine to run after connection and driver have ended; None in the end."""
         raise NotImplementedError
 
     # The life of a connection.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin a session: once at connecting and, by our own call, once more behind STARTTLS."""
+        """Begin a session: once when a client connects, and again (our own call) after STARTTLS."""
         self._begin_session(transport)
         if self._handler_coroutine is not None:
             return
-        if self.shared is not None:
-            self.shared.connections.add(self)
+        if self.registry is not None:
+            self.registry.connections.add(self)
         if self.limits.session_timeout is not None:
             self._session_timer = self.loop.call_later(
                 self.limits.session_timeout, self.shut_down, replies.TIMED_OUT
             )
         self._reset_timeout()
-        # With a name, for each would be given one of its own, of 60 octets.
+        if self.settings.observers:
+            self._watch = Watch(self, self.settings.observers)
+            self._watch.began()
+            if self._tls_protocol is not None:
+                self._tell_of_tls(self._watch)
+        # A fixed name: asyncio would generate one for each task, 60 bytes.
         self._handler_coroutine = self.loop.create_task(self._handle_client(), name="SMTP client")
 
     def _begin_session(self, transport: Any) -> None:
@@ -173,7 +208,7 @@ class Connection(Wire):
             }
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Take note that the connection is gone; a running hook gets two seconds to end."""
+        """Note that the connection is gone; a running hook gets two seconds to end."""
         self._lost = self._closing = True
         self.transport = None
         self._cancel_timers()
@@ -182,6 +217,9 @@ class Connection(Wire):
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
+        if self._watch is not None:
+            self._watch.interrupt(self._handler_coroutine)
+            self._watch.ended(self._reason)
         self.resume_writing()
         self._wakeup.wake()
         driver = self._handler_coroutine
@@ -192,16 +230,19 @@ class Connection(Wire):
             driver.add_done_callback(self._leave)
 
     def eof_received(self) -> bool | None:
-        """Serve what has arrived before a half-close; over TLS the loop closes the connection."""
+        """Serve what came before a half-close; in TLS the event loop closes the connection."""
         self._eof = True
         if not self._wakeup.waiting and not self._receiver.has_line():
-            # Nobody asks for more, and a client that waits for a reply so is rare: it has gone.
+            # A command runs, and no complete line is buffered. Few clients half-close and still
+            # wait for a reply: treat this one as gone.
             self._end_soon()
+        if self._watch is not None:
+            self._watch.interrupt(self._handler_coroutine)
         self._wakeup.wake()
         return self._tls_protocol is None
 
     def _end_soon(self) -> None:
-        """Give a running hook a little time; it is cancelled then."""
+        """Give a running hook a little time; then it is cancelled."""
         driver = self._handler_coroutine
         if driver is not None and not driver.done():
             self.loop.call_later(VANISHED_GRACE, self._end_hook, driver)
@@ -213,10 +254,10 @@ class Connection(Wire):
 
     @asynccontextmanager
     async def committed(self) -> AsyncIterator[None]:
-        """Let what is inside end, though the client has gone: limits.md L33.
+        """Protect the block from cancellation when the client disconnects.
 
-        For a hook that has handed the message over, or is about to: a client that vanishes gives
-        a hook two seconds, then it is cancelled, but not here.
+        For a hook that has handed the message over, or is about to: if a client vanishes, a hook
+        has two seconds and is then cancelled, but not in this block.
         """
         self._commits += 1
         try:
@@ -224,7 +265,7 @@ class Connection(Wire):
         finally:
             self._commits -= 1
             if self._end_due:
-                # The time is over, but its reply may still be sent.
+                # The grace period ended in the block: start another, so that the reply can be sent.
                 self._end_soon()
 
     def _leave(self, _: object = None) -> None:
@@ -235,14 +276,14 @@ class Connection(Wire):
             self._handler_coroutine = self.loop.create_task(farewell)
             self._handler_coroutine.add_done_callback(self._leave)
             return
-        if self.shared is not None:
-            self._leave_shared(self.shared)
+        if self.registry is not None:
+            self._leave_registry(self.registry)
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
 
-    def _leave_shared(self, shared: Shared) -> None:
-        """Take note that the server has a connection less."""
-        shared.connections.discard(self)
+    def _leave_registry(self, registry: Registry) -> None:
+        """Count this connection no longer."""
+        registry.connections.discard(self)
 
     def ended(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection and its task have ended."""
@@ -256,6 +297,8 @@ class Connection(Wire):
         self._stopping = reply
         if self._wakeup.waiting:
             self.disconnect(reply)
+        elif self._watch is not None:
+            self._watch.interrupt(self._handler_coroutine)
 
     def abort(self) -> None:
         """End the connection and its task now."""
@@ -265,25 +308,30 @@ class Connection(Wire):
             self._handler_coroutine.cancel()
 
     def disconnect(self, reply: str | None = None) -> None:
-        """Send *reply* and close; the command may still end. Raises ValueError for no reply."""
+        """Send *reply* and close. The running command may still end.
+
+        Raises ValueError if *reply* does not begin with a reply code.
+        """
         if reply is not None:
             reply = replies.from_hook(reply)
+            if self._watch is not None:
+                self._watch.reply(reply)
             self.send(self._octets(reply))
         self._reason = self._reason or reply or "closed by the server"
         self._close()
+        self._wakeup.wake()
 
     def _close(self) -> None:
         self._closing = True
         self._flush()
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
-            # close() waits for ever for a peer that does not read: limits.md L3. In TLS it waits
-            # half a minute for the peer's close_notify.
+            # close() waits for ever for a peer that does not read (docs/explain/threat-model,
+            # "slow reader"). In TLS it waits half a minute for the peer's close_notify.
             if self.transport.get_write_buffer_size():
                 self._cut_off_later()
             elif self._tls_protocol:
                 self._cut_off_later(CLOSE_NOTIFY)
-        self._wakeup.wake()
 
     # The driver.
 
@@ -292,35 +340,51 @@ class Connection(Wire):
             await self._greet()
             await self._refuse_tls()
             while not self._closing:
-                # It rests here: running commands has a coroutine of its own, 270 octets.
+                # Wait here: in _run_commands() a suspended coroutine more would cost 270 bytes
+                # per idle connection.
                 if await self._run_commands():
-                    await self._rest()
+                    self._at_rest = not self._receiver.waiting
+                    await self._more()
+                    self._at_rest = False
         except Disconnected:
             pass
         except Refused as refused:
-            # handle_PROXY's.
+            # From handle_PROXY.
             self.disconnect(refused.reply)
         except Exception as error:
-            # Nothing can be answered here: the greeting has failed, or the error's own handling.
+            # Nothing can be answered here: the greeting failed, or the handling of an error.
             await self.handle_exception(error)
+        except GeneratorExit:
+            # The program has abandoned the event loop, and nothing can be sent in it.
+            self.transport = None
+            raise
         finally:
+            # Without waking the driver, which runs.
             self._close()
 
     async def _refuse_tls(self) -> None:
-        """Tell a client that begins with a TLS handshake that it will not have one."""
-        while not len(self._receiver) and not self._closing:
+        """Refuse a client that begins with a TLS handshake on a port without TLS."""
+        while not self._receiver.waiting and not self._closing:
             await self._more()
         if self._receiver.starts_with(TLS_HANDSHAKE):
             self.disconnect(replies.TLS_ON_PLAIN_PORT)
 
     async def _run_commands(self) -> bool:
-        """Run what the client has sent; False where a command failed, or interrupts."""
+        """Run what the client has sent; return False if a command failed, or interrupts."""
         commands, turn_ends = 0, monotonic() + TURN_SECONDS
         try:
             while not (self._closing or self._interrupted):
-                if (step := self._next()) is None:
+                if self._taken is not None:
+                    (run, argument), self._taken = self._taken, None
+                    self._client_is_active = True
+                    await run(argument)
+                elif not self._receiver.waiting:
                     return True
-                await step
+                else:
+                    line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
+                    if line is None:
+                        return True
+                    await self._execute(line)
                 commands += 1
                 if commands >= TURN_COMMANDS or monotonic() >= turn_ends:
                     await self._give_way()
@@ -334,39 +398,31 @@ class Connection(Wire):
         except Disconnected:
             raise
         except TLSSetupException as error:
-            # The handler is told; there is nobody to send its answer to.
+            # Report it to handle_exception(); its reply is discarded, the connection is gone.
             self._closing = True
             await self.handle_exception(error)
         except Exception as error:
             await self._answer(await self.handle_exception(error))
         return False
 
-    def _next(self) -> Awaitable[None] | None:
-        """Return what is to run next; None where it has not come."""
-        line = self._receiver.line(self.line_length_limit or LINE_FLOOD)
-        return None if line is None else self._execute(line)
-
     async def _give_way(self) -> None:
-        """Let other connections have their turn, whatever this one has sent: limits.md L17."""
+        """Let other connections have their turn, however much this one has sent."""
         if self._stopping is not None:
             self.disconnect(self._stopping)
         await asyncio.sleep(0)
 
-    def _rest(self) -> Awaitable[None]:
-        """Wait for the next command."""
-        return self._more()
-
     def _more(self) -> Awaitable[None]:
-        """Wait until there may be more from the client, all replies out. Raises Disconnected.
+        """Wait until there may be more from the client, all replies sent. Raises Disconnected.
 
-        No coroutine: that would be 200 octets of each idle connection.
+        Not a coroutine: that would cost 200 bytes per idle connection.
         """
         self._flush()
         if self._client_is_active:
             self._client_is_active = False
             self._reset_timeout()
         if self._drained is not None:
-            # Meanwhile more may come, of which nobody would tell.
+            # Data may arrive while writing is paused, without a wake-up: return so that the caller
+            # checks the receiver again.
             return self._drained
         if self._stopping is not None and not self._closing:
             self.disconnect(self._stopping)
@@ -379,7 +435,18 @@ class Connection(Wire):
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket gave, and let the driver run if it waits for it."""
-        self._receiver.feed(data)
+        if (
+            self._at_rest
+            and self._wakeup.waiting
+            and self._drained is None
+            and not 0 < (self.line_length_limit or 0) < LONG_LINE
+        ):
+            if (rest := self._take_at_once(data)) is None:
+                return
+            data = rest
+        self._at_rest = False
+        if data:
+            self._receiver.feed(data)
         if self._wakeup.waiting:
             began = monotonic()
             # Replies of this run leave in one write, when it comes to rest.
@@ -401,7 +468,7 @@ class Connection(Wire):
     async def push(self, status: str | bytes) -> None:
         """Send a reply: *status* as it is and one CRLF.
 
-        Waits only while the peer leaves too much unread. Raises ConnectionResetError where the
+        Waits only while the peer leaves too much unread. Raises ConnectionResetError if the
         connection is lost.
         """
         if self._lost:
@@ -410,12 +477,20 @@ class Connection(Wire):
         if isinstance(status, Reply):
             if status.code >= 500:
                 self._meter.count_error()
-            # Without a call more for the server's own replies, which most are.
-            self.send(self._octets(status) if self._with_codes else status.octets)
+            # Without one more call for the server's own replies, which most are.
+            octets = self._octets(status) if self._with_codes else status.octets
         else:
             if status[:1] in ("5", b"5"):
                 self._meter.count_error()
-            self.send(replies.octets(status))
+            octets = replies.octets(status)
+        if self._watch is not None:
+            self._watch.reply(status)
+            if self._watch.deliver is not None:
+                await self._watch.send_reply(octets)
+                if self._closing:
+                    raise Disconnected
+                return
+        self.send(octets)
         if self._drained is not None:
             await self._drained
 
@@ -426,14 +501,18 @@ class Connection(Wire):
 
     async def _answer(self, status: Any) -> None:
         """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
-        reply = replies.from_hook(status)
+        if type(status) is str and len(status) < replies.LINE_OCTETS:
+            # Most answers come again and again: remembered, which takes no call.
+            reply = replies.known(status)
+        else:
+            reply = replies.from_hook(status)
         if not self._closing:
             await self.push(reply)
         if reply.code == 421:
             self._end_with(reply)
 
     def _end_with(self, reply: Reply) -> None:
-        """Close the connection behind a reply that has been pushed."""
+        """Close the connection after a reply that has been pushed."""
         self._reason = self._reason or reply
         self.disconnect()
 
@@ -446,7 +525,7 @@ class Connection(Wire):
     async def _start_tls(
         self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
     ) -> None:
-        """Switch to TLS: RFC 3207. Raises TLSSetupException where the handshake fails."""
+        """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails."""
         if not isinstance(context, ssl.SSLContext) and callable(context):
             context = context()
         await go_ahead
@@ -463,18 +542,26 @@ class Connection(Wire):
                 self,
                 context,
                 server_side=True,
-                ssl_handshake_timeout=handshake_timeout(self._timeout_duration, self.limits),
+                ssl_handshake_timeout=handshake_timeout(self.settings.timeout, self.limits),
             )
             if transport is None:
                 raise ConnectionResetError("connection lost in the TLS handshake")
         except BaseException as error:
             self._reason = f"TLS handshake failed: {error}"
+            if self._watch is not None:
+                self._watch.tls(str(error) or type(error).__name__, None)
             self._lose_soon()
             if isinstance(error, TimeoutError | OSError):
                 raise TLSSetupException from error
             raise
         self.connection_made(transport)
+        if self._watch is not None:
+            self._tell_of_tls(self._watch)
         await self._tls_established()
+
+    def _tell_of_tls(self, watch: Watch) -> None:
+        cipher = (self.session.ssl or {}).get("cipher")
+        watch.tls("ok", cipher[1] if cipher else None)
 
     @property
     def session_id(self) -> str:

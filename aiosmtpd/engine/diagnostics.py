@@ -1,16 +1,19 @@
-"""What we say to the programs that use us: mistakes that would otherwise be silent.
+"""Log warnings about likely mistakes in handlers and subclasses, once for each class.
 
-In the log and not by ``warnings``, for many programs run with ``-W error``; once for each class.
+They go to the log and not to ``warnings``: many programs run with ``-W error``.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable
-from inspect import isclass, signature
+from collections.abc import Callable, Iterable
+from inspect import Parameter, Signature, isclass, signature
 from typing import Any
 from weakref import WeakKeyDictionary
+
+from aiosmtpd.protocol.limits import DEFAULT_LIMITS
+from aiosmtpd.protocol.settings import DEFAULT_SETTINGS, NAMES, Settings
 
 log = logging.getLogger("mail.log")
 
@@ -35,7 +38,7 @@ HOOKS = (
 )
 _BY_LOWER_CASE = {name.lower(): name for name in HOOKS}
 _NEIGHBOURS = {"handle_message", "handle_error"}
-"""Names that are near to a hook's and mean something else."""
+"""Names that are close to a hook's and mean something else."""
 
 
 def _closest(name: str, known: Iterable[str], likeness: float) -> str | None:
@@ -55,7 +58,7 @@ def warn_once(about: type, topic: str, text: str) -> None:
 
 
 def look_over(server: Any) -> None:
-    """Warn of hooks of the server's handler that nobody will call, once for each class."""
+    """Warn of methods of the handler that look like hooks and are never called."""
     handler = server.event_handler
     kind = handler if isclass(handler) else type(handler)
     if kind in _said:
@@ -63,7 +66,7 @@ def look_over(server: Any) -> None:
     _said[kind] = set()
     if isclass(handler) and any(callable(getattr(handler, name, None)) for name in HOOKS):
         log.warning("the handler is the class %s itself: make an instance of it?", kind.__name__)
-    # A server's own commands may have hooks of their own.
+    # The commands of a subclass may have hooks of their own.
     own = {name.replace("smtp_", "handle_", 1) for name in dir(server)}
     for name in dir(kind):
         if not name.lower().startswith("handle") or name in own | {*HOOKS} | _NEIGHBOURS:
@@ -74,35 +77,40 @@ def look_over(server: Any) -> None:
 
 
 def warn_of_lacking(handler: type, hook: str, status: Any, line: str) -> None:
-    """Say that a hook accepts what nobody keeps."""
+    """Warn of a hook that accepts an address and does not keep it."""
     if str(status).startswith("250"):
         warn_once(handler, hook, f"{handler.__name__}.{hook} answered 250 without `{line}`")
 
 
 def warn_of_blocking(handler: type, hook: str, seconds: float) -> None:
-    """Say that a hook keeps the event loop, and every other client, waiting."""
+    """Warn of a hook that blocks the event loop, and so every other client."""
     name = f"{handler.__name__}.{hook}"
-    text = f"{name} kept the event loop for {seconds:.1f} s: await, or make it a plain def"
+    text = f"{name} blocked the event loop for {seconds:.1f} s: await, or make it a plain def"
     warn_once(handler, f"slow {hook}", text)
 
 
-def warn_of_clear_auth() -> None:
-    """Warn of passwords that may travel in the clear."""
-    text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
-    warnings.warn(text, stacklevel=3)
-    log.warning(text)
+def look_at_settings(server: type, settings: Settings) -> None:
+    """Warn of passwords in the clear, and of an authenticator that rejects no mail."""
+    if settings.auth_required and not settings.auth_require_tls:
+        text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
+        warnings.warn(text, stacklevel=3)
+        log.warning(text)
+    elif (settings.authenticator or settings.auth_callback) and not settings.auth_required:
+        text = "an authenticator is set but not auth_required: mail is accepted without AUTH too"
+        warn_once(server, "auth_required", text)
 
 
-def warn_of_optional_auth(server: type) -> None:
-    """Say that an authenticator alone keeps nobody out."""
-    text = "an authenticator is set, and auth_required is not: mail is accepted without AUTH too"
-    warn_once(server, "auth_required", text)
+def _default(name: str) -> Any:
+    return getattr(DEFAULT_SETTINGS, name, getattr(DEFAULT_LIMITS, name, None))
 
 
-def unexpected(function: Any, names: Iterable[str], also: Iterable[str]) -> TypeError:
-    """Return the error for keyword arguments that *function*, with those it has *also*, lacks."""
-    name = min(names)
-    known = [*signature(function).parameters, *also]
-    near = _closest(name, known, 0.6)
-    hint = f". Did you mean {near!r}?" if near else ""
-    return TypeError(f"SMTP.__init__() got an unexpected keyword argument {name!r}{hint}")
+def signature_of(constructor: Callable[..., Any]) -> Signature:
+    """Return a signature that lists the keywords of the settings with their defaults."""
+    known = signature(constructor).parameters
+    shown = {"auth_exclude_mechanism": None, "extensions": "classic", "ident": None}
+    keywords = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=shown.get(name, _default(name)))
+        for name in NAMES
+    ]
+    before = [one for one in known.values() if one.kind is not Parameter.VAR_KEYWORD]
+    return Signature([*before, *keywords])

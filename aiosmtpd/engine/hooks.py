@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
-
-from aiosmtpd.engine.worker import in_worker
+from contextvars import copy_context
+from typing import Any, TypeVar
 
 Hook = Callable[..., Any]
+T = TypeVar("T")
 
 
 def find(handler: Any, name: str) -> Hook | None:
@@ -64,3 +65,13 @@ async def call(handler: Any, hook: Hook, *args: Any) -> Any:
     if isinstance(result, Awaitable):
         return await result
     return result
+
+
+def in_worker(function: Callable[..., T], *args: object) -> Awaitable[T]:
+    """Run a plain function in a worker thread of the running loop's executor; return its result.
+
+    The program that stops the loop ends the threads with ``loop.shutdown_default_executor()``.
+    """
+    # As asyncio.to_thread(), without its coroutine and its partial().
+    run = copy_context().run
+    return asyncio.get_running_loop().run_in_executor(None, run, function, *args)

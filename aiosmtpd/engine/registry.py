@@ -1,18 +1,28 @@
-"""What the connections of one server have in common."""
+"""The connections of one server: how many there are, and how they end."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aiosmtpd.protocol.limits import Crowd
 
-if TYPE_CHECKING:
-    from aiosmtpd.engine.connection import Connection
+
+class Member(Protocol):
+    """A connection, as the registry knows it."""
+
+    def shut_down(self) -> None:
+        """End now if the client is waited for, else after the running command."""
+
+    def abort(self) -> None:
+        """End now."""
+
+    def ended(self) -> asyncio.Future[None]:
+        """Return a future that is done when the connection and its task have ended."""
 
 
 def _descriptors() -> int | None:
-    """Return how many file descriptors this process may have; None where nobody says."""
+    """Return how many file descriptors this process may have; None if that is unknown."""
     try:
         import resource  # not on Windows
     except ImportError:  # pragma: no cover
@@ -21,11 +31,11 @@ def _descriptors() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-class Shared:
-    """The connections of one server, to count them and to end them."""
+class Registry:
+    """The open connections of one server, to count them and to end them."""
 
     def __init__(self) -> None:
-        self.connections: set[Connection] = set()
+        self.connections: set[Member] = set()
         self.crowd = Crowd(_descriptors())
         self.stopping = False
 

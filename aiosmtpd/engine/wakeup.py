@@ -1,9 +1,9 @@
-"""What the driver awaits while its client is silent."""
+"""The wait of the driver while its client is silent."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import Any
 
@@ -12,9 +12,10 @@ class Wakeup:
     """A future that can be awaited again and again, and whose result runs the task at once.
 
     An :class:`asyncio.Future` takes a turn of the event loop to wake its task, about 10 µs for
-    each command. This one speaks the same protocol (``_asyncio_future_blocking`` is what makes
-    a future, see :func:`asyncio.isfuture`), but :meth:`wake` steps the task directly where no
-    other task is running: the task stays a real one, with its own context.
+    each command. This one speaks the same protocol (``_asyncio_future_blocking`` makes an object a
+    future, see :func:`asyncio.isfuture`; ``_loop`` is asked for, as there is no ``get_loop``), but
+    :meth:`wake` steps the task directly if no other task is running. The task stays a real one,
+    with its own context.
     """
 
     # fmt: off
@@ -34,33 +35,22 @@ class Wakeup:
         self._context: Context | None = None
         self._cancelled = False
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        self._callback = None
-        # Itself, for a generator would be 200 octets of each idle connection.
-        return self  # type: ignore[return-value]
-
-    def __next__(self) -> Wakeup:
-        if self._callback is not None:
-            raise StopIteration
+    def __await__(self) -> Iterator[Wakeup]:
         self._asyncio_future_blocking = True
-        return self
+        # An iterator in C: a generator would cost 200 bytes per idle connection, and a call.
+        return iter((self,))
 
     def wake(self) -> None:
-        """Let the waiting task go on: now, or soon where another task is running."""
-        callback, context = self._callback, self._context
-        if not self.waiting or callback is None or context is None:
+        """Let the waiting task go on: now, or soon if another task is running."""
+        if not self.waiting or self._callback is None or self._context is None:
             return
         self.waiting = False
         if asyncio.current_task(self._loop) is None:
-            context.run(callback, self)
+            self._context.run(self._callback, self)
         else:
-            self._loop.call_soon(callback, self, context=context)
+            self._loop.call_soon(self._callback, self, context=self._context)
 
-    # The rest is what a task asks of whatever it awaits.
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Return the loop whose tasks may await this."""
-        return self._loop
+    # The rest is the part of a future that a task calls.
 
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
@@ -70,17 +60,16 @@ class Wakeup:
         self.waiting = True
 
     def result(self) -> None:
-        """Return nothing, or raise CancelledError where the waiting task was cancelled."""
+        """Return nothing; raise CancelledError if the waiting task was cancelled."""
         if self._cancelled:
             self._cancelled = False
             raise asyncio.CancelledError
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the wait of the task; return whether there was one."""
-        callback = self._callback
-        if not self.waiting or callback is None:
+        if not self.waiting or self._callback is None:
             return False
         self.waiting = False
         self._cancelled = True
-        self._loop.call_soon(callback, self, context=self._context)
+        self._loop.call_soon(self._callback, self, context=self._context)
         return True

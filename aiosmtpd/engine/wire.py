@@ -1,59 +1,66 @@
-"""The wire: octets in through one buffer, octets out in few writes, flow control, the timer."""
+"""The wire: bytes in through one buffer, bytes out in few writes, flow control, the timer."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from aiosmtpd.engine.wakeup import Wakeup
 
-READ_OCTETS = 131_072
-"""The most that is read at once: asyncio takes twice as much, which is no faster."""
+if TYPE_CHECKING:
+    from aiosmtpd.engine.observer import Watch
+    from aiosmtpd.protocol.settings import Settings
+
+READ_SIZE = 131_072
+"""The most bytes that one read takes: asyncio takes twice as many, which is no faster."""
 
 HIGH_WATER = 65536
-"""Octets of input that may wait for a busy command, and of replies that may wait for each other."""
+"""Bytes of input that may wait for a busy command, and of replies that may wait for each other."""
 
 SLOW_READER = 60.0
-"""Seconds that a peer may leave our replies unread; less where ``timeout`` is."""
+"""Seconds that a peer may leave our replies unread; less if ``timeout`` is less."""
 
 LONGEST_SLEEP = 150.0
-"""Seconds until the timer looks at the deadline, at most: less than mail data is waited for, or
-each message would arm it anew (8 µs)."""
+"""Seconds until the timer looks at the deadline, at most. It is shorter than the patience with
+mail data, or each message would arm the timer anew (8 µs)."""
 
 
 class _Buffer(threading.local):
-    """Each thread has its own: several event loops read at the same time."""
+    """One buffer for each thread: several event loops read at the same time."""
 
     def __init__(self) -> None:
-        # A view, for TLS reads into slices of it.
-        self.view = memoryview(bytearray(READ_OCTETS))
+        # A view: the event loop's TLS layer reads into slices of it.
+        self.view = memoryview(bytearray(READ_SIZE))
 
 
 _buffer = _Buffer()
 
 
 class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
-    """What a connection is below its commands.
+    """The lowest part of a connection: it knows bytes, time and the transport.
 
-    Octets are read through the thread's buffer. Where the event loop makes the bytes itself, it
-    asks for 256 KiB and gives most of it back at each read: up to 12 page faults, 100 µs, for each
-    short connection. The buffer is never in use from one call to the next: every loop calls
-    :meth:`buffer_updated` as soon as it has read.
+    Bytes are read through the thread's buffer. If the event loop makes the bytes itself, it asks
+    for 256 KiB and gives most of it back at each read: up to 12 page faults, 100 µs, for each
+    short connection. No call leaves the buffer in use: every loop calls :meth:`buffer_updated` as
+    soon as it has read.
     """
 
-    # Slots, for an idle connection is to be small: a dict of this many names takes 2 KB.
+    # Slots keep an idle connection small: a dict of this many names takes 2 KB.
     # fmt: off
     __slots__ = (
         "_client_is_active", "_corked", "_deadline", "_drained", "_handler_coroutine", "_lost",
-        "_out", "_slow_reader", "_timeout_duration", "_timer", "_timer_due", "_wakeup", "loop",
+        "_out", "_slow_reader", "_timer", "_timer_due", "_wakeup", "_watch", "loop", "settings",
         "transport",
     )
     # fmt: on
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, settings: Settings) -> None:
         self.loop = loop
+        self.settings = settings
         self.transport: asyncio.Transport | None = None
+        self._watch: Watch | None = None
         self._wakeup = Wakeup(loop)
         self._handler_coroutine: asyncio.Task[None] | None = None
         self._lost = False
@@ -61,16 +68,15 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._corked = False
         self._drained: asyncio.Future[None] | None = None
         self._slow_reader: asyncio.TimerHandle | None = None
-        self._timeout_duration = timeout
         self._client_is_active = False
         self._deadline = self._timer_due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def _lose_soon(self) -> None:
-        """See to it that ``connection_lost`` is called, once.
+        """Make sure that ``connection_lost`` is called, once.
 
-        Where a TLS handshake is broken off by time, by a reset or by ourselves, the event loop's
-        TLS layer does not call it; in all other cases it has, a turn before this.
+        If a TLS handshake is broken off by a timeout, by a reset or by the server, the event
+        loop's TLS layer does not call it. In all other cases it has, one turn before this.
         """
 
         def lose() -> None:
@@ -82,37 +88,42 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
     # In.
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Give the loop what to read into."""
+        """Give the event loop the buffer to read into."""
         return _buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read."""
+        """Take the bytes that were read."""
         self.data_received(bytes(_buffer.view[:nbytes]))
 
     # Out.
 
     def send(self, data: bytes) -> None:
-        """Send octets behind those that wait to be sent."""
-        if not self._out and not self._corked and self._handler_coroutine is not None:
+        """Send bytes, after those that wait to be sent."""
+        if self._out or self._watch is not None:
+            self._hold(data)
+            if len(self._out) > HIGH_WATER:
+                self._flush()
+            return
+        if not self._corked and self._handler_coroutine is not None:
             # Whatever the running command awaits next, its replies are not held back.
             self.loop.call_soon(self._flush)
-        self._hold(data)
-        if len(self._out) > HIGH_WATER:
-            self._flush()
+        # Most replies are alone: no copy, and nothing to keep while the client is silent.
+        self._out = data
 
     def _hold(self, data: bytes) -> None:
-        """Put octets behind those that the next _flush() sends."""
+        """Put bytes after those that the next _flush() sends."""
+        if self._watch is not None:
+            self._watch.sent(data)
         if not self._out:
-            # Alone, as most replies are: no copy, and nothing to keep while the client is silent.
             self._out = data
             return
         if not isinstance(self._out, bytearray):
             self._out = bytearray(self._out)
         self._out += data
 
-    def _send_now(self, data: bytes) -> None:
-        """Send octets behind those that wait, and them too."""
-        if self._out or self.transport is None:
+    def send_now(self, data: bytes) -> None:
+        """Send bytes at once, after those that wait."""
+        if self._out or self.transport is None or self._watch is not None:
             self._hold(data)
             self._flush()
         else:
@@ -125,14 +136,14 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
                 self.transport.write(out)
 
     def pause_writing(self) -> None:
-        """Hold the driver: the peer does not read. It is cut off if it goes on with that."""
+        """Hold the driver: the peer does not read. If that goes on, the peer is cut off."""
         self._drained = self.loop.create_future()
         self._cut_off_later()
 
     def _cut_off_later(self, seconds: float = SLOW_READER) -> None:
         if self.transport is not None and self._slow_reader is None:
             self._slow_reader = self.loop.call_later(
-                min(self._timeout_duration, seconds), self.transport.abort
+                min(self.settings.timeout, seconds), self.transport.abort
             )
 
     def resume_writing(self) -> None:
@@ -144,13 +155,13 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    # The timer: one for a connection, re-armed lazily, for a new deadline is only a number.
+    # The timer: one for each connection, armed lazily. A new deadline is only a number.
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Give the client *duration* seconds from now, by default ``timeout``."""
         if self._lost:
             return
-        self._deadline = monotonic() + (self._timeout_duration if duration is None else duration)
+        self._deadline = monotonic() + (self.settings.timeout if duration is None else duration)
         if self._timer is None or self._timer_due > self._deadline:
             if self._timer is not None:
                 self._timer.cancel()
@@ -168,7 +179,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         elif self._wakeup.waiting:
             self._timeout_cb()
         else:
-            # A hook is running: it is the server that is slow, not the client.
+            # A hook is running: the server is slow, not the client.
             self._reset_timeout()
 
     def _timeout_cb(self) -> None:

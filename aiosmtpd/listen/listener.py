@@ -20,7 +20,7 @@ from functools import partial
 from ssl import SSLContext, SSLError
 from typing import Any
 
-from aiosmtpd.engine.registry import Shared
+from aiosmtpd.engine.registry import Registry
 from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
@@ -49,7 +49,7 @@ class Listener(asyncio.AbstractServer):
     """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
 
     `handshake_timeout` is in seconds; `limits` are those of connections, which hold for handshakes
-    too, together with what there is in `shared`; `files` are the paths and inodes to remove at the
+    too, together with what there is in `registry`; `files` are the paths and inodes to remove at the
     end.
     """
 
@@ -61,7 +61,7 @@ class Listener(asyncio.AbstractServer):
         ssl_context: SSLContext | None,
         handshake_timeout: float,
         limits: Limits | None = None,
-        shared: Shared | None = None,
+        registry: Registry | None = None,
         files: Iterable[tuple[str, int]] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -71,7 +71,7 @@ class Listener(asyncio.AbstractServer):
         if ssl_context is not None:
             self._tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_timeout}
         self._limits = limits if self._tls else None
-        self._shared = shared or Shared()
+        self._registry = registry or Registry()
         self._handshakes: Counter[str] = Counter()
         self._files = tuple(files)
         self._servers: list[asyncio.Server] = []
@@ -200,9 +200,9 @@ class Listener(asyncio.AbstractServer):
         # A Unix socket's peer has no address.
         if limits.max_connections_per_host and isinstance(peer, tuple):
             host = networks.host_key(peer[0])
-        connections = len(self._shared.connections) + self._handshakes.total() + 1
+        connections = len(self._registry.connections) + self._handshakes.total() + 1
         others = self._handshakes[host]
-        refusal = self._shared.crowd.refusal(host, others, connections, limits)
+        refusal = self._registry.crowd.refusal(host, others, connections, limits)
         if refusal is None:
             self._handshakes[host] += 1
             return host

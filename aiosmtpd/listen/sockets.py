@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, cast
 
 from attrs import frozen
 
-from aiosmtpd.engine.registry import Shared
+from aiosmtpd.engine.registry import Registry
 from aiosmtpd.listen.listener import Listener
 from aiosmtpd.protocol.limits import Limits
 
@@ -144,13 +144,13 @@ async def serve(
     ssl_context: SSLContext | None = None,
     handshake_timeout: float = 30.0,
     limits: Limits | None = None,
-    shared: Shared | None = None,
+    registry: Registry | None = None,
     remove_files: bool = True,
 ) -> Listener:
     """Accept connections on bound sockets, which are closed when this fails.
 
     `handshake_timeout` (seconds) bounds the TLS handshake when there is an `ssl_context`, `limits`
-    how many go on at a time beside the connections of `shared`;
+    how many go on at a time beside the connections of `registry`;
     `remove_files` says whether closing removes the files of Unix sockets.
     """
     files = [file for sock in sockets if (file := _file_of(sock)) is not None and remove_files]
@@ -160,7 +160,7 @@ async def serve(
         ssl_context=ssl_context,
         handshake_timeout=handshake_timeout,
         limits=limits,
-        shared=shared,
+        registry=registry,
         files=files,
     )
     await listener.open()

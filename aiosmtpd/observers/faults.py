@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from itertools import compress
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from random import Random
 from time import monotonic
-from typing import Any, ClassVar, Never, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from public import public
 
@@ -28,25 +27,10 @@ from aiosmtpd.smtp import SMTP
 
 public(Fault=Fault, parse_fault=parse_fault)
 
-_STAGE_OF_HOOK = {
-    "CONNECT": "connect",
-    "HELO": "ehlo",
-    "EHLO": "ehlo",
-    "AUTH": "auth",
-    "MAIL": "mail",
-    "RCPT": "rcpt",
-    "DATA": "end-of-data",
-    "BODY": "end-of-data",
-    "QUIT": "quit",
-}
+P = TypeVar("P", bound=Callable[..., Any])
+
 _Plan: TypeAlias = dict[str, Any]
 """What strikes at one event: the kinds of effects, and what they need to know."""
-
-
-def _goes_on(status: str | bytes) -> bool:
-    """Tell whether a reply's last line is not its last: EHLO's are sent one by one."""
-    text = status if isinstance(status, str) else status.decode("latin-1")
-    return text.rpartition("\n")[2][3:4] == "-"
 
 
 class _Rule:
@@ -135,179 +119,96 @@ class Faults:
                 plan[rule.kind] = rule.value
         return plan
 
+    # The seam.
 
-P = TypeVar("P", bound=SMTP)
+    async def before(self, server: Any, stage: str, argument: Any) -> None:
+        """Let the faults of a stage strike; see Observer."""
+        envelope = server.envelope
+        is_recipient = stage == "end-of-data" and argument is not None
+        plan = self.struck(
+            stage,
+            sender=argument if stage == "mail" else envelope.mail_from,
+            recipients=[argument] if stage == "rcpt" or is_recipient else envelope.rcpt_tos,
+            client=server.session.client_address[0],
+        )
+        if not plan:
+            return
+        delivery = _Delivery(server, plan, self.sleep)
+        if is_recipient:
+            # In LMTP: the reply to one recipient. The others' come in their turn.
+            server.wrap_next_reply(delivery.suffer_and_send)
+            if plan.keys() & {"drop", "reply"}:
+                raise Refused(plan.get("reply", replies.OK))
+            return
+        if "delay" in plan:
+            await self.sleep(plan["delay"])
+        if "drop" in plan:
+            server.disconnect()
+            return
+        if plan.keys() & {"drip", "drop after", "truncate"}:
+            server.wrap_next_reply(delivery.send)
+        if "tls-failure" in plan:
+            # Without a certificate no handshake succeeds.
+            server.tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if "reply" in plan:
+            raise Refused(plan["reply"])
+
+
+class _Delivery:
+    """Sends the reply of one event in the way that its faults ask for."""
+
+    def __init__(self, server: Any, plan: _Plan, sleep: Callable[[float], Any]) -> None:
+        self._server = server
+        self._plan = plan
+        self._sleep = sleep
+
+    async def suffer_and_send(self, data: bytes, last: bool) -> None:
+        """Let what comes before a reply happen, then send it."""
+        if "delay" in self._plan:
+            await self._sleep(self._plan["delay"])
+        if "drop" in self._plan:
+            self._server.disconnect()
+        else:
+            await self.send(data, last)
+
+    async def send(self, data: bytes, last: bool) -> None:
+        """Send a piece of a reply: some of it, or byte by byte, and maybe close."""
+        plan = self._plan
+        ends = last and "drop after" in plan
+        if "truncate" in plan:
+            count = plan["truncate"]
+            if last or (count is not None and count < len(data)):
+                data = data[: len(data) // 2 if count is None else count]
+                ends = True
+            elif count is not None:
+                plan["truncate"] = count - len(data)
+        if "drip" in plan:
+            await self._drip(data, plan["drip"])
+        else:
+            self._server.send(data)
+        if ends:
+            self._server.disconnect()
+
+    async def _drip(self, data: bytes, seconds: float) -> None:
+        for place in range(len(data)):
+            # Not after the last byte: the client's answer to it must not come too early.
+            if place:
+                await self._sleep(seconds)
+            self._server.send_now(data[place : place + 1])
 
 
 @public
 def faulty(protocol: type[P], faults: Faults | Iterable[Fault | str]) -> type[P]:
     """Return a subclass of *protocol*, which is ``SMTP``, ``LMTP`` or one of theirs, with faults.
 
-    Raises ValueError for a text that is no fault.
+    The keyword ``observers=[Faults(...)]`` does the same. Raises ValueError for a text that is no
+    fault.
     """
-    if not isinstance(faults, Faults):
-        faults = Faults(faults)
-    name = f"Faulty{protocol.__name__}"
-    return cast("type[P]", type(name, (_Faulty, protocol), {"faults": faults}))
+    observer = faults if isinstance(faults, Faults) else Faults(faults)
 
+    class Faulty(protocol):  # type: ignore[misc, valid-type]
+        def __init__(self, *args: Any, observers: Sequence[Any] = (), **keywords: Any) -> None:
+            super().__init__(*args, observers=[*observers, observer], **keywords)
 
-class _Faulty(SMTP):
-    """What faulty() puts in front of a server class: a stage is met where its hook is called."""
-
-    faults: ClassVar[Faults]
-
-    def __init__(self, *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self._plan: _Plan = {}
-        self._plans: list[_Plan] = []
-        self._pausing: asyncio.Future[object] | None = None
-
-    async def _call_handler_hook(self, command: str, *args: Any) -> Any:
-        stage = _STAGE_OF_HOOK.get(command)
-        if stage == "end-of-data" and isinstance(self, LMTP):
-            self._meet_each()
-        elif stage is not None:
-            try:
-                await self._suffer(self._struck(stage, *args[:1]))
-            except Refused:
-                if stage == "ehlo":
-                    # It was noted before the hook.
-                    self.session.host_name = None
-                raise
-        return await super()._call_handler_hook(command, *args)
-
-    def _struck(self, stage: str, argument: Any = None) -> _Plan:
-        envelope = self.envelope
-        return self.faults.struck(
-            stage,
-            sender=argument if stage == "mail" else envelope.mail_from,
-            recipients=[argument] if stage == "rcpt" else envelope.rcpt_tos,
-            client=self.session.client_address[0],
-        )
-
-    async def _suffer(self, plan: _Plan) -> None:
-        """Let what comes before a reply happen; raises Refused, or Disconnected."""
-        self._plan = plan
-        if "delay" in plan:
-            await self._pause(plan["delay"])
-        if "drop" in plan:
-            self._hang_up()
-        if "reply" in plan:
-            raise Refused(plan["reply"])
-
-    def _hang_up(self) -> Never:
-        self._reason = self._reason or "closed by a fault"
-        self.disconnect()
-        raise Disconnected
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but neither for a client that has gone nor in a server that stops."""
-        self._pausing = pausing = asyncio.ensure_future(self.faults.sleep(seconds))
-        try:
-            await asyncio.wait([pausing])
-        finally:
-            self._pausing = None
-            pausing.cancel()
-        if pausing.cancelled():
-            self._hang_up()
-
-    def _end_pause(self) -> None:
-        if self._pausing is not None:
-            self._pausing.cancel()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """Take note that the connection is gone."""
-        super().connection_lost(error)
-        self._end_pause()
-
-    def eof_received(self) -> bool | None:
-        """Take note that the client sends no more; one that waits for a slow reply so is rare."""
-        self._end_pause()
-        return super().eof_received()
-
-    def shut_down(self, reply: Reply = replies.SHUTTING_DOWN) -> None:
-        """End the connection; what is slow on purpose is not waited for."""
-        super().shut_down(reply)
-        self._end_pause()
-
-    async def push(self, status: str | bytes) -> None:
-        """Send a reply in the way that the faults of its stage say."""
-        # By identity: a fault's own reply may have the same text.
-        if status is replies.START_MAIL_INPUT:
-            await self._suffer(self._struck("data"))
-        elif status is replies.READY_FOR_TLS:
-            await self._suffer(self._plan)
-        plan = self._plan
-        if status[:3] in ("334", b"334") or not plan.keys() & {"drip", "drop after", "truncate"}:
-            await super().push(status)
-            return
-        octets, goes_on = self._octets(status), _goes_on(status)
-        ends = "drop after" in plan and not goes_on
-        if "truncate" in plan:
-            count = plan["truncate"]
-            if not goes_on or (count is not None and count < len(octets)):
-                octets = octets[: len(octets) // 2 if count is None else count]
-                ends = True
-            elif count is not None:
-                plan["truncate"] = count - len(octets)
-        if not goes_on:
-            self._plan = {}
-        await self._send_dripping(status, octets, plan)
-        if ends:
-            self._hang_up()
-
-    async def _send_dripping(self, status: str | bytes, octets: bytes, plan: _Plan) -> None:
-        self._last_status = status
-        if "drip" not in plan:
-            self.send(octets)
-            return
-        for place in range(len(octets)):
-            # Not behind the last one: what the client says to it must not come too early.
-            if place:
-                await self._pause(plan["drip"])
-            self.send(octets[place : place + 1])
-            self._flush()
-
-    async def _start_tls(
-        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
-    ) -> None:
-        # Met when the go-ahead is pushed.
-        self._plan = self._struck("starttls")
-        if "tls-failure" in self._plan:
-            # Without a certificate no handshake succeeds.
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        await super()._start_tls(context, go_ahead)
-
-    # In LMTP each recipient has a reply, and a fault, of its own.
-
-    def _meet_each(self) -> None:
-        """Take the recipients that go wrong from the envelope; raises Refused where all do."""
-        envelope = self.envelope
-        self._plans = [
-            self.faults.struck(
-                "end-of-data",
-                sender=envelope.mail_from,
-                recipients=[recipient],
-                client=self.session.client_address[0],
-            )
-            for recipient in envelope.rcpt_tos
-        ]
-        spared = [not plan.keys() & {"drop", "reply"} for plan in self._plans]
-        envelope._recipients[:] = compress(envelope._recipients, spared)
-        envelope.rcpt_tos[:] = compress(envelope.rcpt_tos, spared)
-        if not any(spared):
-            raise Refused(self._plans[0].get("reply", replies.OK))
-
-    async def _answer_data(self, status: Any, envelope: Envelope) -> None:
-        plans, self._plans = self._plans, []
-        if not isinstance(self, LMTP) or not plans:
-            await super()._answer_data(status, envelope)
-            return
-        each = iter(await self._replies_for(status, len(envelope.rcpt_tos)))
-        for plan in plans:
-            try:
-                await self._suffer(plan)
-            except Refused as refused:
-                await self._answer(refused.reply)
-            else:
-                await self._answer(next(each))
+    Faulty.__name__ = Faulty.__qualname__ = f"Faulty{protocol.__name__}"
+    return cast("type[P]", Faulty)

@@ -35,41 +35,44 @@ def _is_over(limit: int, buffer: bytes, start: int, end: int) -> bool:
 class Receiver:
     """The octets that have arrived and that no command has taken yet."""
 
-    __slots__ = ("_buffer", "_dropped", "_position", "_searched")
+    __slots__ = ("_dropped", "_position", "_searched", "waiting")
+
+    waiting: bytes
+    """The bytes from the first one that waits, after some that were taken; empty if none waits."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self.waiting = b""
         self._position = 0
         self._searched = 0
         self._dropped = 0
 
     def __len__(self) -> int:
         """Octets waiting."""
-        return len(self._buffer) - self._position
+        return len(self.waiting) - self._position
 
     def feed(self, data: bytes) -> None:
         """Append what the socket gave."""
-        if self._position < len(self._buffer):
-            self._buffer = self._buffer[self._position :] + data
+        if self._position < len(self.waiting):
+            self.waiting = self.waiting[self._position :] + data
             self._searched -= self._position
         else:
             # Nothing waits, as is usual: the bytes of the read are the buffer, uncopied.
-            self._buffer = data
+            self.waiting = data
             self._searched = 0
         self._position = 0
 
     def clear(self) -> None:
         """Forget all that waits: what was sent in the clear must not be run inside TLS."""
-        self._buffer = b""
+        self.waiting = b""
         self._position = self._searched = self._dropped = 0
 
     def starts_with(self, octets: bytes) -> bool:
         """Tell whether what waits begins so."""
-        return self._buffer.startswith(octets, self._position)
+        return self.waiting.startswith(octets, self._position)
 
     def has_line(self) -> bool:
         """Tell whether a complete command line waits."""
-        return self._buffer.find(b"\n", self._position) >= 0
+        return self.waiting.find(b"\n", self._position) >= 0
 
     def line(self, limit: int) -> bytes | None:
         """Take the next command line, without its line end; None where it is not complete.
@@ -78,7 +81,7 @@ class Receiver:
         AUTH command. Raises :exc:`LineTooLong` once a longer line has come to its end (its octets
         are not kept meanwhile), and :exc:`LineFlood` where it does not come to one.
         """
-        buffer, start, dropped = self._buffer, self._position, self._dropped
+        buffer, start, dropped = self.waiting, self._position, self._dropped
         if not buffer:
             return None
         end = buffer.find(b"\n", self._searched if self._searched > start else start)
@@ -90,7 +93,7 @@ class Receiver:
         self._position, self._dropped = end + 1, 0
         if end + 1 == len(buffer):
             # An idle connection is not to hold the socket's last read: it takes a page of memory.
-            self._buffer = b""
+            self.waiting = b""
             self._position = self._searched = 0
         if dropped or _is_over(limit, buffer, start, end):
             raise LineTooLong
@@ -100,7 +103,7 @@ class Receiver:
 
     def _drop(self, octets: int) -> None:
         self._dropped += octets
-        self._buffer = b""
+        self.waiting = b""
         self._position = self._searched = 0
         if self._dropped > LINE_FLOOD:
             raise LineFlood
@@ -108,18 +111,18 @@ class Receiver:
     def take(self, octets: int) -> bytes:
         """Take at most *octets* octets of those that wait."""
         start = self._position
-        if start == 0 and octets >= len(self._buffer):
-            data, self._buffer = self._buffer, b""
+        if start == 0 and octets >= len(self.waiting):
+            data, self.waiting = self.waiting, b""
             self._searched = 0
             return data
-        data = self._buffer[start : start + octets]
+        data = self.waiting[start : start + octets]
         self._position = start + len(data)
-        if self._position == len(self._buffer):
-            self._buffer = b""
+        if self._position == len(self.waiting):
+            self.waiting = b""
             self._position = self._searched = 0
         return data
 
     def put_back(self, data: bytes) -> None:
         """Return the rest of what :meth:`take` gave, to be taken next."""
-        self._buffer = data + self._buffer[self._position :]
+        self.waiting = data + self.waiting[self._position :]
         self._position = self._searched = 0

@@ -110,7 +110,7 @@ def from_hook(status: Any) -> Reply:
         status = status.decode("utf-8", "backslashreplace")
     elif not isinstance(status, str):
         raise ValueError(f"not an SMTP reply: {status!r}")
-    return _usual(status) if len(status) < LINE_OCTETS else Reply(status)
+    return known(status) if len(status) < LINE_OCTETS else Reply(status)
 
 
 def lines_from_hook(statuses: Iterable[Any]) -> list[str]:
@@ -121,7 +121,7 @@ def lines_from_hook(statuses: Iterable[Any]) -> list[str]:
 
 
 # Handlers return the same few texts again and again.
-_usual = lru_cache(maxsize=256)(Reply)
+known = lru_cache(maxsize=256)(Reply)
 
 
 def _as_one_reply(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from io import BytesIO
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO, Generic, NamedTuple, Protocol, TypeVar
@@ -180,6 +180,16 @@ class Envelope:
         # Made when asked for: a named tuple takes longer to make than a recipient to accept.
         kept = self._recipients
         return [Recipient(one, {}) if isinstance(one, str) else Recipient(*one) for one in kept]
+
+    def _begin(self, address: str, options: Iterable[str] = ()) -> None:
+        """Begin the transaction that a MAIL asks for."""
+        self.mail_from = address
+        self.mail_options.extend(options)
+
+    def _add_recipients(self, addresses: list[str], params: dict[str, Any] | None = None) -> None:
+        """Add recipients that were accepted; *params* are those of the only one."""
+        self.rcpt_tos += addresses
+        self._recipients += [(addresses[0], params)] if params else addresses
 
     def open(self) -> BinaryIO:
         """Return the mail data as a binary file, at its beginning; each call opens another one."""

@@ -10,8 +10,7 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.mail.message import DecodedMail
-from aiosmtpd.observers.faults import Faults, faulty
-from aiosmtpd.observers.transcript import shown
+from aiosmtpd.observers.faults import Faults
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from aiosmtpd.testing.transcript import Kept
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.engine.registry import Shared
+from aiosmtpd.engine.registry import Registry
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 from tests.dialogue.transport import MemoryTransport
@@ -188,15 +188,15 @@ class Waiting(Sink):
 
 
 async def test_a_stop_ends_the_hook_of_a_client_that_has_gone() -> None:
-    handler, shared = Waiting(), Shared()
-    server = await connected(handler=handler, shared=shared)
+    handler, registry = Waiting(), Registry()
+    server = await connected(handler=handler, registry=registry)
     server.network.feed(b"NOOP\r\n")
     await asyncio.wait_for(handler.entered.wait(), PATIENCE)
     server.network.reset()
     await turns()
-    assert shared.connections == {server}
-    await asyncio.wait_for(shared.stop(0), PATIENCE)
-    assert shared.connections == set()
+    assert registry.connections == {server}
+    await asyncio.wait_for(registry.stop(0), PATIENCE)
+    assert registry.connections == set()
 
 
 async def test_one_that_was_never_connected_can_be_ended() -> None:

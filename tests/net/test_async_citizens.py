@@ -195,7 +195,7 @@ async def test_a_connection_that_has_ended_is_freed_at_once() -> None:
     try:
         async with Server(None, listen="127.0.0.1:0", factory=make) as server:
             await asyncio.to_thread(deliver, server.addresses[0])
-            await until(lambda: not server._shared.connections)
+            await until(lambda: not server._registry.connections)
             # The loop lets go of its transport's callbacks in the next turns.
             await until(lambda: not connections)
     finally:

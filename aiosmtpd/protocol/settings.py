@@ -1,0 +1,203 @@
+"""Everything that is the same for all connections of a server, validated once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+
+import attrs
+
+from aiosmtpd._version import __version__
+from aiosmtpd.protocol import networks
+from aiosmtpd.protocol.extensions import CLASSIC, Extension, ExtensionTable
+from aiosmtpd.protocol.limits import DEFAULT_LIMITS, LIMIT_NAMES, LimitKeywords, Limits, limits_of
+from aiosmtpd.protocol.networks import Networks
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+TLSContext: TypeAlias = "SSLContext | Callable[[], SSLContext]"
+Preset: TypeAlias = Literal["classic", "modern", "all"]
+UnknownParams: TypeAlias = Literal["reject", "ignore"]
+BareNewline: TypeAlias = Literal["accept", "normalize", "reject"]
+
+IDENT = f"Python SMTP {__version__}"
+DATA_SIZE_DEFAULT = 2**25
+CALL_LIMIT_DEFAULT = 20
+"""Calls of a verb that the dict ``command_call_limit`` does not name."""
+
+
+class SMTPKeywords(LimitKeywords, total=False):
+    """The keywords of ``SMTP``, of the controllers, of ``Server`` and of ``Inbox``."""
+
+    data_size_limit: int | None
+    enable_SMTPUTF8: bool
+    decode_data: bool
+    hostname: str | None
+    ident: str | None
+    tls_context: TLSContext | None
+    require_starttls: bool
+    timeout: float
+    auth_required: bool
+    auth_require_tls: bool
+    auth_exclude_mechanism: Iterable[str] | None
+    auth_callback: Callable[[str, bytes, bytes], bool | Awaitable[bool]] | None
+    command_call_limit: int | dict[str, int] | None
+    authenticator: Callable[[Any, Any, Any, str, Any], Any] | None
+    proxy_protocol_timeout: float | None
+    extensions: Preset | Iterable[Extension]
+    unknown_params: UnknownParams
+    bare_newline: BareNewline
+    line_length_limit: int | None
+    command_size_limit: int | None
+    spill_size: int | None
+    proxy_trusted: str | Iterable[str] | None
+    observers: Sequence[Any]
+
+
+class CallLimits(TypedDict):
+    """How often a verb may be used in one session."""
+
+    by_verb: Mapping[str, int]
+    others: int
+
+
+@attrs.frozen(kw_only=True, eq=False, repr=False)
+class Settings:
+    """The settings of a server, from the keywords of ``SMTP``; :meth:`of` validates them.
+
+    Times are in seconds, sizes in bytes. docs/reference/smtp tells what each keyword means.
+    """
+
+    data_size_limit: int | None = DATA_SIZE_DEFAULT
+    enable_SMTPUTF8: bool = False
+    decode_data: bool = False
+    hostname: str | None = None
+    ident: str = IDENT
+    tls_context: Any = None
+    require_starttls: bool = False
+    timeout: float = 300
+    auth_required: bool = False
+    auth_require_tls: bool = True
+    auth_exclude_mechanism: tuple[str, ...] = ()
+    auth_callback: Any = None
+    command_call_limit: CallLimits | None = None
+    authenticator: Any = None
+    proxy_protocol_timeout: float | None = None
+    extensions: ExtensionTable = ExtensionTable.of(CLASSIC)
+    unknown_params: UnknownParams = "reject"
+    bare_newline: BareNewline = "accept"
+    line_length_limit: int | None = None
+    command_size_limit: int | None = None
+    spill_size: int | None = None
+    proxy_trusted: Networks | None = None
+    observers: tuple[Any, ...] = ()
+    limits: Limits = DEFAULT_LIMITS
+    takes_plain: bool = attrs.field(init=False)
+    """True if no setting concerns a MAIL, RCPT or DATA without parameters."""
+
+    @takes_plain.default
+    def _takes_plain(self) -> bool:
+        limits = self.limits
+        return (
+            not self.auth_required
+            and self.command_call_limit is None
+            and not limits.max_transactions
+            and not limits.max_recipient_domains
+        )
+
+    @classmethod
+    def of(cls, keywords: Mapping[str, Any]) -> Settings:
+        """Return the settings that these keywords of ``SMTP`` ask for.
+
+        Raises TypeError for an unknown keyword, with the name that is closest, and ValueError or
+        TypeError for a value that is not allowed.
+        """
+        if not keywords:
+            return DEFAULT_SETTINGS
+        items = tuple(
+            (name, tuple(value) if type(value) is list else value)
+            for name, value in keywords.items()
+        )
+        try:
+            hash(items)
+        except TypeError:
+            return _validated(keywords)
+        # A factory repeats its keywords for each connection: they are validated once.
+        return _remembered(items)
+
+
+NAMES = tuple(SMTPKeywords.__annotations__)
+"""The keywords, in their order."""
+
+
+@lru_cache(maxsize=8)
+def _remembered(items: tuple[tuple[str, Any], ...]) -> Settings:
+    return _validated(dict(items))
+
+
+def _validated(keywords: Mapping[str, Any]) -> Settings:
+    if unknown := keywords.keys() - {*NAMES}:
+        raise unexpected(unknown)
+    values = dict(keywords)
+    limits = limits_of({name: values.pop(name) for name in LIMIT_NAMES & values.keys()})
+    for name, convert in _CONVERTERS.items():
+        if name in values:
+            values[name] = convert(values[name])
+    values["require_starttls"] = bool(values.get("tls_context")) and bool(
+        values.get("require_starttls")
+    )
+    return Settings(limits=limits, **values)
+
+
+def unexpected(unknown: Iterable[str]) -> TypeError:
+    """Return the error for keywords that ``SMTP`` does not have."""
+    from difflib import get_close_matches  # seldom needed
+
+    name = min(unknown)
+    near = get_close_matches(name, [*NAMES, "handler", "loop"], 1)
+    hint = f". Did you mean {near[0]!r}?" if near else ""
+    return TypeError(f"SMTP.__init__() got an unexpected keyword argument {name!r}{hint}")
+
+
+def _one_of(name: str, *allowed: str) -> Callable[[Any], str]:
+    def check(value: Any) -> str:
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(allowed)}")
+        return str(value)
+
+    return check
+
+
+def _call_limits(limit: Any) -> CallLimits | None:
+    if limit is None:
+        return None
+    if isinstance(limit, int):
+        return {"by_verb": {}, "others": limit}
+    if not isinstance(limit, dict):
+        raise TypeError("command_call_limit must be int or Dict[str, int]")
+    if not all(isinstance(value, int) for value in limit.values()):
+        raise TypeError("All command_call_limit values must be int")
+    return {"by_verb": limit, "others": limit.get("*", CALL_LIMIT_DEFAULT)}
+
+
+def _proxy_timeout(seconds: float | None) -> float | None:
+    if seconds is not None and seconds <= 0:
+        raise ValueError("proxy_protocol_timeout must be > 0")
+    return seconds
+
+
+_CONVERTERS: dict[str, Callable[[Any], Any]] = {
+    "ident": lambda text: text or IDENT,
+    "auth_exclude_mechanism": lambda names: tuple(name.upper() for name in names or ()),
+    "command_call_limit": _call_limits,
+    "proxy_protocol_timeout": _proxy_timeout,
+    "extensions": ExtensionTable.of,
+    "unknown_params": _one_of("unknown_params", "reject", "ignore"),
+    "bare_newline": _one_of("bare_newline", "accept", "normalize", "reject"),
+    "proxy_trusted": lambda hosts: None if hosts is None else networks.parse(hosts),
+    "observers": tuple,
+}
+
+DEFAULT_SETTINGS = Settings()
