@@ -1,32 +1,36 @@
-"""What the options of the command line say together: places, certificates, the handler."""
+"""Check options together, and add what follows from them."""
 
 from __future__ import annotations
 
-import os
-import re
-import sys
-from argparse import ArgumentParser, Namespace
-from difflib import get_close_matches
-from importlib import import_module
-from inspect import isclass, signature
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
-from typing import Any
 
-from aiosmtpd.cli.options import COMMANDS, DEFAULT_CLASS, DEFAULT_HOST, DEFAULT_PORT
+from aiosmtpd.cli.options import DEFAULT_HOST, DEFAULT_PORT
+from aiosmtpd.cli.values import user_and_password
 from aiosmtpd.listen.sockets import Listen, parse_listen
-from aiosmtpd.process.users import users_of
-from aiosmtpd.process.whole import one_line, passed_sockets
+from aiosmtpd.process.activation import passed_sockets
+from aiosmtpd.process.users import Users
 
 
 def complete(parser: ArgumentParser, settings: Namespace) -> None:
-    """Check what was parsed and add ``places``, ``host`` and ``port``; a usage error if wrong."""
+    """Add ``places``, ``host``, ``port`` and ``users``; exit with a usage error if they are wrong.
+
+    ``listen`` becomes the text of the first place.
+    """
     _check_places(parser, settings)
     for name in "smtps", "tls":
         _check_certificate(parser, settings, name)
     _check_self_signed(parser, settings)
-    settings.users = users_of(parser, settings)
+    settings.users = _users(parser, settings)
     if not settings.setuid and (settings.user or settings.group):
         parser.error("--user and --group have no meaning with -n: leave one or the other out")
+
+
+def check_auth(parser: ArgumentParser, settings: Namespace) -> None:
+    """Refuse ``--require-auth`` if nothing can check a password: a usage error."""
+    mechanisms = any(name.startswith(("auth_", "handle_AUTH")) for name in dir(settings.handler))
+    if settings.require_auth and settings.users is None and not mechanisms:
+        parser.error("--require-auth needs users: add --auth, --auth-file or --auth-any")
 
 
 def _check_places(parser: ArgumentParser, settings: Namespace) -> None:
@@ -66,7 +70,7 @@ def _places_of(text: str) -> list[Listen]:
 def _check_self_signed(parser: ArgumentParser, settings: Namespace) -> None:
     for name in "smtpscert", "tlscert":
         if settings.tls and getattr(settings, name):
-            parser.error(f"--tls makes a certificate of its own: leave out --tls or --{name}")
+            parser.error(f"--tls makes its own certificate: leave out --tls or --{name}")
 
 
 def _check_certificate(parser: ArgumentParser, settings: Namespace, name: str) -> None:
@@ -78,92 +82,32 @@ def _check_certificate(parser: ArgumentParser, settings: Namespace, name: str) -
             parser.error(f"{kind} file {path} not found")
 
 
-def _find(parser: ArgumentParser, classpath: str) -> Any:
-    module_name, _, name = classpath.rpartition(":" if ":" in classpath else ".")
-    if not module_name:
-        module_name = "aiosmtpd.handlers"
-    elif "" not in sys.path and os.getcwd() not in sys.path and not sys.flags.safe_path:
-        # At the end, so that nothing in the folder hides an installed module.
-        sys.path.append(os.getcwd())
+def _users(parser: ArgumentParser, settings: Namespace) -> Users | None:
+    """Return the users that the options name, or None if they name none."""
+    pairs = list(settings.auth or ())
+    if settings.auth_file:
+        if settings.auth_any:
+            parser.error("argument --auth-any: not allowed with argument --auth-file")
+        pairs += _read_users(parser, settings.auth_file)
+    if settings.auth_any:
+        return Users(None)
+    return Users(pairs) if pairs else None
+
+
+def _read_users(parser: ArgumentParser, path: str) -> list[tuple[str, str]]:
+    """Read a ``USER:PASSWORD`` from each line, without empty lines and comments (``#``)."""
     try:
-        module = import_module(module_name)
-    except Exception as error:
-        parser.error(f"Cannot import {module_name} for -c {classpath}: {one_line(error)}")
-    if not callable(found := getattr(module, name, None)):
-        known = "Debugging, Mailbox, Sink, MODULE.CLASS or MODULE:FUNCTION"
-        what = "function or class" if ":" in classpath else "class"
-        parser.error(f"No {what} {name} in {module_name}: -c takes {known}")
-    return found
-
-
-def check_auth(parser: ArgumentParser, settings: Namespace) -> None:
-    """Refuse ``--require-auth`` where nothing can tell a right password; a usage error."""
-    mechanisms = any(name.startswith(("auth_", "handle_AUTH")) for name in dir(settings.handler))
-    if settings.require_auth and settings.users is None and not mechanisms:
-        parser.error("--require-auth needs somebody to let in: --auth, --auth-file or --auth-any")
-
-
-def _make_printer(parser: ArgumentParser, settings: Namespace) -> Any:
-    from aiosmtpd.mail.printing import JSONLines, Pretty
-
-    if settings.classpath != DEFAULT_CLASS or settings.classargs:
-        parser.error("--pretty and --json print messages themselves: leave out -c and CLASSARGS")
-    if sys.stdout is None:
-        parser.error("--pretty and --json need a standard output, and it is closed")
-    return Pretty() if settings.pretty else JSONLines()
-
-
-def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
-    """Make the handler that the options name; a usage error where it cannot be."""
-    if settings.pretty or settings.json:
-        if settings.on_message is not None:
-            parser.error("--on-message gets the messages that --pretty and --json would print")
-        return _make_printer(parser, settings)
-    if settings.on_message is not None:
-        return _make_command_handler(parser, settings)
-    if settings.classpath == DEFAULT_CLASS and settings.classargs:
-        _advise(parser, settings.classargs[0])
-    found = _find(parser, settings.classpath)
-    if ":" in settings.classpath and not isclass(found):
-        return _check_function(parser, settings, found)
-    if hasattr(found, "from_cli"):
-        return found.from_cli(parser, *settings.classargs)
-    if settings.classargs:
-        parser.error(f"Handler class {found.__module__} takes no arguments")
-    return found()
-
-
-def _advise(parser: ArgumentParser, word: str) -> None:
-    """Refuse what somebody has written for a command or a place; a usage error."""
-    if word == "help":
-        parser.error(f"No command help: {parser.prog} --help lists what there is")
-    if near := get_close_matches(word, COMMANDS, 1, 0.7):
-        first = "" if word != near[0] else ", as the first argument"
-        parser.error(f"No command {word} here: did you mean {parser.prog} {near[0]}{first}?")
-    if re.fullmatch(r"[^/]*:?[0-9]+", word):
-        parser.error(f"No argument {word} here: -l {word} listens there")
-
-
-def _check_function(parser: ArgumentParser, settings: Namespace, function: Any) -> Any:
-    """Return a function that is a handler; a usage error if it cannot be called with a Mail."""
-    if settings.classargs:
-        parser.error(f"Function {settings.classpath} takes no arguments of the command line")
-    try:
-        signature(function).bind(None)
-    except ValueError:
-        # Some written in C do not say what they take.
-        pass
-    except TypeError:
-        text = "is called with one argument, a Mail: it takes other ones"
-        parser.error(f"Function {settings.classpath} {text}")
-    return function
-
-
-def _make_command_handler(parser: ArgumentParser, settings: Namespace) -> Any:
-    if settings.classpath != DEFAULT_CLASS or settings.classargs:
-        parser.error("--on-message takes the place of a class: leave out -c and its arguments")
-    if not settings.on_message.strip():
-        parser.error("--on-message needs a command: --on-message 'cat >> messages'")
-    from aiosmtpd.delivery.command import OnMessage
-
-    return OnMessage(settings.on_message, settings.on_message_timeout)
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        parser.error(f"Users file {path}: {reason[:1].lower()}{reason[1:]}")
+    pairs = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            try:
+                pairs.append(user_and_password(line))
+            except ArgumentTypeError as error:
+                parser.error(f"Users file {path}, line {number}: {error}")
+    if not pairs:
+        parser.error(f"Users file {path} is empty: write USER:PASSWORD in a line")
+    return pairs

@@ -21,7 +21,7 @@ from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.observers.countdown import Countdown, counted
 from aiosmtpd.observers.transcript import Dialogue, shown
-from aiosmtpd.process import whole as _process
+from aiosmtpd.process import exit as _exit
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.net.support import PATIENCE, Client
 
@@ -321,15 +321,15 @@ def test_nobody_reads_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SystemExit) as caught:
             run(lambda _: os.close(reader))
         assert caught.value.code == 1
-        assert _process.pipe_of(output) == writer
+        assert _exit.pipe_of(output) == writer
 
 
 @POSIX
 def test_streams_that_are_no_pipes(tmp_path: Path) -> None:
-    assert _process.pipe_of(None) is None
-    assert _process.pipe_of(io.StringIO()) is None
+    assert _exit.pipe_of(None) is None
+    assert _exit.pipe_of(io.StringIO()) is None
     with (tmp_path / "file").open("w") as file:
-        assert _process.pipe_of(file) is None
+        assert _exit.pipe_of(file) is None
 
 
 @POSIX
@@ -340,7 +340,7 @@ def test_what_cannot_be_written_is_forgotten(monkeypatch: pytest.MonkeyPatch) ->
     output.write("nobody reads this")
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(sys, "stderr", None)
-    _process.forget_what_cannot_be_written()
+    _exit.flush_standard_streams()
     output.close()
 
 
@@ -367,10 +367,10 @@ def test_handlers(args: list[str], kind: type) -> None:
     ("args", "said"),
     [
         (["-c", f"{__name__}:taker", "x"], "takes no arguments of the command line"),
-        (["-c", f"{__name__}:test_lmtp_counts_too"], "is called with one argument, a Mail"),
+        (["-c", f"{__name__}:test_lmtp_counts_too"], "must accept one argument, a Mail"),
         (["-c", f"{__name__}:POSIX_"], "No function or class POSIX_"),
         (["--on-message", "true", "-c", "Sink"], "leave out -c"),
-        (["--on-message", "true", "--json"], "gets the messages"),
+        (["--on-message", "true", "--json"], "cannot be combined with --pretty"),
         (["--on-message", ""], "needs a command"),
         (["--tls", "self-signed", "--tlscert", __file__, "--tlskey", __file__], "leave out --tls"),
         (["-l", "smtps://:1"], "or --tls self-signed"),

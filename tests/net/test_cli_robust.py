@@ -17,7 +17,7 @@ from tests.net.test_cli import MESSAGE, cert, environment, inherited, refused, s
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and /proc")
-GONE = "Nobody reads any more what is printed: stopping\n"
+GONE = "The reader of the standard output has gone: stopping\n"
 
 
 @pytest.mark.parametrize("more", [[], ["--pretty"], ["--json"]])

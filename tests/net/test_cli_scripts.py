@@ -108,7 +108,7 @@ def test_a_name_that_was_not_passed(passed: Passed) -> None:
     [
         ({}, "No socket for 'systemd': systemd has passed none"),
         ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "systemd has passed none"),
-        ({"LISTEN_FDS": "x", "LISTEN_PID": str(os.getpid())}, "LISTEN_FDS is no number: 'x'"),
+        ({"LISTEN_FDS": "x", "LISTEN_PID": str(os.getpid())}, "LISTEN_FDS is not a number: 'x'"),
     ],
 )
 def test_without_sockets(
@@ -232,7 +232,7 @@ def test_a_command_without_a_standard_error() -> None:
     [
         (["-c", "Sink"], "leave out -c and its arguments"),
         (["stdout"], "leave out -c and its arguments"),
-        (["--pretty"], "gets the messages that --pretty and --json would print"),
+        (["--pretty"], "cannot be combined with --pretty or --json"),
     ],
 )
 def test_a_command_takes_the_place_of_a_class(args: list[str], said: str) -> None:
@@ -361,7 +361,7 @@ def test_a_function_that_does_not_say_what_it_takes() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["functions:none"], "Function functions:none is called with one argument, a Mail: "),
+        (["functions:none"], "Function functions:none must accept one argument, a Mail"),
         (["functions:plain", "x"], "Function functions:plain takes no arguments of the command"),
         (["functions:nothing"], "No function or class nothing in functions: -c takes Debugging, "),
         (["functions:taker"], "No function or class taker in functions: -c takes "),

@@ -16,7 +16,7 @@ import pytest
 
 from aiosmtpd import Envelope, Session, main
 from aiosmtpd.cli import wait as _wait
-from aiosmtpd.cli.waiting import Waiter
+from aiosmtpd.cli.one_message import Waiter
 from tests.net.support import PATIENCE, Client
 from tests.net.test_cli import Program, environment, pytestmark, refused
 
@@ -200,14 +200,14 @@ def test_nobody_reads_what_is_printed(option: str) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--to", ""], "argument --to: an empty pattern fits nothing: leave the option out"),
-        (["--subject", "/(/"], "argument --subject: '/(/' is no regular expression: "),
+        (["--to", ""], "argument --to: an empty pattern matches nothing: leave the option out"),
+        (["--subject", "/(/"], "argument --subject: '/(/' is not a regular expression: "),
         (["--code", "0"], "argument --code: invalid number of digits: '0' (write 1 to 99)"),
         (["--code", "--link"], "argument --link: not allowed with argument --code"),
         (["--timeout", "0"], "argument --timeout: invalid number of seconds: '0'"),
         (["extra"], "unrecognized arguments: extra"),
         (["-l", "x:y"], "Invalid port number: y"),
-        (["--require-auth"], "--require-auth needs somebody to let in"),
+        (["--require-auth"], "--require-auth needs users"),
     ],
 )
 def test_wrong_options(options: list[str], complaint: str) -> None:
