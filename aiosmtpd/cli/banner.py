@@ -1,4 +1,4 @@
-"""What the server says about where it listens."""
+"""Texts about the places where the server listens, or why it cannot."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class Conversation(smtplib.SMTP):
 
     def __init__(self, order: Order, tell: Tell | None = None) -> None:
         self.order = order
-        self._tell = tell or (lambda _who, _line, _seconds: None)
+        self._tell = tell or (lambda _speaker, _line, _seconds: None)
         self._command = ""
         self._asked = 0.0
         self._masking = False

@@ -83,7 +83,7 @@ class Waiter:
             if reason is None and settings.code is not None:
                 return mail.code(settings.code) + "\n"
         except LookupError:
-            reason = "no such link" if settings.link is not None else "no such code"
+            reason = "no matching link" if settings.link is not None else "no matching code"
         if reason is not None:
             self.others.append(f"{mail.subject!r}: {reason}")
             return None
@@ -93,12 +93,12 @@ class Waiter:
 
     def complaint(self) -> str:
         """Return one line about the message that did not come, and the others that did."""
-        named = [what for what in ("link", "code") if getattr(self._settings, what) is not None]
-        with_what = "".join(f" with such a {what}" for what in named)
-        text = f"no message {self._wanted}".rstrip() + with_what
+        parts = [part for part in ("link", "code") if getattr(self._settings, part) is not None]
+        text = f"no message {self._wanted}".rstrip()
+        text += "".join(f" with a matching {part}" for part in parts)
         text += f" within {self._settings.patience:g} s"
         if not self.others:
-            return safe_line(text + "; none came at all")
+            return safe_line(text + "; no other message came")
         last = "; ".join(self.others[-SHOWN:])
         return safe_line(f"{text}; {len(self.others)} came: {last}")
 
@@ -130,11 +130,11 @@ class _Wait(Program):
 
     def _reactions(self) -> dict[int, Callable[[], None]]:
         return {
-            number: partial(self._on_number, number, reaction)
+            number: partial(self._on_signal_number, number, reaction)
             for number, reaction in super()._reactions().items()
         }
 
-    def _on_number(self, number: int, reaction: Callable[[], None]) -> None:
+    def _on_signal_number(self, number: int, reaction: Callable[[], None]) -> None:
         self.number = number
         reaction()
 

@@ -154,8 +154,8 @@ def add_mail_options(parser: ArgumentParser) -> None:
         "--extensions",
         choices=EXTENSIONS,
         default="modern",
-        help="Service extensions: those of aiosmtpd 1.4 (classic), those that need nothing of "
-        "CLASS (modern, the default), or all.",
+        help="Service extensions: those of aiosmtpd 1.4 (classic), those that the server supports "
+        "without CLASS (modern, the default), or all.",
     )
     group.add_argument(
         "--hostname",
@@ -167,7 +167,7 @@ def add_mail_options(parser: ArgumentParser) -> None:
         "--timeout",
         type=values.seconds,
         metavar="SECONDS",
-        help="Disconnect a client that sends no command for so long. Default: 300.",
+        help="Disconnect a client that sends no command for this long. Default: 300.",
     )
 
 
@@ -251,7 +251,7 @@ def add_auth_options(parser: ArgumentParser) -> None:
         metavar="USER:PASSWORD",
         help="Offer AUTH and accept this user; may be given several times. Other users of this "
         "machine may see the command line: --auth-file hides the password from them. Without a "
-        "certificate, AUTH is offered in the clear.",
+        "certificate, passwords are sent in the clear.",
     )
     users.add_argument(
         "--auth-any", action="store_true", help="Offer AUTH and accept any user and password."
@@ -324,10 +324,12 @@ def add_process_options(parser: ArgumentParser) -> None:
         f"runs as {DEFAULT_USER}.",
     )
     group.add_argument(
-        "--user", metavar="NAME", help=f"Switch to this user. Default: {DEFAULT_USER}, from root."
+        "--user",
+        metavar="NAME",
+        help=f"Run as this user. Default: {DEFAULT_USER} if started as root.",
     )
     group.add_argument(
-        "--group", metavar="NAME", help="Switch to this group. Default: the groups of the user."
+        "--group", metavar="NAME", help="Run as this group. Default: the groups of the user."
     )
     group.add_argument(
         "--show-dialogue",

@@ -22,7 +22,6 @@ from attrs import evolve
 
 from aiosmtpd.cli.banner import banner, is_local, why_not_listening
 from aiosmtpd.cli.options import DEFAULT_SIZE, DEFAULT_USER, LIMITS
-from aiosmtpd.controller import Server
 from aiosmtpd.engine import loops
 from aiosmtpd.listen import sockets as listening
 from aiosmtpd.listen.sockets import Listen, close_all, spell
@@ -32,7 +31,7 @@ from aiosmtpd.process.exit import SETTLE, exit_despite_threads, flush_standard_s
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.process.rights import CannotSwitch, Identity, check_writable, identity_to_assume
 from aiosmtpd.process.signals import run_until_done, signals_handled
-from aiosmtpd.server import DEFAULT_PORT, close_loop
+from aiosmtpd.server import DEFAULT_PORT, Server, close_loop
 from aiosmtpd.smtp import SMTP
 
 LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmtpd.lmtp")
@@ -40,7 +39,7 @@ LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmt
 
 CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"
 
-RIGHTS = "check --user, --group and -n"
+CHECK_RIGHTS = "check --user, --group and -n"
 
 PROXY_TIMEOUT = 5.0
 """Seconds for the PROXY header."""
@@ -169,7 +168,7 @@ class Program:
         self._ca_file = authority.ca_file
 
     def _make_variants(self) -> list[Callable[[type[SMTP]], type[SMTP]]]:
-        """Return what makes a subclass of a server class for each option that asks for one."""
+        """Return functions that subclass a server class, one for each option that needs it."""
         settings = self._settings
         variants: list[Callable[[type[SMTP]], type[SMTP]]] = []
         if settings.proxy_protocol:
@@ -209,7 +208,7 @@ class Program:
 
     def _make_guarded(self, make: Callable[[], SMTP]) -> SMTP:
         server = make()
-        # Not by keywords: they log advice for programmers, for each connection.
+        # Not by keywords, which would warn programmers of clear passwords at each connection.
         server._authenticator = self._settings.users
         server._auth_required = self._settings.require_auth
         server._auth_require_tls = self._has_tls
@@ -239,18 +238,17 @@ class Program:
         settings = self._settings
         if not settings.setuid:
             return None
-        with _hint(RIGHTS):
+        with _hint(CHECK_RIGHTS):
             return identity_to_assume(
                 settings.user, settings.group, default=DEFAULT_USER, pwd=self._pwd
             )
 
     def _drop_rights(self, identity: Identity) -> None:
-        with _hint(RIGHTS):
+        with _hint(CHECK_RIGHTS):
             identity.assume(LOADED_LATE)
-            # The handler has made its mailbox as root.
-            if isinstance(
-                folder := getattr(self._settings.handler, "mail_dir", None), str | PathLike
-            ):
+            folder = getattr(self._settings.handler, "mail_dir", None)
+            if isinstance(folder, str | PathLike):
+                # The handler made it while this was still root's process.
                 check_writable(folder, identity.user)
 
     def _reactions(self) -> dict[int, Callable[[], None]]:

@@ -174,7 +174,7 @@ def _add_session_options(parser: ArgumentParser) -> None:
         type=values.seconds,
         metavar="SECONDS",
         default=30.0,
-        help="Wait so long for each reply. Default: 30.",
+        help="Wait this long for each reply. Default: 30.",
     )
     group.add_argument("-q", "--quiet", action="store_true", help="Print only errors.")
 
@@ -402,16 +402,16 @@ class Screen:
         self._terminal = terminal_of(sys.stdout) if sys.stdout is not None else Terminal()
         self._closed = sys.stdout is None
 
-    def tell(self, who: str, line: str, seconds: float | None) -> None:
+    def tell(self, speaker: str, line: str, seconds: float | None) -> None:
         """Print a line of the dialogue, with its seconds if they are known."""
         text = safe_line(line)
-        if who == "S" and text[:1] in ("4", "5"):
+        if speaker == "S" and text[:1] in ("4", "5"):
             text = self._terminal.bold(text)
-        if who == "*":
+        if speaker == "*":
             text = self._terminal.dim(text)
         if seconds is not None:
             text += self._terminal.dim(f"  ({seconds * 1000:.1f} ms)")
-        self.show(f"{who}{' ' if who == '*' else ':'} {text}")
+        self.show(f"{speaker}{' ' if speaker == '*' else ':'} {text}")
 
     def show(self, line: str) -> None:
         """Print a line; go on without output if its reader has gone or the disk is full."""

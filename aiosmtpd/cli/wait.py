@@ -28,8 +28,9 @@ subject, a text or a link, in any case;
 * ? and [] are wildcards. In slashes it
 is a regular expression: '/^Your code/'.
 
-exit code: 0 if it came, 1 if not, 2 for
-wrong options, 130 after Ctrl-C
+exit code: 0 if a message matched, 1 if
+none did, 2 for wrong options, 130 after
+Ctrl-C
 """
 
 
@@ -78,7 +79,7 @@ def _add_wanted_options(parser: ArgumentParser) -> None:
         ("--to", "to", "one of the recipients"),
         ("--from", "sender", "the sender"),
         ("--subject", "subject", "the subject"),
-        ("--text", "text", "the text or that of the HTML"),
+        ("--text", "text", "the text, also that of HTML"),
     ):
         group.add_argument(
             option, dest=dest, type=_pattern, metavar="PATTERN", help=f"A pattern for {what}."

@@ -111,7 +111,7 @@ def test_cache_folders(
     assert _authority.cache_folder() == Path(folder)
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_an_unusable_cache_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     env = environment(XDG_CACHE_HOME=str(tmp_path / "file"))
     error = refused("-n", *SELF_SIGNED, env=env)

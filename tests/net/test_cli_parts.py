@@ -93,7 +93,7 @@ def test_a_command_that_ends_before_it_is_told_the_message(
 
 
 @POSIX
-def test_a_command_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_fails_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     # More than the kernel lets a process have.
     handler = OnMessage("true", PATIENCE)
     monkeypatch.setenv("FILLS_THE_ENVIRONMENT", "x" * 200_000)
@@ -109,7 +109,7 @@ def test_a_command_without_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> 
         assert delivered(client)[:3] == b"250"
 
 
-def test_what_a_command_is_told() -> None:
+def test_environment_of_a_command() -> None:
     session, envelope = Session(asyncio.new_event_loop()), Envelope()
     session.loop.close()
     session.peer = ("2001:db8::1", 4711, 0, 0)
@@ -192,7 +192,7 @@ def test_a_dialogue() -> None:
     assert "-- disconnected: QUIT\n" in text
 
 
-def test_a_dialogue_that_nobody_can_read() -> None:
+def test_a_closed_dialogue_harms_no_mail() -> None:
     class Closed(io.StringIO):
         def isatty(self) -> bool:
             return False
@@ -216,7 +216,7 @@ def test_a_dialogue_that_nobody_can_read() -> None:
         ("aiosmtpd nothing --t", "aiosmtpd"),
     ],
 )
-def test_whose_options_are_completed(
+def test_options_of_the_command_are_completed(
     line: str, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argcomplete = pytest.importorskip("argcomplete")
@@ -305,7 +305,9 @@ def test_all_together(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("loop")
-def test_a_ready_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_ready_file_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         run(lambda _: None, "--ready-file", str(tmp_path / "no" / "file"), "-c", "Sink")
     assert caught.value.code == 2
@@ -314,7 +316,7 @@ def test_a_ready_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @POSIX
 @pytest.mark.usefixtures("loop")
-def test_nobody_reads_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stops_when_the_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     with open(writer, "w", encoding="utf-8") as output:
         monkeypatch.setattr(sys, "stdout", output)
@@ -333,7 +335,7 @@ def test_streams_that_are_no_pipes(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_what_cannot_be_written_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flushing_a_broken_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     output = open(writer, "w", encoding="utf-8")  # noqa: SIM115 - its closing is what is tested
@@ -376,9 +378,7 @@ def test_handlers(args: list[str], kind: type) -> None:
         (["-l", "smtps://:1"], "or --tls self-signed"),
     ],
 )
-def test_handlers_that_cannot_be(
-    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_handlers(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main(args)
     assert caught.value.code == 2

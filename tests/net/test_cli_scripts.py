@@ -345,7 +345,7 @@ def test_a_coroutine_function(functions: Path) -> None:
         assert delivered(client) == b"250 2.0.0 from a coroutine\r\n"
 
 
-def test_a_class_behind_a_colon(functions: Path) -> None:
+def test_a_class_after_a_colon(functions: Path) -> None:
     with (
         serving("-c", "functions:Taker", cwd=functions) as program,
         Client(program.port) as client,
@@ -353,7 +353,7 @@ def test_a_class_behind_a_colon(functions: Path) -> None:
         assert client.ask(b"NOOP") == b"250 from a class\r\n"
 
 
-def test_a_function_that_does_not_say_what_it_takes() -> None:
+def test_a_function_without_a_signature() -> None:
     assert main.parseargs(["-c", "builtins:print"])[1].handler is print
     assert main.parseargs(["-c", "builtins:max"])[1].handler is max
 
@@ -368,7 +368,7 @@ def test_a_function_that_does_not_say_what_it_takes() -> None:
         (["nowhere:plain"], "Cannot import nowhere for -c nowhere:plain: "),
     ],
 )
-def test_functions_that_cannot_be(args: list[str], said: str, functions: Path) -> None:
+def test_invalid_functions(args: list[str], said: str, functions: Path) -> None:
     assert said in refused("-n", "-c", *args, cwd=functions)
 
 
@@ -407,7 +407,7 @@ def behind(port: int, header: bytes = HEADER) -> bytes:
             return b""
 
 
-def test_a_proxy_tells_who_the_client_is() -> None:
+def test_a_proxy_names_the_client() -> None:
     command = ("--on-message", "echo $SMTP_PEER $SMTP_PEER_PORT")
     with serving("--proxy-protocol", "127.0.0.0/8", *command) as program:
         with Client(program.port, greet=False) as client:
@@ -424,7 +424,7 @@ def test_others_are_no_proxy() -> None:
         assert behind(program.port) == b""
 
 
-def test_a_handler_may_refuse_what_a_proxy_says(tmp_path: Path) -> None:
+def test_a_handler_may_refuse_a_proxy_header(tmp_path: Path) -> None:
     (tmp_path / "refuses.py").write_text(REFUSES)
     args = ("--proxy-protocol", "127.0.0.1", "-c", "refuses.Refuses")
     with serving(*args, cwd=tmp_path) as program:
@@ -446,5 +446,5 @@ def test_a_handler_may_refuse_what_a_proxy_says(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_proxies_that_cannot_be(args: list[str], said: str) -> None:
+def test_invalid_proxies(args: list[str], said: str) -> None:
     assert said in refused("-n", *args)

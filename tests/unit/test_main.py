@@ -167,7 +167,7 @@ def test_a_command_is_the_first_argument(
 
 
 @pytest.mark.usefixtures("command")
-def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_after_an_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     error = usage_error(capsys, "-n", "speak")
     assert "Unknown command 'speak': did you mean other speak, as the first argument?" in error
 
@@ -192,7 +192,7 @@ def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) 
         (["--max-errors", "-1"], "invalid number: '-1' (write 0 for none, or more)"),
     ],
 )
-def test_what_newcomers_write(
+def test_errors_suggest_the_right_option(
     args: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert usage_error(capsys, *args) == f"other: error: {said}\n".replace(
@@ -209,7 +209,7 @@ def test_every_command_is_there(name: str) -> None:
     assert all(action.help for action in parser._actions)
 
 
-def test_nowhere_to_print(
+def test_json_needs_a_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -242,7 +242,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5", "1.5M", "M", "1T", "_1", "1 M", "٣", "9" * 5000])
-def test_sizes_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_sizes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument -s/--size: invalid size" in usage_error(capsys, f"--size={text}")
 
 
@@ -252,12 +252,12 @@ def test_seconds() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf", "1e400", ""])
-def test_seconds_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_seconds(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --timeout: invalid" in usage_error(capsys, f"--timeout={text}")
 
 
 @pytest.mark.parametrize("text", ["", "a b", "mx\r\n250 OK", "mx.\xe4", "x" * 256])
-def test_host_names_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_host_names(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --hostname: invalid host name" in usage_error(capsys, f"--hostname={text}")
 
 
@@ -297,7 +297,7 @@ def test_places(texts: list[str], places: list[Listen], host: str | None, port: 
         ("smtps://:0", "smtps:// needs --smtpscert and --smtpskey"),
     ],
 )
-def test_places_that_are_none(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_places(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in usage_error(capsys, "-l", text)
 
 
@@ -328,7 +328,7 @@ def test_a_class_of_the_current_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["1 / 0", "class", "import nowhere_at_all"])
-def test_a_class_that_cannot_be_imported(
+def test_a_class_that_fails_to_import(
     source: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "handler_broken.py").write_text(source)
@@ -392,7 +392,7 @@ def test_no_pem(
     assert "is not a PEM file of its kind" in error
 
 
-def test_a_folder_is_no_certificate(
+def test_a_folder_as_certificate_is_an_error(
     pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = usage_error(capsys, "-n", "--tlscert", str(tmp_path), "--tlskey", pair[1])
@@ -564,7 +564,7 @@ def test_unknown_names(
 
 
 @POSIX
-def test_only_root_becomes_somebody_else(
+def test_only_root_switches_users(
     calls: list[tuple[str, object]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -585,7 +585,7 @@ def test_a_mailbox_that_the_user_cannot_write(
     monkeypatch.undo()
 
 
-def test_without_users_it_stays_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_without_setuid_keeps_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rights, "os", SimpleNamespace())
     assert rights.identity_to_assume(None, None, default="nobody", pwd=None) is None
 
@@ -648,7 +648,7 @@ def test_banner_of_auth(certificates: Certificates) -> None:
 # The end.
 
 
-def test_whoever_stops_the_loop_twice_ends_what_does_not_want_to_end() -> None:
+def test_stopping_the_loop_twice_cancels_the_task() -> None:
     asked: list[str] = []
     loop = asyncio.new_event_loop()
 
