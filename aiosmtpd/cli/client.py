@@ -21,7 +21,7 @@ HINTS = {
     "5": "permanent: trying again will not help",
 }
 SHORTEST_SECRET = 2
-"""Characters up to which a text counts as no secret: masking them would hide whole replies."""
+"""Texts of up to so many characters are not masked: that would hide whole replies."""
 
 LONGEST_LINE = 65536
 DOT = b".\r\n"
@@ -177,8 +177,8 @@ class Conversation(smtplib.SMTP):
             text = f"no answer {where} within {self.order.timeout:g} seconds"
             if not self._command:
                 place = self.order.place
-                raise Failed(f"{text}: if {place} speaks TLS at once, write smtps://{place}")
-            raise Failed(f"{text}: give it more with --timeout SECONDS")
+                raise Failed(f"{text}: if {place} uses TLS from the start, write smtps://{place}")
+            raise Failed(f"{text}: wait longer with --timeout SECONDS")
         how = f" ({error.strerror or error})" if error else ""
         raise smtplib.SMTPServerDisconnected(f"the server closed the connection {where}{how}")
 
@@ -220,7 +220,9 @@ class Conversation(smtplib.SMTP):
             raise Failed(f"cannot find {place.host} ({reason}): check the name") from None
         except TimeoutError:
             seconds = f"{self.order.timeout:g}"
-            raise Failed(f"cannot reach {place} within {seconds} seconds: check it") from None
+            raise Failed(
+                f"cannot reach {place} within {seconds} seconds: check the address"
+            ) from None
         except OSError as error:
             raise Failed(_unreachable(place, error)) from None
         self._tell("*", f"connected to {place}", perf_counter() - self._asked)
@@ -383,7 +385,7 @@ def _no_handshake(place: Place, error: OSError) -> str:
     reason = getattr(error, "reason", None) or error.strerror or "connection closed"
     text = f"no TLS with {place} ({str(reason).replace('_', ' ').lower()})"
     if place.scheme == "smtps":
-        return f"{text}: if it does not speak TLS at once, write smtp://{place}"
+        return f"{text}: if it does not use TLS from the start, write smtp://{place}"
     return f"{text}: look into the server's log, or try --tls never"
 
 

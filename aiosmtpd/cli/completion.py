@@ -39,7 +39,7 @@ def _suggest(action: Any, words: Iterable[str]) -> None:
 
 
 def _command_of(split: Any) -> str:
-    """Return the first argument of the line in the shell, "" while it is being typed."""
+    """Return the first argument of the shell's line, or nothing while it is being typed."""
     line = os.environ.get("COMP_LINE", "")
     words = split(line, int(os.environ.get("COMP_POINT", len(line))))[3]
     first = int(os.environ["_ARGCOMPLETE"])

@@ -23,7 +23,7 @@ REASONS = 5
 
 
 class Result(NamedTuple):
-    """The outcome of one message: its seconds, and why it failed or ""."""
+    """The outcome of one message: its seconds, and why it failed (empty if it did not)."""
 
     seconds: float
     failure: str = ""

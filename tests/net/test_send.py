@@ -279,7 +279,7 @@ def test_tls_that_is_required_and_not_there(
         assert "STARTTLS is not offered: leave out --tls required" in sent.error
         sent = send(f"smtps://{at(controller)}")
         assert sent.code == 1
-        assert f"if it does not speak TLS at once, write smtp://{at(controller)}" in sent.error
+        assert f"if it does not use TLS from the start, write smtp://{at(controller)}" in sent.error
     tls = certificates.server_context()
     with serving("starttls: tls-failure", tls_context=tls) as controller:
         sent = send(at(controller))
@@ -299,7 +299,7 @@ def test_tls_from_the_first_octet(send: Callable[..., Sent], certificates: Certi
         sent = send(at(controller), "--timeout", "0.3")
         assert sent.code == 1
         assert "no answer in place of a greeting within 0.3 seconds" in sent.error
-        assert f"if {at(controller)} speaks TLS at once, write smtps://" in sent.error
+        assert f"if {at(controller)} uses TLS from the start, write smtps://" in sent.error
 
 
 # AUTH.
@@ -529,7 +529,7 @@ def test_a_server_that_is_silent() -> None:
         with pytest.raises(Failed) as caught:
             conversation.run()
     assert str(caught.value) == (
-        "no answer after MAIL FROM:<a@b.test> SIZE=2 within 30 seconds: give it more with "
+        "no answer after MAIL FROM:<a@b.test> SIZE=2 within 30 seconds: wait longer with "
         "--timeout SECONDS"
     )
     assert said[-1] == "MAIL FROM:<a@b.test> SIZE=2"
@@ -591,7 +591,7 @@ def test_a_name_that_cannot_be(send: Callable[..., Sent]) -> None:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (TimeoutError(), "cannot reach mx.test:25 within 30 seconds: check it"),
+        (TimeoutError(), "cannot reach mx.test:25 within 30 seconds: check the address"),
         (OSError(101, "Network is unreachable"), "cannot reach mx.test:25: Network is unreachable"),
     ],
 )
