@@ -1,7 +1,7 @@
-# PYTHON_ARGCOMPLETE_OK: by this argcomplete knows who can be asked for completions.
+# PYTHON_ARGCOMPLETE_OK: this word tells argcomplete that the program completes its arguments.
 """The command line: ``aiosmtpd`` and ``python -m aiosmtpd``.
 
-Only what ``--help`` and a wrong option need is imported here at once; the rest comes when there is
+This module imports only what ``--help`` and a usage error need; the rest is imported when there is
 something to serve.
 """
 
@@ -23,6 +23,7 @@ from aiosmtpd.cli.options import (
     DEFAULT_PORT as DEFAULT_PORT,
     make_parser,
 )
+from aiosmtpd.cli.parser import INTERRUPTED as INTERRUPTED
 
 try:
     import pwd as pwd
@@ -33,27 +34,25 @@ PROGRAM = os.path.basename(sys.argv[0])
 if PROGRAM == "__main__.py":
     PROGRAM = "aiosmtpd"
 
-INTERRUPTED = 130
-"""The exit code of a program that Ctrl-C has ended, as shells have it."""
-
 
 def _parser() -> ArgumentParser:
     return make_parser(PROGRAM)
 
 
 def parseargs(args: Sequence[str] | None = None) -> tuple[ArgumentParser, Namespace]:
-    """Parse a command line, the process's own if None; make the handler.
+    """Parse a command line, by default that of the process; make the handler.
 
     :return: the parser and the settings: the options by their long names, and ``setuid``,
         ``classpath``, ``requiretls``, ``classargs``, ``handler``, ``host`` and ``port`` (of the
-        first place to listen at) and ``places``.
-    :raises SystemExit: with code 2 after one line on the standard error, for a wrong option.
-    :raises Exception: whatever making the handler raises.
+        first place to listen at), ``places`` and ``users``.
+    :raises SystemExit: with code 2, after one line on the standard error, if an option is wrong.
+    :raises Exception: any that the constructor of the handler raises.
     """
     parser = _parser()
     settings = parser.parse_args(args)
-    # Behind the parsing, which --help does not survive.
-    from aiosmtpd.cli.settings import check_auth, complete, make_handler
+    # Imported after parsing, so that --help is fast.
+    from aiosmtpd.cli.checks import check_auth, complete
+    from aiosmtpd.cli.handler import make_handler
 
     complete(parser, settings)
     settings.handler = make_handler(parser, settings)
@@ -67,16 +66,17 @@ def main(args: Sequence[str] | None = None) -> None:
 
     It runs in the event loop set by :func:`asyncio.set_event_loop`, and closes it. The first
     signal ends it gracefully, the second one at once; SIGHUP loads the certificates again.
-    Where the first argument is the name of a command, that is run in place of the server.
+    If the first argument is the name of a command, that runs instead of the server.
 
-    :param args: the command line without the program's name; the process's own if None.
-    :raises SystemExit: with code 2, or 1 where privileges cannot be dropped or nobody reads what
-        is printed, after one line on the standard error; with the code of a command.
+    :param args: the command line without the program's name, by default that of the process.
+    :raises SystemExit: after one line on the standard error: with code 2 if the options are wrong
+        or the server cannot start, with code 1 if the process cannot switch users or the reader of
+        its output has gone; or with the exit code of a command.
     """
     try:
         _run(list(sys.argv[1:] if args is None else args))
     except KeyboardInterrupt:
-        # Before there is a server, or when it has ended.
+        # Before the server has started, or after it has ended.
         sys.exit(INTERRUPTED)
 
 
@@ -92,12 +92,12 @@ def _run(words: list[str]) -> None:
     try:
         parser, settings = parseargs(words)
     except Exception as error:
-        from aiosmtpd.process.whole import one_line
+        from aiosmtpd.process.failure import one_line
 
         if isinstance(error, OSError) and error.filename:
             _parser().error(f"{error.filename}: {error.strerror}; name another file or folder")
-        _parser().error(f"The handler class cannot be used so: {one_line(error)}")
+        _parser().error(f"Cannot create the handler: {one_line(error)}")
     from aiosmtpd.cli.program import serve
 
-    # Looked up here: what programs' tests replace in this module is what counts.
+    # `partial` and `pwd` are looked up here: tests of programs replace them in this module.
     serve(parser, settings, partial, pwd)

@@ -1,1 +1,1 @@
-"""The command line: options, the server's program, send and wait."""
+"""The command line: options, the program of the server, and the commands send and wait."""

@@ -1,4 +1,4 @@
-"""A client's side of one dialogue in SMTP or LMTP, which tells what goes over the wire."""
+"""An SMTP and LMTP client for one message, which reports all that goes over the wire."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from time import perf_counter
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
 MECHANISMS = ("CRAM-MD5", "PLAIN", "LOGIN")
-"""What is understood, the best first."""
-
-INTERRUPTED = 130
-"""The exit code that shells use for what Ctrl-C ended."""
+"""AUTH mechanisms that the client knows, the best first."""
 
 PORTS = {"smtp": 25, "smtps": 465, "lmtp": 24}
 MASK = "********"
@@ -24,23 +21,25 @@ HINTS = {
     "5": "permanent: trying again will not help",
 }
 SHORTEST_SECRET = 2
+"""Texts of up to so many characters are not masked: that would hide whole replies."""
+
 LONGEST_LINE = 65536
 DOT = b".\r\n"
 
 Tell = Callable[[str, str, float | None], None]
-"""Gets who speaks (``C``, ``S`` or ``*``), a line, and the seconds that it took or None."""
+"""Called with the speaker (``C``, ``S`` or ``*``), a line, and the seconds it took or None."""
 
 
 class Failed(Exception):
-    """The message was not accepted: one line that says why and what may help."""
+    """The message was not accepted; the text says in one line why and what may help."""
 
 
 class Refused(Failed):
-    """The server answers and says no."""
+    """The server has replied with a refusal."""
 
 
 class Place(NamedTuple):
-    """A server; it has a *path*, else *host* and *port* count."""
+    """The address of a server: a *path*, or without one *host* and *port*."""
 
     scheme: str
     host: str = ""
@@ -54,7 +53,7 @@ class Place(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What is to be sent, and how."""
+    """A message, its envelope, and how to send it; *timeout* is in seconds."""
 
     place: Place
     sender: str
@@ -69,22 +68,22 @@ class Order(NamedTuple):
 
 
 class Conversation(smtplib.SMTP):
-    """One connection, from connecting to QUIT: :meth:`run`."""
+    """One connection, from connecting to QUIT; :meth:`run` does it all."""
 
     def __init__(self, order: Order, tell: Tell | None = None) -> None:
         self.order = order
-        self._tell = tell or (lambda _who, _line, _seconds: None)
+        self._tell = tell or (lambda _speaker, _line, _seconds: None)
         self._command = ""
         self._asked = 0.0
         self._masking = False
         self._secrets: list[str] = []
         self._lmtp = order.place.scheme == "lmtp"
         self.ehlo_msg = "LHLO" if self._lmtp else "EHLO"
-        # Without a host it does not connect yet; with a name it asks no resolver for one.
+        # Without a host it does not connect yet; with our name it does not ask a resolver for it.
         super().__init__(local_hostname=order.name, timeout=order.timeout)
 
     def run(self) -> str:
-        """Send the message and return what the server said to it; raises Failed."""
+        """Send the message and return the server's reply to it; raises Failed."""
         try:
             self._open()
             self._greet()
@@ -98,7 +97,7 @@ class Conversation(smtplib.SMTP):
         except smtplib.SMTPServerDisconnected as error:
             raise Failed(f"{error}: look into the server's log") from None
         except UnicodeError:
-            raise Failed("the server's name cannot be: write HOST:PORT") from None
+            raise Failed("the server's name is not valid: write HOST:PORT") from None
         finally:
             self.close()
         return said
@@ -107,18 +106,18 @@ class Conversation(smtplib.SMTP):
     def _connected(self) -> socket.socket:
         return cast(socket.socket, self.sock)
 
-    # What goes over the wire, told.
+    # Everything on the wire, reported.
 
     def send(self, s: Any) -> None:
         """Send a command (str) or mail data (bytes)."""
-        octets = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else s
+        data = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else s
         if isinstance(s, str):
             self._say(s.rstrip("\r\n"))
         self._asked = perf_counter()
         try:
-            self._connected.sendall(octets)
+            self._connected.sendall(data)
         except OSError as error:
-            # It may have said why.
+            # The server may have sent its reason before.
             if self.file is None or not self._last_words():
                 self._end(error)
 
@@ -129,13 +128,13 @@ class Conversation(smtplib.SMTP):
                 line, secret = " ".join([*words[:2], *[MASK] * len(words[2:])]), words[2:]
             else:
                 line, secret = MASK, words
-            # The server may repeat them; what is shorter is no secret.
+            # The server may repeat them in its replies.
             self._secrets += [one for one in secret if len(one) > SHORTEST_SECRET]
         self._command = line
         self._tell("C", line, None)
 
     def getreply(self) -> tuple[int, bytes]:
-        """Read one reply: its code (-1 where it is none) and its text, lines joined by LF."""
+        """Return the code and the text of one reply, lines joined by LF; -1 if it is malformed."""
         if self.file is None:
             self.file = self._connected.makefile("rb")
         lines: list[bytes] = []
@@ -158,7 +157,7 @@ class Conversation(smtplib.SMTP):
                 return int(line[:3]), b"\n".join(lines)
 
     def _last_words(self) -> bool:
-        # What the next getreply() reads, where there is anything.
+        # Return True if there is something that getreply() can read.
         try:
             return bool(self.file.peek(1))  # type: ignore[union-attr]
         except OSError:
@@ -171,34 +170,36 @@ class Conversation(smtplib.SMTP):
         return text
 
     def _end(self, error: OSError | None) -> NoReturn:
-        """Raise what a lost connection means, or a server that does not answer."""
+        """Raise the exception for a lost connection or for a server that does not answer."""
         self.close()
         where = f"after {self._command}" if self._command else "in place of a greeting"
         if isinstance(error, TimeoutError):
             text = f"no answer {where} within {self.order.timeout:g} seconds"
             if not self._command:
                 place = self.order.place
-                raise Failed(f"{text}: if {place} speaks TLS at once, write smtps://{place}")
-            raise Failed(f"{text}: give it more with --timeout SECONDS")
+                raise Failed(f"{text}: if {place} uses TLS from the start, write smtps://{place}")
+            raise Failed(f"{text}: wait longer with --timeout SECONDS")
         how = f" ({error.strerror or error})" if error else ""
         raise smtplib.SMTPServerDisconnected(f"the server closed the connection {where}{how}")
 
     def _expect(self, code: int, text: bytes, *codes: int, hint: str = "") -> str:
-        """Return a reply as text; raises Refused, with a hint, where its code is none of these."""
+        """Return a reply as text; raise Refused with a hint unless its code is one of *codes*."""
         said = self._without_secrets(text.replace(b"\n", b" / "))
         if code == -1:
-            raise Failed(f"{said[:60]!r} is no SMTP reply: is {self.order.place} a mail server?")
+            raise Failed(
+                f"{said[:60]!r} is not an SMTP reply: is {self.order.place} a mail server?"
+            )
         said = f"{code} {said}".strip()
         if code in codes:
             return said
         hint = (
             hint
             or HINTS.get(said[:3])
-            or HINTS.get(said[0], "not what was expected: look into the server's log")
+            or HINTS.get(said[0], "unexpected: look into the server's log")
         )
         raise Refused(f"{self._command or 'the connection'} was refused: {said} ({hint})")
 
-    # The dialogue.
+    # The steps of the session.
 
     def _open(self) -> None:
         place = self.order.place
@@ -219,7 +220,9 @@ class Conversation(smtplib.SMTP):
             raise Failed(f"cannot find {place.host} ({reason}): check the name") from None
         except TimeoutError:
             seconds = f"{self.order.timeout:g}"
-            raise Failed(f"cannot reach {place} within {seconds} seconds: check it") from None
+            raise Failed(
+                f"cannot reach {place} within {seconds} seconds: check the address"
+            ) from None
         except OSError as error:
             raise Failed(_unreachable(place, error)) from None
         self._tell("*", f"connected to {place}", perf_counter() - self._asked)
@@ -277,7 +280,7 @@ class Conversation(smtplib.SMTP):
             self._refuse_mechanisms(shown)
         self._tell("*", f"mechanisms: {shown}; taking {mechanism}", None)
         if not isinstance(self.sock, ssl.SSLSocket) and mechanism != "CRAM-MD5":
-            self._tell("*", "no TLS: the password goes in the clear", None)
+            self._tell("*", "no TLS: the password is sent in the clear", None)
         self.user, self.password = self.order.credentials
         self._secrets = [self.password] if len(self.password) > SHORTEST_SECRET else []
         self._masking = True
@@ -287,9 +290,9 @@ class Conversation(smtplib.SMTP):
         except smtplib.SMTPResponseException as error:
             self._command = "AUTH"
             text = error.smtp_error
-            octets = text if isinstance(text, bytes) else text.encode()
+            reply = text if isinstance(text, bytes) else text.encode()
             hint = "" if 400 <= error.smtp_code < 500 else "check USER:PASSWORD"
-            self._expect(error.smtp_code, octets, hint=hint)
+            self._expect(error.smtp_code, reply, hint=hint)
         except (smtplib.SMTPException, ValueError) as error:
             if isinstance(error, smtplib.SMTPServerDisconnected):
                 raise
@@ -300,13 +303,13 @@ class Conversation(smtplib.SMTP):
     def _refuse_mechanisms(self, offered: str) -> NoReturn:
         if not offered:
             tls = isinstance(self.sock, ssl.SSLSocket)
-            hint = "" if tls else ", or use TLS, which it may need"
+            hint = "" if tls else ", or use TLS, which the server may require"
             raise Failed(f"AUTH is not offered: leave out --auth{hint}")
         if self.order.mechanism:
             wanted = self.order.mechanism
             raise Failed(f"{wanted} is not offered, only {offered}: choose another --mechanism")
         known = ", ".join(MECHANISMS)
-        raise Failed(f"{offered} is offered, and {known} are known: leave out --auth")
+        raise Failed(f"only {offered} is offered, and this program knows {known}: leave out --auth")
 
     def _transact(self) -> str:
         order, said = self.order, ""
@@ -322,7 +325,7 @@ class Conversation(smtplib.SMTP):
             raise refusals[0]
         self._expect(*self.docmd("DATA"), 354)
         began, data = perf_counter(), _stuffed(order.message)
-        self._tell("C", f"(the message, {len(data) - len(DOT):,} octets)", None)
+        self._tell("C", f"(the message, {len(data) - len(DOT):,} bytes)", None)
         self._tell("C", ".", None)
         self._command = "the message"
         self.send(data)
@@ -355,7 +358,7 @@ class Conversation(smtplib.SMTP):
         return given
 
     def _leave(self) -> None:
-        """Say goodbye; the message's fate is known by now."""
+        """Send QUIT; errors no longer matter, the outcome of the message is known."""
         try:
             self.docmd("QUIT")
         except (OSError, smtplib.SMTPException, Failed):
@@ -363,8 +366,8 @@ class Conversation(smtplib.SMTP):
 
 
 def _stuffed(message: bytes) -> bytes:
-    """Return a message as mail data: RFC 5321 section 4.5.2."""
-    # Not by regular expressions, which take three times as long.
+    """Return a message with CRLF, stuffed dots and the final dot: RFC 5321 section 4.5.2."""
+    # Regular expressions would take three times as long.
     lines = message.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n")
     data = b"\n%b\n" % lines
     return data.replace(b"\n.", b"\n..").replace(b"\n", b"\r\n")[2:] + DOT
@@ -382,7 +385,7 @@ def _no_handshake(place: Place, error: OSError) -> str:
     reason = getattr(error, "reason", None) or error.strerror or "connection closed"
     text = f"no TLS with {place} ({str(reason).replace('_', ' ').lower()})"
     if place.scheme == "smtps":
-        return f"{text}: if it does not speak TLS at once, write smtp://{place}"
+        return f"{text}: if it does not use TLS from the start, write smtp://{place}"
     return f"{text}: look into the server's log, or try --tls never"
 
 

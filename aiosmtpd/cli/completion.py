@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish, by argcomplete: the extra ``completion``."""
+"""Completion in bash, zsh and fish, by argcomplete (the extra ``completion``)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from aiosmtpd.cli.options import COMMANDS
 
 CLASSES = ("Debugging", "Mailbox", "Sink")
-"""Handlers that the command line can make by their short names."""
+"""Handlers with short names for ``-c``."""
 
 
 def complete(parser: ArgumentParser, program: str) -> None:
-    """Tell the shell that asks what may follow on its command line, and end the process."""
+    """Print the words that may follow on the line that the shell completes, and exit."""
     try:
         import argcomplete
     except ImportError:
@@ -24,7 +24,7 @@ def complete(parser: ArgumentParser, program: str) -> None:
     if (name := _command_of(argcomplete.lexers.split_line)) in COMMANDS:
         module = import_module(COMMANDS[name].function.partition(":")[0])
         parser = module.make_parser(f"{program} {name}")
-        # The command's name is no argument of its parser.
+        # The parser of the command does not know the name of the command: skip that word.
         os.environ["_ARGCOMPLETE"] = str(int(os.environ["_ARGCOMPLETE"]) + 1)
     for action in parser._actions:
         if action.dest == "classpath":
@@ -39,7 +39,7 @@ def _suggest(action: Any, words: Iterable[str]) -> None:
 
 
 def _command_of(split: Any) -> str:
-    """Return the first argument of the line that is being completed, if it stands there whole."""
+    """Return the first argument of the shell's line, or nothing while it is being typed."""
     line = os.environ.get("COMP_LINE", "")
     words = split(line, int(os.environ.get("COMP_POINT", len(line))))[3]
     first = int(os.environ["_ARGCOMPLETE"])

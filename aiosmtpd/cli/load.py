@@ -1,4 +1,4 @@
-"""Many messages at once, and how long they took."""
+"""Send many messages and measure how long each takes."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from threading import Thread
 from time import monotonic, perf_counter
 from typing import NamedTuple
 
-from aiosmtpd.cli.client import INTERRUPTED, Conversation, Failed, Order
+from aiosmtpd.cli.client import Conversation, Failed, Order
+from aiosmtpd.cli.parser import INTERRUPTED
 from aiosmtpd.mail.terminal import safe_line
 
 PAUSE = 0.1
 """Seconds between two progress lines."""
 
 REASONS = 5
-"""How many kinds of failures are listed."""
+"""How many different failures are listed."""
 
 
 class Result(NamedTuple):
-    """What became of one message."""
+    """The outcome of one message: its seconds, and why it failed (empty if it did not)."""
 
     seconds: float
     failure: str = ""
 
 
 class Load:
-    """So many messages of one order, each over a connection of its own, some at a time."""
+    """Sends one order many times, each over its own connection, some of them in parallel."""
 
     def __init__(self, order: Order, messages: int, concurrency: int) -> None:
         self._order = order
@@ -37,23 +38,25 @@ class Load:
         self._concurrency = min(concurrency, messages)
         self._results: list[Result] = []
         self._arriving: SimpleQueue[Result] = SimpleQueue()
-        # next() of it is atomic: each number is taken once.
+        # next() of a counter is atomic: each thread gets other numbers.
         self._numbers = count()
         self._stopping = False
 
     def run(self, show: Callable[[str], None], quiet: bool) -> int:
-        """Send them, show a summary (only of failures where *quiet*); return the exit code."""
+        """Send all, show a summary (if *quiet*, only after a failure); return the exit code."""
         began = monotonic()
         code = 0
         try:
             for number in range(self._concurrency):
-                # Daemons: Ctrl-C does not wait for a server that does not answer.
+                # Daemons, so that Ctrl-C does not wait for a server that does not answer.
                 Thread(target=self._send_some, name=f"send-{number}", daemon=True).start()
             self._watch(began, not quiet and sys.stderr is not None and sys.stderr.isatty())
         except KeyboardInterrupt:
             self._stopping = True
             code = INTERRUPTED
-            show(f"interrupted: {len(self._results):,} of {self._messages:,} messages are known of")
+            show(
+                f"interrupted: {len(self._results):,} of {self._messages:,} messages have a result"
+            )
         if any(result.failure for result in self._results):
             code = code or 1
         if code or not quiet:
@@ -73,7 +76,7 @@ class Load:
             self._arriving.put(Result(perf_counter() - began, failure))
 
     def _watch(self, began: float, on_terminal: bool) -> None:
-        """Collect the results, and show how many there are."""
+        """Collect the results and show the progress."""
         shown = began
         try:
             while len(self._results) < self._messages:
@@ -96,7 +99,7 @@ class Load:
 
 
 def summary(results: Sequence[Result], seconds: float) -> Iterator[str]:
-    """Say how many were accepted, how fast, how long they took, and why others were not."""
+    """Yield lines: how many were accepted, the rate, the latency, and why others failed."""
     taken = sorted(result.seconds for result in results if not result.failure)
     reasons = Counter(result.failure for result in results if result.failure)
     noun = "message" if len(results) == 1 else "messages"
@@ -115,6 +118,6 @@ def summary(results: Sequence[Result], seconds: float) -> Iterator[str]:
 
 
 def percentile(ordered: Sequence[float], share: int) -> float:
-    """Return the milliseconds that *share* of 100 do not exceed: the nearest rank."""
+    """Return the milliseconds that *share* percent do not exceed, by the nearest rank."""
     rank = -(-len(ordered) * share // 100)
     return ordered[max(rank, 1) - 1] * 1000

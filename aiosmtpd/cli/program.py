@@ -1,4 +1,4 @@
-"""The life of the process: from what the command line says to the last connection's end."""
+"""The server's program, from parsed options to the end of the last connection."""
 
 from __future__ import annotations
 
@@ -11,38 +11,35 @@ import sys
 import threading
 import warnings
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 
-from aiosmtpd.cli.options import DEFAULT_SIZE, LIMITS
-from aiosmtpd.controller import Server
+from aiosmtpd.cli.banner import banner, is_local, why_not_listening
+from aiosmtpd.cli.options import DEFAULT_SIZE, DEFAULT_USER, LIMITS
 from aiosmtpd.engine import loops
+from aiosmtpd.listen import sockets as listening
 from aiosmtpd.listen.sockets import Listen, close_all, spell
-from aiosmtpd.process.whole import (
-    SETTLE,
-    Certificate,
-    Failure,
-    banner,
-    bind,
-    forget_what_cannot_be_written,
-    identity,
-    is_local,
-    leave_threads_behind,
-    pipe_of,
-    run_to_the_end,
-    signals_handled,
-    why_not_listening,
-    write_ready_file,
-)
-from aiosmtpd.server import close_loop
+from aiosmtpd.process.activation import write_ready_file
+from aiosmtpd.process.certificates import Certificate
+from aiosmtpd.process.exit import SETTLE, exit_despite_threads, flush_standard_streams, pipe_of
+from aiosmtpd.process.failure import Failure
+from aiosmtpd.process.rights import CannotSwitch, Identity, check_writable, identity_to_assume
+from aiosmtpd.process.signals import run_until_done, signals_handled
+from aiosmtpd.server import DEFAULT_PORT, Server, close_loop
 from aiosmtpd.smtp import SMTP
 
-CLEAR_PASSWORDS = "Passwords come in the clear: a certificate changes that (--tlscert, --tls)"
+LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmtpd.lmtp")
+"""Modules of the package that are imported only when they are needed."""
+
+CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"
+
+CHECK_RIGHTS = "check --user, --group and -n"
 
 PROXY_TIMEOUT = 5.0
 """Seconds for the PROXY header."""
@@ -51,31 +48,33 @@ log = logging.getLogger("mail.log")
 
 
 def serve(
-    parser: ArgumentParser, settings: Namespace, make: Any = partial, users: Any = None
+    parser: ArgumentParser, settings: Namespace, make: Any = partial, pwd: Any = None
 ) -> None:
-    """Serve as the settings say until a signal comes or the event loop ends.
+    """Serve as the options say until a signal arrives or the event loop is stopped.
 
-    *make* and *users* are :func:`functools.partial` and the module ``pwd``, or what stands in for
-    them. Raises SystemExit after one line on the standard error where that cannot be.
+    *make* is :func:`functools.partial` and *pwd* the module, None on a system without it; programs
+    replace both in :mod:`aiosmtpd.main`. If the server cannot run, print one line to the standard
+    error and raise SystemExit.
     """
     set_up_logging(settings)
     threads = set(threading.enumerate())
     try:
-        program = Program(settings, make, users)
+        program = Program(settings, make, pwd)
         program.run()
     except Failure as failure:
         if failure.code == 2:
             parser.error(str(failure))
         parser.exit(failure.code, f"{failure}\n")
-    forget_what_cannot_be_written()
+    flush_standard_streams()
     if program.signalled:
-        leave_threads_behind(threads, program.code)
+        # The sender of the signal wants the process to end.
+        exit_despite_threads(threads, program.code)
     if program.code:
         parser.exit(program.code)
 
 
 def set_up_logging(settings: Namespace) -> None:
-    """Let the log say as much as ``-d`` and ``-q`` want."""
+    """Set the levels of the logs by ``-d`` and ``-q``."""
     logging.basicConfig(
         level=logging.ERROR if settings.quiet else logging.WARNING,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -86,8 +85,29 @@ def set_up_logging(settings: Namespace) -> None:
             logging.getLogger(name).setLevel(level)
 
 
+@contextmanager
+def _hint(text: str) -> Iterator[None]:
+    """Add the options that help to the text of a Failure."""
+    try:
+        yield
+    except CannotSwitch as failure:
+        raise Failure(f"{failure}; try running with -n option.", failure.code) from failure
+    except Failure as failure:
+        raise Failure(f"{failure}; {text}", failure.code) from failure
+
+
+async def _bind(place: Listen) -> list[listening.Socket]:
+    """Bind all addresses of a place without accepting connections; raises OSError."""
+    if place.path is not None:
+        return listening.bind_unix(place.path)
+    if place.fd is not None:
+        return listening.adopt_fd(place.fd)
+    hosts = listening.LOOPBACKS if place.host is None else [place.host]
+    return await listening.bind_tcp(hosts, DEFAULT_PORT if place.port is None else place.port)
+
+
 class _Places(Server):
-    """A server for all places, so that its limits are those of the process."""
+    """One server for all places: its limits count all connections of the process."""
 
     def __init__(self, make: Callable[[Listen], SMTP], *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
@@ -98,21 +118,18 @@ class _Places(Server):
 
 
 class Program:
-    """The server that one command line asks for, from binding to the last connection's end."""
+    """The server of one command line: binds, serves, and ends. :meth:`run` does it all."""
 
-    def __init__(self, settings: Namespace, make: Any = partial, users: Any = None) -> None:
+    def __init__(self, settings: Namespace, make: Any = partial, pwd: Any = None) -> None:
         self._settings = settings
         self._make_partial = make
-        self._users = users
+        self._pwd = pwd
         self._certificates: list[Certificate] = []
         self._ssl_context = self._load(settings.smtpscert, settings.smtpskey)
         self._tls_context = self._load(settings.tlscert, settings.tlskey)
-        self._authority: Path | None = None
+        self._ca_file: Path | None = None
         if settings.tls:
-            from aiosmtpd.process.devtls import self_signed
-
-            self._tls_context, self._authority = self_signed(settings)
-            self._ssl_context = self._tls_context
+            self._sign_certificate()
         self._parameters: dict[str, Any] = {
             "bare_newline": "normalize",
             "max_auth_failures": settings.max_auth_failures,
@@ -141,8 +158,17 @@ class Program:
         self._certificates.append(Certificate(cert, key))
         return self._certificates[-1].context
 
+    def _sign_certificate(self) -> None:
+        from aiosmtpd.process.authority import cache_folder, kept_authority
+
+        authority = kept_authority(cache_folder())
+        hosts = [place.host for place in self._settings.places]
+        self._tls_context = authority.issue([self._settings.hostname, *hosts])
+        self._ssl_context = self._tls_context
+        self._ca_file = authority.ca_file
+
     def _make_variants(self) -> list[Callable[[type[SMTP]], type[SMTP]]]:
-        """Return what makes a subclass of a server class for each option that asks for one."""
+        """Return functions that subclass a server class, one for each option that needs it."""
         settings = self._settings
         variants: list[Callable[[type[SMTP]], type[SMTP]]] = []
         if settings.proxy_protocol:
@@ -182,7 +208,10 @@ class Program:
 
     def _make_guarded(self, make: Callable[[], SMTP]) -> SMTP:
         server = make()
-        self._settings.users.guard(server, tls=self._has_tls)
+        # Not by keywords, which would warn programmers of clear passwords at each connection.
+        server._authenticator = self._settings.users
+        server._auth_required = self._settings.require_auth
+        server._auth_require_tls = self._has_tls
         return server
 
     @property
@@ -190,19 +219,37 @@ class Program:
         return self._tls_context is not None or self._ssl_context is not None
 
     def run(self) -> None:
-        """Serve until a signal comes or the loop is stopped; raises Failure."""
-        become = identity(self._settings, self._users)
+        """Serve until a signal arrives or the loop is stopped; raises Failure."""
+        identity = self._identity()
         loop = loops.current_or_new_loop()
         loop.set_debug(self._settings.debug > 2 or loop.get_debug())
-        self._task = loop.create_task(self._serve(become))
+        self._task = loop.create_task(self._serve(identity))
         try:
             with signals_handled(loop, self._reactions()):
-                run_to_the_end(loop, self._task, self.end)
+                run_until_done(loop, self._task, self.end)
         finally:
             with warnings.catch_warnings(), suppress(KeyboardInterrupt):
-                # That a worker thread goes on is dealt with later, if need be.
+                # exit_despite_threads() deals with worker threads that go on.
                 warnings.simplefilter("ignore", RuntimeWarning)
                 close_loop(loop, SETTLE)
+
+    def _identity(self) -> Identity | None:
+        """Return the user to become once the ports are bound, None to stay; raises Failure."""
+        settings = self._settings
+        if not settings.setuid:
+            return None
+        with _hint(CHECK_RIGHTS):
+            return identity_to_assume(
+                settings.user, settings.group, default=DEFAULT_USER, pwd=self._pwd
+            )
+
+    def _drop_rights(self, identity: Identity) -> None:
+        with _hint(CHECK_RIGHTS):
+            identity.assume(LOADED_LATE)
+            folder = getattr(self._settings.handler, "mail_dir", None)
+            if isinstance(folder, str | PathLike):
+                # The handler made it while this was still root's process.
+                check_writable(folder, identity.user)
 
     def _reactions(self) -> dict[int, Callable[[], None]]:
         names = ["SIGINT", "SIGTERM", "SIGBREAK"]
@@ -222,22 +269,22 @@ class Program:
         self.end()
 
     def end(self) -> None:
-        """End gracefully; asked again, at once."""
+        """End gracefully; a second call ends at once."""
         if not self._stopping.is_set():
-            log.info("Stopping; transactions may end, a second signal ends them")
+            log.info("Stopping after the open transactions; a second signal stops at once")
             self._stopping.set()
         elif self._task is not None:
             self._patience = 0
             self._task.cancel()
 
     def finish(self) -> None:
-        """End gracefully, and leave an end that has begun alone."""
+        """End gracefully, if the end has not begun yet."""
         if not self._stopping.is_set():
             self.end()
 
-    async def _serve(self, become: Callable[[], None] | None) -> None:
+    async def _serve(self, identity: Identity | None) -> None:
         try:
-            await self._start(become)
+            await self._start(identity)
             self._announce()
             self._watch_output()
             await self._stopping.wait()
@@ -249,25 +296,25 @@ class Program:
                 await self._server.stop(self._patience)
 
     def _watch_output(self) -> None:
-        """End when nobody reads any more what the handler prints."""
+        """End when the reader of the pipe to which the handler prints has gone."""
         output = pipe_of(getattr(self._settings.handler, "stream", None))
         if output is not None:
-            # The writing end of a pipe is ready to be read when its reader has gone.
+            # The writing end of a pipe becomes readable when its reader has gone.
             asyncio.get_running_loop().add_reader(output, self._output_lost, output)
 
     def _output_lost(self, output: int) -> None:
         asyncio.get_running_loop().remove_reader(output)
-        log.error("Nobody reads any more what is printed: stopping")
+        log.error("The reader of the standard output has gone: stopping")
         self.signalled, self.code = True, 1
         self.finish()
 
-    async def _start(self, become: Callable[[], None] | None) -> None:
+    async def _start(self, identity: Identity | None) -> None:
         places, bound = self._settings.places, []
         try:
-            if become:
-                # No client is served by root: bind all, drop the rights, and only then accept.
-                bound = [await bind(place) for place in places]
-                become()
+            if identity is not None:
+                # Root serves no client: bind all places, drop the rights, and only then accept.
+                bound = [await _bind(place) for place in places]
+                self._drop_rights(identity)
                 places = [
                     Listen(place.scheme, fd=sock.fileno())
                     for place, sockets in zip(places, bound, strict=True)
@@ -283,7 +330,7 @@ class Program:
 
     def _make_server(self, places: list[Listen]) -> Server:
         if self._settings.tls:
-            # What `--tls` makes is for STARTTLS where no scheme says otherwise.
+            # A place without a scheme gets STARTTLS, not TLS from the start.
             places = [evolve(place, scheme=place.scheme or "smtp") for place in places]
         return _Places(
             self._make_connection,
@@ -307,19 +354,20 @@ class Program:
         where = " and ".join(spell(address) for address in addresses)
         log.info("Server is listening on %s", where)
         if self._settings.ready_file:
-            write_ready_file(self._settings.ready_file, addresses)
+            with _hint("name another file with --ready-file"):
+                write_ready_file(self._settings.ready_file, map(spell, addresses))
             self._is_ready = True
         if self._settings.users is not None and not self._has_tls:
-            at_home = all(is_local(address) for address in addresses)
-            log.log(logging.INFO if at_home else logging.WARNING, CLEAR_PASSWORDS)
+            local = all(is_local(address) for address in addresses)
+            log.log(logging.INFO if local else logging.WARNING, CLEAR_PASSWORDS)
         if self._settings.quiet or sys.stderr is None:
             return
         if sys.stderr.isatty():
-            text = banner(self._settings, where, addresses, self._authority)
+            text = banner(self._settings, where, addresses, self._ca_file)
             print(text, file=sys.stderr, flush=True)
             return
-        if self._authority is not None:
-            print(f"CA certificate: {self._authority}", file=sys.stderr, flush=True)
+        if self._ca_file is not None:
+            print(f"CA certificate: {self._ca_file}", file=sys.stderr, flush=True)
         if any(place.port == 0 for place in self._settings.places) and not self._settings.debug:
-            # Nothing else tells a script which ports these are.
+            # Scripts have no other way to learn the ports.
             print(f"Server is listening on {where}", file=sys.stderr, flush=True)

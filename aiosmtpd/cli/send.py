@@ -1,4 +1,4 @@
-"""``aiosmtpd send``: send a test message to any server and show the whole dialogue."""
+"""``aiosmtpd send``: send a test message to a server and show the whole dialogue."""
 
 from __future__ import annotations
 
@@ -13,15 +13,10 @@ from email.policy import SMTP, SMTPUTF8
 from functools import cache, partial
 from pathlib import Path
 
-from aiosmtpd.cli.client import INTERRUPTED, MECHANISMS, PORTS, Conversation, Failed, Order, Place
-from aiosmtpd.cli.options import (
-    DEFAULT_PORT,
-    Parser,
-    _count,
-    _formatter,
-    _seconds,
-    user_and_password,
-)
+from aiosmtpd.cli import values
+from aiosmtpd.cli.client import MECHANISMS, PORTS, Conversation, Failed, Order, Place
+from aiosmtpd.cli.options import DEFAULT_PORT
+from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.mail.terminal import Terminal, safe_line, terminal_of
 
 SENDER = "sender@example.com"
@@ -33,15 +28,15 @@ examples:
   {prog}
       a test message to localhost:8025
   {prog} mx.example.com
-      to port 25, by STARTTLS if offered
+      to port 25, STARTTLS if offered
   {prog} smtps://[::1]:465
-      by TLS from the first octet
+      with TLS from the start
   {prog} lmtp://unix:socket
       by LMTP, over a Unix socket
   {prog} --eml mail.eml
-      a message from a file, as it is
+      a message in a file, unchanged
   {prog} --repeat 1000
-      many, and how long they took
+      many messages, with statistics
 
 exit code: 0 if all was accepted, 1 if
 something was not, 2 for a wrong option
@@ -85,8 +80,8 @@ def _mailbox(text: str) -> str:
 
 
 def _credentials(text: str) -> tuple[str, str]:
-    """Parse ``USER:PASSWORD``, or ``USER`` with an empty password, which is asked for later."""
-    return (text, "") if text and ":" not in text else user_and_password(text)
+    """Parse ``USER:PASSWORD``, or ``USER`` with an empty password: the program asks for it."""
+    return (text, "") if text and ":" not in text else values.user_and_password(text)
 
 
 def make_parser(prog: str) -> ArgumentParser:
@@ -94,9 +89,9 @@ def make_parser(prog: str) -> ArgumentParser:
     parser = Parser(
         prog=prog,
         usage=f"{prog} [OPTIONS] [SERVER]",
-        description="Sends a test message, and shows\nwhat client and server say.",
+        description="Sends a test message and shows\nwhat client and server say.",
         epilog=EXAMPLES.format(prog=prog),
-        formatter_class=_formatter,
+        formatter_class=formatter,
     )
     parser.add_argument(
         "server",
@@ -120,15 +115,14 @@ def _add_message_options(parser: ArgumentParser) -> None:
         dest="sender",
         type=_address,
         metavar="ADDRESS",
-        help=f"The sender; '' is the null one. Default: {SENDER}, or that of the --eml.",
+        help=f"The sender; '' is the empty sender. Default: {SENDER}, or the one in --eml.",
     )
     group.add_argument(
         "--to",
         action="append",
         type=_mailbox,
         metavar="ADDRESS",
-        help="A recipient; may be given several times. "
-        f"Default: {RECIPIENT}, or those of the --eml.",
+        help=f"A recipient; may be given several times. Default: {RECIPIENT}, or those in --eml.",
     )
     group.add_argument("--subject", metavar="TEXT", help="Default: Test.")
     group.add_argument("--body", metavar="TEXT", help="The text. Default: one line.")
@@ -140,7 +134,7 @@ def _add_message_options(parser: ArgumentParser) -> None:
         help="Attach a file; may be given several times.",
     )
     group.add_argument(
-        "--eml", metavar="FILE", help="Send this message as it is; - is the standard input."
+        "--eml", metavar="FILE", help="Send this file as the message; - is the standard input."
     )
 
 
@@ -150,77 +144,78 @@ def _add_session_options(parser: ArgumentParser) -> None:
         "--tls",
         choices=("auto", "required", "never"),
         default="auto",
-        help="STARTTLS: if it is offered (auto, the default), else fail (required), or never.",
+        help="Use STARTTLS if it is offered (auto, the default), fail without it (required), or do "
+        "not use it (never).",
     )
     group.add_argument(
         "--cafile", metavar="FILE", help="Trust the certificates of this authority (PEM)."
     )
     group.add_argument(
-        "--insecure", action="store_true", help="Trust any certificate, of any name."
+        "--insecure", action="store_true", help="Trust any certificate for any name."
     )
     group.add_argument(
         "--auth",
         type=_credentials,
         metavar="USER[:PASSWORD]",
-        help="Authenticate. Other users of the machine may see a command line: without the "
-        "password you are asked for it.",
+        help="Authenticate. Other users of this machine may see the command line: leave the "
+        "password out and the program asks for it.",
     )
     group.add_argument(
         "--mechanism",
         type=str.upper,
         choices=MECHANISMS,
-        help="How. Default: the first of these that is offered.",
+        help="The AUTH mechanism. Default: the first of these that is offered.",
     )
     group.add_argument(
-        "--ehlo", metavar="NAME", help="What to call ourselves. Default: this machine's name."
+        "--ehlo", metavar="NAME", help="The name of the client. Default: the name of this machine."
     )
     group.add_argument(
         "--timeout",
-        type=_seconds,
+        type=values.seconds,
         metavar="SECONDS",
         default=30.0,
-        help="How long to wait for each answer. Default: 30.",
+        help="Wait this long for each reply. Default: 30.",
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="Show errors only.")
+    group.add_argument("-q", "--quiet", action="store_true", help="Print only errors.")
 
 
 def _add_load_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("load")
     group.add_argument(
         "--repeat",
-        type=_count,
+        type=values.count,
         metavar="N",
         default=1,
-        help="Send so many messages, each over a connection of its own, and show how long they "
-        "took in place of the dialogue.",
+        help="Send N messages, each over its own connection, and show how long they took instead "
+        "of the dialogue.",
     )
     group.add_argument(
         "--concurrency",
-        type=_count,
+        type=values.count,
         metavar="K",
         default=1,
-        help="So many at the same time. Default: 1.",
+        help="Send K of them at the same time. Default: 1.",
     )
 
 
-# What the options say together.
+# Checking the options together.
 
 
 def _order(parser: ArgumentParser, settings: Namespace) -> Order:
-    """Make the message and all that sending it needs; a usage error where that cannot be."""
+    """Make the message and collect what sending needs; exit with a usage error if wrong."""
     place: Place = settings.server
     if place.scheme == "smtps" and settings.tls == "never":
-        parser.error("smtps:// is TLS: write smtp://, or leave out --tls never")
+        parser.error("smtps:// always uses TLS: write smtp://, or leave out --tls never")
     if settings.mechanism and not settings.auth:
         parser.error("--mechanism needs --auth USER:PASSWORD")
     if settings.auth and not settings.auth[1]:
         settings.auth = settings.auth[0], _ask_for_password(parser)
     if settings.auth and not all(part.isascii() for part in settings.auth):
-        parser.error("--auth takes ASCII only")
+        parser.error("--auth must be ASCII")
     if settings.cafile and settings.insecure:
         parser.error("--cafile has no meaning with --insecure: leave one or the other out")
     if place.path and sys.platform == "win32":
-        parser.error("unix: is not for this system: write HOST:PORT")
+        parser.error("this system has no Unix sockets: write HOST:PORT")
     name = settings.ehlo or _own_name()
     if not re.fullmatch(r"[!-~]{1,255}", name):
         parser.error(f"invalid name {name!r}: write --ehlo client.example.com")
@@ -250,7 +245,7 @@ def _ask_for_password(parser: ArgumentParser) -> str:
     from getpass import getpass
 
     if sys.stdin is None or not sys.stdin.isatty():
-        parser.error("--auth needs USER:PASSWORD where there is no terminal to ask at")
+        parser.error("--auth needs USER:PASSWORD: there is no terminal to ask for the password")
     try:
         return getpass() or parser.error("--auth needs a password")
     except EOFError:
@@ -260,7 +255,7 @@ def _ask_for_password(parser: ArgumentParser) -> str:
 def _own_name() -> str:
     import socket
 
-    # Not getfqdn(), which asks a resolver that may be slow.
+    # getfqdn() would ask a resolver, which may be slow.
     name = socket.gethostname()
     return name if re.fullmatch(r"[!-~]{1,255}", name) else "localhost"
 
@@ -274,13 +269,13 @@ def _context(cafile: str | None, insecure: bool) -> ssl.SSLContext:
 
 
 def _contexts(parser: ArgumentParser, settings: Namespace) -> Callable[[], ssl.SSLContext]:
-    """Return what makes the one TLS context when it is needed: that takes a while."""
+    """Return a function that makes the TLS context on its first call, since that is slow."""
     make = cache(partial(_context, settings.cafile, settings.insecure))
     if settings.cafile:
         try:
             make()
         except ssl.SSLError:
-            parser.error(f"cannot use --cafile {settings.cafile}: no certificate in PEM")
+            parser.error(f"cannot use --cafile {settings.cafile}: it holds no certificate in PEM")
         except OSError as error:
             parser.error(f"cannot read --cafile {settings.cafile}: {error.strerror}")
     return make
@@ -303,7 +298,7 @@ def _read(parser: ArgumentParser, settings: Namespace) -> bytes:
 
 
 def _addresses_in(message: bytes) -> tuple[str | None, list[str]]:
-    """Return who a message says it is from and to, as far as these are addresses."""
+    """Return the first address in From, None without one, and those in To, Cc and Bcc."""
     from email.parser import BytesHeaderParser
     from email.utils import getaddresses
 
@@ -340,7 +335,7 @@ def _compose(
             _attach(parser, message, path)
         return message.as_bytes()
     except ValueError as error:
-        parser.error(f"the message cannot be: {error}")
+        parser.error(f"cannot make the message: {error}")
 
 
 def _attach(parser: ArgumentParser, message: EmailMessage, path: Path) -> None:
@@ -357,11 +352,11 @@ def _attach(parser: ArgumentParser, message: EmailMessage, path: Path) -> None:
     message.add_attachment(content, maintype=main, subtype=sub, filename=path.name)
 
 
-# Running it.
+# Sending.
 
 
 def main(args: Sequence[str], prog: str) -> int:
-    """Send what the arguments say; return the exit code.
+    """Send a message as the arguments say; return the exit code.
 
     0: all was accepted; 1: something was refused or failed; 130: Ctrl-C. A wrong option raises
     SystemExit with code 2.
@@ -369,7 +364,7 @@ def main(args: Sequence[str], prog: str) -> int:
     try:
         return _run(args, prog)
     except KeyboardInterrupt:
-        complain(f"{prog}: interrupted: the message may have been accepted, or not")
+        complain(f"{prog}: interrupted: the message may or may not have been accepted")
         return INTERRUPTED
 
 
@@ -395,36 +390,36 @@ def _run(args: Sequence[str], prog: str) -> int:
 
 
 def complain(line: str) -> None:
-    """Say a line on the standard error."""
+    """Print a line to the standard error."""
     if sys.stderr is not None:
         print(safe_line(line), file=sys.stderr, flush=True)
 
 
 class Screen:
-    """Where the dialogue is shown, until nobody looks any more."""
+    """Prints the dialogue to the standard output, until that is closed."""
 
     def __init__(self) -> None:
         self._terminal = terminal_of(sys.stdout) if sys.stdout is not None else Terminal()
         self._closed = sys.stdout is None
 
-    def tell(self, who: str, line: str, seconds: float | None) -> None:
-        """Show a line, with what it took where that is known."""
+    def tell(self, speaker: str, line: str, seconds: float | None) -> None:
+        """Print a line of the dialogue, with its seconds if they are known."""
         text = safe_line(line)
-        if who == "S" and text[:1] in ("4", "5"):
+        if speaker == "S" and text[:1] in ("4", "5"):
             text = self._terminal.bold(text)
-        if who == "*":
+        if speaker == "*":
             text = self._terminal.dim(text)
         if seconds is not None:
             text += self._terminal.dim(f"  ({seconds * 1000:.1f} ms)")
-        self.show(f"{who}{' ' if who == '*' else ':'} {text}")
+        self.show(f"{speaker}{' ' if speaker == '*' else ':'} {text}")
 
     def show(self, line: str) -> None:
-        """Show a line; that nobody reads it, or a full disk, is no reason not to send."""
+        """Print a line; go on without output if its reader has gone or the disk is full."""
         if self._closed:
             return
         try:
             print(line, flush=True)
         except OSError:
             self._closed = True
-            # The interpreter would say so once more when it ends.
+            # Python would report the error again at its exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""``aiosmtpd wait``: a server that ends at the first message that fits, for shells and CI."""
+"""``aiosmtpd wait``: options of a server that ends at the first matching message."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
-from aiosmtpd.cli import options as _options
-from aiosmtpd.cli.options import Parser
+from aiosmtpd.cli import options, values
+from aiosmtpd.cli.parser import Parser, formatter
 
 ABOUT = """\
 A server that waits for one message,
@@ -23,14 +23,14 @@ examples:
   code=$({prog} --code 6)
       the code in the next message
 
-A PATTERN is an address, or a piece of a
+A PATTERN is an address, or a part of a
 subject, a text or a link, in any case;
-* ? and [] stand for other characters.
-Between slashes it is a regular
-expression: '/^Your code/'.
+* ? and [] are wildcards. In slashes it
+is a regular expression: '/^Your code/'.
 
-exit code: 0 if it came, 1 if not, 2 for
-wrong options, 130 after Ctrl-C
+exit code: 0 if a message matched, 1 if
+none did, 2 for wrong options, 130 after
+Ctrl-C
 """
 
 
@@ -38,9 +38,9 @@ def main(args: Sequence[str], program: str) -> int:
     """Wait for a message as the arguments say; return the exit code."""
     parser = make_parser(program)
     settings = _settings(parser, args)
-    # Behind the parsing, which --help does not survive.
-    from aiosmtpd.cli.settings import check_auth, complete
-    from aiosmtpd.cli.waiting import Waiter, wait
+    # Imported after parsing, so that --help is fast.
+    from aiosmtpd.cli.checks import check_auth, complete
+    from aiosmtpd.cli.one_message import Waiter, wait
 
     complete(parser, settings)
     settings.handler = Waiter(settings)
@@ -55,31 +55,31 @@ def make_parser(program: str) -> ArgumentParser:
         usage=f"{program} [OPTIONS]",
         description=ABOUT,
         epilog=EXAMPLES.format(prog=program),
-        formatter_class=_options._formatter,
+        formatter_class=formatter,
     )
     _add_wanted_options(parser)
     _add_printing_options(parser)
-    _options.add_network_options(parser)
-    _options.add_tls_options(parser)
-    _options.add_auth_options(parser)
-    _options.add_testing_options(parser)
-    _options.add_process_options(parser)
+    options.add_network_options(parser)
+    options.add_tls_options(parser)
+    options.add_auth_options(parser)
+    options.add_testing_options(parser)
+    options.add_process_options(parser)
     return parser
 
 
 def _settings(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
-    # What the server's own command line has and this one has not is as if it was not given.
-    settings = _options.make_parser(parser.prog).parse_args([])
+    # Options that only the server's own command line has get their defaults.
+    settings = options.make_parser(parser.prog).parse_args([])
     return parser.parse_args(args, settings)
 
 
 def _add_wanted_options(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("what to wait for")
+    group = parser.add_argument_group("message to wait for")
     for option, dest, what in (
         ("--to", "to", "one of the recipients"),
         ("--from", "sender", "the sender"),
         ("--subject", "subject", "the subject"),
-        ("--text", "text", "the text, of HTML too"),
+        ("--text", "text", "the text, also that of HTML"),
     ):
         group.add_argument(
             option, dest=dest, type=_pattern, metavar="PATTERN", help=f"A pattern for {what}."
@@ -87,30 +87,27 @@ def _add_wanted_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--timeout",
         dest="patience",
-        type=_options._seconds,
+        type=values.seconds,
         metavar="SECONDS",
-        help="Give up then, with exit code 1. Default: never.",
+        help="Give up after this time, with exit code 1. Default: never.",
     )
-    group.add_argument(
-        "--ready-file",
-        metavar="PATH",
-        help="Write the addresses to this file, one in a line, once clients can connect; it goes "
-        "at the end.",
-    )
+    group.add_argument("--ready-file", metavar="PATH", help=options.READY_FILE)
 
 
 def _add_printing_options(parser: ArgumentParser) -> None:
-    what = parser.add_argument_group("output, by default the whole message")
-    group = what.add_mutually_exclusive_group()
-    group.add_argument("--pretty", action="store_true", help="The message, decoded, for people.")
-    group.add_argument("--json", action="store_true", help="The message as a line of JSON.")
+    output = parser.add_argument_group("output, by default the whole message")
+    group = output.add_mutually_exclusive_group()
+    group.add_argument(
+        "--pretty", action="store_true", help="Print the message decoded and easy to read."
+    )
+    group.add_argument("--json", action="store_true", help="Print the message as one line of JSON.")
     group.add_argument(
         "--link",
         nargs="?",
         const=re.compile(""),
         type=_pattern,
         metavar="PATTERN",
-        help="The first link, or the first that fits; a message without one is not the one.",
+        help="Print the first link (that matches PATTERN); skip messages without one.",
     )
     group.add_argument(
         "--code",
@@ -118,8 +115,8 @@ def _add_printing_options(parser: ArgumentParser) -> None:
         const=6,
         type=_digits,
         metavar="DIGITS",
-        help="The first number of exactly so many digits, by default 6; a message without one is "
-        "not the one.",
+        help="Print the first number of exactly DIGITS digits, by default 6; skip messages without "
+        "one.",
     )
 
 
@@ -131,10 +128,10 @@ def _digits(text: str) -> int:
 
 def _pattern(text: str) -> str | re.Pattern[str]:
     if not text:
-        raise ArgumentTypeError("an empty pattern fits nothing: leave the option out")
+        raise ArgumentTypeError("an empty pattern matches nothing: leave the option out")
     if len(text) < 2 or not (text[0] == text[-1] == "/"):
         return text
     try:
         return re.compile(text[1:-1], re.IGNORECASE)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ArgumentTypeError(f"{text!r:.60} is no regular expression: {error}") from None
+        raise ArgumentTypeError(f"{text!r:.60} is not a regular expression: {error}") from None

@@ -1,1 +1,1 @@
-"""What every program needs of its process: certificates, users, rights, signals."""
+"""Parts of every program: certificates, users, dropping rights, signals, a development CA."""

@@ -7,24 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from aiosmtpd.process import authority
 
-class Authority:
-    """Signs a certificate for the loopback; its own is in :attr:`ca_file` until :meth:`close`.
 
-    Raises ModuleNotFoundError with the remedy where trustme is not installed.
+class Authority(authority.Authority):
+    """Signs certificates for the loopback; :attr:`ca_file` exists until :meth:`close`.
+
+    Raises ModuleNotFoundError, with a text that says what to install, if trustme is missing.
     """
 
     def __init__(self) -> None:
         try:
-            import trustme
-        except ModuleNotFoundError:
-            text = 'TLS in tests needs trustme: pip install "aiosmtpd[devtls]"'
-            raise ModuleNotFoundError(text, name="trustme") from None
-        self._authority = trustme.CA()
+            signer = authority.new_signer()
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(f"TLS in tests {error}", name=error.name) from None
         self._folder = TemporaryDirectory(prefix="aiosmtpd-")
-        #: A PEM file for clients to trust.
-        self.ca_file = Path(self._folder.name) / "ca.pem"
-        self._authority.cert_pem.write_to_path(str(self.ca_file))
+        super().__init__(signer, Path(self._folder.name) / authority.CA_FILE)
+        signer.cert_pem.write_to_path(str(self.ca_file))
 
     def close(self) -> None:
         """Remove the file."""
@@ -33,10 +32,4 @@ class Authority:
     @cached_property
     def server_context(self) -> ssl.SSLContext:
         """The context of a server for ``localhost``, ``127.0.0.1`` and ``::1``."""
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._authority.issue_cert("localhost", "127.0.0.1", "::1").configure_cert(context)
-        return context
-
-    def client_context(self) -> ssl.SSLContext:
-        """Return a context of a client that trusts this authority and nobody else."""
-        return ssl.create_default_context(cafile=str(self.ca_file))
+        return self.issue()

@@ -190,7 +190,7 @@ def test_a_class_with_from_cli() -> None:
     assert namespace.classargs == ["FOO"]
 
 
-def test_what_from_cli_raises_is_raised() -> None:
+def test_errors_of_from_cli_are_raised() -> None:
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         parseargs(("-c", f"{HERE}.FromCli"))
 
@@ -394,7 +394,7 @@ def test_the_documented_size_limit_is_the_limit(
 
 
 @DIFFERS
-def test_who_is_not_root_goes_on(
+def test_a_user_other_than_root_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     loop: asyncio.AbstractEventLoop,
     stopped: WhenListening,

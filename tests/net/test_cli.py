@@ -519,15 +519,15 @@ def test_an_inherited_socket_that_nothing_can_be_accepted_on(kind: int) -> None:
         (["-c", "nowhere.Handler"], "Cannot import nowhere for -c nowhere.Handler: "),
         (["-c", "odd.Broken", "x"], "Cannot import odd for -c odd.Broken: ZeroDivisionError: "),
         (["-c", "fine.Fine", "x"], "Handler class fine takes no arguments"),
-        (["-c", "fine.Picky"], "The handler class cannot be used so: ValueError: two lines"),
-        (["-c", "fine.FromCli", "a", "b"], "The handler class cannot be used so: TypeError: "),
+        (["-c", "fine.Picky"], "Cannot create the handler: ValueError: two lines"),
+        (["-c", "fine.FromCli", "a", "b"], "Cannot create the handler: TypeError: "),
         (["-c", "fine.FromCli", "bad"], "not bad, please"),
         (["-c", "Mailbox"], "The directory for the maildir is required"),
         (["-c", "Mailbox", "a", "b"], "Too many arguments for Mailbox handler"),
         (["-c", "Mailbox", "no/such/folder"], "no/such/folder: No such file or directory; name"),
         (["-c", "Mailbox", "odd.py"], "; name another file or folder"),
         (["-c", "Sink", "x"], "Sink handler does not accept arguments"),
-        (["-c", "Proxy"], "The handler class cannot be used so: TypeError: "),
+        (["-c", "Proxy"], "Cannot create the handler: TypeError: "),
         (["nothing"], "Debugging usage: [stdout|stderr]"),
         (["--user", "nobody"], "--user and --group have no meaning with -n"),
         (["--group", "daemon"], "--user and --group have no meaning with -n"),
@@ -584,11 +584,11 @@ def pem(certificates: Certificates, tmp_path: Path) -> dict[str, str]:
         ("gone", "key", "Cert file {gone} not found"),
         ("cert", "gone", "Key file {gone} not found"),
         ("cert", "other", "Certificate {cert} with key {other}: they do not belong together"),
-        ("text", "key", "Certificate {text} with key {key}: one is no PEM file"),
-        ("cert", "text", "Certificate {cert} with key {text}: one is no PEM file"),
-        ("broken", "key", "Certificate {broken} with key {key}: one is no PEM file"),
-        ("empty", "empty", "Certificate {empty} with key {empty}: one is no PEM file"),
-        ("key", "cert", "Certificate {key} with key {cert}: one is no PEM file"),
+        ("text", "key", "Certificate {text} with key {key}: one is not a PEM file"),
+        ("cert", "text", "Certificate {cert} with key {text}: one is not a PEM file"),
+        ("broken", "key", "Certificate {broken} with key {key}: one is not a PEM file"),
+        ("empty", "empty", "Certificate {empty} with key {empty}: one is not a PEM file"),
+        ("key", "cert", "Certificate {key} with key {cert}: one is not a PEM file"),
         ("folder", "key", "Certificate {folder} with key {key}: "),
         ("cert", "", "--{name}cert and --{name}key must be specified together"),
         ("", "key", "--{name}cert and --{name}key must be specified together"),
@@ -794,7 +794,7 @@ def test_a_second_signal_ends_it_at_once(slow: Path) -> None:
         client.send(MESSAGE)
         assert program.out_line() == "begun\n"
         program.send(signal.SIGINT)
-        program.until("a second signal ends them")
+        program.until("a second signal stops at once")
         assert program.end(signal.SIGINT).code == 0
 
 
@@ -808,7 +808,7 @@ def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
         client.send(MESSAGE)
         assert program.out_line() == "begun\n"
         program.send(signal.SIGTERM)
-        program.until("a second signal ends them")
+        program.until("a second signal stops at once")
         assert program.end().code == 0
 
 
@@ -908,8 +908,8 @@ def test_root_binds_and_becomes_somebody_else(more: list[str], who: Path) -> Non
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--user", "no-such-user"], "No user no-such-user here: "),
-        (["--group", "no-such-group"], "No group no-such-group here: "),
+        (["--user", "no-such-user"], "There is no user no-such-user on this system; "),
+        (["--group", "no-such-group"], "There is no group no-such-group on this system; "),
         (["-c", "Mailbox", "box"], "box cannot be written by nobody: give it to nobody"),
     ],
 )

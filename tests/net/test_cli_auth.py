@@ -38,7 +38,7 @@ def test_a_user_sends_in_the_clear(mechanism: str) -> None:
         code, out, err = program.end()
     assert code == 0
     assert "\nSubject: x\n" in out
-    assert "Passwords come in the clear" in err
+    assert "Passwords are sent in the clear" in err
     for secret in b"top-secret", b"\0joe\0top-secret":
         assert secret.decode() not in err
         assert b64encode(secret).decode() not in err
@@ -95,4 +95,4 @@ def test_over_implicit_tls(certificates: Certificates) -> None:
 
 def test_on_other_addresses_it_is_a_warning() -> None:
     with Program("-n", *JOE, "-l", "0.0.0.0:0") as program:
-        program.until("WARNING mail.log: Passwords come in the clear")
+        program.until("WARNING mail.log: Passwords are sent in the clear")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from aiosmtpd import main
-from aiosmtpd.process import devtls as _devtls
-from aiosmtpd.process.whole import Failure, banner
+from aiosmtpd.cli.banner import banner
+from aiosmtpd.process import authority as _authority
+from aiosmtpd.process.failure import Failure
 from tests.net.support import PATIENCE
 from tests.net.test_cli import Program, environment, refused, serving
 
@@ -61,10 +62,9 @@ def test_the_authority_stays(tmp_path: Path) -> None:
         assert client.noop()[0] == 250
 
 
-def test_nobody_else_reads_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
-    _devtls.self_signed(main.parseargs(SELF_SIGNED)[1])
+def test_only_this_user_can_read_the_key(tmp_path: Path) -> None:
     folder = tmp_path / "new" / "aiosmtpd"
+    _authority.kept_authority(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()} == {
         "authority.pem": 0o600,
@@ -75,18 +75,17 @@ def test_nobody_else_reads_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_two_that_start_at_once_have_one_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = _devtls._authority(tmp_path / "authority.pem")
+    first = _authority.kept_signer(tmp_path / "authority.pem")
     monkeypatch.setattr(Path, "exists", lambda _: False)
-    second = _devtls._authority(tmp_path / "authority.pem")
+    second = _authority.kept_signer(tmp_path / "authority.pem")
     assert first.cert_pem.bytes() == second.cert_pem.bytes()
     assert [file.name for file in tmp_path.iterdir()] == ["authority.pem"]
 
 
 def test_names_of_a_certificate() -> None:
-    places = ("-l", "mx.test:1", "-l", "[2001:db8::1]:1", "-l", "fe80::1%lo", "-l", "a_b:1")
-    settings = main.parseargs([*places, "--hostname", "me.test"])[1]
-    names = list(_devtls._names(settings))
+    names = _authority.certified_names(
+        ["me.test", "", None, "mx.test", "2001:db8::1", "fe80::1%lo", "a_b"]
+    )
     assert names[:3] == ["localhost", "127.0.0.1", "::1"]
     assert names[-3:] == ["me.test", "mx.test", "2001:db8::1"]
 
@@ -109,10 +108,10 @@ def test_cache_folders(
     for name, value in {"HOME": "/home/me", **variables}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "platform", platform)
-    assert _devtls.cache_folder() == Path(folder)
+    assert _authority.cache_folder() == Path(folder)
 
 
-def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+def test_an_unusable_cache_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     env = environment(XDG_CACHE_HOME=str(tmp_path / "file"))
     error = refused("-n", *SELF_SIGNED, env=env)
@@ -124,15 +123,17 @@ def test_a_broken_authority(tmp_path: Path) -> None:
     (tmp_path / "aiosmtpd").mkdir()
     (tmp_path / "aiosmtpd" / "authority.pem").write_text("no PEM")
     error = refused("-n", *SELF_SIGNED, env=environment(XDG_CACHE_HOME=str(tmp_path)))
-    assert f"{tmp_path}/aiosmtpd/authority.pem is no authority: remove it (ValueError: " in error
+    assert (
+        f"{tmp_path}/aiosmtpd/authority.pem is not an authority: remove it (ValueError: " in error
+    )
 
 
-def test_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_trustme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trustme", None)
     with pytest.raises(
         Failure, match=r"needs trustme: pip install \"aiosmtpd\[devtls]\""
     ) as caught:
-        _devtls.self_signed(main.parseargs(SELF_SIGNED)[1])
+        _authority.kept_authority(tmp_path)
     assert caught.value.code == 2
 
 
@@ -145,7 +146,7 @@ def test_one_certificate_is_enough(name: str) -> None:
 def test_banner() -> None:
     settings = main.parseargs([*SELF_SIGNED, "--no-requiretls", "-l", "smtps://:1"])[1]
     text = banner(settings, "HERE", [("127.0.0.1", 1)], Path("/ca.pem"))
-    assert "TLS: from the first octet, STARTTLS offered," in text
+    assert "TLS: from the start, STARTTLS offered," in text
     assert "\n  CA certificate: /ca.pem\n" in text
     assert "aiosmtpd send smtps://127.0.0.1:1 --cafile /ca.pem\n" in text
     text = banner(main.parseargs(SELF_SIGNED)[1], "HERE", [("127.0.0.1", 1)])

@@ -29,7 +29,7 @@ def test_commands_that_send_no_mail(args: list[str], allowed: int) -> None:
         assert replies == [b"250"] * allowed + [b"421", b""]
 
 
-def test_0_is_no_limit() -> None:
+def test_0_removes_a_limit() -> None:
     with serving("--max-junk-commands", "0") as program, Client(program.port) as client:
         client.send(b"NOOP\r\n" * 200 + b"QUIT\r\n")
         assert [client.reply()[:3] for _ in range(201)] == [b"250"] * 200 + [b"221"]

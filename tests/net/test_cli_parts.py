@@ -21,7 +21,7 @@ from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.observers.countdown import Countdown, counted
 from aiosmtpd.observers.transcript import Dialogue, shown
-from aiosmtpd.process import whole as _process
+from aiosmtpd.process import exit as _exit
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.net.support import PATIENCE, Client
 
@@ -93,7 +93,7 @@ def test_a_command_that_ends_before_it_is_told_the_message(
 
 
 @POSIX
-def test_a_command_that_cannot_be_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_fails_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
     # More than the kernel lets a process have.
     handler = OnMessage("true", PATIENCE)
     monkeypatch.setenv("FILLS_THE_ENVIRONMENT", "x" * 200_000)
@@ -109,7 +109,7 @@ def test_a_command_without_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> 
         assert delivered(client)[:3] == b"250"
 
 
-def test_what_a_command_is_told() -> None:
+def test_environment_of_a_command() -> None:
     session, envelope = Session(asyncio.new_event_loop()), Envelope()
     session.loop.close()
     session.peer = ("2001:db8::1", 4711, 0, 0)
@@ -192,7 +192,7 @@ def test_a_dialogue() -> None:
     assert "-- disconnected: QUIT\n" in text
 
 
-def test_a_dialogue_that_nobody_can_read() -> None:
+def test_a_closed_dialogue_harms_no_mail() -> None:
     class Closed(io.StringIO):
         def isatty(self) -> bool:
             return False
@@ -216,7 +216,7 @@ def test_a_dialogue_that_nobody_can_read() -> None:
         ("aiosmtpd nothing --t", "aiosmtpd"),
     ],
 )
-def test_whose_options_are_completed(
+def test_options_of_the_command_are_completed(
     line: str, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     argcomplete = pytest.importorskip("argcomplete")
@@ -305,7 +305,9 @@ def test_all_together(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.usefixtures("loop")
-def test_a_ready_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unwritable_ready_file_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         run(lambda _: None, "--ready-file", str(tmp_path / "no" / "file"), "-c", "Sink")
     assert caught.value.code == 2
@@ -314,33 +316,33 @@ def test_a_ready_file_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @POSIX
 @pytest.mark.usefixtures("loop")
-def test_nobody_reads_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stops_when_the_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     with open(writer, "w", encoding="utf-8") as output:
         monkeypatch.setattr(sys, "stdout", output)
         with pytest.raises(SystemExit) as caught:
             run(lambda _: os.close(reader))
         assert caught.value.code == 1
-        assert _process.pipe_of(output) == writer
+        assert _exit.pipe_of(output) == writer
 
 
 @POSIX
 def test_streams_that_are_no_pipes(tmp_path: Path) -> None:
-    assert _process.pipe_of(None) is None
-    assert _process.pipe_of(io.StringIO()) is None
+    assert _exit.pipe_of(None) is None
+    assert _exit.pipe_of(io.StringIO()) is None
     with (tmp_path / "file").open("w") as file:
-        assert _process.pipe_of(file) is None
+        assert _exit.pipe_of(file) is None
 
 
 @POSIX
-def test_what_cannot_be_written_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flushing_a_broken_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     output = open(writer, "w", encoding="utf-8")  # noqa: SIM115 - its closing is what is tested
     output.write("nobody reads this")
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(sys, "stderr", None)
-    _process.forget_what_cannot_be_written()
+    _exit.flush_standard_streams()
     output.close()
 
 
@@ -367,18 +369,16 @@ def test_handlers(args: list[str], kind: type) -> None:
     ("args", "said"),
     [
         (["-c", f"{__name__}:taker", "x"], "takes no arguments of the command line"),
-        (["-c", f"{__name__}:test_lmtp_counts_too"], "is called with one argument, a Mail"),
+        (["-c", f"{__name__}:test_lmtp_counts_too"], "must accept one argument, a Mail"),
         (["-c", f"{__name__}:POSIX_"], "No function or class POSIX_"),
         (["--on-message", "true", "-c", "Sink"], "leave out -c"),
-        (["--on-message", "true", "--json"], "gets the messages"),
+        (["--on-message", "true", "--json"], "cannot be combined with --pretty"),
         (["--on-message", ""], "needs a command"),
         (["--tls", "self-signed", "--tlscert", __file__, "--tlskey", __file__], "leave out --tls"),
         (["-l", "smtps://:1"], "or --tls self-signed"),
     ],
 )
-def test_handlers_that_cannot_be(
-    args: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_handlers(args: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main.main(args)
     assert caught.value.code == 2

@@ -17,11 +17,11 @@ from tests.net.test_cli import MESSAGE, cert, environment, inherited, refused, s
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and /proc")
-GONE = "Nobody reads any more what is printed: stopping\n"
+GONE = "The reader of the standard output has gone: stopping\n"
 
 
 @pytest.mark.parametrize("more", [[], ["--pretty"], ["--json"]])
-def test_it_ends_when_nobody_reads_what_it_prints(more: list[str]) -> None:
+def test_it_ends_when_its_reader_has_gone(more: list[str]) -> None:
     with serving(*more) as program:
         with Client(program.port) as client:
             client.transaction()
@@ -39,7 +39,7 @@ def test_it_ends_when_nobody_reads_what_it_prints(more: list[str]) -> None:
     assert "Traceback" not in err
 
 
-def test_it_ends_with_what_it_prints_to_the_standard_error() -> None:
+def test_it_ends_when_the_reader_of_stderr_has_gone() -> None:
     with serving("stderr") as program:
         assert program.process.stderr is not None
         program.process.stderr.close()

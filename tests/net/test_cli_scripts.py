@@ -108,7 +108,7 @@ def test_a_name_that_was_not_passed(passed: Passed) -> None:
     [
         ({}, "No socket for 'systemd': systemd has passed none"),
         ({"LISTEN_FDS": "1", "LISTEN_PID": "1"}, "systemd has passed none"),
-        ({"LISTEN_FDS": "x", "LISTEN_PID": str(os.getpid())}, "LISTEN_FDS is no number: 'x'"),
+        ({"LISTEN_FDS": "x", "LISTEN_PID": str(os.getpid())}, "LISTEN_FDS is not a number: 'x'"),
     ],
 )
 def test_without_sockets(
@@ -232,7 +232,7 @@ def test_a_command_without_a_standard_error() -> None:
     [
         (["-c", "Sink"], "leave out -c and its arguments"),
         (["stdout"], "leave out -c and its arguments"),
-        (["--pretty"], "gets the messages that --pretty and --json would print"),
+        (["--pretty"], "cannot be combined with --pretty or --json"),
     ],
 )
 def test_a_command_takes_the_place_of_a_class(args: list[str], said: str) -> None:
@@ -345,7 +345,7 @@ def test_a_coroutine_function(functions: Path) -> None:
         assert delivered(client) == b"250 2.0.0 from a coroutine\r\n"
 
 
-def test_a_class_behind_a_colon(functions: Path) -> None:
+def test_a_class_after_a_colon(functions: Path) -> None:
     with (
         serving("-c", "functions:Taker", cwd=functions) as program,
         Client(program.port) as client,
@@ -353,7 +353,7 @@ def test_a_class_behind_a_colon(functions: Path) -> None:
         assert client.ask(b"NOOP") == b"250 from a class\r\n"
 
 
-def test_a_function_that_does_not_say_what_it_takes() -> None:
+def test_a_function_without_a_signature() -> None:
     assert main.parseargs(["-c", "builtins:print"])[1].handler is print
     assert main.parseargs(["-c", "builtins:max"])[1].handler is max
 
@@ -361,14 +361,14 @@ def test_a_function_that_does_not_say_what_it_takes() -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["functions:none"], "Function functions:none is called with one argument, a Mail: "),
+        (["functions:none"], "Function functions:none must accept one argument, a Mail"),
         (["functions:plain", "x"], "Function functions:plain takes no arguments of the command"),
         (["functions:nothing"], "No function or class nothing in functions: -c takes Debugging, "),
         (["functions:taker"], "No function or class taker in functions: -c takes "),
         (["nowhere:plain"], "Cannot import nowhere for -c nowhere:plain: "),
     ],
 )
-def test_functions_that_cannot_be(args: list[str], said: str, functions: Path) -> None:
+def test_invalid_functions(args: list[str], said: str, functions: Path) -> None:
     assert said in refused("-n", "-c", *args, cwd=functions)
 
 
@@ -407,7 +407,7 @@ def behind(port: int, header: bytes = HEADER) -> bytes:
             return b""
 
 
-def test_a_proxy_tells_who_the_client_is() -> None:
+def test_a_proxy_names_the_client() -> None:
     command = ("--on-message", "echo $SMTP_PEER $SMTP_PEER_PORT")
     with serving("--proxy-protocol", "127.0.0.0/8", *command) as program:
         with Client(program.port, greet=False) as client:
@@ -424,7 +424,7 @@ def test_others_are_no_proxy() -> None:
         assert behind(program.port) == b""
 
 
-def test_a_handler_may_refuse_what_a_proxy_says(tmp_path: Path) -> None:
+def test_a_handler_may_refuse_a_proxy_header(tmp_path: Path) -> None:
     (tmp_path / "refuses.py").write_text(REFUSES)
     args = ("--proxy-protocol", "127.0.0.1", "-c", "refuses.Refuses")
     with serving(*args, cwd=tmp_path) as program:
@@ -446,5 +446,5 @@ def test_a_handler_may_refuse_what_a_proxy_says(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_proxies_that_cannot_be(args: list[str], said: str) -> None:
+def test_invalid_proxies(args: list[str], said: str) -> None:
     assert said in refused("-n", *args)

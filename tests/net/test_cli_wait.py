@@ -16,7 +16,7 @@ import pytest
 
 from aiosmtpd import Envelope, Session, main
 from aiosmtpd.cli import wait as _wait
-from aiosmtpd.cli.waiting import Waiter
+from aiosmtpd.cli.one_message import Waiter
 from tests.net.support import PATIENCE, Client
 from tests.net.test_cli import Program, environment, pytestmark, refused
 
@@ -90,7 +90,9 @@ def test_the_first_message_that_fits(options: list[str], capfd: pytest.CaptureFi
         (["--code", "4"], "1234\n"),
     ],
 )
-def test_what_is_in_it(options: list[str], printed: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_part_of_the_message_is_printed(
+    options: list[str], printed: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     def client(port: int) -> None:
         send(port, "Subject: neither\n\n")
         send(port)
@@ -128,7 +130,7 @@ def test_its_client_may_stay_silent() -> None:
         assert program.ended().code == 0
 
 
-def test_whoever_one_is() -> None:
+def test_it_runs_as_root_and_as_others() -> None:
     with Program("wait", "-l", "127.0.0.1:0") as program:
         program.listens()
         send(program.port, "Subject: x\n\n")
@@ -152,12 +154,12 @@ def test_nothing_in_time(capfd: pytest.CaptureFixture[str]) -> None:
     assert code == 1
     assert capfd.readouterr() == (
         "",
-        f"{main.PROGRAM} wait: no message to 'x@y.test' with such a code within 0.01 s; none came "
-        "at all\n",
+        f"{main.PROGRAM} wait: no message to 'x@y.test' with a matching code within 0.01 s; "
+        "no other message came\n",
     )
 
 
-async def test_others_are_named_when_none_was_the_one() -> None:
+async def test_other_messages_are_named_after_the_timeout() -> None:
     options = ["--to", "anna@*", "--link", "--timeout", "4"]
     waiter = Waiter(_wait._settings(_wait.make_parser("aiosmtpd wait"), options))
     server: Any = None
@@ -168,8 +170,9 @@ async def test_others_are_named_when_none_was_the_one() -> None:
         session = Session(asyncio.get_running_loop())
         assert await waiter.handle_DATA(server, session, envelope) == "250 OK"
     assert waiter.complaint() == (
-        "no message to 'anna@*' with such a link within 4 s; 5 came: '2\\x1b': no such link; "
-        "'3\\x1b': no such link; '4\\x1b': to bob@example.org, not 'anna@*'"
+        "no message to 'anna@*' with a matching link within 4 s; 5 came: "
+        "'2\\x1b': no matching link; '3\\x1b': no matching link; "
+        "'4\\x1b': to bob@example.org, not 'anna@*'"
     )
 
 
@@ -180,7 +183,7 @@ def test_signals(number: signal.Signals, code: int) -> None:
 
 
 @pytest.mark.parametrize("option", ["--pretty", "--link"])
-def test_nobody_reads_what_is_printed(option: str) -> None:
+def test_output_without_a_reader_is_a_failure(option: str) -> None:
     with waiting(option) as program, Client(program.port) as client:
         assert program.process.stdout is not None
         program.process.stdout.close()
@@ -200,14 +203,14 @@ def test_nobody_reads_what_is_printed(option: str) -> None:
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--to", ""], "argument --to: an empty pattern fits nothing: leave the option out"),
-        (["--subject", "/(/"], "argument --subject: '/(/' is no regular expression: "),
+        (["--to", ""], "argument --to: an empty pattern matches nothing: leave the option out"),
+        (["--subject", "/(/"], "argument --subject: '/(/' is not a regular expression: "),
         (["--code", "0"], "argument --code: invalid number of digits: '0' (write 1 to 99)"),
         (["--code", "--link"], "argument --link: not allowed with argument --code"),
         (["--timeout", "0"], "argument --timeout: invalid number of seconds: '0'"),
         (["extra"], "unrecognized arguments: extra"),
         (["-l", "x:y"], "Invalid port number: y"),
-        (["--require-auth"], "--require-auth needs somebody to let in"),
+        (["--require-auth"], "--require-auth needs users"),
     ],
 )
 def test_wrong_options(options: list[str], complaint: str) -> None:

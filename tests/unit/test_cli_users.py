@@ -26,7 +26,7 @@ def usage_error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return capsys.readouterr().err
 
 
-def test_without_users_there_are_none() -> None:
+def test_no_users_by_default() -> None:
     assert main.parseargs([])[1].users is None
     assert main.parseargs([])[1].max_auth_failures == 3
 
@@ -44,7 +44,7 @@ def test_any_password() -> None:
     assert lets_in(users("--auth-any"), b"x", b"")
 
 
-def test_what_is_no_password_is_refused() -> None:
+def test_other_credentials_are_refused() -> None:
     assert not users("--auth-any")(None, None, None, "OTHER", "token").success
 
 
@@ -59,20 +59,22 @@ def test_users_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["joe", ":secret", "joe:", "", "joe:sec\0ret"])
-def test_what_is_no_user_is_not_repeated(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_do_not_repeat_passwords(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     error = usage_error(capsys, f"--auth={text}")
-    assert error.endswith("error: argument --auth: no user and password (write USER:PASSWORD)\n")
+    assert error.endswith(
+        "error: argument --auth: invalid user and password (write USER:PASSWORD)\n"
+    )
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"joe:secret\nsecret\n", ", line 2: no user and password (write USER:PASSWORD)\n"),
-        (b"# nobody\n", " has no user: write USER:PASSWORD in a line\n"),
-        (b"joe:\xe4\n", ": no text in utf-8\n"),
+        (b"joe:secret\nsecret\n", ", line 2: invalid user and password (write USER:PASSWORD)\n"),
+        (b"# nobody\n", " is empty: write USER:PASSWORD in a line\n"),
+        (b"joe:\xe4\n", ": it is not text in UTF-8\n"),
     ],
 )
-def test_files_that_cannot_be(
+def test_invalid_users_files(
     content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "users"
@@ -86,7 +88,7 @@ def test_files_that_cannot_be(
         (["--auth-file", "/no/such/file"], "Users file /no/such/file: no such file or directory"),
         (["--auth-any", "--auth", "a:b"], "not allowed with argument --auth-any"),
         (["--auth-any", "--auth-file", "x"], "not allowed with argument --auth-file"),
-        (["--require-auth"], "--require-auth needs somebody to let in"),
+        (["--require-auth"], "--require-auth needs users: add --auth"),
         (["--max-auth-failures", "0"], "invalid number: '0' (write 1 or more)"),
     ],
 )

@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import sys
-from argparse import Namespace
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -20,9 +19,12 @@ import trustme
 
 import aiosmtpd
 from aiosmtpd import main
-from aiosmtpd.cli import options as _options
+from aiosmtpd.cli import banner as _banner, options as _options
+from aiosmtpd.cli.program import Program
 from aiosmtpd.listen.sockets import Listen
-from aiosmtpd.process import whole as _process
+from aiosmtpd.process import rights, signals
+from aiosmtpd.process.certificates import Certificate
+from aiosmtpd.process.failure import Failure
 from tests.conftest import Certificates
 
 parseargs = main.parseargs
@@ -165,9 +167,9 @@ def test_a_command_is_the_first_argument(
 
 
 @pytest.mark.usefixtures("command")
-def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_after_an_option_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     error = usage_error(capsys, "-n", "speak")
-    assert "No command speak here: did you mean other speak, as the first argument?" in error
+    assert "Unknown command 'speak': did you mean other speak, as the first argument?" in error
 
 
 @pytest.mark.usefixtures("command")
@@ -176,18 +178,21 @@ def test_behind_an_option_a_command_is_none(capsys: pytest.CaptureFixture[str]) 
     [
         (["--hepl"], "unrecognized arguments: --hepl; did you mean --help?"),
         (["--auht=joe:secret"], "unrecognized arguments: --auht; did you mean --auth?"),
-        (["--port=25"], "unrecognized arguments: --port; -l HOST:PORT says where to listen"),
-        (["-n", "-p", "25"], "unrecognized arguments: -p; -l HOST:PORT says where to listen"),
-        (["--zzz"], "unrecognized arguments: --zzz; other --help lists what there is"),
-        (["speek"], "No command speek here: did you mean other speak?"),
-        (["help"], "No command help: other --help lists what there is"),
-        (["8025"], "No argument 8025 here: -l 8025 listens there"),
-        (["localhost:25"], "No argument localhost:25 here: -l localhost:25 listens there"),
+        (["--port=25"], "unrecognized arguments: --port; use -l HOST:PORT to say where to listen"),
+        (["-n", "-p", "25"], "unrecognized arguments: -p; use -l HOST:PORT to say where to listen"),
+        (["--zzz"], "unrecognized arguments: --zzz; see other --help"),
+        (["speek"], "Unknown command 'speek': did you mean other speak?"),
+        (["help"], "Unknown command 'help'. See other --help."),
+        (["8025"], "Unexpected argument '8025': to listen there, write -l 8025"),
+        (
+            ["localhost:25"],
+            "Unexpected argument 'localhost:25': to listen there, write -l localhost:25",
+        ),
         (["neither"], "Debugging usage: [stdout|stderr]"),
         (["--max-errors", "-1"], "invalid number: '-1' (write 0 for none, or more)"),
     ],
 )
-def test_what_newcomers_write(
+def test_errors_suggest_the_right_option(
     args: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert usage_error(capsys, *args) == f"other: error: {said}\n".replace(
@@ -204,7 +209,7 @@ def test_every_command_is_there(name: str) -> None:
     assert all(action.help for action in parser._actions)
 
 
-def test_nowhere_to_print(
+def test_json_needs_a_standard_output(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
@@ -237,7 +242,7 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "-5", "1.5M", "M", "1T", "_1", "1 M", "٣", "9" * 5000])
-def test_sizes_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_sizes(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument -s/--size: invalid size" in usage_error(capsys, f"--size={text}")
 
 
@@ -247,12 +252,12 @@ def test_seconds() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "nan", "inf", "1e400", ""])
-def test_seconds_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_seconds(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --timeout: invalid" in usage_error(capsys, f"--timeout={text}")
 
 
 @pytest.mark.parametrize("text", ["", "a b", "mx\r\n250 OK", "mx.\xe4", "x" * 256])
-def test_host_names_that_are_none(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_host_names(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "argument --hostname: invalid host name" in usage_error(capsys, f"--hostname={text}")
 
 
@@ -292,7 +297,7 @@ def test_places(texts: list[str], places: list[Listen], host: str | None, port: 
         ("smtps://:0", "smtps:// needs --smtpscert and --smtpskey"),
     ],
 )
-def test_places_that_are_none(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_places(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert said in usage_error(capsys, "-l", text)
 
 
@@ -323,7 +328,7 @@ def test_a_class_of_the_current_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["1 / 0", "class", "import nowhere_at_all"])
-def test_a_class_that_cannot_be_imported(
+def test_a_class_that_fails_to_import(
     source: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "handler_broken.py").write_text(source)
@@ -384,10 +389,10 @@ def test_no_pem(
 ) -> None:
     Path(pair[index]).write_text(text)
     error = usage_error(capsys, "-n", "--smtpscert", pair[0], "--smtpskey", pair[1])
-    assert "is no PEM file of its kind" in error
+    assert "is not a PEM file of its kind" in error
 
 
-def test_a_folder_is_no_certificate(
+def test_a_folder_as_certificate_is_an_error(
     pair: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = usage_error(capsys, "-n", "--tlscert", str(tmp_path), "--tlskey", pair[1])
@@ -413,7 +418,7 @@ def shown_by(context: ssl.SSLContext) -> bytes | None:
 def test_a_certificate_is_loaded_again(
     pair: tuple[str, str], certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
-    certificate = _process.Certificate(*pair)
+    certificate = Certificate(*pair)
     before = shown_by(certificate.context)
     new = issue(certificates)
     write(list(new.cert_chain_pems), Path(pair[0]))
@@ -431,7 +436,7 @@ def test_the_old_certificate_stays(
     certificates: Certificates,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    certificate = _process.Certificate(*pair)
+    certificate = Certificate(*pair)
     before = shown_by(certificate.context)
     if what == "gone":
         Path(pair[0]).unlink()
@@ -449,7 +454,7 @@ def test_the_old_certificate_stays(
 def test_no_pass_phrase_is_asked_for_while_serving(
     pair: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    certificate = _process.Certificate(*pair)
+    certificate = Certificate(*pair)
     encrypt(Path(pair[1]))
     certificate.reload()
     assert "the pass phrase of the key can only be asked for at the start" in caplog.text
@@ -478,7 +483,7 @@ def encrypt(path: Path) -> None:
             OSError(errno.EADDRINUSE, "error while attempting to bind on address ('a', 1): in use"),
             "Cannot listen on ('a', 1): in use; stop the program that listens there",
         ),
-        (OSError(errno.EACCES, "('a', 1): denied"), "ports below 1024 are root's"),
+        (OSError(errno.EACCES, "('a', 1): denied"), "only root may use ports below 1024"),
         (OSError(errno.EADDRNOTAVAIL, "('a', 1): no"), "name an address of this machine"),
         (OSError(errno.ENOENT, "'/a': no"), "Cannot listen on '/a': no; choose another place"),
         (OSError("odd"), "Cannot listen on odd; choose another place"),
@@ -489,7 +494,7 @@ def encrypt(path: Path) -> None:
     ],
 )
 def test_why_not_listening(error: OSError, said: str) -> None:
-    assert said in _process.why_not_listening(error)
+    assert said in _banner.why_not_listening(error)
 
 
 # Users.
@@ -508,9 +513,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
 
 
 def become(*args: str) -> None:
-    drop_rights = _process.identity(parseargs(args)[1], main.pwd)
-    if drop_rights is not None:
-        drop_rights()
+    program = Program(parseargs(args)[1], pwd=main.pwd)
+    identity = program._identity()
+    if identity is not None:
+        program._drop_rights(identity)
 
 
 @POSIX
@@ -540,8 +546,11 @@ def test_user_and_group(calls: list[tuple[str, object]]) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--user", "no such user"], "No user no such user here"),
-        (["--group", "no such group"], "No group no such group here"),
+        (["--user", "no such user"], "There is no user no such user on this system; check --user"),
+        (
+            ["--group", "no such group"],
+            "There is no group no such group on this system; check --user",
+        ),
     ],
 )
 def test_unknown_names(
@@ -555,14 +564,14 @@ def test_unknown_names(
 
 
 @POSIX
-def test_only_root_becomes_somebody_else(
+def test_only_root_switches_users(
     calls: list[tuple[str, object]],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 4711)
     error = usage_error(capsys, "--user", "nobody")
-    assert "Only root can become somebody else" in error
+    assert "Only root can switch to another user or group" in error
     assert calls == []
 
 
@@ -571,14 +580,14 @@ def test_a_mailbox_that_the_user_cannot_write(
     calls: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(_process.Failure, match="cannot be written by nobody"):
+    with pytest.raises(Failure, match="cannot be written by nobody"):
         become("-c", "Mailbox", str(tmp_path / "box"))
     monkeypatch.undo()
 
 
-def test_without_users_it_stays_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_process, "os", SimpleNamespace())
-    assert _process.identity(Namespace(setuid=True), None) is None
+def test_a_system_without_setuid_keeps_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "os", SimpleNamespace())
+    assert rights.identity_to_assume(None, None, default="nobody", pwd=None) is None
 
 
 # The banner.
@@ -586,13 +595,13 @@ def test_without_users_it_stays_who_it_is(monkeypatch: pytest.MonkeyPatch) -> No
 
 def banner(*args: str, addresses: list[tuple[str, int] | str] | None = None) -> str:
     settings = main.parseargs(args)[1]
-    return _process.banner(settings, "HERE", addresses or [("127.0.0.1", 8025)])
+    return _banner.banner(settings, "HERE", addresses or [("127.0.0.1", 8025)])
 
 
 def test_banner() -> None:
     text = banner()
     assert f"aiosmtpd {aiosmtpd.__version__} is listening on HERE\n" in text
-    assert "size limit 33,554,432 octets, TLS: off, AUTH: off\n" in text
+    assert "size limit 33,554,432 bytes, TLS: off, AUTH: off\n" in text
     assert "send a test: aiosmtpd send 127.0.0.1:8025\n" in text
     assert "Ctrl-C" in text
 
@@ -601,7 +610,7 @@ def test_banner_of_tls(certificates: Certificates) -> None:
     files = [str(certificates.cert_file), str(certificates.key_file)]
     smtps = ["--smtpscert", files[0], "--smtpskey", files[1]]
     starttls = ["--tlscert", files[0], "--tlskey", files[1]]
-    assert "TLS: from the first octet," in banner(*smtps)
+    assert "TLS: from the start," in banner(*smtps)
     assert "aiosmtpd send smtps://127.0.0.1:8025\n" in banner(*smtps)
     assert "TLS: STARTTLS required," in banner(*starttls)
     assert "aiosmtpd send 127.0.0.1:8025\n" in banner(*starttls)
@@ -639,7 +648,7 @@ def test_banner_of_auth(certificates: Certificates) -> None:
 # The end.
 
 
-def test_whoever_stops_the_loop_twice_ends_what_does_not_want_to_end() -> None:
+def test_stopping_the_loop_twice_cancels_the_task() -> None:
     asked: list[str] = []
     loop = asyncio.new_event_loop()
 
@@ -655,7 +664,7 @@ def test_whoever_stops_the_loop_twice_ends_what_does_not_want_to_end() -> None:
             loop.call_soon(loop.stop)
 
     task = loop.create_task(endless())
-    _process.run_to_the_end(loop, task, end)
+    signals.run_until_done(loop, task, end)
     loop.close()
     assert asked == ["end", "end"]
     assert task.cancelled()

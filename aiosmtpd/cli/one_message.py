@@ -1,4 +1,4 @@
-"""What ``aiosmtpd wait`` does once its options are read."""
+"""A server that prints the first matching message and ends: ``aiosmtpd wait``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from aiosmtpd.mail.criteria import Wanted
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.printing import as_json, pretty, write
 from aiosmtpd.mail.terminal import safe_line, terminal_of
-from aiosmtpd.process.whole import Failure, forget_what_cannot_be_written
+from aiosmtpd.process.exit import flush_standard_streams
+from aiosmtpd.process.failure import Failure
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 try:
@@ -23,16 +24,16 @@ except ImportError:  # pragma: no cover
     pwd = None  # type: ignore[assignment]
 
 FAREWELL = 1.0
-"""Seconds in which the client of the message may say QUIT."""
+"""Seconds that the client of the message has to send QUIT."""
 
 SHOWN = 3
-"""Messages that are named when none was the one."""
+"""How many of the other messages are named if none matched."""
 
 log = logging.getLogger("mail.log")
 
 
 class Waiter:
-    """A handler that prints the first message that is wanted, and then calls :attr:`end`."""
+    """A handler that prints the first matching message and then calls :attr:`end`."""
 
     def __init__(self, settings: Namespace) -> None:
         self._settings = settings
@@ -43,7 +44,7 @@ class Waiter:
         self.others: list[str] = []
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Print the message if it is the one; whatever else comes is accepted and dropped."""
+        """Print the message if it matches; accept and drop all others."""
         mail = DecodedMail(session, envelope)
         if self.code is not None:
             return "250 OK"
@@ -73,7 +74,7 @@ class Waiter:
         end()
 
     def _shown(self, mail: DecodedMail) -> str | bytes | None:
-        """Return what is to be printed; None if this is not the message."""
+        """Return the text or bytes to print; None if the message does not match."""
         settings = self._settings
         reason = next(self._wanted.differences(mail), None)
         try:
@@ -82,7 +83,7 @@ class Waiter:
             if reason is None and settings.code is not None:
                 return mail.code(settings.code) + "\n"
         except LookupError:
-            reason = "no such link" if settings.link is not None else "no such code"
+            reason = "no matching link" if settings.link is not None else "no matching code"
         if reason is not None:
             self.others.append(f"{mail.subject!r}: {reason}")
             return None
@@ -91,13 +92,13 @@ class Waiter:
         return pretty(mail, terminal_of(sys.stdout)) if settings.pretty else mail.content
 
     def complaint(self) -> str:
-        """Say in one line what did not come, and what did."""
-        named = [what for what in ("link", "code") if getattr(self._settings, what) is not None]
-        with_what = "".join(f" with such a {what}" for what in named)
-        text = f"no message {self._wanted}".rstrip() + with_what
+        """Return one line about the message that did not come, and the others that did."""
+        parts = [part for part in ("link", "code") if getattr(self._settings, part) is not None]
+        text = f"no message {self._wanted}".rstrip()
+        text += "".join(f" with a matching {part}" for part in parts)
         text += f" within {self._settings.patience:g} s"
         if not self.others:
-            return safe_line(text + "; none came at all")
+            return safe_line(text + "; no other message came")
         last = "; ".join(self.others[-SHOWN:])
         return safe_line(f"{text}; {len(self.others)} came: {last}")
 
@@ -112,7 +113,7 @@ def _print(shown: str | bytes) -> None:
 
 
 class _Wait(Program):
-    """The server, which gives up after some time."""
+    """A server that gives up after the time of ``--timeout``."""
 
     number: int | None = None
     late = False
@@ -129,28 +130,28 @@ class _Wait(Program):
 
     def _reactions(self) -> dict[int, Callable[[], None]]:
         return {
-            number: partial(self._on_number, number, reaction)
+            number: partial(self._on_signal_number, number, reaction)
             for number, reaction in super()._reactions().items()
         }
 
-    def _on_number(self, number: int, reaction: Callable[[], None]) -> None:
+    def _on_signal_number(self, number: int, reaction: Callable[[], None]) -> None:
         self.number = number
         reaction()
 
 
 def wait(parser: ArgumentParser, settings: Namespace) -> int:
-    """Serve until the message, the end of the time or a signal comes; return the exit code."""
+    """Serve until the message or a signal arrives or the time is over; return the exit code."""
     if sys.stdout is None:
         parser.error("there is no standard output to print to")
     set_up_logging(settings)
     waiter = settings.handler
     try:
-        program = _Wait(settings, users=pwd)
+        program = _Wait(settings, pwd=pwd)
         waiter.end = program.end
         program.run()
     except Failure as failure:
         parser.exit(failure.code, f"{parser.prog}: error: {failure}\n")
-    forget_what_cannot_be_written()
+    flush_standard_streams()
     if waiter.code is not None:
         return int(waiter.code)
     if program.late:
