@@ -1,0 +1,80 @@
+"""The look of the pages: pictures inside the page, and long lines of code that wrap."""
+
+import re
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from pygments.formatters import HtmlFormatter
+from sphinx.application import Sphinx
+from sphinx.highlighting import PygmentsBridge
+from sphinx.transforms.post_transforms import SphinxPostTransform
+
+Line = tuple[int, str]
+
+
+class WrappingFormatter(HtmlFormatter[str]):
+    """Put each line of code in an element of its own.
+
+    The style sheet wraps a line that does not fit, and indents the rest of it by the indentation of
+    its beginning, which is given here, and a little more.
+    """
+
+    def wrap(self, source: Iterator[Line]) -> Iterator[Line]:
+        """Return the block, each of its lines in a ``span``."""
+        return super().wrap(_in_spans(source))  # type: ignore[no-any-return]
+
+
+def _in_spans(source: Iterator[Line]) -> Iterator[Line]:
+    blank: list[Line] = []
+    for is_code, text in source:
+        bare = re.sub("<[^>]*>", "", text)
+        if is_code and not bare.strip():
+            # Kept back until a line follows, so that none ends the block.
+            blank.append((is_code, f'<span class="line">{text}</span>'))
+            continue
+        yield from blank
+        blank.clear()
+        if is_code:
+            indent = len(bare) - len(bare.lstrip(" "))
+            style = f' style="--indent: {indent}ch"' if indent else ""
+            text = f'<span class="line"{style}>{text}</span>'
+        yield is_code, text
+
+
+class InlinePictures(SphinxPostTransform):
+    """Put SVG images of the class ``inline`` inside the page.
+
+    There they have the page's colours, light or dark, and text that can be searched and selected.
+    If ``NAME-narrow.svg`` exists too, the style sheet shows that one on a narrow screen.
+    """
+
+    default_priority = 5
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        """Replace the images of one page."""
+        for node in list(self.document.findall(nodes.image)):
+            if "inline" in node["classes"]:
+                path = Path(self.env.srcdir) / node["uri"]
+                html = _picture(path, str(node.get("alt", "")))
+                node.replace_self(nodes.raw("", html, format="html"))
+
+
+def _picture(path: Path, text: str) -> str:
+    narrow = path.with_name(f"{path.stem}-narrow.svg")
+    shown = {"wide": path, "narrow": narrow} if narrow.exists() else {"only": path}
+    return "".join(
+        f'<div class="picture {kind}" role="img" aria-label="{escape(text)}">'
+        f"{one.read_text(encoding='utf-8')}</div>"
+        for kind, one in shown.items()
+    )
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register both."""
+    PygmentsBridge.html_formatter = WrappingFormatter
+    app.add_post_transform(InlinePictures)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
