@@ -1,4 +1,4 @@
-"""The look of the pages: pictures inside the page, and long lines of code that wrap."""
+"""The look of the pages: pictures inside them, and code and tables that fit a narrow screen."""
 
 import re
 from collections.abc import Iterator
@@ -73,8 +73,33 @@ def _picture(path: Path, text: str) -> str:
     )
 
 
+class CellLabels(SphinxPostTransform):
+    """Put the head of its column in each cell of a table with more than two columns.
+
+    The style sheet shows it on a narrow screen only, where each row is a block.
+    """
+
+    default_priority = 6
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        """Label the tables of one page."""
+        for table in self.document.findall(nodes.tgroup):
+            heads = [entry.astext() for row in _rows(table, nodes.thead) for entry in row]
+            for row in _rows(table, nodes.tbody) if len(heads) > 2 else ():
+                for head, entry in zip(heads[1:], row[1:], strict=False):
+                    if head and entry.astext() and isinstance(entry[0], nodes.paragraph):
+                        entry[0].insert(0, nodes.inline("", f"{head}: ", classes=["cell-label"]))
+
+
+def _rows(table: nodes.Element, part: type[nodes.Element]) -> Iterator[nodes.Element]:
+    for one in table.findall(part):
+        yield from one.findall(nodes.row)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Register both."""
+    """Register the parts."""
     PygmentsBridge.html_formatter = WrappingFormatter
     app.add_post_transform(InlinePictures)
+    app.add_post_transform(CellLabels)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
