@@ -34,6 +34,8 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton", "
 exclude_patterns = ["_build", "examples", "explain/figures.rst"]
 # Most blocks are not Python: dialogues, options, output. Those that are say so.
 highlight_language = "none"
+# Quotes and ellipses, but no dashes: "--size" is an option.
+smartquotes_action = "qe"
 html_theme = "furo"
 html_title = f"aiosmtpd {release}"
 html_static_path = ["_static"]
@@ -127,6 +129,7 @@ def options_of(parser: ArgumentParser) -> Iterable[str]:
             name = action.metavar or "|".join(action.choices or [action.dest.upper()])
             value = f" {name}" if takes else ""
             about = str(action.help).replace("%%", "%").replace("*", r"\*")
+            about = re.sub(r"(?<!\S)(--[a-z][a-z-]*)", r"``\1``", about)
             yield from [f"``{spelt}{value}``", f"   {about}", ""]
 
 

@@ -174,16 +174,8 @@ def draw_message() -> None:
         picture.arrow((154, y - (32 if not number else 30)), (154, y))
         picture.box(44, y, 220, 56, title, note, accent=title == "your hook")
     picture.box(320, 250, 152, 56, "replies", "wait for one write")
-    picture.box(
-        320,
-        422,
-        152,
-        142,
-        "one reply",
-        "what the hook returns;",
-        "raise Refused(reply);",
-        "another exception: 451",
-    )
+    reply = ["from the hook, or", "from Refused(reply),", "or 451 for an error"]
+    picture.box(320, 422, 152, 142, "one reply", *reply)
     picture.arrow((154, 44), (154, 76))
     picture.arrow((430, 76), (430, 44))
     picture.arrow((430, 250), (430, 132))

@@ -73,33 +73,46 @@ def _picture(path: Path, text: str) -> str:
     )
 
 
-class CellLabels(SphinxPostTransform):
-    """Put the head of its column in each cell of a table with more than two columns.
+class NarrowTables(SphinxPostTransform):
+    """Prepare tables for narrow screens, on which the style sheet makes each row a block.
 
-    The style sheet shows it on a narrow screen only, where each row is a block.
+    A cell gets the head of its column in front, if there are more than two columns. A table whose
+    second and last column has short entries only, such as numbers, stays a table.
     """
 
     default_priority = 6
     formats = ("html",)
 
     def run(self, **kwargs: Any) -> None:
-        """Label the tables of one page."""
-        for table in self.document.findall(nodes.tgroup):
-            heads = [entry.astext() for row in _rows(table, nodes.thead) for entry in row]
-            for row in _rows(table, nodes.tbody) if len(heads) > 2 else ():
-                for head, entry in zip(heads[1:], row[1:], strict=False):
-                    if head and entry.astext() and isinstance(entry[0], nodes.paragraph):
-                        entry[0].insert(0, nodes.inline("", f"{head}: ", classes=["cell-label"]))
+        """Prepare the tables of one page."""
+        for group in self.document.findall(nodes.tgroup):
+            heads = [entry.astext() for row in _rows(group, nodes.thead) for entry in row]
+            rows = list(_rows(group, nodes.tbody))
+            if len(heads) > 2:
+                for row in rows:
+                    _label(row, heads)
+            elif all(len(row) == 2 and len(row[1].astext()) <= SHORT for row in rows):
+                group.parent["classes"].append("compact")
 
 
-def _rows(table: nodes.Element, part: type[nodes.Element]) -> Iterator[nodes.Element]:
-    for one in table.findall(part):
+SHORT = 12
+"""Characters of an entry that leaves enough of a phone's width to its neighbour."""
+
+
+def _rows(group: nodes.Element, part: type[nodes.Element]) -> Iterator[nodes.Element]:
+    for one in group.findall(part):
         yield from one.findall(nodes.row)
+
+
+def _label(row: nodes.Element, heads: list[str]) -> None:
+    for head, entry in zip(heads[1:], row[1:], strict=False):
+        if head and entry.astext() and isinstance(entry[0], nodes.paragraph):
+            entry[0].insert(0, nodes.inline("", f"{head}: ", classes=["cell-label"]))
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the parts."""
     PygmentsBridge.html_formatter = WrappingFormatter
     app.add_post_transform(InlinePictures)
-    app.add_post_transform(CellLabels)
+    app.add_post_transform(NarrowTables)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
