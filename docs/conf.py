@@ -53,6 +53,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 nitpicky = False
+python_maximum_signature_line_length = 80
 trim_doctest_flags = True
 
 # Each page's examples run in a folder of their own, in which cert.pem and key.pem are a

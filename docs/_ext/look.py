@@ -40,8 +40,21 @@ def _in_spans(source: Iterator[Line]) -> Iterator[Line]:
         if is_code:
             indent = len(bare) - len(bare.lstrip(" "))
             style = f' style="--indent: {indent}ch"' if indent else ""
-            text = f'<span class="line"{style}>{text}</span>'
+            text = f'<span class="line"{style}>{_breakable(text)}</span>'
         yield is_code, text
+
+
+def _breakable(line: str) -> str:
+    """Return a line of HTML with places to break words that are long, behind their punctuation."""
+    parts = re.findall(r"<[^>]*>|&[^;]*;|.", line, re.DOTALL)
+    # One character for each part that is shown, so that positions are those of the parts.
+    shown = [number for number, part in enumerate(parts) if not part.startswith("<")]
+    text = "".join(parts[number][0] for number in shown)
+    for word in re.finditer(r"\S{20,}", text):
+        for place in range(word.start(), word.end() - 1):
+            if text[place] in "([{./=,:" and text[place + 1] not in ")]}/:0123456789":
+                parts[shown[place]] += "<wbr>"
+    return "".join(parts)
 
 
 class InlinePictures(SphinxPostTransform):
