@@ -86,6 +86,19 @@ def _picture(path: Path, text: str) -> str:
     )
 
 
+class ShortWords(SphinxPostTransform):
+    """Mark code inside text whose words are short: the style sheet never breaks ``--an-option``."""
+
+    default_priority = 6
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:
+        """Mark the code of one page."""
+        for node in self.document.findall(nodes.literal):
+            if max(map(len, node.astext().split()), default=0) <= 2 * SHORT:
+                node["classes"].append("short")
+
+
 class NarrowTables(SphinxPostTransform):
     """Prepare tables for narrow screens, on which the style sheet makes each row a block.
 
@@ -128,4 +141,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     PygmentsBridge.html_formatter = WrappingFormatter
     app.add_post_transform(InlinePictures)
     app.add_post_transform(NarrowTables)
+    app.add_post_transform(ShortWords)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
