@@ -80,7 +80,8 @@ class ConsoleBlock(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the block, and a hidden test that runs it."""
         text = "\n".join(self.content)
-        shown = nodes.literal_block(text, text, language="console")
+        language = "console" if "\n$ " in f"\n{text}" else "none"
+        shown = nodes.literal_block(text, text, language=language)
         code = f"workspace.console.check({''.join(self.arguments)!r}, {text!r})"
         test = nodes.comment(code, code, testnodetype="testcode", groups=["default"], options={})
         self.set_source_info(shown)
