@@ -1,7 +1,7 @@
 """What a message costs as connections, recipients and octets grow: figures, and a plot of them.
 
-Run ``python benchmarks/scaling.py``; it writes ``docs/explain/scaling.svg``. A line that stays
-level is cost that grows linearly.
+Run ``python benchmarks/scaling.py``; it writes ``docs/explain/scaling.svg``, and
+``scaling-narrow.svg`` for narrow screens. A line that stays level is cost that grows linearly.
 """
 
 import argparse
@@ -76,6 +76,8 @@ def main() -> None:
     them = [one for one in contestants("asyncio") if one.name in (PUBLISHED, "ours", "floor")]
     found = panels(them, options.rounds)
     options.svg.write_text(svg(found), encoding="utf-8")
+    narrow = options.svg.with_stem(f"{options.svg.stem}-narrow")
+    narrow.write_text(svg(found, stacked=True), encoding="utf-8")
     if options.json:
         lines = {panel.title: panel.lines for panel in found}
         options.json.write_text(json.dumps(lines, indent=1))

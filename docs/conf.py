@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable
 from importlib import import_module
@@ -24,18 +25,35 @@ from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.session import AuthResult, Envelope, Session
 from aiosmtpd.smtp import SMTP
 
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
 project = "aiosmtpd"
 author = "the aiosmtpd developers"
 version = release = aiosmtpd.__version__
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton", "look"]
 exclude_patterns = ["_build", "examples", "explain/figures.rst"]
-html_theme = "alabaster"
-html_theme_options = {"description": "SMTP and LMTP servers for asyncio"}
+# Most blocks are not Python: dialogues, options, output. Those that are say so.
+highlight_language = "none"
+# Quotes and ellipses, but no dashes: "--size" is an option.
+smartquotes_action = "qe"
+html_theme = "furo"
+html_title = f"aiosmtpd {release}"
+html_static_path = ["_static"]
+html_css_files = ["look.css"]
+html_copy_source = False
+html_show_sphinx = False
+# The button copies a console's commands without their "$" and without what they print. Blocks
+# without a language are what a program prints: nobody copies them.
+copybutton_selector = "div.highlight:not(.highlight-none > .highlight) > pre"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
 man_pages = [("reference/man", "aiosmtpd", "server for SMTP and LMTP", author, 1)]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 nitpicky = False
+python_maximum_signature_line_length = 80
 trim_doctest_flags = True
 
 # Each page's examples run in a folder of their own, in which cert.pem and key.pem are a
@@ -62,7 +80,8 @@ class ConsoleBlock(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Return the block, and a hidden test that runs it."""
         text = "\n".join(self.content)
-        shown = nodes.literal_block(text, text, language="console")
+        language = "console" if "\n$ " in f"\n{text}" else "none"
+        shown = nodes.literal_block(text, text, language=language)
         code = f"workspace.console.check({''.join(self.arguments)!r}, {text!r})"
         test = nodes.comment(code, code, testnodetype="testcode", groups=["default"], options={})
         self.set_source_info(shown)
@@ -112,6 +131,7 @@ def options_of(parser: ArgumentParser) -> Iterable[str]:
             name = action.metavar or "|".join(action.choices or [action.dest.upper()])
             value = f" {name}" if takes else ""
             about = str(action.help).replace("%%", "%").replace("*", r"\*")
+            about = re.sub(r"(?<!\S)(--[a-z][a-z-]*)", r"``\1``", about)
             yield from [f"``{spelt}{value}``", f"   {about}", ""]
 
 

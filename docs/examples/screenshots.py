@@ -1,6 +1,7 @@
-"""Makes the pictures of ``docs/images`` from the real thing, by hand: with rich, on POSIX.
+"""Makes the screenshots of ``docs/images``: ``python docs/examples/screenshots.py``.
 
-Runs each command in a terminal of its own, does what a person would, and draws what it shows.
+Runs each command in a terminal of its own, does what a person would, and draws what it shows. Each
+picture comes in two widths, for ``docs/_ext/look.py``. It needs rich, POSIX and the extra devtls.
 """
 
 import fcntl
@@ -12,7 +13,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -20,18 +20,20 @@ from rich.console import Console
 from rich.text import Text
 
 IMAGES = Path(__file__).parent.parent / "images"
-COLUMNS, ROWS = 92, 40
+WIDTHS = {"": 78, "-narrow": 44}
+"""Columns of a terminal, by the end of the picture's name."""
+ROWS = 40
 PORT = "8025"
 
 
 class Terminal:
     """A program in a terminal, and all that it has shown."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, columns: int, *arguments: str) -> None:
         self.shown = f"$ aiosmtpd {' '.join(arguments)}\r\n"
         ours, theirs = pty.openpty()
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+        environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(columns)}
         self.process = subprocess.Popen(  # noqa: S603 - our own
             [sys.executable, "-m", "aiosmtpd", *arguments],
             stdin=theirs,
@@ -70,11 +72,11 @@ class Terminal:
         return bool(octets)
 
 
-def draw(name: str, shown: str, title: str) -> None:
+def draw(name: str, columns: int, shown: str, title: str) -> None:
     """Write what a terminal has shown as a picture."""
     with open(os.devnull, "w") as nowhere:
-        console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
-        console.print(Text.from_ansi(shown.replace("\r\n", "\n").rstrip()))
+        console = Console(record=True, width=columns, file=nowhere, force_terminal=True)
+        console.print(Text.from_ansi(shown.replace("\r\n", "\n").rstrip()), overflow="fold")
     IMAGES.mkdir(exist_ok=True)
     picture = console.export_svg(title=title, unique_id=name)
     # A page of ours asks nobody else for its fonts.
@@ -88,7 +90,7 @@ def letter() -> EmailMessage:
     message = EmailMessage()
     message["From"] = "The Shop <shop@example.com>"
     message["To"] = "Zoë <zoe@example.com>"
-    message["Subject"] = "Dein neues Paßwort 🔑"
+    message["Subject"] = "Dein neues Paßwort"
     message.set_content(
         "Hallo Zoë,\n\nyour code is 493817, or follow this link within an hour:\n\n"
         "    https://shop.example.com/reset?token=f3a9\n"
@@ -97,27 +99,30 @@ def letter() -> EmailMessage:
     return message
 
 
-def catch(*options: str) -> str:
-    """Run a server with these options, send it the message, press Ctrl-C."""
-    server = Terminal(*options)
+def catch(columns: int) -> str:
+    """Run a server, send it the message; return what the server shows before Ctrl-C."""
+    server = Terminal(columns, "-l", f":{PORT}", "--pretty")
     server.wait_for("Ctrl-C")
     with smtplib.SMTP("localhost", int(PORT)) as client:
         client.send_message(letter())
     server.wait_for("terms.pdf")
     server.type("\x03")
-    return server.end()
+    return server.end().partition("^C")[0]
 
 
-def send(options: Sequence[str]) -> str:
+def send(columns: int) -> str:
     """Send a message to a server with STARTTLS; return what the sender shows."""
-    server = Terminal("-n", "-l", PORT, "-c", "Sink", "--tls", "self-signed", "--no-requiretls")
+    server = Terminal(columns, "-l", PORT, "-c", "Sink", "--tls", "self-signed", "--no-requiretls")
     server.wait_for("Ctrl-C")
-    shown = Terminal("send", *options).end()
+    shown = Terminal(columns, "send", f":{PORT}", "--insecure").end()
+    # The picture does not show the name of the machine that made it.
+    shown = re.sub(r"EHLO \S+", "EHLO laptop", shown)
     server.type("\x03")
     server.end()
     return shown
 
 
 if __name__ == "__main__":
-    draw("pretty", catch("-n", "-l", PORT, "--pretty"), "catch a message")
-    draw("send", send([f"localhost:{PORT}", "--insecure"]), "see the dialogue")
+    for end, columns in WIDTHS.items():
+        draw(f"pretty{end}", columns, catch(columns), "catch a message")
+        draw(f"send{end}", columns, send(columns), "see the dialogue")
