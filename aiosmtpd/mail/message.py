@@ -11,9 +11,9 @@ from public import public
 
 from aiosmtpd.engine.callables import Mail
 from aiosmtpd.mail import html_text as hypertext
+from aiosmtpd.mail.criteria import Pattern, found, spelt
 from aiosmtpd.mail.diff import differences
 from aiosmtpd.mail.mime import Attachment, Headers, Reading, read
-from aiosmtpd.mail.patterns import Pattern, found, spelt
 
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session

@@ -17,7 +17,6 @@ from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session
-    from aiosmtpd.smtp import SMTP
 
 log = logging.getLogger("mail.debug")
 
@@ -138,7 +137,7 @@ class Pretty:
         self.stream = sys.stdout if stream is None else stream
         self._lock = threading.Lock()
 
-    def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
+    def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
         """Print the message and flush the stream; where that fails, the client keeps it.
 
         It is no coroutine, and so runs in a worker thread: the stream's reader may be slow.

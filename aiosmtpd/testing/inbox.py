@@ -15,9 +15,8 @@ from urllib.parse import quote
 
 from public import public
 
-from aiosmtpd.mail.criteria import Wanted
+from aiosmtpd.mail.criteria import Pattern, Wanted
 from aiosmtpd.mail.message import DecodedMail
-from aiosmtpd.mail.patterns import Pattern
 from aiosmtpd.observers.faults import Fault
 from aiosmtpd.testing.authority import Authority
 from aiosmtpd.testing.server import InboxServer
