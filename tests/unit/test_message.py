@@ -57,7 +57,7 @@ def test_a_message_with_everything() -> None:
     csv, png = mail.attachments
     assert (csv.name, csv.type, csv.content) == ("größe.csv", "text/csv", "zählen\n".encode())
     assert png == ("a.png", "image/png", b"\0\xff")
-    assert repr(png) == "<Attachment 'a.png', image/png, 2 octets>"
+    assert repr(png) == "<Attachment 'a.png', image/png, 2 bytes>"
     assert (mail.sender, mail.recipients) == (
         "shop@example.com",
         ["anna@example.org", "bob@example.org"],
@@ -371,7 +371,7 @@ def test_all_that_differs_is_told() -> None:
         "<DecodedMail 'hi' from shop@example.com to anna@example.org, bob@example.org>:",
         "  the list of recipients is ['anna@example.org', 'bob@example.org'], not ['x@y.test']",
         "  the subject is 'hi', not 'ho'",
-        "  the text differs; expected lines have a -, those that came a +:",
+        "  the text differs; - marks expected lines, + marks received lines:",
         r"        first\n",
         r"      - second\n",
         r"      + second \n",

@@ -38,15 +38,15 @@ class Screen(io.TextIOWrapper):
     """A stream that says what it is."""
 
     def __init__(self, encoding: str = "utf-8", terminal: bool = True) -> None:
-        self.octets = io.BytesIO()
+        self.written = io.BytesIO()
         self.terminal = terminal
-        super().__init__(self.octets, encoding)
+        super().__init__(self.written, encoding)
 
     def isatty(self) -> bool:
         return self.terminal
 
     def shown(self) -> str:
-        return self.octets.getvalue().decode(self.encoding)
+        return self.written.getvalue().decode(self.encoding)
 
 
 TLS: Any = {"ssl_object": SimpleNamespace(version=lambda: "TLSv1.3")}
@@ -64,15 +64,15 @@ def test_pretty() -> None:
         "MAIL FROM  shop@example.com SIZE=10",
         "RCPT TO    anna@example.org",
         "Client     192.0.2.1:1234 (client.test), TLSv1.3",
-        f"Received   {clock}, {len(mail.content):,} octets",
+        f"Received   {clock}, {len(mail.content):,} bytes",
         "From       Jürgen <shop@example.com>",
         "Subject    Grüße aus Köln, " + "ganz lang " * 12 + "€",
         "-" * 72,
         "Héllo",
         "https://example.com/a?b=1.",
         "-" * 72,
-        "Attached   größe.csv, text/csv, 8 octets",
-        "Attached   a.png, image/png, 2 octets",
+        "Attached   größe.csv, text/csv, 8 bytes",
+        "Attached   a.png, image/png, 2 bytes",
         "-" * 72,
         "",
     ]
@@ -88,7 +88,7 @@ def test_a_message_of_nothing() -> None:
     mail = received(b"", client_address=("", 0), host_name=None)
     lines = pretty(mail).splitlines()
     assert lines[3] == "Client     a local socket"
-    assert lines[4].endswith(", 0 octets")
+    assert lines[4].endswith(", 0 bytes")
     assert lines[5:] == ["-" * 72, ""]
 
 
@@ -219,7 +219,7 @@ def test_a_stream_that_takes_nothing(caplog: pytest.LogCaptureFixture) -> None:
             raise OSError(28, "No space left on device")
 
     assert hand(Pretty(Full()), b"\r\n") == "451 4.3.0 Message cannot be written"
-    assert caplog.messages == ["A message cannot be printed: [Errno 28] No space left on device"]
+    assert caplog.messages == ["Cannot print a message: [Errno 28] No space left on device"]
 
 
 def test_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,4 +130,4 @@ def test_programs_may_set_what_is_derived(loop: asyncio.AbstractEventLoop) -> No
     envelope.recipients = ["mine"]  # type: ignore[list-item]
     assert session.client_address == ("192.0.2.1", 5)
     assert envelope.recipients == ["mine"]  # type: ignore[comparison-overlap]
-    assert "own host" in (type(session).client_address.__doc__ or "")
+    assert "client's host" in (type(session).client_address.__doc__ or "")
