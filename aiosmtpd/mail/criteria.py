@@ -1,4 +1,4 @@
-"""What a message is compared with: patterns for text, addresses and whole messages.
+"""Compare messages with patterns: for text, for addresses, for a whole message.
 
 It imports nothing of ours, so that a module that only names a pattern loads nothing else.
 """

@@ -31,7 +31,7 @@ class Reply(str):
 
     Any text becomes exactly one reply. Several lines are kept if all have the same code, with
     ``-`` after it in all but the last (RFC 5321 section 4.2.1); otherwise the line ends are
-    escaped, which makes it one line. Lines over 512 octets are folded.
+    escaped, which makes it one line. Lines over 512 bytes are folded.
 
     :attr:`code` is the three-digit reply code (int), :attr:`enhanced` the enhanced status code
     (str, or None without one), :attr:`octets` the reply as it is sent (bytes, with the CRLF). RFC
