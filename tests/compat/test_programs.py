@@ -430,7 +430,7 @@ def test_a_honeypot(honeypot: Controller) -> None:
     assert Honeypot.seen == {"client": 1, "quit": 1}
 
 
-def test_a_honeypot_waits_for_the_silent(honeypot: Controller) -> None:
+def test_a_honeypot_waits_for_silent_clients(honeypot: Controller) -> None:
     with Client(honeypot.port) as client:
         assert client.reply().startswith(b"421 4.4.2")
     assert Honeypot.gone.wait(PATIENCE)
@@ -556,7 +556,7 @@ class EnvelopeController(Controller):
         return OwnEnvelopes(self.handler)
 
 
-def test_an_envelope_of_the_programs_own() -> None:
+def test_a_program_makes_its_own_envelope() -> None:
     handler = ReceivingHandler()
     with (
         EnvelopeController(handler, hostname="127.0.0.1", port=0) as controller,
@@ -602,7 +602,7 @@ def test_a_program_that_counts_its_envelopes() -> None:
         assert Counted.made[4:] == ["envelope"] * 2
 
 
-def test_a_handler_given_as_its_class() -> None:
+def test_a_class_is_given_as_the_handler() -> None:
     with (
         Controller(Sink, hostname="127.0.0.1", port=0) as controller,
         smtplib.SMTP("127.0.0.1", controller.port) as client,

@@ -27,7 +27,7 @@ def loop() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=lambda file: f"{file.parent.name}-{file.name}")
-def test_corpus(file: Path) -> None:
+def test_the_corpus_breaks_no_target(file: Path) -> None:
     TARGETS[file.parent.name](file.read_bytes())
 
 

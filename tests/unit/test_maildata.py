@@ -128,7 +128,7 @@ LIMIT = st.one_of(st.just(0), st.integers(1, 40))
 @example(b"\r\n" * 3, {1, 2, 3, 4}, 2, 0, "accept")
 @example(b"a" * 9 + b"\r\n", {9}, 10, 10, "accept")
 @example(b"a\n.", {2}, 0, 0, "normalize")
-def test_it_is_what_the_model_says_however_it_is_cut(
+def test_any_cut_gives_the_result_of_the_model(
     wire: bytes, cuts: set[int], line_limit: int, size_limit: int, policy: str
 ) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, line_limit, size_limit, policy)
@@ -136,19 +136,19 @@ def test_it_is_what_the_model_says_however_it_is_cut(
 
 @settings(deadline=None)
 @given(WIRE, CUTS)
-def test_bare_newlines_are_refused_however_they_are_cut(wire: bytes, cuts: set[int]) -> None:
+def test_bare_newlines_are_refused_at_any_cut(wire: bytes, cuts: set[int]) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, 0, 0, "reject")
 
 
 @settings(deadline=None)
 @given(WIRE, CUTS, st.sampled_from(POLICIES))
-def test_data_that_has_not_ended(wire: bytes, cuts: set[int], policy: str) -> None:
+def test_unfinished_data_is_not_done(wire: bytes, cuts: set[int], policy: str) -> None:
     check(wire, cuts, 0, 0, policy)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=300), CUTS, st.sampled_from(POLICIES))
-def test_any_octets(wire: bytes, cuts: set[int], policy: str) -> None:
+def test_any_bytes_match_the_model(wire: bytes, cuts: set[int], policy: str) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, 0, 0, policy)
 
 
@@ -166,7 +166,7 @@ def test_any_octets(wire: bytes, cuts: set[int], policy: str) -> None:
 @example(3, 60, (100, b"aaaaaa"), {101}, 5)
 @example(0, 60, (0, b""), {1, 7}, 2)
 @example(3, 60, (0, b"\n"), set(), 5)
-def test_lines_of_one_length_and_what_breaks_them(
+def test_equal_lines_and_a_longer_one(
     length: int, lines: int, change: tuple[int, bytes], cuts: set[int], line_limit: int
 ) -> None:
     """Where all lines of a read are alike, as those of base64 are, they are not counted singly."""
@@ -176,7 +176,7 @@ def test_lines_of_one_length_and_what_breaks_them(
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_all_short_data_at_once_in_two_pieces_and_singly(policy: str) -> None:
+def test_all_short_data_at_all_cuts(policy: str) -> None:
     for length in range(6):
         for octets in itertools.product(b"\r\n.a", repeat=length):
             wire = bytes(octets) + b"\r\n.\r\nQUIT"
@@ -187,7 +187,7 @@ def test_all_short_data_at_once_in_two_pieces_and_singly(policy: str) -> None:
 
 @pytest.mark.parametrize("cuts", [set(), {5}, set(range(99))], ids=["whole", "cut", "singly"])
 @pytest.mark.parametrize(("line_limit", "size_limit"), [(0, 5), (5, 0), (5, 9)])
-def test_the_bare_newline_that_came_before_the_limit_is_told(
+def test_a_bare_newline_before_the_limit_is_reported(
     cuts: set[int], line_limit: int, size_limit: int
 ) -> None:
     """What is refused first does not depend on how the network cut it."""
@@ -196,7 +196,7 @@ def test_the_bare_newline_that_came_before_the_limit_is_told(
 
 @pytest.mark.parametrize("cuts", [set(), {5}, {11}, set(range(99))])
 @pytest.mark.parametrize(("line_limit", "size_limit"), [(0, 5), (5, 0), (5, 9)])
-def test_the_limit_that_was_broken_before_a_bare_newline_is_told(
+def test_a_limit_broken_before_a_bare_newline_is_reported(
     cuts: set[int], line_limit: int, size_limit: int
 ) -> None:
     check(b"bbbbbbbbbb\na\r\n.\r\n", cuts, line_limit, size_limit, "reject")
@@ -271,7 +271,9 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
         (b"\n", b"\n\r\n", b"\r\n\r\n"),
     ],
 )
-def test_what_becomes_of_bare_newlines(wire: bytes, accepted: bytes, normalized: bytes) -> None:
+def test_bare_newlines_are_kept_or_normalized(
+    wire: bytes, accepted: bytes, normalized: bytes
+) -> None:
     wire += b".\r\n" if wire.endswith(b"\r\n") else b"\r\n.\r\n"
     for cuts in (set[int](), set(range(99))):
         assert read(wire, cuts).content == accepted
@@ -279,7 +281,7 @@ def test_what_becomes_of_bare_newlines(wire: bytes, accepted: bytes, normalized:
         assert read(wire, cuts, 0, 0, "normalize").content == normalized
 
 
-def test_the_refusal_of_a_bare_newline_has_its_code() -> None:
+def test_a_bare_newline_is_refused_with_its_code() -> None:
     outcome = read(b"a\nb\r\n.\r\n", set(), None, None, "reject")
     assert outcome.refusal is not None
     assert outcome.refusal.startswith("550 5.6.11 ")
@@ -327,7 +329,7 @@ def test_a_line_counts_its_crlf_and_its_stuffed_dot(
         (b"", None),
     ],
 )
-def test_the_size_counts_crlfs_and_stuffed_dots_but_not_the_end(
+def test_the_size_counts_crlfs_and_stuffed_dots(
     body: bytes, refusal: str | None, cuts: set[int]
 ) -> None:
     outcome = read(body + b".\r\n", cuts, None, 10)
@@ -343,12 +345,12 @@ def test_the_size_counts_crlfs_and_stuffed_dots_but_not_the_end(
         (b"y\r\n" * 3 + b"x" * 30 + b"\r\n", replies.TOO_MUCH_MAIL_DATA),
     ],
 )
-def test_the_limit_broken_first_is_told(body: bytes, refusal: str, cuts: set[int]) -> None:
+def test_the_limit_broken_first_is_reported(body: bytes, refusal: str, cuts: set[int]) -> None:
     assert read(body + b".\r\n", cuts, 20, 25).refusal == refusal
 
 
 @pytest.mark.parametrize("none", [None, 0])
-def test_no_limits(none: int | None) -> None:
+def test_without_limits_any_size_is_accepted(none: int | None) -> None:
     outcome = read(b"x" * 100_000 + b"\r\n.\r\n", {5, 70_000}, none, none)
     assert (outcome.refusal, len(outcome.content)) == (None, 100_002)
     assert not outcome.flooded
@@ -366,7 +368,7 @@ def test_twice_the_size_limit_is_a_flood() -> None:
     assert (data.flooded, data.done) == (True, False)
 
 
-def test_reading_where_nothing_has_arrived() -> None:
+def test_reading_without_input_returns_nothing() -> None:
     receiver = Receiver()
     data = MailData(receiver)
     assert data.read() == b""
@@ -379,7 +381,7 @@ def test_reading_where_nothing_has_arrived() -> None:
     assert receiver.line(512) == b"QUIT"
 
 
-def test_two_messages_in_one_packet() -> None:
+def test_bytes_after_the_end_stay_in_the_receiver() -> None:
     receiver = Receiver()
     receiver.feed(b"one\r\n.\r\nDATA\r\ntwo\r\n.\r\nQUIT\r\n")
     first = MailData(receiver)
@@ -395,7 +397,7 @@ def test_two_messages_in_one_packet() -> None:
 
 @settings(deadline=None)
 @given(WIRE, CUTS, st.sampled_from(POLICIES))
-def test_at_most_four_octets_are_held_back(wire: bytes, cuts: set[int], policy: str) -> None:
+def test_at_most_four_bytes_are_held_back(wire: bytes, cuts: set[int], policy: str) -> None:
     receiver = Receiver()
     data = MailData(receiver, None, None, policy)
     for octet in wire:
@@ -410,7 +412,7 @@ def test_at_most_four_octets_are_held_back(wire: bytes, cuts: set[int], policy: 
 
 @pytest.mark.parametrize("piece", [b"x" * 65536, b"x\r\n" * 21845, b"\r" * 65536, b".\n" * 32768])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_nothing_is_kept_of_a_message_over_its_limits(piece: bytes, policy: str) -> None:
+def test_a_refused_message_takes_no_memory(piece: bytes, policy: str) -> None:
     receiver = Receiver()
     data = MailData(receiver, 1001, 100_000, policy)
     message = b""

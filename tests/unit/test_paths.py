@@ -206,7 +206,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "address"), VALID + LENIENT)
-def test_paths(text: str, address: str) -> None:
+def test_valid_paths_are_parsed(text: str, address: str) -> None:
     assert paths.parse(text) == (address, "")
     # Its own spelling is a path too, and the same one.
     assert paths.parse(f"<{address}>") == (address, "")
@@ -215,14 +215,14 @@ def test_paths(text: str, address: str) -> None:
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_path(text: str) -> None:
+def test_malformed_paths_are_refused(text: str) -> None:
     for limit in (0, 999):
         with pytest.raises(MalformedPath):
             paths.parse(text, limit)
 
 
 @pytest.mark.parametrize("text", ["a@b.", "a@b..c", '"a"b@c.test', '"a""b"@c.test'])
-def test_an_address_without_brackets_that_goes_on_is_no_other_address(text: str) -> None:
+def test_text_after_a_bare_address_is_refused(text: str) -> None:
     """RFC 5321 section 4.1.2: these are no Mailbox, and neither is what they begin with."""
     with pytest.raises(MalformedPath):
         paths.parse(text)
@@ -242,7 +242,7 @@ def test_the_null_path(text: str, rest: str) -> None:
     assert paths.parse(text) == (NULL_PATH, rest)
 
 
-def test_the_published_spelling_of_the_null_path() -> None:
+def test_the_null_path_is_spelt_with_brackets() -> None:
     assert NULL_PATH == "<>"
 
 
@@ -260,7 +260,7 @@ def test_the_published_spelling_of_the_null_path() -> None:
         ("<a@b.test>>", ">"),
     ],
 )
-def test_what_follows_is_returned(text: str, rest: str) -> None:
+def test_the_text_after_an_address_is_returned(text: str, rest: str) -> None:
     for limit in (0, 999):
         assert paths.parse(text, limit) == ("a@b.test", rest)
 
@@ -276,7 +276,7 @@ def test_what_follows_is_returned(text: str, rest: str) -> None:
         ("é" * 10, 10),
     ],
 )
-def test_the_limit_of_a_local_part(local: str, length: int) -> None:
+def test_the_local_part_limit_ignores_quotes(local: str, length: int) -> None:
     """In characters without the quotes: RFC 5321 section 4.5.3.1.1 says 64 octets."""
     for text in (f"<{local}@b.test>", f"<@c.test:{local}@b.test>", f"{local}@b.test", f"<{local}>"):
         address = paths.parse(text, 0)
@@ -339,7 +339,7 @@ def test_any_text_can_be_quoted(local: str) -> None:
         ("X=é", {"X": "é"}),  # RFC 6531 3.3
     ],
 )
-def test_parameters(text: str, found: dict[str, str | None]) -> None:
+def test_parameters_are_parsed(text: str, found: dict[str, str | None]) -> None:
     assert paths.parameters(paths.words(text)) == found
     assert list(paths.parameters(paths.words(text)) or {}) == list(found)
 
@@ -375,12 +375,12 @@ def test_parameters(text: str, found: dict[str, str | None]) -> None:
         "SIZE=1\x85BODY=7BIT",
     ],
 )
-def test_what_are_no_parameters(text: str) -> None:
+def test_malformed_parameters_are_refused(text: str) -> None:
     assert paths.parameters(paths.words(text)) is None
 
 
 @pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u2028"])
-def test_a_blank_of_unicode_parts_no_words(blank: str) -> None:
+def test_unicode_spaces_do_not_split_words(blank: str) -> None:
     """RFC 6531 section 3.3: UTF8-non-ascii may be in a value."""
     assert paths.parameters(paths.words(f"X=a{blank}b")) == {"X": f"a{blank}b"}
 
@@ -398,13 +398,13 @@ def encode(text: str) -> str:
 @settings(deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=255)))
 @example("+=+41")
-def test_xtext_there_and_back(text: str) -> None:
+def test_encoded_xtext_decodes_to_the_same_text(text: str) -> None:
     assert paths.xtext(encode(text)) == text
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
-def test_every_character_may_be_encoded(text: str) -> None:
+def test_each_character_may_be_encoded(text: str) -> None:
     assert paths.xtext("".join(f"+{ord(character):02X}" for character in text)) == text
 
 
@@ -418,7 +418,7 @@ def test_every_character_may_be_encoded(text: str) -> None:
         ("<>", "<>"),
     ],
 )
-def test_xtext(text: str, decoded: str) -> None:
+def test_xtext_is_decoded(text: str, decoded: str) -> None:
     assert paths.xtext(text) == decoded
 
 
@@ -426,7 +426,7 @@ def test_xtext(text: str, decoded: str) -> None:
     "text",
     ["+", "+4", "+4g", "+2b", "+ 2B", "a=b", "a b", "a\x00", "a\x7f", "é", "a\n", "+\u0664\u0661"],
 )
-def test_what_is_no_xtext(text: str) -> None:
+def test_malformed_xtext_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         paths.xtext(text)
 
@@ -531,18 +531,18 @@ def test_no_path_is_slow(parts: tuple[str, str, str], limit: int) -> None:
         ("", " ", ""),
     ],
 )
-def test_no_parameters_are_slow(parts: tuple[str, str, str]) -> None:
+def test_parsing_parameters_is_linear(parts: tuple[str, str, str]) -> None:
     assert_linear(paths.parameters, of_size(LARGE, "A=", "a", ""), parts)
 
 
 @pytest.mark.parametrize(
     "parts", [("", "+", ""), ("", "+4", ""), ("", "+41", "+"), ("", "+41", ""), ("", "a", "=")]
 )
-def test_no_xtext_is_slow(parts: tuple[str, str, str]) -> None:
+def test_decoding_xtext_is_linear(parts: tuple[str, str, str]) -> None:
     assert_linear(paths.xtext, of_size(LARGE, "", "a", ""), parts)
 
 
-def test_the_clock_tells_quadratic_from_linear() -> None:
+def test_the_clock_detects_quadratic_time() -> None:
     """The measure above is one that can fail."""
 
     def quadratic(text: str) -> None:

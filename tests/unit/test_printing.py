@@ -55,7 +55,7 @@ TLS: Any = {"ssl_object": SimpleNamespace(version=lambda: "TLSv1.3")}
 # For people.
 
 
-def test_pretty() -> None:
+def test_pretty_prints_envelope_headers_and_text() -> None:
     mail = received(with_everything(), ssl=TLS)
     lines = pretty(mail).splitlines()
     clock = f"{mail.received:%H:%M:%S}"
@@ -78,13 +78,13 @@ def test_pretty() -> None:
     ]
 
 
-def test_html_alone_is_shown_as_text_with_its_links() -> None:
+def test_html_without_text_is_shown_with_its_links() -> None:
     mail = received(b"Content-Type: text/html\r\n\r\n<p>Look <a href=https://a.test/b>here</a>")
     lines = pretty(mail, Terminal(unicode=True)).splitlines()
     assert lines[-5:] == ["Look here", "─" * 72, "Link       https://a.test/b", "─" * 72, ""]
 
 
-def test_a_message_of_nothing() -> None:
+def test_an_empty_message_is_printed() -> None:
     mail = received(b"", client_address=("", 0), host_name=None)
     lines = pretty(mail).splitlines()
     assert lines[3] == "Client     a local socket"
@@ -92,7 +92,7 @@ def test_a_message_of_nothing() -> None:
     assert lines[5:] == ["-" * 72, ""]
 
 
-def test_forty_columns() -> None:
+def test_lines_are_wrapped_to_the_terminal() -> None:
     message = EmailMessage()
     message["Subject"] = "A subject that is longer than forty columns are wide"
     link = "https://example.com/" + "x" * 60
@@ -104,7 +104,7 @@ def test_forty_columns() -> None:
     assert lines[start + 1 : start + 3] == [" " * 11 + "forty columns are wide", "-" * 40]
 
 
-def test_colours() -> None:
+def test_colours_only_on_a_terminal() -> None:
     shown = pretty(received(b"Subject: hi\r\n\r\n"), Terminal(colours=True))
     assert "\x1b[2mSubject    \x1b[0m\x1b[1mhi\x1b[0m\n" in shown
     assert re.sub(r"\x1b\[[012]m", "", shown).count("\x1b") == 0
@@ -119,14 +119,14 @@ def test_no_control_character_gets_through(text: str) -> None:
 
 @given(st.one_of(mutated(), st.binary()))
 @settings(deadline=None)
-def test_whatever_a_message_holds(content: bytes) -> None:
+def test_any_message_is_printed_safely(content: bytes) -> None:
     mail = received(content, host_name="\x1b[2J")
     shown = pretty(mail, Terminal(columns=40))
     assert all(one.isprintable() or one in "\n\u200c\u200d" for one in shown)
     assert json.loads(as_json(mail))["size"] == len(content)
 
 
-def test_what_is_escaped() -> None:
+def test_unsafe_characters_are_escaped() -> None:
     assert safe("a\x1b[31m\r\n\x9b\x7f\u202eb\u2028\ttab") == (
         "a\\x1b[31m\n\\x9b\\x7f\\u202eb\\u2028   tab"
     )
@@ -145,7 +145,7 @@ def test_what_is_escaped() -> None:
         (io.StringIO(), {}, Terminal()),
     ],
 )
-def test_what_a_stream_can_show(
+def test_the_abilities_of_a_stream(
     screen: Any,
     environment: dict[str, str],
     terminal: Terminal,
@@ -159,7 +159,7 @@ def test_what_a_stream_can_show(
 # For programs.
 
 
-def test_json() -> None:
+def test_json_has_all_keys() -> None:
     mail = received(with_everything(), ssl=TLS, authenticated=True)
     line = as_json(mail)
     assert line.isascii()
@@ -181,7 +181,7 @@ def test_json() -> None:
     assert (said["raw"].encode(), said["raw_base64"]) == (mail.content, None)
 
 
-def test_json_of_octets_that_are_no_text() -> None:
+def test_json_of_bytes_that_are_not_utf_8() -> None:
     content = b"Subject: \xff\x7f\r\n\r\n\xff\0"
     line = as_json(received(content))
     assert "\x7f" not in line
@@ -207,13 +207,13 @@ def test_each_message_is_flushed() -> None:
         assert sign in screen.shown()
 
 
-def test_letters_that_the_stream_does_not_have() -> None:
+def test_characters_that_the_stream_lacks_are_escaped() -> None:
     screen = Screen("ascii", terminal=False)
     assert hand(Pretty(screen), "Subject: é\r\n\r\n".encode()) == "250 OK"
     assert "Subject    \\xe9\n" in screen.shown()
 
 
-def test_a_stream_that_takes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_write_is_a_451(caplog: pytest.LogCaptureFixture) -> None:
     class Full(io.StringIO):
         def flush(self) -> None:
             raise OSError(28, "No space left on device")
@@ -222,6 +222,6 @@ def test_a_stream_that_takes_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["Cannot print a message: [Errno 28] No space left on device"]
 
 
-def test_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_is_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert hand(JSONLines(), b"Subject: x\r\n\r\n") == "250 OK"
     assert json.loads(capsys.readouterr().out)["subject"] == "x"

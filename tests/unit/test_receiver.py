@@ -78,7 +78,7 @@ def test_a_line_ends_at_lf_or_crlf(data: bytes, lines: list[bytes]) -> None:
     st.sets(st.integers(1, 60)),
     st.integers(0, 8),
 )
-def test_cuts_change_nothing_and_what_is_too_long_is_not_kept(
+def test_cuts_do_not_matter_and_long_lines_are_dropped(
     data: bytes, cuts: set[int], limit: int
 ) -> None:
     receiver = Receiver()
@@ -97,7 +97,7 @@ def test_cuts_change_nothing_and_what_is_too_long_is_not_kept(
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("singly", [False, True])
-def test_the_limit_counts_all_before_the_lf(end: bytes, singly: bool) -> None:
+def test_the_limit_counts_bytes_before_the_lf(end: bytes, singly: bool) -> None:
     limit = 20
     longest = b"x" * (limit + 1 - len(end)) + end
     for data, event in [(longest, longest.rstrip()), (b"x" + longest, TOO_LONG)]:
@@ -109,7 +109,7 @@ def test_the_limit_counts_all_before_the_lf(end: bytes, singly: bool) -> None:
         assert events == [event]
 
 
-def test_the_line_behind_one_too_long_is_read() -> None:
+def test_the_line_after_a_long_one_is_read() -> None:
     receiver = fed(b"x" * 600)
     assert receiver.line(512) is None
     assert len(receiver) == held(receiver) == 0
@@ -143,7 +143,7 @@ def test_a_line_without_end_is_a_flood_after_64_kib(step: int) -> None:
     assert held(receiver) == 0
 
 
-def test_64_kib_to_its_end_are_no_flood_and_the_count_begins_anew() -> None:
+def test_64_kib_are_not_a_flood_and_the_count_restarts() -> None:
     receiver = Receiver()
     for _ in range(3):
         receiver.feed(b"x" * LINE_FLOOD)
@@ -178,7 +178,7 @@ def test_an_idle_receiver_does_not_hold_the_last_read() -> None:
     assert held(receiver) == 0
 
 
-def test_len_and_has_line_tell_what_waits() -> None:
+def test_len_and_has_line_describe_the_input() -> None:
     receiver = fed(b"NO")
     assert (len(receiver), receiver.has_line()) == (2, False)
     receiver.feed(b"OP\r\nQUIT")
@@ -187,7 +187,7 @@ def test_len_and_has_line_tell_what_waits() -> None:
     assert (len(receiver), receiver.has_line()) == (4, False)
 
 
-def test_take_gives_what_waits_and_not_more() -> None:
+def test_take_returns_at_most_the_input() -> None:
     receiver = fed(b"abc\ndef")
     assert receiver.take(0) == b""
     assert receiver.take(2) == b"ab"
@@ -198,7 +198,7 @@ def test_take_gives_what_waits_and_not_more() -> None:
     assert receiver.take(2) == b"gh"
 
 
-def test_what_is_put_back_comes_next() -> None:
+def test_bytes_put_back_are_taken_next() -> None:
     receiver = fed(b"DATA\r\nbody\r\nQUIT\r\n")
     assert receiver.line(512) == b"DATA"
     taken = receiver.take(8)
@@ -220,7 +220,7 @@ def test_a_line_end_that_was_put_back_is_found() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"MAIL FROM:<evil@b.test>\r\n", b"unfinished", b"x" * 600])
-def test_clear_forgets_all(rest: bytes) -> None:
+def test_clear_drops_all_input(rest: bytes) -> None:
     """What was sent in the clear is not run inside TLS: RFC 3207 section 6."""
     receiver = fed(b"STARTTLS\r\n" + rest)
     assert receiver.line(512) == b"STARTTLS"
@@ -247,7 +247,7 @@ STEPS = st.lists(
 
 @settings(deadline=None)
 @given(STEPS)
-def test_in_any_order_of_calls_no_octet_is_lost_or_doubled(steps: list[Step]) -> None:
+def test_no_byte_is_lost_or_doubled_in_any_order_of_calls(steps: list[Step]) -> None:
     receiver, model, taken = Receiver(), b"", b""
     for call, argument in steps:
         if isinstance(argument, bytes):

@@ -32,7 +32,7 @@ KNOWN: dict[str, Any] = {
         ("LMTP", True, True, False, False, "UTF8LMTP"),
     ],
 )
-def test_protocols(
+def test_the_protocol_name(
     family: str, extended: bool, utf8: bool, tls: bool, authenticated: bool, expected: str
 ) -> None:
     """RFC 3848, RFC 6531 section 4.3."""
@@ -40,7 +40,7 @@ def test_protocols(
     assert found == expected
 
 
-def test_one_recipient() -> None:
+def test_only_a_single_recipient_is_named() -> None:
     assert fields("a@b.test", ["c@d.test"], **KNOWN) == (
         b"Return-Path: <a@b.test>\r\n"
         b"Received: from client.test ([192.0.2.1])\r\n"
@@ -69,7 +69,7 @@ def test_fields(path: str | None, recipients: list[str], changed: Any, expected:
 
 
 @given(st.text())
-def test_a_client_adds_no_field(client: str) -> None:
+def test_a_client_cannot_inject_a_field(client: str) -> None:
     found = fields("a@b", ["c@d"], **{**KNOWN, "client": client})
     assert message_from_bytes(found + b"\r\n").keys() == ["Return-Path", "Received"]
 
@@ -85,5 +85,5 @@ def test_a_client_adds_no_field(client: str) -> None:
         (b"x: y\r\n" * 100_000 + b"Received: far away\r\n", 0),
     ],
 )
-def test_hops(message: bytes, count: int) -> None:
+def test_received_fields_are_counted(message: bytes, count: int) -> None:
     assert hops(message) == count
