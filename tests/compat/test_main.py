@@ -1,4 +1,4 @@
-"""The command line as programs written for 1.4 know it: names, namespace, texts, the loop."""
+"""The command line as programs for 1.4 use it: names, namespace, texts, the loop."""
 
 import asyncio
 import inspect
@@ -32,7 +32,7 @@ class NoArguments:
 
 
 class FromCli:
-    """A handler that the command line makes by `from_cli`."""
+    """A handler that the command line makes with ``from_cli()``."""
 
     def __init__(self, called: str) -> None:
         self.called = called
@@ -52,7 +52,7 @@ def levels() -> Iterator[None]:
 
 
 class WhenListening(logging.Handler):
-    """Calls something in the loop once `main()` listens; needs `-d`."""
+    """Calls a function in the loop once ``main()`` listens; needs ``-d``."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class WhenListening(logging.Handler):
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """The loop that `main()` has to take."""
+    """The loop that ``main()`` has to use."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield loop
@@ -349,7 +349,7 @@ def test_nosetuid_does_not_switch_users(
 
 
 class Seen(RuntimeError):
-    """Ends `main()` where it would make the servers."""
+    """Ends ``main()`` when it would make the servers."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The published API: every name, signature and default that programs lean on."""
+"""The API of 1.4: the names, signatures and defaults that programs use."""
 
 import inspect
 import subprocess
@@ -201,7 +201,7 @@ def spelt(function: Any) -> str:
 
 
 @pytest.mark.parametrize(("function", "expected"), SIGNATURES, ids=lambda value: str(value)[:60])
-def test_signatures_are_those_of_1_4(function: Any, expected: str) -> None:
+def test_signature(function: Any, expected: str) -> None:
     assert spelt(function) == expected
 
 
@@ -260,7 +260,7 @@ def test_session_and_envelope_take_new_attributes() -> None:
 
 
 def test_importing_the_controller_is_quick() -> None:
-    """Within 25 ms of what asyncio and attrs take (users.md C13): what takes long waits."""
+    """At most 25 ms more than asyncio and attrs: slow modules are imported later."""
     code = (
         "import asyncio, attrs, sys; before = {*sys.modules}; import aiosmtpd.controller;"
         "print(*{*sys.modules} - before)"

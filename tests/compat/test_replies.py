@@ -1,4 +1,4 @@
-"""Each reply text of the contract, on a wire: programs compare with them."""
+"""The reply texts of 1.4, over the wire: programs compare with them."""
 
 import re
 from base64 import b64encode

@@ -1,4 +1,4 @@
-"""The helpers for tests that programs written for 1.4 import."""
+"""The test helpers that programs for 1.4 import."""
 
 import asyncio
 import inspect
@@ -125,7 +125,7 @@ CODES = {
     "S555_MAIL_PARAMS_UNRECOG": (555, b"MAIL FROM parameters not recognized or not implemented"),
     "S555_RCPT_PARAMS_UNRECOG": (555, b"RCPT TO parameters not recognized or not implemented"),
 }
-"""The replies of 1.4.6, but the one that holds the host's name."""
+"""The replies of 1.4.6, except the one that contains the host name."""
 
 
 class TestStatusCodes:

@@ -1,7 +1,7 @@
 """Fuzz one target: ``python -m tests.fuzz TARGET --seconds N``. Needs the extra ``fuzz``.
 
-New inputs that reach new code are kept in ``--corpus`` (a temporary folder by default), behind
-those of the repository. What breaks a promise is written to the current folder, ``crash-...``.
+New inputs that reach new code are kept in ``--corpus`` (a temporary folder by default), in addition
+to those of the repository. An input that breaks a target is written to ``./crash-...``.
 """
 
 import argparse
@@ -16,7 +16,7 @@ NAMES = ("receiver", "maildata", "path", "parameters", "proxy", "dialogue")
 
 
 def _quoted(word: bytes) -> str:
-    return '"' + "".join(f"\\x{octet:02X}" for octet in word) + '"\n'
+    return '"' + "".join(f"\\x{byte:02X}" for byte in word) + '"\n'
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Service extensions, each a value: RFC 5321 section 2.2 and the RFCs of each."""
+"""Service extensions: RFC 5321 section 2.2 and the RFC of each."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ WRONG = Reply("501 Syntax: MAIL FROM: <address>")
 
 @dataclass
 class Server:
-    """What an extension asks of a server."""
+    """The parts of a server that the extensions use."""
 
     data_size_limit: int | None = 1000
     decode_data: bool = False
@@ -51,7 +51,7 @@ def meaning(server: Server, keyword: str, value: str | None) -> Any:
     return meanings[keyword]
 
 
-# What EHLO says.
+# The lines of EHLO.
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_the_default_ehlo_line_is_the_keyword() -> None:
 
 
 @pytest.mark.parametrize(
-    ("server", "octets"),
+    ("server", "growth"),
     [
         (Server(), 36),
         (Server(data_size_limit=None), 10),
@@ -94,9 +94,9 @@ def test_the_default_ehlo_line_is_the_keyword() -> None:
         (Server(data_size_limit=None, enable_SMTPUTF8=False), 0),
     ],
 )
-def test_offered_extensions_lengthen_mail(server: Server, octets: int) -> None:
+def test_offered_extensions_lengthen_mail(server: Server, growth: int) -> None:
     """RFC 1870 section 3 and RFC 6531 section 3.3."""
-    assert ExtensionTable.of("classic").growth("MAIL", server) == octets
+    assert ExtensionTable.of("classic").growth("MAIL", server) == growth
 
 
 def test_a_programs_extension_lengthens_mail() -> None:
@@ -221,7 +221,7 @@ def test_rcpt_has_no_parameters_by_default() -> None:
 def test_parameters_are_checked_in_the_order_of_1_4(
     extensions: tuple[Extension, ...],
 ) -> None:
-    """BODY, then SMTPUTF8, then SIZE, whatever the order in the command: contract.md."""
+    """As in 1.4: BODY, then SMTPUTF8, then SIZE, in any order of the command."""
     table = ExtensionTable.of(extensions)
     given: dict[str, str | None] = {"SIZE": "x", "AUTH": None, "SMTPUTF8": "x", "BODY": "x"}
     told = []
@@ -244,7 +244,7 @@ def test_parameters_are_checked_in_the_order_of_1_4(
 
 
 async def verb(server: Any, arg: str | None) -> None:
-    """Stand for a command."""
+    """Do nothing."""
 
 
 def test_a_table_merges_its_extensions() -> None:
@@ -286,5 +286,5 @@ def test_an_extension_needs_only_a_keyword() -> None:
         bare.keyword = "Y"  # type: ignore[misc]
     with pytest.raises(TypeError):
         Extension()  # type: ignore[call-arg]
-    # Two with the same keyword are two: dicts in them cannot be hashed.
+    # Hashed by identity: their dicts cannot be hashed.
     assert len({bare, Extension(keyword="X"), EIGHTBITMIME}) == 3

@@ -1,4 +1,4 @@
-"""`Limits`, `Meter` and `Crowd`: settings and counters, with a clock of the tests' own."""
+"""``Limits``, ``Meter`` and ``Crowd``, with times chosen by the tests."""
 
 import typing
 from typing import Any
@@ -100,7 +100,7 @@ class TestMeter:
 
     def test_a_dribble_is_detected(self) -> None:
         meter = Meter(Limits(min_data_rate=100))
-        # An octet each second: nobody minds for a minute.
+        # One byte a second: accepted for the first minute.
         assert not any(meter.is_dribble(1.0, octets, 60) for octets in range(1, 61))
         assert meter.is_dribble(1.0, 61, 60)
 

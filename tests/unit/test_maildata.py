@@ -1,4 +1,4 @@
-"""Mail data against a slow model: RFC 5321 sections 4.1.1.4 and 4.5.2, limits.md L7 to L9, L18."""
+"""Compare ``MailData`` with a slow model: RFC 5321 sections 4.1.1.4 and 4.5.2."""
 
 import gc
 import itertools
@@ -19,7 +19,7 @@ POLICIES = ["accept", "normalize", "reject"]
 
 @dataclass
 class Outcome:
-    """What became of octets on the wire."""
+    """The result of reading bytes from the wire."""
 
     done: bool
     content: bytes
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def read(wire: bytes, cuts: set[int], *limits: int | str | None) -> Outcome:
-    """Let *wire* arrive in pieces and read each, as the server does."""
+    """Feed *wire* in pieces and read each, as the server does."""
     receiver = Receiver()
     data = MailData(receiver, *limits)  # type: ignore[arg-type]
     content = b""
@@ -49,7 +49,7 @@ def read(wire: bytes, cuts: set[int], *limits: int | str | None) -> Outcome:
 
 @dataclass
 class Expected:
-    """What the model makes of octets on the wire."""
+    """The result according to the model."""
 
     done: bool
     content: bytes
@@ -59,15 +59,15 @@ class Expected:
 
 
 def model(wire: bytes, line_limit: int, size_limit: int, policy: str) -> Expected:
-    """Split at CRLF, find the lone dot, count, unstuff."""
+    """Split at CRLF, find the single dot, measure the lines and remove stuffed dots."""
     lines = wire.split(b"\r\n")
     if b"." not in lines[:-1]:
         return Expected(False, b"", {None}, 0, b"")
     end = lines.index(b".")
     lines, behind = lines[:end], b"\r\n".join(lines[end + 1 :])
     if policy == "normalize":
-        # What is measured is what is kept, but for stuffed dots: of lines that ended in a CR or LF
-        # alone each dot counts as stuffed.
+        # The result is measured, with stuffed dots: a dot at the start of a line after a bare CR
+        # or LF counts as stuffed.
         parted = [re.split(rb"[\r\n]", line) for line in lines]
         lines = [
             b"." + part if number and part.startswith(b".") else part
@@ -87,7 +87,7 @@ def model(wire: bytes, line_limit: int, size_limit: int, policy: str) -> Expecte
         content.append(line.removeprefix(b".") + b"\r\n")
     if 0 < size_limit < size:
         broken[replies.TOO_MUCH_MAIL_DATA] = size_limit
-    # Two limits broken by one and the same octet: either may be told.
+    # If one byte breaks two limits, either may be reported.
     first = {name for name, at in broken.items() if at == min(broken.values())}
     return Expected(True, b"".join(content), set(first) or {None}, size, behind)
 
@@ -169,17 +169,17 @@ def test_any_bytes_match_the_model(wire: bytes, cuts: set[int], policy: str) -> 
 def test_equal_lines_and_a_longer_one(
     length: int, lines: int, change: tuple[int, bytes], cuts: set[int], line_limit: int
 ) -> None:
-    """Where all lines of a read are alike, as those of base64 are, they are not counted singly."""
+    """Lines of equal length, such as those of base64, are not measured one by one."""
     wire = (b"a" * length + b"\r\n") * lines
-    at, octets = change
-    check(wire[:at] + octets + wire[at:] + b"\r\n.\r\n" + BEHIND, cuts, line_limit, 0, "accept")
+    at, inserted = change
+    check(wire[:at] + inserted + wire[at:] + b"\r\n.\r\n" + BEHIND, cuts, line_limit, 0, "accept")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_all_short_data_at_all_cuts(policy: str) -> None:
     for length in range(6):
-        for octets in itertools.product(b"\r\n.a", repeat=length):
-            wire = bytes(octets) + b"\r\n.\r\nQUIT"
+        for values in itertools.product(b"\r\n.a", repeat=length):
+            wire = bytes(values) + b"\r\n.\r\nQUIT"
             check(wire, set(range(1, len(wire))), 0, 0, policy)
             for cut in range(1, length + 5):
                 check(wire, {cut}, 0, 0, policy)
@@ -190,7 +190,7 @@ def test_all_short_data_at_all_cuts(policy: str) -> None:
 def test_a_bare_newline_before_the_limit_is_reported(
     cuts: set[int], line_limit: int, size_limit: int
 ) -> None:
-    """What is refused first does not depend on how the network cut it."""
+    """The first violation does not depend on how the network cuts the data."""
     check(b"a\nbbbbbbbbbb\r\n.\r\n", cuts, line_limit, size_limit, "reject")
 
 
@@ -251,7 +251,7 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
         assert ended.content.startswith(b"x" + sequence.replace(b"\r\n.", b"\r\n"))
     if ended.refusal is None:
         assert smuggled in ended.content
-    # Nobody behind us finds an end or a stranger's newline in it.
+    # The next server must not find an end or a bare newline in it.
     if policy == "normalize":
         assert not re.search(rb"(?<!\r)\n|\r(?!\n)", ended.content)
     bare = re.search(rb"(?<!\r)\n|\r(?!\n)", sequence)
@@ -263,7 +263,7 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
     [
         (b"a\nb\rc\r\n", b"a\nb\rc\r\n", b"a\r\nb\r\nc\r\n"),
         (b"a\r\r\nb\n\n", b"a\r\r\nb\n\n\r\n", b"a\r\n\r\nb\r\n\r\n\r\n"),
-        # Nobody stuffs behind these: curl sends files with LFs so, and their dots are theirs.
+        # Dots after bare newlines are not stuffed (curl sends files with LF so): keep them.
         (b"a\n..b\r\n", b"a\n..b\r\n", b"a\r\n..b\r\n"),
         (b"a\n.b\r.c\r\n", b"a\n.b\r.c\r\n", b"a\r\n.b\r\n.c\r\n"),
         (b"a\r\n..b\n..c\n.\r\n", b"a\r\n.b\n..c\n.\r\n", b"a\r\n.b\r\n..c\r\n.\r\n"),
@@ -299,7 +299,7 @@ def test_a_bare_newline_is_refused_with_its_code() -> None:
         (b"x" * 1000, replies.LINE_TOO_LONG),
         (b"." * 999, None),
         (b"." * 1000, replies.LINE_TOO_LONG),
-        # A CR or LF alone ends no line.
+        # A bare CR or LF does not end a line.
         (b"x" * 500 + b"\n" + b"x" * 498, None),
         (b"x" * 500 + b"\n" + b"x" * 499, replies.LINE_TOO_LONG),
         (b"x" * 500 + b"\r" + b"x" * 499, replies.LINE_TOO_LONG),
@@ -311,7 +311,7 @@ def test_a_line_counts_its_crlf_and_its_stuffed_dot(
     wire = before + line + b"\r\n.\r\n"
     outcome = read(wire, cuts, 1001, None, "accept")
     assert (outcome.done, outcome.refusal) == (True, refusal)
-    # A bare newline that is made CRLF ends a line.
+    # A bare newline ends a line once it is normalized.
     outcome = read(wire, cuts, 1001, None, "normalize")
     assert outcome.refusal == (None if re.search(rb"[\r\n]", line) else refusal)
 
@@ -392,7 +392,7 @@ def test_bytes_after_the_end_stay_in_the_receiver() -> None:
     assert receiver.line(512) == b"QUIT"
 
 
-# Memory: nothing is kept but what may be the beginning of the end.
+# Memory: only bytes that may begin the end are kept.
 
 
 @settings(deadline=None)
@@ -400,8 +400,8 @@ def test_bytes_after_the_end_stay_in_the_receiver() -> None:
 def test_at_most_four_bytes_are_held_back(wire: bytes, cuts: set[int], policy: str) -> None:
     receiver = Receiver()
     data = MailData(receiver, None, None, policy)
-    for octet in wire:
-        receiver.feed(bytes([octet]))
+    for byte in wire:
+        receiver.feed(bytes([byte]))
         data.read()
         if data.done:
             break

@@ -1,4 +1,4 @@
-"""Messages decoded: what a reader sees of them, and of what is none."""
+"""Decoded messages, well-formed and malformed."""
 
 import re
 import time
@@ -44,7 +44,7 @@ def with_everything() -> EmailMessage:
     return message
 
 
-# What a reader sees.
+# Well-formed messages.
 
 
 def test_all_parts_of_a_message_are_read() -> None:
@@ -173,7 +173,7 @@ def test_a_forwarded_message_is_attached_whole() -> None:
     assert decoded(inner.content).subject.startswith("Grüße aus Köln")
 
 
-# What no reader sees.
+# Malformed messages.
 
 
 @pytest.mark.parametrize("kind", ["multipart/mixed; boundary=", "message/rfc822; x="])
@@ -215,7 +215,7 @@ WHOLE = with_everything().as_bytes()
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Cut a good message open in some places and put something in."""
+    """Insert text into a well-formed message at some places."""
     content = WHOLE
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, len(content)))
@@ -266,7 +266,7 @@ def test_nothing_raises_and_all_is_text(content: bytes) -> None:
 def test_time_is_linear(content: bytes) -> None:
     before = time.process_time()
     read_all(decoded(content))
-    # Quadratic time would be minutes.
+    # Quadratic time would take minutes.
     assert time.process_time() - before < 20
 
 
@@ -341,7 +341,7 @@ def test_the_visible_text_of_html() -> None:
     assert hypertext.read("a<p").text == "a"
 
 
-# What is expected of one.
+# assert_has().
 
 
 def test_assert_has_accepts_an_equal_message() -> None:

@@ -1,4 +1,4 @@
-"""The parameters of the extensions that came after 1.4: what they mean, what they refuse."""
+"""The parameters of the extensions that 1.4 did not have."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -134,7 +134,7 @@ def test_hold_until_is_a_time_in_the_future() -> None:
         ("RRVS", "2026-01-02T12:00:00Z;"),
     ],
 )
-def test_bad_values_are_refused(name: str, value: str | None) -> None:
+def test_values_that_are_none(name: str, value: str | None) -> None:
     with pytest.raises(Refused) as caught:
         parse(name, value)
     assert caught.value.reply.startswith("501 ")

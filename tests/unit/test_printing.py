@@ -1,4 +1,4 @@
-"""Messages printed: for people, whatever strangers put into them, and for programs."""
+"""Printed messages: for people, safe on a terminal, and for programs."""
 
 import io
 import json
@@ -35,7 +35,7 @@ def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
 
 
 class Screen(io.TextIOWrapper):
-    """A stream that says what it is."""
+    """A stream that says if it is a terminal."""
 
     def __init__(self, encoding: str = "utf-8", terminal: bool = True) -> None:
         self.written = io.BytesIO()

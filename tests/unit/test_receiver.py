@@ -1,4 +1,4 @@
-"""Bytes in, command lines out: RFC 5321 sections 2.3.8 and 4.5.3.1.4, limits.md L6."""
+"""Bytes in, command lines out: RFC 5321 sections 2.3.8 and 4.5.3.1.4."""
 
 import gc
 import itertools
@@ -16,7 +16,7 @@ Event = bytes | str
 
 
 def lines_now(receiver: Receiver, limit: int) -> Iterator[Event]:
-    """Take all lines that are complete."""
+    """Take all complete lines."""
     while True:
         try:
             line = receiver.line(limit)
@@ -29,7 +29,7 @@ def lines_now(receiver: Receiver, limit: int) -> Iterator[Event]:
 
 
 def expected_lines(data: bytes, limit: int) -> list[Event]:
-    """Cut the slow and simple way."""
+    """Cut lines in a slow and simple way."""
     events: list[Event] = []
     for line in data.split(b"\n")[:-1]:
         events.append(TOO_LONG if len(line) > limit else line.removesuffix(b"\r"))
@@ -42,7 +42,7 @@ def pieces(data: bytes, cuts: set[int]) -> list[bytes]:
 
 
 def held(receiver: Receiver) -> int:
-    """Count the octets that the receiver keeps alive, waiting or not."""
+    """Return the number of bytes that the receiver keeps alive, waiting or not."""
     return sum(len(part) for part in gc.get_referents(receiver) if isinstance(part, bytes))
 
 
@@ -115,7 +115,7 @@ def test_the_line_after_a_long_one_is_read() -> None:
     assert len(receiver) == held(receiver) == 0
     receiver.feed(b"short")
     assert receiver.line(512) is None
-    assert len(receiver) == 0, "a piece of a line that is too long is not kept either"
+    assert len(receiver) == 0, "no part of an over-long line is kept"
     receiver.feed(b"\r\nNOOP\r\n")
     with pytest.raises(LineTooLong):
         receiver.line(512)
@@ -221,7 +221,7 @@ def test_a_line_end_that_was_put_back_is_found() -> None:
 
 @pytest.mark.parametrize("rest", [b"MAIL FROM:<evil@b.test>\r\n", b"unfinished", b"x" * 600])
 def test_clear_drops_all_input(rest: bytes) -> None:
-    """What was sent in the clear is not run inside TLS: RFC 3207 section 6."""
+    """Commands sent before TLS are not run inside it: RFC 3207 section 6."""
     receiver = fed(b"STARTTLS\r\n" + rest)
     assert receiver.line(512) == b"STARTTLS"
     if b"\n" not in rest:

@@ -1,4 +1,4 @@
-"""Replies: RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 3463, limits.md L21."""
+"""Replies: RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 3463."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ LINE = re.compile("([2-5][0-9]{2})(?:([ -])([^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\
 
 
 def lines_of(reply: str) -> list[str]:
-    """Return the texts of the lines of what must be exactly one reply on the wire."""
+    """Check that *reply* is one reply on the wire; return the texts of its lines."""
     wire = reply.encode() + b"\r\n"
     lines = wire.split(b"\r\n")
     assert lines.pop() == b""
@@ -89,7 +89,7 @@ def test_odd_texts_are_refused_or_made_one_reply(text: str) -> None:
     lines_of(reply)
 
 
-# from_hook: one reply, however it was written.
+# from_hook: the result is always one reply.
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_result_of_a_hook_becomes_one_reply(status: str | bytes, expected: s
     ["250-OK", "250-", b"550-no", "250-a\r\n250-b", "250-a\r\n550 b", "250-a\r\nb", "250-a\n"],
 )
 def test_the_last_line_of_a_reply_ends_it(status: str | bytes) -> None:
-    """RFC 5321 section 4.2.1: behind a hyphen the client waits for one more line."""
+    """RFC 5321 section 4.2.1: after a hyphen the client waits for one more line."""
     reply = from_hook(status)
     assert len(lines_of(reply)) == 1
     assert reply.startswith(
@@ -151,7 +151,7 @@ def test_the_last_line_of_a_reply_ends_it(status: str | bytes) -> None:
     "text", ["250 a\r\n550 b", "250 a\nb", "250 a\x00", "550-no", "550 " + "x" * 600]
 )
 def test_a_reply_object_is_checked_like_its_text(text: str) -> None:
-    """``Reply(f"550 No {what}")`` is what programs write: contract.md, exceptions and hooks."""
+    """Programs write ``Reply(f"550 No {what}")`` with text of the client in it."""
     assert from_hook(Reply(text)) == from_hook(text)
     lines_of(from_hook(Reply(text)))
 
@@ -311,7 +311,7 @@ def test_a_refusal_is_always_one_reply(text: str) -> None:
     assert reply.code == 550
 
 
-# The replies of the house.
+# The server's replies.
 
 CONSTANTS = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 
@@ -347,7 +347,7 @@ def test_replies_that_repeat_text_of_the_client_are_safe() -> None:
 def test_at_most_32_characters_of_a_verb_are_repeated(
     make: Callable[[str], Reply], verb: str
 ) -> None:
-    """limits.md L25."""
+    """docs/reference/limits, "short echo"."""
     reply = make(verb)
     assert len(lines_of(reply)) == 1
     assert escape(verb)[:32] in reply

@@ -1,4 +1,4 @@
-"""What hooks get to know: contract.md, Session and Envelope, and Authentication."""
+"""Session, envelope and results of AUTH, as hooks of programs for 1.4 use them."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The threat model speaks of tests that are there, and the examples do as it says."""
+"""The tests that the threat model names exist, and the examples follow it."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_each_test_that_it_names_exists() -> None:
 
 
 def test_it_names_each_attack() -> None:
-    # A name as it stands there is one word with hyphens, or one plain word.
+    # A name on the page is a word, with or without hyphens.
     named = set(re.findall(r"``([a-zA-Z0-9-]+)``", PAGE.read_text(encoding="utf-8")))
     assert {attack.name for attack in ATTACKS} <= named
 

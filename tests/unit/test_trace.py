@@ -1,4 +1,4 @@
-"""Return-Path, Received, and messages that go in circles: RFC 5321 sections 4.4 and 6.3."""
+"""Return-Path, Received and mail loops: RFC 5321 sections 4.4 and 6.3."""
 
 from email import message_from_bytes
 from typing import Any
@@ -81,7 +81,7 @@ def test_a_client_cannot_inject_a_field(client: str) -> None:
         (b"Received: x\r\nreceived : y\r\n\tz\r\nSubject: Received: no\r\n\r\nReceived: no\r\n", 2),
         (b"Received: x\nRECEIVED:\n\nReceived: no", 2),
         (b"\r\nReceived: no", 1),
-        # A message of headers alone keeps nobody waiting.
+        # A message with only headers does not take long.
         (b"x: y\r\n" * 100_000 + b"Received: far away\r\n", 0),
     ],
 )
