@@ -1,6 +1,6 @@
 """Ready handlers: print a message, forward it, drop it, parse it or keep it in a Maildir.
 
-Each has the hook ``handle_DATA``; a subclass may add others.
+Each but ``Sink`` has the hook ``handle_DATA``; a subclass may add others.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ _deliveries = itertools.count(1)
 class DurableMaildir(mailbox.Maildir):
     """A Maildir whose :meth:`add` returns only once the message is on the disk.
 
-    Missing directories are made, readable only by their owner. Raises OSError if that fails.
+    If the directory or a part of it is missing, it is made, readable only by its owner. Raises
+    OSError if that fails.
     """
 
     def __init__(self, dirname: str | os.PathLike[str]) -> None:

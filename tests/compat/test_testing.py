@@ -129,7 +129,7 @@ CODES = {
 
 
 class TestStatusCodes:
-    def test_public_names(self) -> None:
+    def test_the_names_and_texts_of_1_4(self) -> None:
         found = {
             name: tuple(value)
             for name, value in vars(SMTP_STATUS_CODES).items()

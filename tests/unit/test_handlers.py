@@ -141,7 +141,7 @@ class TestDebugging:
         assert "Subject: x\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("content", [None, 7, ["x"]])
-    async def test_content_of_any_type_is_printed(self, content: object) -> None:
+    async def test_content_of_another_type_raises(self, content: object) -> None:
         with pytest.raises(TypeError, match="not bytes or str"):
             await data(Debugging(io.StringIO()), content)
 
@@ -339,7 +339,7 @@ class TestMessage:
         await data(handler, content)
         assert handler.messages[0]["Subject"] == "x"
 
-    async def test_no_content(self) -> None:
+    async def test_no_content_raises(self) -> None:
         with pytest.raises(TypeError):
             await data(Keep(), None)
 
@@ -468,7 +468,7 @@ class TestMailbox:
         await data(handler, PLAIN)
         assert set(threads) == {in_loop}
 
-    async def test_no_content(self, tmp_path: Path) -> None:
+    async def test_no_content_raises(self, tmp_path: Path) -> None:
         with pytest.raises(TypeError):
             await data(Mailbox(tmp_path / "mail"), None)
         assert files(tmp_path) == []
@@ -730,7 +730,7 @@ class TestDurability:
     @pytest.mark.parametrize(
         ("name", "kept"), [("EINVAL", 1), ("ENOTSUP", 1), ("EIO", 0), ("ENOSPC", 0)]
     )
-    async def test_a_failed_directory_sync_leaves_nothing(
+    async def test_errors_of_the_directory_sync(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: int
     ) -> None:
         handler = Mailbox(tmp_path / "mail")
@@ -927,7 +927,7 @@ class TestProxy:
     async def test_no_recipients_is_a_554(self) -> None:
         assert (await data(Proxy("hop", 25), PLAIN, rcpt_tos=[])).startswith("554 5.5.1 ")
 
-    async def test_no_content(self) -> None:
+    async def test_no_content_raises(self) -> None:
         with pytest.raises(TypeError):
             await data(Proxy("hop", 25), None)
 

@@ -184,7 +184,7 @@ def test_endlessly_nested_parts_are_read(kind: str) -> None:
     assert "--b2999" in mail.text + "".join(str(one.content) for one in mail.attachments)
 
 
-def test_a_part_that_cannot_be_serialized_is_empty() -> None:
+def test_a_part_that_cannot_be_serialized_is_kept() -> None:
     inner = b"Content-Type: text/plain; charset*=\xff'\xff'\xff\r\nA\xff: \xff\r\n\r\n\xff"
     mail = decoded(b"Content-Type: message/rfc822\r\n\r\n" + inner)
     (one,) = mail.attachments

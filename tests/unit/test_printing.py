@@ -104,7 +104,7 @@ def test_lines_are_wrapped_to_the_terminal() -> None:
     assert lines[start + 1 : start + 3] == [" " * 11 + "forty columns are wide", "-" * 40]
 
 
-def test_colours_only_on_a_terminal() -> None:
+def test_labels_are_dim_and_the_subject_is_bold() -> None:
     shown = pretty(received(b"Subject: hi\r\n\r\n"), Terminal(colours=True))
     assert "\x1b[2mSubject    \x1b[0m\x1b[1mhi\x1b[0m\n" in shown
     assert re.sub(r"\x1b\[[012]m", "", shown).count("\x1b") == 0

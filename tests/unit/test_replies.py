@@ -332,7 +332,7 @@ def test_the_module_has_replies() -> None:
     assert len(CONSTANTS) > 40
 
 
-def test_replies_that_repeat_text_of_the_client_are_safe() -> None:
+def test_replies_made_from_text() -> None:
     assert replies.syntax_of("HELO hostname") == "501 Syntax: HELO hostname"
     assert replies.syntax_of("HELO hostname").enhanced == "5.5.4"
     assert replies.not_recognized("FOO") == '500 Error: command "FOO" not recognized'
