@@ -630,7 +630,9 @@ class TestNoise:
             assert (data.src_port, data.dst_port) == (source, target)
 
     @given(NOISE, st.booleans(), st.booleans())
-    def test_any_vectors_are_parsed_or_malformed(self, noise: bytes, partial_ok: bool, strict: bool) -> None:
+    def test_any_vectors_are_parsed_or_malformed(
+        self, noise: bytes, partial_ok: bool, strict: bool
+    ) -> None:
         try:
             found, places = ProxyTLV.parse(noise, partial_ok, strict)
         except UnknownTypeTLV:

@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=NAMES)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--corpus", help="where new inputs are kept")
+    parser.add_argument("--corpus", help="folder for new inputs")
     settings = parser.parse_args()
     try:
         atheris: Any = import_module("atheris")
