@@ -31,10 +31,7 @@ def _normalized(piece: bytes) -> bytes:
 
 
 def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
-    """Return the size of all whole lines after *begin* if they are equally long, else 0.
-
-    The lines of base64 are.
-    """
+    """Return the size of the whole lines after *begin* if all are equally long (base64), else 0."""
     width = piece.find(b"\r\n", begin, begin + limit) + 2 - begin
     if width < 2:
         return 0

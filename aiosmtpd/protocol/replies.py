@@ -1,7 +1,7 @@
 """The server's replies, named by meaning, and the exception that refuses a command.
 
-The texts are those of 1.4. Some contain their enhanced status code (RFC 3463) because 1.4's did;
-for the others it is in :attr:`Reply.enhanced`.
+Replies that 1.4 sends have its texts. Some texts contain their enhanced status code (RFC 3463)
+because 1.4's did; for the others it is in :attr:`Reply.enhanced`.
 """
 
 from __future__ import annotations
