@@ -1,4 +1,4 @@
-"""Every hook that a handler may have, with its types."""
+"""The hooks that a handler may have, with their types."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP, BodyStream
 
 Status: TypeAlias = "str | _Missing | Awaitable[str | _Missing]"
-"""The reply to send, or MISSING for the server's own; ``async def`` or ``def``."""
+"""The reply to send, or MISSING for the server's own; the hook may be ``async def`` or ``def``."""
 
 
 @public
 class Handler(Protocol):
-    """The hooks, all optional: a handler is any object with some of them.
+    """The hooks of a handler. All are optional: any object with some of them is a handler.
 
-    Inherit from this to have a type checker compare your hooks with these; there is nothing in
-    it when the program runs. An ``async def`` hook runs in the event loop, a ``def`` in a worker
-    thread (but ``handle_STARTTLS``; and in the loop with ``sync_in_loop = True``).
+    Inherit from this class, which is empty at run time, to let a type checker compare your hooks
+    with these. An ``async def`` hook runs in the event loop. A ``def`` hook runs in a worker
+    thread, except ``handle_STARTTLS``, which runs in the event loop, as all do with
+    ``sync_in_loop = True``.
     """
 
     if TYPE_CHECKING:
@@ -30,13 +31,13 @@ class Handler(Protocol):
         def handle_CONNECT(
             self, server: SMTP, session: Session, envelope: Envelope, hostname: str, port: int
         ) -> Status:
-            """Return the greeting (220), or a refusal, which closes the connection."""
+            """Return the greeting (220) or a refusal, which closes the connection."""
             raise RuntimeError
 
         def handle_PROXY(
             self, server: SMTP, session: Session, envelope: Envelope, proxy_data: ProxyData
         ) -> bool | Awaitable[bool]:
-            """Say whether a client with this PROXY header is let in."""
+            """Return True to accept a client with this PROXY header."""
             raise RuntimeError
 
         def handle_HELO(
@@ -57,13 +58,13 @@ class Handler(Protocol):
             raise RuntimeError
 
         def handle_STARTTLS(self, server: SMTP, session: Session, envelope: Envelope) -> bool:
-            """Say whether the TLS that has been set up is good enough; never a coroutine."""
+            """Return True to accept the client's TLS settings; must not be a coroutine."""
             raise RuntimeError
 
         def handle_AUTH(
             self, server: SMTP, session: Session, envelope: Envelope, args: list[str]
         ) -> Status:
-            """Return the reply to AUTH with these words; MISSING lets the mechanism go on."""
+            """Return the reply to AUTH with these arguments; MISSING lets the mechanism run."""
             raise RuntimeError
 
         def handle_MAIL(
@@ -89,17 +90,17 @@ class Handler(Protocol):
             raise RuntimeError
 
         def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> Any:
-            """Take the message and return the reply; in LMTP maybe a list, one per recipient."""
+            """Take the message and return the reply; LMTP also accepts a list of replies."""
             raise RuntimeError
 
         def handle_BODY(
             self, server: SMTP, session: Session, envelope: Envelope, body: BodyStream
         ) -> Awaitable[Any]:
-            """Read the message while it arrives and return the reply; in place of handle_DATA."""
+            """Read the message as it arrives and return the reply; replaces ``handle_DATA``."""
             raise RuntimeError
 
         def handle_RSET(self, server: SMTP, session: Session, envelope: Envelope) -> Status:
-            """Return the reply to RSET; the envelope is new already."""
+            """Return the reply to RSET; *envelope* is already the new one."""
             raise RuntimeError
 
         def handle_NOOP(
@@ -121,15 +122,15 @@ class Handler(Protocol):
             raise RuntimeError
 
         def handle_QUIT(self, server: SMTP, session: Session, envelope: Envelope) -> Status:
-            """Return the reply to QUIT, behind which the connection closes."""
+            """Return the reply to QUIT, after which the connection closes."""
             raise RuntimeError
 
         def handle_DISCONNECT(
             self, server: SMTP, session: Session, envelope: Envelope, reason: str
         ) -> Awaitable[None] | None:
-            """Take note that the connection has ended; called once for each connection."""
+            """Called once for each connection, after it has ended."""
             raise RuntimeError
 
         def handle_exception(self, error: Exception) -> str | Awaitable[str]:
-            """Return the reply to a command that raised this."""
+            """Return the reply to a command that raised *error*."""
             raise RuntimeError

@@ -1,6 +1,6 @@
-"""Ready handlers: print a message, forward it, drop it, parse it, keep it in a Maildir.
+"""Ready handlers: print a message, forward it, drop it, parse it or keep it in a Maildir.
 
-Each is an object with the hooks it needs (``handle_DATA`` for all of them); a subclass adds more.
+Each but ``Sink`` has the hook ``handle_DATA``; a subclass may add others.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ public(Handler=Handler)
 
 log = logging.getLogger("mail.debug")
 
-# Octets up to which parsing costs less than a few milliseconds of the event loop.
+# Parsing a message of at most so many bytes takes the event loop less than a few milliseconds.
 _PARSE_IN_LOOP = 65536
 
 _ERRNO_NAMES = ("ENOSPC", "EDQUOT", "EFBIG", "EMFILE", "ENFILE")
@@ -48,7 +48,7 @@ _NO_ROOM = {getattr(errno, name) for name in _ERRNO_NAMES if hasattr(errno, name
 
 
 def __getattr__(name: str) -> ModuleType:
-    # Programs patch aiosmtpd.handlers.smtplib.SMTP; printing a message needs neither module.
+    # Programs patch aiosmtpd.handlers.smtplib.SMTP. Imported on access: most handlers need neither.
     if name in {"mailbox", "smtplib"}:
         return importlib.import_module(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -56,25 +56,22 @@ def __getattr__(name: str) -> ModuleType:
 
 @public
 class Debugging:
-    """Print each message to a stream.
-
-    :param stream: a text stream; None means :data:`sys.stdout`.
-    """
+    """Print each message to *stream*, a text stream; None means ``sys.stdout``."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
 
     @classmethod
     def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
-        """Make the handler from the command line's ``stdout`` or ``stderr``."""
+        """Make the handler from the command line: ``stdout`` (the default) or ``stderr``."""
         if len(args) > 1 or (args and args[0] not in {"stdout", "stderr"}):
             parser.error("Debugging usage: [stdout|stderr]")
         return cls(sys.stderr if args == ("stderr",) else sys.stdout)
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Print the message, the peer's address after its headers, and flush the stream.
+        """Print the message, with the peer's address after its headers, and flush the stream.
 
-        Where that fails, the reply is 451 and the client keeps the message.
+        Reply 451 if that fails; the client then keeps the message.
         """
         lines = ["---------- MESSAGE FOLLOWS ----------"]
         if envelope.mail_options:
@@ -91,24 +88,23 @@ class Debugging:
         try:
             _print("\n".join(lines), self.stream)
         except OSError as error:
-            log.error("A message cannot be printed: %s", error)
+            log.error("Cannot print a message: %s", error)
             return "451 4.3.0 Message cannot be written"
         return "250 OK"
 
 
 @public
 class Proxy:
-    """Forward each message to another SMTP server, and answer what that server answers.
+    """Forward each message to another SMTP server, the next hop, and reply as it does.
 
-    It takes the message for all recipients or for none. No bounce is made here, so a 250 to a
-    sender some of whose recipients were refused would lose mail, and RFC 5321 section 4.1.1.4 has
-    no reply for a part of them: if one is refused, nothing is sent, the reply is that refusal,
-    and the sender keeps the message for all. A next hop that is down or silent gets the sender a
-    451. Bare CR and LF become CRLF, so that no message can end early on the way (RFC 5321
-    section 2.3.8); all else is forwarded octet for octet.
+    A message is forwarded for all recipients or for none: after DATA, one reply stands for all of
+    them (RFC 5321 section 4.1.1.4), and this handler makes no bounces for the refused ones. If the
+    next hop refuses a recipient, nothing is sent, the reply is that refusal, and the client keeps
+    the message for all. If the next hop is down or silent, the reply is 451. A bare CR or LF
+    becomes CRLF, so that the message cannot end early on the way (RFC 5321 section 2.3.8); other
+    bytes are not changed.
 
-    :param remote_hostname: name or address of the next hop.
-    :param remote_port: its TCP port.
+    *remote_hostname* is the name or address of the next hop, *remote_port* its TCP port.
     """
 
     #: Seconds, for each of: connection, reply, 64 KiB of the message.
@@ -129,7 +125,7 @@ class Proxy:
         data: bytes,
         mail_options: Sequence[str] = (),
     ) -> Refusals:
-        # The refused recipients, with reply code and text: none only if all have the message.
+        # Return the refused recipients with reply code and text, or an empty dict if all got it.
         from aiosmtpd.delivery.nexthop import NextHop
 
         hop = NextHop(self._hostname, self._port, self.timeout)
@@ -138,7 +134,7 @@ class Proxy:
 
 @public
 class Sink:
-    """Accept every message and drop it."""
+    """Accept each message and drop it."""
 
     @classmethod
     def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
@@ -149,12 +145,12 @@ class Sink:
 
 
 class MessageBase(metaclass=ABCMeta):
-    """Parse each message; what becomes of it is up to a subclass.
+    """Parse each message for a subclass to handle.
 
-    :param message_class: made by the parser in place of :class:`email.message.Message`.
+    *message_class* is the class of the parsed message; None means ``email.message.Message``.
     """
 
-    #: True: ``handle_message`` runs in the event loop, as in aiosmtpd 1.4.
+    #: If True, ``handle_message`` runs in the event loop, as in aiosmtpd 1.4.
     sync_in_loop: bool = False
 
     message_class: type[EmailMessage] | None = None
@@ -163,11 +159,10 @@ class MessageBase(metaclass=ABCMeta):
         self.message_class = message_class
 
     def prepare_message(self, session: Session, envelope: Envelope) -> EmailMessage:
-        """Return the parsed message with ``X-Peer``, ``X-MailFrom`` and ``X-RcptTo`` of ours.
+        """Return the parsed message with our headers ``X-Peer``, ``X-MailFrom`` and ``X-RcptTo``.
 
-        Headers of these names that the sender wrote are removed.
-
-        :raises TypeError: the content is neither ``bytes`` nor ``str``.
+        The sender's headers with these names are removed. Raises TypeError if the content is
+        neither bytes nor str.
         """
         import email
         import email.message
@@ -177,7 +172,7 @@ class MessageBase(metaclass=ABCMeta):
         if isinstance(content, str):
             message = email.message_from_string(content, message_class)
         else:
-            message = email.message_from_bytes(_octets(content), message_class)
+            message = email.message_from_bytes(_as_bytes(content), message_class)
         for name, value in _trace_fields(session, envelope):
             del message[name]
             message[name] = value
@@ -185,7 +180,7 @@ class MessageBase(metaclass=ABCMeta):
 
     @abstractmethod
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Do something with the message and return the reply."""
+        """Process the message and return the reply."""
 
 
 @public
@@ -193,26 +188,23 @@ class Message(MessageBase, metaclass=ABCMeta):
     """Call :meth:`handle_message` with each message, in a worker thread."""
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Parse the message, have it handled and accept it."""
+        """Parse the message, call :meth:`handle_message` and reply 250."""
         message = await _prepared(self, session, envelope)
         handle: Callable[..., object] = self.handle_message
         result = await _in_thread(self, handle, message)
-        # Written as a coroutine by mistake, it would be dropped together with the message.
+        # If the method is a coroutine by mistake, run it: otherwise the message would be lost.
         if inspect.isawaitable(result):
             await result
         return "250 OK"
 
     @abstractmethod
     def handle_message(self, message: EmailMessage) -> None:
-        """Do something with the message; an exception refuses it."""
+        """Process the message. If it raises an exception, the message is refused."""
 
 
 @public
 class AsyncMessage(MessageBase, metaclass=ABCMeta):
-    """Await :meth:`handle_message` with each message.
-
-    :param loop: what :attr:`loop` shall be.
-    """
+    """Await :meth:`handle_message` with each message; *loop* is the value of :attr:`loop`."""
 
     _own_loop: asyncio.AbstractEventLoop | None = None
 
@@ -227,7 +219,7 @@ class AsyncMessage(MessageBase, metaclass=ABCMeta):
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop given, or else the one that was running when first asked for."""
+        """The event loop given to the class, or the current one at the first access."""
         if self._own_loop is None:
             self._own_loop = loops.current_or_new_loop()
         return self._own_loop
@@ -237,26 +229,25 @@ class AsyncMessage(MessageBase, metaclass=ABCMeta):
         self._own_loop = loop
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Parse the message, have it handled and accept it."""
+        """Parse the message, call :meth:`handle_message` and reply 250."""
         await self.handle_message(await _prepared(self, session, envelope))
         return "250 OK"
 
     @abstractmethod
     async def handle_message(self, message: EmailMessage) -> None:
-        """Do something with the message; an exception refuses it."""
+        """Process the message. If it raises an exception, the message is refused."""
 
 
 @public
 class Mailbox(Message):
-    """Keep each message in a Maildir; it is on the disk before the sender is told so.
+    """Keep each message in a Maildir; it is on the disk before the reply is sent.
 
-    A message is stored as it came, with LF line ends and our three headers after its own. Where
-    a subclass overrides :meth:`handle_message` or :meth:`~MessageBase.prepare_message`, or a
-    ``message_class`` is given, what is stored is the message object serialised.
+    The message is stored with its own bytes, but with LF line ends and our three headers after its
+    own. With a *message_class*, or if a subclass overrides :meth:`handle_message` or
+    :meth:`~MessageBase.prepare_message`, the parsed message is serialised and stored instead.
 
-    :param mail_dir: made if it is not there; its parent must be.
-    :param trace: put Return-Path and Received in front (RFC 5321 section 4.4).
-    :raises OSError: the directory cannot be made.
+    *mail_dir* is made if it does not exist, its parent is not. With *trace*, Return-Path and
+    Received come first (RFC 5321 section 4.4). Raises OSError if the directory cannot be made.
     """
 
     def __init__(
@@ -275,7 +266,7 @@ class Mailbox(Message):
 
     @classmethod
     def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
-        """Make the handler from the directory named on the command line."""
+        """Make the handler from the command line, which names the directory."""
         if not args:
             parser.error("The directory for the maildir is required")
         if len(args) > 1:
@@ -283,10 +274,10 @@ class Mailbox(Message):
         return cls(args[0])
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Store the message; without room for it, on the disk or for open files, reply 452."""
+        """Store the message; reply 452 if the disk is full or too many files are open."""
         if self.trace:
             fields = server.trace_fields(session, envelope)
-            envelope.content = fields + _octets(envelope.content)
+            envelope.content = fields + _as_bytes(envelope.content)
         try:
             if _wants_message(self):
                 return await super().handle_DATA(server, session, envelope)
@@ -299,7 +290,7 @@ class Mailbox(Message):
         return "250 OK"
 
     def handle_message(self, message: EmailMessage) -> None:
-        """Store a message, as durably as one that came straight from a sender."""
+        """Store a message; it is on the disk when this returns."""
         self.mailbox.add(message)
 
     def reset(self) -> None:
@@ -308,7 +299,7 @@ class Mailbox(Message):
 
 
 def _print(text: str, stream: TextIO | None) -> None:
-    # One write, so that messages of several connections or processes do not mix.
+    # A single write: messages of several connections or processes must not mix.
     try:
         print(text, end="", file=stream)
     except UnicodeEncodeError as error:
@@ -322,16 +313,16 @@ def _print(text: str, stream: TextIO | None) -> None:
 def _forward(proxy: Proxy, session: Session, envelope: Envelope) -> str:
     if not envelope.rcpt_tos:
         return "554 5.5.1 Error: no valid recipients"
-    data = _with_crlf(_octets(envelope.content))
+    data = _with_crlf(_as_bytes(envelope.content))
     data = add_fields(data, f"X-Peer: {_address(session.peer)}\r\n".encode(), b"\r\n")
-    # Programs override this method as it was in 1.4, without the fourth argument.
+    # Programs override _deliver() with the three arguments that it had in 1.4.
     takes_options = "mail_options" in inspect.signature(proxy._deliver).parameters
     options = [tuple(envelope.mail_options)] if takes_options else []
     refused = proxy._deliver(envelope.mail_from or "", envelope.rcpt_tos, data, *options)
     refusals = list(refused.values()) if refused else []
     if not refusals:
         return "250 OK"
-    log.info("next hop refused: %r", refused)
+    log.info("Next hop refused: %r", refused)
     return _refusal(*refusals[0])
 
 
@@ -366,11 +357,11 @@ def _store(folder: mailbox.Mailbox[Any], session: Session, envelope: Envelope) -
     for name, value in _trace_fields(session, envelope):
         ours[name] = value
     fields = serialised(ours).removesuffix(b"\n")
-    content = _octets(envelope.content).replace(b"\r\n", b"\n")
+    content = _as_bytes(envelope.content).replace(b"\r\n", b"\n")
     folder.add(replace_trace_fields(content, fields, b"\n"))
 
 
-def _octets(content: object) -> bytes:
+def _as_bytes(content: object) -> bytes:
     if isinstance(content, str):
         return content.encode("utf-8", "surrogateescape")
     if isinstance(content, (bytes, bytearray, memoryview)):
@@ -381,8 +372,8 @@ def _octets(content: object) -> bytes:
 def _lines(content: object) -> list[str]:
     if isinstance(content, str):
         return content.splitlines()
-    # Octets have fewer line ends than text has.
-    return [line.decode("utf-8", "replace") for line in _octets(content).splitlines()]
+    # Split before decoding: bytes have fewer kinds of line ends than text.
+    return [line.decode("utf-8", "replace") for line in _as_bytes(content).splitlines()]
 
 
 def _with_crlf(content: bytes) -> bytes:

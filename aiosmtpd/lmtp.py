@@ -1,4 +1,4 @@
-"""LMTP: SMTP's sibling for final delivery, with one reply for each recipient (RFC 2033)."""
+"""LMTP, for final delivery: like SMTP, with one reply for each recipient (RFC 2033)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @public
 class LMTP(SMTP):
-    """An LMTP server's side of one connection: LHLO greets, HELO and EHLO are unknown."""
+    """The server side of one LMTP connection: LHLO instead of HELO and EHLO."""
 
     show_smtp_greeting = False
     protocol_family = "LMTP"
@@ -28,15 +28,15 @@ class LMTP(SMTP):
 
     @syntax("LHLO hostname")
     async def smtp_LHLO(self, arg: str | None) -> None:
-        """RFC 2033 section 4.1."""
+        """Greet the client: RFC 2033 section 4.1."""
         await super().smtp_EHLO(arg)
 
     async def smtp_HELO(self, hostname: str | None) -> None:
-        """RFC 2033 section 4.1: not in LMTP."""
+        """Refuse HELO: RFC 2033 section 4.1."""
         raise Refused(replies.not_recognized("HELO"))
 
     async def smtp_EHLO(self, hostname: str | None) -> None:
-        """RFC 2033 section 4.1: not in LMTP."""
+        """Refuse EHLO: RFC 2033 section 4.1."""
         raise Refused(replies.not_recognized("EHLO"))
 
     async def _before_message(self, envelope: Envelope) -> None:
@@ -64,8 +64,8 @@ class LMTP(SMTP):
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send one reply for each recipient: RFC 2033 section 4.2.
 
-        *status* is one for all, a list with one for each, or as many joined by CRLF. A number
-        that does not match the recipients is a fault of the handler.
+        *status* is one reply for all recipients, a list with one for each, or one for each joined
+        by CRLF. A wrong number of replies is handled like an exception in the handler.
         """
         verdicts, self.transaction.verdicts = self.transaction.verdicts, []
         each = iter(await self._replies_for(status, len(envelope.rcpt_tos)))
@@ -86,12 +86,12 @@ class LMTP(SMTP):
     def _one_for_each(self, status: Any, recipients: int) -> list[Reply]:
         if isinstance(status, str):
             whole = replies.from_hook(status)
-            # Several lines that are no single reply are several replies.
+            # Lines that do not form one reply are several replies.
             many = "\r\n" in status.strip() and "\r\n" not in whole
             status = status.strip().split("\r\n") if many else [whole]
         statuses = list(status) if isinstance(status, list | tuple) else [status]
         if len(statuses) == 1:
             statuses *= recipients
         if len(statuses) != recipients:
-            raise ValueError(f"{len(statuses)} replies to {recipients} recipients")
+            raise ValueError(f"{len(statuses)} replies for {recipients} recipients")
         return [replies.from_hook(one) for one in statuses]

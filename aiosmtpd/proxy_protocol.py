@@ -1,4 +1,4 @@
-"""What a proxy says of the client before the client speaks: HAProxy's PROXY protocol, 1 and 2.
+"""Read the header with which a proxy describes its client: HAProxy's PROXY protocol, 1 and 2.
 
 Section numbers are those of HAProxy's ``proxy-protocol.txt``.
 """
@@ -19,20 +19,20 @@ from public import public
 log = logging.getLogger("mail.debug")
 
 EndpointAddress = IPv4Address | IPv6Address | str | bytes
-"""An address of either end: of IP, or the 108 octets of a UNIX socket's."""
+"""The address of one end: an IP address, or the 108 bytes of a UNIX socket's address."""
 
 _V1_SIGNATURE = b"PROXY"
 _V1_LIMIT = 107
-"""The longest header of version 1, in octets with its CRLF (section 2.1)."""
+"""The longest header of version 1, in bytes including its CRLF (section 2.1)."""
 
 V2_SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 _V2_FIXED = 16
-"""The octets of a header of version 2 before its addresses (section 2.2)."""
+"""The size, in bytes, of the part of a version 2 header before its addresses (section 2.2)."""
 
 
 @public
 class V2_CMD(IntEnum):  # noqa: N801 - the published name
-    """What version 2 is used for: LOCAL is the proxy's own connection, such as a health check."""
+    """The commands of version 2. LOCAL: the proxy's own connection, such as a health check."""
 
     LOCAL = 0
     PROXY = 1
@@ -60,7 +60,7 @@ V2_VALID_FAMS = {int(family) for family in AF}
 V2_VALID_PROS = {int(protocol) for protocol in PROTO}
 
 V2_PARSE_ADDR_FAMPRO = {0x11, 0x12, 0x21, 0x22, 0x31, 0x32}
-"""The 14th octets of version 2 behind which addresses stand."""
+"""The values of the 14th byte of version 2 (family and protocol) with addresses after it."""
 
 public(
     V2_SIGNATURE=V2_SIGNATURE,
@@ -85,28 +85,28 @@ _SSL_FIXED = struct.Struct("!BL")
 
 @public
 class MalformedTLV(RuntimeError):
-    """A vector is cut short, or stands where none may stand."""
+    """A vector is incomplete, or is in a place where it is not allowed."""
 
 
 @public
 class UnknownTypeTLV(KeyError):
-    """A vector is of a type that is not registered."""
+    """The type of a vector is not registered."""
 
 
 @public
 class AsyncReader(Protocol):
-    """What a header is read from: an :class:`asyncio.StreamReader`, or what reads like it."""
+    """The source of a header: an ``asyncio.StreamReader`` or an object with these methods."""
 
     async def read(self, n: int = ...) -> bytes:
-        """Return at most *n* octets, none at the end."""
+        """Return at most *n* bytes, ``b""`` at the end."""
         ...
 
     async def readexactly(self, n: int) -> bytes:
-        """Return *n* octets; raises IncompleteReadError where they do not come."""
+        """Return *n* bytes; raises IncompleteReadError if the input ends before."""
         ...
 
     async def readuntil(self, separator: bytes = ...) -> bytes:
-        """Return what comes up to and with *separator*; raises IncompleteReadError."""
+        """Return the bytes up to and including *separator*; raises IncompleteReadError."""
         ...
 
 
@@ -127,10 +127,10 @@ def _compare(actual: dict[str, Any], expected: dict[str, Any], raises: bool) -> 
 class ProxyTLV(dict[str, Any]):
     """The type-length-value vectors of a header, by type name (sections 2.2.1 to 2.2.8).
 
-    Values are bytes, but ``SSL`` is True, ``SSL_CLIENT`` and ``SSL_VERIFY`` are numbers; what
-    stands inside the SSL vector stands beside it. Each is an attribute too, None where it is
-    missing. ``tlv_loc`` has the place of each vector in the data, in octets; of one inside the
-    SSL vector it is the place of SSL plus the place behind SSL's own two numbers.
+    Values are bytes, except that ``SSL`` is True and ``SSL_CLIENT`` and ``SSL_VERIFY`` are ints.
+    Vectors inside the SSL vector are listed beside it. Each vector is an attribute too, None if it
+    is missing. ``tlv_loc`` is the offset of each vector in the data, in bytes; for a vector inside
+    the SSL vector it is the offset of SSL plus the offset after SSL's two numbers.
     """
 
     __slots__ = ("tlv_loc",)
@@ -149,7 +149,7 @@ class ProxyTLV(dict[str, Any]):
         0x25: "SSL_KEY_ALG",
         0x30: "NETNS",
     }
-    """The registered types; one that is not here is named by its number, as ``xE0``."""
+    """The registered types; other types are named by their number, such as ``xE0``."""
 
     tlv_loc: dict[str, int]
 
@@ -158,15 +158,15 @@ class ProxyTLV(dict[str, Any]):
         self.tlv_loc = _tlv_loc
 
     def __getattr__(self, item: str) -> Any:
-        # copy and pickle ask for special methods, for which None is no answer.
+        # copy and pickle look up special methods, which must not be None.
         if item.startswith("__"):
             raise AttributeError(item)
         return self.get(item)
 
     def same_attribs(self, _raises: bool = False, **kwargs: Any) -> bool:
-        """Return whether all of *kwargs* are here and equal.
+        """Return True if all of *kwargs* are vectors with equal values.
 
-        With *_raises*, KeyError says which is missing and ValueError which is different.
+        With *_raises*, raise KeyError for a missing one and ValueError for a different one.
         """
         return _compare(self, kwargs, _raises)
 
@@ -174,11 +174,11 @@ class ProxyTLV(dict[str, Any]):
     def parse(
         cls, data: bytes | bytearray | memoryview, partial_ok: bool = True, strict: bool = False
     ) -> tuple[dict[str, Any], dict[str, int]]:
-        """Return the vectors in *data* by name, and the place of each.
+        """Return the vectors in *data* by name, and the offset of each in bytes.
 
-        Raises MalformedTLV unless *partial_ok*, which ends at the first malformed vector and
-        keeps those before (``SSL`` is False where that one is inside it). Raises UnknownTypeTLV
-        at a type that is not registered, where *strict*.
+        At a malformed vector, raises MalformedTLV or, with *partial_ok*, returns the vectors before
+        it (with ``SSL`` False if it is inside the SSL vector). With *strict*, raises UnknownTypeTLV
+        for a type that is not registered.
         """
         found: dict[str, Any] = {}
         places: dict[str, int] = {}
@@ -196,7 +196,7 @@ class ProxyTLV(dict[str, Any]):
     def _vectors(
         cls, data: bytes, strict: bool, ssl_place: int | None = None
     ) -> Iterator[tuple[str, Any, int | None]]:
-        """Yield name, value and place of each vector, and of what the SSL vector is made of."""
+        """Yield name, value and offset of each vector, and of those inside the SSL vector."""
         place = 0
         while place < len(data):
             kind = data[place]
@@ -205,7 +205,7 @@ class ProxyTLV(dict[str, Any]):
                 raise UnknownTypeTLV(name)
             begin = place + 3
             end = begin + int.from_bytes(data[place + 1 : begin], "big")
-            # The second level is the last one: recursion ends here.
+            # An SSL vector inside another one is malformed: the recursion ends at two levels.
             if len(data) < end or (kind == _TYPE_SSL and ssl_place is not None):
                 raise MalformedTLV(f"TLV 0x{kind:02X} is malformed!")
             if kind == _TYPE_SSL:
@@ -218,10 +218,10 @@ class ProxyTLV(dict[str, Any]):
     def _ssl_vectors(
         cls, data: bytes, strict: bool, place: int
     ) -> Iterator[tuple[str, Any, int | None]]:
-        """Yield what stands in an SSL vector; "SSL" is True when all of it was there."""
+        """Yield the parts of an SSL vector; ``SSL`` becomes True if all of it is there."""
         yield "SSL", False, place
         if len(data) < _SSL_FIXED.size:
-            # Nothing is taken from it: an absent SSL_VERIFY read as 0 says "verified".
+            # Use no part of it: a missing SSL_VERIFY read as 0 would mean "verified".
             raise MalformedTLV(f"TLV 0x{_TYPE_SSL:02X} is malformed!")
         client, verify = _SSL_FIXED.unpack_from(data)
         yield "SSL_CLIENT", client, None
@@ -231,30 +231,30 @@ class ProxyTLV(dict[str, Any]):
 
     @classmethod
     def from_raw(cls, raw: bytes | bytearray | memoryview, strict: bool = False) -> ProxyTLV | None:
-        """Return the vectors in *raw*, None where it has none.
+        """Return the vectors in *raw*, or None if there are none.
 
-        Raises MalformedTLV, and where *strict* also UnknownTypeTLV.
+        Raises MalformedTLV and, with *strict*, UnknownTypeTLV.
         """
         found, places = cls.parse(raw, partial_ok=False, strict=strict)
         return cls(found, _tlv_loc=places) if found else None
 
     @classmethod
     def name_to_num(cls, name: str) -> int | None:
-        """Return the number of a registered type, None of another."""
+        """Return the number of a registered type, or None if *name* is not one."""
         return next((kind for kind, known in cls.PP2_TYPENAME.items() if known == name), None)
 
 
 @public
 @attrs.define(order=True)
 class ProxyData:
-    """A PROXY header, taken apart; false where it is not valid.
+    """A parsed PROXY header; its truth value is :attr:`valid`.
 
-    ``version`` is 1 or 2, None where there was no header at all. ``command`` is of version 2
-    alone. ``family`` and ``protocol`` are AF and PROTO, or the number a refused header had.
-    Addresses are of :mod:`ipaddress`, or the 108 octets of a UNIX socket's; they and the ports
-    are None for UNKNOWN and UNSPEC. ``rest`` is what follows the addresses, ``whole_raw`` the
-    header as it came, ``tlv_start`` the place of ``rest`` in it where that is a list of vectors
-    behind addresses. ``error`` says what is wrong and is empty where nothing is.
+    ``version`` is 1 or 2, or None without a header. Only version 2 has ``command``. ``family`` and
+    ``protocol`` are members of AF and PROTO, or the number in a refused header. Addresses are
+    objects of :mod:`ipaddress`, or the 108 bytes of a UNIX socket's address; addresses and ports
+    are None for UNKNOWN and UNSPEC. ``rest`` contains the bytes after the addresses and
+    ``whole_raw`` the whole header. ``tlv_start`` is the offset of ``rest`` in the header, in bytes,
+    if vectors follow the addresses. ``error`` describes the error, and is empty without one.
     """
 
     version: int | None = attrs.field(kw_only=True)
@@ -273,7 +273,7 @@ class ProxyData:
 
     @property
     def valid(self) -> bool:
-        """Whether the header was read to its end and nothing is wrong with it."""
+        """True if the header is complete and has no error."""
         return not self.error and self.version is not None and self.protocol is not None
 
     def __bool__(self) -> bool:
@@ -281,11 +281,11 @@ class ProxyData:
 
     @property
     def tlv(self) -> ProxyTLV | None:
-        """The vectors of version 2, taken from ``rest`` when first asked for.
+        """The vectors of version 2, parsed from ``rest`` at the first access.
 
-        None where there are none or one of them is malformed.
+        None if there are none or one of them is malformed.
         """
-        # Version 1 knows no vectors, but an UNKNOWN's rest begins with 0x20, the type SSL.
+        # Version 1 has no vectors, but the rest of UNKNOWN begins with 0x20, the type SSL.
         if self._tlv is None and self.version != 1:
             try:
                 self._tlv = ProxyTLV.from_raw(self.rest)
@@ -294,30 +294,30 @@ class ProxyData:
         return self._tlv
 
     def with_error(self, error_msg: str, log_prefix: bool = True) -> ProxyData:
-        """Note what is wrong, warn in the log (after "PROXY error: ", if so asked), return self."""
+        """Set ``error`` and return self; log it as a warning, with *log_prefix* after a prefix."""
         log.warning("%s%s", "PROXY error: " if log_prefix else "", error_msg)
         self.error = error_msg
         return self
 
     def same_attribs(self, _raises: bool = False, **kwargs: Any) -> bool:
-        """Return whether all of *kwargs* are attributes and equal.
+        """Return True if all of *kwargs* are attributes with equal values.
 
-        With *_raises*, KeyError says which is missing and ValueError which is different.
+        With *_raises*, raise KeyError for a missing one and ValueError for a different one.
         """
         actual = {name: getattr(self, name) for name in kwargs if hasattr(self, name)}
         return _compare(actual, kwargs, _raises)
 
 
 class _Refused(Exception):
-    """The header is not valid; the text is for ProxyData.error."""
+    """The header is not valid; the text becomes ``ProxyData.error``."""
 
 
 @public
 async def get_proxy(reader_func: AsyncReader) -> ProxyData:
-    """Read a PROXY header, of version 1 or 2, and not an octet more.
+    """Read a PROXY header, of version 1 or 2, and not one byte after it.
 
-    Whatever comes, or does not come, is answered with a ProxyData: see its ``valid`` and
-    ``error``. Only a cancellation is raised. There is no time limit.
+    The result is a ProxyData for any input or none: see its ``valid`` and ``error``. Only a
+    cancellation is raised. There is no time limit.
     """
     data = ProxyData(version=None)
     try:
@@ -340,12 +340,12 @@ async def get_proxy(reader_func: AsyncReader) -> ProxyData:
 async def _read_v1(reader: AsyncReader, data: ProxyData) -> None:
     """Read the line of version 1 (section 2.1)."""
     line = bytearray(_V1_SIGNATURE)
-    # One by one: a longer line is not waited for, and nothing behind the line is taken.
+    # Byte by byte: do not wait for more than the limit, and take nothing after the line.
     while not line.endswith(b"\n") and len(line) < _V1_LIMIT:
-        octet = await reader.read(1)
-        if not octet:
+        byte = await reader.read(1)
+        if not byte:
             raise asyncio.IncompleteReadError(bytes(line), None)
-        line += octet
+        line += byte
     data.whole_raw = line
     if not line.endswith(b"\n"):
         raise _Refused("PROXYv1 header too long")
@@ -395,7 +395,7 @@ def _next_field(fields: Iterator[bytes]) -> bytes:
 def _v1_address(field: bytes) -> IPv4Address | IPv6Address:
     try:
         if b"%" in field:
-            raise ValueError("a zone is no part of an address on the wire")
+            raise ValueError("an address on the wire has no zone")
         return ip_address(field.decode("ascii"))
     except ValueError:
         raise _Refused("PROXYv1 address malformed") from None
@@ -408,7 +408,7 @@ def _v1_port(field: bytes) -> int:
 
 
 async def _read_v2(reader: AsyncReader, data: ProxyData, begun: bytes) -> None:
-    """Read the octets of version 2 (section 2.2); *begun* has been read of the signature."""
+    """Read a header of version 2 (section 2.2); *begun* is the start of it, already read."""
     missing = len(V2_SIGNATURE) - len(begun)
     signature = begun + await _read_part(reader, missing, "signature")
     data.version = 2
@@ -437,9 +437,9 @@ async def _read_v2(reader: AsyncReader, data: ProxyData, begun: bytes) -> None:
         data.rest = tail
 
 
-async def _read_part(reader: AsyncReader, octets: int, name: str) -> bytes:
+async def _read_part(reader: AsyncReader, size: int, name: str) -> bytes:
     try:
-        return await reader.readexactly(octets)
+        return await reader.readexactly(size)
     except asyncio.IncompleteReadError:
         raise ConnectionError(f"Connection lost while waiting for {name}") from None
 

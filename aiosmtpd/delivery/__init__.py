@@ -1,1 +1,1 @@
-"""Where accepted messages go: Maildir, the next hop, a command."""
+"""Deliver accepted messages: to a Maildir, the next hop or a command."""

@@ -1,4 +1,4 @@
-"""``--on-message``: a command of the shell gets each message."""
+"""``--on-message``: run a shell command for each message."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from typing import Any
 from aiosmtpd.protocol.session import Envelope, Session
 
 TEMPORARY = {75, 126, 127}
-"""Exit codes for which the client is to try again: EX_TEMPFAIL, and the shell's for no command."""
+"""Exit codes after which the client should try again: EX_TEMPFAIL (75), and those with which the
+shell says that it cannot run or find the command."""
 
 LAST = 128
-"""The largest exit code that a command gives; those above, and negative ones, tell of signals."""
+"""The largest exit code of a command; larger and negative ones mean that a signal ended it."""
 
 TAKEN = "250 2.0.0 OK"
 LATER = "451 4.3.0 Message not taken, try again later"
@@ -29,10 +30,10 @@ log = logging.getLogger("mail.log")
 
 
 class OnMessage:
-    """A handler that runs a command for each message, for at most *timeout* seconds.
+    """A handler that runs *command* for each message, for at most *timeout* seconds.
 
-    The message is on the command's standard input, with the system's line ends, the envelope in
-    its environment; what it prints goes to our standard error.
+    The command reads the message, with the system's line ends, from its standard input and the
+    envelope from its environment. Its output goes to the server's standard error.
     """
 
     def __init__(self, command: str, timeout: float) -> None:
@@ -40,14 +41,17 @@ class OnMessage:
         self.timeout = timeout
 
     async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
-        """Answer 250 for exit code 0, 451 for 75 or where it did not run to its end, else 554."""
+        """Reply 250 for exit code 0, 451 for 75 or if the command was not found or was killed.
+
+        The reply to other exit codes is 554.
+        """
         try:
             code = await self._run(session, envelope)
         except TimeoutError:
             log.error("--on-message: killed after %g seconds", self.timeout)
             return LATER
         except OSError as error:
-            log.error("--on-message: cannot be run: %s", error)
+            log.error("--on-message: cannot run the command: %s", error)
             return LATER
         if code == 0:
             return TAKEN
@@ -62,17 +66,17 @@ class OnMessage:
             stdout=output,
             stderr=output,
             env={**os.environ, **environment(session, envelope)},
-            # A group of its own: what it has started goes with it, and Ctrl-C is ours.
+            # A process group of its own: _kill() ends its children too, and Ctrl-C ends only us.
             start_new_session=os.name == "posix",
         )
         try:
             async with asyncio.timeout(self.timeout):
-                # With the line ends that the system's filters expect.
+                # Filters expect the line ends of the system.
                 message = (envelope.original_content or b"").replace(b"\r\n", LINE_END)
                 try:
                     await process.communicate(message)
                 except RuntimeError:
-                    # uvloop's word for a command that ended before it was told the message.
+                    # uvloop raises this if the command ended before it read the message.
                     await process.wait()
         finally:
             if process.returncode is None:
@@ -82,11 +86,11 @@ class OnMessage:
 
 
 def environment(session: Session, envelope: Envelope) -> dict[str, str]:
-    """Return what a command is told of a message."""
+    """Return the environment variables that describe a message to the command."""
     peer = session.client_address
     cipher = (session.ssl or {}).get("cipher")
     login = getattr(session.auth_data, "login", b"")
-    told = {
+    values = {
         "SMTP_MAIL_FROM": "" if envelope.mail_from == "<>" else envelope.mail_from,
         "SMTP_RCPT_TO": "\n".join(envelope.rcpt_tos),
         "SMTP_HELO": session.host_name,
@@ -96,7 +100,7 @@ def environment(session: Session, envelope: Envelope) -> dict[str, str]:
         "SMTP_TLS": cipher[1] if cipher else "",
         "SMTP_SIZE": str(len(envelope.original_content or b"")),
     }
-    return {name: (value or "").replace("\0", "") for name, value in told.items()}
+    return {name: (value or "").replace("\0", "") for name, value in values.items()}
 
 
 def _output() -> int:

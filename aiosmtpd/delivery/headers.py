@@ -1,7 +1,7 @@
-"""Put header fields into a message, and take some out, without re-writing the rest of it.
+"""Add header fields to a message, and remove some, without changing the rest of it.
 
-A parser and a generator of messages do not give back what they were given: spacing, folding, 8-bit
-octets and malformed parts change. Handlers that keep or forward mail therefore edit the octets.
+A message that is parsed and generated again is not the same: spacing, folding, 8-bit bytes and
+malformed parts change. Handlers that keep or forward mail therefore edit its bytes.
 """
 
 import re
@@ -10,28 +10,27 @@ _REST_OF_LINE = rb"[^\r\n]*+(?:\r\n|\r|\n|\Z)"
 
 
 def _line(colon: bytes) -> re.Pattern[bytes]:
-    # One line at a time, so that a message of headers alone lets other threads run in between.
+    # One line at a time, so that a message of only headers does not block other threads.
     ours = rb"(?P<ours>(?i:X-Peer|X-MailFrom|X-RcptTo)" + colon + rb")"
     field = rb"(?P<field>[!-9;-~]{1,998}+" + colon + rb")"
     return re.compile(rb"(?:" + ours + rb"|" + field + rb"|(?P<folded>[ \t]))" + _REST_OF_LINE)
 
 
-# What ends a header section is what ends it for the standard library's parser, the reader of
-# most of these messages: bare CR and bare LF end lines too, and an mbox "From " line may lead.
+# The header section ends here as it does for the standard library's parser, which reads most of
+# these messages: a bare CR or LF ends a line too, and an mbox "From " line may come first.
 _MBOX_LINE = re.compile(rb"From " + _REST_OF_LINE)
 _LINE = _line(rb":")
 
-# RFC 5322 section 4.5 lets old mail have blanks before the colon. That parser stops there, other
-# readers go on, so that a field of ours forged this way has to be found there as well.
+# RFC 5322 section 4.5 allows blanks before the colon in old mail. That parser ends the header
+# section there, but other readers do not: find forged fields of ours beyond it too.
 _OBSOLETE_LINE = _line(rb"[ \t]{0,998}+:")
 
 
 def add_fields(content: bytes, fields: bytes, end_of_line: bytes) -> bytes:
-    """Return the message with complete header lines added at the end of its header section.
+    """Return the message with *fields* added at the end of its header section.
 
-    A message without headers gets them in front, one without a body gets no body.
-
-    :param fields: one or more lines, each ending in ``end_of_line``.
+    *fields* are one or more complete lines, each ending in *end_of_line*. A message without
+    headers begins with them, and one without a body stays without one.
     """
     position = _first_line(content)
     while match := _LINE.match(content, position):
@@ -40,9 +39,9 @@ def add_fields(content: bytes, fields: bytes, end_of_line: bytes) -> bytes:
 
 
 def replace_trace_fields(content: bytes, fields: bytes, end_of_line: bytes) -> bytes:
-    """Do what :func:`add_fields` does, and take out the sender's own X-Peer, X-MailFrom, X-RcptTo.
+    """Add *fields* like :func:`add_fields`; remove the sender's X-Peer, X-MailFrom and X-RcptTo.
 
-    Only the header section loses lines; what looks like one of them in the body stays.
+    They are removed from the header section only, not from the body.
     """
     start = _first_line(content)
     head, section = _without_ours(content, start, _LINE)

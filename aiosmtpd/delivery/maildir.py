@@ -1,4 +1,4 @@
-"""A Maildir in which a message that was accepted survives a crash of the machine."""
+"""A Maildir whose accepted messages survive a crash of the machine."""
 
 import contextlib
 import email.generator
@@ -14,18 +14,17 @@ from typing import Any
 
 _SUBDIRECTORIES = ("tmp", "new", "cur")
 
-# Some file systems (network, FUSE) cannot sync a directory and say so with one of these.
+# Errors of file systems (network, FUSE) that cannot sync a directory.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 _deliveries = itertools.count(1)
 
 
 class DurableMaildir(mailbox.Maildir):
-    """Maildir whose :meth:`add` returns when the message is on the disk, not before.
+    """A Maildir whose :meth:`add` returns only once the message is on the disk.
 
-    Missing parts of the directory are made, readable by their owner alone.
-
-    :raises OSError: the directory cannot be made.
+    If the directory or a part of it is missing, it is made, readable only by its owner. Raises
+    OSError if that fails.
     """
 
     def __init__(self, dirname: str | os.PathLike[str]) -> None:
@@ -43,23 +42,21 @@ class DurableMaildir(mailbox.Maildir):
                 sync_directory(path)
 
     def add(self, message: Any) -> str:
-        """Store a message and return its key: all of it or, with an exception, nothing.
+        """Store *message* and return its key; it may be called from several threads.
 
-        Safe to call from several threads.
-
-        :param message: octets, stored as they are, or any other kind of message that
-            :mod:`mailbox` knows, serialised with LF line ends.
-        :raises OSError: it cannot be stored, for example because the disk is full.
+        *message* is bytes, which are stored unchanged, or any other kind of message that
+        :mod:`mailbox` knows, which is serialised with LF line ends. Raises OSError if it cannot be
+        stored, for example because the disk is full; after any exception, no part of it is left.
         """
         key = unique_name()
         temporary = os.path.join(self.directory, "tmp", key)
         final = self._destination(key, message)
-        octets = message if isinstance(message, bytes) else serialised(message)
-        # A file of this name that is there already is not ours to remove.
+        content = message if isinstance(message, bytes) else serialised(message)
+        # Opened outside the block: an existing file of this name is not ours to remove.
         file = open(temporary, "xb")  # noqa: SIM115
         try:
             with file:
-                file.write(octets)
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             if isinstance(message, mailbox.MaildirMessage):
@@ -82,7 +79,7 @@ class DurableMaildir(mailbox.Maildir):
 
 
 def serialised(message: Any) -> bytes:
-    """Return a message as octets with LF line ends, its header fields not folded anew."""
+    """Return a message as bytes, with LF line ends and its header fields folded as they were."""
     if not isinstance(message, email.message.Message):
         message = mailbox.MaildirMessage(message)
     buffer = io.BytesIO()
@@ -92,25 +89,25 @@ def serialised(message: Any) -> bytes:
 
 
 def unique_name() -> str:
-    """Return a Maildir file name that no other delivery on any host has.
+    """Return a Maildir file name that is unique among all deliveries on all hosts.
 
-    Slash and colon of a host name are written as the Maildir format wants; where the backslash
-    separates directories, as underscores.
+    A slash or colon in the host name is escaped as the Maildir format says, or replaced with an
+    underscore if the backslash separates directories.
     """
     now = time.time_ns()
     host = socket.gethostname()
     for character, code in (("/", r"\057"), (":", r"\072")):
         host = host.replace(character, code if os.sep == "/" else "_")
     seconds, fraction = divmod(now, 1_000_000_000)
-    # The random part keeps apart containers that share a host name and process numbers.
+    # The random part is for containers with the same host name and process numbers.
     unique = f"M{fraction // 1000}P{os.getpid()}Q{next(_deliveries)}R{os.urandom(8).hex()}"
     return f"{seconds}.{unique}.{host}"
 
 
 def sync_directory(path: str) -> None:
-    """Put a directory's entries on the disk, where the system can do that.
+    """Write the entries of a directory to the disk, if the system can do that.
 
-    :raises OSError: the disk failed.
+    Raises OSError if the disk fails.
     """
     if not hasattr(os, "O_DIRECTORY"):
         return

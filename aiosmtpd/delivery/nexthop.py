@@ -1,4 +1,4 @@
-"""Hand a message to the next hop: to all of its recipients or to none, and never half of it."""
+"""Send a message to the next hop: for all of its recipients or for none."""
 
 import contextlib
 import functools
@@ -10,13 +10,13 @@ from typing import TypeAlias
 
 Refusals: TypeAlias = dict[str, tuple[int, bytes]]
 
-# The next hop has answered for the message by then; its goodbye must not hold up our own answer.
+# Seconds to wait for the reply to QUIT. The next hop has taken the message; do not delay ours.
 _GOODBYE_TIMEOUT = 2.0
 
-# smtplib gives its whole timeout to one call of send; a large message needs one for each piece.
+# smtplib's timeout is for one call of send(): send a large message in pieces of so many bytes.
 _PIECE = 65536
 
-# Parameters of MAIL that are promises to the sender, and that DATA to this hop cannot keep.
+# Parameters of MAIL that promise the sender something that DATA to the next hop cannot keep.
 _CANNOT_KEEP = {
     "BODY=BINARYMIME": (554, b"5.6.1 Body type not supported"),
     "REQUIRETLS": (550, b"5.7.30 REQUIRETLS support required"),
@@ -26,9 +26,9 @@ log = logging.getLogger("mail.debug")
 
 
 class NextHop:
-    """The server that a message is passed on to.
+    """The server to which messages are forwarded.
 
-    :param timeout: seconds, for each of: connection, reply, 64 KiB of the message.
+    *timeout* is in seconds, for each of: the connection, a reply, 64 KiB of the message.
     """
 
     def __init__(self, hostname: str, port: int, timeout: float) -> None:
@@ -39,11 +39,11 @@ class NextHop:
     def deliver(
         self, mail_from: str, rcpt_tos: Sequence[str], data: bytes, mail_options: Sequence[str]
     ) -> Refusals:
-        """Send the message and return who was refused it, with reply code and text.
+        """Send the message; return the refused recipients, each with reply code and text.
 
-        Unless the answer is empty, nothing was sent. A hop that cannot be reached, falls silent or
-        breaks off refuses all recipients, with 451: it has not taken the message (RFC 5321
-        section 4.2.5). So does one that does not let us in, which is not the message's fault.
+        If any recipient is refused, the message is not sent. All recipients get 451 if the next hop
+        cannot be reached, refuses the connection, falls silent or breaks off: it has not taken the
+        message (RFC 5321 section 4.2.5).
         """
         try:
             return self._send(mail_from, list(rcpt_tos), data, mail_options)
@@ -55,7 +55,7 @@ class NextHop:
             text = error.smtp_error
             refusal = (error.smtp_code, text if isinstance(text, bytes) else text.encode())
         except OSError as error:
-            log.warning("next hop %s:%s: %r", self._hostname, self._port, error)
+            log.warning("Next hop %s:%s: %r", self._hostname, self._port, error)
             refusal = (451, b"4.4.1 Next hop unavailable")
         return dict.fromkeys(rcpt_tos, refusal)
 
@@ -65,14 +65,14 @@ class NextHop:
         client = smtplib.SMTP(local_hostname=_own_name(), timeout=self._timeout)
         try:
             greeting = client.connect(self._hostname, self._port)
-            # No number where a program's test has put a mock in smtplib's place.
+            # Not an int if a program's test replaces smtplib with a mock.
             if isinstance(code := greeting[0], int) and code != 220:
-                # smtplib goes on, and what such a hop says to the rest means nothing.
+                # smtplib would go on, but the hop's next replies mean nothing.
                 raise smtplib.SMTPConnectError(*greeting)
             AllOrNone(client)
             plain = "".join((mail_from, *rcpt_tos)).isascii()
             options = offered(client, mail_options, data, plain_paths=plain)
-            # smtplib counts the parameters it is given; most messages need none of them.
+            # Without parameters, pass three arguments: programs' mocks of smtplib expect that.
             more = [options] if options else []
             return client.sendmail(mail_from, rcpt_tos, data, *more)
         finally:
@@ -80,10 +80,10 @@ class NextHop:
 
 
 class AllOrNone:
-    """Steps of one smtplib client's ``sendmail``, put in the place of its own.
+    """Replaces the steps of ``sendmail`` in one smtplib client.
 
-    The client's own go on with those recipients that were accepted, while the one reply we can
-    give has to hold for all of them (RFC 5321 section 4.1.1.4); and they rewrite paths.
+    smtplib's own steps continue with the recipients that were accepted, but our one reply has to be
+    true for all of them (RFC 5321 section 4.1.1.4). They also rewrite paths.
     """
 
     def __init__(self, client: smtplib.SMTP) -> None:
@@ -95,27 +95,27 @@ class AllOrNone:
             setattr(client, step, getattr(self, step))
 
     def mail(self, sender: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
-        """Name the reverse-path as it is."""
+        """Send MAIL with the reverse-path unchanged."""
         if "SMTPUTF8" in options:
             self._client.command_encoding = "utf-8"
         path = "" if sender == "<>" else sender
         return self._client.docmd("MAIL", " ".join((f"FROM:<{path}>", *options)))
 
     def rcpt(self, recipient: str, options: Sequence[str] = ()) -> tuple[int, bytes]:
-        """Name a forward-path as it is, and remember a refusal."""
+        """Send RCPT with the forward-path unchanged, and remember a refusal."""
         code, text = self._client.docmd("RCPT", " ".join((f"TO:<{recipient}>", *options)))
         if code not in (250, 251):
             self._refused[recipient] = (code, text)
         return code, text
 
     def data(self, message: bytes) -> tuple[int, bytes]:
-        """Send the message if nobody was refused it."""
+        """Send the message if no recipient was refused; else raise SMTPRecipientsRefused."""
         if self._refused:
             raise smtplib.SMTPRecipientsRefused(self._refused)
         return self._data(message)
 
     def send(self, text: bytes | str) -> None:
-        """Send a command or a message, which may take the timeout for each piece."""
+        """Send a command or a message in pieces, with the timeout for each."""
         for start in range(0, len(text), _PIECE):
             self._send(text[start : start + _PIECE])
 
@@ -123,12 +123,11 @@ class AllOrNone:
 def offered(
     client: smtplib.SMTP, mail_options: Sequence[str], data: bytes, *, plain_paths: bool
 ) -> list[str]:
-    """Return those parameters of MAIL that this message needs and the next hop offers.
+    """Return the parameters of MAIL that this message needs and the next hop offers.
 
-    A message that does without loses a declaration that it never needed (RFC 6152 section 3).
-
-    :raises smtplib.SMTPDataError: the message needs one that is not offered; 8-bit octets and
-        addresses would reach nobody as they were sent.
+    A parameter that is declared but not needed is left out (RFC 6152 section 3). Raises
+    ``smtplib.SMTPDataError`` if a needed one is not offered: 8-bit data or addresses would be
+    changed on the way.
     """
     declared = {option.upper() for option in mail_options}
     options = []
@@ -165,6 +164,6 @@ def _leave(client: smtplib.SMTP) -> None:
 
 @functools.cache
 def _own_name() -> str:
-    # Looked up once: where name service is slow, smtplib would wait for it at each message.
+    # Cached: smtplib would look the name up for each message, which may be slow.
     name = socket.getfqdn()
     return name if "." in name else "[127.0.0.1]"

@@ -1,1 +1,1 @@
-"""Reading and printing messages."""
+"""Read messages, compare them and print them."""

@@ -1,4 +1,4 @@
-"""How a message differs from what was expected of it, to be read by people."""
+"""Describe how a message differs from the expected one, for people to read."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 def differences(name: str, found: Any, expected: Any) -> Iterator[str]:
-    """Yield lines that say how *found* differs; none where it does not.
+    """Yield lines that say how *found* differs from *expected*; none if it does not.
 
-    *expected* is compared for equality; a compiled regular expression is searched for.
+    A compiled regular expression is searched for, any other *expected* compared for equality.
     """
     if isinstance(expected, re.Pattern):
         if expected.search(found) is None:
@@ -21,12 +21,12 @@ def differences(name: str, found: Any, expected: Any) -> Iterator[str]:
         if not (isinstance(found, str) and isinstance(expected, str) and "\n" in found + expected):
             yield f"{name} is {found!r}, not {expected!r}"
             return
-        yield f"{name} differs; expected lines have a -, those that came a +:"
+        yield f"{name} differs; - marks expected lines, + marks received lines:"
         yield from (f"    {line}" for line in _compared(expected, found))
 
 
 def _compared(expected: str, found: str) -> Iterator[str]:
-    # As they are spelt in Python, so that a blank or a line end that lacks is seen.
+    # Lines are spelt as in Python, so that a missing blank or line end is visible.
     return (line.rstrip() for line in ndiff(_lines(expected), _lines(found)))
 
 

@@ -1,4 +1,4 @@
-"""What a reader sees of HTML, and where its links lead; linear in any input, and never raises."""
+"""Extract the visible text and the links of HTML, in linear time; any input is accepted."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _UNSEEN = frozenset({"head", "script", "style", "template", "title"})
 
 
 class Hypertext(NamedTuple):
-    """The text of a page, a line for each block, and the targets of its links in their order."""
+    """The text of a page, with a line for each block, and the targets of its links in order."""
 
     text: str
     links: list[str]
 
 
 def read(html: str) -> Hypertext:
-    """Return what a reader sees of *html*."""
+    """Return the visible text and the links of *html*."""
     pieces: list[str] = []
     links: list[str] = []
     unseen: str | None = None

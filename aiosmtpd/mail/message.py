@@ -1,4 +1,4 @@
-"""A message as a reader sees it: decoded, and as lenient as readers are."""
+"""A received message, decoded leniently, as mail programs show it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from public import public
 
 from aiosmtpd.engine.callables import Mail
 from aiosmtpd.mail import html_text as hypertext
+from aiosmtpd.mail.criteria import Pattern, found, spelt
 from aiosmtpd.mail.diff import differences
 from aiosmtpd.mail.mime import Attachment, Headers, Reading, read
-from aiosmtpd.mail.patterns import Pattern, found, spelt
 
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 _URL = re.compile(r"https?://[^\s<>\"']++", re.IGNORECASE)
 
 
-# Mail is what a handler that is a function gets; this is the same, read to the end and leniently.
+# A subclass of Mail: a program can use it like the argument of a handler that is a function.
 @public
 class DecodedMail(Mail):
-    """A message that was received, decoded; made from the session and envelope of a hook.
+    """A received message, decoded; made from the session and the envelope of a hook.
 
-    Nothing here raises at a message that is broken, wrongly encoded or nested without end: what
-    cannot be decoded is shown as it came, with U+FFFD in place of octets that are no text.
+    A message may be broken, wrongly encoded or nested without end, and nothing here raises: a part
+    that cannot be decoded is shown as it came, with U+FFFD in place of bytes that are not text.
     """
 
     def __init__(self, session: Session, envelope: Envelope) -> None:
         super().__init__(session, envelope)
-        #: The client's address: of a socket a tuple of host and port.
+        #: The client's address: a tuple of host and port for a TCP socket.
         self.peer: Any = session.peer
-        #: When this was made, in the local time zone.
+        #: The time when this object was made, in the local time zone.
         self.received: datetime = datetime.now(UTC).astimezone()
 
     @cached_property
@@ -43,12 +43,12 @@ class DecodedMail(Mail):
 
     @property
     def headers(self) -> Headers:
-        """The header fields, decoded: a mapping with :meth:`~Headers.get_all` and ``fields``."""
+        """The decoded header fields: a mapping with :meth:`~Headers.get_all` and ``fields``."""
         return self._reading.headers
 
     @property
     def subject(self) -> str:
-        """The decoded subject in one line; ``""`` without one."""
+        """The decoded subject as one line; ``""`` without one."""
         return self.headers.get("Subject", "")
 
     @property
@@ -63,7 +63,7 @@ class DecodedMail(Mail):
 
     @property
     def attachments(self) -> list[Attachment]:
-        """Every part that is no plain text or HTML to be read in place, in order."""
+        """The parts that are not plain text or HTML to be read in place, in order."""
         return self._reading.attachments
 
     @cached_property
@@ -72,34 +72,33 @@ class DecodedMail(Mail):
 
     @property
     def readable(self) -> str:
-        """The plain text or, without one, what a reader sees of the HTML."""
+        """The plain text or, without one, the visible text of the HTML."""
         return self.text if self.text.strip() else self._hypertext.text
 
     @cached_property
     def links(self) -> list[str]:
-        """The web addresses in the text, then those that the HTML links to; each once."""
+        """The web addresses in the text, then the link targets of the HTML, without repetition."""
         plain = [_without_punctuation(url) for url in _URL.findall(self.text)]
         targets = [url for url in self._hypertext.links if _URL.match(url)]
         return list(dict.fromkeys(plain + targets))
 
     def link(self, pattern: Pattern | None = None) -> str:
-        """Return the first link, or the first that *pattern* finds.
+        """Return the first link, or the first that *pattern* matches.
 
-        *pattern* is a piece of it, in which ``*`` may stand for others, or a compiled regular
-        expression.
-        Raises LookupError, which names the links that there are.
+        *pattern* is a part of the link, in which ``*`` is a wildcard, or a compiled regular
+        expression. Without a match, raises LookupError, which lists the links of the message.
         """
         for url in self.links:
             if pattern is None or found(pattern, url):
                 return url
         wanted = "no link" if pattern is None else f"no link that matches {spelt(pattern)}"
-        there = "".join(f"\n  {url}" for url in self.links) or " none"
-        raise LookupError(f"{wanted} in {self!r}; its links:{there}")
+        links = "".join(f"\n  {url}" for url in self.links) or " none"
+        raise LookupError(f"{wanted} in {self!r}; its links:{links}")
 
     def code(self, digits: int = 6) -> str:
-        """Return the first number of exactly so many digits in the text or the HTML's text.
+        """Return the first number of exactly *digits* digits in the text, else in the HTML's text.
 
-        Digits in links, and such as are part of a word, are none. Raises LookupError.
+        Digits in a link or in a word do not count. Raises LookupError without such a number.
         """
         whole = re.compile(rf"(?<![\w#&])[0-9]{{{digits}}}(?!\w)")
         for text in self.text, self._hypertext.text:
@@ -117,12 +116,12 @@ class DecodedMail(Mail):
         html: str | re.Pattern[str] | None = None,
         attachments: list[str] | None = None,
     ) -> None:
-        """Compare what is given with the message; *attachments* are names.
+        """Compare the arguments that are not None with the message; *attachments* are names.
 
-        A compiled regular expression is searched for. Raises AssertionError, which tells all the
-        differences at once, those of texts line by line.
+        A compiled regular expression is searched for. If anything differs, raises AssertionError,
+        which lists all differences, those of texts line by line.
         """
-        __tracebackhide__ = True  # for pytest, which shows the caller then
+        __tracebackhide__ = True  # pytest shows the caller instead
         compared = (
             ("the sender", self.sender, sender),
             ("the list of recipients", self.recipients, to),
@@ -147,7 +146,7 @@ class DecodedMail(Mail):
 
 
 def _without_punctuation(url: str) -> str:
-    # What ends a sentence or closes a parenthesis around it is not the link's.
+    # The end of a sentence, or of a parenthesis around the link, is not part of it.
     kept = url.rstrip(".,;:!?*_]}")
     if kept.endswith(")") and kept.count("(") < kept.count(")"):
         kept = kept[:-1].rstrip(".,;:!?")

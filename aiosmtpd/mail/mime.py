@@ -1,4 +1,4 @@
-"""MIME, read leniently: whatever a message says of itself, there is a reading of it."""
+"""Lenient MIME decoding: every message yields headers, text, HTML and attachments."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ T = TypeVar("T")
 _WORD = r"=\?([!->@-~]{1,99})\?([bBqQ])\?([^?]*+)\?="
 _ENCODED_WORD = re.compile(_WORD)
 _BETWEEN_WORDS = re.compile(rf"(?<=\?=)[ \t\r\n]++(?={_WORD})")
-# What stands for an octet, from U+DC80 on, is none of them.
+# U+DC80 to U+DCFF are not among them: they stand for undecoded bytes.
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _FOLDING = re.compile(r"\r?\n(?=[ \t])")
 
-# Of quadratic time, or programs' own spellings of text; no mail is written in them.
+# Codecs that take quadratic time, or that are for program text: mail does not use them.
 _NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"})
 
 
 @public
 class Attachment(NamedTuple):
-    """A part of a message that is no text to be read in place.
+    """A part of a message that is not text to be read in place.
 
-    *name* is the file name the sender gave, ``""`` without one; it may hold anything, a path too.
-    *type* is the media type in lower case, *content* the decoded octets.
+    *name* is the file name that the sender gave, ``""`` without one; it may contain anything, even
+    a path. *type* is the media type in lower case, *content* the decoded bytes.
     """
 
     name: str
@@ -39,12 +39,15 @@ class Attachment(NamedTuple):
     content: bytes
 
     def __repr__(self) -> str:
-        return f"<Attachment {self.name!r}, {self.type}, {len(self.content)} octets>"
+        return f"<Attachment {self.name!r}, {self.type}, {len(self.content)} bytes>"
 
 
 @public
 class Headers(Mapping[str, str]):
-    """Header fields with decoded values; names in any case, the first where there are several."""
+    """Header fields with decoded values, by name in any case.
+
+    Of several fields with one name, the mapping has the first.
+    """
 
     def __init__(self, fields: list[tuple[str, str]]) -> None:
         #: All fields in their order, as pairs of name and decoded value.
@@ -71,7 +74,7 @@ class Headers(Mapping[str, str]):
 
 
 class Reading(NamedTuple):
-    """What a message says."""
+    """The decoded parts of a message."""
 
     headers: Headers
     text: str
@@ -86,14 +89,14 @@ class _Part(NamedTuple):
 
 
 def read(content: bytes) -> Reading:
-    """Return what there is to read in a message, however broken it is."""
+    """Decode a message, however malformed it is."""
     try:
         message = BytesParser(policy=compat32).parsebytes(content)
         parts = list(_leaves(message))
     except RecursionError:
-        # Hundreds of parts inside each other: what is in them stays one text.
+        # Hundreds of nested parts: return the whole body as one text.
         message = BytesHeaderParser(policy=compat32).parsebytes(content)
-        parts = [_Part(Attachment("", "text/plain", _octets(message)), "", False)]
+        parts = [_Part(Attachment("", "text/plain", _payload(message)), "", False)]
     shown = [part for part in parts if _is_shown(part)]
     return Reading(
         Headers([(name, decode_header(str(value))) for name, value in message.raw_items()]),
@@ -104,35 +107,35 @@ def read(content: bytes) -> Reading:
 
 
 def decode_header(value: str) -> str:
-    """Decode the encoded words of RFC 2047 in a header's value, which becomes one line."""
+    """Decode the encoded words (RFC 2047) in a header's value; return it as one line."""
     value = _decode(_LONE_SURROGATE.sub("\ufffd", value).encode("utf-8", "surrogateescape"), "")
     value = _BETWEEN_WORDS.sub("", _FOLDING.sub("", value))
     pieces: list[str] = []
-    octets, charset, position = b"", "", 0
+    encoded, charset, position = b"", "", 0
     for word in _ENCODED_WORD.finditer(value):
         named = word[1].partition("*")[0]
-        if octets and (word.start() > position or named.lower() != charset.lower()):
-            # Not before: senders cut a letter of several octets between two words.
-            pieces.append(_decode(octets, charset))
-            octets = b""
+        if encoded and (word.start() > position or named.lower() != charset.lower()):
+            # Join adjacent words first: senders split a multi-byte character between two of them.
+            pieces.append(_decode(encoded, charset))
+            encoded = b""
         pieces.append(value[position : word.start()])
-        octets, charset, position = octets + _word_octets(word[2], word[3]), named, word.end()
-    pieces += [_decode(octets, charset), value[position:]]
+        encoded, charset, position = encoded + _word_bytes(word[2], word[3]), named, word.end()
+    pieces += [_decode(encoded, charset), value[position:]]
     return "".join(pieces).replace("\r", " ").replace("\n", " ")
 
 
-def _word_octets(how: str, text: str) -> bytes:
-    octets = text.encode()
+def _word_bytes(how: str, text: str) -> bytes:
+    data = text.encode()
     if how in "qQ":
-        return binascii.a2b_qp(octets, header=True)
+        return binascii.a2b_qp(data, header=True)
     try:
-        return binascii.a2b_base64(octets.rstrip(b"=") + b"==")
+        return binascii.a2b_base64(data.rstrip(b"=") + b"==")
     except binascii.Error:
-        return octets
+        return data
 
 
 def _leaves(message: Message) -> Iterator[_Part]:
-    # A message that is forwarded is one part; its own parts are its own.
+    # A forwarded message is one part: its own parts are not taken apart.
     if message.is_multipart() and not _type_of(message).startswith("message/"):
         for part in _parts_of(message):
             yield from _leaves(part)
@@ -150,7 +153,7 @@ def _part(message: Message) -> _Part:
     disposition = _leniently(message.get_content_disposition, None)
     charset = _leniently(message.get_content_charset, None)
     content = Attachment(
-        decode_header(name or ""), _type_of(message), _leniently(_octets, b"", message)
+        decode_header(name or ""), _type_of(message), _leniently(_payload, b"", message)
     )
     return _Part(content, charset or "", bool(name) or disposition == "attachment")
 
@@ -168,15 +171,15 @@ def _text_of(parts: list[_Part], kind: str) -> str:
     return "\n".join(text.replace("\r\n", "\n") for text in texts)
 
 
-def _octets(message: Message) -> bytes:
+def _payload(message: Message) -> bytes:
     if message.is_multipart():
         return b"\n".join(part.as_bytes() for part in _parts_of(message))
-    octets = message.get_payload(decode=True)
-    return octets if isinstance(octets, bytes) else b""
+    payload = message.get_payload(decode=True)
+    return payload if isinstance(payload, bytes) else b""
 
 
 def _leniently(read: Callable[..., T], instead: T, *args: Any) -> T:
-    # The standard library raises all kinds of exceptions at parameters that are none.
+    # The standard library raises exceptions of all kinds for malformed parameters.
     try:
         return read(*args)
     except RecursionError:
@@ -185,12 +188,12 @@ def _leniently(read: Callable[..., T], instead: T, *args: Any) -> T:
         return instead
 
 
-def _decode(octets: bytes, charset: str) -> str:
+def _decode(data: bytes, charset: str) -> str:
     for name in charset, "utf-8":
         try:
             if name and codecs.lookup(name).name not in _NO_CHARSETS:
-                # UTF-7 has a spelling of code points that are no characters.
-                return octets.decode(name).encode("utf-8", "replace").decode()
-        except Exception:  # noqa: S112 - such as of a codec's module that cannot be read
+                # UTF-7 can spell surrogates, which are not characters: replace them.
+                return data.decode(name).encode("utf-8", "replace").decode()
+        except Exception:  # noqa: S112 - for example if a codec's module cannot be imported
             continue
-    return octets.decode("utf-8", "replace")
+    return data.decode("utf-8", "replace")

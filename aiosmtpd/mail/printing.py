@@ -1,4 +1,4 @@
-"""Handlers that print messages as people and as programs read them."""
+"""Handlers that print messages, for people to read or as JSON."""
 
 from __future__ import annotations
 
@@ -17,20 +17,19 @@ from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session
-    from aiosmtpd.smtp import SMTP
 
 log = logging.getLogger("mail.debug")
 
 _SHOWN = ("From", "To", "Cc", "Reply-To", "Subject")
 _LABEL = 11
-"""Columns of what stands before a value."""
+"""Width of the labels, in columns."""
 
 
 @public
 def pretty(mail: DecodedMail, terminal: Terminal | None = None) -> str:
-    """Return what a person wants to see of a message, as lines that are safe on any terminal.
+    """Return a message as lines for a person to read, safe on any terminal.
 
-    First the envelope, then the decoded headers that matter, the text, and what is attached.
+    The lines show the envelope, the most useful headers, the text and a list of the attachments.
     """
     terminal = terminal or Terminal()
     lines = [terminal.rule()]
@@ -41,7 +40,7 @@ def pretty(mail: DecodedMail, terminal: Terminal | None = None) -> str:
     links = [] if mail.text.strip() else mail.links
     below = [("Link", link) for link in links]
     below += [
-        ("Attached", f"{name or '-'}, {kind}, {_octets(content)}")
+        ("Attached", f"{name or '-'}, {kind}, {_size(content)}")
         for name, kind, content in mail.attachments
     ]
     if below:
@@ -61,7 +60,7 @@ def _fields(mail: DecodedMail) -> Iterator[tuple[str, str]]:
     client = f"{host}:{port}" if host else "a local socket"
     client += f" ({name})" if name else ""
     yield "Client", client + (f", {tls}" if tls else "")
-    yield "Received", f"{mail.received:%H:%M:%S}, {_octets(mail.content)}"
+    yield "Received", f"{mail.received:%H:%M:%S}, {_size(mail.content)}"
     for header in _SHOWN:
         for value in mail.headers.get_all(header):
             yield header, value
@@ -73,18 +72,18 @@ def _field(terminal: Terminal, label: str, value: str) -> Iterator[str]:
         yield terminal.dim(("" if number else label).ljust(_LABEL)) + show(line)
 
 
-def _octets(content: bytes) -> str:
-    return f"{len(content):,} octet{'' if len(content) == 1 else 's'}"
+def _size(content: bytes) -> str:
+    return f"{len(content):,} byte{'' if len(content) == 1 else 's'}"
 
 
 def tls_version(session: Session) -> str | None:
-    """Return ``TLSv1.3`` or what else the connection speaks; None where it is in the clear."""
+    """Return the TLS version of the connection, such as ``TLSv1.3``; None without TLS."""
     return session.ssl["ssl_object"].version() if session.ssl else None
 
 
 @public
 def as_object(mail: DecodedMail) -> dict[str, Any]:
-    """Return a message as what JSON can hold; the reference has the meaning of each key."""
+    """Return a message as a dict for JSON; docs/reference/cli explains each key."""
     try:
         raw = mail.content.decode()
     except UnicodeDecodeError:
@@ -116,44 +115,45 @@ def as_object(mail: DecodedMail) -> dict[str, Any]:
     }
 
 
-def _base64(octets: bytes) -> str:
-    return b64encode(octets).decode()
+def _base64(content: bytes) -> str:
+    return b64encode(content).decode()
 
 
 @public
 def as_json(mail: DecodedMail) -> str:
     """Return a message as one line of JSON in ASCII."""
-    # The one control character that JSON leaves as it is.
+    # DEL is the one control character that JSON does not escape.
     return json.dumps(as_object(mail)).replace("\x7f", "\\u007f") + "\n"
 
 
 @public
 class Pretty:
-    """Print each message as a person reads it; *stream* is a text stream, None the standard output.
+    """Print each message for a person to read.
 
-    Colours are for terminals only, and for none where NO_COLOR is set.
+    *stream* is a text stream, None the standard output. Only terminals get colours, unless
+    ``NO_COLOR`` is set.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stdout if stream is None else stream
         self._lock = threading.Lock()
 
-    def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Print the message and flush the stream; where that fails, the client keeps it.
+    def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
+        """Print the message and flush the stream; reply 451 if that fails.
 
-        It is no coroutine, and so runs in a worker thread: the stream's reader may be slow.
+        A plain function, which runs in a worker thread: the stream's reader may be slow.
         """
         text = self.shown(DecodedMail(session, envelope))
         try:
             with self._lock:
                 write(text, self.stream)
         except OSError as error:
-            log.error("A message cannot be printed: %s", error)
+            log.error("Cannot print a message: %s", error)
             return "451 4.3.0 Message cannot be written"
         return "250 OK"
 
     def shown(self, mail: DecodedMail) -> str:
-        """Return what is printed."""
+        """Return the text to print."""
         return pretty(mail, terminal_of(self.stream))
 
 
@@ -162,12 +162,12 @@ class JSONLines(Pretty):
     """Print each message as one line of JSON; *stream* is as for :class:`Pretty`."""
 
     def shown(self, mail: DecodedMail) -> str:
-        """Return what is printed."""
+        """Return the text to print."""
         return as_json(mail)
 
 
 def write(text: str, stream: TextIO) -> None:
-    """Write and flush; what the stream has no letters for is escaped."""
+    """Write *text* and flush; characters that the stream's encoding lacks are escaped."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()

@@ -1,4 +1,4 @@
-"""Text that strangers wrote, made fit for a terminal."""
+"""Print untrusted text on a terminal: escape control characters, wrap, use colours."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from collections.abc import Iterator
 from shutil import get_terminal_size
 from typing import NamedTuple, TextIO
 
-# Joiners, which emoji and some scripts are written with, are no printable characters for Python.
+# Emoji and some scripts need the two joiners, which Python does not count as printable.
 _UNSAFE = re.compile(r"[^\n -~\u200c\u200d]")
 
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 class Terminal(NamedTuple):
-    """What a stream can show: columns to wrap at (0: do not), colours, letters beyond ASCII."""
+    """The abilities of a stream: columns to wrap at (0: do not wrap), colours, Unicode."""
 
     columns: int = 0
     colours: bool = False
     unicode: bool = False
 
     def bold(self, text: str) -> str:
-        """Return the text in bold, where there are colours."""
+        """Return the text in bold, if there are colours."""
         return f"{_BOLD}{text}{_PLAIN}" if self.colours and text else text
 
     def dim(self, text: str) -> str:
-        """Return the text dimmed, where there are colours."""
+        """Return the text dimmed, if there are colours."""
         return f"{_DIM}{text}{_PLAIN}" if self.colours and text else text
 
     def rule(self, title: str = "") -> str:
-        """Return a line across."""
+        """Return a horizontal line, with *title* in it."""
         line = "─" if self.unicode else "-"
         return self.dim(line * 2 + title + line * max((self.columns or 72) - len(title) - 2, 2))
 
     def wrapped(self, text: str, indent: int = 0) -> Iterator[str]:
-        """Cut lines at blanks; what has none, such as a link, stays whole to be copied."""
+        """Yield the lines of *text*, wrapped at blanks only: a link stays whole, to be copied."""
         for line in text.split("\n"):
             if len(line) <= self.columns - indent or not self.columns:
                 yield line
@@ -51,7 +51,7 @@ class Terminal(NamedTuple):
 
 
 def terminal_of(stream: TextIO) -> Terminal:
-    """Return what this stream can show: colours and wrapped lines on a terminal alone."""
+    """Return the abilities of *stream*; only a terminal has colours and wrapped lines."""
     encoding = (getattr(stream, "encoding", None) or "ascii").lower()
     unicode = encoding.replace("-", "").replace("_", "") == "utf8"
     if not stream.isatty():
@@ -61,15 +61,15 @@ def terminal_of(stream: TextIO) -> Terminal:
 
 
 def safe(text: str) -> str:
-    r"""Escape what would move the cursor, turn the text around or hide something: ``\x1b``.
+    r"""Escape characters that move the cursor, reverse the text or hide a part of it: ``\x1b``.
 
-    Line ends stay, tabs become blanks.
+    Line ends are kept, tabs become blanks.
     """
     return _UNSAFE.sub(_escaped, text.expandtabs(4).replace("\r\n", "\n"))
 
 
 def safe_line(text: str) -> str:
-    """Do what :func:`safe` does, to one line."""
+    """Return *text* as one line, escaped like :func:`safe`."""
     return safe(" ".join(text.splitlines()))
 
 

@@ -1,1 +1,1 @@
-"""The rules of SMTP: bytes in, values out. Nothing here imports asyncio or socket."""
+"""The rules of SMTP: bytes in, values out, without asyncio or socket."""

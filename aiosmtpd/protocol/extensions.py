@@ -1,7 +1,7 @@
-"""Service extensions (RFC 5321 section 2.2), each declared once.
+"""Service extensions (RFC 5321 section 2.2), each declared in one place.
 
-An :class:`Extension` is a value: its EHLO keyword, the parameters that it adds to MAIL and
-RCPT, the verbs that exist only while it is on, and by how much it lengthens a MAIL command.
+An :class:`Extension` is a value: its EHLO keyword, the parameters that it adds to MAIL and RCPT,
+its verbs, and how much longer it lets MAIL and RCPT be.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from aiosmtpd.protocol import paths, replies
 from aiosmtpd.protocol.replies import Refused
 
 Parser = Callable[[Any, "str | None"], Any]
-"""Gets the server and a parameter's value (None without ``=``); returns what it means, or
-raises :exc:`Refused`, or returns NotImplemented for a parameter that is not known just now."""
+"""Gets the server and a parameter's value (None without ``=``) and returns the parsed value. Raises
+:exc:`Refused` for a bad value; returns NotImplemented if the parameter is not available now."""
 
 Verb = Callable[[Any, "str | None"], Awaitable[None]]
 
@@ -26,14 +26,14 @@ Verb = Callable[[Any, "str | None"], Awaitable[None]]
 @public
 @attrs.frozen(kw_only=True, eq=False)
 class Extension:
-    """A service extension: one value, handed to ``SMTP(extensions=[*CLASSIC, MINE])``.
+    """A service extension as a value: ``SMTP(extensions=[*CLASSIC, MINE])``.
 
     *keyword* is the EHLO keyword. *advertise* gets the server and returns the EHLO line without
-    its code, or None to stay silent now; by default it is the keyword. *mail* and *rcpt* map
-    parameter names to parsers, *verbs* command verbs to coroutine functions of server and
-    argument. *line_length* and *rcpt_line_length* (octets) are added to the limits of MAIL and
-    RCPT. *check_mail* gets the meanings of all MAIL parameters at once, to refuse what does not go
-    together.
+    its code, or None to leave it out now; by default the line is the keyword. *mail* and *rcpt* map
+    names of parameters to parsers, *verbs* maps verbs to coroutine functions that get the server
+    and the argument. *line_length* and *rcpt_line_length*, in bytes, are added to the limits of
+    MAIL and RCPT. *check_mail* gets the parsed values of all MAIL parameters, and raises
+    :exc:`Refused` if some of them cannot be combined.
     """
 
     keyword: str
@@ -55,11 +55,11 @@ def _size_line(server: Any) -> str | None:
 
 
 def _size(server: Any, value: str | None) -> int:
-    """RFC 1870 section 4: one to twenty digits; 1.4 takes more."""
+    """Parse SIZE: RFC 1870 section 4. It has 1 to 20 digits there; 1.4 accepts more."""
     if value is None or not (value.isascii() and value.isdecimal()):
         raise Refused(server.mail_syntax())
     digits = value.lstrip("0") or "0"
-    # int() of more than 4,300 digits raises: such a number is too big without being read.
+    # int() raises for more than 4,300 digits: a long number is too big, whatever its value.
     size = int(digits) if len(digits) <= 64 else 10**64
     if server.data_size_limit and size > server.data_size_limit:
         raise Refused(replies.MESSAGE_TOO_BIG)
@@ -67,7 +67,7 @@ def _size(server: Any, value: str | None) -> int:
 
 
 def _body(server: Any, value: str | None) -> Any:
-    """RFC 6152 section 3; 1.4 does not know BODY where it decodes the mail data."""
+    """Parse BODY: RFC 6152 section 3. As in 1.4, it is unknown with ``decode_data``."""
     if server.decode_data:
         return NotImplemented
     if value is None or value.upper() not in ("7BIT", "8BITMIME"):
@@ -76,7 +76,7 @@ def _body(server: Any, value: str | None) -> Any:
 
 
 def _smtputf8(server: Any, value: str | None) -> bool:
-    """RFC 6531 section 3.4."""
+    """Parse SMTPUTF8: RFC 6531 section 3.4."""
     if value is not None:
         raise Refused(replies.SMTPUTF8_HAS_VALUE)
     if not server.enable_SMTPUTF8:
@@ -86,7 +86,7 @@ def _smtputf8(server: Any, value: str | None) -> bool:
 
 
 def _mail_auth(_: Any, value: str | None) -> str:
-    """RFC 4954 section 5: xtext of a mailbox, or ``<>``."""
+    """Parse AUTH, a mailbox in xtext or ``<>``: RFC 4954 section 5."""
     if value == paths.NULL_PATH:
         return value
     try:
@@ -121,15 +121,15 @@ AUTH = Extension(
 )
 
 CLASSIC: tuple[Extension, ...] = (SIZE, EIGHTBITMIME, SMTPUTF8, STARTTLS, AUTH)
-"""What 1.4 offers; the default of the classes."""
+"""The extensions of 1.4; the default of ``SMTP`` and the controllers."""
 
-# The published API looks at these first, in this order, whatever the order in the command.
+# As in 1.4, these are checked first and in this order, whatever their order in the command.
 _CHECKED_FIRST = {"BODY": 0, "SMTPUTF8": 1, "SIZE": 2}
 
 
 @attrs.frozen
 class ExtensionTable:
-    """A set of extensions, laid out for looking things up."""
+    """A set of extensions, indexed for lookup."""
 
     extensions: tuple[Extension, ...]
     mail: Mapping[str, Parser]
@@ -139,12 +139,12 @@ class ExtensionTable:
     has_codes: bool
 
     def lines(self, server: Any) -> list[str]:
-        """Return what EHLO offers now, in order, without the reply code."""
+        """Return the lines of extensions in the reply to EHLO, without the reply code."""
         offered = [extension.advertise(server) for extension in self.extensions]
         return [line for line in offered if line is not None]
 
     def growth(self, verb: str, server: Any) -> int:
-        """Return by how many octets the extensions offered lengthen a verb: RFC 1870 section 3."""
+        """Return how many bytes longer the offered extensions let *verb* be: RFC 1870 section 3."""
         field = {"MAIL": "line_length", "RCPT": "rcpt_line_length"}.get(verb)
         if field is None:
             return 0
@@ -152,13 +152,13 @@ class ExtensionTable:
         return sum(getattr(one, field) for one in growing if one.advertise(server) is not None)
 
     def check_mail(self, meanings: Mapping[str, Any]) -> None:
-        """Refuse parameters of MAIL that do not go together; raises Refused."""
+        """Refuse parameters of MAIL that cannot be combined; raises Refused."""
         for check in self.checks:
             check(meanings)
 
     @classmethod
     def of(cls, extensions: str | Iterable[Extension]) -> ExtensionTable:
-        """Return the table of a preset's name or of extensions; raises ValueError or TypeError."""
+        """Return the table for a preset's name or for extensions; raises ValueError, TypeError."""
         if isinstance(extensions, str):
             if extensions not in PRESETS:
                 raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
@@ -167,7 +167,7 @@ class ExtensionTable:
 
 
 PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
-"""By name; ``modern.py`` adds its own."""
+"""Sets of extensions by name; ``modern.py`` adds the other ones."""
 
 
 @lru_cache(maxsize=64)
@@ -194,9 +194,9 @@ def _table(extensions: tuple[Extension, ...]) -> ExtensionTable:
 def parse_parameters(
     server: Any, parsers: Mapping[str, Parser], given: Mapping[str, str | None]
 ) -> tuple[dict[str, Any], set[str]]:
-    """Return what the *given* parameters mean, and those of them that nobody knows.
+    """Return the parsed values of the *given* parameters, and the keywords that are unknown.
 
-    Each is looked at by its parser, in the order of the table.
+    Parsers run in the order of the table.
     """
     meanings: dict[str, Any] = {}
     for keyword, parse in parsers.items():

@@ -1,6 +1,6 @@
-"""What one client may do: the settings, and the counters of one connection.
+"""Limits on what one client may do, and the counters that enforce them.
 
-Both are pure: time comes in as an argument.
+Nothing here reads a clock: the time is an argument.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Reply
 
 DESCRIPTORS_KEPT = 32
-"""File descriptors that connections leave to the rest of the process."""
+"""File descriptors kept free for the rest of the process."""
 
 MINUTE = 60.0
 
 CREDIT = 600.0
-"""Seconds of slow mail data, at most, that faster data before them makes up for."""
+"""Upper bound, in seconds of slow transfer, on the credit that a fast start earns."""
 
 JUNK = frozenset({"NOOP", "RSET", "VRFY", "EXPN", "HELP", "HELO", "EHLO", "LHLO"})
-"""Verbs that send no mail."""
+"""Verbs that send no mail; ``max_junk_commands`` counts them."""
 
 
 class LimitKeywords(TypedDict, total=False):
-    """The limits as keywords of ``SMTP`` and the controllers; see :class:`Limits`."""
+    """The limits as keywords of ``SMTP`` and the controllers: see :class:`Limits`."""
 
     max_recipients: int | None
     max_recipient_domains: int | None
@@ -51,15 +51,18 @@ LIMIT_NAMES = frozenset(LimitKeywords.__annotations__)
 
 @attrs.frozen
 class Limits:
-    """What one client may do; None or 0 switches a limit off. Raises ValueError for no number.
+    """The limits on what one client may do; None or 0 switches a limit off.
 
-    Numbers of things, of one connection: recipients of a message, different domains of
-    recipients, transactions, Received fields of a message, failed AUTH commands; errors (replies
-    of 5xx) and commands that send no mail, both without an accepted message between. Of one
-    server: connections, those of one host, and new ones of one host in a minute.
+    Counted for each connection: recipients of a message, different domains of the recipients,
+    transactions, Received fields of a message, failed AUTH commands, errors (5xx replies) and junk
+    commands (verbs that send no mail). An accepted message resets the last two.
+    Counted for each server: connections, connections of one host, and new connections of one host
+    in a minute.
 
-    Seconds: without progress in mail data, of a hook, of a TLS handshake, of a session. Octets a
-    second: of mail data, on average. docs/reference/limits tells each with its reply.
+    ``data_timeout`` (without progress in mail data), ``handler_timeout`` (one hook),
+    ``handshake_timeout`` (TLS) and ``session_timeout`` are in seconds; ``min_data_rate`` is the
+    lowest average in bytes a second. docs/reference/limits lists each limit with its reply. Raises
+    ValueError for a value that is not a number above 0.
     """
 
     max_recipients: int | None = 1000
@@ -79,13 +82,13 @@ class Limits:
     session_timeout: float | None = None
 
     def __attrs_post_init__(self) -> None:
-        # In one place, for fifteen converters and validators take 0.5 ms of each import.
+        # Not by attrs: fifteen converters and validators would add 0.5 ms to the import.
         for name in LIMIT_NAMES:
             object.__setattr__(self, name, _checked(name, getattr(self, name)))
 
 
 def _checked(name: str, value: Any) -> Any:
-    """Return a limit's value, None for a limit switched off; raises ValueError."""
+    """Return the value of a limit, None if it is switched off; raises ValueError."""
     if not value or (name == "max_connections" and value == "descriptors"):
         return value or None
     if not isinstance(value, int | float) or value <= 0:
@@ -98,7 +101,7 @@ DEFAULT_LIMITS = Limits()
 
 def limits_of(keywords: Mapping[str, Any]) -> Limits:
     """Return the limits that these keywords set; raises ValueError."""
-    # Made once for all connections with the same ones (4 µs each).
+    # One object for all connections with equal keywords: making it takes 4 µs.
     return _limits_of(*sorted(keywords.items())) if keywords else DEFAULT_LIMITS
 
 
@@ -110,7 +113,8 @@ def _limits_of(*keywords: tuple[str, Any]) -> Limits:
 class Meter:
     """The counters of one connection.
 
-    :attr:`farewell` is the reply that ends it at its next command; None while there is none.
+    :attr:`farewell` is None until a limit is reached; then it is the reply that closes the
+    connection at the next command.
     """
 
     __slots__ = ("_errors", "_forgone", "_junk", "_limits", "_seconds", "farewell")
@@ -122,45 +126,46 @@ class Meter:
         self.farewell: Reply | None = None
 
     def count_error(self) -> None:
-        """Take note of a reply of 5xx."""
+        """Count a 5xx reply."""
         self._errors += 1
         limit = self._limits.max_errors
         if limit is not None and self._errors >= limit:
             self.farewell = replies.TOO_MANY_ERRORS
 
     def count_junk(self) -> None:
-        """Take note of a command that sends no mail."""
+        """Count a command that sends no mail."""
         self._junk += 1
         limit = self._limits.max_junk_commands
         if limit is not None and self._junk > limit:
             self.farewell = replies.TOO_MUCH_JUNK
 
     def message_accepted(self) -> None:
-        """Begin to count anew: this client sends mail."""
+        """Reset the counts of errors and junk commands: this client sends mail."""
         self._errors = self._junk = 0
         self.farewell = None
 
     def begin_message(self) -> None:
-        """Take note that mail data is to come."""
+        """Reset the measurement of the data rate: the mail data of a new message begins."""
         self._seconds = self._forgone = 0.0
 
     def is_dribble(self, seconds: float, octets: int, grace: float) -> bool:
-        """Tell whether mail data comes too slowly, on average, once *grace* seconds are over.
+        """Return True if the average data rate is below the limit after *grace* seconds.
 
-        *seconds* is how long it has been waited for since this was last asked, *octets* how much
-        of the message there is in all. A server that is slow itself is not the client's fault.
+        *seconds* is the time spent waiting for mail data since the last call, *octets* the size of
+        the message so far in bytes. Only waiting counts: the client is not blamed for the time
+        that the server takes.
         """
         rate = self._limits.min_data_rate
         if rate is None:
             return False
         self._seconds += seconds
-        # Or who has sent much at once could hold it here for days.
+        # Cap the credit, or a client could send a burst and then hold the connection for days.
         self._forgone = max(self._forgone, octets - rate * (self._seconds + CREDIT))
         return self._seconds > grace and octets - self._forgone < rate * self._seconds
 
 
 class Crowd:
-    """The counters of one server: how many connections, and how many of each host."""
+    """The counters of one server: its connections, in all and by host."""
 
     def __init__(self, descriptors: int | None) -> None:
         self._room = None if descriptors is None else max(1, descriptors - DESCRIPTORS_KEPT)
@@ -169,10 +174,10 @@ class Crowd:
         self._minute = 0.0
 
     def admit(self, host: str, connections: int, limits: Limits, now: float) -> Reply | None:
-        """Return why a host's new connection is refused, or None and count it.
+        """Count a new connection and return None, or return the reply that refuses it.
 
-        *connections* is how many there are with this one, *now* the time in seconds; the host is
-        "" where hosts are not counted.
+        *connections* is the number of open connections including this one, *now* the time in
+        seconds. *host* is ``""`` for a client that is not counted by host.
         """
         if (refusal := self._too_many(connections, limits)) is not None or not host:
             return refusal
@@ -190,9 +195,10 @@ class Crowd:
         return None
 
     def refusal(self, host: str, others: int, connections: int, limits: Limits) -> Reply | None:
-        """Return why a client cannot even begin its TLS handshake, or None; counts nothing.
+        """Return the reply that refuses a client before its TLS handshake, or None.
 
-        *others* of its host are in theirs, and *connections* is how many there are with them all.
+        Nothing is counted. *others* is the number of handshakes of the same host that are under
+        way, *connections* the number of open connections including all handshakes.
         """
         if (refusal := self._too_many(connections, limits)) is not None or not host:
             return refusal
@@ -208,7 +214,7 @@ class Crowd:
         return replies.TOO_MANY_CONNECTIONS if limit is not None and connections > limit else None
 
     def leave(self, host: str) -> None:
-        """Take note that an admitted connection of this host has ended."""
+        """Count the end of an admitted connection of *host*."""
         if not host:
             return
         if (left := self._hosts[host] - 1) > 0:

@@ -1,4 +1,4 @@
-"""Mail data cut from the wire: RFC 5321 sections 4.1.1.4 and 4.5.2."""
+"""Read the mail data of DATA: RFC 5321 sections 4.1.1.4 and 4.5.2."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from aiosmtpd.protocol.receiver import Receiver
 from aiosmtpd.protocol.replies import Reply
 
 END_OF_DATA = b"\r\n.\r\n"
-"""What ends mail data, and nothing else does: RFC 5321 section 4.1.1.4."""
+"""The only sequence that ends mail data: RFC 5321 section 4.1.1.4."""
 
 _MANY = 8
-"""Lines of the longest kind, for fewer of which it does not pay to look whether all are equal."""
+"""Shorter pieces (in maximum-length lines) are not worth the check for equal lines."""
 
 _BARE_NEWLINE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
@@ -23,19 +23,20 @@ def _has_bare_newline(piece: bytes) -> bool:
 
 
 def _normalized(piece: bytes) -> bytes:
-    """Return *piece* with each bare CR and LF made CRLF."""
-    # Senders stuff dots behind CRLF alone: those behind other newlines are stuffed here, and kept.
+    """Return *piece* with CRLF in place of each bare CR and LF."""
+    # The sender stuffed dots after CRLF only. Stuff those after a bare newline here, since all
+    # newlines are CRLF afterwards and read() removes one dot after each.
     piece = piece.replace(b"\n.", b"\n..").replace(b"\r\n..", b"\r\n.").replace(b"\r.", b"\r..")
     return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
 
 
 def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
-    """Return how many octets from *begin* are lines of one length, as base64 has; all or none."""
+    """Return the size of the whole lines after *begin* if all are equally long (base64), else 0."""
     width = piece.find(b"\r\n", begin, begin + limit) + 2 - begin
     if width < 2:
         return 0
-    # One octet of each line: what a slice with a stride gives at the speed of C. Compared, for
-    # count() takes its time for each that it finds.
+    # A slice with a stride takes one byte of each line at the speed of C. Compare instead of
+    # calling count(), which takes time for each match.
     ends = piece[begin + width - 1 :: width]
     lines = len(ends)
     if ends == b"\n" * lines and piece[begin + width - 2 : -1 : width] == b"\r" * lines:
@@ -46,13 +47,14 @@ def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
 class MailData:
     """The mail data of one DATA command: finds its end, removes stuffed dots, keeps the limits.
 
-    *line_limit* and *size_limit* are octets on the wire, CRLFs and stuffed dots included; no
-    limit where 0 or None. *bare_newline* says what a CR or LF that is no CRLF means: "accept"
-    keeps it, "normalize" makes it CRLF before anything is measured, "reject" refuses the message.
+    *line_limit* and *size_limit* are in bytes on the wire, CRLFs and stuffed dots included; 0 or
+    None means no limit. *bare_newline* decides about a CR or LF that is not part of a CRLF:
+    ``"accept"`` keeps it, ``"normalize"`` replaces it with CRLF before anything is measured,
+    ``"reject"`` refuses the message.
 
-    After :meth:`read` has returned and :attr:`done` is true, :attr:`refusal` tells whether a
-    limit was broken; from then on nothing was kept. :attr:`flooded` turns true when a message
-    goes on beyond twice the size limit.
+    :attr:`done` is True once :meth:`read` has found the end. :attr:`refusal` is then the reply to
+    a message that broke a limit, else None; :meth:`read` returns nothing more of a refused
+    message. :attr:`flooded` is True once a message is larger than twice the size limit.
     """
 
     __slots__ = (
@@ -79,7 +81,7 @@ class MailData:
         self._line_limit = line_limit or 0
         self._size_limit = size_limit or 0
         self._bare_newline = bare_newline
-        # The line before the first one has ended: a CRLF that is never handed out stands for it.
+        # Mail data begins at the start of a line: a CRLF before it, never returned, says so.
         self._held = b"\r\n"
         self._skip = 2
         self._open = -2
@@ -89,17 +91,17 @@ class MailData:
 
     @property
     def flooded(self) -> bool:
-        """True where more than twice the size limit has been sent."""
+        """True if the client has sent more than twice the size limit."""
         return 0 < self._size_limit * 2 < self.size
 
     def read(self) -> bytes:
-        """Take what has arrived: the next octets of the message, dots removed, maybe none."""
+        """Return the mail data that has arrived, without stuffed dots; may be empty."""
         arrived = self._receiver.take(len(self._receiver))
         if not arrived:
             return b""
         if self._held:
             arrived = self._held + arrived
-        # Looking for one octet is ten times faster than for five, and base64 has no dot.
+        # A search for one byte is ten times faster than one for five, and base64 has no dot.
         has_dot = b"." in arrived
         end = arrived.find(END_OF_DATA) if has_dot else -1
         if end >= 0:
@@ -111,7 +113,7 @@ class MailData:
         else:
             arrived = self._hold_back(arrived)
         if self._bare_newline == "normalize" and _has_bare_newline(arrived):
-            # Before anything is measured: each of these newlines ends a line.
+            # Before measuring: each of these newlines ends a line.
             arrived = _normalized(arrived)
         self._keep_limits(arrived)
         if self.refusal is not None or not arrived:
@@ -124,7 +126,7 @@ class MailData:
         return arrived
 
     def _hold_back(self, arrived: bytes) -> bytes:
-        """Keep back what may be the beginning of the end."""
+        """Return *arrived* without trailing bytes that may begin END_OF_DATA; keep those."""
         held = b""
         for length in (4, 3, 2, 1):
             if arrived.endswith(END_OF_DATA[:length]):
@@ -150,13 +152,14 @@ class MailData:
             at = next(_BARE_NEWLINE.finditer(piece)).start()
             broken.append((at, replies.BARE_NEWLINE))
         if broken:
-            # The first one is told, wherever the network cut the data.
+            # Report the earliest violation in the message, however the network cut the data.
             self.refusal = min(broken)[1]
 
     def _long_line(self, piece: bytes) -> int:
-        """Find the octet that makes a line too long, striding over line ends; -1 if none does.
+        """Return the position of the byte that makes a line too long, or -1.
 
-        One ``rfind`` for about a limit's worth of octets, instead of one ``find`` for each line.
+        One ``rfind`` steps over as many lines as fit into the limit, instead of one ``find`` for
+        each line.
         """
         limit = self._line_limit
         line = -self._open

@@ -1,4 +1,4 @@
-"""The service extensions that came after 1.4, and the presets of them."""
+"""The service extensions that 1.4 did not have, and the presets ``modern`` and ``all``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 LONGEST_HOLD = 30 * 24 * 3600
-"""Seconds into the future to which a release may be put off."""
+"""Longest time, in seconds, for which FUTURERELEASE may hold a message."""
 
 _DELIVER_BY = re.compile(r"([+-]?[0-9]{1,9});([NR])(T?)", re.ASCII | re.IGNORECASE)
 _HOLD_FOR = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -40,7 +40,7 @@ _ADDRESS_TYPE = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+", re.ASCII)
 
 @public
 class OriginalRecipient(NamedTuple):
-    """The meaning of ORCPT: RFC 3461 section 4.2."""
+    """The parsed value of ORCPT: RFC 3461 section 4.2."""
 
     kind: str
     address: str
@@ -48,7 +48,10 @@ class OriginalRecipient(NamedTuple):
 
 @public
 class DeliverBy(NamedTuple):
-    """The meaning of BY: RFC 2852 section 4. *mode* is ``"N"`` (notify) or ``"R"`` (return)."""
+    """The parsed value of BY: RFC 2852 section 4.
+
+    *mode* is ``"N"`` (notify) or ``"R"`` (return).
+    """
 
     seconds: int
     mode: str
@@ -57,7 +60,10 @@ class DeliverBy(NamedTuple):
 
 @public
 class ValidSince(NamedTuple):
-    """The meaning of RRVS: RFC 7293 section 3.1. *action* is ``"C"`` (continue) or ``"R"``."""
+    """The parsed value of RRVS: RFC 7293 section 3.1.
+
+    *action* is ``"C"`` (continue) or ``"R"`` (reject).
+    """
 
     since: datetime
     action: str
@@ -96,10 +102,10 @@ def _xtext(name: str, text: str, longest: int) -> str:
 
 
 def _moment(name: str, text: str) -> datetime:
-    """Parse a date-time of RFC 3339 section 5.6, which names its zone."""
+    """Parse a date and time with a time zone: RFC 3339 section 5.6."""
     if not _DATE_TIME.fullmatch(text):
         raise _bad(name)
-    from datetime import datetime  # 1 ms, seldom needed
+    from datetime import datetime  # 1 ms, rarely needed
 
     try:
         return datetime.fromisoformat(text.upper())
@@ -108,12 +114,12 @@ def _moment(name: str, text: str) -> datetime:
 
 
 def _envid(_: Any, value: str | None) -> str:
-    """RFC 3461 section 4.4."""
+    """Parse ENVID: RFC 3461 section 4.4."""
     return _xtext("ENVID", value or "", 100)
 
 
 def _notify(_: Any, value: str | None) -> tuple[str, ...]:
-    """RFC 3461 section 4.1."""
+    """Parse NOTIFY: RFC 3461 section 4.1."""
     words = tuple((value or "").upper().split(","))
     known = {"SUCCESS", "FAILURE", "DELAY"}
     if words != ("NEVER",) and not (known.issuperset(words) and len(set(words)) == len(words)):
@@ -122,7 +128,10 @@ def _notify(_: Any, value: str | None) -> tuple[str, ...]:
 
 
 def _orcpt(_: Any, value: str | None) -> OriginalRecipient:
-    """RFC 3461 section 4.2; the type utf-8 (RFC 6533 section 3) has an encoding of its own."""
+    """Parse ORCPT: RFC 3461 section 4.2.
+
+    The type ``utf-8`` is not xtext: RFC 6533 section 3 defines its encoding.
+    """
     kind, mark, text = (value or "").partition(";")
     if not mark or not _ADDRESS_TYPE.fullmatch(kind) or not text or len(text) > 500:
         raise _bad("ORCPT")
@@ -132,19 +141,19 @@ def _orcpt(_: Any, value: str | None) -> OriginalRecipient:
 
 
 def _body(server: Any, value: str | None) -> Any:
-    """RFC 3030 section 3: one value more."""
+    """Parse BODY with the additional value BINARYMIME: RFC 3030 section 3."""
     if value is not None and value.upper() == "BINARYMIME":
         return "BINARYMIME"
     return EIGHTBITMIME.mail["BODY"](server, value)
 
 
 def _require_tls(server: Any, value: str | None) -> Any:
-    """RFC 8689 section 4.2: unknown where TLS is not in use."""
+    """Parse REQUIRETLS, which is unknown without TLS: RFC 8689 section 4.2."""
     return _flag("REQUIRETLS")(server, value) if server.session.ssl else NotImplemented
 
 
 def _deliver_by(_: Any, value: str | None) -> DeliverBy:
-    """RFC 2852 section 4: what is to be returned must have some time."""
+    """Parse BY: RFC 2852 section 4. Mode R (return) needs a time above 0."""
     found = _DELIVER_BY.fullmatch(value or "")
     if not found:
         raise _bad("BY")
@@ -155,14 +164,14 @@ def _deliver_by(_: Any, value: str | None) -> DeliverBy:
 
 
 def _hold_for(_: Any, value: str | None) -> int:
-    """RFC 4865 section 3."""
+    """Parse HOLDFOR, in seconds: RFC 4865 section 3."""
     if not _HOLD_FOR.fullmatch(value or "") or not 0 < (seconds := int(value or "")) < LONGEST_HOLD:
         raise _bad("HOLDFOR")
     return seconds
 
 
 def _hold_until(_: Any, value: str | None) -> datetime:
-    """RFC 4865 section 3."""
+    """Parse HOLDUNTIL: RFC 4865 section 3."""
     moment = _moment("HOLDUNTIL", value or "")
     if not 0 < moment.timestamp() - time.time() < LONGEST_HOLD:
         raise _bad("HOLDUNTIL")
@@ -180,14 +189,14 @@ def _future_release_line(_: Any) -> str:
 
 
 def _priority(_: Any, value: str | None) -> int:
-    """RFC 6710 section 4.1."""
+    """Parse MT-PRIORITY: RFC 6710 section 4.1."""
     if not _PRIORITY.fullmatch(value or ""):
         raise _bad("MT-PRIORITY")
     return int(value or "")
 
 
 def _rrvs(_: Any, value: str | None) -> ValidSince:
-    """RFC 7293 section 3.1."""
+    """Parse RRVS: RFC 7293 section 3.1."""
     moment, mark, action = (value or "").partition(";")
     if mark and action.upper() not in ("C", "R"):
         raise _bad("RRVS")
@@ -195,7 +204,7 @@ def _rrvs(_: Any, value: str | None) -> ValidSince:
 
 
 def _limits_line(server: Any) -> str | None:
-    """RFC 9422 section 3: only what is limited is said."""
+    """Return the line of LIMITS, with the limits that are set: RFC 9422 section 3."""
     limits = {
         "MAILMAX": server.limits.max_transactions,
         "RCPTMAX": server.limits.max_recipients,
@@ -206,31 +215,31 @@ def _limits_line(server: Any) -> str | None:
 
 
 SIZE_ALWAYS = attrs.evolve(SIZE, advertise=lambda server: f"SIZE {server.data_size_limit or 0}")
-"""SIZE that says 0 where there is no limit: RFC 1870 section 4."""
+"""SIZE, which is advertised as 0 without a limit: RFC 1870 section 4."""
 
 EIGHTBITMIME_LONGER = attrs.evolve(EIGHTBITMIME, line_length=17)
-"""8BITMIME with the room that it needs: RFC 6152 section 2."""
+"""8BITMIME, with room in MAIL for its parameter: RFC 6152 section 2."""
 
 AUTH_VERIFIED = attrs.evolve(
     AUTH, advertise=lambda server: server.offer_of_auth(vain=False), line_length=500
 )
-"""AUTH that is offered only where somebody can verify what a client says, with room for AUTH=.
+"""AUTH, offered only if the server can verify credentials, with room in MAIL for its parameter.
 
 RFC 4954 section 3.
 """
 
 PIPELINING = Extension(keyword="PIPELINING")
-"""RFC 2920: the server answers in order, whatever arrives at once, with or without this."""
+"""RFC 2920. Even without it, the server replies in order to commands that arrive together."""
 
 ENHANCEDSTATUSCODES = Extension(keyword="ENHANCEDSTATUSCODES")
-"""RFC 2034: while it is on, replies after EHLO carry enhanced status codes."""
+"""RFC 2034. With it, replies after EHLO contain enhanced status codes."""
 
 LIMITS = Extension(keyword="LIMITS", advertise=_limits_line)
 """RFC 9422."""
 
 CHUNKING = Extension(
     keyword="CHUNKING",
-    # Where it is not offered, a refused BDAT would leave its octets to be taken for commands.
+    # Offered only if mail is allowed: the chunk of a refused BDAT could be read as commands.
     advertise=lambda server: "CHUNKING" if server.mail_is_allowed else None,
     verbs={"BDAT": lambda server, arg: server.receive_chunk(arg)},
 )
@@ -285,7 +294,7 @@ MODERN: tuple[Extension, ...] = (
     CHUNKING,
     LIMITS,
 )
-"""What the server itself can honour; the default of the command line."""
+"""The extensions that need no help from the handler; the default of the command line."""
 
 ALL: tuple[Extension, ...] = (
     *MODERN,
@@ -297,7 +306,7 @@ ALL: tuple[Extension, ...] = (
     MT_PRIORITY,
     RRVS,
 )
-"""Also what only a handler can keep: each is a promise that the handler must be able to keep."""
+"""All extensions. Those not in ``MODERN`` are promises to the sender that the handler must keep."""
 
 PRESETS.update(modern=MODERN, all=ALL)
 public(MODERN=MODERN, ALL=ALL)

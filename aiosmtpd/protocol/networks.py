@@ -1,4 +1,4 @@
-"""Which hosts are trusted: networks by their numbers."""
+"""Networks of IP addresses: which hosts are trusted, and which count as one host."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ Networks = tuple["ipaddress.IPv4Network | ipaddress.IPv6Network", ...]
 
 
 def parse(texts: str | Iterable[str]) -> Networks:
-    """Return networks written as ``192.0.2.0/24``, ``2001:db8::/32`` or one address.
+    """Return the networks that are written as ``192.0.2.0/24``, ``2001:db8::/32`` or one address.
 
-    Raises ValueError for what is none.
+    Raises ValueError for any other text.
     """
     return _parse((texts,) if isinstance(texts, str) else tuple(texts))
 
 
 @lru_cache(maxsize=16)
 def _parse(texts: tuple[str, ...]) -> Networks:
-    import ipaddress  # seldom needed
+    import ipaddress  # rarely needed
 
-    # A server is made for each connection: the same few settings come again and again.
+    # Cached: the same few settings are parsed for each connection.
     return tuple(ipaddress.ip_network(text) for text in texts)
 
 
 def host_key(address: str) -> str:
-    """Return what a host is counted by: its address, of IPv6 the network (/64) that is one host's.
+    """Return the key by which a host is counted: its IPv4 address or its IPv6 /64.
 
-    Anything that is no address stands for itself.
+    An IPv4 address mapped into IPv6 is counted as IPv4. Other text is returned unchanged.
     """
     import ipaddress
 
@@ -47,9 +47,10 @@ def host_key(address: str) -> str:
 
 
 def holds(networks: Networks | None, peer: Any) -> bool:
-    """Tell whether a socket's peer is in one of the networks; any is where they are None.
+    """Return True if *peer*, the address of a socket's peer, is in one of *networks*.
 
-    A peer without an address (a Unix socket's) is on this machine, and is trusted.
+    None stands for all networks. A peer on a Unix socket has no address: it is on this machine and
+    always trusted.
     """
     if networks is None or not isinstance(peer, tuple):
         return True

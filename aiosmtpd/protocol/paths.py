@@ -1,9 +1,9 @@
-"""Paths, mailboxes and parameters of MAIL and RCPT: pure functions, linear in their input.
+"""Parse paths, mailboxes and parameters of MAIL and RCPT, in time linear in their length.
 
-The grammar is that of RFC 5321 section 4.1.2 with RFC 6531 section 3.3, and these leniences,
-all of them old habits of senders: the angle brackets may be missing, blanks may stand around
-the address, a local part may be a dotted mix of atoms and quoted strings and may have dots
-anywhere, a domain's labels may hold an underscore or begin with a hyphen.
+The grammar is that of RFC 5321 section 4.1.2 with RFC 6531 section 3.3. It also accepts what many
+senders write: no angle brackets, blanks around the address, a local part that mixes atoms and
+quoted strings or has dots anywhere, and domain labels that contain an underscore or begin with a
+hyphen.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import re
 from collections.abc import Iterable
 
 NULL_PATH = "<>"
-"""The null reverse-path as the published API spells it in ``envelope.mail_from``."""
+"""The null reverse-path, as ``envelope.mail_from`` spells it."""
 
 _BLANKS = " \t\r"
 _WORD = re.compile(rf"[^{_BLANKS}]++")
-# Said by what they are not: a class with all of Unicode in it takes 5 ms to compile.
+# Negated character classes: one that lists all of Unicode takes 5 ms to compile.
 _ATEXT = r"[^\x00-\x20\"(),:;<>@\[\\\]\x7f]"
 _LABEL = r"[^\x00-,./:-@\[-^`{-\x7f]++"
 _DOMAIN = rf"{_LABEL}(?:\.{_LABEL})*+"
-# Possessive quantifiers, here and below: nothing is ever tried twice, so no input is slow.
+# All quantifiers are possessive: the engine never backtracks, so no input is slow.
 _USUAL = re.compile(rf"[{_BLANKS}]*+<({_ATEXT}++@{_DOMAIN})>")
 _OPENING = re.compile(rf"[{_BLANKS}]*+(<?)[{_BLANKS}]*+")
 _ROUTE = re.compile(rf"@{_DOMAIN}(?:,@{_DOMAIN})*+:")
@@ -37,14 +37,14 @@ _XTEXT_CODE = re.compile(r"\+([0-9A-F]{2})")
 
 
 class MalformedPath(ValueError):
-    """An address that is none by the grammar."""
+    """An address that the grammar does not allow."""
 
 
 def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
-    """Take the address that *text* begins with; return it and what follows it.
+    """Parse the address at the start of *text*; return it and the text after it.
 
-    Quotes that a local part does not need are dropped, a source route too (RFC 5321 appendix
-    C). *local_part_limit* is in characters without quotes, 0 for none. Raises
+    Unneeded quotes of a local part and a source route (RFC 5321 appendix C) are dropped.
+    *local_part_limit* is in characters without quotes; 0 means no limit. Raises
     :exc:`MalformedPath`.
     """
     if (usual := _USUAL.match(text)) is not None and not local_part_limit:
@@ -57,7 +57,7 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
     bracket, position = (opening[1], opening.end()) if opening else ("", 0)
     if bracket and text.startswith(">", position):
         if text[position - 1] != "<":
-            raise MalformedPath("nothing but blanks in the path")
+            raise MalformedPath("only blanks in the path")
         return NULL_PATH, text[position + 1 :].strip(_BLANKS)
     if bracket and (route := _ROUTE.match(text, position)) is not None:
         position = route.end()
@@ -65,18 +65,18 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
     local, position = _local_part(text, begin)
     if 0 < local_part_limit < len(local):
         raise MalformedPath("local part too long")
-    # Without quotes it is as long as it was, and need not be looked at again.
+    # A local part of the same length had no quotes, and needs none.
     plain = position - begin == len(local) or _PLAIN_LOCAL.fullmatch(local)
     address = local if plain else _quote(local)
     if text.startswith("@", position):
         domain, position = _domain(text, position + 1)
         address = f"{address}@{domain}"
     elif not local:
-        raise MalformedPath("nothing in the path")
+        raise MalformedPath("empty path")
     _refuse_invalid(address)
     if not bracket:
         if position < len(text) and text[position] not in _BLANKS:
-            raise MalformedPath("the address goes on")
+            raise MalformedPath("text after the address")
         return address, _rest(text[position:])
     rest = text[position:].lstrip(_BLANKS)
     if not rest.startswith(">"):
@@ -88,7 +88,7 @@ def _local_part(text: str, position: int) -> tuple[str, int]:
     local = _LOCAL.match(text, position)
     if local is None or local.end() == position:
         raise MalformedPath("no local part")
-    # Nothing but a quoted string holds a quote or a backslash.
+    # Only a quoted string can contain a quote or a backslash.
     if "\\" in (word := local.group()):
         return "".join(filter(None, _QUOTING.split(word))), local.end()
     return word.replace('"', ""), local.end()
@@ -103,7 +103,7 @@ def _domain(text: str, position: int) -> tuple[str, int]:
         return domain.group(), domain.end()
     if (literal := _LITERAL.match(text, position)) is None:
         raise MalformedPath("no domain")
-    import ipaddress  # 1.5 ms, seldom needed
+    import ipaddress  # 1.5 ms, rarely needed
 
     try:
         if literal[1][:5].upper() == "IPV6:":
@@ -116,7 +116,7 @@ def _domain(text: str, position: int) -> tuple[str, int]:
 
 
 def _rest(text: str) -> str:
-    """Return what follows an address, which is no comment: 1.4 took one, RFC 5321 has none."""
+    """Return the text after an address. Refuse a comment, which RFC 5321 does not allow."""
     rest = text.strip(_BLANKS)
     if rest.startswith("("):
         raise MalformedPath("a comment")
@@ -124,7 +124,7 @@ def _rest(text: str) -> str:
 
 
 def _refuse_invalid(address: str) -> None:
-    """Refuse what is no UTF-8 (surrogates stand for its octets) and the C1 controls."""
+    """Refuse an address with surrogates, which stand for invalid UTF-8, or with C1 controls."""
     try:
         address.encode()
     except UnicodeEncodeError:
@@ -134,14 +134,15 @@ def _refuse_invalid(address: str) -> None:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of *text*: blanks alone part them, not controls or spaces of Unicode."""
+    """Split *text* at blanks only, not at control characters or Unicode spaces."""
     return _WORD.findall(text)
 
 
 def parameters(words: Iterable[str]) -> dict[str, str | None] | None:
     """Return ``KEY[=value]`` words as a dict of upper-case keywords and values as sent.
 
-    None where a word is none by RFC 5321 section 4.1.2 (esmtp-param), or a keyword comes twice.
+    Return None if a word is not an ``esmtp-param`` (RFC 5321 section 4.1.2) or a keyword comes
+    twice.
     """
     found: dict[str, str | None] = {}
     for word in words:
@@ -153,7 +154,7 @@ def parameters(words: Iterable[str]) -> dict[str, str | None] | None:
 
 
 def xtext(text: str) -> str:
-    """Decode xtext (RFC 3461 section 4); raises ValueError where it is none."""
+    """Decode *text* from xtext (RFC 3461 section 4); raises ValueError if it is not xtext."""
     if not _XTEXT.fullmatch(text):
         raise ValueError("not xtext")
     return _XTEXT_CODE.sub(lambda code: chr(int(code[1], 16)), text)

@@ -1,39 +1,40 @@
-"""Bytes from the wire, and command lines cut from them.
+"""Input of a connection: bytes from the wire, cut into command lines.
 
-One :class:`Receiver` belongs to one connection. Bytes wait in it until the running command asks
-for a line, for mail data or for a number of octets; nothing else in the house holds input.
+Each connection has one :class:`Receiver`. Bytes wait in it until the running command takes a line,
+mail data or a number of bytes. Input is buffered nowhere else.
 """
 
 from __future__ import annotations
 
 LINE_FLOOD = 65536
-"""Octets of one over-long command line that are read and dropped before the session ends."""
+"""Bytes of an over-long command line to read and drop before the session ends."""
 
 TLS_HANDSHAKE = b"\x16"
-"""What a TLS client begins with (RFC 8446 section 5.1), and no command."""
+"""First byte from a TLS client (RFC 8446 section 5.1); no command begins with it."""
 
 AUTH_LINE = 12288
-"""Octets of an AUTH command, or of an answer to its challenges: RFC 4954 section 4.
+"""Limit, in bytes, of an AUTH command and of an answer to its challenges.
 
-It says so of the answers; tokens as long come as initial responses too.
+RFC 4954 section 4 has this number for the answers. Initial responses can carry tokens of the same
+length.
 """
 
 
 class LineTooLong(Exception):
-    """A command line was over the limit; it has been dropped, the next one can be read."""
+    """A command line was over the limit. It has been dropped, and the next can be read."""
 
 
 class LineFlood(Exception):
-    """An over-long command line went on for more than LINE_FLOOD octets."""
+    """A command line was longer than ``LINE_FLOOD`` bytes."""
 
 
 def _is_over(limit: int, buffer: bytes, start: int, end: int) -> bool:
-    octets = end - start
-    return octets > limit and (octets > AUTH_LINE or buffer[start : start + 5].upper() != b"AUTH ")
+    size = end - start
+    return size > limit and (size > AUTH_LINE or buffer[start : start + 5].upper() != b"AUTH ")
 
 
 class Receiver:
-    """The octets that have arrived and that no command has taken yet."""
+    """The bytes that have arrived and that no command has taken yet."""
 
     __slots__ = ("_dropped", "_position", "_searched", "waiting")
 
@@ -47,39 +48,39 @@ class Receiver:
         self._dropped = 0
 
     def __len__(self) -> int:
-        """Octets waiting."""
+        """Return the number of bytes that wait."""
         return len(self.waiting) - self._position
 
     def feed(self, data: bytes) -> None:
-        """Append what the socket gave."""
+        """Append bytes read from the socket."""
         if self._position < len(self.waiting):
             self.waiting = self.waiting[self._position :] + data
             self._searched -= self._position
         else:
-            # Nothing waits, as is usual: the bytes of the read are the buffer, uncopied.
+            # Usually nothing waits: keep the bytes as the buffer, without a copy.
             self.waiting = data
             self._searched = 0
         self._position = 0
 
     def clear(self) -> None:
-        """Forget all that waits: what was sent in the clear must not be run inside TLS."""
+        """Drop all input: commands sent before TLS must not run inside it."""
         self.waiting = b""
         self._position = self._searched = self._dropped = 0
 
-    def starts_with(self, octets: bytes) -> bool:
-        """Tell whether what waits begins so."""
-        return self.waiting.startswith(octets, self._position)
+    def starts_with(self, prefix: bytes) -> bool:
+        """Return True if the waiting bytes begin with *prefix*."""
+        return self.waiting.startswith(prefix, self._position)
 
     def has_line(self) -> bool:
-        """Tell whether a complete command line waits."""
+        """Return True if a complete command line waits."""
         return self.waiting.find(b"\n", self._position) >= 0
 
     def line(self, limit: int) -> bytes | None:
-        """Take the next command line, without its line end; None where it is not complete.
+        """Take the next command line, without its line end; return None if it is incomplete.
 
-        A line ends at LF or CRLF. *limit* is in octets before the LF, and at least 12,288 for an
-        AUTH command. Raises :exc:`LineTooLong` once a longer line has come to its end (its octets
-        are not kept meanwhile), and :exc:`LineFlood` where it does not come to one.
+        A line ends at LF or CRLF. *limit* is in bytes before the LF, and at least 12,288 for an
+        AUTH command. A longer line is dropped as it arrives: its end raises :exc:`LineTooLong`.
+        Raises :exc:`LineFlood` if it does not end.
         """
         buffer, start, dropped = self.waiting, self._position, self._dropped
         if not buffer:
@@ -92,7 +93,7 @@ class Receiver:
             return None
         self._position, self._dropped = end + 1, 0
         if end + 1 == len(buffer):
-            # An idle connection is not to hold the socket's last read: it takes a page of memory.
+            # Release the buffer: it is a whole read, a page of memory for each idle connection.
             self.waiting = b""
             self._position = self._searched = 0
         if dropped or _is_over(limit, buffer, start, end):
@@ -101,21 +102,21 @@ class Receiver:
             end -= 1
         return buffer[start:end]
 
-    def _drop(self, octets: int) -> None:
-        self._dropped += octets
+    def _drop(self, size: int) -> None:
+        self._dropped += size
         self.waiting = b""
         self._position = self._searched = 0
         if self._dropped > LINE_FLOOD:
             raise LineFlood
 
-    def take(self, octets: int) -> bytes:
-        """Take at most *octets* octets of those that wait."""
+    def take(self, size: int) -> bytes:
+        """Take at most *size* of the bytes that wait."""
         start = self._position
-        if start == 0 and octets >= len(self.waiting):
+        if start == 0 and size >= len(self.waiting):
             data, self.waiting = self.waiting, b""
             self._searched = 0
             return data
-        data = self.waiting[start : start + octets]
+        data = self.waiting[start : start + size]
         self._position = start + len(data)
         if self._position == len(self.waiting):
             self.waiting = b""
@@ -123,6 +124,6 @@ class Receiver:
         return data
 
     def put_back(self, data: bytes) -> None:
-        """Return the rest of what :meth:`take` gave, to be taken next."""
+        """Put back bytes that :meth:`take` returned; they are taken next."""
         self.waiting = data + self.waiting[self._position :]
         self._position = self._searched = 0

@@ -1,7 +1,7 @@
-"""Every reply this server sends, named by its meaning, and the one way to say no.
+"""The server's replies, named by meaning, and the exception that refuses a command.
 
-The texts are those of the published 1.4 API. A reply that carries an enhanced status code
-(RFC 3463) in its text has always carried it; the others know theirs in :attr:`Reply.enhanced`.
+Replies that 1.4 sends have its texts. Some texts contain their enhanced status code (RFC 3463)
+because 1.4's did; for the others it is in :attr:`Reply.enhanced`.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _REPLY_LINE = re.compile(r"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _NEWLINE = re.compile(r"\r\n|\r|\n")
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 LINE_OCTETS = 512
-"""A reply line's limit in octets, its CRLF included: RFC 5321 section 4.5.3.1.5."""
+"""Longest reply line, in octets including the CRLF: RFC 5321 section 4.5.3.1.5."""
 
 ECHO = 512
-"""Characters of an argument that a refusal repeats, at most."""
+"""Limit, in characters, of an argument that a refusal repeats."""
 
 
 @public
 class Reply(str):
-    """A reply as text, with its parts at hand: ``Reply("550 5.1.1 No such user").code == 550``.
+    """A reply as text, with its parts as attributes: ``Reply("550 5.1.1 No user").code == 550``.
 
-    It is exactly one reply, whatever the text: several lines stay so only where all have one code
-    and ``-`` behind it in all but the last (RFC 5321 section 4.2.1), anything else is escaped into
-    one line. Lines over 512 octets are folded.
+    Any text becomes exactly one reply. Several lines are kept if all have the same code, with
+    ``-`` after it in all but the last (RFC 5321 section 4.2.1); otherwise the line ends are
+    escaped, which makes it one line. Lines over 512 bytes are folded.
 
     :attr:`code` is the three-digit reply code (int), :attr:`enhanced` the enhanced status code
-    (str, or None for a reply that has none), :attr:`octets` what goes over the wire (bytes, with
-    the CRLF). RFC 5321 section 4.2.
+    (str, or None without one), :attr:`octets` the reply as it is sent (bytes, with the CRLF). RFC
+    5321 section 4.2.
     """
 
     code: int
@@ -43,7 +43,7 @@ class Reply(str):
     octets: bytes
 
     def __new__(cls, text: str, enhanced: str | None = None) -> Reply:
-        """Make a reply of *text*; raises ValueError where it does not begin with a reply code."""
+        """Make a reply from *text*; raises ValueError unless it begins with a reply code."""
         if not _ONE_REPLY.fullmatch(text):
             text = _as_one_reply(text)
         self = super().__new__(cls, text)
@@ -56,9 +56,9 @@ class Reply(str):
 
 @public
 class Refused(Exception):
-    """Raised, by a helper, a parameter's parser or a hook, to answer with *reply* instead.
+    """Raise this in a hook, a parameter's parser or a helper to send *reply* and end the command.
 
-    *reply* is a str such as ``"550 5.7.1 Not here"``. Raises ValueError for any other text.
+    *reply* is a reply as text, such as ``"550 5.7.1 Not here"``. Other text raises ValueError.
     """
 
     def __init__(self, reply: str) -> None:
@@ -67,10 +67,10 @@ class Refused(Exception):
 
 
 def with_code(reply: Reply) -> Reply:
-    """Return a reply with an enhanced status code in each line: RFC 2034 section 4.
+    """Return *reply* with an enhanced status code in each line: RFC 2034 section 4.
 
-    One that has none of its own gets ``2.0.0``, ``4.0.0`` or ``5.0.0`` by its reply code; one
-    whose :attr:`~Reply.enhanced` is ``""`` gets none, as those to HELO and EHLO.
+    Without a code of its own it gets ``2.0.0``, ``4.0.0`` or ``5.0.0``, by its reply code. If
+    :attr:`~Reply.enhanced` is ``""``, as for the replies to HELO and EHLO, it gets none.
     """
     return reply if reply.enhanced == "" else _with_code(str(reply), reply.enhanced)
 
@@ -84,26 +84,26 @@ def _with_code(text: str, enhanced: str | None) -> Reply:
         enhanced = f"{kind}.0.0"
     lines = _folded(text.split("\r\n"), spare=len(enhanced) + 1)
     for number, line in enumerate(lines):
-        # One of another class than its reply's is none: RFC 2034 section 4.
+        # A code of another class than the reply does not count: RFC 2034 section 4.
         if not (line.startswith(kind, 4) and _ENHANCED.match(line, 4)):
             lines[number] = f"{line[:3]}{line[3:4] or ' '}{enhanced} {line[4:]}"
     return Reply("\r\n".join(lines))
 
 
 def octets(status: str | bytes) -> bytes:
-    """Return what a status is on the wire."""
+    """Return a status as it is sent, with its CRLF."""
     if not isinstance(status, bytes):
         status = status.encode("utf-8", "backslashreplace")
     return status + b"\r\n"
 
 
 def escape(text: str) -> str:
-    """Return *text* with all that could end a line or steer a terminal written as an escape."""
+    """Escape line ends and the control characters that act on a terminal."""
     return _UNSAFE.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def from_hook(status: Any) -> Reply:
-    """Return what a hook returned as a reply; raises ValueError for what is none."""
+    """Make a reply from a hook's return value; raises ValueError if it is not a reply."""
     if isinstance(status, Reply):
         return status
     if isinstance(status, bytes):
@@ -114,13 +114,13 @@ def from_hook(status: Any) -> Reply:
 
 
 def lines_from_hook(statuses: Iterable[Any]) -> list[str]:
-    """Return the lines of one reply from a hook that says them singly; raises ValueError."""
+    """Return the lines of one reply, made from a hook's list of lines; raises ValueError."""
     lines = [line for status in statuses for line in from_hook(status).split("\r\n")]
     continued = [f"{line[:3]}-{line[4:]}" for line in lines[:-1]]
     return Reply("\r\n".join([*continued, *lines[-1:]])).split("\r\n")
 
 
-# Handlers return the same few texts again and again.
+# Cached: handlers return the same few texts again and again.
 known = lru_cache(maxsize=256)(Reply)
 
 
@@ -145,7 +145,7 @@ def _are_one_reply(lines: list[str]) -> bool:
 
 
 def _folded(lines: list[str], spare: int = 0) -> list[str]:
-    """Fold lines that are too long, each piece with the same code; leave some octets spare."""
+    """Fold lines that are too long, each piece with the same code; leave *spare* bytes free."""
     folded: list[str] = []
     for line in lines:
         code, last, text = line[:3], line[3:4], line[4:]
@@ -153,12 +153,12 @@ def _folded(lines: list[str], spare: int = 0) -> list[str]:
         pieces = [""]
         size = 0
         for character in text:
-            octets = len(character.encode())
-            if size + octets > room:
+            width = len(character.encode())
+            if size + width > room:
                 pieces.append("")
                 size = 0
             pieces[-1] += character
-            size += octets
+            size += width
         folded += [f"{code}-{piece}" for piece in pieces[:-1]]
         folded.append(f"{code}{last}{pieces[-1]}" if last else code)
     return folded
@@ -205,7 +205,7 @@ MESSAGE_TOO_BIG = Reply("552 Error: message size exceeds fixed maximum message s
 TOO_MUCH_MAIL_DATA = Reply("552 Error: Too much mail data", "5.3.4")
 NO_STORAGE = Reply("452 4.3.1 Insufficient system storage")
 HANDLER_TOO_SLOW = Reply("451 4.3.0 Error: the server took too long, try again later")
-TOO_MANY_HOPS = Reply("554 5.4.6 Error: too many hops, this message goes in circles")
+TOO_MANY_HOPS = Reply("554 5.4.6 Error: Too many Received fields, mail loop suspected")
 BARE_NEWLINE = Reply("550 5.6.11 Error: bare CR or LF in the message")
 
 TLS_NOT_AVAILABLE = Reply("454 TLS not available", "4.7.0")
@@ -228,7 +228,7 @@ CANNOT_SPLIT = Reply("501 5.5.2 Can't split auth value")
 
 TIMED_OUT = Reply("421 4.4.2 Timeout, closing connection")
 SHUTTING_DOWN = Reply("421 4.3.2 Service shutting down, closing connection")
-NOT_SMTP = Reply("421 4.7.0 This is an SMTP server, not what you are looking for")
+NOT_SMTP = Reply("421 4.7.0 This is an SMTP server, not an HTTP server")
 TOO_MANY_AUTH_FAILURES = Reply("421 4.7.0 Too many failed authentications, closing connection")
 TOO_MANY_ERRORS = Reply("421 4.7.0 Too many errors, closing connection")
 TOO_MUCH_JUNK = Reply("421 4.7.0 Too many commands that send no mail, closing connection")
@@ -236,13 +236,13 @@ TOO_MANY_CONNECTIONS = Reply("421 4.7.0 Too many connections, try again later")
 TOO_MANY_OF_HOST = Reply("421 4.7.0 Too many connections from your host, try again later")
 TOO_MANY_ARRIVALS = Reply("421 4.7.0 Too many new connections from your host, try again later")
 TLS_ON_PLAIN_PORT = Reply("421 4.7.0 This port does not begin with TLS")
-TLS_ONLY = Reply("421 4.7.0 This port speaks TLS from the first octet, and you do not")
+TLS_ONLY = Reply("421 4.7.0 TLS is required from the start on this port")
 LINE_FLOOD = Reply("421 4.7.0 Command line too long, closing connection")
 
 
 @lru_cache(maxsize=64)
 def bad_parameter(name: str) -> Reply:
-    """Return the refusal of a parameter of MAIL or RCPT whose value is none."""
+    """Return the refusal of a parameter of MAIL or RCPT with a bad value."""
     return Reply(f"501 5.5.4 Error: bad value of {name}")
 
 
@@ -253,15 +253,15 @@ def syntax_of(text: str, enhanced: str = "5.5.4") -> Reply:
 
 
 def not_recognized(verb: str) -> Reply:
-    """Return the refusal of an unknown verb, of which at most 32 characters are said."""
+    """Return the refusal of an unknown verb; it repeats at most 32 characters of it."""
     return Reply(f'500 Error: command "{escape(verb)[:32]}" not recognized', "5.5.1")
 
 
 def sent_too_many_times(verb: str) -> Reply:
-    """Return the farewell to a client that used up a verb's call limit."""
+    """Return the last reply to a client that reached the call limit of *verb*."""
     return Reply(f"421 4.7.0 {escape(verb)[:32]} sent too many times")
 
 
 def internal_error(reference: str) -> Reply:
-    """Return the reply to a fault of the server's own, which the log tells by *reference*."""
+    """Return the reply to an error of the server; *reference* finds it in the log."""
     return Reply(f"451 4.3.0 Internal error (ref {reference})")

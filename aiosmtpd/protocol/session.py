@@ -1,4 +1,4 @@
-"""What is known of a connection and of a transaction: values for the handlers' hooks."""
+"""Session and envelope: the state of a connection and of a transaction, as hooks get it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,18 @@ class _Missing(enum.Enum):
 
 
 MISSING = _Missing.MISSING
-"""What a hook returns to leave a command to the server, and what stands for "no answer"."""
+"""A hook returns this to let the server reply as usual; elsewhere it means that there is no
+answer."""
 
 
 @attrs.define(kw_only=True, eq=True, order=True, slots=False)
 class AuthResult:
     """The outcome of an authentication.
 
-    *success*: the credentials are right. *handled*: the mechanism has said the failure itself.
-    *message*: the reply to send instead of the usual one. *auth_data*: what becomes
-    ``session.auth_data``; its repr is never shown, it may hold secrets.
+    *success* is True if the credentials are right. *handled* is True if the mechanism has sent the
+    reply to a failure itself. *message* is the reply to send instead of the usual one, None for
+    the usual one. *auth_data* becomes ``session.auth_data``; it may contain secrets, so the repr
+    of the result hides it.
     """
 
     success: bool
@@ -46,7 +48,7 @@ class AuthResult:
 
 @public
 class LoginPassword(NamedTuple):
-    """A login and its password, as bytes; the password is never shown."""
+    """A login and its password, as bytes; the repr hides the password."""
 
     login: bytes
     password: bytes
@@ -61,7 +63,7 @@ class LoginPassword(NamedTuple):
 
 
 class derived(Generic[T]):  # noqa: N801 - a decorator
-    """A property that programs may set: they add attributes of their own, by any name."""
+    """A property that an instance's attribute may replace: programs set any name on a session."""
 
     def __init__(self, function: Callable[[Any], T]) -> None:
         self._function = function
@@ -73,15 +75,16 @@ class derived(Generic[T]):  # noqa: N801 - a decorator
 
 @public
 class Session:
-    """One connection, or what is left of it to know after a TLS handshake began it anew.
+    """The state of one SMTP session. STARTTLS begins a new one on the same connection.
 
-    ``peer`` is the socket's address of the client, ``host_name`` what it called itself, and
-    ``extended_smtp`` true after EHLO. ``ssl`` is None without TLS, else a dict with the keys
-    ``peercert``, ``cipher``, ``compression``, ``ssl_object`` and ``sslcontext``.
-    ``authenticated`` is None where nobody tried, else a bool. Hooks may add attributes.
+    ``peer`` is the client's address as the socket has it, ``host_name`` the name that the client
+    gave in HELO or EHLO, and ``extended_smtp`` True after EHLO. ``ssl`` is None without TLS, else
+    a dict with the keys ``peercert``, ``cipher``, ``compression``, ``ssl_object`` and
+    ``sslcontext``. ``authenticated`` is None before AUTH, then False or True. Hooks may add
+    attributes.
     """
 
-    # Of the class, as most connections never set it.
+    # A class attribute: most connections never set it.
     xclient: dict[str, str | None] | None = None
 
     def __init__(self, loop: AbstractEventLoop) -> None:
@@ -97,9 +100,9 @@ class Session:
 
     @derived
     def client_address(self) -> tuple[str, int]:
-        """The client's own host and port: by XCLIENT or the PROXY header, else the peer's.
+        """The client's host and port, from XCLIENT, the PROXY header or the socket, in this order.
 
-        Host ``""`` and port 0 where it has none, as on a Unix socket.
+        On a Unix socket, host ``""`` and port 0.
         """
         if self.xclient and (address := self.xclient.get("ADDR")):
             return address, int(self.xclient.get("PORT") or 0)
@@ -111,12 +114,12 @@ class Session:
         return "", 0
 
     def set_login_data(self, value: Any) -> None:
-        """Keep what the deprecated ``login_data`` shows, without its warning."""
+        """Set the value of the deprecated ``login_data`` without a warning in the log."""
         self._login_data = value
 
     @property
     def login_data(self) -> Any:
-        """The identity of 1.3: use ``auth_data``."""
+        """The authenticated identity, as 1.3 named it; use ``auth_data``."""
         log.warning("Session.login_data is deprecated and will be removed in version 2.0")
         return self._login_data
 
@@ -127,20 +130,20 @@ class Session:
 
 
 class Stored(Protocol):
-    """Mail data that is not in memory."""
+    """Mail data kept outside memory."""
 
     size: int
 
     def read_at(self, position: int, octets: int) -> bytes:
-        """Return at most *octets* octets from a position."""
+        """Return at most *octets* bytes from *position* on."""
 
     def open(self) -> BinaryIO:
-        """Return a reader of its own, at the beginning."""
+        """Return a new reader, at the beginning."""
 
 
 @public
 class Recipient(NamedTuple):
-    """A recipient as the client named it; *params* are the meanings by keyword."""
+    """A recipient as the client named it; *params* are its parsed parameters by keyword."""
 
     address: str
     params: dict[str, Any]
@@ -152,13 +155,13 @@ class Envelope:
 
     ``mail_from`` is the reverse-path (None before MAIL, ``"<>"`` for the null one) and
     ``rcpt_tos`` the forward-paths; ``mail_options`` and ``rcpt_options`` are ``KEY=value``
-    strings. ``mail_params`` are the meanings of MAIL's parameters by keyword, and ``recipients``
-    the accepted ones with the meanings of theirs. ``original_content`` is the mail data (bytes),
-    ``content`` the same or, with ``decode_data``, as str. :meth:`open` reads it as a file, which
-    is where messages above ``spill_size`` are. Hooks may add attributes.
+    strings. ``mail_params`` are the parsed parameters of MAIL by keyword; ``recipients`` are the
+    accepted recipients with theirs. ``original_content`` is the mail data as bytes; ``content`` is
+    the same, or a str with ``decode_data``. :meth:`open` reads the mail data as a file: messages
+    larger than ``spill_size`` bytes are in one. Hooks may add attributes.
     """
 
-    # Of the class, as most transactions never set them.
+    # Class attributes: most transactions never set them.
     mail_params: Mapping[str, Any] = MappingProxyType({})
     xforward: dict[str, str | None] | None = None
     _spill: Stored | None = None
@@ -171,13 +174,13 @@ class Envelope:
         self.original_content: bytes | None = None
         self.rcpt_tos: list[str] = []
         self.rcpt_options: list[str] = []
-        # An address alone where there are no parameters: a hundred of them come at once.
+        # Just the address of a recipient without parameters: a hundred may come at once.
         self._recipients: list[str | tuple[str, dict[str, Any]]] = []
 
     @derived
     def recipients(self) -> list[Recipient]:
         """The accepted recipients as the client named them, with their parameters."""
-        # Made when asked for: a named tuple takes longer to make than a recipient to accept.
+        # Made on access: making a named tuple takes longer than accepting a recipient.
         kept = self._recipients
         return [Recipient(one, {}) if isinstance(one, str) else Recipient(*one) for one in kept]
 
@@ -192,15 +195,15 @@ class Envelope:
         self._recipients += [(addresses[0], params)] if params else addresses
 
     def open(self) -> BinaryIO:
-        """Return the mail data as a binary file, at its beginning; each call opens another one."""
+        """Return the mail data as a binary file, at its beginning; each call returns a new one."""
         if self._spill is not None:
             return self._spill.open()
         return BytesIO(self.original_content or b"")
 
     def _keep(self, spill: Stored, decode: Callable[[bytes], str | bytes]) -> None:
-        """Have the mail data in a file; it is read into memory where ``content`` is asked for."""
+        """Keep the mail data in a file; reading ``content`` loads it into memory."""
         self._spill, self._decode = spill, decode
-        # So that __getattr__ is asked for them.
+        # Without these, access calls __getattr__().
         del self.original_content, self.content
 
     if not TYPE_CHECKING:  # pragma: no branch - a checker would take any name

@@ -1,4 +1,4 @@
-"""Trace information: RFC 5321 section 4.4."""
+"""Make and count trace fields: RFC 5321 section 4.4."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 
 LONGEST_HEADER = 262_144
-"""Octets in which Received fields are counted: 4 ms at most."""
+"""Bytes searched for Received fields: at most 4 ms."""
 
 
 def protocol_of(family: str, *, extended: bool, utf8: bool, tls: bool, authenticated: bool) -> str:
-    """Return the ``with`` of a Received field: RFC 3848, RFC 6531 section 4.3.
+    """Return the protocol name for ``with`` in a Received field: RFC 3848, RFC 6531 section 4.3.
 
     *family* is ``"SMTP"`` or ``"LMTP"``.
     """
@@ -34,11 +34,11 @@ def fields(
     identifier: str,
     date: str,
 ) -> bytes:
-    """Return Return-Path and Received, with CRLFs.
+    """Return the fields Return-Path and Received, with CRLFs.
 
-    *client* is what the client calls itself; what is no host name or address literal is not
-    repeated. *address* is its IP address, or empty. The only recipient is named, several are not:
-    RFC 5321 section 7.6.
+    *client* is the name that the client gave; if it is not a host name or an address literal, the
+    field says ``unknown``. *address* is the client's IP address, or empty. A recipient is named
+    only if there is no other: RFC 5321 section 7.6.
     """
     path = "" if reverse_path in (None, "<>") else reverse_path
     host = client if client and _NAME.fullmatch(client) else "unknown"
@@ -53,6 +53,6 @@ def fields(
 
 
 def hops(message: bytes) -> int:
-    """Count the Received fields in a message's header section: RFC 5321 section 6.3."""
+    """Count the Received fields in the header section of *message*: RFC 5321 section 6.3."""
     end = _END_OF_HEADER.search(message, 0, LONGEST_HEADER)
     return len(_RECEIVED.findall(message, 0, end.start() if end else LONGEST_HEADER))

@@ -1,7 +1,7 @@
-"""XCLIENT and XFORWARD, by which a trusted proxy or filter names the client behind it.
+"""XCLIENT and XFORWARD: a trusted proxy or filter names the client that it serves.
 
-Not in any RFC: Postfix's XCLIENT_README and XFORWARD_README say what they mean. They are written as
-a program's own extensions are: two values, made for the networks that are trusted.
+No RFC defines them; Postfix's XCLIENT_README and XFORWARD_README do. Both are extensions like those
+that programs write, made for a list of trusted networks.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ _WORDS = {("XCLIENT", "PROTO"): ("SMTP", "ESMTP"), ("XFORWARD", "SOURCE"): ("LOC
 
 @public
 def xclient(trusted: str | Iterable[str]) -> Extension:
-    """Return the extension XCLIENT for clients in these networks (``"10.0.0.0/8"``), and no others.
+    """Return the extension XCLIENT, only for clients in the *trusted* networks.
 
-    It begins the session anew, as after connecting: ``handle_CONNECT`` is called again.
-    ``session.xclient`` holds what the proxy said, ``session.client_address`` is the client's, and
-    with LOGIN the session is authenticated. Raises ValueError for what is no network.
+    *trusted* is a network such as ``"10.0.0.0/8"`` or several. The command begins a new session, as
+    after connecting: ``handle_CONNECT`` is called again. ``session.xclient`` holds the attributes
+    that the proxy sent, and ``session.client_address`` is that of its client. LOGIN makes the
+    session authenticated. Raises ValueError for text that is not a network.
     """
 
     async def begin_again(server: Any, said: dict[str, str | None]) -> None:
@@ -45,9 +46,10 @@ def xclient(trusted: str | Iterable[str]) -> Extension:
 
 @public
 def xforward(trusted: str | Iterable[str]) -> Extension:
-    """Return the extension XFORWARD for clients in these networks, and no others.
+    """Return the extension XFORWARD, only for clients in the *trusted* networks.
 
-    ``envelope.xforward`` holds what was said of the next message. Raises ValueError.
+    ``envelope.xforward`` holds the attributes of the next message. Raises ValueError for text that
+    is not a network.
     """
 
     async def note(server: Any, said: dict[str, str | None]) -> None:
@@ -80,7 +82,7 @@ def _extension(
 
 
 def _attributes(verb: str, arg: str | None, names: Iterable[str]) -> dict[str, str | None]:
-    """Return attributes by name, None for those that the proxy does not know; raises Refused."""
+    """Return attributes by name, None for a value that the proxy does not know; raises Refused."""
     given = paths.parameters(paths.words(arg or ""))
     if not given or not given.keys() <= set(names):
         raise Refused(replies.syntax_of(f"{verb} NAME=value ..."))
@@ -99,7 +101,7 @@ def _meaning(name: str, value: str, words: tuple[str, ...] | None) -> str | None
     if not value or not value.isprintable() or (words and value.upper() not in words):
         raise ValueError(value)
     if name in ("ADDR", "DESTADDR"):
-        import ipaddress  # 1.5 ms, seldom needed
+        import ipaddress  # 1.5 ms, rarely needed
 
         return str(ipaddress.ip_address(value[5:] if value[:5].upper() == "IPV6:" else value))
     is_port = value.isdecimal() and len(value) <= 5 and int(value) <= 65535

@@ -1,4 +1,4 @@
-"""Helpers for the tests of programs that use the library, or that send mail to anything."""
+"""Helpers for the tests of programs that use this library or that send mail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Inbox", "NoMessage"]
 
 
 if not TYPE_CHECKING:
-    # The plugin for pytest is imported in every run, of programs that never use it too.
+    # Imported on access: pytest imports the plugin in each run, even if no test uses it.
 
     def __getattr__(name: str) -> object:
         if name not in __all__:

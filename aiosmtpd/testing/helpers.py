@@ -1,4 +1,4 @@
-"""What the tests of a server need again and again; blocking, for a server in another thread."""
+"""Helpers for the tests of a server; they block, so the server runs in another thread."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 ASYNCIO_CATCHUP_DELAY = float(os.environ.get("ASYNCIO_CATCHUP_DELAY", 0.1))
-"""Seconds that an event loop in another thread may need; the environment can set it."""
+"""Seconds to give an event loop in another thread; an environment variable can set it."""
 
 
 class ReceivingHandler:
@@ -30,10 +30,10 @@ class ReceivingHandler:
 
 
 def reset_connection(client: smtplib.SMTP) -> None:
-    """Close the client's connection with a TCP reset (RST) in place of an end (FIN)."""
+    """Close the client's connection with a TCP reset (RST) instead of a normal end (FIN)."""
     if client.sock is None:
         raise smtplib.SMTPServerDisconnected("please run connect() first")
-    # A socket that lingers for no time is reset when closed; two shorts on Windows, else ints.
+    # A socket with a linger time of 0 is reset when closed; two shorts on Windows, else ints.
     linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     client.close()
@@ -47,7 +47,7 @@ def catchup_delay(delay: float = ASYNCIO_CATCHUP_DELAY) -> None:
 def send_recv(
     sock: socket.socket, data: bytes, end: bytes = b"\r\n", timeout: float = 0.1
 ) -> bytes:
-    """Send *data* and *end*; return what comes until the peer is silent for *timeout* seconds."""
+    """Send *data* and *end*; return all bytes until the peer is silent for *timeout* seconds."""
     sock.sendall(data + end)
     received = bytearray()
     timeout_before = sock.gettimeout()

@@ -1,4 +1,4 @@
-"""An inbox for tests: a real server on the loopback, and what it was sent."""
+"""An inbox for tests: a real server on the loopback, and the messages that it received."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from urllib.parse import quote
 
 from public import public
 
-from aiosmtpd.mail.criteria import Wanted
+from aiosmtpd.mail.criteria import Pattern, Wanted
 from aiosmtpd.mail.message import DecodedMail
-from aiosmtpd.mail.patterns import Pattern
 from aiosmtpd.observers.faults import Fault
 from aiosmtpd.testing.authority import Authority
 from aiosmtpd.testing.server import InboxServer
 
 PATIENCE = 5.0
-"""Seconds that an inbox waits for a message, if not told otherwise."""
+"""Default time, in seconds, that an inbox waits for a message."""
 
 
 @public
 class NoMessage(AssertionError):
-    """What was waited for did not come, or what should not came; the text says what did."""
+    """An expected message did not arrive, or an unexpected one did. The text lists what arrived."""
 
 
 @public
 class Inbox:
-    """Catches what a program under test sends; ``with`` or ``async with`` starts and stops it.
+    """Catches the mail of a program under test; ``with`` or ``async with`` starts and stops it.
 
-    The server runs in a thread of its own, so that neither the test nor its event loop is in its
-    way. A message is in :attr:`messages` before its client learns that it is accepted.
+    The server runs in a thread of its own, so that a busy test or event loop does not block it. A
+    message is in :attr:`messages` before its client gets the reply.
 
-    *host* and *port* are where it listens, port 0 any free one. *protocol* is ``"smtp"`` or
-    ``"lmtp"``. *tls* is None, ``"starttls"`` (and no mail is taken without it) or ``"implicit"``;
-    it needs trustme (the extra ``devtls``). *users* are passwords by name; where there are any,
-    nobody else may send. *size_limit* is in octets. All other keywords are those of
-    :class:`aiosmtpd.smtp.SMTP`. Raises ValueError and TypeError for what cannot be.
+    The server listens on *host* and *port*; port 0 means any free one. *protocol* is ``"smtp"`` or
+    ``"lmtp"``. *tls* is None, ``"starttls"`` (mail is refused without it) or ``"implicit"``; TLS
+    needs trustme (the extra ``devtls``). *users* maps names to passwords; if there are any, clients
+    must authenticate. *size_limit* is in bytes. All other keywords are those of
+    :class:`aiosmtpd.smtp.SMTP`. Raises ValueError or TypeError for a wrong value.
     """
 
     def __init__(
@@ -82,21 +81,21 @@ class Inbox:
         self._address = ""
         self.clear()
 
-    # Its life.
+    # Start and stop.
 
     def start(self) -> None:
-        """Start the server; raises OSError where it cannot listen."""
+        """Start the server; raises OSError if it cannot listen."""
         self._server.catcher.take = self._take
         self._server.start()
 
     def stop(self) -> None:
-        """Stop the server; the messages stay."""
+        """Stop the server and keep the messages."""
         self._server.stop(no_assert=True)
         if self._own_authority and self._authority is not None:
             self._authority.close()
 
     def clear(self) -> None:
-        """Forget messages, faults and what was said, and take a new :attr:`address`."""
+        """Remove messages, faults and transcript, and choose a new :attr:`address`."""
         self._server.faults.clear()
         with self._condition:
             self._messages = []
@@ -115,33 +114,36 @@ class Inbox:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        # Clients in this event loop may have to end first.
+        # In a thread: clients in this event loop may have to end first.
         await asyncio.to_thread(self.stop)
 
     def fail(self, stage: str, effect: str, **keywords: Any) -> Fault:
-        """Let something go wrong from now on, until :meth:`clear`.
+        """Inject a fault from now on, until :meth:`clear`.
 
-        ``inbox.fail("rcpt", "450 4.2.1 Mailbox busy", times=2)``: the arguments are those of
-        :class:`aiosmtpd.testing.faults.Fault`, which is returned. Raises ValueError and TypeError
-        for what cannot be.
+        For example ``inbox.fail("rcpt", "450 4.2.1 Mailbox busy", times=2)``: the arguments are
+        those of :class:`aiosmtpd.testing.faults.Fault`, which is returned. Raises ValueError or
+        TypeError for a wrong value.
         """
         return self._server.faults.add(Fault(stage, effect, **keywords))
 
-    # Where it is.
+    # Addresses, for clients.
 
     @property
     def address(self) -> str:
-        """A mail address that no other inbox has; mail to any other is taken too."""
+        """A mail address that no other inbox has; mail to other addresses is accepted too."""
         return self._address
 
     @property
     def port(self) -> int:
-        """The TCP port; 0 before the start, if any free one is to be found."""
+        """The TCP port; before the start, 0 if it is to be any free one."""
         return self._server.port
 
     @property
     def url(self) -> str:
-        """``smtp://127.0.0.1:53112``, ``smtps://`` or ``lmtp://``; with the first user, if any."""
+        """The URL, such as ``smtp://127.0.0.1:53112``, with the first user, if any.
+
+        Its scheme is ``smtp``, ``smtps`` or ``lmtp``.
+        """
         scheme = "smtps" if self._tls == "implicit" else self._protocol
         user = "".join(
             f"{quote(name, safe='')}:{quote(password, safe='')}@"
@@ -155,7 +157,7 @@ class Inbox:
 
     @property
     def ca_file(self) -> Path | None:
-        """The PEM file that a client has to trust, where there is TLS."""
+        """The PEM file that a client has to trust; None without TLS."""
         return self._authority.ca_file if self._authority else None
 
     def client_context(self) -> ssl.SSLContext:
@@ -165,9 +167,10 @@ class Inbox:
         return self._authority.client_context()
 
     def env(self, prefix: str = "SMTP_") -> dict[str, str]:
-        """Return environment variables for a program: HOST, PORT, URL and, if any, a user.
+        """Return environment variables for a program: HOST, PORT and URL, each after *prefix*.
 
-        With TLS there is SSL_CERT_FILE too, which OpenSSL reads.
+        With users there are USERNAME and PASSWORD of the first too; with TLS there is
+        SSL_CERT_FILE, without the prefix, which OpenSSL reads.
         """
         found = {"HOST": self.host, "PORT": str(self.port), "URL": self.url}
         for name, word in list(self._users.items())[:1]:
@@ -176,9 +179,9 @@ class Inbox:
         return named | ({"SSL_CERT_FILE": str(self.ca_file)} if self._tls else {})
 
     def django_settings(self, *, mailers: bool = False) -> dict[str, Any]:
-        """Return the settings with which Django sends here: ``EMAIL_HOST`` and so on.
+        """Return the settings with which Django sends to this inbox: ``EMAIL_HOST`` and so on.
 
-        With *mailers* it is ``MAILERS``, which takes their place from Django 6.1 on.
+        With *mailers*, return ``MAILERS``, which replaces them from Django 6.1 on.
         """
         user, password = next(iter(self._users.items()), ("", ""))
         backend = "django.core.mail.backends.smtp.EmailBackend"
@@ -197,7 +200,7 @@ class Inbox:
         named = {f"EMAIL_{names.get(name, name.upper())}": options[name] for name in options}
         return {"EMAIL_BACKEND": backend, **named}
 
-    # What came.
+    # Received messages.
 
     def _take(self, mail: DecodedMail) -> None:
         with self._condition:
@@ -205,21 +208,21 @@ class Inbox:
             self._condition.notify_all()
             watchers = list(self._watchers)
         for tell in watchers:
-            # Its event loop may have ended with the test.
+            # The watcher's event loop may have ended with the test.
             with suppress(RuntimeError):
                 tell()
 
     @property
     def messages(self) -> list[DecodedMail]:
-        """All messages, in the order in which they came."""
+        """All messages, in the order in which they arrived."""
         with self._condition:
             return list(self._messages)
 
     @property
     def transcript(self) -> str:
-        """What clients (C) and server (S) said, each line with its session and its seconds.
+        """The lines of clients (C) and server (S), each with its session and its time in seconds.
 
-        Secrets and mail data are left out. Of many lines it has the last ones.
+        Secrets and mail data are left out. Only the last 500 lines are kept.
         """
         return str(self._server.transcript)
 
@@ -232,13 +235,14 @@ class Inbox:
         text: Pattern | None = None,
         timeout: float = PATIENCE,
     ) -> DecodedMail:
-        """Return the first message that fits, as soon as it is there.
+        """Return the first message that matches all patterns, as soon as it arrives.
 
-        A pattern is a string, in which ``*``, ``?`` and ``[...]`` may stand for others, compared in
-        any case, or a compiled regular expression; of subject and text it may be a piece. Raises
-        :class:`NoMessage` after *timeout* seconds, with what came and why it does not fit.
+        A pattern is a string, compared in any case, in which ``*``, ``?`` and ``[...]`` are
+        wildcards, or a compiled regular expression. Patterns for subject and text may match a part
+        of it. After *timeout* seconds, raises :class:`NoMessage`, which lists the messages and why
+        they do not match.
         """
-        __tracebackhide__ = True  # for pytest, which shows the caller then
+        __tracebackhide__ = True  # pytest shows the caller instead
         wanted = Wanted(to, sender, subject, text)
         with self._condition:
             found = self._condition.wait_for(lambda: wanted.first(self._messages), timeout)
@@ -253,7 +257,7 @@ class Inbox:
         text: Pattern | None = None,
         timeout: float = PATIENCE,
     ) -> DecodedMail:
-        """Do what :meth:`wait` does while the event loop of asyncio goes on."""
+        """Wait like :meth:`wait`, without blocking the event loop."""
         __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
         found = await self._watch(wanted, timeout)
@@ -268,7 +272,7 @@ class Inbox:
         text: Pattern | None = None,
         within: float = 0.0,
     ) -> None:
-        """Raise :class:`NoMessage` if a message that fits is there or comes *within* seconds."""
+        """Raise :class:`NoMessage` if a match is there or arrives *within* seconds."""
         __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
         with self._condition:
@@ -284,7 +288,7 @@ class Inbox:
         text: Pattern | None = None,
         within: float = 0.0,
     ) -> None:
-        """Do what :meth:`assert_none` does while the event loop of asyncio goes on."""
+        """Check like :meth:`assert_none`, without blocking the event loop."""
         __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
         _refuse(await self._watch(wanted, within), wanted)
@@ -326,7 +330,7 @@ class Inbox:
         elif refusal := transcript.last_refusal():
             lines[0] += f"; the last client was told: {refusal}"
         else:
-            lines[0] += "; none has come at all"
+            lines[0] += "; no message at all has come"
         raise NoMessage("\n".join(lines))
 
 

@@ -1,7 +1,7 @@
-"""The plugin for pytest: inboxes as fixtures, and what was said to them in the report of a failure.
+"""The pytest plugin: inboxes as fixtures, and their transcripts in the report of a failure.
 
-It is imported in every run of pytest where the package is installed, also of tests that know
-nothing of mail: until one of its fixtures is asked for, it imports nothing of ours.
+If the package is installed, pytest imports this module in each run. It imports nothing of ours
+until a test uses one of its fixtures.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _INBOXES = pytest.StashKey[list[Any]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
-    text = "smtp(**options): what the smtp_inbox of a test is like; options are those of Inbox"
+    text = "smtp(**options): options of the test's smtp_inbox, the same as those of Inbox"
     config.addinivalue_line("markers", f"{text} (tls='starttls', users=..., size_limit=...)")
 
 
 @pytest.fixture(scope="session")
 def smtp_ca() -> Iterator[Authority]:
-    """A certificate authority for all servers of the run: ``.ca_file``, ``.client_context()``."""
+    """A certificate authority for all servers of the run: ``ca_file``, ``client_context()``."""
     from aiosmtpd.testing.authority import Authority
 
     authority = Authority()
@@ -46,7 +46,7 @@ def _smtp_shared() -> Iterator[Inbox]:
 
 @pytest.fixture
 def smtp_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Inbox]]:
-    """A function that starts an :class:`aiosmtpd.testing.Inbox`; the test's end stops them all."""
+    """A function that starts an :class:`aiosmtpd.testing.Inbox`; all stop when the test ends."""
     from aiosmtpd.testing.inbox import Inbox
 
     with ExitStack() as stack:
@@ -63,13 +63,13 @@ def smtp_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Inbox]
 
 @pytest.fixture
 def smtp_inbox(request: pytest.FixtureRequest) -> Inbox:
-    """An empty :class:`aiosmtpd.testing.Inbox`: its server is there for the whole run.
+    """An empty :class:`aiosmtpd.testing.Inbox`, whose server runs during the whole test run.
 
-    Where the test has a marker ``smtp``, it is a server of the test's own, with those options.
+    With a marker ``smtp``, a test gets its own server with the options of the marker.
     """
     options: dict[str, Any] = {}
     for marker in request.node.iter_markers("smtp"):
-        # The closest comes first, and counts.
+        # The closest marker comes first and takes precedence.
         options = {**marker.kwargs, **options}
     if options:
         start: Callable[..., Inbox] = request.getfixturevalue("smtp_server")
@@ -88,7 +88,7 @@ def _remember(request: pytest.FixtureRequest, inbox: Inbox) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Put what was said into the report of a failure."""
+    """Add the transcripts to the report of a failure."""
     report = yield
     if report.failed:
         for inbox in item.stash.get(_INBOXES, []):
@@ -99,7 +99,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
-    """Tell the messages of two lists that differ."""
+    """List the messages on both sides if the comparison involves messages."""
     module = sys.modules.get("aiosmtpd.mail.message")
     if op != "==" or module is None:
         return None

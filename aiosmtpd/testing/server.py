@@ -1,4 +1,4 @@
-"""The server behind an inbox, in a thread of its own."""
+"""The server of an inbox, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ PROTOCOLS: dict[str, type[SMTP]] = {"smtp": SMTP, "lmtp": LMTP}
 
 
 class Catcher:
-    """A handler that gives each message to whoever takes them now, and accepts it."""
+    """A handler that accepts each message and passes it to :attr:`take`, a function or None."""
 
     def __init__(self) -> None:
         self.take: Callable[[DecodedMail], None] | None = None
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        """Hand the message over before the client learns that it is accepted."""
+        """Pass the message on before the reply is sent."""
         if self.take is not None:
             self.take(DecodedMail(session, envelope))
         return "250 OK"
 
 
 class InboxServer(Controller):
-    """Serves what the options of an inbox say, and records what is said."""
+    """A server with the options of an inbox, which records a transcript."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class InboxServer(Controller):
         parameters = {"extensions": "modern", **parameters}
         if starttls:
             parameters = {"require_starttls": True, "tls_context": context, **parameters}
-        # Its full name is looked up in the DNS, which may take its time.
+        # Without a name, the server would look its own up in the DNS, which may be slow.
         parameters.setdefault("server_hostname", parameters.pop("hostname", "localhost"))
         super().__init__(
             self.catcher,
@@ -70,7 +70,7 @@ class InboxServer(Controller):
         """Make the object for a connection."""
         server = self._protocol(self.handler, **self.SMTP_kwargs)
         if self._authenticator is not None:
-            # Not by keywords: they warn of passwords in the clear, which matter to no test.
+            # Not as keywords, which warn about passwords without TLS: harmless in a test.
             server._authenticator = self._authenticator
             server._auth_required = True
             server._auth_require_tls = self._encrypted

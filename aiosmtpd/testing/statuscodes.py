@@ -1,4 +1,4 @@
-"""The replies of a server in its 1.4 wording, by name, for tests to compare with."""
+"""The replies of a server, by name and with the texts of 1.4, for tests to compare with."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 
 class StatusCode(NamedTuple):
-    """A reply: its code, and its text (bytes) without code and line end.
+    """A reply: its code, and its text in bytes without code and line end.
 
-    A text with ``%b`` is a template: call the reply to fill it in.
+    A text with ``%b`` is a template: call the object to fill it in.
     """
 
     code: int
@@ -20,11 +20,11 @@ class StatusCode(NamedTuple):
         return self._replace(mesg=self.mesg % args)
 
     def to_bytes(self, crlf: bool = False) -> bytes:
-        """Return the line as it is sent, with its CRLF where *crlf*."""
+        """Return the line as it is sent, with its CRLF if *crlf* is True."""
         return b"%d %b%b" % (self.code, self.mesg, b"\r\n" if crlf else b"")
 
     def to_str(self, crlf: bool = False) -> str:
-        """Return the line as text, with its CRLF where *crlf*."""
+        """Return the line as text, with its CRLF if *crlf* is True."""
         return self.to_bytes(crlf).decode()
 
 
@@ -40,7 +40,7 @@ def _supported(commands: list[bytes]) -> bytes:
 
 
 class SMTP_STATUS_CODES:  # noqa: N801 - the published name
-    """The replies: ``S``, the code, and a name that is not always the text's."""
+    """The replies, named ``S``, code and a short name that may differ from the text."""
 
     S220_READY_TLS = StatusCode(220, b"Ready to start TLS")
     S221_BYE = StatusCode(221, b"Bye")

@@ -1,4 +1,4 @@
-"""What clients and a server of a test said to each other, to be read when the test fails."""
+"""The transcript of an inbox, shown if the test fails."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from aiosmtpd.mail.terminal import safe_line
 from aiosmtpd.observers.transcript import Dialogue, Transcript
 
 LINES = 500
-"""The most that is kept; what came before is forgotten."""
+"""Number of lines kept; older lines are dropped."""
 
 _REFUSAL = re.compile(r"S: ([45].*)")
 
 
 class Kept(Dialogue):
-    """Keeps the last lines of all sessions; filled in the server's thread, read in any."""
+    """Keeps the last lines of all sessions; written in the server's thread, read in any."""
 
     def __init__(self) -> None:
         self._latest = self._over = 0
         self.lines: deque[str] = deque(maxlen=LINES)
 
     def clear(self) -> None:
-        """Forget what was said, and how sessions end that have begun."""
+        """Drop all lines, and ignore the ends of the sessions that have begun."""
         self._over = self._latest
         self.lines.clear()
 
@@ -33,15 +33,15 @@ class Kept(Dialogue):
 
     def write(self, start: str, text: str, *, aside: bool) -> None:
         """Keep one line."""
-        # A server takes note of a connection's end after its client, who may be a test's before.
+        # The server sees the end of a connection late: it may be of the test before.
         if not aside or int(start.split()[0].removeprefix("#")) > self._over:
             self.lines.append(f"{start} {safe_line(text)}")
 
     def last_refusal(self) -> str | None:
-        """Return the last reply that refused something, if there is one."""
+        """Return the last reply that was a refusal, or None."""
         found = [refusal[1] for line in list(self.lines) if (refusal := _REFUSAL.search(line))]
         return found[-1] if found else None
 
     def __str__(self) -> str:
-        """Return the lines in the order in which they were said."""
+        """Return the lines in the order in which they were sent."""
         return "\n".join(list(self.lines))

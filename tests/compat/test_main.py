@@ -1,4 +1,4 @@
-"""The command line as programs written for 1.4 know it: names, namespace, texts, the loop."""
+"""The command line as programs for 1.4 use it: names, namespace, texts, the loop."""
 
 import asyncio
 import inspect
@@ -32,7 +32,7 @@ class NoArguments:
 
 
 class FromCli:
-    """A handler that the command line makes by `from_cli`."""
+    """A handler that the command line makes with ``from_cli()``."""
 
     def __init__(self, called: str) -> None:
         self.called = called
@@ -52,7 +52,7 @@ def levels() -> Iterator[None]:
 
 
 class WhenListening(logging.Handler):
-    """Calls something in the loop once `main()` listens; needs `-d`."""
+    """Calls a function in the loop once ``main()`` listens; needs ``-d``."""
 
     def __init__(self, call: Callable[[], object]) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class WhenListening(logging.Handler):
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """The loop that `main()` has to take."""
+    """The loop that ``main()`` has to use."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield loop
@@ -97,7 +97,7 @@ def usage_error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return last_line(capsys.readouterr().err)
 
 
-def test_names() -> None:
+def test_public_names_of_main() -> None:
     assert aiosmtpd.main.DEFAULT_HOST == "localhost"
     assert aiosmtpd.main.DEFAULT_PORT == 8025
     assert aiosmtpd.main.DEFAULT_CLASS == "aiosmtpd.handlers.Debugging"
@@ -109,7 +109,7 @@ def test_names() -> None:
     assert isinstance(aiosmtpd.main._parser(), ArgumentParser)
 
 
-def test_namespace_by_default() -> None:
+def test_the_default_namespace() -> None:
     parser, namespace = parseargs(())
     assert isinstance(parser, ArgumentParser)
     handler = namespace.handler
@@ -149,7 +149,7 @@ def test_namespace_by_default() -> None:
         (["-l", "foo:25"], "listen", "foo:25"),
     ],
 )
-def test_flags(args: list[str], name: str, value: object) -> None:
+def test_flags_set_their_options(args: list[str], name: str, value: object) -> None:
     assert getattr(parseargs(args)[1], name) == value
 
 
@@ -163,14 +163,14 @@ def test_flags(args: list[str], name: str, value: object) -> None:
         ("::0:25", "::0", 25),
     ],
 )
-def test_listen(text: str, host: str, port: int) -> None:
+def test_listen_sets_host_and_port(text: str, host: str, port: int) -> None:
     for flag in "-l", "--listen":
         namespace = parseargs((flag, text))[1]
         assert (namespace.host, namespace.port) == (host, port)
 
 
 @pytest.mark.parametrize("flag", ["-v", "--version"])
-def test_version(
+def test_version_is_printed(
     flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("aiosmtpd.main.PROGRAM", "other")
@@ -215,7 +215,9 @@ def test_errors_of_from_cli_are_raised() -> None:
         (["--smtpscert", __file__, "--smtpskey", "gone"], "Key file gone not found"),
     ],
 )
-def test_usage_errors(args: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_errors_exit_with_2(
+    args: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert usage_error(capsys, *args).endswith(f": error: {text}")
 
 
@@ -225,7 +227,7 @@ def test_an_unknown_class_is_a_usage_error(path: str, capsys: pytest.CaptureFixt
     assert ": error: " in usage_error(capsys, "-c", path)
 
 
-def test_stdout_and_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+def test_debugging_prints_to_stdout_or_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert parseargs(("stderr",))[1].handler.stream is not None
     assert parseargs(("stdout",))[1].handler.stream is not parseargs(("stderr",))[1].handler.stream
 
@@ -238,7 +240,7 @@ def test_stdout_and_stderr(capsys: pytest.CaptureFixture[str]) -> None:
         (["-nddd"], logging.DEBUG, True),
     ],
 )
-def test_debug_levels(
+def test_debug_options_set_the_log_level(
     flags: list[str],
     level: int,
     debug: bool,
@@ -251,7 +253,7 @@ def test_debug_levels(
     assert loop.get_debug() is (debug or sys.flags.dev_mode)
 
 
-def test_without_debug_the_level_stays(loop: asyncio.AbstractEventLoop) -> None:
+def test_without_debug_the_log_level_is_kept(loop: asyncio.AbstractEventLoop) -> None:
     before = logging.getLogger("mail.log").level
     loop.call_later(0.1, loop.stop)
     aiosmtpd.main.main(("-n", *ANYWHERE))
@@ -269,7 +271,7 @@ def test_it_runs_on_the_loop_that_was_set_and_closes_it(
 
 
 @DIFFERS
-def test_a_loop_that_is_stopped_at_once(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_loop_stopped_at_once_ends_cleanly(loop: asyncio.AbstractEventLoop) -> None:
     loop.call_soon(loop.stop)
     aiosmtpd.main.main(("-n", *ANYWHERE))
     assert loop.is_closed()
@@ -291,7 +293,7 @@ def test_an_interrupt_in_the_loop_ends_it_cleanly(loop: asyncio.AbstractEventLoo
 
 
 @POSIX
-def test_it_becomes_nobody(
+def test_root_switches_to_the_user_nobody(
     monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop, stopped: WhenListening
 ) -> None:
     import pwd
@@ -304,7 +306,7 @@ def test_it_becomes_nobody(
 
 
 @POSIX
-def test_setuid_refused(
+def test_a_refused_setuid_names_the_option(
     monkeypatch: pytest.MonkeyPatch,
     loop: asyncio.AbstractEventLoop,
     capsys: pytest.CaptureFixture[str],
@@ -323,7 +325,7 @@ def test_setuid_refused(
 
 
 @POSIX
-def test_no_module_pwd(
+def test_a_missing_pwd_module_names_the_option(
     monkeypatch: pytest.MonkeyPatch,
     loop: asyncio.AbstractEventLoop,
     capsys: pytest.CaptureFixture[str],
@@ -336,7 +338,7 @@ def test_no_module_pwd(
     assert capsys.readouterr().err == text
 
 
-def test_n_asks_for_no_user(
+def test_nosetuid_does_not_switch_users(
     monkeypatch: pytest.MonkeyPatch, loop: asyncio.AbstractEventLoop, stopped: WhenListening
 ) -> None:
     monkeypatch.setattr("aiosmtpd.main.pwd", None)
@@ -347,7 +349,7 @@ def test_n_asks_for_no_user(
 
 
 class Seen(RuntimeError):
-    """Ends `main()` where it would make the servers."""
+    """Ends ``main()`` when it would make the servers."""
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ class Seen(RuntimeError):
         (["--no-requiretls"], {"require_starttls": False}),
     ],
 )
-def test_partial_is_looked_up_late(
+def test_partial_may_be_patched(
     args: list[str],
     expected: dict[str, object],
     monkeypatch: pytest.MonkeyPatch,
@@ -412,7 +414,7 @@ def test_a_user_other_than_root_goes_on(
 
 
 @DIFFERS
-def test_the_event_loop_is_asked_for_late(
+def test_the_event_loop_may_be_patched(
     monkeypatch: pytest.MonkeyPatch, stopped: WhenListening, loop: asyncio.AbstractEventLoop
 ) -> None:
     other = asyncio.new_event_loop()
@@ -423,7 +425,7 @@ def test_the_event_loop_is_asked_for_late(
     assert not loop.is_closed()
 
 
-def test_get_or_new_eventloop(loop: asyncio.AbstractEventLoop) -> None:
+def test_the_event_loop_is_current_or_new(loop: asyncio.AbstractEventLoop) -> None:
     assert aiosmtpd._get_or_new_eventloop() is loop
     asyncio.set_event_loop(None)
     made = aiosmtpd._get_or_new_eventloop()

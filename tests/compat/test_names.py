@@ -1,4 +1,4 @@
-"""The published API: every name, signature and default that programs lean on."""
+"""The API of 1.4: the names, signatures and defaults that programs use."""
 
 import inspect
 import subprocess
@@ -61,7 +61,7 @@ EXPORTED = {
     ("module", "name"),
     [(module, name) for module, names in NAMES.items() for name in names.split()],
 )
-def test_there(module: str, name: str) -> None:
+def test_the_name_exists(module: str, name: str) -> None:
     assert hasattr(import_module(module), name)
 
 
@@ -69,7 +69,7 @@ def test_there(module: str, name: str) -> None:
     ("module", "name"),
     [(module, name) for module, names in EXPORTED.items() for name in names.split()],
 )
-def test_exported(module: str, name: str) -> None:
+def test_the_name_is_in_all(module: str, name: str) -> None:
     assert name in import_module(module).__all__
 
 
@@ -83,11 +83,11 @@ def test_exported(module: str, name: str) -> None:
         ("aiosmtpd.main", "parseargs"),
     ],
 )
-def test_not_exported(module: str, name: str) -> None:
+def test_the_name_is_not_in_all(module: str, name: str) -> None:
     assert name not in import_module(module).__all__
 
 
-def test_every_top_level_name_is_there() -> None:
+def test_each_top_level_name_exists() -> None:
     for name in aiosmtpd.__all__:
         assert getattr(aiosmtpd, name) is not None
     assert set(aiosmtpd.__all__) <= set(dir(aiosmtpd))
@@ -115,7 +115,7 @@ def test_every_top_level_name_is_there() -> None:
         (SMTP.expose_exceptions, False),
     ],
 )
-def test_value(value: object, expected: object) -> None:
+def test_constants_have_the_values_of_1_4(value: object, expected: object) -> None:
     assert value == expected
 
 
@@ -140,7 +140,7 @@ SMTP_DEFAULTS = {
 
 
 @pytest.mark.parametrize("owner", [SMTP, LMTP])
-def test_keywords_of_smtp(owner: type[SMTP]) -> None:
+def test_keywords_of_smtp_have_the_defaults_of_1_4(owner: type[SMTP]) -> None:
     parameters = inspect.signature(owner).parameters
     assert next(iter(parameters)) == "handler"
     assert {name: parameters[name].default for name in SMTP_DEFAULTS} == SMTP_DEFAULTS
@@ -206,7 +206,7 @@ def test_signature(function: Any, expected: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["PLAIN", "LOGIN"])
-def test_built_in_mechanism(verb: str) -> None:
+def test_built_in_mechanisms_exist(verb: str) -> None:
     assert list(inspect.signature(getattr(SMTP, f"auth_{verb}")).parameters) == [
         "self",
         "_",
@@ -226,7 +226,7 @@ def test_built_in_mechanism(verb: str) -> None:
         ("authenticated", None),
     ],
 )
-def test_new_session(attribute: str, value: object) -> None:
+def test_the_attributes_of_a_new_session(attribute: str, value: object) -> None:
     session = Session(None)  # type: ignore[arg-type]
     assert getattr(session, attribute) == value
     setattr(session, attribute, "mine")
@@ -245,7 +245,7 @@ def test_new_session(attribute: str, value: object) -> None:
         ("rcpt_options", []),
     ],
 )
-def test_new_envelope(attribute: str, value: object) -> None:
+def test_the_attributes_of_a_new_envelope(attribute: str, value: object) -> None:
     envelope = Envelope()
     assert getattr(envelope, attribute) == value
     setattr(envelope, attribute, "mine")
@@ -260,7 +260,7 @@ def test_session_and_envelope_take_new_attributes() -> None:
 
 
 def test_importing_the_controller_is_quick() -> None:
-    """Within 25 ms of what asyncio and attrs take (users.md C13): what takes long waits."""
+    """At most 25 ms more than asyncio and attrs: slow modules are imported later."""
     code = (
         "import asyncio, attrs, sys; before = {*sys.modules}; import aiosmtpd.controller;"
         "print(*{*sys.modules} - before)"

@@ -1,4 +1,4 @@
-"""Programs as they are out there, in miniature: each leans on the published API in its own way."""
+"""Small versions of real programs, each with its own use of the API of 1.4."""
 
 import asyncio
 import base64
@@ -84,7 +84,7 @@ def test_a_list_servers_lmtp_runner() -> None:
         runner.stop()
 
 
-# A library of fixtures: one controller, started and reset again and again.
+# A library of fixtures: one controller, reset for each test.
 
 
 class UserStore:
@@ -159,7 +159,7 @@ def test_a_library_of_fixtures(certificates: Certificates) -> None:
         controller.reset()
     controller.stop()
     for thread in set(threading.enumerate()) - before:
-        # Idle workers were told to end; when they do is the system's business.
+        # Idle worker threads end on their own: do not wait for them.
         thread.join(PATIENCE)
         assert not thread.is_alive()
 
@@ -170,13 +170,13 @@ def test_a_fixture_library_builds_servers_out_of_mocks() -> None:
     assert server.event_handler is handler
     assert server.session is None
     assert server.envelope is None
-    # A MagicMock answers to every name; its dir() has none of the hooks.
+    # A MagicMock has any attribute, but its dir() lists no hooks.
     answering = MagicMock()
     SMTP(answering, loop=Mock())
     assert not answering.handle_EHLO.called
 
 
-# A test server that finds its port on its own.
+# A test server that finds a free port itself.
 
 
 class LocalServer(Controller):
@@ -210,7 +210,7 @@ def test_a_server_that_finds_its_port_and_stops_itself() -> None:
         socket.create_connection(("127.0.0.1", server.port), PATIENCE)
 
 
-# A controller with a thread function of its own.
+# A controller with its own thread function.
 
 
 class OwnRun(Controller):
@@ -242,7 +242,7 @@ def test_a_controller_with_its_own_thread_function() -> None:
     controller.stop()
 
 
-# A forwarder that sends on from its hook, blocking as it likes.
+# A forwarder whose hook blocks while it sends.
 
 
 class Forwarder:
@@ -366,7 +366,7 @@ async def test_a_client_librarys_server(
 
 
 class Attacker(Session):
-    """Somebody."""
+    """The session of an attacker."""
 
 
 class Honeypot(SMTP):
@@ -430,14 +430,14 @@ def test_a_honeypot(honeypot: Controller) -> None:
     assert Honeypot.seen == {"client": 1, "quit": 1}
 
 
-def test_a_honeypot_waits_for_the_silent(honeypot: Controller) -> None:
+def test_a_honeypot_waits_for_silent_clients(honeypot: Controller) -> None:
     with Client(honeypot.port) as client:
         assert client.reply().startswith(b"421 4.4.2")
     assert Honeypot.gone.wait(PATIENCE)
     assert Honeypot.seen == {"client": 1, "timeout": 1}
 
 
-# An asynchronous application that serves in its own loop.
+# An asyncio application that serves in its own loop.
 
 
 async def test_an_application_awaits_the_private_create_server() -> None:
@@ -556,7 +556,7 @@ class EnvelopeController(Controller):
         return OwnEnvelopes(self.handler)
 
 
-def test_an_envelope_of_the_programs_own() -> None:
+def test_a_program_makes_its_own_envelope() -> None:
     handler = ReceivingHandler()
     with (
         EnvelopeController(handler, hostname="127.0.0.1", port=0) as controller,
@@ -597,12 +597,12 @@ def test_a_program_that_counts_its_envelopes() -> None:
         for command in "HELO a.test", "NOOP", "RSET", "RSET x":
             client.docmd(command)
         assert Counted.made[2:] == ["envelope"] * 2
-        # Behind EHLO, and behind DATA.
+        # After EHLO, and after DATA.
         client.sendmail("a@b.test", ["c@d.test"], "Subject: hi\r\n\r\nhello\r\n")
         assert Counted.made[4:] == ["envelope"] * 2
 
 
-def test_a_handler_given_as_its_class() -> None:
+def test_a_class_is_given_as_the_handler() -> None:
     with (
         Controller(Sink, hostname="127.0.0.1", port=0) as controller,
         smtplib.SMTP("127.0.0.1", controller.port) as client,

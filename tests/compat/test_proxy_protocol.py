@@ -158,11 +158,11 @@ class TestNames:
     def test_addresses(self) -> None:
         assert EndpointAddress == IPv4Address | IPv6Address | str | bytes
 
-    def test_errors(self) -> None:
+    def test_exceptions_have_the_bases_of_1_4(self) -> None:
         assert issubclass(MalformedTLV, RuntimeError)
         assert issubclass(UnknownTypeTLV, KeyError)
 
-    def test_logger(self) -> None:
+    def test_the_logger_is_mail_debug(self) -> None:
         assert proxy_protocol.log.name == "mail.debug"
 
     @pytest.mark.parametrize(
@@ -317,13 +317,13 @@ class TestValid:
         assert data.protocol is PROTO.DGRAM
 
     @pytest.mark.parametrize("header", VALID)
-    def test_nothing_behind_the_header_is_taken(self, header: bytes) -> None:
+    def test_bytes_after_the_header_are_not_taken(self, header: bytes) -> None:
         reader = Octets(header + b"EHLO client.test\r\n")
         assert finish(get_proxy(reader)).valid
         assert reader.data == b"EHLO client.test\r\n"
 
     @pytest.mark.parametrize("header", VALID)
-    async def test_octet_by_octet_from_a_stream(self, header: bytes) -> None:
+    async def test_a_header_arrives_byte_by_byte(self, header: bytes) -> None:
         reader = asyncio.StreamReader()
         task = asyncio.create_task(get_proxy(reader))
         for octet in header[:-1][:300]:
@@ -430,7 +430,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "header", [b"EHLO client.test\r\n", b"proxy UNKNOWN\r\n", b"PROXZ", bytes(20)]
     )
-    def test_neither(self, header: bytes) -> None:
+    def test_other_input_is_refused(self, header: bytes) -> None:
         data = read(header)
         assert (data.version, data.error) == (None, "PROXY unrecognized signature")
         assert not data
@@ -445,7 +445,7 @@ class TestErrors:
             b"PROXY TCP4 192.0.2.1 198.51.100.2 1\r\n",
         ],
     )
-    def test_a_field_is_missing(self, header: bytes) -> None:
+    def test_a_missing_field_is_an_error(self, header: bytes) -> None:
         data = read(header)
         assert data.version is None
         assert data.error.startswith("PROXY exception: ")
@@ -455,7 +455,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         "name", [b"TCPxx4", b"TCP44", b"TCP64", b"TCP46", b"TCP\xff4", b"TCP-6", b"TCP04"]
     )
-    def test_the_family_is_exact(self, name: bytes) -> None:
+    def test_the_family_must_match_exactly(self, name: bytes) -> None:
         data = read(b"PROXY " + name + b" 192.0.2.1 198.51.100.2 1 1\r\n")
         assert data.error == "PROXYv1 unrecognized protocol"
         assert not data
@@ -468,7 +468,7 @@ class TestErrors:
         assert bytes(data.whole_raw) == b"PROXY UNKNOWN " + b"x" * 93
         assert reader.most <= 107
 
-    def test_what_was_read_before_the_error_is_there(self) -> None:
+    def test_fields_before_the_error_are_kept(self) -> None:
         data = read(b"PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n")
         assert data.same_attribs(
             True,
@@ -485,7 +485,7 @@ class TestErrors:
         assert data.same_attribs(True, command=V2_CMD.PROXY, family=AF.INET, protocol=7)
         assert read(v2(0x29, 0x11)).command == 9
 
-    def test_warned_of(self, caplog: pytest.LogCaptureFixture) -> None:
+    def test_errors_are_logged_as_warnings(self, caplog: pytest.LogCaptureFixture) -> None:
         read(b"PROXY \r\n")
         read(V2_SIGNATURE)
         read(V1_TCP4)
@@ -518,7 +518,7 @@ BEGINNINGS = [b"", b"PROXY", V2_SIGNATURE[:5], V2_SIGNATURE, v2(0x21, 0x11, leng
 class TestTheEnd:
     @DIFFERS
     @pytest.mark.parametrize("header", VALID)
-    def test_cut_anywhere(self, header: bytes) -> None:
+    def test_a_header_cut_anywhere_is_invalid(self, header: bytes) -> None:
         for size in [*range(min(len(header), 300)), len(header) - 1]:
             data = read(header[:size])
             assert not data
@@ -529,20 +529,22 @@ class TestTheEnd:
         ("size", "part"),
         [(5, "signature"), (11, "signature"), (12, "header"), (15, "header"), (16, "tail part")],
     )
-    def test_connection_lost(self, size: int, part: str) -> None:
+    def test_a_lost_connection_is_an_error(self, size: int, part: str) -> None:
         data = read(v2(0x21, 0x11, INET)[:size])
         assert data.error == f"PROXY exception: Connection lost while waiting for {part}"
 
     @DIFFERS
     @pytest.mark.parametrize("beginning", BEGINNINGS)
     @pytest.mark.parametrize("error", [ConnectionResetError("gone"), OSError("gone"), KeyError(1)])
-    def test_a_reader_that_fails(self, beginning: bytes, error: Exception) -> None:
+    def test_an_exception_of_the_reader_is_an_error(
+        self, beginning: bytes, error: Exception
+    ) -> None:
         data = finish(get_proxy(Failing(beginning, error)))
         assert (data.version, data.error) == (None, f"PROXY exception: {error}")
         assert not data
 
     @pytest.mark.parametrize("beginning", BEGINNINGS)
-    async def test_cancelled(self, beginning: bytes) -> None:
+    async def test_a_cancellation_is_raised(self, beginning: bytes) -> None:
         reader = asyncio.StreamReader()
         reader.feed_data(beginning)
         task = asyncio.create_task(get_proxy(reader))
@@ -584,7 +586,7 @@ NOISE = st.one_of(
 class TestNoise:
     @given(NOISE)
     @example(b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 25\r\n")
-    def test_anything(self, noise: bytes) -> None:
+    def test_any_input_gives_a_result(self, noise: bytes) -> None:
         reader = Octets(noise)
         data = finish(get_proxy(reader))
         assert data.valid is (data.error == "")
@@ -595,7 +597,7 @@ class TestNoise:
             assert data.tlv is None or data.version == 2
 
     @given(st.sampled_from(VALID), st.data())
-    def test_one_octet_changed(self, header: bytes, draw: st.DataObject) -> None:
+    def test_a_header_with_one_byte_changed(self, header: bytes, draw: st.DataObject) -> None:
         place = draw.draw(st.integers(0, min(len(header), 300) - 1))
         octet = draw.draw(st.integers(0, 255))
         data = read(header[:place] + bytes([octet]) + header[place + 1 :])
@@ -610,7 +612,7 @@ class TestNoise:
         st.integers(0, 65535),
         st.integers(0, 65535),
     )
-    def test_there_and_back(
+    def test_a_built_header_parses_to_its_fields(
         self,
         behind: bytes,
         ends: tuple[IPv4Address | IPv6Address, IPv4Address | IPv6Address],
@@ -628,7 +630,9 @@ class TestNoise:
             assert (data.src_port, data.dst_port) == (source, target)
 
     @given(NOISE, st.booleans(), st.booleans())
-    def test_vectors(self, noise: bytes, partial_ok: bool, strict: bool) -> None:
+    def test_any_vectors_are_parsed_or_malformed(
+        self, noise: bytes, partial_ok: bool, strict: bool
+    ) -> None:
         try:
             found, places = ProxyTLV.parse(noise, partial_ok, strict)
         except UnknownTypeTLV:
@@ -639,12 +643,14 @@ class TestNoise:
             assert set(places) == set(found) - {"SSL_CLIENT", "SSL_VERIFY"}
 
     @given(st.lists(st.tuples(st.integers(0xE0, 0xEF), st.binary(max_size=300)), max_size=9))
-    def test_vectors_there_and_back(self, vectors: list[tuple[int, bytes]]) -> None:
+    def test_built_vectors_parse_to_the_same_vectors(
+        self, vectors: list[tuple[int, bytes]]
+    ) -> None:
         raw = b"".join(tlv(kind, value) for kind, value in vectors)
         found = ProxyTLV.from_raw(raw)
         assert (found or {}) == {f"x{kind:02X}": value for kind, value in vectors}
 
-    def test_much_nesting_is_no_recursion(self) -> None:
+    def test_deep_nesting_does_not_recurse(self) -> None:
         raw = b""
         while len(raw) < 60000:
             raw = tlv(0x20, bytes(5) + raw)
@@ -690,7 +696,7 @@ class TestTLV:
         assert read(v2(0x20, 0x00, tlv(0x01, b"h2"))).tlv == {"ALPN": b"h2"}
         assert read(v2(0x21, 0x00, tlv(0x01, b"h2"))).tlv == {"ALPN": b"h2"}
 
-    def test_none(self) -> None:
+    def test_no_vectors_is_none(self) -> None:
         assert read(v2(0x21, 0x11, INET)).tlv is None
         assert read(V1_TCP4).tlv is None
         assert ProxyData(version=2).tlv is None
@@ -731,7 +737,7 @@ class TestTLV:
         }
 
     @pytest.mark.parametrize("name", ["xE0", "alpn", "", "SSL_CLIENT", "nothing"])
-    def test_no_number(self, name: str) -> None:
+    def test_an_unregistered_name_has_no_number(self, name: str) -> None:
         assert ProxyTLV.name_to_num(name) is None
 
     def test_unknown_type(self) -> None:
@@ -745,7 +751,7 @@ class TestTLV:
                 parse(raw, strict=True)
             assert caught.value.args == ("xE0",)
 
-    def test_unknown_type_inside(self) -> None:
+    def test_an_unknown_type_inside_ssl(self) -> None:
         raw = tlv(0x20, bytes(5) + tlv(0xE1, b"x"))
         assert ProxyTLV.parse(raw)[0]["xE1"] == b"x"
         with pytest.raises(UnknownTypeTLV) as caught:
@@ -759,10 +765,12 @@ class TestTLV:
         assert found.tlv_loc == {"ALPN": 4}
 
     @pytest.mark.parametrize("whole", [bytes, bytearray, memoryview])
-    def test_any_kind_of_bytes(self, whole: type[bytes | bytearray | memoryview]) -> None:
+    def test_bytes_like_objects_are_parsed(
+        self, whole: type[bytes | bytearray | memoryview]
+    ) -> None:
         assert ProxyTLV.from_raw(whole(tlv(0x01, b"h2"))) == {"ALPN": b"h2"}
 
-    def test_cut_short(self) -> None:
+    def test_a_truncated_vector_is_malformed(self) -> None:
         raw = tlv(0x01, b"a") + b"\x02\x00\x05host"
         assert ProxyTLV.parse(raw) == ({"ALPN": b"a"}, {"ALPN": 0})
         with pytest.raises(MalformedTLV, match=r"^TLV 0x02 is malformed!$"):
@@ -773,13 +781,13 @@ class TestTLV:
 
     @DIFFERS
     @pytest.mark.parametrize("end", [b"\x02", b"\x02\x00"])
-    def test_cut_in_the_length(self, end: bytes) -> None:
+    def test_a_truncated_length_is_malformed(self, end: bytes) -> None:
         raw = tlv(0x01, b"a") + end
         assert ProxyTLV.parse(raw) == ({"ALPN": b"a"}, {"ALPN": 0})
         with pytest.raises(MalformedTLV, match=r"^TLV 0x02 is malformed!$"):
             ProxyTLV.from_raw(raw)
 
-    def test_ssl_cut_inside(self) -> None:
+    def test_a_truncated_vector_inside_ssl(self) -> None:
         raw = tlv(0x20, SSL_PART + b"\x23\x00\x09x") + tlv(0x01, b"a")
         found, places = ProxyTLV.parse(raw)
         assert found == {
@@ -806,7 +814,7 @@ class TestTLV:
             ProxyTLV.from_raw(raw)
 
     @DIFFERS
-    def test_ssl_in_ssl(self) -> None:
+    def test_ssl_inside_ssl_is_malformed(self) -> None:
         raw = tlv(0x20, bytes(5) + tlv(0x20, b"\x07" + bytes(4)))
         with pytest.raises(MalformedTLV, match=r"^TLV 0x20 is malformed!$"):
             ProxyTLV.from_raw(raw)
@@ -852,7 +860,7 @@ class TestTLV:
 
 
 class TestProxyData:
-    def test_begins(self) -> None:
+    def test_a_new_header_is_empty(self) -> None:
         data = ProxyData(version=1)
         assert data.same_attribs(
             True,
@@ -873,12 +881,12 @@ class TestProxyData:
         )
         assert not data
 
-    def test_version_is_a_keyword_and_alone(self) -> None:
+    def test_version_is_the_only_argument(self) -> None:
         for arguments, keywords in (((), {}), ((1,), {}), ((), {"version": 1, "command": 1})):
             with pytest.raises(TypeError):
                 ProxyData(*arguments, **keywords)
 
-    def test_no_other_attribute(self) -> None:
+    def test_other_attributes_are_refused(self) -> None:
         data = ProxyData(version=1)
         with pytest.raises(AttributeError):
             data.nothing = 1  # type: ignore[attr-defined]
@@ -922,7 +930,7 @@ class TestProxyData:
             data.same_attribs(_raises=True, nothing=None)
         assert caught.value.args == ("notfound:nothing",)
 
-    def test_compared(self) -> None:
+    def test_headers_are_compared_by_value(self) -> None:
         assert read(V1_TCP4) == read(V1_TCP4)
         assert read(V1_TCP4) != read(b"PROXY UNKNOWN\r\n")
         assert operator.lt(ProxyData(version=1), ProxyData(version=2))
@@ -930,13 +938,13 @@ class TestProxyData:
             hash(ProxyData(version=1))
 
     @DIFFERS
-    def test_a_look_at_the_vectors_changes_nothing(self) -> None:
+    def test_reading_the_vectors_changes_nothing(self) -> None:
         header = v2(0x21, 0x11, INET, VECTORS)
         seen, unseen = read(header), read(header)
         assert seen.tlv
         assert seen == unseen
 
-    def test_shown(self) -> None:
+    def test_the_repr_shows_the_fields(self) -> None:
         shown = repr(read(V1_TCP4))
         assert shown.startswith("ProxyData(version=1, command=None, family=<AF.INET: 1>, ")
         assert "src_addr=IPv4Address('192.0.2.1')" in shown
@@ -1025,7 +1033,7 @@ class TestServer:
             handler.gate.set()
             assert client.reply().startswith(b"220 ")
 
-    def test_pipelined(self) -> None:
+    def test_commands_pipelined_with_the_header(self) -> None:
         handler = Behind()
         with (
             serving(handler, proxy_protocol_timeout=PATIENCE) as controller,
@@ -1037,7 +1045,7 @@ class TestServer:
             assert client.reply() == b"250 OK\r\n"
             delivered(client)
 
-    def test_in_pieces(self) -> None:
+    def test_a_header_in_pieces(self) -> None:
         header = v2(0x21, 0x21, INET6)
         with (
             serving(Behind(), proxy_protocol_timeout=PATIENCE) as controller,
@@ -1047,7 +1055,7 @@ class TestServer:
                 client.send(bytes([octet]))
             assert client.reply().startswith(b"220 ")
 
-    def test_each_connection_has_its_own(self) -> None:
+    def test_each_connection_has_its_own_header(self) -> None:
         handler = Behind()
         with serving(handler, proxy_protocol_timeout=PATIENCE) as controller:
             for port in (1, 2):
@@ -1057,7 +1065,7 @@ class TestServer:
         assert [data.src_port for _, data in handler.proxied] == [1, 2]
 
     @pytest.mark.parametrize("answer", [False, None, 0, ""])
-    def test_a_false_return(self, answer: object) -> None:
+    def test_a_false_result_of_the_hook_closes(self, answer: object) -> None:
         handler = Behind(answer)
         with (
             serving(handler, proxy_protocol_timeout=PATIENCE) as controller,
@@ -1067,7 +1075,7 @@ class TestServer:
             assert until_closed(client) == b""
         assert len(handler.proxied) == 1
 
-    def test_no_hook(self) -> None:
+    def test_without_the_hook_the_connection_closes(self) -> None:
         with (
             serving(Sink(), proxy_protocol_timeout=PATIENCE) as controller,
             Client(controller.port, greet=False) as client,
@@ -1121,7 +1129,7 @@ class TestServer:
             ),
         ],
     )
-    def test_malformed(self, header: bytes) -> None:
+    def test_a_malformed_header_closes(self, header: bytes) -> None:
         handler = Behind()
         with (
             serving(handler, proxy_protocol_timeout=PATIENCE) as controller,
@@ -1148,7 +1156,7 @@ class TestServer:
         assert len(handler.proxied) == 1
 
     @pytest.mark.parametrize("beginning", [b"", b"PRO", V1_TCP4[:-1], v2(0x21, 0x11, length=12)])
-    def test_late(self, beginning: bytes) -> None:
+    def test_a_late_header_closes(self, beginning: bytes) -> None:
         handler = Behind()
         begun = time.monotonic()
         with (
@@ -1178,7 +1186,7 @@ class TestServer:
         assert handler.proxied == []
 
     @DIFFERS
-    def test_kept_at_starttls(self, certificates: Certificates) -> None:
+    def test_the_header_is_kept_after_starttls(self, certificates: Certificates) -> None:
         handler = Behind()
         with (
             serving(
@@ -1202,7 +1210,7 @@ class TestServer:
         assert session.proxy_data is handler.proxied[0][1]
 
     @pytest.mark.parametrize("timeout", [0, -1, -0.1])
-    async def test_no_time_at_all(self, timeout: float) -> None:
+    async def test_a_time_limit_must_be_positive(self, timeout: float) -> None:
         loop = asyncio.get_running_loop()
         with pytest.raises(ValueError, match=r"^proxy_protocol_timeout must be > 0$"):
             SMTP(Sink(), proxy_protocol_timeout=timeout, loop=loop)

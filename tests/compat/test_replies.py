@@ -1,4 +1,4 @@
-"""Each reply text of the contract, on a wire: programs compare with them."""
+"""The reply texts of 1.4, over the wire: programs compare with them."""
 
 import re
 from base64 import b64encode
@@ -124,14 +124,16 @@ REPLIES: list[tuple[dict[str, Any], tuple[bytes, ...], str]] = [
 
 @pytest.mark.parametrize(("keywords", "commands", "expected"), REPLIES)
 @pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
-def test_reply(keywords: dict[str, Any], commands: tuple[bytes, ...], expected: str) -> None:
+def test_replies_have_the_texts_of_1_4(
+    keywords: dict[str, Any], commands: tuple[bytes, ...], expected: str
+) -> None:
     keywords = {"enable_SMTPUTF8": b"\xff" not in b"".join(commands), **keywords}
     with serving(Sink(), **keywords) as controller, Client(controller.port) as client:
         replies = [client.ask(command) for command in commands]
     assert replies[-1].decode() == f"{expected}\r\n"
 
 
-def test_greeting() -> None:
+def test_the_greeting_has_the_text_of_1_4() -> None:
     with (
         serving(Sink(), ident="Mine 1.0") as controller,
         Client(controller.port, greet=False) as client,
@@ -154,13 +156,13 @@ def test_greeting() -> None:
         ),
     ],
 )
-def test_what_ehlo_offers(keywords: dict[str, Any], lines: list[str]) -> None:
+def test_the_ehlo_lines_of_1_4(keywords: dict[str, Any], lines: list[str]) -> None:
     expected = [f"250-{line}" for line in ["mx.test", *lines]]
     with serving(Sink(), **keywords) as controller, Client(controller.port) as client:
         assert client.ask(EHLO).decode().splitlines() == [*expected, "250 HELP"]
 
 
-def test_tls(certificates: Certificates) -> None:
+def test_replies_about_tls(certificates: Certificates) -> None:
     class Unhappy(Sink):
         def handle_STARTTLS(self, *_: object) -> bool:
             return False

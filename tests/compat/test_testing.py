@@ -1,4 +1,4 @@
-"""The helpers for tests that programs written for 1.4 import."""
+"""The test helpers that programs for 1.4 import."""
 
 import asyncio
 import inspect
@@ -125,11 +125,11 @@ CODES = {
     "S555_MAIL_PARAMS_UNRECOG": (555, b"MAIL FROM parameters not recognized or not implemented"),
     "S555_RCPT_PARAMS_UNRECOG": (555, b"RCPT TO parameters not recognized or not implemented"),
 }
-"""The replies of 1.4.6, but the one that holds the host's name."""
+"""The replies of 1.4.6, except the one that contains the host name."""
 
 
 class TestStatusCodes:
-    def test_all(self) -> None:
+    def test_the_names_and_texts_of_1_4(self) -> None:
         found = {
             name: tuple(value)
             for name, value in vars(SMTP_STATUS_CODES).items()
@@ -174,13 +174,13 @@ class TestStatusCodes:
             b"VRFY",
         ]
 
-    def test_tuple(self) -> None:
+    def test_a_status_code_is_a_tuple(self) -> None:
         status = StatusCode(250, b"OK")
         assert status == (250, b"OK")
         assert StatusCode._fields == ("code", "mesg")
         assert (status.code, status.mesg) == (250, b"OK")
 
-    def test_filled_in(self) -> None:
+    def test_a_template_is_filled_in(self) -> None:
         status = SMTP_STATUS_CODES.S421_TOO_MANY(b"NOOP")
         assert isinstance(status, StatusCode)
         assert status == (421, b"4.7.0 NOOP sent too many times")
@@ -188,7 +188,7 @@ class TestStatusCodes:
         assert SMTP_STATUS_CODES.S250_OK() == (250, b"OK")
         assert SMTP_STATUS_CODES.S421_TOO_MANY.mesg == b"4.7.0 %b sent too many times"
 
-    def test_filled_in_wrongly(self) -> None:
+    def test_a_template_with_wrong_arguments_raises(self) -> None:
         with pytest.raises(TypeError):
             SMTP_STATUS_CODES.S250_OK(b"too much")
         with pytest.raises(TypeError):
@@ -196,7 +196,7 @@ class TestStatusCodes:
         with pytest.raises(TypeError):
             SMTP_STATUS_CODES.S421_TOO_MANY("text")  # type: ignore[arg-type]
 
-    def test_as_bytes_and_text(self) -> None:
+    def test_a_status_code_as_bytes_and_text(self) -> None:
         status = SMTP_STATUS_CODES.S221_BYE
         assert status.to_bytes() == b"221 Bye"
         assert status.to_bytes(crlf=True) == b"221 Bye\r\n"
@@ -205,7 +205,7 @@ class TestStatusCodes:
         assert status.to_str(crlf=True) == "221 Bye\r\n"
         assert SMTP_STATUS_CODES.S334_AUTH_EMPTYPROMPT.to_bytes(True) == b"334 \r\n"
 
-    def test_is_what_the_server_says(self) -> None:
+    def test_texts_are_those_of_the_server(self) -> None:
         with serving(ReceivingHandler()) as controller, Client(controller.port) as client:
             assert client.ask(b"EXPN a") == SMTP_STATUS_CODES.S502_EXPN_NOTIMPL.to_bytes(True)
             status = SMTP_STATUS_CODES.S500_CMD_UNRECOG(b"NONE")
@@ -270,7 +270,7 @@ class TestHelpers:
         catchup_delay()
         assert slept == [0.25, ASYNCIO_CATCHUP_DELAY]
 
-    def test_box(self) -> None:
+    def test_the_box_has_the_envelopes(self) -> None:
         handler = ReceivingHandler()
         assert handler.box == []
         with serving(handler) as controller:
@@ -308,7 +308,7 @@ class TestHelpers:
         assert client.sock is None
 
     @DIFFERS
-    def test_nothing_to_reset(self) -> None:
+    def test_reset_without_a_connection_raises(self) -> None:
         with pytest.raises(smtplib.SMTPServerDisconnected):
             reset_connection(smtplib.SMTP())
 
@@ -331,7 +331,7 @@ class TestHelpers:
         theirs.shutdown(socket.SHUT_WR)
         assert send_recv(ours, b"QUIT", timeout=PATIENCE) == b"221 Bye\r\n"
 
-    def test_send_recv_much(self, pair: tuple[socket.socket, socket.socket]) -> None:
+    def test_send_recv_of_a_large_reply(self, pair: tuple[socket.socket, socket.socket]) -> None:
         ours, theirs = pair
         theirs.sendall(b"x" * 50000)
         assert send_recv(ours, b"NOOP") == b"x" * 50000

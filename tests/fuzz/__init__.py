@@ -1,1 +1,1 @@
-"""Targets for a fuzzer: plain functions of octets, which raise where something is wrong."""
+"""Targets for a fuzzer: plain functions of bytes that raise if something is wrong."""

@@ -1,7 +1,7 @@
 """Fuzz one target: ``python -m tests.fuzz TARGET --seconds N``. Needs the extra ``fuzz``.
 
-New inputs that reach new code are kept in ``--corpus`` (a temporary folder by default), behind
-those of the repository. What breaks a promise is written to the current folder, ``crash-...``.
+New inputs that reach new code are kept in ``--corpus`` (a temporary folder by default), in addition
+to those of the repository. An input that breaks a target is written to ``./crash-...``.
 """
 
 import argparse
@@ -16,14 +16,14 @@ NAMES = ("receiver", "maildata", "path", "parameters", "proxy", "dialogue")
 
 
 def _quoted(word: bytes) -> str:
-    return '"' + "".join(f"\\x{octet:02X}" for octet in word) + '"\n'
+    return '"' + "".join(f"\\x{byte:02X}" for byte in word) + '"\n'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("target", choices=NAMES)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--corpus", help="where new inputs are kept")
+    parser.add_argument("--corpus", help="folder for new inputs")
     settings = parser.parse_args()
     try:
         atheris: Any = import_module("atheris")

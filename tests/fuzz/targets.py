@@ -1,4 +1,4 @@
-"""What is fuzzed. Each target takes any octets, and raises `AssertionError` at a broken promise."""
+"""The targets. Each takes any bytes, and raises ``AssertionError`` if a promise is broken."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from tests.dialogue.transport import MemoryTransport
 LIMIT = 64
 
 WORDS = [piece for piece in PIECES if len(piece) < 30]
-"""What a fuzzer would need long to find."""
+"""Words that a fuzzer would need a long time to find."""
 
 
 def _pieces(data: bytes, size: int) -> list[bytes]:
@@ -27,7 +27,7 @@ def _pieces(data: bytes, size: int) -> list[bytes]:
 
 
 def _lines(pieces: list[bytes]) -> list[bytes | None]:
-    """Return the lines that a receiver cuts, None for each that is too long."""
+    """Return the lines that a receiver returns, None for each that is too long."""
     receiver = Receiver()
     lines: list[bytes | None] = []
     for piece in pieces:
@@ -41,12 +41,12 @@ def _lines(pieces: list[bytes]) -> list[bytes | None]:
             if line is None:
                 break
             lines.append(line)
-        assert len(receiver) <= LIMIT, "more waits than a line may have"
+        assert len(receiver) <= LIMIT, "the receiver keeps more than a line may have"
     return lines
 
 
 def receiver(data: bytes) -> None:
-    """Lines are the same however they arrive, and what a simple cut at LF says."""
+    """Check that lines do not depend on their pieces, and match a simple split at LF."""
     if not data:
         return
     size, text = data[0] % 16 + 1, data[1:]
@@ -59,7 +59,7 @@ def receiver(data: bytes) -> None:
 
 
 def _message(pieces: list[bytes], line: int, size: int, newline: str) -> tuple[Any, ...]:
-    """Return the message, the verdict, and what is left for the next command."""
+    """Return the message, the refusal, and the bytes left for the next command."""
     receiver = Receiver()
     data = MailData(receiver, line, size, newline)
     message = b""
@@ -75,7 +75,7 @@ def _message(pieces: list[bytes], line: int, size: int, newline: str) -> tuple[A
 
 
 def maildata(data: bytes) -> None:
-    """A message is the same however it arrives, and what a simple search for its end says."""
+    """Check that a message does not depend on its pieces, and matches a simple search."""
     if len(data) < 2:
         return
     size, choice, text = data[0] % 16 + 1, data[1], data[2:]
@@ -83,7 +83,7 @@ def maildata(data: bytes) -> None:
     limits = (0, 0) if choice & 0x80 else (20, 100)
     whole = _message([text], *limits, newline)
     done = whole[2]
-    # A message that goes on may be cut anywhere: only what is complete is compared.
+    # The pieces of an incomplete message may differ: compare only complete ones.
     assert not done or whole == _message(_pieces(text, size), *limits, newline)
     end = (b"\r\n" + text).find(END_OF_DATA)
     assert done is (end >= 0)
@@ -94,7 +94,7 @@ def maildata(data: bytes) -> None:
 
 
 def path(data: bytes) -> None:
-    """An address is refused, or reads the same when it is written again; nothing else is raised."""
+    """Check that an address is refused, or parses to itself when it is written again."""
     text = data.decode("utf-8", "surrogateescape")
     try:
         address, rest = paths.parse(text)
@@ -109,7 +109,7 @@ def path(data: bytes) -> None:
 
 
 def parameters(data: bytes) -> None:
-    """Parameters have keywords in capitals, and values without blanks."""
+    """Check that parameters have upper-case keywords, and values without blanks."""
     text = data.decode("utf-8", "surrogateescape")
     found = paths.parameters(paths.words(text))
     for keyword, value in (found or {}).items():
@@ -120,7 +120,7 @@ def parameters(data: bytes) -> None:
 
 
 def proxy(data: bytes) -> None:
-    """A PROXY header is valid or has an error, and what stands behind it is left alone."""
+    """Check that a PROXY header is valid or has an error, and that bytes after it are left."""
 
     async def read() -> tuple[ProxyData, bytes]:
         reader = asyncio.StreamReader()
@@ -133,13 +133,13 @@ def proxy(data: bytes) -> None:
     if header.valid:
         assert header.whole_raw is not None
         assert bytes(header.whole_raw) + left == data
-        header.tlv  # noqa: B018 - is parsed when it is asked for
+        header.tlv  # noqa: B018 - is parsed on access
     with suppress(MalformedTLV):
         ProxyTLV.from_raw(data)
 
 
 class _Handler:
-    """Takes everything."""
+    """Accepts everything."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         assert envelope.mail_from is not None
@@ -151,18 +151,18 @@ class _Handler:
 
 
 class _Stream:
-    """Reads a message while it comes, and not always to its end."""
+    """Reads a message as it arrives, and not always to its end."""
 
     async def handle_BODY(self, server: Any, session: Any, envelope: Any, body: Any) -> str:
-        octets = 0
+        size = 0
         async for piece in body:
-            octets += len(piece)
-            if octets > 200:
+            size += len(piece)
+            if size > 200:
                 return "552 5.3.4 enough"
         return "250 OK"
 
 
-async def _anybody(*_: object) -> AuthResult:
+async def _accept(*_: object) -> AuthResult:
     return AuthResult(success=True)
 
 
@@ -176,7 +176,7 @@ SERVERS: tuple[Callable[[], SMTP], ...] = (
         hostname="mx.test",
         enable_SMTPUTF8=True,
         auth_require_tls=False,
-        authenticator=_anybody,
+        authenticator=_accept,
         bare_newline="reject",
     ),
     lambda: SMTP(_Handler(), hostname="mx.test", decode_data=True, data_size_limit=100),
@@ -198,7 +198,7 @@ SERVERS: tuple[Callable[[], SMTP], ...] = (
 
 
 def dialogue(data: bytes) -> None:
-    """Whatever is said, the replies are well-formed, nothing goes wrong, and no task is left."""
+    """Check that replies to any input are well-formed, without errors or tasks left."""
     if len(data) < 2:
         return
     make, size, text = SERVERS[data[0] % len(SERVERS)], data[1] or 4096, data[2:]
@@ -225,7 +225,7 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 
 def _run(work: Any) -> Any:
-    """Run in a loop of our own, the same each time: a new one for each input takes too long."""
+    """Run in one loop for all inputs: making a new one for each takes too long."""
     global _loop
     if _loop is None or _loop.is_closed():
         _loop = asyncio.new_event_loop()
@@ -233,7 +233,7 @@ def _run(work: Any) -> Any:
 
 
 def close() -> None:
-    """Close the loop; a target that needs one makes another."""
+    """Close the loop; a target that needs one makes a new one."""
     if _loop is not None:
         _loop.close()
 

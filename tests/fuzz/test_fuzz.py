@@ -1,4 +1,4 @@
-"""The targets without a fuzzer: over their corpus, and over octets that hypothesis makes."""
+"""The targets without a fuzzer: with their corpus, and with bytes that hypothesis makes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.fuzz.targets import TARGETS, close
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*/*"))
 
-octets = st.one_of(
+inputs = st.one_of(
     st.binary(max_size=300),
     st.lists(
         st.one_of(st.sampled_from([*PIECES, *DIALOGUES]), st.binary(max_size=4)), max_size=12
@@ -27,7 +27,7 @@ def loop() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("file", CORPUS, ids=lambda file: f"{file.parent.name}-{file.name}")
-def test_corpus(file: Path) -> None:
+def test_the_corpus_breaks_no_target(file: Path) -> None:
     TARGETS[file.parent.name](file.read_bytes())
 
 
@@ -40,7 +40,7 @@ def test_made_octets(name: str) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(octets)
+    @given(inputs)
     def fuzz(data: bytes) -> None:
         TARGETS[name](data)
 

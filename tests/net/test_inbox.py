@@ -186,7 +186,7 @@ def test_a_client_that_was_refused_is_a_reason() -> None:
     with Inbox(size_limit=10) as inbox:
         with Client(inbox.port) as client:
             client.ask(b"EHLO client.test")
-        assert complaint(inbox) == "no message came within 0 s; none has come at all"
+        assert complaint(inbox) == "no message came within 0 s; no message at all has come"
         with pytest.raises(smtplib.SMTPSenderRefused):
             send(inbox)
         assert complaint(inbox).startswith(

@@ -181,7 +181,7 @@ async def test_a_client_without_tls(
         reader, writer = await asyncio.open_connection(*address)
         writer.write(sent)
         answer = await asyncio.wait_for(reader.read(), PATIENCE)
-        assert answer.startswith(b"421 4.7.0 This port speaks TLS from the first octet")
+        assert answer.startswith(b"421 4.7.0 TLS is required from the start")
         writer.close()
         await until(lambda: bool(caplog.records))
     (message,) = caplog.messages

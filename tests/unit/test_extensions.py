@@ -1,4 +1,4 @@
-"""Service extensions, each a value: RFC 5321 section 2.2 and the RFCs of each."""
+"""Service extensions: RFC 5321 section 2.2 and the RFC of each."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,7 @@ WRONG = Reply("501 Syntax: MAIL FROM: <address>")
 
 @dataclass
 class Server:
-    """What an extension asks of a server."""
+    """The parts of a server that the extensions use."""
 
     data_size_limit: int | None = 1000
     decode_data: bool = False
@@ -51,7 +51,7 @@ def meaning(server: Server, keyword: str, value: str | None) -> Any:
     return meanings[keyword]
 
 
-# What EHLO says.
+# The lines of EHLO.
 
 
 @pytest.mark.parametrize(
@@ -71,22 +71,22 @@ def meaning(server: Server, keyword: str, value: str | None) -> Any:
         (Server(None, True, False, False, None), []),
     ],
 )
-def test_what_is_offered(server: Server, lines: list[str]) -> None:
+def test_ehlo_lines_depend_on_the_settings(server: Server, lines: list[str]) -> None:
     assert ExtensionTable.of("classic").lines(server) == lines
 
 
-def test_the_order_is_that_of_the_list() -> None:
+def test_ehlo_lines_keep_the_order_of_the_list() -> None:
     assert ExtensionTable.of([STARTTLS, SIZE]).lines(Server()) == ["STARTTLS", "SIZE 1000"]
 
 
-def test_an_extension_says_its_keyword_unless_told_otherwise() -> None:
+def test_the_default_ehlo_line_is_the_keyword() -> None:
     assert Extension(keyword="PIPELINING").advertise(Server()) == "PIPELINING"
     quiet = Extension(keyword="X", advertise=lambda _: None)
     assert ExtensionTable.of([quiet]).lines(Server()) == []
 
 
 @pytest.mark.parametrize(
-    ("server", "octets"),
+    ("server", "growth"),
     [
         (Server(), 36),
         (Server(data_size_limit=None), 10),
@@ -94,12 +94,12 @@ def test_an_extension_says_its_keyword_unless_told_otherwise() -> None:
         (Server(data_size_limit=None, enable_SMTPUTF8=False), 0),
     ],
 )
-def test_what_is_offered_lengthens_mail(server: Server, octets: int) -> None:
+def test_offered_extensions_lengthen_mail(server: Server, growth: int) -> None:
     """RFC 1870 section 3 and RFC 6531 section 3.3."""
-    assert ExtensionTable.of("classic").growth("MAIL", server) == octets
+    assert ExtensionTable.of("classic").growth("MAIL", server) == growth
 
 
-def test_an_extension_of_ones_own_lengthens_mail_too() -> None:
+def test_a_programs_extension_lengthens_mail() -> None:
     mine = Extension(keyword="X", line_length=500)
     assert ExtensionTable.of([*CLASSIC, mine]).growth("MAIL", Server()) == 536
 
@@ -117,19 +117,19 @@ def test_an_extension_of_ones_own_lengthens_mail_too() -> None:
         ("0" * 5000 + "7", 7),
     ],
 )
-def test_size(value: str, size: int) -> None:
+def test_size_is_parsed(value: str, size: int) -> None:
     """RFC 1870 section 4."""
     assert meaning(Server(), "SIZE", value) == size
 
 
-def test_size_without_a_limit() -> None:
+def test_any_size_is_accepted_without_a_limit() -> None:
     assert meaning(Server(data_size_limit=None), "SIZE", "99999999999999999999") == 10**20 - 1
     assert meaning(Server(data_size_limit=0), "SIZE", "9" * 64) == int("9" * 64)
     assert meaning(Server(data_size_limit=0), "SIZE", "9" * 5000) >= 10**64
 
 
 @pytest.mark.parametrize("value", ["1001", "99999999999999999999", "9" * 65, "9" * 5000])
-def test_size_too_big(value: str) -> None:
+def test_a_size_over_the_limit_is_refused(value: str) -> None:
     with pytest.raises(Refused) as refused:
         meaning(Server(), "SIZE", value)
     assert refused.value.reply is replies.MESSAGE_TOO_BIG
@@ -138,7 +138,7 @@ def test_size_too_big(value: str) -> None:
 @pytest.mark.parametrize(
     "value", [None, "", "x", "-1", "+1", "1.0", "1_0", "\u0661", "\u00b2", "0x1"]
 )
-def test_size_that_is_none(value: str | None) -> None:
+def test_a_malformed_size_is_refused(value: str | None) -> None:
     with pytest.raises(Refused) as refused:
         meaning(Server(), "SIZE", value)
     assert refused.value.reply is WRONG
@@ -148,24 +148,24 @@ def test_size_that_is_none(value: str | None) -> None:
     ("value", "body"),
     [("7BIT", "7BIT"), ("8BITMIME", "8BITMIME"), ("7bit", "7BIT"), ("8BitMime", "8BITMIME")],
 )
-def test_body(value: str, body: str) -> None:
+def test_body_is_parsed(value: str, body: str) -> None:
     """RFC 6152 section 3."""
     assert meaning(Server(), "BODY", value) == body
 
 
 @pytest.mark.parametrize("value", [None, "", "BINARYMIME", "8BIT", "7BIT8BITMIME"])
-def test_body_that_is_none(value: str | None) -> None:
+def test_a_malformed_body_is_refused(value: str | None) -> None:
     with pytest.raises(Refused) as refused:
         meaning(Server(), "BODY", value)
     assert refused.value.reply is replies.BAD_BODY
 
 
 @pytest.mark.parametrize("value", ["7BIT", None, "?"])
-def test_body_is_a_stranger_where_data_is_decoded(value: str | None) -> None:
+def test_body_is_unknown_with_decode_data(value: str | None) -> None:
     assert meaning(Server(decode_data=True), "BODY", value) is NotImplemented
 
 
-def test_smtputf8() -> None:
+def test_smtputf8_marks_the_envelope() -> None:
     """RFC 6531 section 3.4."""
     server = Server()
     assert not server.envelope.smtp_utf8
@@ -181,7 +181,7 @@ def test_smtputf8() -> None:
         (False, "1", replies.SMTPUTF8_HAS_VALUE),
     ],
 )
-def test_smtputf8_refused(enabled: bool, value: str | None, reply: Reply) -> None:
+def test_smtputf8_is_refused(enabled: bool, value: str | None, reply: Reply) -> None:
     server = Server(enable_SMTPUTF8=enabled)
     with pytest.raises(Refused) as refused:
         meaning(server, "SMTPUTF8", value)
@@ -193,35 +193,35 @@ def test_smtputf8_refused(enabled: bool, value: str | None, reply: Reply) -> Non
     ("value", "mailbox"),
     [("<>", "<>"), ("a@b.test", "a@b.test"), ("e+3Dmc2@b.test", "e=mc2@b.test")],
 )
-def test_auth(value: str, mailbox: str) -> None:
+def test_auth_is_parsed(value: str, mailbox: str) -> None:
     """RFC 4954 section 5."""
     assert meaning(Server(), "AUTH", value) == mailbox
 
 
 @pytest.mark.parametrize("value", [None, "e=mc2@b.test", "a+b", "é"])
-def test_auth_that_is_no_xtext(value: str | None) -> None:
+def test_a_malformed_auth_is_refused(value: str | None) -> None:
     with pytest.raises(Refused) as refused:
         meaning(Server(), "AUTH", value)
     assert refused.value.reply is replies.BAD_AUTH_PARAMETER
 
 
-def test_strangers_are_named() -> None:
+def test_unknown_parameters_are_returned() -> None:
     table = ExtensionTable.of("classic")
     given = {"RET": "HDRS", "SIZE": "1", "ENVID": None}
     assert parse_parameters(Server(), table.mail, given) == ({"SIZE": 1}, {"RET", "ENVID"})
     assert parse_parameters(Server(), table.mail, {}) == ({}, set())
 
 
-def test_all_are_strangers_to_rcpt() -> None:
+def test_rcpt_has_no_parameters_by_default() -> None:
     table = ExtensionTable.of("classic")
     assert parse_parameters(Server(), table.rcpt, {"SIZE": "1"}) == ({}, {"SIZE"})
 
 
 @pytest.mark.parametrize("extensions", [CLASSIC, tuple(reversed(CLASSIC))])
-def test_the_order_of_checks_is_that_of_the_published_api(
+def test_parameters_are_checked_in_the_order_of_1_4(
     extensions: tuple[Extension, ...],
 ) -> None:
-    """BODY, then SMTPUTF8, then SIZE, whatever the order in the command: contract.md."""
+    """As in 1.4: BODY, then SMTPUTF8, then SIZE, in any order of the command."""
     table = ExtensionTable.of(extensions)
     given: dict[str, str | None] = {"SIZE": "x", "AUTH": None, "SMTPUTF8": "x", "BODY": "x"}
     told = []
@@ -244,10 +244,10 @@ def test_the_order_of_checks_is_that_of_the_published_api(
 
 
 async def verb(server: Any, arg: str | None) -> None:
-    """Stand for a command."""
+    """Do nothing."""
 
 
-def test_a_table_has_what_its_extensions_have() -> None:
+def test_a_table_merges_its_extensions() -> None:
     def parse(_: Any, value: str | None) -> str | None:
         return value
 
@@ -260,13 +260,13 @@ def test_a_table_has_what_its_extensions_have() -> None:
     assert dict(table.verbs) == {"ONE": verb}
 
 
-def test_the_last_extension_wins() -> None:
+def test_the_last_of_two_equal_parameters_wins() -> None:
     mine = Extension(keyword="SIZE", mail={"SIZE": lambda _, value: value})
     table = ExtensionTable.of([*CLASSIC, mine])
     assert parse_parameters(Server(), table.mail, {"SIZE": "x"}) == ({"SIZE": "x"}, set())
 
 
-def test_presets() -> None:
+def test_presets_by_name() -> None:
     assert ExtensionTable.of("classic").extensions == CLASSIC == PRESETS["classic"]
     with pytest.raises(ValueError, match="extensions must be one of classic"):
         ExtensionTable.of("modern?")
@@ -274,17 +274,17 @@ def test_presets() -> None:
         ExtensionTable.of(5)  # type: ignore[arg-type]
 
 
-def test_any_iterable_will_do() -> None:
+def test_any_iterable_of_extensions_is_accepted() -> None:
     assert ExtensionTable.of(iter([SIZE, SMTPUTF8])).extensions == (SIZE, SMTPUTF8)
     assert ExtensionTable.of([]).lines(Server()) == []
 
 
-def test_an_extension_is_a_value_with_nothing_but_a_keyword_to_say() -> None:
+def test_an_extension_needs_only_a_keyword() -> None:
     bare = Extension(keyword="X")
     assert (bare.mail, bare.rcpt, bare.verbs, bare.line_length) == ({}, {}, {}, 0)
     with pytest.raises(AttributeError):
         bare.keyword = "Y"  # type: ignore[misc]
     with pytest.raises(TypeError):
         Extension()  # type: ignore[call-arg]
-    # Two with the same keyword are two: dicts in them cannot be hashed.
+    # Hashed by identity: their dicts cannot be hashed.
     assert len({bare, Extension(keyword="X"), EIGHTBITMIME}) == 3

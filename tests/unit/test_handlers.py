@@ -89,7 +89,7 @@ PRINTED = [
 
 class TestDebugging:
     @pytest.mark.parametrize(("content", "text"), PRINTED)
-    async def test_output(self, content: bytes | str, text: str) -> None:
+    async def test_the_output_of_1_4(self, content: bytes | str, text: str) -> None:
         stream = io.StringIO()
         assert await data(Debugging(stream), content) == "250 OK"
         head = "---------- MESSAGE FOLLOWS ----------\n"
@@ -106,7 +106,7 @@ class TestDebugging:
             ({"rcpt_options": ["X"]}, "rcpt options: ['X']\n\n"),
         ],
     )
-    async def test_options(self, options: dict[str, object], text: str) -> None:
+    async def test_options_are_printed(self, options: dict[str, object], text: str) -> None:
         stream = io.StringIO()
         await data(Debugging(stream), PLAIN, **options)
         assert text + "Subject: x\n" in stream.getvalue()
@@ -141,7 +141,7 @@ class TestDebugging:
         assert "Subject: x\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("content", [None, 7, ["x"]])
-    async def test_strange_content(self, content: object) -> None:
+    async def test_content_of_another_type_raises(self, content: object) -> None:
         with pytest.raises(TypeError, match="not bytes or str"):
             await data(Debugging(io.StringIO()), content)
 
@@ -239,20 +239,20 @@ class TestMessage:
         assert message.get_all("x-mailfrom") == ["a@x"]
         assert message.get_all("x-rcptto") == ["b@y, c@z"]
 
-    async def test_nothing_that_a_path_says_makes_a_header(self) -> None:
+    async def test_a_path_cannot_inject_a_header(self) -> None:
         handler = Keep()
         path = "a@x\r\nX-Forged: 1"
         await data(handler, PLAIN, mail_from=path, rcpt_tos=[path], peer="p\nX-Forged: 2")
         parsed = email.message_from_bytes(handler.messages[0].as_bytes())
         assert "X-Forged" not in parsed
 
-    async def test_no_sender_is_an_empty_header(self) -> None:
+    async def test_the_null_sender_is_an_empty_header(self) -> None:
         handler = Keep()
         await data(handler, PLAIN, mail_from=None, rcpt_tos=[])
         assert handler.messages[0]["X-MailFrom"] == ""
         assert handler.messages[0]["X-RcptTo"] == ""
 
-    async def test_message_class(self) -> None:
+    async def test_message_class_is_used(self) -> None:
         handler = Keep(email.message.EmailMessage)
         await data(handler, PLAIN)
         assert type(handler.messages[0]) is email.message.EmailMessage
@@ -263,7 +263,7 @@ class TestMessage:
         await data(handler, PLAIN)
         assert handler.threads != [threading.current_thread()]
 
-    async def test_sync_in_loop(self) -> None:
+    async def test_sync_in_loop_runs_it_in_the_loop(self) -> None:
         handler = Keep()
         handler.sync_in_loop = True
         await data(handler, PLAIN)
@@ -319,7 +319,7 @@ class TestMessage:
         assert await data(Mistaken(), PLAIN) == "250 OK"
         assert done == ["x"]
 
-    async def test_without_the_constructor_of_the_base(self) -> None:
+    async def test_a_subclass_may_skip_the_base_constructor(self) -> None:
         class Bare(Keep):
             def __init__(self) -> None:
                 self.messages, self.threads = [], []
@@ -329,17 +329,17 @@ class TestMessage:
         assert handler.messages[0]["Subject"] == "x"
 
     @pytest.mark.parametrize("kind", [MessageBase, Message, AsyncMessage])
-    def test_abstract(self, kind: type) -> None:
+    def test_handle_message_is_abstract(self, kind: type) -> None:
         with pytest.raises(TypeError, match="abstract"):
             kind()
 
     @pytest.mark.parametrize("content", [bytearray(PLAIN), memoryview(PLAIN)])
-    async def test_other_octets(self, content: object) -> None:
+    async def test_bytes_like_content_is_accepted(self, content: object) -> None:
         handler = Keep()
         await data(handler, content)
         assert handler.messages[0]["Subject"] == "x"
 
-    async def test_no_content(self) -> None:
+    async def test_no_content_raises(self) -> None:
         with pytest.raises(TypeError):
             await data(Keep(), None)
 
@@ -353,7 +353,7 @@ class TestAsyncMessage:
     async def test_the_running_loop(self) -> None:
         assert KeepAsync().loop is asyncio.get_running_loop()
 
-    def test_the_loop_given(self) -> None:
+    def test_the_given_loop_is_used(self) -> None:
         loop = mock.Mock()
         handler = KeepAsync(loop=loop)
         assert handler.loop is loop
@@ -361,7 +361,7 @@ class TestAsyncMessage:
         handler.loop = other
         assert handler.loop is other
 
-    def test_no_loop_is_made_before_it_is_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_loop_is_made_before_access(self, monkeypatch: pytest.MonkeyPatch) -> None:
         loop = mock.Mock()
         make = mock.Mock(return_value=loop)
         monkeypatch.setattr(loops, "current_or_new_loop", make)
@@ -421,12 +421,12 @@ class KeepInLoop(Mailbox):
 
 class TestMailbox:
     @pytest.mark.parametrize("name", KEPT)
-    async def test_content_is_kept(self, tmp_path: Path, name: str) -> None:
+    async def test_the_content_is_stored_unchanged(self, tmp_path: Path, name: str) -> None:
         content, before, after = KEPT[name]
         assert await data(Mailbox(tmp_path / "mail"), content) == "250 OK"
         assert stored(tmp_path / "mail") == [before + OURS + after]
 
-    async def test_what_a_reader_sees(self, tmp_path: Path) -> None:
+    async def test_a_stored_message_as_readers_parse_it(self, tmp_path: Path) -> None:
         handler = Mailbox(tmp_path / "mail")
         for content in (PLAIN, b"text alone\r\n"):
             await data(handler, content)
@@ -440,7 +440,7 @@ class TestMailbox:
         assert len(handler.mailbox) == 0
         assert files(tmp_path) == []
 
-    async def test_addresses_outside_ascii(self, tmp_path: Path) -> None:
+    async def test_non_ascii_addresses(self, tmp_path: Path) -> None:
         handler = Mailbox(tmp_path / "mail")
         await data(handler, PLAIN, mail_from="é@x", rcpt_tos=["b@y\nX-Forged: 1"])
         message = next(iter(handler.mailbox))
@@ -453,7 +453,7 @@ class TestMailbox:
         assert f"X-RcptTo: {', '.join(rcpt_tos)}\n".encode() in stored(tmp_path / "mail")[0]
 
     @pytest.mark.parametrize("in_loop", [False, True])
-    async def test_which_thread(
+    async def test_storing_runs_in_a_worker_thread(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_loop: bool
     ) -> None:
         threads = []
@@ -468,26 +468,26 @@ class TestMailbox:
         await data(handler, PLAIN)
         assert set(threads) == {in_loop}
 
-    async def test_no_content(self, tmp_path: Path) -> None:
+    async def test_no_content_raises(self, tmp_path: Path) -> None:
         with pytest.raises(TypeError):
             await data(Mailbox(tmp_path / "mail"), None)
         assert files(tmp_path) == []
 
-    def test_a_directory_that_was_there(self, tmp_path: Path) -> None:
+    def test_an_existing_directory_is_used(self, tmp_path: Path) -> None:
         handler = Mailbox(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["cur", "new", "tmp"]
         assert Mailbox(tmp_path).mail_dir == handler.mail_dir == tmp_path
 
-    def test_parts_are_added(self, tmp_path: Path) -> None:
+    def test_missing_subdirectories_are_made(self, tmp_path: Path) -> None:
         (tmp_path / "cur").mkdir()
         Mailbox(tmp_path)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["cur", "new", "tmp"]
 
-    def test_no_parent(self, tmp_path: Path) -> None:
+    def test_a_missing_parent_raises(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             Mailbox(tmp_path / "no" / "mail")
 
-    async def test_another_mailbox_may_take_its_place(self, tmp_path: Path) -> None:
+    async def test_the_mailbox_may_be_replaced(self, tmp_path: Path) -> None:
         handler = Mailbox(tmp_path / "mail")
         handler.mailbox = mailbox.mbox(tmp_path / "mbox")
         await data(handler, PLAIN)
@@ -526,7 +526,7 @@ class TestMailboxSubclass:
         assert seen[0]["Subject"] == "x"
         assert stored(tmp_path / "mail") == []
 
-    async def test_message_class(self, tmp_path: Path) -> None:
+    async def test_message_class_is_used(self, tmp_path: Path) -> None:
         class Loud(email.message.Message):
             def __setitem__(self, name: str, value: Any) -> None:
                 super().__setitem__(name, value.upper())
@@ -564,7 +564,7 @@ class TestMailboxSubclass:
             b"Subject: x\n\nbody\n",
         }
 
-    async def test_no_room_in_a_subclass(self, tmp_path: Path) -> None:
+    async def test_a_full_disk_in_a_subclass_is_a_452(self, tmp_path: Path) -> None:
         class Full(Mailbox):
             def handle_message(self, message: email.message.Message) -> None:
                 raise OSError(errno.ENOSPC, "full")
@@ -593,7 +593,7 @@ def kept(content: bytes) -> bytes:
 class TestMailboxProperties:
     @settings(max_examples=150, deadline=None)
     @given(any_lines)
-    def test_taking_our_lines_out_gives_the_message_back(self, lines: list[bytes]) -> None:
+    def test_removing_our_fields_restores_the_message(self, lines: list[bytes]) -> None:
         # Our own names are left to the next test.
         lines = [line for line in lines if not line.lower().startswith(b"x-")]
         content = b"".join(line + b"\r\n" for line in lines)
@@ -603,7 +603,7 @@ class TestMailboxProperties:
 
     @settings(max_examples=100, deadline=None)
     @given(good_lines, any_lines, st.lists(st.sampled_from(FORGED), max_size=3), st.randoms())
-    def test_only_our_own_are_left(
+    def test_only_our_own_fields_are_left(
         self, headers: list[bytes], body: list[bytes], forged: list[bytes], random: Any
     ) -> None:
         lines = list(headers)
@@ -648,7 +648,9 @@ def failing(error: int) -> Any:
 
 
 class TestDurability:
-    async def test_order(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_the_message_is_synced_before_it_appears(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         handler = Mailbox(tmp_path / "mail")
         trace = Trace(monkeypatch)
         await data(handler, PLAIN)
@@ -690,7 +692,7 @@ class TestDurability:
 
     @pytest.mark.parametrize("step", ["fsync", "rename"])
     @pytest.mark.parametrize("name", NO_ROOM)
-    async def test_no_room(
+    async def test_a_full_disk_is_a_452(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, name: str
     ) -> None:
         handler = Mailbox(tmp_path / "mail")
@@ -700,7 +702,7 @@ class TestDurability:
         assert files(tmp_path) == []
         assert await data(handler, PLAIN) == "250 OK"
 
-    async def test_no_descriptor_left_for_the_directory(
+    async def test_no_free_descriptor_is_a_452(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         handler = Mailbox(tmp_path / "mail")
@@ -719,7 +721,7 @@ class TestDurability:
             await data(handler, PLAIN)
         assert files(tmp_path) == []
 
-    async def test_a_directory_that_went_away(self, tmp_path: Path) -> None:
+    async def test_a_removed_directory_raises(self, tmp_path: Path) -> None:
         handler = Mailbox(tmp_path / "mail")
         (tmp_path / "mail" / "tmp").rmdir()
         with pytest.raises(FileNotFoundError):
@@ -728,7 +730,7 @@ class TestDurability:
     @pytest.mark.parametrize(
         ("name", "kept"), [("EINVAL", 1), ("ENOTSUP", 1), ("EIO", 0), ("ENOSPC", 0)]
     )
-    async def test_the_sync_of_a_directory_fails(
+    async def test_errors_of_the_directory_sync(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kept: int
     ) -> None:
         handler = Mailbox(tmp_path / "mail")
@@ -775,7 +777,7 @@ class TestDurability:
         assert len(names) == 50
         assert all(name.endswith(r".a\057b\072c") for name in names)
 
-    def test_names_where_backslash_separates(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_names_on_systems_with_backslashes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket, "gethostname", lambda: "a/b:c")
         monkeypatch.setattr(os, "sep", "\\")
         assert _maildir.unique_name().endswith(".a_b_c")
@@ -821,7 +823,7 @@ asyncio.run(main())
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX resource limits")
 class TestSystemLimits:
     @pytest.mark.parametrize("limit", ["size", "descriptors"])
-    def test_limit(self, tmp_path: Path, limit: str) -> None:
+    def test_a_limit_of_the_system_is_a_452(self, tmp_path: Path, limit: str) -> None:
         result = subprocess.run(
             [sys.executable, "-X", "dev", "-c", LIMITED, str(tmp_path / "mail"), limit],
             capture_output=True,
@@ -850,7 +852,7 @@ class TestSystemLimits:
         finally:
             subprocess.run(["umount", str(path)], check=True)
 
-    async def test_disk_full(self, small_disk: Path) -> None:
+    async def test_a_full_file_system_is_a_452(self, small_disk: Path) -> None:
         handler = Mailbox(small_disk / "mail")
         assert await data(handler, PLAIN) == "250 OK"
         for size in (100_000, 70_000, 1_000_000):
@@ -887,7 +889,7 @@ class TestProxy:
             (b"A: b\r\n\r\n\n.\r\n\r", b"A: b\r\nX-Peer: 127.0.0.1\r\n\r\n\r\n.\r\n\r\n"),
         ],
     )
-    async def test_what_is_sent(self, content: object, sent: bytes) -> None:
+    async def test_the_next_hop_gets_the_message(self, content: object, sent: bytes) -> None:
         proxy = Forwarded("hop", 25)
         assert await data(proxy, content, mail_options=["BODY=8BITMIME"]) == "250 OK"
         assert proxy.sent == ("a@x", ["b@y", "c@z"], sent)
@@ -897,7 +899,7 @@ class TestProxy:
         ("peer", "address"),
         [(("::1", 1, 0, 0), "::1"), ("", ""), ("/run/é\n", "/run/\\xe9"), (None, "None")],
     )
-    async def test_peers(self, peer: object, address: str) -> None:
+    async def test_the_peer_is_named_in_a_header(self, peer: object, address: str) -> None:
         proxy = Forwarded("hop", 25)
         await data(proxy, b"", peer=peer)
         assert proxy.sent[2] == f"X-Peer: {address}\r\n".encode()
@@ -917,19 +919,19 @@ class TestProxy:
             ({"b@y": (421, b"4.3.2 closing")}, "451 4.3.2 closing"),
         ],
     )
-    async def test_replies(self, refused: Any, reply: str) -> None:
+    async def test_replies_follow_the_next_hop(self, refused: Any, reply: str) -> None:
         proxy = Forwarded("hop", 25)
         proxy.refused = refused
         assert await data(proxy, PLAIN) == reply
 
-    async def test_nobody_to_forward_to(self) -> None:
+    async def test_no_recipients_is_a_554(self) -> None:
         assert (await data(Proxy("hop", 25), PLAIN, rcpt_tos=[])).startswith("554 5.5.1 ")
 
-    async def test_no_content(self) -> None:
+    async def test_no_content_raises(self) -> None:
         with pytest.raises(TypeError):
             await data(Proxy("hop", 25), None)
 
-    async def test_patched_client(self) -> None:
+    async def test_smtplib_may_be_patched(self) -> None:
         with mock.patch("aiosmtpd.handlers.smtplib.SMTP") as factory:
             client = factory.return_value
             client.sendmail.return_value = {}
@@ -957,7 +959,7 @@ class TestProxy:
             (smtplib.SMTPRecipientsRefused({}), "451 4.4.0 Next hop takes none of the recipients"),
         ],
     )
-    async def test_patched_client_fails(self, error: Exception, reply: str) -> None:
+    async def test_errors_of_smtplib_become_replies(self, error: Exception, reply: str) -> None:
         with mock.patch("aiosmtpd.handlers.smtplib.SMTP") as factory:
             factory.return_value.sendmail.side_effect = error
             assert await data(Proxy("hop", 25), PLAIN) == reply

@@ -1,4 +1,4 @@
-"""Finding and calling a handler's hooks: contract.md, Handler hooks, and limits.md L29."""
+"""Finding and calling a handler's hooks: docs/explain/threat-model, "worker threads"."""
 
 import asyncio
 import functools

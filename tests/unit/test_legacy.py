@@ -1,4 +1,4 @@
-"""The old forms of the EHLO hook: which is which, and what is neither (contract.md)."""
+"""The old signatures of the EHLO hook, as programs for 1.4 write them."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`Limits`, `Meter` and `Crowd`: settings and counters, with a clock of the tests' own."""
+"""``Limits``, ``Meter`` and ``Crowd``, with times chosen by the tests."""
 
 import typing
 from typing import Any
@@ -24,7 +24,7 @@ class TestLimits:
     def test_keywords_and_settings_are_the_same(self) -> None:
         assert typing.get_type_hints(LimitKeywords) == typing.get_type_hints(Limits)
 
-    def test_no_limit_is_a_named_keyword_too(self) -> None:
+    def test_no_limit_is_an_explicit_keyword_of_smtp(self) -> None:
         named = set(SMTP.__init__.__annotations__)
         assert not named & {field.name for field in attrs.fields(Limits)}
 
@@ -53,11 +53,11 @@ class TestLimits:
         assert limits_of(keywords).max_hops == DEFAULT_LIMITS.max_hops
 
     @pytest.mark.parametrize("nothing", [None, 0])
-    def test_none_and_0_are_no_limit(self, nothing: Any) -> None:
+    def test_none_and_0_switch_a_limit_off(self, nothing: Any) -> None:
         assert limits_of({"max_errors": nothing}).max_errors is None
 
     @pytest.mark.parametrize("value", [-1, "many", "descriptors"])
-    def test_what_is_no_limit(self, value: Any) -> None:
+    def test_bad_values_are_refused(self, value: Any) -> None:
         text = "max_errors must be a number above 0, or None, not"
         with pytest.raises(ValueError, match=text):
             limits_of({"max_errors": value})
@@ -83,7 +83,7 @@ class TestMeter:
         meter.count_junk()
         assert meter.farewell == replies.TOO_MUCH_JUNK
 
-    def test_a_message_begins_the_count_anew(self) -> None:
+    def test_an_accepted_message_resets_the_counts(self) -> None:
         meter = Meter(Limits(max_errors=2, max_junk_commands=1))
         for _ in range(3):
             meter.count_error()
@@ -91,16 +91,16 @@ class TestMeter:
             meter.message_accepted()
         assert meter.farewell is None
 
-    def test_without_limits_nothing_ends_it(self) -> None:
+    def test_without_limits_no_count_ends_the_session(self) -> None:
         meter = Meter(Limits(max_errors=None))
         for _ in range(1000):
             meter.count_error()
             meter.count_junk()
         assert meter.farewell is None
 
-    def test_a_dribble(self) -> None:
+    def test_a_dribble_is_detected(self) -> None:
         meter = Meter(Limits(min_data_rate=100))
-        # An octet each second: nobody minds for a minute.
+        # One byte a second: accepted for the first minute.
         assert not any(meter.is_dribble(1.0, octets, 60) for octets in range(1, 61))
         assert meter.is_dribble(1.0, 61, 60)
 
@@ -108,7 +108,7 @@ class TestMeter:
         meter = Meter(Limits(min_data_rate=100))
         assert not any(meter.is_dribble(1.0, 100 * second, 60) for second in range(1, 100_000))
 
-    def test_what_came_fast_does_not_make_up_for_days(self) -> None:
+    def test_the_credit_of_a_fast_start_is_bounded(self) -> None:
         meter = Meter(Limits(min_data_rate=100))
         assert not meter.is_dribble(1.0, 30_000_000, 60)
         seconds = 0
@@ -122,25 +122,25 @@ class TestMeter:
         meter.begin_message()
         assert not meter.is_dribble(60.0, 1, 60)
 
-    def test_without_a_rate_there_is_none(self) -> None:
+    def test_without_a_rate_nothing_is_a_dribble(self) -> None:
         assert not Meter(Limits(min_data_rate=None)).is_dribble(9999.0, 1, 60)
 
 
 class TestCrowd:
-    def test_as_many_as_there_are_descriptors(self) -> None:
+    def test_connections_are_limited_by_descriptors(self) -> None:
         crowd = Crowd(DESCRIPTORS_KEPT + 2)
         assert crowd.admit("", 2, DEFAULT_LIMITS, 0) is None
         assert crowd.admit("", 3, DEFAULT_LIMITS, 0) == replies.TOO_MANY_CONNECTIONS
         assert crowd.admit("", 3, Limits(max_connections=3), 0) is None
         assert crowd.admit("", 3, Limits(max_connections=None), 0) is None
 
-    def test_one_may_always_come(self) -> None:
+    def test_one_connection_is_always_allowed(self) -> None:
         assert Crowd(5).admit("", 1, DEFAULT_LIMITS, 0) is None
 
-    def test_without_a_limit_of_the_system_there_is_none(self) -> None:
+    def test_unlimited_descriptors_mean_no_limit(self) -> None:
         assert Crowd(None).admit("", 10**9, DEFAULT_LIMITS, 0) is None
 
-    def test_each_host_has_its_share(self) -> None:
+    def test_connections_of_a_host_are_limited(self) -> None:
         crowd, limits = Crowd(None), Limits(max_connections_per_host=2)
         assert crowd.admit("a", 1, limits, 0) is None
         assert crowd.admit("a", 2, limits, 0) is None
@@ -152,7 +152,7 @@ class TestCrowd:
             crowd.leave(host)
         assert crowd._hosts == {}
 
-    def test_a_handshake_is_refused_by_what_there_is_and_counts_nothing(self) -> None:
+    def test_a_refused_handshake_counts_nothing(self) -> None:
         crowd = Crowd(None)
         limits = Limits(max_connections=4, max_connections_per_host=2)
         assert crowd.admit("a", 1, limits, 0) is None
@@ -164,7 +164,7 @@ class TestCrowd:
         assert crowd.refusal("", 9, 4, limits) is None
         assert crowd.refusal("a", 9, 9, Limits(max_connections=None)) is None
 
-    def test_new_ones_in_a_minute(self) -> None:
+    def test_new_connections_in_a_minute_are_limited(self) -> None:
         crowd, limits = Crowd(None), Limits(max_connection_rate=2)
         for now in (100, 101):
             assert crowd.admit("a", 1, limits, now) is None
@@ -173,7 +173,7 @@ class TestCrowd:
         assert crowd.admit("b", 1, limits, 102) is None
         assert crowd.admit("a", 1, limits, 161) is None
 
-    def test_who_has_no_host_is_not_counted(self) -> None:
+    def test_clients_without_a_host_are_not_counted(self) -> None:
         crowd, limits = Crowd(None), Limits(max_connections_per_host=1, max_connection_rate=1)
         for _ in range(3):
             assert crowd.admit("", 1, limits, 0) is None
@@ -191,5 +191,5 @@ class TestCrowd:
         ("nowhere", "nowhere"),
     ],
 )
-def test_what_a_host_is_counted_by(address: str, key: str) -> None:
+def test_hosts_are_counted_by_address_or_network(address: str, key: str) -> None:
     assert host_key(address) == key

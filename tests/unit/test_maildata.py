@@ -1,4 +1,4 @@
-"""Mail data against a slow model: RFC 5321 sections 4.1.1.4 and 4.5.2, limits.md L7 to L9, L18."""
+"""Compare ``MailData`` with a slow model: RFC 5321 sections 4.1.1.4 and 4.5.2."""
 
 import gc
 import itertools
@@ -19,7 +19,7 @@ POLICIES = ["accept", "normalize", "reject"]
 
 @dataclass
 class Outcome:
-    """What became of octets on the wire."""
+    """The result of reading bytes from the wire."""
 
     done: bool
     content: bytes
@@ -30,7 +30,7 @@ class Outcome:
 
 
 def read(wire: bytes, cuts: set[int], *limits: int | str | None) -> Outcome:
-    """Let *wire* arrive in pieces and read each, as the server does."""
+    """Feed *wire* in pieces and read each, as the server does."""
     receiver = Receiver()
     data = MailData(receiver, *limits)  # type: ignore[arg-type]
     content = b""
@@ -49,7 +49,7 @@ def read(wire: bytes, cuts: set[int], *limits: int | str | None) -> Outcome:
 
 @dataclass
 class Expected:
-    """What the model makes of octets on the wire."""
+    """The result according to the model."""
 
     done: bool
     content: bytes
@@ -59,15 +59,15 @@ class Expected:
 
 
 def model(wire: bytes, line_limit: int, size_limit: int, policy: str) -> Expected:
-    """Split at CRLF, find the lone dot, count, unstuff."""
+    """Split at CRLF, find the single dot, measure the lines and remove stuffed dots."""
     lines = wire.split(b"\r\n")
     if b"." not in lines[:-1]:
         return Expected(False, b"", {None}, 0, b"")
     end = lines.index(b".")
     lines, behind = lines[:end], b"\r\n".join(lines[end + 1 :])
     if policy == "normalize":
-        # What is measured is what is kept, but for stuffed dots: of lines that ended in a CR or LF
-        # alone each dot counts as stuffed.
+        # The result is measured, with stuffed dots: a dot at the start of a line after a bare CR
+        # or LF counts as stuffed.
         parted = [re.split(rb"[\r\n]", line) for line in lines]
         lines = [
             b"." + part if number and part.startswith(b".") else part
@@ -87,7 +87,7 @@ def model(wire: bytes, line_limit: int, size_limit: int, policy: str) -> Expecte
         content.append(line.removeprefix(b".") + b"\r\n")
     if 0 < size_limit < size:
         broken[replies.TOO_MUCH_MAIL_DATA] = size_limit
-    # Two limits broken by one and the same octet: either may be told.
+    # If one byte breaks two limits, either may be reported.
     first = {name for name, at in broken.items() if at == min(broken.values())}
     return Expected(True, b"".join(content), set(first) or {None}, size, behind)
 
@@ -128,7 +128,7 @@ LIMIT = st.one_of(st.just(0), st.integers(1, 40))
 @example(b"\r\n" * 3, {1, 2, 3, 4}, 2, 0, "accept")
 @example(b"a" * 9 + b"\r\n", {9}, 10, 10, "accept")
 @example(b"a\n.", {2}, 0, 0, "normalize")
-def test_it_is_what_the_model_says_however_it_is_cut(
+def test_any_cut_gives_the_result_of_the_model(
     wire: bytes, cuts: set[int], line_limit: int, size_limit: int, policy: str
 ) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, line_limit, size_limit, policy)
@@ -136,19 +136,19 @@ def test_it_is_what_the_model_says_however_it_is_cut(
 
 @settings(deadline=None)
 @given(WIRE, CUTS)
-def test_bare_newlines_are_refused_however_they_are_cut(wire: bytes, cuts: set[int]) -> None:
+def test_bare_newlines_are_refused_at_any_cut(wire: bytes, cuts: set[int]) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, 0, 0, "reject")
 
 
 @settings(deadline=None)
 @given(WIRE, CUTS, st.sampled_from(POLICIES))
-def test_data_that_has_not_ended(wire: bytes, cuts: set[int], policy: str) -> None:
+def test_unfinished_data_is_not_done(wire: bytes, cuts: set[int], policy: str) -> None:
     check(wire, cuts, 0, 0, policy)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=300), CUTS, st.sampled_from(POLICIES))
-def test_any_octets(wire: bytes, cuts: set[int], policy: str) -> None:
+def test_any_bytes_match_the_model(wire: bytes, cuts: set[int], policy: str) -> None:
     check(wire + b"\r\n.\r\n" + BEHIND, cuts, 0, 0, policy)
 
 
@@ -166,20 +166,20 @@ def test_any_octets(wire: bytes, cuts: set[int], policy: str) -> None:
 @example(3, 60, (100, b"aaaaaa"), {101}, 5)
 @example(0, 60, (0, b""), {1, 7}, 2)
 @example(3, 60, (0, b"\n"), set(), 5)
-def test_lines_of_one_length_and_what_breaks_them(
+def test_equal_lines_and_a_longer_one(
     length: int, lines: int, change: tuple[int, bytes], cuts: set[int], line_limit: int
 ) -> None:
-    """Where all lines of a read are alike, as those of base64 are, they are not counted singly."""
+    """Lines of equal length, such as those of base64, are not measured one by one."""
     wire = (b"a" * length + b"\r\n") * lines
-    at, octets = change
-    check(wire[:at] + octets + wire[at:] + b"\r\n.\r\n" + BEHIND, cuts, line_limit, 0, "accept")
+    at, inserted = change
+    check(wire[:at] + inserted + wire[at:] + b"\r\n.\r\n" + BEHIND, cuts, line_limit, 0, "accept")
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_all_short_data_at_once_in_two_pieces_and_singly(policy: str) -> None:
+def test_all_short_data_at_all_cuts(policy: str) -> None:
     for length in range(6):
-        for octets in itertools.product(b"\r\n.a", repeat=length):
-            wire = bytes(octets) + b"\r\n.\r\nQUIT"
+        for values in itertools.product(b"\r\n.a", repeat=length):
+            wire = bytes(values) + b"\r\n.\r\nQUIT"
             check(wire, set(range(1, len(wire))), 0, 0, policy)
             for cut in range(1, length + 5):
                 check(wire, {cut}, 0, 0, policy)
@@ -187,16 +187,16 @@ def test_all_short_data_at_once_in_two_pieces_and_singly(policy: str) -> None:
 
 @pytest.mark.parametrize("cuts", [set(), {5}, set(range(99))], ids=["whole", "cut", "singly"])
 @pytest.mark.parametrize(("line_limit", "size_limit"), [(0, 5), (5, 0), (5, 9)])
-def test_the_bare_newline_that_came_before_the_limit_is_told(
+def test_a_bare_newline_before_the_limit_is_reported(
     cuts: set[int], line_limit: int, size_limit: int
 ) -> None:
-    """What is refused first does not depend on how the network cut it."""
+    """The first violation does not depend on how the network cuts the data."""
     check(b"a\nbbbbbbbbbb\r\n.\r\n", cuts, line_limit, size_limit, "reject")
 
 
 @pytest.mark.parametrize("cuts", [set(), {5}, {11}, set(range(99))])
 @pytest.mark.parametrize(("line_limit", "size_limit"), [(0, 5), (5, 0), (5, 9)])
-def test_the_limit_that_was_broken_before_a_bare_newline_is_told(
+def test_a_limit_broken_before_a_bare_newline_is_reported(
     cuts: set[int], line_limit: int, size_limit: int
 ) -> None:
     check(b"bbbbbbbbbb\na\r\n.\r\n", cuts, line_limit, size_limit, "reject")
@@ -251,7 +251,7 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
         assert ended.content.startswith(b"x" + sequence.replace(b"\r\n.", b"\r\n"))
     if ended.refusal is None:
         assert smuggled in ended.content
-    # Nobody behind us finds an end or a stranger's newline in it.
+    # The next server must not find an end or a bare newline in it.
     if policy == "normalize":
         assert not re.search(rb"(?<!\r)\n|\r(?!\n)", ended.content)
     bare = re.search(rb"(?<!\r)\n|\r(?!\n)", sequence)
@@ -263,7 +263,7 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
     [
         (b"a\nb\rc\r\n", b"a\nb\rc\r\n", b"a\r\nb\r\nc\r\n"),
         (b"a\r\r\nb\n\n", b"a\r\r\nb\n\n\r\n", b"a\r\n\r\nb\r\n\r\n\r\n"),
-        # Nobody stuffs behind these: curl sends files with LFs so, and their dots are theirs.
+        # Dots after bare newlines are not stuffed (curl sends files with LF so): keep them.
         (b"a\n..b\r\n", b"a\n..b\r\n", b"a\r\n..b\r\n"),
         (b"a\n.b\r.c\r\n", b"a\n.b\r.c\r\n", b"a\r\n.b\r\n.c\r\n"),
         (b"a\r\n..b\n..c\n.\r\n", b"a\r\n.b\n..c\n.\r\n", b"a\r\n.b\r\n..c\r\n.\r\n"),
@@ -271,7 +271,9 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
         (b"\n", b"\n\r\n", b"\r\n\r\n"),
     ],
 )
-def test_what_becomes_of_bare_newlines(wire: bytes, accepted: bytes, normalized: bytes) -> None:
+def test_bare_newlines_are_kept_or_normalized(
+    wire: bytes, accepted: bytes, normalized: bytes
+) -> None:
     wire += b".\r\n" if wire.endswith(b"\r\n") else b"\r\n.\r\n"
     for cuts in (set[int](), set(range(99))):
         assert read(wire, cuts).content == accepted
@@ -279,7 +281,7 @@ def test_what_becomes_of_bare_newlines(wire: bytes, accepted: bytes, normalized:
         assert read(wire, cuts, 0, 0, "normalize").content == normalized
 
 
-def test_the_refusal_of_a_bare_newline_has_its_code() -> None:
+def test_a_bare_newline_is_refused_with_its_code() -> None:
     outcome = read(b"a\nb\r\n.\r\n", set(), None, None, "reject")
     assert outcome.refusal is not None
     assert outcome.refusal.startswith("550 5.6.11 ")
@@ -297,7 +299,7 @@ def test_the_refusal_of_a_bare_newline_has_its_code() -> None:
         (b"x" * 1000, replies.LINE_TOO_LONG),
         (b"." * 999, None),
         (b"." * 1000, replies.LINE_TOO_LONG),
-        # A CR or LF alone ends no line.
+        # A bare CR or LF does not end a line.
         (b"x" * 500 + b"\n" + b"x" * 498, None),
         (b"x" * 500 + b"\n" + b"x" * 499, replies.LINE_TOO_LONG),
         (b"x" * 500 + b"\r" + b"x" * 499, replies.LINE_TOO_LONG),
@@ -309,7 +311,7 @@ def test_a_line_counts_its_crlf_and_its_stuffed_dot(
     wire = before + line + b"\r\n.\r\n"
     outcome = read(wire, cuts, 1001, None, "accept")
     assert (outcome.done, outcome.refusal) == (True, refusal)
-    # A bare newline that is made CRLF ends a line.
+    # A bare newline ends a line once it is normalized.
     outcome = read(wire, cuts, 1001, None, "normalize")
     assert outcome.refusal == (None if re.search(rb"[\r\n]", line) else refusal)
 
@@ -327,7 +329,7 @@ def test_a_line_counts_its_crlf_and_its_stuffed_dot(
         (b"", None),
     ],
 )
-def test_the_size_counts_crlfs_and_stuffed_dots_but_not_the_end(
+def test_the_size_counts_crlfs_and_stuffed_dots(
     body: bytes, refusal: str | None, cuts: set[int]
 ) -> None:
     outcome = read(body + b".\r\n", cuts, None, 10)
@@ -343,12 +345,12 @@ def test_the_size_counts_crlfs_and_stuffed_dots_but_not_the_end(
         (b"y\r\n" * 3 + b"x" * 30 + b"\r\n", replies.TOO_MUCH_MAIL_DATA),
     ],
 )
-def test_the_limit_broken_first_is_told(body: bytes, refusal: str, cuts: set[int]) -> None:
+def test_the_limit_broken_first_is_reported(body: bytes, refusal: str, cuts: set[int]) -> None:
     assert read(body + b".\r\n", cuts, 20, 25).refusal == refusal
 
 
 @pytest.mark.parametrize("none", [None, 0])
-def test_no_limits(none: int | None) -> None:
+def test_without_limits_any_size_is_accepted(none: int | None) -> None:
     outcome = read(b"x" * 100_000 + b"\r\n.\r\n", {5, 70_000}, none, none)
     assert (outcome.refusal, len(outcome.content)) == (None, 100_002)
     assert not outcome.flooded
@@ -366,7 +368,7 @@ def test_twice_the_size_limit_is_a_flood() -> None:
     assert (data.flooded, data.done) == (True, False)
 
 
-def test_reading_where_nothing_has_arrived() -> None:
+def test_reading_without_input_returns_nothing() -> None:
     receiver = Receiver()
     data = MailData(receiver)
     assert data.read() == b""
@@ -379,7 +381,7 @@ def test_reading_where_nothing_has_arrived() -> None:
     assert receiver.line(512) == b"QUIT"
 
 
-def test_two_messages_in_one_packet() -> None:
+def test_bytes_after_the_end_stay_in_the_receiver() -> None:
     receiver = Receiver()
     receiver.feed(b"one\r\n.\r\nDATA\r\ntwo\r\n.\r\nQUIT\r\n")
     first = MailData(receiver)
@@ -390,16 +392,16 @@ def test_two_messages_in_one_packet() -> None:
     assert receiver.line(512) == b"QUIT"
 
 
-# Memory: nothing is kept but what may be the beginning of the end.
+# Memory: only bytes that may begin the end are kept.
 
 
 @settings(deadline=None)
 @given(WIRE, CUTS, st.sampled_from(POLICIES))
-def test_at_most_four_octets_are_held_back(wire: bytes, cuts: set[int], policy: str) -> None:
+def test_at_most_four_bytes_are_held_back(wire: bytes, cuts: set[int], policy: str) -> None:
     receiver = Receiver()
     data = MailData(receiver, None, None, policy)
-    for octet in wire:
-        receiver.feed(bytes([octet]))
+    for byte in wire:
+        receiver.feed(bytes([byte]))
         data.read()
         if data.done:
             break
@@ -410,7 +412,7 @@ def test_at_most_four_octets_are_held_back(wire: bytes, cuts: set[int], policy: 
 
 @pytest.mark.parametrize("piece", [b"x" * 65536, b"x\r\n" * 21845, b"\r" * 65536, b".\n" * 32768])
 @pytest.mark.parametrize("policy", POLICIES)
-def test_nothing_is_kept_of_a_message_over_its_limits(piece: bytes, policy: str) -> None:
+def test_a_refused_message_takes_no_memory(piece: bytes, policy: str) -> None:
     receiver = Receiver()
     data = MailData(receiver, 1001, 100_000, policy)
     message = b""

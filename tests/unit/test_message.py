@@ -1,4 +1,4 @@
-"""Messages decoded: what a reader sees of them, and of what is none."""
+"""Decoded messages, well-formed and malformed."""
 
 import re
 import time
@@ -44,10 +44,10 @@ def with_everything() -> EmailMessage:
     return message
 
 
-# What a reader sees.
+# Well-formed messages.
 
 
-def test_a_message_with_everything() -> None:
+def test_all_parts_of_a_message_are_read() -> None:
     mail = decoded(with_everything())
     assert isinstance(mail, Mail)
     assert mail.subject == "Grüße aus Köln, " + "ganz lang " * 12 + "€"
@@ -57,7 +57,7 @@ def test_a_message_with_everything() -> None:
     csv, png = mail.attachments
     assert (csv.name, csv.type, csv.content) == ("größe.csv", "text/csv", "zählen\n".encode())
     assert png == ("a.png", "image/png", b"\0\xff")
-    assert repr(png) == "<Attachment 'a.png', image/png, 2 octets>"
+    assert repr(png) == "<Attachment 'a.png', image/png, 2 bytes>"
     assert (mail.sender, mail.recipients) == (
         "shop@example.com",
         ["anna@example.org", "bob@example.org"],
@@ -68,7 +68,7 @@ def test_a_message_with_everything() -> None:
     )
 
 
-def test_header_fields_that_come_twice() -> None:
+def test_repeated_header_fields() -> None:
     headers = decoded("A: 1\r\nReceived: x\r\nb: 2\r\nreceived: y\r\n\r\n").headers
     assert list(headers) == ["A", "Received", "b"]
     assert len(headers) == 3
@@ -102,16 +102,16 @@ def test_header_fields_that_come_twice() -> None:
         ("\ud800\udcc3\udca9", "\ufffdé"),
     ],
 )
-def test_values_of_headers(value: str, text: str) -> None:
+def test_header_values_are_decoded(value: str, text: str) -> None:
     assert decode_header(value) == text
 
 
-def test_headers_in_utf_8() -> None:
+def test_raw_utf_8_headers_are_decoded() -> None:
     assert decoded("Subject: Grüße\r\n\r\n").subject == "Grüße"
     assert decoded(b"Subject: Gr\xfc\xdfe\r\n\r\n").subject == "Gr\ufffd\ufffde"
 
 
-def test_no_header_and_no_text() -> None:
+def test_an_empty_message() -> None:
     mail = decoded(b"")
     assert (mail.subject, mail.text, mail.html, mail.attachments) == ("", "", "", [])
     assert (mail.readable, mail.links) == ("", [])
@@ -138,12 +138,12 @@ def test_no_header_and_no_text() -> None:
         ("Content-Disposition: inline", b"x", "x"),
     ],
 )
-def test_texts_that_are_broken(head: str, body: bytes, text: str) -> None:
+def test_malformed_texts_are_read(head: str, body: bytes, text: str) -> None:
     mail = decoded(head.encode("latin-1") + b"\r\n\r\n" + body)
     assert mail.text == text or [text.encode()] == [one.content for one in mail.attachments]
 
 
-def test_text_parts_beside_each_other_are_one_text() -> None:
+def test_adjacent_text_parts_are_joined() -> None:
     message = EmailMessage()
     message.make_mixed()
     for text in "a", "b":
@@ -173,18 +173,18 @@ def test_a_forwarded_message_is_attached_whole() -> None:
     assert decoded(inner.content).subject.startswith("Grüße aus Köln")
 
 
-# What no reader sees.
+# Malformed messages.
 
 
 @pytest.mark.parametrize("kind", ["multipart/mixed; boundary=", "message/rfc822; x="])
-def test_parts_inside_each_other_without_end(kind: str) -> None:
+def test_endlessly_nested_parts_are_read(kind: str) -> None:
     levels = [f"Content-Type: {kind}b{n}\r\n\r\n--b{n}\r\n" for n in range(3000)]
     mail = decoded("Subject: deep\r\n" + "".join(levels))
     assert mail.subject == "deep"
     assert "--b2999" in mail.text + "".join(str(one.content) for one in mail.attachments)
 
 
-def test_a_part_that_cannot_be_written_again_has_no_octets() -> None:
+def test_a_part_that_cannot_be_serialized_is_kept() -> None:
     inner = b"Content-Type: text/plain; charset*=\xff'\xff'\xff\r\nA\xff: \xff\r\n\r\n\xff"
     mail = decoded(b"Content-Type: message/rfc822\r\n\r\n" + inner)
     (one,) = mail.attachments
@@ -215,7 +215,7 @@ WHOLE = with_everything().as_bytes()
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """Cut a good message open in some places and put something in."""
+    """Insert text into a well-formed message at some places."""
     content = WHOLE
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, len(content)))
@@ -266,14 +266,14 @@ def test_nothing_raises_and_all_is_text(content: bytes) -> None:
 def test_time_is_linear(content: bytes) -> None:
     before = time.process_time()
     read_all(decoded(content))
-    # Quadratic time would be minutes.
+    # Quadratic time would take minutes.
     assert time.process_time() - before < 20
 
 
 # Links and codes.
 
 
-def test_links() -> None:
+def test_links_of_text_and_html() -> None:
     message = EmailMessage()
     message.set_content(
         "See https://example.com/a, (https://example.com/b_(c)), <https://example.com/d>!\n"
@@ -313,11 +313,11 @@ def test_links() -> None:
         ("#111111 a222222 333333b https://example.com/444444 (555555)", "555555"),
     ],
 )
-def test_codes(text: str, code: str) -> None:
+def test_codes_are_found(text: str, code: str) -> None:
     assert decoded(f"Subject: x\r\n\r\n{text}").code() == code
 
 
-def test_a_code_in_html_alone() -> None:
+def test_a_code_only_in_html_is_found() -> None:
     html = "<style>p{color:#111111}</style><p id=222222>Code:<b>3333</b></p>"
     mail = decoded(f"Content-Type: text/html\r\n\r\n{html}")
     assert mail.code(4) == "3333"
@@ -326,7 +326,7 @@ def test_a_code_in_html_alone() -> None:
         mail.code()
 
 
-def test_what_a_reader_sees_of_html() -> None:
+def test_the_visible_text_of_html() -> None:
     page = (
         "<!doctype html><html><head><title>No</title><style>p > a {}</style></head><body>"
         "<!-- <p>no</p> --><h1>One &amp;\n two</h1><p>x<br>y</p><script>if (a < b) no()</script>"
@@ -341,10 +341,10 @@ def test_what_a_reader_sees_of_html() -> None:
     assert hypertext.read("a<p").text == "a"
 
 
-# What is expected of one.
+# assert_has().
 
 
-def test_a_message_as_expected() -> None:
+def test_assert_has_accepts_an_equal_message() -> None:
     mail = decoded(with_everything())
     mail.assert_has()
     mail.assert_has(
@@ -357,7 +357,7 @@ def test_a_message_as_expected() -> None:
     )
 
 
-def test_all_that_differs_is_told() -> None:
+def test_assert_has_lists_all_differences() -> None:
     mail = decoded("Subject: hi\r\n\r\nfirst\r\nsecond \r\nthird\r\n")
     with pytest.raises(AssertionError) as caught:
         mail.assert_has(
@@ -371,7 +371,7 @@ def test_all_that_differs_is_told() -> None:
         "<DecodedMail 'hi' from shop@example.com to anna@example.org, bob@example.org>:",
         "  the list of recipients is ['anna@example.org', 'bob@example.org'], not ['x@y.test']",
         "  the subject is 'hi', not 'ho'",
-        "  the text differs; expected lines have a -, those that came a +:",
+        "  the text differs; - marks expected lines, + marks received lines:",
         r"        first\n",
         r"      - second\n",
         r"      + second \n",

@@ -1,4 +1,4 @@
-"""The parameters of the extensions that came after 1.4: what they mean, what they refuse."""
+"""The parameters of the extensions that 1.4 did not have."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -62,7 +62,7 @@ def parse(name: str, value: str | None, server: Any = SECURE) -> Any:
         ("RRVS", "2026-01-02t14:00:00+02:00;c", ValidSince(NOON, "C")),
     ],
 )
-def test_meanings(name: str, value: str | None, meaning: object) -> None:
+def test_parameters_are_parsed(name: str, value: str | None, meaning: object) -> None:
     assert parse(name, value) == meaning
 
 
@@ -70,7 +70,7 @@ def in_the_future(seconds: float) -> str:
     return f"{datetime.now(UTC) + timedelta(seconds=seconds):%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_hold_until() -> None:
+def test_hold_until_is_a_time_in_the_future() -> None:
     text = in_the_future(3600)
     assert parse("HOLDUNTIL", text) == datetime.fromisoformat(text)
 
@@ -148,7 +148,7 @@ def test_requiretls_is_unknown_without_tls() -> None:
     assert offers["REQUIRETLS"](SECURE) == "REQUIRETLS"
 
 
-def test_one_time_to_release_is_enough() -> None:
+def test_two_release_times_are_refused() -> None:
     """RFC 4865 section 3."""
     TABLE.check_mail({"HOLDFOR": 1, "RET": "FULL"})
     with pytest.raises(Refused):
@@ -156,7 +156,7 @@ def test_one_time_to_release_is_enough() -> None:
 
 
 @given(st.sampled_from(sorted({*TABLE.mail, *TABLE.rcpt})), st.text())
-def test_any_text_has_a_meaning_or_is_refused(name: str, value: str) -> None:
+def test_any_text_is_parsed_or_refused(name: str, value: str) -> None:
     if name in ("SIZE", "SMTPUTF8"):
         return
     try:
@@ -165,13 +165,13 @@ def test_any_text_has_a_meaning_or_is_refused(name: str, value: str) -> None:
         assert refused.reply.code == 501
 
 
-def test_a_binary_message_needs_chunks() -> None:
+def test_binarymime_needs_chunking() -> None:
     """RFC 3030 section 3."""
     with pytest.raises(ValueError, match="BINARYMIME needs CHUNKING"):
         ExtensionTable.of([one for one in ALL if one.keyword != "CHUNKING"])
 
 
-def test_presets_hold_each_other() -> None:
+def test_each_preset_contains_the_smaller_one() -> None:
     keywords = [{one.keyword for one in preset} for preset in (MODERN, ALL)]
     assert keywords[0] < keywords[1]
     assert ExtensionTable.of("modern").extensions == MODERN
@@ -179,7 +179,7 @@ def test_presets_hold_each_other() -> None:
     assert not ExtensionTable.of("classic").has_codes
 
 
-def test_longer_commands() -> None:
+def test_extensions_lengthen_commands() -> None:
     assert TABLE.growth("RCPT", SECURE) == 536 + 40
     assert TABLE.growth("NOOP", SECURE) == 0
 
@@ -196,12 +196,12 @@ def test_longer_commands() -> None:
         (Reply("421-a\r\n421 b"), "421-4.0.0 a\r\n421 4.0.0 b"),
     ],
 )
-def test_codes(reply: Reply, expected: str) -> None:
+def test_replies_get_their_enhanced_code(reply: Reply, expected: str) -> None:
     assert with_code(reply) == expected
 
 
 @given(st.sampled_from("245"), st.text(max_size=1500))
-def test_any_reply_gets_a_code_in_each_line(kind: str, text: str) -> None:
+def test_each_line_of_any_reply_gets_a_code(kind: str, text: str) -> None:
     """RFC 2034 section 4; RFC 5321 section 4.5.3.1.5."""
     for line in with_code(Reply(f"{kind}50 {text}")).octets.split(b"\r\n")[:-1]:
         assert len(line) <= 510

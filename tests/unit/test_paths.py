@@ -9,9 +9,9 @@ from hypothesis import example, given, settings, strategies as st
 from aiosmtpd.protocol import paths
 from aiosmtpd.protocol.paths import NULL_PATH, MalformedPath
 
-# Without a section: the grammar of RFC 5321 section 4.1.2.
+# Lines without a section: the grammar of RFC 5321 section 4.1.2.
 VALID = [
-    # The usual.
+    # Common addresses.
     ("<a@b.test>", "a@b.test"),
     ("<anne.elliot@mail.example.com>", "anne.elliot@mail.example.com"),
     ("<a@localhost>", "a@localhost"),
@@ -20,8 +20,8 @@ VALID = [
     ("<!#$%&'*+-/=?^_`{|}~@b.test>", "!#$%&'*+-/=?^_`{|}~@b.test"),  # RFC 5322 3.2.3: atext
     ("<0@0>", "0@0"),
     ("<Postmaster>", "Postmaster"),  # RFC 5321 4.1.1.3
-    ("<A@B.TEST>", "A@B.TEST"),  # RFC 5321 2.4: the case stays
-    # Quoted strings: the quotes go where they are not needed.
+    ("<A@B.TEST>", "A@B.TEST"),  # RFC 5321 2.4: the case is kept
+    # Quoted strings: unneeded quotes are dropped.
     ('<"a"@b.test>', "a@b.test"),
     ('<"a b"@b.test>', '"a b"@b.test'),
     ('<"a@b"@b.test>', '"a@b"@b.test'),
@@ -64,7 +64,7 @@ LENIENT = [
     ('"a b"@b.test', '"a b"@b.test'),
     ("a@[192.0.2.1]", "a@[192.0.2.1]"),
     ("é@b.test", "é@b.test"),
-    # Blanks around it.
+    # Blanks around the address.
     (" <a@b.test>", "a@b.test"),
     ("\t<a@b.test> \r", "a@b.test"),
     ("< a@b.test >", "a@b.test"),
@@ -97,7 +97,7 @@ REFUSED = [
     "<\t>",
     "@",
     "<@>",
-    # Brackets: limits.md L26.
+    # Brackets.
     "<a@b.test",
     "<a@b.test ",
     "<a@b.test SIZE=1",
@@ -126,7 +126,7 @@ REFUSED = [
     '<"a"b"@b.test>',
     '""',
     '<"">',
-    # Comments: RFC 5321 has none.
+    # Comments, which RFC 5321 does not allow.
     "<a@b.test(c)>",
     "<a@b.test>(c)",
     "<a@b.test> (c)",
@@ -165,7 +165,7 @@ REFUSED = [
     "<a@[IPv6:1::2::3]>",
     "<a@[IPv6:192.0.2.1]>",
     "<a@[IPv7:::1]>",
-    "<a@[x400:c=gb]>",  # a tag that nobody has registered
+    "<a@[x400:c=gb]>",  # a tag that is not registered
     "<a@[tag:content]>",
     "<a@[IPv6:" + ":" * 60 + "]>",
     "<a@[192.0.2.\u0661]>",
@@ -180,7 +180,7 @@ REFUSED = [
     "<c.test:a@b.test>",
     "<@[192.0.2.1]:a@b.test>",
     "@c.test:a@b.test",
-    # Controls: RFC 5321 4.1.2, limits.md L26.
+    # Control characters: RFC 5321 4.1.2.
     "<a\x00@b.test>",
     "<a@b\x00.test>",
     '<"\x00"@b.test>',
@@ -195,7 +195,7 @@ REFUSED = [
     "<a@b\x9f.test>",
     '<"\x85"@b.test>',
     "a\x85@b.test",
-    # What was no UTF-8: RFC 6531 3.3.
+    # Invalid UTF-8: RFC 6531 3.3.
     "<\udcff@b.test>",
     "<a@\udcc3.test>",
     '<"\udcff"@b.test>',
@@ -206,24 +206,24 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "address"), VALID + LENIENT)
-def test_paths(text: str, address: str) -> None:
+def test_valid_paths_are_parsed(text: str, address: str) -> None:
     assert paths.parse(text) == (address, "")
-    # Its own spelling is a path too, and the same one.
+    # The result is a path again, and parses to itself.
     assert paths.parse(f"<{address}>") == (address, "")
-    # The way that the usual addresses do not take.
+    # A limit takes the slow way, which common addresses skip.
     assert paths.parse(text, local_part_limit=999) == (address, "")
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_what_is_no_path(text: str) -> None:
+def test_malformed_paths_are_refused(text: str) -> None:
     for limit in (0, 999):
         with pytest.raises(MalformedPath):
             paths.parse(text, limit)
 
 
 @pytest.mark.parametrize("text", ["a@b.", "a@b..c", '"a"b@c.test', '"a""b"@c.test'])
-def test_an_address_without_brackets_that_goes_on_is_no_other_address(text: str) -> None:
-    """RFC 5321 section 4.1.2: these are no Mailbox, and neither is what they begin with."""
+def test_text_after_a_bare_address_is_refused(text: str) -> None:
+    """RFC 5321 section 4.1.2: no part of these texts is a Mailbox."""
     with pytest.raises(MalformedPath):
         paths.parse(text)
 
@@ -242,7 +242,7 @@ def test_the_null_path(text: str, rest: str) -> None:
     assert paths.parse(text) == (NULL_PATH, rest)
 
 
-def test_the_published_spelling_of_the_null_path() -> None:
+def test_the_null_path_is_spelt_with_brackets() -> None:
     assert NULL_PATH == "<>"
 
 
@@ -260,7 +260,7 @@ def test_the_published_spelling_of_the_null_path() -> None:
         ("<a@b.test>>", ">"),
     ],
 )
-def test_what_follows_is_returned(text: str, rest: str) -> None:
+def test_the_text_after_an_address_is_returned(text: str, rest: str) -> None:
     for limit in (0, 999):
         assert paths.parse(text, limit) == ("a@b.test", rest)
 
@@ -276,8 +276,8 @@ def test_what_follows_is_returned(text: str, rest: str) -> None:
         ("é" * 10, 10),
     ],
 )
-def test_the_limit_of_a_local_part(local: str, length: int) -> None:
-    """In characters without the quotes: RFC 5321 section 4.5.3.1.1 says 64 octets."""
+def test_the_local_part_limit_ignores_quotes(local: str, length: int) -> None:
+    """The limit is in characters; RFC 5321 section 4.5.3.1.1 says 64 octets."""
     for text in (f"<{local}@b.test>", f"<@c.test:{local}@b.test>", f"{local}@b.test", f"<{local}>"):
         address = paths.parse(text, 0)
         assert paths.parse(text, length) == address
@@ -315,7 +315,7 @@ def test_any_text_can_be_quoted(local: str) -> None:
     address, rest = paths.parse(f'<"{escaped}"@b.test>')
     assert rest == ""
     assert address in (f"{local}@b.test", f'"{escaped}"@b.test')
-    # Quotes go only where all are atoms and dots.
+    # Quotes are dropped only if all parts are atoms and dots.
     assert (address[0] != '"') == (not set(local) & set(' "(),:;<>@[\\]'))
 
 
@@ -335,11 +335,11 @@ def test_any_text_can_be_quoted(local: str) -> None:
         ("A-=b", {"A-": "b"}),
         ("AUTH=<>", {"AUTH": "<>"}),
         ("X=!~<>[]{}\\\"',.:;()", {"X": "!~<>[]{}\\\"',.:;()"}),
-        ("X=a=b", {"X": "a=b"}),  # RFC 5321 4.1.2 has no = in a value; 1.4 takes it
+        ("X=a=b", {"X": "a=b"}),  # RFC 5321 4.1.2 does not allow = in a value; 1.4 does
         ("X=é", {"X": "é"}),  # RFC 6531 3.3
     ],
 )
-def test_parameters(text: str, found: dict[str, str | None]) -> None:
+def test_parameters_are_parsed(text: str, found: dict[str, str | None]) -> None:
     assert paths.parameters(paths.words(text)) == found
     assert list(paths.parameters(paths.words(text)) or {}) == list(found)
 
@@ -360,27 +360,27 @@ def test_parameters(text: str, found: dict[str, str | None]) -> None:
         "A=\x00",
         "A=\x7f",
         "A\x00",
-        # Twice: limits.md L26.
+        # The same keyword twice.
         "SIZE=1 SIZE=1",
         "SIZE=1 size=2",
         "A A",
         "A A=1",
-        # Not one bad word among good ones.
+        # One bad word among good ones.
         "SIZE=1 ? BODY=7BIT",
-        # RFC 6531 3.3: UTF8-non-ascii; surrogates stand for what is no UTF-8.
+        # RFC 6531 3.3: UTF8-non-ascii; surrogates stand for invalid UTF-8.
         "X=\udcff",
-        # RFC 5321 4.1.2: words are parted by SP; a control character is in none.
+        # RFC 5321 4.1.2: SP separates words, which contain no control characters.
         "SIZE=1\x0bBODY=7BIT",
         "SIZE=1\x1cBODY=7BIT",
         "SIZE=1\x85BODY=7BIT",
     ],
 )
-def test_what_are_no_parameters(text: str) -> None:
+def test_malformed_parameters_are_refused(text: str) -> None:
     assert paths.parameters(paths.words(text)) is None
 
 
 @pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u2028"])
-def test_a_blank_of_unicode_parts_no_words(blank: str) -> None:
+def test_unicode_spaces_do_not_split_words(blank: str) -> None:
     """RFC 6531 section 3.3: UTF8-non-ascii may be in a value."""
     assert paths.parameters(paths.words(f"X=a{blank}b")) == {"X": f"a{blank}b"}
 
@@ -398,13 +398,13 @@ def encode(text: str) -> str:
 @settings(deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=255)))
 @example("+=+41")
-def test_xtext_there_and_back(text: str) -> None:
+def test_encoded_xtext_decodes_to_the_same_text(text: str) -> None:
     assert paths.xtext(encode(text)) == text
 
 
 @settings(deadline=None)
 @given(st.text(alphabet=st.characters(max_codepoint=127)))
-def test_every_character_may_be_encoded(text: str) -> None:
+def test_each_character_may_be_encoded(text: str) -> None:
     assert paths.xtext("".join(f"+{ord(character):02X}" for character in text)) == text
 
 
@@ -418,7 +418,7 @@ def test_every_character_may_be_encoded(text: str) -> None:
         ("<>", "<>"),
     ],
 )
-def test_xtext(text: str, decoded: str) -> None:
+def test_xtext_is_decoded(text: str, decoded: str) -> None:
     assert paths.xtext(text) == decoded
 
 
@@ -426,12 +426,12 @@ def test_xtext(text: str, decoded: str) -> None:
     "text",
     ["+", "+4", "+4g", "+2b", "+ 2B", "a=b", "a b", "a\x00", "a\x7f", "é", "a\n", "+\u0664\u0661"],
 )
-def test_what_is_no_xtext(text: str) -> None:
+def test_malformed_xtext_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         paths.xtext(text)
 
 
-# Time: limits.md L26. 1.4.6 blocks the loop for ten seconds over a path of 100 kB.
+# Linear time. A path of 100 kB blocks the loop of 1.4.6 for ten seconds.
 
 SMALL, LARGE = 1_000, 100_000
 
@@ -483,7 +483,7 @@ HOSTILE = {
 
 
 def cost(function: Callable[[str], object], text: str) -> float:
-    """Measure seconds of processor time, the best of several."""
+    """Return the processor time in seconds, the best of several measurements."""
     best = float("inf")
     for _ in range(5):
         begin = time.process_time()
@@ -495,17 +495,17 @@ def cost(function: Callable[[str], object], text: str) -> float:
     return best
 
 
-def of_size(octets: int, begin: str, middle: str, end: str) -> str:
-    return begin + middle * (octets // len(middle)) + end
+def of_size(size: int, begin: str, middle: str, end: str) -> str:
+    return begin + middle * (size // len(middle)) + end
 
 
 def assert_linear(
     function: Callable[[str], object], plain: str, parts: tuple[str, str, str]
 ) -> None:
-    """Hold *parts* against a *plain* text of the size, and against themselves when small.
+    """Compare the time for *parts* with that for a *plain* text, and for a few of the parts.
 
-    A hundred times the octets may take five hundred times the time, quadratic code takes ten
-    thousand times as long; the slack is for a clock that ticks slowly.
+    A hundred times the size may take five hundred times the time, and quadratic code takes ten
+    thousand times as long; the margin is for a clock with slow ticks.
     """
     small = cost(function, of_size(SMALL, *parts)) * LARGE / SMALL
     large = cost(function, of_size(LARGE, *parts))
@@ -531,19 +531,19 @@ def test_no_path_is_slow(parts: tuple[str, str, str], limit: int) -> None:
         ("", " ", ""),
     ],
 )
-def test_no_parameters_are_slow(parts: tuple[str, str, str]) -> None:
+def test_parsing_parameters_is_linear(parts: tuple[str, str, str]) -> None:
     assert_linear(paths.parameters, of_size(LARGE, "A=", "a", ""), parts)
 
 
 @pytest.mark.parametrize(
     "parts", [("", "+", ""), ("", "+4", ""), ("", "+41", "+"), ("", "+41", ""), ("", "a", "=")]
 )
-def test_no_xtext_is_slow(parts: tuple[str, str, str]) -> None:
+def test_decoding_xtext_is_linear(parts: tuple[str, str, str]) -> None:
     assert_linear(paths.xtext, of_size(LARGE, "", "a", ""), parts)
 
 
-def test_the_clock_tells_quadratic_from_linear() -> None:
-    """The measure above is one that can fail."""
+def test_the_clock_detects_quadratic_time() -> None:
+    """The check above fails for quadratic code."""
 
     def quadratic(text: str) -> None:
         for begin in range(0, len(text), 30):

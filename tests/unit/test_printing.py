@@ -1,4 +1,4 @@
-"""Messages printed: for people, whatever strangers put into them, and for programs."""
+"""Printed messages: for people, safe on a terminal, and for programs."""
 
 import io
 import json
@@ -35,18 +35,18 @@ def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
 
 
 class Screen(io.TextIOWrapper):
-    """A stream that says what it is."""
+    """A stream that says if it is a terminal."""
 
     def __init__(self, encoding: str = "utf-8", terminal: bool = True) -> None:
-        self.octets = io.BytesIO()
+        self.written = io.BytesIO()
         self.terminal = terminal
-        super().__init__(self.octets, encoding)
+        super().__init__(self.written, encoding)
 
     def isatty(self) -> bool:
         return self.terminal
 
     def shown(self) -> str:
-        return self.octets.getvalue().decode(self.encoding)
+        return self.written.getvalue().decode(self.encoding)
 
 
 TLS: Any = {"ssl_object": SimpleNamespace(version=lambda: "TLSv1.3")}
@@ -55,7 +55,7 @@ TLS: Any = {"ssl_object": SimpleNamespace(version=lambda: "TLSv1.3")}
 # For people.
 
 
-def test_pretty() -> None:
+def test_pretty_prints_envelope_headers_and_text() -> None:
     mail = received(with_everything(), ssl=TLS)
     lines = pretty(mail).splitlines()
     clock = f"{mail.received:%H:%M:%S}"
@@ -64,35 +64,35 @@ def test_pretty() -> None:
         "MAIL FROM  shop@example.com SIZE=10",
         "RCPT TO    anna@example.org",
         "Client     192.0.2.1:1234 (client.test), TLSv1.3",
-        f"Received   {clock}, {len(mail.content):,} octets",
+        f"Received   {clock}, {len(mail.content):,} bytes",
         "From       Jürgen <shop@example.com>",
         "Subject    Grüße aus Köln, " + "ganz lang " * 12 + "€",
         "-" * 72,
         "Héllo",
         "https://example.com/a?b=1.",
         "-" * 72,
-        "Attached   größe.csv, text/csv, 8 octets",
-        "Attached   a.png, image/png, 2 octets",
+        "Attached   größe.csv, text/csv, 8 bytes",
+        "Attached   a.png, image/png, 2 bytes",
         "-" * 72,
         "",
     ]
 
 
-def test_html_alone_is_shown_as_text_with_its_links() -> None:
+def test_html_without_text_is_shown_with_its_links() -> None:
     mail = received(b"Content-Type: text/html\r\n\r\n<p>Look <a href=https://a.test/b>here</a>")
     lines = pretty(mail, Terminal(unicode=True)).splitlines()
     assert lines[-5:] == ["Look here", "─" * 72, "Link       https://a.test/b", "─" * 72, ""]
 
 
-def test_a_message_of_nothing() -> None:
+def test_an_empty_message_is_printed() -> None:
     mail = received(b"", client_address=("", 0), host_name=None)
     lines = pretty(mail).splitlines()
     assert lines[3] == "Client     a local socket"
-    assert lines[4].endswith(", 0 octets")
+    assert lines[4].endswith(", 0 bytes")
     assert lines[5:] == ["-" * 72, ""]
 
 
-def test_forty_columns() -> None:
+def test_lines_are_wrapped_to_the_terminal() -> None:
     message = EmailMessage()
     message["Subject"] = "A subject that is longer than forty columns are wide"
     link = "https://example.com/" + "x" * 60
@@ -104,7 +104,7 @@ def test_forty_columns() -> None:
     assert lines[start + 1 : start + 3] == [" " * 11 + "forty columns are wide", "-" * 40]
 
 
-def test_colours() -> None:
+def test_labels_are_dim_and_the_subject_is_bold() -> None:
     shown = pretty(received(b"Subject: hi\r\n\r\n"), Terminal(colours=True))
     assert "\x1b[2mSubject    \x1b[0m\x1b[1mhi\x1b[0m\n" in shown
     assert re.sub(r"\x1b\[[012]m", "", shown).count("\x1b") == 0
@@ -119,14 +119,14 @@ def test_no_control_character_gets_through(text: str) -> None:
 
 @given(st.one_of(mutated(), st.binary()))
 @settings(deadline=None)
-def test_whatever_a_message_holds(content: bytes) -> None:
+def test_any_message_is_printed_safely(content: bytes) -> None:
     mail = received(content, host_name="\x1b[2J")
     shown = pretty(mail, Terminal(columns=40))
     assert all(one.isprintable() or one in "\n\u200c\u200d" for one in shown)
     assert json.loads(as_json(mail))["size"] == len(content)
 
 
-def test_what_is_escaped() -> None:
+def test_unsafe_characters_are_escaped() -> None:
     assert safe("a\x1b[31m\r\n\x9b\x7f\u202eb\u2028\ttab") == (
         "a\\x1b[31m\n\\x9b\\x7f\\u202eb\\u2028   tab"
     )
@@ -145,7 +145,7 @@ def test_what_is_escaped() -> None:
         (io.StringIO(), {}, Terminal()),
     ],
 )
-def test_what_a_stream_can_show(
+def test_the_abilities_of_a_stream(
     screen: Any,
     environment: dict[str, str],
     terminal: Terminal,
@@ -159,7 +159,7 @@ def test_what_a_stream_can_show(
 # For programs.
 
 
-def test_json() -> None:
+def test_json_has_all_keys() -> None:
     mail = received(with_everything(), ssl=TLS, authenticated=True)
     line = as_json(mail)
     assert line.isascii()
@@ -181,7 +181,7 @@ def test_json() -> None:
     assert (said["raw"].encode(), said["raw_base64"]) == (mail.content, None)
 
 
-def test_json_of_octets_that_are_no_text() -> None:
+def test_json_of_bytes_that_are_not_utf_8() -> None:
     content = b"Subject: \xff\x7f\r\n\r\n\xff\0"
     line = as_json(received(content))
     assert "\x7f" not in line
@@ -207,21 +207,21 @@ def test_each_message_is_flushed() -> None:
         assert sign in screen.shown()
 
 
-def test_letters_that_the_stream_does_not_have() -> None:
+def test_characters_that_the_stream_lacks_are_escaped() -> None:
     screen = Screen("ascii", terminal=False)
     assert hand(Pretty(screen), "Subject: é\r\n\r\n".encode()) == "250 OK"
     assert "Subject    \\xe9\n" in screen.shown()
 
 
-def test_a_stream_that_takes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_write_is_a_451(caplog: pytest.LogCaptureFixture) -> None:
     class Full(io.StringIO):
         def flush(self) -> None:
             raise OSError(28, "No space left on device")
 
     assert hand(Pretty(Full()), b"\r\n") == "451 4.3.0 Message cannot be written"
-    assert caplog.messages == ["A message cannot be printed: [Errno 28] No space left on device"]
+    assert caplog.messages == ["Cannot print a message: [Errno 28] No space left on device"]
 
 
-def test_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_is_the_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     assert hand(JSONLines(), b"Subject: x\r\n\r\n") == "250 OK"
     assert json.loads(capsys.readouterr().out)["subject"] == "x"

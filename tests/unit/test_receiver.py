@@ -1,4 +1,4 @@
-"""Bytes in, command lines out: RFC 5321 sections 2.3.8 and 4.5.3.1.4, limits.md L6."""
+"""Bytes in, command lines out: RFC 5321 sections 2.3.8 and 4.5.3.1.4."""
 
 import gc
 import itertools
@@ -16,7 +16,7 @@ Event = bytes | str
 
 
 def lines_now(receiver: Receiver, limit: int) -> Iterator[Event]:
-    """Take all lines that are complete."""
+    """Take all complete lines."""
     while True:
         try:
             line = receiver.line(limit)
@@ -29,7 +29,7 @@ def lines_now(receiver: Receiver, limit: int) -> Iterator[Event]:
 
 
 def expected_lines(data: bytes, limit: int) -> list[Event]:
-    """Cut the slow and simple way."""
+    """Cut lines in a slow and simple way."""
     events: list[Event] = []
     for line in data.split(b"\n")[:-1]:
         events.append(TOO_LONG if len(line) > limit else line.removesuffix(b"\r"))
@@ -42,7 +42,7 @@ def pieces(data: bytes, cuts: set[int]) -> list[bytes]:
 
 
 def held(receiver: Receiver) -> int:
-    """Count the octets that the receiver keeps alive, waiting or not."""
+    """Return the number of bytes that the receiver keeps alive, waiting or not."""
     return sum(len(part) for part in gc.get_referents(receiver) if isinstance(part, bytes))
 
 
@@ -78,7 +78,7 @@ def test_a_line_ends_at_lf_or_crlf(data: bytes, lines: list[bytes]) -> None:
     st.sets(st.integers(1, 60)),
     st.integers(0, 8),
 )
-def test_cuts_change_nothing_and_what_is_too_long_is_not_kept(
+def test_cuts_do_not_matter_and_long_lines_are_dropped(
     data: bytes, cuts: set[int], limit: int
 ) -> None:
     receiver = Receiver()
@@ -97,7 +97,7 @@ def test_cuts_change_nothing_and_what_is_too_long_is_not_kept(
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 @pytest.mark.parametrize("singly", [False, True])
-def test_the_limit_counts_all_before_the_lf(end: bytes, singly: bool) -> None:
+def test_the_limit_counts_bytes_before_the_lf(end: bytes, singly: bool) -> None:
     limit = 20
     longest = b"x" * (limit + 1 - len(end)) + end
     for data, event in [(longest, longest.rstrip()), (b"x" + longest, TOO_LONG)]:
@@ -109,13 +109,13 @@ def test_the_limit_counts_all_before_the_lf(end: bytes, singly: bool) -> None:
         assert events == [event]
 
 
-def test_the_line_behind_one_too_long_is_read() -> None:
+def test_the_line_after_a_long_one_is_read() -> None:
     receiver = fed(b"x" * 600)
     assert receiver.line(512) is None
     assert len(receiver) == held(receiver) == 0
     receiver.feed(b"short")
     assert receiver.line(512) is None
-    assert len(receiver) == 0, "a piece of a line that is too long is not kept either"
+    assert len(receiver) == 0, "no part of an over-long line is kept"
     receiver.feed(b"\r\nNOOP\r\n")
     with pytest.raises(LineTooLong):
         receiver.line(512)
@@ -143,7 +143,7 @@ def test_a_line_without_end_is_a_flood_after_64_kib(step: int) -> None:
     assert held(receiver) == 0
 
 
-def test_64_kib_to_its_end_are_no_flood_and_the_count_begins_anew() -> None:
+def test_64_kib_are_not_a_flood_and_the_count_restarts() -> None:
     receiver = Receiver()
     for _ in range(3):
         receiver.feed(b"x" * LINE_FLOOD)
@@ -178,7 +178,7 @@ def test_an_idle_receiver_does_not_hold_the_last_read() -> None:
     assert held(receiver) == 0
 
 
-def test_len_and_has_line_tell_what_waits() -> None:
+def test_len_and_has_line_describe_the_input() -> None:
     receiver = fed(b"NO")
     assert (len(receiver), receiver.has_line()) == (2, False)
     receiver.feed(b"OP\r\nQUIT")
@@ -187,7 +187,7 @@ def test_len_and_has_line_tell_what_waits() -> None:
     assert (len(receiver), receiver.has_line()) == (4, False)
 
 
-def test_take_gives_what_waits_and_not_more() -> None:
+def test_take_returns_at_most_the_input() -> None:
     receiver = fed(b"abc\ndef")
     assert receiver.take(0) == b""
     assert receiver.take(2) == b"ab"
@@ -198,7 +198,7 @@ def test_take_gives_what_waits_and_not_more() -> None:
     assert receiver.take(2) == b"gh"
 
 
-def test_what_is_put_back_comes_next() -> None:
+def test_bytes_put_back_are_taken_next() -> None:
     receiver = fed(b"DATA\r\nbody\r\nQUIT\r\n")
     assert receiver.line(512) == b"DATA"
     taken = receiver.take(8)
@@ -220,8 +220,8 @@ def test_a_line_end_that_was_put_back_is_found() -> None:
 
 
 @pytest.mark.parametrize("rest", [b"MAIL FROM:<evil@b.test>\r\n", b"unfinished", b"x" * 600])
-def test_clear_forgets_all(rest: bytes) -> None:
-    """What was sent in the clear is not run inside TLS: RFC 3207 section 6."""
+def test_clear_drops_all_input(rest: bytes) -> None:
+    """Commands sent before TLS are not run inside it: RFC 3207 section 6."""
     receiver = fed(b"STARTTLS\r\n" + rest)
     assert receiver.line(512) == b"STARTTLS"
     if b"\n" not in rest:
@@ -247,7 +247,7 @@ STEPS = st.lists(
 
 @settings(deadline=None)
 @given(STEPS)
-def test_in_any_order_of_calls_no_octet_is_lost_or_doubled(steps: list[Step]) -> None:
+def test_no_byte_is_lost_or_doubled_in_any_order_of_calls(steps: list[Step]) -> None:
     receiver, model, taken = Receiver(), b"", b""
     for call, argument in steps:
         if isinstance(argument, bytes):

@@ -1,4 +1,4 @@
-"""Replies: RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 3463, limits.md L21."""
+"""Replies: RFC 5321 sections 4.2 and 4.5.3.1.5, RFC 3463."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ LINE = re.compile("([2-5][0-9]{2})(?:([ -])([^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\
 
 
 def lines_of(reply: str) -> list[str]:
-    """Return the texts of the lines of what must be exactly one reply on the wire."""
+    """Check that *reply* is one reply on the wire; return the texts of its lines."""
     wire = reply.encode() + b"\r\n"
     lines = wire.split(b"\r\n")
     assert lines.pop() == b""
@@ -51,13 +51,13 @@ def lines_of(reply: str) -> list[str]:
         ("599 x", 599, None),
     ],
 )
-def test_a_reply_knows_its_parts(text: str, code: int, enhanced: str | None) -> None:
+def test_a_reply_has_its_parts_as_attributes(text: str, code: int, enhanced: str | None) -> None:
     reply = Reply(text)
     assert (reply, reply.code, reply.enhanced) == (text, code, enhanced)
     assert isinstance(reply, str)
 
 
-def test_an_enhanced_code_may_be_told_beside_the_text_but_the_text_wins() -> None:
+def test_an_enhanced_code_in_the_text_wins() -> None:
     assert Reply("250 OK", "2.0.0").enhanced == "2.0.0"
     assert Reply("250 OK", "2.0.0") == "250 OK"
     assert Reply("250 2.1.5 OK", "2.0.0").enhanced == "2.1.5"
@@ -81,7 +81,7 @@ def test_an_enhanced_code_may_be_told_beside_the_text_but_the_text_wins() -> Non
         "25\u0660 \u00e9",
     ],
 )
-def test_what_is_like_a_reply_is_refused_or_made_one(text: str) -> None:
+def test_odd_texts_are_refused_or_made_one_reply(text: str) -> None:
     try:
         reply = from_hook(text)
     except ValueError:
@@ -89,7 +89,7 @@ def test_what_is_like_a_reply_is_refused_or_made_one(text: str) -> None:
     lines_of(reply)
 
 
-# from_hook: one reply, however it was written.
+# from_hook: the result is always one reply.
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_like_a_reply_is_refused_or_made_one(text: str) -> None:
         ("250 back\\slash", "250 back\\slash"),
     ],
 )
-def test_what_a_hook_returned_becomes_one_reply(status: str | bytes, expected: str) -> None:
+def test_the_result_of_a_hook_becomes_one_reply(status: str | bytes, expected: str) -> None:
     reply = from_hook(status)
     assert reply == expected
     assert type(reply) is Reply
@@ -138,8 +138,8 @@ def test_what_a_hook_returned_becomes_one_reply(status: str | bytes, expected: s
     "status",
     ["250-OK", "250-", b"550-no", "250-a\r\n250-b", "250-a\r\n550 b", "250-a\r\nb", "250-a\n"],
 )
-def test_a_reply_that_would_not_end_is_ended(status: str | bytes) -> None:
-    """RFC 5321 section 4.2.1: behind a hyphen the client waits for one more line."""
+def test_the_last_line_of_a_reply_ends_it(status: str | bytes) -> None:
+    """RFC 5321 section 4.2.1: after a hyphen the client waits for one more line."""
     reply = from_hook(status)
     assert len(lines_of(reply)) == 1
     assert reply.startswith(
@@ -150,13 +150,13 @@ def test_a_reply_that_would_not_end_is_ended(status: str | bytes) -> None:
 @pytest.mark.parametrize(
     "text", ["250 a\r\n550 b", "250 a\nb", "250 a\x00", "550-no", "550 " + "x" * 600]
 )
-def test_a_reply_made_by_the_handler_is_not_trusted_more_than_its_text(text: str) -> None:
-    """``Reply(f"550 No {what}")`` is what programs write: contract.md, exceptions and hooks."""
+def test_a_reply_object_is_checked_like_its_text(text: str) -> None:
+    """Programs write ``Reply(f"550 No {what}")`` with text of the client in it."""
     assert from_hook(Reply(text)) == from_hook(text)
     lines_of(from_hook(Reply(text)))
 
 
-def test_a_reply_passes_with_its_enhanced_code() -> None:
+def test_a_reply_object_keeps_its_enhanced_code() -> None:
     assert from_hook(replies.OK) is replies.OK
     assert from_hook(Reply("250 Queued", "2.6.0")).enhanced == "2.6.0"
     assert from_hook("250 Queued").enhanced is None
@@ -168,13 +168,13 @@ def test_a_reply_passes_with_its_enhanced_code() -> None:
     "status",
     [None, 250, 250.0, True, [], ["250 OK"], ("250 OK",), {}, object, bytearray(b"250 OK")],
 )
-def test_what_is_no_text_is_no_reply(status: Any) -> None:
+def test_values_other_than_text_are_refused(status: Any) -> None:
     with pytest.raises(ValueError, match=r"^not an SMTP reply: "):
         from_hook(status)
 
 
 @pytest.mark.parametrize("status", ["", "\r\n", b"", "OK", "\n250 OK", "x" * 600, "x\r\n250 OK"])
-def test_what_has_no_code_is_no_reply(status: str | bytes) -> None:
+def test_texts_without_a_code_are_refused(status: str | bytes) -> None:
     with pytest.raises(ValueError, match=r"^not an SMTP reply: "):
         from_hook(status)
 
@@ -183,7 +183,7 @@ def test_what_has_no_code_is_no_reply(status: str | bytes) -> None:
     "text",
     ["x" * 506, "x" * 507, "x" * 5000, "é" * 253, "é" * 254, "😀" * 999, "é" * 507, "\x00" * 400],
 )
-def test_long_lines_are_folded_and_nothing_is_lost(text: str) -> None:
+def test_long_lines_are_folded_without_loss(text: str) -> None:
     reply = from_hook(f"550 {text}")
     texts = lines_of(reply)
     assert "".join(texts) == escape(text)
@@ -191,14 +191,14 @@ def test_long_lines_are_folded_and_nothing_is_lost(text: str) -> None:
     assert reply.code == 550
 
 
-def test_long_lines_of_several_are_folded_each() -> None:
+def test_each_long_line_of_a_reply_is_folded() -> None:
     reply = from_hook("250-" + "a" * 600 + "\r\n250-b\n250 " + "c" * 600)
     texts = lines_of(reply)
     assert "".join(texts) == "a" * 600 + "b" + "c" * 600
     assert texts == ["a" * 506, "a" * 94, "b", "c" * 506, "c" * 94]
 
 
-def test_many_lines_and_no_text_at_all() -> None:
+def test_many_lines_and_an_empty_text() -> None:
     assert lines_of(from_hook("250-\n" * 999 + "250")) == [""] * 1000
 
 
@@ -225,7 +225,7 @@ def test_a_code_and_a_space_make_any_text_one_reply(code: str, text: str, as_byt
 
 @settings(deadline=None)
 @given(CODE, st.lists(LONG, min_size=1, max_size=5), SEPARATOR)
-def test_lines_of_one_code_make_one_reply(code: str, texts: list[str], newline: str) -> None:
+def test_lines_with_one_code_make_one_reply(code: str, texts: list[str], newline: str) -> None:
     texts = [re.sub(r"[\r\n]", "", text) for text in texts]
     lines = [f"{code}-{text}" for text in texts[:-1]] + [f"{code} {texts[-1]}"]
     reply = from_hook(newline.join(lines))
@@ -264,7 +264,7 @@ def test_any_text_is_one_reply_or_a_value_error(status: str) -> None:
 
 @settings(deadline=None)
 @given(NASTY)
-def test_what_is_escaped_is_one_safe_line_and_the_rest_stays(text: str) -> None:
+def test_escaped_text_is_one_safe_line(text: str) -> None:
     escaped = escape(text)
     escaped.encode()
     assert len(escaped.splitlines()) <= 1
@@ -276,7 +276,7 @@ def test_what_is_escaped_is_one_safe_line_and_the_rest_stays(text: str) -> None:
         assert character in escaped
 
 
-def test_escapes_are_those_of_python() -> None:
+def test_escapes_are_spelt_as_in_python() -> None:
     assert escape("a\r\n\x00\x1b\x85\u2028\udcffé\t") == "a\\r\\n\\x00\\x1b\\x85\\u2028\\udcffé\t"
 
 
@@ -305,19 +305,19 @@ def test_refused_carries_a_reply() -> None:
         "550 " + "é" * 300,
     ],
 )
-def test_a_refusal_is_one_reply_too(text: str) -> None:
+def test_a_refusal_is_always_one_reply(text: str) -> None:
     reply = Refused(text).reply
     lines_of(reply)
     assert reply.code == 550
 
 
-# The replies of the house.
+# The server's replies.
 
 CONSTANTS = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 
 
 @pytest.mark.parametrize("name", CONSTANTS)
-def test_every_reply_of_ours_is_one_line_with_an_enhanced_code_of_its_class(name: str) -> None:
+def test_each_reply_is_one_line_with_a_matching_code(name: str) -> None:
     reply = CONSTANTS[name]
     assert len(lines_of(reply)) == 1
     assert reply.isascii()
@@ -328,11 +328,11 @@ def test_every_reply_of_ours_is_one_line_with_an_enhanced_code_of_its_class(name
         assert reply.enhanced[0] == reply[0]
 
 
-def test_there_are_replies() -> None:
+def test_the_module_has_replies() -> None:
     assert len(CONSTANTS) > 40
 
 
-def test_replies_with_something_of_the_client_in_them() -> None:
+def test_replies_made_from_text() -> None:
     assert replies.syntax_of("HELO hostname") == "501 Syntax: HELO hostname"
     assert replies.syntax_of("HELO hostname").enhanced == "5.5.4"
     assert replies.not_recognized("FOO") == '500 Error: command "FOO" not recognized'
@@ -344,10 +344,10 @@ def test_replies_with_something_of_the_client_in_them() -> None:
 
 @pytest.mark.parametrize("make", [replies.not_recognized, replies.sent_too_many_times])
 @pytest.mark.parametrize("verb", ["X" * 999, "\r\n" * 99, "\x00\x9b\u2028\udcff", "É" * 99, ""])
-def test_of_a_verb_at_most_32_escaped_characters_are_said(
+def test_at_most_32_characters_of_a_verb_are_repeated(
     make: Callable[[str], Reply], verb: str
 ) -> None:
-    """limits.md L25."""
+    """docs/reference/limits, "short echo"."""
     reply = make(verb)
     assert len(lines_of(reply)) == 1
     assert escape(verb)[:32] in reply

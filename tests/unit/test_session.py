@@ -1,4 +1,4 @@
-"""What hooks get to know: contract.md, Session and Envelope, and Authentication."""
+"""Session, envelope and results of AUTH, as hooks of programs for 1.4 use them."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ def test_login_data_warns_in_the_log(
     assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
-def test_the_server_sets_login_data_silently(
+def test_the_server_sets_login_data_without_a_warning(
     loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
     session = Session(loop)
@@ -71,7 +71,7 @@ def test_envelopes_share_nothing() -> None:
         assert getattr(two, name) == []
 
 
-def test_missing_is_one_value() -> None:
+def test_missing_is_a_singleton() -> None:
     assert MISSING is type(MISSING).MISSING
     assert repr(MISSING).count("MISSING")
 
@@ -122,7 +122,7 @@ def test_a_login_and_a_password_are_a_pair() -> None:
     assert (pair.login, pair.password) == tuple(pair)
 
 
-def test_programs_may_set_what_is_derived(loop: asyncio.AbstractEventLoop) -> None:
+def test_programs_may_set_derived_properties(loop: asyncio.AbstractEventLoop) -> None:
     session, envelope = Session(loop), Envelope()
     assert session.client_address == ("", 0)
     assert envelope.recipients == []
@@ -130,4 +130,4 @@ def test_programs_may_set_what_is_derived(loop: asyncio.AbstractEventLoop) -> No
     envelope.recipients = ["mine"]  # type: ignore[list-item]
     assert session.client_address == ("192.0.2.1", 5)
     assert envelope.recipients == ["mine"]  # type: ignore[comparison-overlap]
-    assert "own host" in (type(session).client_address.__doc__ or "")
+    assert "client's host" in (type(session).client_address.__doc__ or "")

@@ -1,4 +1,4 @@
-"""The threat model speaks of tests that are there, and the examples do as it says."""
+"""The tests that the threat model names exist, and the examples follow it."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ AUTHENTICATORS = ("docs/reference/auth.rst", "docs/howto/mechanism.rst")
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not here")
 
 
-def test_each_test_that_it_names_is_there() -> None:
+def test_each_test_that_it_names_exists() -> None:
     named = re.findall(r"``(tests/[\w/.-]+)(?:::(\w+))?``", PAGE.read_text(encoding="utf-8"))
     assert len(named) > 9
     for file, name in named:
@@ -25,7 +25,7 @@ def test_each_test_that_it_names_is_there() -> None:
 
 
 def test_it_names_each_attack() -> None:
-    # A name as it stands there is one word with hyphens, or one plain word.
+    # A name on the page is a word, with or without hyphens.
     named = set(re.findall(r"``([a-zA-Z0-9-]+)``", PAGE.read_text(encoding="utf-8")))
     assert {attack.name for attack in ATTACKS} <= named
 
@@ -36,7 +36,7 @@ def test_examples_compare_secrets_in_constant_time(page: str) -> None:
     assert "hmac.compare_digest(" in text
 
 
-def test_no_example_compares_secrets_otherwise() -> None:
+def test_no_example_compares_secrets_with_equality() -> None:
     for page in (ROOT / "docs").rglob("*.rst"):
         text = page.read_text(encoding="utf-8")
         assert not re.search(r"(?:\.password|token|secret)\w* *[!=]= ", text), page

@@ -1,4 +1,4 @@
-"""Return-Path, Received, and messages that go in circles: RFC 5321 sections 4.4 and 6.3."""
+"""Return-Path, Received and mail loops: RFC 5321 sections 4.4 and 6.3."""
 
 from email import message_from_bytes
 from typing import Any
@@ -32,7 +32,7 @@ KNOWN: dict[str, Any] = {
         ("LMTP", True, True, False, False, "UTF8LMTP"),
     ],
 )
-def test_protocols(
+def test_the_protocol_name(
     family: str, extended: bool, utf8: bool, tls: bool, authenticated: bool, expected: str
 ) -> None:
     """RFC 3848, RFC 6531 section 4.3."""
@@ -40,7 +40,7 @@ def test_protocols(
     assert found == expected
 
 
-def test_one_recipient() -> None:
+def test_only_a_single_recipient_is_named() -> None:
     assert fields("a@b.test", ["c@d.test"], **KNOWN) == (
         b"Return-Path: <a@b.test>\r\n"
         b"Received: from client.test ([192.0.2.1])\r\n"
@@ -69,7 +69,7 @@ def test_fields(path: str | None, recipients: list[str], changed: Any, expected:
 
 
 @given(st.text())
-def test_a_client_adds_no_field(client: str) -> None:
+def test_a_client_cannot_inject_a_field(client: str) -> None:
     found = fields("a@b", ["c@d"], **{**KNOWN, "client": client})
     assert message_from_bytes(found + b"\r\n").keys() == ["Return-Path", "Received"]
 
@@ -81,9 +81,9 @@ def test_a_client_adds_no_field(client: str) -> None:
         (b"Received: x\r\nreceived : y\r\n\tz\r\nSubject: Received: no\r\n\r\nReceived: no\r\n", 2),
         (b"Received: x\nRECEIVED:\n\nReceived: no", 2),
         (b"\r\nReceived: no", 1),
-        # A message of headers alone keeps nobody waiting.
+        # A message with only headers does not take long.
         (b"x: y\r\n" * 100_000 + b"Received: far away\r\n", 0),
     ],
 )
-def test_hops(message: bytes, count: int) -> None:
+def test_received_fields_are_counted(message: bytes, count: int) -> None:
     assert hops(message) == count

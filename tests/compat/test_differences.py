@@ -1,4 +1,4 @@
-"""What users tripped over: each of these fails on 1.4.6 (rows of the table in howto/migrate)."""
+"""Differences from 1.4 that fix what users ran into; each test fails on 1.4.6."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def open_auth(authenticator: Any, **keywords: Any) -> Any:
 
 
 class Hooks:
-    """Tells of each call."""
+    """Records each call."""
 
     def __init__(self, connect: Any = "220 mine") -> None:
         self.connect = connect
@@ -64,7 +64,7 @@ class Hooks:
         self.calls.put(("DISCONNECT", reason))
 
 
-# A: safety.
+# Safety.
 
 
 async def accept_later(*_: Any) -> AuthResult:
@@ -72,19 +72,19 @@ async def accept_later(*_: Any) -> AuthResult:
     return AuthResult(success=False)
 
 
-def test_a1_an_async_authenticator_is_awaited() -> None:
+def test_an_async_authenticator_is_awaited() -> None:
     with open_auth(accept_later) as controller, Client(controller.port) as client:
         client.ask(b"EHLO x")
         assert client.ask(PLAIN) == b"535 5.7.8 Authentication credentials invalid\r\n"
 
 
-def test_a2_a_refused_client_is_answered() -> None:
+def test_a_refused_authentication_gets_a_reply() -> None:
     with open_auth(refuse) as controller, Client(controller.port) as client:
         client.ask(b"EHLO x")
         assert client.ask(PLAIN)[:3] == b"535"
 
 
-def test_a3_implicit_tls_counts_for_auth(certificates: Certificates) -> None:
+def test_implicit_tls_counts_for_auth(certificates: Certificates) -> None:
     context = certificates.server_context()
     with (
         serving(Catcher(), authenticator=accept, ssl_context=context) as controller,
@@ -96,7 +96,7 @@ def test_a3_implicit_tls_counts_for_auth(certificates: Certificates) -> None:
         assert "starttls" not in client.esmtp_features
 
 
-async def test_a4_an_authenticator_alone_is_warned_of_once(
+async def test_an_optional_authenticator_is_warned_about_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = type("Server", (SMTP,), {})
@@ -129,7 +129,7 @@ class WithHook(Catcher):
     ],
 )
 @pytest.mark.parametrize("extensions", ["classic", "modern"])
-def test_a4_auth_is_offered_where_somebody_can_verify_it(
+def test_modern_offers_auth_only_if_it_is_verifiable(
     handler: Any, keywords: dict[str, Any], offer: str | None, extensions: str
 ) -> None:
     keywords = {**keywords, "auth_require_tls": False, "extensions": extensions}
@@ -149,13 +149,13 @@ class Misspelt:
         return "250 OK"
 
     def handle_message(self, message: Any) -> None:
-        """No hook, but not near to one either."""
+        """Not a hook, and not similar to the name of one."""
 
     async def handle_PING(self, *_: Any) -> str:
         return "250 OK"
 
 
-def test_a7_a_misspelt_hook_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_misspelt_hook_is_warned_about_once(caplog: pytest.LogCaptureFixture) -> None:
     with serving(Misspelt()) as controller:
         for _ in range(2):
             with Client(controller.port) as client:
@@ -167,14 +167,14 @@ def test_a7_a_misspelt_hook_is_warned_of_once(caplog: pytest.LogCaptureFixture) 
     ]
 
 
-def test_a7_a_class_in_place_of_its_instance(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_class_as_the_handler_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
     handler = type("Once", (Catcher,), {})
     with serving(handler):
         pass
     assert "the handler is the class Once itself: make an instance of it?" in caplog.text
 
 
-def test_a7_an_unknown_keyword_names_the_closest() -> None:
+def test_an_unknown_keyword_names_the_closest() -> None:
     with pytest.raises(TypeError, match=r"'data_size'. Did you mean 'data_size_limit'\?"):
         SMTP(Catcher(), data_size=1)  # type: ignore[call-arg]
     controller = Controller(Catcher(), port=0, data_size=1)
@@ -184,7 +184,7 @@ def test_a7_an_unknown_keyword_names_the_closest() -> None:
         SMTP(Catcher(), xyzzy=1)  # type: ignore[call-arg]
 
 
-def test_a14_failed_authentications_end_the_session() -> None:
+def test_too_many_auth_failures_end_the_session() -> None:
     with (
         open_auth(refuse, max_auth_failures=3) as controller,
         Client(controller.port) as client,
@@ -196,7 +196,7 @@ def test_a14_failed_authentications_end_the_session() -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 10])
-def test_a14_ten_failures_by_default(limit: int | None) -> None:
+def test_ten_auth_failures_are_allowed_by_default(limit: int | None) -> None:
     keywords = {"max_auth_failures": None} if limit is None else {}
     with open_auth(refuse, **keywords) as controller, Client(controller.port) as client:
         client.ask(b"EHLO x")
@@ -227,10 +227,10 @@ def test_secrets_stay_out_of_the_log(lines: list[bytes], caplog: pytest.LogCaptu
     assert "secret" not in caplog.text
 
 
-# B: daily work.
+# Daily work.
 
 
-async def test_b2_inside_a_running_loop() -> None:
+async def test_servers_start_inside_a_running_loop() -> None:
     handler = Catcher()
     async with Server(handler, listen="127.0.0.1:0") as server:
         address = server.addresses[0]
@@ -248,7 +248,7 @@ def deliver(host: str, port: int, body: str = "Subject: hi\r\n\r\nhello\r\n") ->
         return client.sendmail("a@b.test", ["c@d.test"], body)
 
 
-def test_b14_connect_and_disconnect() -> None:
+def test_connect_and_disconnect_are_called() -> None:
     handler = Hooks()
     with serving(handler) as controller:
         with Client(controller.port, greet=False) as client:
@@ -274,7 +274,7 @@ def test_b14_connect_and_disconnect() -> None:
         (aiosmtpd.MISSING, rb"220 mx.test Python SMTP .*"),
     ],
 )
-def test_b14_connect_may_refuse(connect: Any, answer: bytes) -> None:
+def test_connect_may_refuse(connect: Any, answer: bytes) -> None:
     handler = Hooks(connect)
     with serving(handler) as controller, Client(controller.port, greet=False) as client:
         reply = client.reply()
@@ -285,7 +285,7 @@ def test_b14_connect_may_refuse(connect: Any, answer: bytes) -> None:
             assert handler.next() == ("DISCONNECT", reply.decode().strip())
 
 
-def test_b14_disconnect_may_fail(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_in_disconnect_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     class Failing:
         async def handle_DISCONNECT(self, *_: Any) -> None:
             raise ValueError("in the hook")
@@ -305,7 +305,7 @@ class LetIn(Catcher):
     ("trusted", "let_in"),
     [(["192.0.2.0/24"], False), ("127.0.0.0/8", True), (["::1", "127.0.0.1"], True), ([], False)],
 )
-def test_b15_proxies_that_are_trusted(trusted: Any, let_in: bool) -> None:
+def test_only_trusted_proxies_are_accepted(trusted: Any, let_in: bool) -> None:
     handler = LetIn()
     with (
         serving(handler, proxy_protocol_timeout=5, proxy_trusted=trusted) as controller,
@@ -324,12 +324,12 @@ def test_b15_proxies_that_are_trusted(trusted: Any, let_in: bool) -> None:
             assert session.peer[0] == "127.0.0.1"
 
 
-async def test_b15_no_network() -> None:
+async def test_a_bad_trusted_network_is_refused() -> None:
     with pytest.raises(ValueError, match="does not appear to be an IPv4 or IPv6 network"):
         SMTP(Catcher(), proxy_trusted=["nonsense"])
 
 
-def test_b17_a_line_for_each_connection_and_message(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_connection_and_message_has_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "mail.log"), serving(Catcher()) as controller:
         deliver("127.0.0.1", controller.port)
         deliver("127.0.0.1", controller.port)
@@ -345,7 +345,7 @@ def test_b17_a_line_for_each_connection_and_message(caplog: pytest.LogCaptureFix
     assert re.fullmatch("[0-9a-f]{8}", ids[0])
 
 
-def test_b17_commands_at_debug(caplog: pytest.LogCaptureFixture) -> None:
+def test_commands_are_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     with (
         caplog.at_level(logging.DEBUG, "mail.log"),
         serving(Catcher()) as controller,
@@ -357,7 +357,7 @@ def test_b17_commands_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     assert len({record.__dict__["session_id"] for record in caplog.records}) == 1
 
 
-def test_b20_a_hook_that_blocks_the_loop_is_named(
+def test_a_hook_that_blocks_the_loop_is_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Blocking(Catcher):
@@ -374,7 +374,7 @@ def test_b20_a_hook_that_blocks_the_loop_is_named(
     assert caplog.text.count("Blocking.handle_NOOP kept the event loop for ") == 1
 
 
-def test_b20_a_hook_that_ran_before_is_not_named(
+def test_a_hook_that_ran_before_is_not_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Quick(Catcher):
@@ -384,15 +384,15 @@ def test_b20_a_hook_that_ran_before_is_not_named(
     with serving(Quick()) as controller, Client(controller.port) as client:
         monkeypatch.setattr(connection, "SLOW_HOOK", inf)
         client.ask(b"NOOP")
-        # Behind this, NOOP has surely come to its end.
+        # The reply to HELP shows that NOOP has ended.
         client.ask(b"HELP")
-        # From here on every command takes too long, and HELP has no hook.
+        # From here on each command takes too long, but HELP has no hook to name.
         monkeypatch.setattr(connection, "SLOW_HOOK", 0.0)
         client.ask(b"HELP")
     assert "kept the event loop" not in caplog.text
 
 
-def test_b20_a_plain_hook_runs_beside_the_loop() -> None:
+def test_plain_hooks_run_in_worker_threads() -> None:
     both = threading.Barrier(2, timeout=PATIENCE)
 
     class Waiting:
@@ -448,7 +448,7 @@ def test_an_empty_mail() -> None:
     assert (mail.sender, mail.recipients, mail.content) == ("", [], b"")
 
 
-def test_advice_keeps_no_class_alive() -> None:
+def test_warnings_do_not_keep_a_class_alive() -> None:
     import gc
     import weakref
 
@@ -460,7 +460,7 @@ def test_advice_keeps_no_class_alive() -> None:
     assert gone() is None
 
 
-def test_a_context_made_anew_for_each_handshake(certificates: Certificates) -> None:
+def test_a_context_function_is_called_for_each_handshake(certificates: Certificates) -> None:
     made = []
 
     def context() -> ssl.SSLContext:
@@ -474,7 +474,7 @@ def test_a_context_made_anew_for_each_handshake(certificates: Certificates) -> N
     assert len(made) == 2
 
 
-def test_b16_tls_is_loaded_again_for_new_connections() -> None:
+def test_reload_tls_changes_only_new_connections() -> None:
     authority = trustme.CA()
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
@@ -500,7 +500,7 @@ def test_b16_tls_is_loaded_again_for_new_connections() -> None:
     assert names == ["never"]
 
 
-async def test_b16_a_server_in_the_loop_too(certificates: Certificates) -> None:
+async def test_reload_tls_of_a_server_in_the_loop(certificates: Certificates) -> None:
     made: list[ssl.SSLContext] = []
 
     def context() -> ssl.SSLContext:
@@ -513,7 +513,7 @@ async def test_b16_a_server_in_the_loop_too(certificates: Certificates) -> None:
     assert len(made) == 2
 
 
-def test_b16_what_cannot_be_loaded_again(certificates: Certificates) -> None:
+def test_reload_tls_needs_a_context_function(certificates: Certificates) -> None:
     for context in certificates.server_context(), None:
         controller = Controller(Catcher(), ssl_context=context)
         with pytest.raises(TypeError, match="load_cert_chain"):
@@ -521,7 +521,7 @@ def test_b16_what_cannot_be_loaded_again(certificates: Certificates) -> None:
 
 
 class Raising(Catcher):
-    """Raises in handle_RCPT; answers exceptions."""
+    """Raises in ``handle_RCPT``, and replies to exceptions."""
 
     def __init__(self, error: Exception, answer: str) -> None:
         super().__init__()
@@ -538,7 +538,7 @@ class Raising(Catcher):
 @pytest.mark.parametrize(
     "error", [aiosmtpd.smtp.Refused("421 4.3.2 Going away"), ValueError("secret")]
 )
-def test_a8_a_421_ends_the_connection_however_it_is_said(error: Exception) -> None:
+def test_any_421_ends_the_connection(error: Exception) -> None:
     """RFC 5321 section 3.8."""
     handler = Raising(error, "421 4.3.2 Going away")
     with serving(handler) as controller, Client(controller.port) as client:
