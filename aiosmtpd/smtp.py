@@ -66,7 +66,7 @@ from aiosmtpd.protocol.session import (
 from aiosmtpd.protocol.settings import (
     CALL_LIMIT_DEFAULT as CALL_LIMIT_DEFAULT,
     DATA_SIZE_DEFAULT as DATA_SIZE_DEFAULT,
-    IDENT as __ident__,
+    IDENT,
     Settings as Settings,
     SMTPKeywords as SMTPKeywords,
 )
@@ -82,6 +82,7 @@ AuthenticatorType = Callable[
 ]
 AuthMechanismType = Callable[["SMTP", list[str]], Awaitable[Any]]
 
+__ident__ = IDENT
 public(
     __version__=__version__,
     AuthCallbackType=AuthCallbackType,
@@ -358,13 +359,25 @@ class SMTP(Commands):
         code, verbs = 501 if arg else 250, " ".join(sorted(syntaxes))
         await self.push(replies.from_hook(f"{code} Supported commands: {verbs}"))
 
+    # Attributes of 1.4, the private ones too: engine/compat tells how they work.
+
     data_size_limit: int | None = compat.setting("data_size_limit")
     enable_SMTPUTF8: bool = compat.setting("enable_SMTPUTF8")
     tls_context: Any = compat.setting("tls_context")
     require_starttls: bool = compat.setting("require_starttls")
-    spill_size: int | None = compat.setting("spill_size")
+    __ident__: str = compat.setting("ident")
+    _reader = property(compat.Reader)
+    _writer = property(compat.Writer)
+    _handle_hooks = compat.methods_by_verb("handle_", lambda server: server.event_handler)
+    _smtp_methods = compat.methods_by_verb("smtp_", lambda server: server)
+    _auth_methods = property(auth.mechanisms)
+    _auth_callback = compat.auth_callback()
+    _auth_required = compat.setting("auth_required")
+    _auth_require_tls = compat.setting("auth_require_tls")
+    _authenticator = compat.setting("authenticator")
+    _decode_data = compat.setting("decode_data")
+    _timeout_duration = compat.setting("timeout")
 
 
 SMTP._plain_methods = fast_path.methods_of(SMTP)
 SMTP.__init__.__signature__ = diagnostics.signature_of(SMTP.__init__)  # type: ignore[attr-defined]
-compat.take_in(SMTP)

@@ -2,14 +2,15 @@
 
 ``python benchmarks/calls.py [--list]``: a RCPT, with a hook and without one, over a transport in
 memory. ``sys.setprofile`` counts the calls of the package's own Python functions, from
-``data_received()`` to the rest after the write that answers it. A coroutine that goes on after a wait
-counts again. ``--list`` prints each call.
+``data_received()`` to the rest after the write that answers it. A coroutine that goes on after a
+wait counts again. ``--list`` prints each call.
 """
 
 import argparse
 import asyncio
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -56,7 +57,7 @@ async def watched(name: str) -> list[str]:
 
 def changes_of_file(calls: list[str]) -> int:
     files = [call.split()[0] for call in calls]
-    return sum(one != other for one, other in zip(files, files[1:], strict=False))
+    return sum(one != other for one, other in pairwise(files))
 
 
 def main() -> None:

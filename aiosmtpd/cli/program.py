@@ -31,6 +31,7 @@ from aiosmtpd.process.exit import SETTLE, exit_despite_threads, flush_standard_s
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.process.rights import CannotSwitch, Identity, check_writable, identity_to_assume
 from aiosmtpd.process.signals import run_until_done, signals_handled
+from aiosmtpd.protocol.settings import Settings
 from aiosmtpd.server import DEFAULT_PORT, Server, close_loop
 from aiosmtpd.smtp import SMTP
 
@@ -141,7 +142,9 @@ class Program:
         if settings.proxy_protocol:
             self._parameters["proxy_protocol_timeout"] = PROXY_TIMEOUT
             self._parameters["proxy_trusted"] = settings.proxy_protocol
-        self._variants = self._make_variants()
+        if observers := self._make_observers():
+            self._parameters["observers"] = observers
+        self._guarded: Settings | None = None
         self._factory = self._make_factory(SMTP)
         self._lmtp_factory: Callable[[], SMTP] | None = None
         self._server: Server | None = None
@@ -167,33 +170,26 @@ class Program:
         self._ssl_context = self._tls_context
         self._ca_file = authority.ca_file
 
-    def _make_variants(self) -> list[Callable[[type[SMTP]], type[SMTP]]]:
-        """Return functions that subclass a server class, one for each option that needs it."""
+    def _make_observers(self) -> list[Any]:
+        """Return the observers that the options ask for."""
         settings = self._settings
-        variants: list[Callable[[type[SMTP]], type[SMTP]]] = []
-        if settings.proxy_protocol:
-            from aiosmtpd.observers.proxied import proxied
-
-            variants.append(proxied)
+        observers: list[Any] = []
         if settings.fault:
-            from aiosmtpd.observers.faults import Faults, faulty
+            from aiosmtpd.observers.faults import Faults
 
-            variants.append(partial(faulty, faults=Faults(settings.fault)))
+            observers.append(Faults(settings.fault))
         if settings.exit_after is not None:
-            from aiosmtpd.observers.countdown import Countdown, counted
+            from aiosmtpd.observers.countdown import Countdown
 
-            countdown = Countdown(settings.exit_after, self.finish)
-            variants.append(partial(counted, countdown=countdown))
+            observers.append(Countdown(settings.exit_after, self.finish))
         if settings.show_dialogue:
-            from aiosmtpd.observers.transcript import Dialogue, shown
+            from aiosmtpd.observers.transcript import Dialogue
 
-            variants.append(partial(shown, dialogue=Dialogue()))
-        return variants
+            observers.append(Dialogue())
+        return observers
 
     def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
         settings = self._settings
-        for variant in self._variants:
-            protocol = variant(protocol)
         make: Callable[[], SMTP] = self._make_partial(
             protocol,
             settings.handler,
@@ -208,10 +204,15 @@ class Program:
 
     def _make_guarded(self, make: Callable[[], SMTP]) -> SMTP:
         server = make()
-        # Not by keywords, which would warn programmers of clear passwords at each connection.
-        server._authenticator = self._settings.users
-        server._auth_required = self._settings.require_auth
-        server._auth_require_tls = self._has_tls
+        if self._guarded is None:
+            # Not by keywords: their warnings are for programs, and would come at each connection.
+            self._guarded = evolve(
+                server.settings,
+                authenticator=self._settings.users,
+                auth_required=self._settings.require_auth,
+                auth_require_tls=self._has_tls,
+            )
+        server.settings = self._guarded
         return server
 
     @property

@@ -214,7 +214,7 @@ class ChunkSource:
         raise IncompleteBody(self._refusal)
 
     async def _next_chunk(self) -> None:
-        """Answer a chunk; run the commands that follow, up to the next chunk or a command that ends it."""
+        """Answer a chunk; run commands up to the next chunk or the end of the message."""
         await self._connection.push(Reply(f"250 {self._chunk} octets received", "2.0.0"))
         self._waiting = True
         await self._connection.run_between_chunks(self.size, lambda: self._waiting)

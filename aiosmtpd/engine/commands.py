@@ -242,8 +242,17 @@ class Commands(Connection):
             raise Disconnected
         self._reset_timeout()
 
+    # What only a class that knows the rest of the house can do.
+
+    __ident__: str
+
     async def _read_proxy_header(self) -> Any:
+        """Read and return the PROXY header that must come first."""
         raise NotImplementedError
+
+    async def _process_message(self) -> Any:
+        """Hand the message to a handler of an old form; return MISSING if it is of none."""
+        return MISSING
 
     async def _tls_established(self) -> None:
         hook = hooks.find(self.event_handler, "handle_STARTTLS")
@@ -296,9 +305,8 @@ class Commands(Connection):
             self._masked -= 1
         if not self._tls_handshake_okay and verb != "QUIT":
             raise self._unread(verb, replies.LACK_OF_SECURITY)
-        if self.settings.require_starttls and not self.mail_is_allowed:
-            if verb not in self._before_tls:
-                raise self._unread(verb, replies.NEED_STARTTLS)
+        if not self.mail_is_allowed and verb not in self._before_tls:
+            raise self._unread(verb, replies.NEED_STARTTLS)
         if verb in JUNK:
             self._meter.count_junk()
         if (farewell := self._meter.farewell) is not None and verb != "QUIT":

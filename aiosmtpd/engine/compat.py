@@ -143,33 +143,19 @@ def setting(name: str) -> Any:
     return property(attrgetter(f"settings.{name}"), set_it)
 
 
-def _auth_callback_of(server: Any) -> Any:
-    return server.settings.auth_callback or auth.login_always_fail
+def auth_callback() -> Any:
+    """Return a property for the old callback, which is never None."""
+    return property(
+        lambda server: server.settings.auth_callback or auth.login_always_fail,
+        setting("auth_callback").fset,
+    )
 
 
-def _by_verb(server: Any, owner: Any, prefix: str) -> dict[str, Callable[..., Any]]:
-    return {name.removeprefix(prefix): getattr(owner, name) for name in hooks.names(owner, prefix)}
+def methods_by_verb(prefix: str, owner: Callable[[Any], Any]) -> Any:
+    """Return a property with the methods of an owner whose names begin so, by verb."""
 
+    def found(server: Any) -> dict[str, Callable[..., Any]]:
+        one = owner(server)
+        return {name.removeprefix(prefix): getattr(one, name) for name in hooks.names(one, prefix)}
 
-NAMES: dict[str, Any] = {
-    "_reader": property(Reader),
-    "_writer": property(Writer),
-    "_handle_hooks": property(lambda server: _by_verb(server, server.event_handler, "handle_")),
-    "_smtp_methods": property(lambda server: _by_verb(server, server, "smtp_")),
-    "_auth_methods": property(auth.mechanisms),
-    "_authenticator": setting("authenticator"),
-    "_auth_callback": property(_auth_callback_of, setting("auth_callback").fset),
-    "_auth_required": setting("auth_required"),
-    "_auth_require_tls": setting("auth_require_tls"),
-    "_decode_data": setting("decode_data"),
-    "_timeout_duration": setting("timeout"),
-    "__ident__": setting("ident"),
-}
-"""The private names of 1.4; ``_handler_coroutine``, ``_tls_protocol``, ``_original_transport`` and
-the methods that programs override are the house's own."""
-
-
-def take_in(server: type) -> None:
-    """Give a class the private names of 1.4."""
-    for name, attribute in NAMES.items():
-        setattr(server, name, attribute)
+    return property(found)

@@ -307,8 +307,8 @@ class Connection(Wire):
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
 
-    def disconnect(self, reply: str | None = None) -> None:
-        """Send *reply* and close. The running command may still end.
+    def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
+        """Send *reply* and close; *reason* is for the log. The running command may still end.
 
         Raises ValueError if *reply* does not begin with a reply code.
         """
@@ -317,7 +317,7 @@ class Connection(Wire):
             if self._watch is not None:
                 self._watch.reply(reply)
             self.send(self._octets(reply))
-        self._reason = self._reason or reply or "closed by the server"
+        self._reason = self._reason or reason or reply or "closed by the server"
         self._close()
         self._wakeup.wake()
 

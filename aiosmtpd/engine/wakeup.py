@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextvars import Context
 from typing import Any
 
@@ -35,10 +35,10 @@ class Wakeup:
         self._context: Context | None = None
         self._cancelled = False
 
-    def __await__(self) -> Iterator[Wakeup]:
+    def __await__(self) -> Generator[Any, Any, None]:
         self._asyncio_future_blocking = True
         # An iterator in C: a generator would cost 200 bytes per idle connection, and a call.
-        return iter((self,))
+        return iter((self,))  # type: ignore[return-value]
 
     def wake(self) -> None:
         """Let the waiting task go on: now, or soon if another task is running."""

@@ -17,17 +17,15 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from public import public
 
-from aiosmtpd.engine.connection import Disconnected
-from aiosmtpd.lmtp import LMTP
 from aiosmtpd.observers.fault import Fault as Fault, parse_effect, parse_fault as parse_fault
 from aiosmtpd.protocol import replies
-from aiosmtpd.protocol.replies import Refused, Reply
-from aiosmtpd.protocol.session import Envelope
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.protocol.replies import Refused
 
 public(Fault=Fault, parse_fault=parse_fault)
 
-P = TypeVar("P", bound=Callable[..., Any])
+P = TypeVar("P")
+
+REASON = "closed by a fault"
 
 _Plan: TypeAlias = dict[str, Any]
 """What strikes at one event: the kinds of effects, and what they need to know."""
@@ -143,7 +141,7 @@ class Faults:
         if "delay" in plan:
             await self.sleep(plan["delay"])
         if "drop" in plan:
-            server.disconnect()
+            server.disconnect(reason=REASON)
             return
         if plan.keys() & {"drip", "drop after", "truncate"}:
             server.wrap_next_reply(delivery.send)
@@ -167,7 +165,7 @@ class _Delivery:
         if "delay" in self._plan:
             await self._sleep(self._plan["delay"])
         if "drop" in self._plan:
-            self._server.disconnect()
+            self._server.disconnect(reason=REASON)
         else:
             await self.send(data, last)
 
@@ -187,7 +185,7 @@ class _Delivery:
         else:
             self._server.send(data)
         if ends:
-            self._server.disconnect()
+            self._server.disconnect(reason=REASON)
 
     async def _drip(self, data: bytes, seconds: float) -> None:
         for place in range(len(data)):

@@ -56,6 +56,9 @@ class SMTPKeywords(LimitKeywords, total=False):
     observers: Sequence[Any]
 
 
+_CLASSIC = ExtensionTable.of(CLASSIC)
+
+
 class CallLimits(TypedDict):
     """How often a verb may be used in one session."""
 
@@ -85,7 +88,7 @@ class Settings:
     command_call_limit: CallLimits | None = None
     authenticator: Any = None
     proxy_protocol_timeout: float | None = None
-    extensions: ExtensionTable = ExtensionTable.of(CLASSIC)
+    extensions: ExtensionTable = _CLASSIC
     unknown_params: UnknownParams = "reject"
     bare_newline: BareNewline = "accept"
     line_length_limit: int | None = None

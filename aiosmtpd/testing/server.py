@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import hmac
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from attrs import evolve
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.observers.faults import Faults
-from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
+from aiosmtpd.process.users import Users
+from aiosmtpd.protocol.settings import Settings
+from aiosmtpd.smtp import SMTP, Envelope, Session
 from aiosmtpd.testing.transcript import Kept
 
 PROTOCOLS: dict[str, type[SMTP]] = {"smtp": SMTP, "lmtp": LMTP}
@@ -31,7 +34,7 @@ class Catcher:
 
 
 class InboxServer(Controller):
-    """A server with the options of an inbox, which records a transcript."""
+    """Serves what the options of an inbox say, and records the dialogue."""
 
     def __init__(
         self,
@@ -48,41 +51,33 @@ class InboxServer(Controller):
             raise ValueError(f"protocol is smtp or lmtp, not {protocol!r}")
         self.catcher = Catcher()
         self.transcript = Kept()
+        self.faults = Faults()
         parameters = {"extensions": "modern", **parameters}
         if starttls:
             parameters = {"require_starttls": True, "tls_context": context, **parameters}
-        # Without a name, the server would look its own up in the DNS, which may be slow.
+        # Its full name is looked up in the DNS, which may take its time.
         parameters.setdefault("server_hostname", parameters.pop("hostname", "localhost"))
+        observers = [*parameters.pop("observers", ()), self.faults, self.transcript]
         super().__init__(
             self.catcher,
             hostname,
             port,
             ssl_context=None if starttls else context,
             shutdown_timeout=0.5,
+            observers=observers,
             **parameters,
         )
-        self._encrypted = context is not None
-        self._authenticator = _authenticator(users) if users else None
-        self.faults = Faults()
-        self._protocol = faulty(shown(PROTOCOLS[protocol], self.transcript), self.faults)
+        self._protocol = PROTOCOLS[protocol]
+        self._settings = Settings.of(self.SMTP_kwargs)
+        if users:
+            # Not by keywords: they warn of passwords in the clear, which matter to no test.
+            self._settings = evolve(
+                self._settings,
+                authenticator=Users(list(users.items())),
+                auth_required=True,
+                auth_require_tls=context is not None,
+            )
 
     def factory(self) -> SMTP:
         """Make the object for a connection."""
-        server = self._protocol(self.handler, **self.SMTP_kwargs)
-        if self._authenticator is not None:
-            # Not as keywords, which warn about passwords without TLS: harmless in a test.
-            server._authenticator = self._authenticator
-            server._auth_required = True
-            server._auth_require_tls = self._encrypted
-        return server
-
-
-def _authenticator(users: Mapping[str, str]) -> Callable[..., AuthResult]:
-    passwords = {user.encode(): password.encode() for user, password in users.items()}
-
-    def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
-        known = passwords.get(data.login) if isinstance(data, LoginPassword) else None
-        right = known is not None and hmac.compare_digest(known, data.password)
-        return AuthResult(success=right, handled=False, auth_data=data if right else None)
-
-    return check
+        return self._protocol(self.handler, settings=self._settings)

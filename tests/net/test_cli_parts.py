@@ -8,6 +8,7 @@ import smtplib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.delivery.command import OnMessage, environment
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.observers.countdown import Countdown, counted
-from aiosmtpd.observers.transcript import Dialogue, shown
+from aiosmtpd.observers.countdown import Countdown
+from aiosmtpd.observers.transcript import Dialogue
 from aiosmtpd.process import exit as _exit
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.net.support import PATIENCE, Client
@@ -128,7 +129,7 @@ def test_environment_of_a_command() -> None:
 @pytest.mark.parametrize("say_goodbye", [True, False])
 def test_a_countdown(say_goodbye: bool) -> None:
     over = threading.Event()
-    protocol = counted(SMTP, Countdown(1, over.set))
+    protocol = partial(SMTP, observers=[Countdown(1, over.set)])
     with Variant(protocol, Sink(), extensions="modern") as server:
         with Client(server.port) as gone:
             gone.transaction()
@@ -150,7 +151,7 @@ def test_a_countdown(say_goodbye: bool) -> None:
 
 def test_lmtp_counts_too() -> None:
     over = threading.Event()
-    with Variant(counted(LMTP, Countdown(1, over.set)), Sink()) as server:
+    with Variant(partial(LMTP, observers=[Countdown(1, over.set)]), Sink()) as server:
         with Client(server.port) as client:
             for line in b"LHLO x", b"MAIL FROM:<a@b.test>", b"RCPT TO:<c@d.test>", b"DATA":
                 client.ask(line)
@@ -164,7 +165,7 @@ def test_lmtp_counts_too() -> None:
 
 def test_a_dialogue() -> None:
     stream = io.StringIO()
-    protocol = shown(SMTP, Dialogue(stream))
+    protocol = partial(SMTP, observers=[Dialogue(stream)])
     with (
         Variant(protocol, Sink(), auth_require_tls=False, data_size_limit=30) as server,
         Client(server.port) as client,
@@ -200,7 +201,10 @@ def test_a_closed_dialogue_harms_no_mail() -> None:
         def write(self, _: str) -> int:
             raise BrokenPipeError
 
-    with Variant(shown(SMTP, Dialogue(Closed())), Sink()) as server, Client(server.port) as client:
+    with (
+        Variant(partial(SMTP, observers=[Dialogue(Closed())]), Sink()) as server,
+        Client(server.port) as client,
+    ):
         assert delivered(client)[:3] == b"250"
 
 

@@ -17,7 +17,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.observers.transcript import Dialogue, shown
+from aiosmtpd.observers.transcript import Dialogue
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from aiosmtpd.testing.faults import Fault, Faults, faulty
 from aiosmtpd.testing.inbox import Inbox
@@ -606,7 +606,7 @@ def test_transcripts_show_a_reply_that_drips_in_one_line_and_a_part_of_one() -> 
 def test_a_dialogue_shows_a_part_of_a_reply() -> None:
     screen = io.StringIO()
     with (
-        serving("mail: truncate 6", protocol=shown(SMTP, Dialogue(screen))) as controller,
+        serving("mail: truncate 6", observers=[Dialogue(screen)]) as controller,
         Client(controller.port) as client,
     ):
         client.ask(b"EHLO client.test")

@@ -108,8 +108,8 @@ def test_sanitize_hides_what_stands_behind_a_mechanism() -> None:
 
 def test_the_classic_set_is_the_default(loop: asyncio.AbstractEventLoop) -> None:
     by_default, by_name = SMTP(Sink(), loop=loop), SMTP(Sink(), loop=loop, extensions="classic")
-    assert by_default._extensions is by_name._extensions
-    assert by_default._extensions.extensions == CLASSIC
+    assert by_default.settings.extensions is by_name.settings.extensions
+    assert by_default.settings.extensions.extensions == CLASSIC
 
 
 @pytest.mark.parametrize(
