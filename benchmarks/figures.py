@@ -56,7 +56,7 @@ def page(results: list[dict[str, Any]]) -> str:
     for result in results:
         loop = result["loop"]
         rows = [row(name, result[name], loop) for name in SCENARIOS if name in result]
-        parts.append(f"On {loop}: CPU for a message in µs, and the ratio of 1.4.6 to each server.\n")
+        parts.append(f"On {loop}: CPU for a message in µs, and the ratio of 1.4.6 to each.\n")
         parts.append(table(head, rows, "28 9 9 8 8 8 10 9 9"))
     parts.append("Memory, and starting:\n")
     others = {
