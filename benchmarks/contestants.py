@@ -189,7 +189,7 @@ def wait_for(port: int) -> None:
     with socket.socket() as one:
         while one.connect_ex(("127.0.0.1", port)):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"nobody listens on port {port}")
+                raise TimeoutError(f"no server listens on port {port}")
             time.sleep(0.02)
 
 

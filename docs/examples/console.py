@@ -56,7 +56,7 @@ class Console:
         }
 
     def check(self, terminal: str, text: str) -> None:
-        """Run the commands behind ``$`` and compare; raise AssertionError if they differ.
+        """Run the commands after ``$`` and compare; raise AssertionError if they differ.
 
         ``^C`` interrupts the program of a terminal with a name.
         """
