@@ -1,8 +1,8 @@
-"""What a conversation takes in instructions of Python's own, function by function.
+"""Count the bytecode instructions of a conversation, function by function.
 
 ``python benchmarks/bytecodes.py [lockstep|one-write|hooks|connections|recipients-one-write]``: a
 conversation in memory, without kernel and sockets. The counts are the same on every machine and in
-every run, however busy it is: the way to see what a small change of the server is worth.
+every run, however busy the machine is. Use it to measure a small change of the server.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MESSAGES = 60
 
 
 class Network(asyncio.Transport):
-    """Takes what the server writes, and tells that it has."""
+    """Keep the bytes that the server writes, and wake the client."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("127.0.0.1", 25)})
@@ -36,10 +36,10 @@ class Network(asyncio.Transport):
         return 0
 
     def pause_reading(self) -> None:
-        """Nothing to do: all has been said."""
+        """Do nothing: all bytes are already written."""
 
     def resume_reading(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def is_closing(self) -> bool:
         return self.closing
@@ -49,7 +49,7 @@ class Network(asyncio.Transport):
 
 
 class Conversation:
-    """Talks to the server out of callbacks of the loop, as a socket's transport does."""
+    """Talk to the server from callbacks of the loop, as a socket's transport does."""
 
     def __init__(self, name: str) -> None:
         from server import factory

@@ -1,7 +1,7 @@
-"""Two commits of ours side by side, for every change that is meant to be one for the better.
+"""Compare two commits of this project side by side, to check that a change is an improvement.
 
-Run ``python benchmarks/commits.py BASE [HEAD]``. Each is checked out under ``build/``; without
-HEAD it is the working tree that is compared with BASE. A ratio above 1: HEAD uses less CPU.
+Run ``python benchmarks/commits.py BASE [HEAD]``. Each is checked out under ``build/``. Without
+HEAD, the working tree is compared with BASE. A ratio above 1: HEAD uses less CPU.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def git(*command: str) -> str:
 
 @contextmanager
 def checked_out(commit: str | None) -> Iterator[tuple[str, Path]]:
-    """Give a commit's short name and its tree; the working tree where there is no commit."""
+    """Return a commit's short name and its tree; without a commit, the working tree."""
     if commit is None:
         yield "here", ROOT
         return
@@ -67,7 +67,7 @@ def main() -> None:
                 ratios[name] = head.ratio(base)
         if "memory" in (options.scenario or ["memory"]):
             octets = [idle_memory(one, 2000, False) for one in them]
-            print(f"octets of an idle connection: {octets[0]:,.0f} -> {octets[1]:,.0f}")
+            print(f"bytes of an idle connection: {octets[0]:,.0f} -> {octets[1]:,.0f}")
         if "startup" in (options.scenario or ["startup"]):
             times = list(import_times(them).values())
             print(f"ms of importing aiosmtpd.smtp: {times[0]:.1f} -> {times[1]:.1f}")

@@ -1,7 +1,7 @@
-"""Ours, the published 1.4.6, the floor and other servers: the server's CPU for each message.
+"""Compare the CPU for each message: this server, the published 1.4.6, the floor, other servers.
 
-Run ``python benchmarks/compare.py``. All servers run on one CPU, the load on another; they take
-turns in short rounds, and what counts is the median of the rounds' ratios.
+Run ``python benchmarks/compare.py``. All servers run on one CPU, the load on another. They take
+turns in short rounds; the figure is the median of the rounds' ratios.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def row(scenario: Scenario, found: dict[str, Figures], loop: str) -> str:
 
 
 def kept(found: dict[str, Figures]) -> dict[str, dict[str, Any]]:
-    """Return what of a row goes into the JSON."""
+    """Return the figures of a row for the JSON."""
     base, result = found.get(PUBLISHED), {}
     for name, figures in found.items():
         result[name] = {
@@ -50,14 +50,14 @@ def kept(found: dict[str, Figures]) -> dict[str, dict[str, Any]]:
 
 
 def memory_rows(them: Sequence[Contestant], connections: int) -> dict[str, dict[str, float]]:
-    """Return what connections and messages take, in octets and as multiples of a message."""
+    """Return the memory of connections and messages, in bytes and as multiples of a message."""
     body = message(25 * 10**6)
     with_tls = [one for one in them if "starttls" in one.skills]
     return {
-        f"octets of an idle connection, of {connections:,}": {
+        f"bytes of an idle connection, of {connections:,}": {
             one.name: idle_memory(one, connections, False) for one in them
         },
-        f"octets of an idle TLS connection, of {connections // 10:,}": {
+        f"bytes of an idle TLS connection, of {connections // 10:,}": {
             one.name: idle_memory(one, connections // 10, True) for one in with_tls
         },
         "peak of taking 25 MB, beyond 1 MiB, as a multiple": {
@@ -71,7 +71,7 @@ def startup_rows(them: Sequence[Contestant]) -> dict[str, dict[str, float]]:
     pair = [one for one in them if "hooks" in one.skills]
     greeting = greeting_times(pair)
     return {
-        "ms to import aiosmtpd.smtp behind asyncio and attrs": import_times(pair),
+        "ms to import aiosmtpd.smtp after asyncio and attrs": import_times(pair),
         "ms to the first 220 of the command line": {
             name: seconds * 1e3 for name, seconds in greeting.items()
         },
@@ -115,7 +115,7 @@ def main() -> None:
 
 
 def keep(results: dict[str, Any], file: Path | None) -> None:
-    """Write the figures that there are: a run takes ten minutes and may be broken off."""
+    """Write the figures so far: a run takes ten minutes and may be interrupted."""
     if file is not None:
         file.write_text(json.dumps(results, indent=1))
 

@@ -1,4 +1,4 @@
-"""Who takes part: ours, the published 1.4.6, the floor, and other servers where installed."""
+"""The servers to compare: this one, the published 1.4.6, the floor, others if installed."""
 
 import os
 import shutil
@@ -52,7 +52,7 @@ def ours(name: str, tree: Path, loop: str) -> Contestant:
 
 
 def contestants(loop: str) -> list[Contestant]:
-    """Return all that can run here, those in Python on the given event loop."""
+    """Return all servers that can run here; those in Python run on the given event loop."""
     published = environment("published", f"aiosmtpd=={PUBLISHED}", "uvloop")
     us = ours("ours", ROOT, loop)
     script = str(HERE / "server.py")
@@ -83,7 +83,7 @@ def others() -> list[Contestant]:
         found.append(Contestant("go-smtp", (str(go_server(go)), str(PEM))))
     found = [attrs.evolve(one, skills=skills) for one in found]
     if sink := shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
-        # As root it wants to become somebody else.
+        # Started by root, it insists on another user.
         user = () if os.getuid() else ("-u", "nobody")
         command = (sink, *user, "-m", "10000", "-h", "mx.test", "127.0.0.1:PORT", "1024")
         found.append(Contestant("smtp-sink", command, frozenset({"smtp"})))
@@ -108,7 +108,7 @@ def go_server(go: str) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Return what the others call their versions."""
+    """Return the versions of the other servers."""
     asked = {
         "nodemailer": [
             "node",
@@ -131,7 +131,7 @@ def versions() -> dict[str, str]:
 
 @attrs.define
 class Running:
-    """A server that runs: where, and how much CPU it has used."""
+    """A running server: its port, its process, and the CPU that it has used."""
 
     port: int
     pid: int
@@ -141,7 +141,7 @@ class Running:
         return time.clock_gettime(~self.pid << 3 | 2)
 
     def memory(self, field: str = "VmRSS") -> int:
-        """Return its memory in octets."""
+        """Return its memory in bytes."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024
@@ -184,12 +184,12 @@ def free_port() -> int:
 
 
 def wait_for(port: int) -> None:
-    """Wait until somebody listens, who does not tell."""
+    """Wait until the server listens; it does not print its port."""
     deadline = time.monotonic() + 10
     with socket.socket() as one:
         while one.connect_ex(("127.0.0.1", port)):
             if time.monotonic() > deadline:
-                raise TimeoutError(f"nobody listens on port {port}")
+                raise TimeoutError(f"no server listens on port {port}")
             time.sleep(0.02)
 
 
@@ -198,13 +198,13 @@ def pin_server() -> None:
 
 
 def pin(cpu: int) -> None:
-    """Stay on one CPU, where there is another one for the others."""
+    """Stay on one CPU, if there is another one for the other processes."""
     if (os.cpu_count() or 1) > 1:
         os.sched_setaffinity(0, {cpu})
 
 
 def prepare() -> None:
-    """Make the folder and the certificate; stay on the load's CPU; let there be many sockets."""
+    """Make the folder and the certificate; stay on the load's CPU; allow many sockets."""
     import resource
 
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""What the limits cost: ours with those of the command line, and with none, in turns.
+"""Measure the cost of the limits: the server with those of the command line, and without.
 
-Run ``python benchmarks/defences.py``. A ratio above 1: the limits take so many times the CPU.
+Run ``python benchmarks/defences.py``. The ratio is the CPU with limits to the CPU without.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def main() -> None:
     ]
     for name in options.scenario or COMMON:
         without, with_them = measure(SCENARIOS[name], them, options.rounds).values()
-        # ratios() tells how much less a server takes than its base.
+        # ratios() returns how much less CPU a server takes than its base.
         ratios = sorted(1 / ratio for ratio in with_them.ratios(without))
         low, middle, high = (ratios[len(ratios) * part // 4] for part in (1, 2, 3))
         print(

@@ -1,6 +1,6 @@
-"""The figures as a page: ``python benchmarks/figures.py ASYNCIO.json [UVLOOP.json]``.
+"""Write the figures as a page: ``python benchmarks/figures.py ASYNCIO.json [UVLOOP.json]``.
 
-Reads what ``compare.py --json`` wrote and writes ``docs/explain/figures.rst``.
+Reads the files of ``compare.py --json`` and writes ``docs/explain/figures.rst``.
 """
 
 import json
@@ -28,7 +28,7 @@ def table(head: list[str], rows: list[list[str]], widths: str) -> str:
 
 
 def row(name: str, found: dict[str, Any], loop: str) -> list[str]:
-    """Return a row: µs of 1.4.6 and of ours, the ratio, what was wanted, ratios of the others."""
+    """Return a row: µs of 1.4.6 and of this server, the ratio, the goal, ratios of the others."""
     scenario = SCENARIOS[name]
     ours, published = found["ours"], found.get(PUBLISHED)
     wanted = scenario.goals[loop == "uvloop"] if scenario.goals else None
@@ -56,7 +56,7 @@ def page(results: list[dict[str, Any]]) -> str:
     for result in results:
         loop = result["loop"]
         rows = [row(name, result[name], loop) for name in SCENARIOS if name in result]
-        parts.append(f"On {loop}: µs of the server's CPU a message, and times less than 1.4.6.\n")
+        parts.append(f"On {loop}: CPU for a message in µs, and the ratio of 1.4.6 to each.\n")
         parts.append(table(head, rows, "28 9 9 8 8 8 10 9 9"))
     parts.append("Memory, and starting:\n")
     others = {
@@ -73,7 +73,7 @@ def page(results: list[dict[str, Any]]) -> str:
     if "thousand" in results[0]:
         delays = [f"{name} {one['p99_ms']:,.0f} ms" for name, one in results[0]["thousand"].items()]
         parts.append(
-            "With 1,000 connections at once, one message in a hundred waits longer than: "
+            "With 1,000 connections at once, one of a hundred messages waits longer than: "
             + ", ".join(delays)
             + ".\n"
         )

@@ -7,10 +7,10 @@ ANSWERS = {b"DATA": b"354 go\r\n", b"EHLO": b"250 HELP\r\n", b"QUIT": b"221 Bye\
 
 
 class Floor(asyncio.Protocol):
-    """Answers canned octets, in one write for each read."""
+    """Answer with prepared bytes, in one write for each read."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is no instance of it.
+        # uvloop's transport is not an instance of it.
         self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
         self.in_data = False
@@ -33,7 +33,7 @@ class Floor(asyncio.Protocol):
             out += ANSWERS.get(verb, b"250 OK\r\n")
             self.in_data = verb == b"DATA"
             position = end + 2
-        # Of mail data only what may begin its end is kept.
+        # Keep only the last bytes of mail data: they may begin its end.
         self.buffer = (
             buffer[max(position, len(buffer) - 4) :] if self.in_data else buffer[position:]
         )

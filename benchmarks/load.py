@@ -1,4 +1,4 @@
-"""The load: octets made beforehand, sent over plain sockets; every reply is checked."""
+"""The load: prepared bytes, sent over plain sockets; every reply is checked."""
 
 import select
 import socket
@@ -17,7 +17,7 @@ STARTTLS = b"STARTTLS\r\n"
 
 
 def message(octets: int, line: int = 76, begin: bytes = b"x") -> bytes:
-    """Return mail data of about *octets* octets in lines of *line* octets, with its end."""
+    """Return mail data of about *octets* bytes in lines of *line* bytes, with its end."""
     one = begin + b"x" * (line - len(begin)) + b"\r\n"
     return b"Subject: benchmark\r\n\r\n" + one * (octets // len(one)) + b".\r\n"
 
@@ -26,7 +26,7 @@ SMALL = message(1000)
 
 
 class Step(NamedTuple):
-    """What a client sends, and what it waits for: *replies* replies, the last with *code*."""
+    """Bytes to send, and the replies to wait for: *replies* replies, the last with *code*."""
 
     data: bytes
     code: bytes = b"250"
@@ -37,7 +37,7 @@ GREETED = (Step(b"", b"220"), Step(EHLO))
 
 
 def transaction(body: bytes, recipients: int = 1) -> tuple[Step, ...]:
-    """Return a transaction in which each command waits for the reply to the one before."""
+    """Return a transaction; each command waits for the reply to the previous one."""
     return (Step(MAIL), *[Step(RCPT)] * recipients, Step(DATA, b"354"), Step(body))
 
 
@@ -65,7 +65,7 @@ def check(got: bytes, code: bytes) -> None:
 
 
 class Client:
-    """A connection that waits for what it asks."""
+    """A connection that waits for each reply."""
 
     def __init__(self, port: int, tls: bool = False) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
@@ -95,7 +95,7 @@ class Client:
 
 
 class Peer:
-    """One of a crowd: where it is in its steps, and what it has still to send or to read."""
+    """One client of a crowd: its step, and the bytes that it has still to send or to read."""
 
     __slots__ = ("began", "client", "got", "left", "step")
 
@@ -109,10 +109,10 @@ class Peer:
 
 
 class Crowd:
-    """Connections that each go on as soon as they are answered.
+    """Connections that each continue as soon as they have a reply.
 
-    It looks for replies without ever sleeping, so that no server pays for waking it up: on a
-    virtual machine that costs more than answering.
+    The crowd polls for replies and never sleeps, so that no server pays for waking it up: on a
+    virtual machine this costs more than the answer.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Crowd:
         self.poll.register(peer.client.fileno(), select.EPOLLIN)
 
     def run(self, messages: int) -> list[float]:
-        """Send so many messages; return the seconds from each one's first octet to its reply."""
+        """Send *messages* messages; return the seconds from the first byte of each to its reply."""
         self.left, self.delays = messages, []
         idle, self.idle = self.idle, []
         for peer in idle:

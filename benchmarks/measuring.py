@@ -1,4 +1,4 @@
-"""How a row is measured: all servers run side by side and take turns in short rounds."""
+"""Measure a row: all servers run side by side and take turns in short rounds."""
 
 import statistics
 from collections.abc import Sequence
@@ -36,17 +36,17 @@ class Figures:
         return low, high
 
     def p99(self) -> float:
-        """Return the delay in seconds that one message of a hundred exceeds; 0 where unknown."""
+        """Return the delay in seconds that one message of a hundred exceeds; 0 if unknown."""
         return statistics.quantiles(self.delays, n=100)[98] if len(self.delays) > 1 else 0.0
 
 
 def measure(
     scenario: Scenario, them: Sequence[Contestant], rounds: int = ROUNDS
 ) -> dict[str, Figures]:
-    """Return the figures of all who can do what the scenario asks for.
+    """Return the figures of all servers that support the scenario.
 
-    They all run from the beginning, and each gets its share of every round: what disturbs the
-    machine disturbs them alike.
+    They all run from the beginning, and each gets its share of every round, so that a disturbance
+    of the machine disturbs them alike.
     """
     able = [one for one in them if scenario.server in one.skills]
     found = {one.name: Figures() for one in able}
@@ -62,7 +62,7 @@ def measure(
             for name, server, load in servers:
                 before = server.cpu_seconds()
                 delays = load.run(scenario.messages)
-                # What a server that runs has used is known at the next tick: it may be nothing yet.
+                # The CPU of a running server is known at the next tick, so it may still be 0.
                 cpu = max(server.cpu_seconds() - before, 1e-6)
                 found[name].cpu.append(cpu / scenario.messages * 1e6)
                 found[name].delays += delays
@@ -70,11 +70,11 @@ def measure(
 
 
 def idle_memory(contestant: Contestant, connections: int, tls: bool) -> float:
-    """Return the octets that an idle connection takes after EHLO."""
+    """Return the memory of an idle connection after EHLO, in bytes."""
     with (
         running(contestant, "starttls" if tls else "smtp") as server,
         ExitStack() as stack,
-        # Some wait for 0.1 s before they greet, to catch those who talk first.
+        # Some servers wait for 0.1 s before they greet, to catch clients that send first.
         ThreadPoolExecutor(50) as threads,
     ):
 
@@ -89,7 +89,7 @@ def idle_memory(contestant: Contestant, connections: int, tls: bool) -> float:
 
 
 def peak_memory(contestant: Contestant, body: bytes) -> float:
-    """Return the peak memory of taking one message, beyond 1 MiB, as a multiple of its size."""
+    """Return the peak memory for one message, beyond 1 MiB, as a multiple of its size."""
     from load import SMALL, transaction
 
     with running(contestant, "smtp") as server:

@@ -1,4 +1,4 @@
-"""What a message costs as connections, recipients and octets grow: figures, and a plot of them.
+"""Measure the cost of a message as connections, recipients and bytes grow, and plot it.
 
 Run ``python benchmarks/scaling.py``; it writes ``docs/explain/scaling.svg``, and
 ``scaling-narrow.svg`` for narrow screens. A line that stays level is cost that grows linearly.
@@ -31,7 +31,7 @@ def medians(scenario: Scenario, them: Sequence[Contestant], rounds: int) -> dict
 def grown(
     steps: Sequence[tuple[float, Scenario, float]], them: Sequence[Contestant], rounds: int
 ) -> Lines:
-    """Return for each server where it is at each step: (x, scenario, by what to divide)."""
+    """Return for each server the points of its line: (x, scenario, divisor)."""
     lines: Lines = {}
     for x, scenario, share in steps:
         for name, cpu in medians(scenario, them, rounds).items():

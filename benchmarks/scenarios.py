@@ -1,4 +1,4 @@
-"""The rows of the table: what is sent to which kind of server, and what is to be reached."""
+"""The rows of the table: the traffic, the kind of server, and the goal."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from load import SMALL, Client, Crowd, Step, in_chunk, in_one_write, message, tr
 class Scenario:
     """A row: *messages* in a round, over *connections* that stay open or are new for *each*.
 
-    *goals* are how many times less CPU than 1.4.6 is wanted, on asyncio and on uvloop.
+    *goals* are the wanted ratios of CPU to 1.4.6, on asyncio and on uvloop.
     """
 
     title: str
@@ -66,13 +66,13 @@ SCENARIOS = {
     "recipients-one-write": Scenario(
         "100 recipients, in one write", in_one_write(SMALL, 100), 20, 10, goals=(75, 85)
     ),
-    "1MB": Scenario("1 MB in lines of 76 octets", MEGABYTE, 10, goals=(25, 17)),
+    "1MB": Scenario("1 MB in lines of 76 bytes", MEGABYTE, 10, goals=(25, 17)),
     "25MB": Scenario(
-        "25 MB in lines of 76 octets", transaction(message(25 * 10**6)), 1, goals=(25, 17)
+        "25 MB in lines of 76 bytes", transaction(message(25 * 10**6)), 1, goals=(25, 17)
     ),
     "thread": Scenario("1 KB to a plain def", ALWAYS, 400, 10, "thread", goals=(3, 3)),
     "1MB-long-lines": Scenario(
-        "1 MB in lines of 998 octets", transaction(message(10**6, 998)), 20, goals=(4, 3)
+        "1 MB in lines of 998 bytes", transaction(message(10**6, 998)), 20, goals=(4, 3)
     ),
     "1MB-stuffed": Scenario(
         "1 MB of stuffed lines", transaction(message(10**6, 76, b"..")), 10, goals=(12, 11)

@@ -1,8 +1,8 @@
-"""The server side of a benchmark: ``python server.py WHAT LOOP``, run in each venv alike.
+"""The server side of a benchmark: ``python server.py WHAT LOOP``, the same in each venv.
 
 WHAT is ``smtp``, ``hooks``, ``thread``, ``starttls``, ``modern``, ``stream`` or ``floor``; LOOP
-``asyncio`` or ``uvloop``. Behind them may stand ``limited`` or ``unlimited``: ours with the limits
-of the command line, or with none. Prints the port, serves until it is killed.
+``asyncio`` or ``uvloop``. A third argument may be ``limited`` or ``unlimited``: this server with
+the limits of the command line, or without limits. Prints the port, serves until it is killed.
 """
 
 import asyncio
@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 class Handler:
-    """Looks at the content, as any handler does."""
+    """Look at the content, as any handler does."""
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         return "250 OK" if len(envelope.content) >= 0 else "550 never"
 
 
 class HooksHandler(Handler):
-    """Has a hook on every step."""
+    """A handler with a hook on every step."""
 
     async def handle_EHLO(
         self, server: Any, session: Any, envelope: Any, hostname: str, responses: list[str]
@@ -46,14 +46,14 @@ class HooksHandler(Handler):
 
 
 class PlainHandler:
-    """Takes messages with a plain function, which ours runs in a worker thread."""
+    """A plain function as the hook, which this server runs in a worker thread."""
 
     def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         return "250 OK" if len(envelope.content) >= 0 else "550 never"
 
 
 class StreamHandler:
-    """Reads a message while it comes, and keeps nothing."""
+    """Read a message while it arrives, and drop it."""
 
     async def handle_BODY(self, server: Any, session: Any, envelope: Any, body: Any) -> str:
         octets = 0
@@ -63,7 +63,7 @@ class StreamHandler:
 
 
 def limits(all_of_them: bool) -> dict[str, Any]:
-    """Return ours' limits: those of the command line, beyond what a load does, or none at all."""
+    """Return limits: those of the command line, raised for the load, or none."""
     import attrs
 
     from aiosmtpd.smtp import Limits, Registry
@@ -89,7 +89,7 @@ def factory(what: str, limited: str = "") -> Callable[[], asyncio.Protocol]:
         context.load_cert_chain(os.environ["BENCHMARK_PEM"])
     kinds = {"hooks": HooksHandler, "stream": StreamHandler, "thread": PlainHandler}
     if aiosmtpd.__version__ == "1.4.6":
-        # It awaits whatever a hook returns, and so knows coroutines alone.
+        # 1.4.6 awaits the result of each hook, so it supports only coroutines.
         del kinds["thread"]
     handler = kinds.get(what, Handler)()
     keywords: dict[str, Any] = {"hostname": "mx.test", "tls_context": context}

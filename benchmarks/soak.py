@@ -1,7 +1,8 @@
-"""Good and bad clients at full speed against one process: ``python benchmarks/soak.py``.
+"""Run good and bad clients against one process: ``python benchmarks/soak.py``.
 
-What must hold: memory does not grow after the first minute, descriptors and tasks are back to
-what they were, and each acknowledged message was taken exactly once. Needs the extra ``test``.
+It checks that memory does not grow after the first minute, that descriptors and tasks return to
+their first numbers, and that each acknowledged message was taken exactly once. It needs the
+extra ``test``.
 """
 
 import argparse
@@ -31,15 +32,15 @@ from tests.attack.servers import Starter  # noqa: E402
 from tests.attack.wire import Client, Place, descriptors, memory  # noqa: E402
 
 GROWTH = 2.0
-"""MiB of memory that may be taken and not given back after the first minute.
+"""MiB by which memory may grow after the first minute.
 
-What is compared is the least of each minute: large messages come and go.
+The least memory of each minute is compared, because large messages come and go.
 """
 
 MINUTE = 60.0
 
 GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Lets glibc return large blocks at once, or the gaps between them would look like a leak."""
+"""Make glibc return large blocks at once, or the gaps between them would look like a leak."""
 
 CREDENTIALS = base64.b64encode(b"\x00user\x00pass")
 ENCRYPTED = ("starttls", "smtps")
@@ -47,7 +48,7 @@ ENCRYPTED = ("starttls", "smtps")
 
 @attrs.define
 class Soak:
-    """What all clients share: where the servers are, when it ends, and what was acknowledged."""
+    """The state that all clients share: the servers, the end time, the acknowledged messages."""
 
     places: dict[str, Place]
     until: float
@@ -62,7 +63,7 @@ class Soak:
 
 
 def content(name: str, number: int) -> bytes:
-    """Return a message of its own: mostly small ones, some of 100 KB, few of 1 MB."""
+    """Return a new message: most are small, some have 100 KB, few 1 MB."""
     lines = 10_000 if number % 500 == 499 else 1_000 if number % 50 == 49 else 10
     mark = f"{name} {number}".encode()
     return b"Subject: " + mark + b"\r\n\r\n" + (b".x" + mark.ljust(90, b"y") + b"\r\n") * lines
@@ -101,7 +102,7 @@ def good(
     messages: int,
     auth: bool = False,
 ) -> None:
-    """Send messages, so many in each connection, and note which were acknowledged, and when."""
+    """Send messages, several in each connection; note the acknowledged ones and their times."""
     number = 0
     times = soak.times.setdefault(kind, [])
     name = f"{kind} {threading.get_ident()}"
@@ -123,7 +124,7 @@ def good(
             client.ask(b"QUIT", b"221")
 
 
-# Bad clients: what they are told does not matter.
+# Bad clients: their replies do not matter.
 
 
 def resets(soak: Soak, chance: random.Random) -> None:
@@ -217,7 +218,7 @@ def tasks(process: "subprocess.Popen[bytes]") -> int:
 def quiet(
     place: Place, process: "subprocess.Popen[bytes]", enough: tuple[int, int]
 ) -> tuple[int, int]:
-    """Return descriptors and tasks when they are these, or have not changed for five seconds."""
+    """Return descriptors and tasks as soon as they are *enough*, or stay the same for 5 s."""
     last, changed = (-2, -2), time.monotonic()
     while last != enough and time.monotonic() < changed + 5:
         now = descriptors(place), tasks(process)
@@ -241,7 +242,7 @@ def watch(soak: Soak, place: Place, threads: list[threading.Thread]) -> list[tup
 
 
 def report(soak: Soak, samples: list[tuple[float, float]], path: Path) -> bool:
-    """Print the figures; tell whether what must hold does."""
+    """Print the figures; return True if all conditions hold."""
     taken = Counter(path.read_text(encoding="ascii").split())
     lost = [digest for digest in soak.acknowledged if taken[digest] != 1]
     last = samples[-1][0]

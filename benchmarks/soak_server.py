@@ -1,7 +1,7 @@
-"""The server of ``soak.py``: one process that serves plain, with STARTTLS, in TLS, and LMTP.
+"""The server of ``soak.py``: one process for plain SMTP, STARTTLS, TLS, and LMTP.
 
-``python soak_server.py PEM FILE``: prints its ports; at SIGUSR1 the number of its tasks; writes
-the SHA-256 of each message that it takes to FILE; stops at SIGTERM.
+``python soak_server.py PEM FILE`` prints its ports, and at SIGUSR1 the number of its tasks. It
+writes the SHA-256 of each accepted message to FILE, and stops at SIGTERM.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from aiosmtpd.smtp import AuthResult
 
 
 class Digests:
-    """Writes the digest of a message down before it is acknowledged."""
+    """Write the digest of a message before the reply."""
 
     def __init__(self, path: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,4 +1,4 @@
-"""How long it takes to import the server, and until the command line says 220."""
+"""Measure the time to import the server, and the time to the first 220 of the command line."""
 
 import os
 import socket
@@ -25,14 +25,14 @@ BARE = (
 
 
 def surroundings(path: str) -> dict[str, str]:
-    """Return an environment in which compiled modules are kept, whatever ours says."""
+    """Return an environment that keeps compiled modules, whatever our own environment says."""
     environ = {**os.environ, "PYTHONPATH": path, "PYTHONPYCACHEPREFIX": str(BUILD / "pycache")}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
     return environ
 
 
 def import_milliseconds(contestant: Contestant) -> float:
-    """Return how long one import of ``aiosmtpd.smtp`` takes behind asyncio and attrs."""
+    """Return the time of one import of ``aiosmtpd.smtp``, after asyncio and attrs."""
     environ = surroundings(contestant.path)
     command = [contestant.command[0], "-c", IMPORT]
     told = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)

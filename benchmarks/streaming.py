@@ -1,7 +1,7 @@
-"""What streaming costs: 100 MB to ``handle_BODY``, and to a protocol that drops what it reads.
+"""Measure streaming: 100 MB to ``handle_BODY``, and to a protocol that drops its input.
 
-Run ``python benchmarks/streaming.py``. The ratio is the bare protocol's CPU time to ours: 1 would
-be streaming for nothing.
+Run ``python benchmarks/streaming.py``. The ratio is the CPU time of the bare protocol to that of
+the server: at 1, streaming would cost nothing.
 """
 
 import argparse
@@ -18,14 +18,14 @@ ANSWERS = {b"DATA": b"354 go\r\n", b"EHLO": b"250 HELP\r\n"}
 
 
 class Dropping(asyncio.Protocol):
-    """Reads and drops mail data, of which it knows how many octets there are."""
+    """Read and drop mail data of a known size."""
 
     def __init__(self, octets: int) -> None:
         self.octets = octets
         self.left = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's is no instance of it.
+        # uvloop's transport is not an instance of it.
         self.transport = cast(asyncio.Transport, transport)
         self.transport.write(b"220 bare\r\n")
 
@@ -37,7 +37,7 @@ class Dropping(asyncio.Protocol):
             return
         verb = data[:4]
         if verb == b"BDAT":
-            # The command and the first octets of its chunk come together.
+            # The command and the first bytes of its chunk arrive together.
             command, _, begin = data.partition(b"\r\n")
             self.left = int(command.split()[1]) - len(begin)
             return

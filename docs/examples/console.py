@@ -1,4 +1,4 @@
-"""Runs the commands that a page shows in a console, and compares what they print with the page."""
+"""Run the commands that a page shows in a console, and compare their output with the page."""
 
 import doctest
 import os
@@ -14,7 +14,7 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent
 PATIENCE = 30.0
-"""Seconds for anything to happen."""
+"""Seconds to wait for any output."""
 
 SHIMS = {
     "aiosmtpd": "-m aiosmtpd",
@@ -25,11 +25,11 @@ NOT_OURS = {"PYTEST_ADDOPTS", "SMTP_HOST", "XDG_CACHE_HOME"}
 """Variables that would change what the commands do."""
 
 PAGES_PORT = "8025"
-"""What a page writes; the commands get a port that is free."""
+"""The port in the text of a page; the commands get a free port."""
 
 
 class Console:
-    """The terminals of one page; those with a name have a program that runs on."""
+    """The terminals of one page; a terminal with a name keeps its program running."""
 
     def __init__(self, folder: Path) -> None:
         self._running: dict[str, _Running] = {}
@@ -46,7 +46,7 @@ class Console:
             **{key: value for key, value in os.environ.items() if key not in NOT_OURS},
             "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(folder),
-            # Others that are installed here have things to say.
+            # Other installed plugins would print lines of their own.
             "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "COLUMNS": "80",
             "PYTHONUTF8": "1",
@@ -56,7 +56,7 @@ class Console:
         }
 
     def check(self, terminal: str, text: str) -> None:
-        """Run the commands behind ``$`` and compare; raises AssertionError where they differ.
+        """Run the commands after ``$`` and compare; raise AssertionError if they differ.
 
         ``^C`` interrupts the program of a terminal with a name.
         """
@@ -84,7 +84,7 @@ class Console:
         assert _same(output, found), f"$ {command}\n{found}"
 
     def close(self) -> None:
-        """End what still runs."""
+        """End the programs that still run."""
         for program in self._running.values():
             program.close()
 

@@ -1,4 +1,4 @@
-"""A shop that forgets nobody: it sends a link and a code for a new password."""
+"""A shop that sends a link and a code for a new password."""
 
 import os
 import secrets

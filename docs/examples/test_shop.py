@@ -22,6 +22,6 @@ def test_a_greylisting_server_gets_it_at_the_second_try(smtp_inbox):
 
 
 @pytest.mark.smtp(tls="starttls")
-def test_the_password_is_nobody_elses_to_read(smtp_inbox):
+def test_the_password_travels_by_tls(smtp_inbox):
     send_reset_mail(smtp_inbox.address)
     assert smtp_inbox.messages[0].session.ssl

@@ -4,7 +4,7 @@ import pytest
 
 
 def welcome(address, inbox, **tls):
-    """Stands for your program, which is told where the server is."""
+    """Stand for your program, which gets the address of the server."""
     with smtplib.SMTP(inbox.host, inbox.port) as client:
         if tls:
             client.starttls(**tls)
@@ -20,7 +20,7 @@ def test_the_welcome_mail(smtp_inbox):
     assert "Dear Anna" in mail.text
 
 
-def test_nobody_else_gets_one(smtp_inbox):
+def test_no_other_customer_gets_one(smtp_inbox):
     welcome("anna@example.org", smtp_inbox)
     smtp_inbox.assert_none(to="bob@*")
 
@@ -31,7 +31,7 @@ def test_it_is_sent_by_tls(smtp_inbox):
     assert smtp_inbox.messages[0].session.ssl
 
 
-def test_the_second_server_is_asked_when_the_first_is_full(smtp_server):
+def test_it_tries_the_second_server_if_the_first_is_full(smtp_server):
     full, spare = smtp_server(), smtp_server(hostname="spare.example.com")
     full.fail("mail", "452 4.3.1 Insufficient system storage")
     with pytest.raises(smtplib.SMTPSenderRefused, match="Insufficient"):

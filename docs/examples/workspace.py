@@ -1,4 +1,4 @@
-"""Where the examples of one page run: an empty folder with a certificate for localhost."""
+"""The place of the examples of one page: an empty folder with a certificate for localhost."""
 
 import importlib.util
 import logging
@@ -20,24 +20,24 @@ has_pytest = importlib.util.find_spec("pytest") is not None
 
 
 class Workspace:
-    """Enters the folder when made."""
+    """A new folder; the constructor enters it."""
 
     def __init__(self) -> None:
         self._before = os.getcwd()
         if "PYTHONPATH" in os.environ:
-            # A relative one would mean another folder to a process started from here.
+            # A relative path would be another folder for a process started from here.
             folders = os.environ["PYTHONPATH"].split(os.pathsep)
             os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, folders))
         self._folder = tempfile.TemporaryDirectory()
         os.chdir(self._folder.name)
-        # Some examples make mistakes on purpose, whose tracebacks nobody wants to see here.
+        # Some examples make mistakes on purpose: hide their tracebacks.
         logging.getLogger("mail.log").setLevel(logging.CRITICAL)
         for name, text in _certificate().items():
             Path(name).write_text(text)
 
     @cached_property
     def console(self) -> Console:
-        """The terminals of the page."""
+        """Return the terminals of the page."""
         return Console(Path(self._folder.name))
 
     def leave(self) -> None:
