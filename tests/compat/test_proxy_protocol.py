@@ -97,7 +97,7 @@ def tlv(kind: int, value: bytes) -> bytes:
 
 
 def v2(command: int, family: int, *parts: bytes, length: int | None = None) -> bytes:
-    """A header of version 2; *command* and *family* are its 13th and 14th octet."""
+    """A header of version 2; *command* and *family* are its 13th and 14th byte."""
     tail = b"".join(parts)
     size = len(tail) if length is None else length
     return V2_SIGNATURE + struct.pack("!BBH", command, family, size) + tail
@@ -500,7 +500,7 @@ class TestErrors:
 
 
 class Failing(Octets):
-    """Reads some octets, then raises."""
+    """Reads some bytes, then raises."""
 
     def __init__(self, data: bytes, error: BaseException) -> None:
         super().__init__(data)
@@ -951,7 +951,7 @@ class TestProxyData:
 
 
 class Behind(Catcher):
-    """A handler behind a proxy: keeps what `handle_PROXY` gets, answers it as told."""
+    """A handler that keeps the arguments of ``handle_PROXY`` and returns *answer*."""
 
     def __init__(self, answer: Any = True) -> None:
         super().__init__()
@@ -968,7 +968,7 @@ class Behind(Catcher):
 
 
 class Gated(Behind):
-    """Answers when the gate is opened."""
+    """Answers once the gate is open."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -984,7 +984,7 @@ class Gated(Behind):
 
 
 def until_closed(client: Client) -> bytes:
-    """Return all that comes until the server has closed; a reset is an end too."""
+    """Return all bytes until the server closes or resets the connection."""
     received = b""
     try:
         while piece := client.socket.recv(4096):
@@ -1084,7 +1084,7 @@ class TestServer:
             assert until_closed(client) == b""
 
     def test_a_refusal_reaches_the_client(self, caplog: pytest.LogCaptureFixture) -> None:
-        """The proxy has said who it is: what is behind it may be told why not."""
+        """The proxy has sent a valid header: its client may get the reason."""
         with (
             serving(
                 Behind(Refused("554 5.7.1 Not from there")), proxy_protocol_timeout=PATIENCE
@@ -1104,7 +1104,7 @@ class TestServer:
         ):
             client.send(V1_TCP4)
             assert until_closed(client) == b""
-        # A task that nobody asked for its exception complains when it is collected.
+        # A task whose exception was never retrieved complains when it is collected.
         handler.answer = None
         gc.collect()
         told = [

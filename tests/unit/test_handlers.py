@@ -64,7 +64,7 @@ async def data(handler: Any, content: object, *, peer: object = PEER, **more: ob
     return reply
 
 
-# What 1.4.6 prints, between the first and the last line.
+# The output of 1.4.6 between the first and the last line.
 PRINTED = [
     (PLAIN, "Subject: x\nX-Peer: ('127.0.0.1', 4321)\n\nbody\n"),
     (b"", ""),
@@ -182,7 +182,7 @@ class TestCommandLine:
     def test_sink(self, parser: Any) -> None:
         sink = Sink.from_cli(parser)
         assert isinstance(sink, Sink)
-        # The server's own reply to DATA is the whole of it.
+        # Sink needs no hook: the server replies 250 to DATA.
         assert not hasattr(sink, "handle_DATA")
 
     def test_mailbox(self, parser: Any, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ class TestCommandLine:
 
 
 class Keep(Message):
-    """Remembers messages, and the threads that brought them."""
+    """Keeps messages, and the threads that handled them."""
 
     def __init__(self, message_class: type[email.message.Message] | None = None) -> None:
         self.messages: list[email.message.Message] = []
@@ -380,7 +380,7 @@ def files(directory: Path) -> list[Path]:
     return [path for path in directory.rglob("*") if path.is_file()]
 
 
-# Content as received, and what stands in the file before and after our three lines.
+# Content as received, and the file before and after our three lines.
 KEPT = {
     "plain": (PLAIN, b"Subject: x\n", b"\nbody\n"),
     "empty": (b"", b"", b""),
@@ -572,8 +572,8 @@ class TestMailboxSubclass:
         assert (await data(Full(tmp_path / "mail"), PLAIN)).startswith("452 4.3.1 ")
 
 
-# Header lines of the most awkward kinds, bodies of any octets; all with CRLF line ends.
-line_text = st.binary(max_size=20).map(lambda octets: octets.translate(None, b"\r\n"))
+# Odd header lines and any bytes as the body; all with CRLF line ends.
+line_text = st.binary(max_size=20).map(lambda text: text.translate(None, b"\r\n"))
 header_name = st.sampled_from([b"Subject", b"To", b"X-Peers", b"x", b"!"])
 header_line = st.builds(lambda name, text: name + b":" + text, header_name, line_text)
 folded_line = st.builds(lambda blank, text: blank + text, st.sampled_from([b" ", b"\t"]), line_text)
@@ -594,7 +594,7 @@ class TestMailboxProperties:
     @settings(max_examples=150, deadline=None)
     @given(any_lines)
     def test_removing_our_fields_restores_the_message(self, lines: list[bytes]) -> None:
-        # Our own names are left to the next test.
+        # Our own fields are in the next test.
         lines = [line for line in lines if not line.lower().startswith(b"x-")]
         content = b"".join(line + b"\r\n" for line in lines)
         octets = kept(content)
@@ -621,7 +621,7 @@ class TestMailboxProperties:
 
 
 class Trace:
-    """Names of the calls that make a delivery durable, in their order."""
+    """Records the calls that make a delivery durable, in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[str] = []
@@ -706,7 +706,7 @@ class TestDurability:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         handler = Mailbox(tmp_path / "mail")
-        # The directory is opened last, when the message stands in new/ already.
+        # The directory is opened last, when the message is already in new/.
         monkeypatch.setattr(os, "open", failing(errno.EMFILE))
         assert (await data(handler, PLAIN)).startswith("452 ")
         assert files(tmp_path) == []
@@ -743,7 +743,7 @@ class TestDurability:
 
         monkeypatch.setattr(os, "fsync", files_only)
         replies = []
-        # Some file systems cannot do it at all; others failed to.
+        # EINVAL and ENOTSUP: the file system cannot sync a directory. EIO and ENOSPC: it failed.
         with contextlib.suppress(OSError):
             replies.append(await data(handler, PLAIN))
         assert (replies == ["250 OK"]) is bool(kept)
@@ -783,7 +783,7 @@ class TestDurability:
         assert _maildir.unique_name().endswith(".a_b_c")
 
 
-# Limits of the system, in a process of its own: no file over 2,000 octets, or no descriptor left.
+# Limits of the system, in a new process: no file over 2,000 bytes, or no descriptor left.
 LIMITED = """
 import asyncio, errno, os, resource, sys
 from types import SimpleNamespace
@@ -863,7 +863,7 @@ class TestSystemLimits:
 
 
 class Forwarded(Proxy):
-    """Deliver is overridden as for 1.4, with three arguments."""
+    """Overrides ``_deliver()`` as for 1.4, with three arguments."""
 
     refused: Any = None
 
