@@ -55,7 +55,7 @@ class Mail:
         return message_from_bytes(self.content, policy=default_policy)
 
     def __repr__(self) -> str:
-        return f"<Mail from {self.sender!r} to {self.recipients!r}, {len(self.content)} octets>"
+        return f"<Mail from {self.sender!r} to {self.recipients!r}, {len(self.content)} bytes>"
 
 
 class FunctionHandler:

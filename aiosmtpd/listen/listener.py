@@ -48,9 +48,9 @@ TELL_AGAIN = 60.0
 class Listener(asyncio.AbstractServer):
     """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
 
-    `handshake_timeout` is in seconds; `limits` are those of connections, which hold for handshakes
-    too, together with what there is in `registry`; `files` are the paths and inodes to remove at the
-    end.
+    `handshake_timeout` is in seconds. `limits` are those of connections: they hold for handshakes
+    too, together with the connections of `registry`. `files` are the paths and inodes to remove at
+    the end.
     """
 
     def __init__(

@@ -33,7 +33,7 @@ MESSAGE = b"Subject: x\r\n\r\nbody\r\n.\r\n"
 class Variant(Controller):
     """A server of a class that is made for it."""
 
-    def __init__(self, protocol: type[SMTP], handler: Any, **keywords: Any) -> None:
+    def __init__(self, protocol: Callable[..., SMTP], handler: Any, **keywords: Any) -> None:
         super().__init__(handler, "127.0.0.1", 0, **keywords)
         self.protocol = protocol
 

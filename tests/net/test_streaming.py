@@ -138,7 +138,7 @@ def test_the_log_tells_of_it(
         with Client(controller.port) as client:
             begin(client, b"EHLO" if kind is SMTP else b"LHLO")
             send(client, b"hello\r\n")
-    assert "sent a message of 7 octets from 'a@b.test' to 1 recipients: '250 not" in caplog.text
+    assert "sent a message of 7 bytes from 'a@b.test' to 1 recipients: '250 not" in caplog.text
 
 
 @WAYS
