@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from public import public
 
 from aiosmtpd.engine import auth, diagnostics, fast_path, hooks
-from aiosmtpd.engine.connection import Connection, Disconnected, TLSSetupException, log
+from aiosmtpd.engine.connection import Connection, Disconnected, OnDemand, TLSSetupException, log
 from aiosmtpd.engine.transaction import Transaction
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.limits import JUNK
@@ -25,6 +25,7 @@ from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING
 
 if TYPE_CHECKING:
+    from aiosmtpd.engine.body import ChunkSource
     from aiosmtpd.engine.observer import Deliver, Stage
     from aiosmtpd.engine.registry import Registry
     from aiosmtpd.protocol.session import Envelope, _Missing
@@ -82,8 +83,8 @@ class Commands(Connection):
 
     # fmt: off
     __slots__ = (
-        "_admitted_host", "_auth_failures_left", "_calls", "_hostname", "_last_hook", "_masked",
-        "_told", "_transaction", "_unknown", "event_handler",
+        "_admitted_host", "_auth_failures_left", "_calls", "_chunks", "_hostname", "_last_hook",
+        "_masked", "_told", "_unknown", "event_handler",
     )
     # fmt: on
 
@@ -100,6 +101,7 @@ class Commands(Connection):
     AuthLoginUsernameChallenge = "User Name\x00"
     AuthLoginPasswordChallenge = "Password\x00"
 
+    transaction: Transaction = OnDemand(Transaction)  # type: ignore[assignment]
     decode_data: bool = property(  # type: ignore[assignment]
         attrgetter("settings.decode_data"), doc="True if ``envelope.content`` is str."
     )
@@ -118,7 +120,7 @@ class Commands(Connection):
             self.line_length_limit = settings.line_length_limit
         if settings.command_size_limit is not None:
             self.command_size_limit = settings.command_size_limit
-        self._transaction: Transaction | None = None
+        self._chunks: ChunkSource | None = None
         self._auth_failures_left = settings.limits.max_auth_failures
         self._calls: dict[str, int] | None = None
         self._admitted_host = ""
@@ -141,13 +143,6 @@ class Commands(Connection):
     def max_command_size_limit(self) -> int:
         """The largest command size limit, in bytes without the line end."""
         return max(self.command_size_limits.values(), default=self.command_size_limit)
-
-    @property
-    def transaction(self) -> Transaction:
-        """The mail transaction, with its state between commands; made when first asked for."""
-        if self._transaction is None:
-            self._transaction = Transaction(self)
-        return self._transaction
 
     # Before the first command, and after the last.
 
@@ -316,7 +311,7 @@ class Commands(Connection):
             self._reason = "421 4.7.0 command_call_limit"
             self.disconnect(replies.sent_too_many_times(verb))
             return
-        if verb in NOT_BETWEEN_CHUNKS and self._is_between_chunks:
+        if self._chunks is not None and verb in NOT_BETWEEN_CHUNKS:
             raise Refused(replies.BETWEEN_CHUNKS)
         method = self._find_verb(verb)
         if method is None:
@@ -331,10 +326,6 @@ class Commands(Connection):
     def mail_is_allowed(self) -> bool:
         """True unless the client has to send STARTTLS first."""
         return not self.settings.require_starttls or bool(self._tls_protocol)
-
-    @property
-    def _is_between_chunks(self) -> bool:
-        return self._transaction is not None and self._transaction.chunks is not None
 
     def _is_secret(self, verb: str, arg: str | None) -> bool:
         return bool(self._masked) or (verb == "AUTH" and arg is not None)
@@ -526,8 +517,8 @@ class Commands(Connection):
     def _set_rset_state(self) -> None:
         """Forget the transaction that the client gave up."""
         self._renew_envelope()
-        if self._transaction is not None and self._transaction.chunks is not None:
-            self._transaction.chunks.give_up()
+        if self._chunks is not None:
+            self._chunks.give_up()
             self._interrupted = True
 
     # Hooks and observers.

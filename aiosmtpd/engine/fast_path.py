@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from aiosmtpd.protocol import replies
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.commands import Commands
+    from aiosmtpd.engine.roles import Server
     from aiosmtpd.protocol.replies import Reply
     from aiosmtpd.protocol.session import Envelope
 
@@ -53,7 +53,7 @@ def methods_of(server: type) -> tuple[Any, ...]:
     return tuple(getattr(server, name) for name in _METHODS)
 
 
-def run(server: Commands, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None:
+def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None:
     """Run the common commands that *data* begins with; return the rest of it, for the driver.
 
     Returns None if nothing is left for the driver to do now. *unchanged* are the methods of
@@ -92,7 +92,7 @@ def run(server: Commands, data: bytes, unchanged: tuple[Any, ...]) -> bytes | No
     return None
 
 
-def _applies(server: Commands, unchanged: tuple[Any, ...]) -> bool:
+def _applies(server: Server, unchanged: tuple[Any, ...]) -> bool:
     """Return True if the driver would run the lines that match by the server's own methods."""
     if hasattr(type(server.event_handler), "__getattr__"):
         # It takes a longer look to find out which hooks it has.
@@ -104,7 +104,7 @@ def _applies(server: Commands, unchanged: tuple[Any, ...]) -> bool:
         return False
 
 
-def _take(server: Commands, envelope: Envelope, verb: str, word: bytes) -> Reply | None:
+def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply | None:
     """Run a command and return its reply, or None if the driver must run it.
 
     The driver has it parsed, in ``_taken``, if it has a hook, and unparsed if it is out of
@@ -116,8 +116,7 @@ def _take(server: Commands, envelope: Envelope, verb: str, word: bytes) -> Reply
         if envelope.mail_from is None or (most and len(envelope.rcpt_tos) >= most):
             return None
         if getattr(handler, "handle_RCPT", None) is not None:
-            transaction = server._transaction or server.transaction
-            server._taken = transaction.add_plain_recipient, word.decode()
+            server._taken = server.transaction.add_plain_recipient, word.decode()
             return None
         envelope._add_recipients([word.decode()])
         return replies.RECIPIENT_OK
@@ -140,7 +139,7 @@ def _take(server: Commands, envelope: Envelope, verb: str, word: bytes) -> Reply
 
 
 def _take_row(
-    server: Commands, envelope: Envelope, data: bytes, position: int, answers: list[bytes]
+    server: Server, envelope: Envelope, data: bytes, position: int, answers: list[bytes]
 ) -> int:
     """Take the recipients that follow one without a hook; return the position of their end.
 

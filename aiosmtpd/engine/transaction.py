@@ -7,9 +7,7 @@ import re
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosmtpd.engine import diagnostics, hooks
 from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
@@ -21,8 +19,8 @@ from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.commands import Commands
     from aiosmtpd.engine.observer import Deliver
+    from aiosmtpd.engine.roles import Server
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
@@ -32,9 +30,8 @@ DRIBBLE_GRACE = 60.0
 _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 
 
-@attrs.frozen
-class Verdict:
-    """What the observers say of one recipient of a message in LMTP."""
+class Verdict(NamedTuple):
+    """The observers' answer to one recipient of a message in LMTP."""
 
     refusal: Reply | None
     deliver: Deliver | None
@@ -47,14 +44,12 @@ class Transaction:
     what counts for the whole session.
     """
 
-    __slots__ = ("_count", "_domains", "_server", "chunks", "verdicts")
+    __slots__ = ("_count", "_domains", "_server", "verdicts")
 
-    def __init__(self, server: Commands) -> None:
+    def __init__(self, server: Server) -> None:
         self._server = server
         self._count = 0
         self._domains: set[str] | None = None
-        self.chunks: ChunkSource | None = None
-        """The message that comes by BDAT, between its first chunk and its last."""
         self.verdicts: list[Verdict] = []
         """By recipient, between the message and its replies."""
 
@@ -273,11 +268,11 @@ class Transaction:
         server = self._server
         octets, last = self._parse_chunk(arg)
         limit = server.settings.data_size_limit or 0
-        if 0 < 2 * limit < octets + (self.chunks.size if self.chunks is not None else 0):
+        if 0 < 2 * limit < octets + (server._chunks.size if server._chunks is not None else 0):
             server.disconnect(replies.TOO_MUCH_MAIL_DATA)
             raise Disconnected
-        if self.chunks is not None:
-            self.chunks.go_on(octets, last)
+        if server._chunks is not None:
+            server._chunks.go_on(octets, last)
             server._interrupted = True
             return
         if await server.check_helo_needed("EHLO") or await server.check_auth_needed("BDAT"):
@@ -286,11 +281,11 @@ class Transaction:
         if not server.envelope.rcpt_tos:
             await self.drop_body(octets)
             raise Refused(replies.NEED_RCPT)
-        self.chunks = ChunkSource(self, limit, octets, last)
+        server._chunks = ChunkSource(self, limit, octets, last)
         try:
-            await self._receive(self.chunks)
+            await self._receive(server._chunks)
         finally:
-            self.chunks = None
+            server._chunks = None
 
     def _parse_chunk(self, arg: str | None) -> tuple[int, bool]:
         """Return a chunk's size and whether it is the last; raise Disconnected for neither."""
@@ -363,7 +358,7 @@ class Transaction:
         self._keep_pace(monotonic() - began, size)
 
 
-def trace_fields(server: Commands, session: Session, envelope: Envelope) -> bytes:
+def trace_fields(server: Server, session: Session, envelope: Envelope) -> bytes:
     """Return Return-Path and Received for a message, with CRLFs: RFC 5321 section 4.4."""
     from email.utils import formatdate  # seldom needed
 

@@ -7,7 +7,7 @@ its verbs, and how much longer it lets MAIL and RCPT be.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import attrs
@@ -162,12 +162,17 @@ class ExtensionTable:
         if isinstance(extensions, str):
             if extensions not in PRESETS:
                 raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
-            return _table(PRESETS[extensions])
+            return _preset(extensions)
         return _table(tuple(extensions))
 
 
 PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
 """Sets of extensions by name; ``modern.py`` adds the other ones."""
+
+
+@cache
+def _preset(name: str) -> ExtensionTable:
+    return _table(PRESETS[name])
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import attrs
 
 from aiosmtpd._version import __version__
 from aiosmtpd.protocol import networks
-from aiosmtpd.protocol.extensions import CLASSIC, Extension, ExtensionTable
+from aiosmtpd.protocol.extensions import Extension, ExtensionTable
 from aiosmtpd.protocol.limits import DEFAULT_LIMITS, LIMIT_NAMES, LimitKeywords, Limits, limits_of
 from aiosmtpd.protocol.networks import Networks
 
@@ -56,7 +56,7 @@ class SMTPKeywords(LimitKeywords, total=False):
     observers: Sequence[Any]
 
 
-_CLASSIC = ExtensionTable.of(CLASSIC)
+_CLASSIC = ExtensionTable.of("classic")
 
 
 class CallLimits(TypedDict):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
-
-import attrs
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from aiosmtpd.protocol.session import LoginPassword
 
@@ -13,8 +11,7 @@ class Malformed(Exception):
     """A client's response cannot be taken apart."""
 
 
-@attrs.frozen
-class Claim:
+class Claim(NamedTuple):
     """The end of an exchange: the credentials that the client gave, for the server to judge."""
 
     credentials: Any
