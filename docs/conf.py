@@ -42,8 +42,8 @@ html_static_path = ["_static"]
 html_css_files = ["look.css"]
 html_copy_source = False
 html_show_sphinx = False
-# The button copies a console's commands without their "$" and without what they print. Blocks
-# without a language are what a program prints: nobody copies them.
+# The button copies a console's commands without their "$" and without the output. Blocks without a
+# language are output: they have no button.
 copybutton_selector = "div.highlight:not(.highlight-none > .highlight) > pre"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -69,7 +69,7 @@ doctest_global_cleanup = "workspace.leave()"
 
 
 class ConsoleBlock(SphinxDirective):
-    """Commands behind ``$`` and what they print, shown as they are, and run by the doctests.
+    """Commands after ``$`` and their output, shown as they are, and run by the doctests.
 
     The argument names a terminal whose program runs on; later blocks have what it prints next.
     """
@@ -175,7 +175,7 @@ PROMISED = {
     ),
     "reference/auth": lambda: _keywords(AuthResult.__init__),
 }
-"""What each of these pages must speak of."""
+"""The names that each of these pages must contain."""
 
 
 def complain_of_what_is_missing(app: Sphinx, env: BuildEnvironment) -> None:

@@ -132,7 +132,11 @@ RULES = (
         "name the thing",
         "Whatever is unusual is left to the driver.",
     ),
-    Rule(r"\b(?:is|are|was|were) none\b", "say that there is no such thing", "Its code is none."),
+    Rule(
+        r"(?<!there )\b(?:is|are|was|were) none\b",
+        "say that there is no such thing",
+        "Its code is none.",
+    ),
     Rule(
         r"(?<![Tt]here )\b(?:is|are|was|were) no "
         r"(?!longer\b|more\b|less\b|matter\b|need\b|faster\b|one\b)[a-zA-Z]",

@@ -25,7 +25,7 @@ class Supply(Protocol):
         """Take at most *size* bytes of those that have arrived."""
 
     async def more_of_message(self, size: int) -> None:
-        """Wait for more of a message of which *size* bytes have come; raise Disconnected."""
+        """Wait for more of a message after its first *size* bytes; raise Disconnected."""
 
     async def drop_body(self, size: int) -> None:
         """Read so many bytes and forget them; raise Disconnected."""

@@ -43,7 +43,7 @@ class Mail:
 
     @property
     def content(self) -> bytes:
-        """The mail data as it came, in octets."""
+        """The mail data as it came."""
         return self.envelope.original_content or b""
 
     @cached_property

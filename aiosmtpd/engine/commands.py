@@ -281,7 +281,7 @@ class Commands(Connection):
 
     def _timeout_cb(self) -> None:
         if self.settings.proxy_protocol_timeout is not None and self.session.proxy_data is None:
-            # Not SMTP yet: a proxy is told nothing.
+            # Not SMTP yet: a proxy gets no reply.
             self._reason = "the PROXY header is late"
             self.disconnect()
         else:
@@ -499,7 +499,7 @@ class Commands(Connection):
         """
         return auth.offer(self, vain=vain)
 
-    # What a connection says of its messages, as LMTP and subclasses override it.
+    # Parts of a transaction that LMTP and subclasses override.
 
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send the reply to a whole transaction."""

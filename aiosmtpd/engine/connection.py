@@ -45,7 +45,7 @@ LONG_LINE = 340
 
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
-"""How much of what it has sent a connection may run before the others have their turn."""
+"""How long, and how many commands, a connection may run before the others have their turn."""
 
 
 class Disconnected(ConnectionResetError):
@@ -146,7 +146,7 @@ class Connection(Wire):
             pass
 
     async def _greet(self) -> None:
-        """Send the greeting, or whatever comes before the first command."""
+        """Send the greeting, after the parts of a session that come before it."""
         raise NotImplementedError
 
     def _execute(self, line: bytes) -> Coroutine[Any, Any, None]:
@@ -540,7 +540,8 @@ class Connection(Wire):
         self._flush()
         if self.transport is None or self._closing:
             raise Disconnected
-        # No await from here to start_tls: what came in the clear is never run (RFC 3207 section 6).
+        # No await from here to start_tls: commands sent in the clear are never run (RFC 3207 section
+        # 6).
         self._receiver.clear()
         self._reading_paused = False
         self._original_transport = self.transport

@@ -1,4 +1,4 @@
-"""Large messages in temporary files, which several readers may read."""
+"""Large messages in temporary files, for several readers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import IO, Any
 
 
 class Spill:
-    """Mail data in a file that is closed, and so removed, with the last who holds this."""
+    """Mail data in a temporary file, removed when the last reference to this object goes."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
         self._file = file
@@ -18,11 +18,11 @@ class Spill:
     def __del__(self) -> None:
         self._file.close()
 
-    def read_at(self, position: int, octets: int) -> bytes:
-        """Return at most *octets* octets from a position."""
+    def read_at(self, position: int, size: int) -> bytes:
+        """Return at most *size* bytes from a position."""
         with self._lock:
             self._file.seek(position)
-            return self._file.read(octets)
+            return self._file.read(size)
 
     def open(self) -> io.BufferedReader:
         """Return a reader of its own, at the beginning."""

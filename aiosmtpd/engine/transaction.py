@@ -295,14 +295,14 @@ class Transaction:
             raise Disconnected
         return int(found[1]), bool(found[2])
 
-    # What a source asks of its connection.
+    # For the sources of mail data.
 
     def take_body(self, size: int) -> bytes:
         """Take at most *size* bytes of those that have arrived."""
         return self._server._receiver.take(size)
 
     async def more_of_message(self, size: int) -> None:
-        """Wait for more of a message of which *size* bytes have come; raise Disconnected.
+        """Wait for more of a message after its first *size* bytes; raise Disconnected.
 
         A client that is too slow is answered ``421 4.4.2``.
         """

@@ -95,7 +95,7 @@ def look_over(handler: Any) -> None:
 
 def is_of_four(hook: Any) -> bool:
     """Return True if an EHLO hook has the old form; raise RuntimeError if it has neither."""
-    # The function behind a method: the cache must not keep the handler.
+    # The function of a method: the cache must not keep the handler.
     function = getattr(hook, "__func__", None)
     if function is None:
         return _has_four(hook, 0)

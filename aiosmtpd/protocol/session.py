@@ -134,8 +134,8 @@ class Stored(Protocol):
 
     size: int
 
-    def read_at(self, position: int, octets: int) -> bytes:
-        """Return at most *octets* bytes from *position* on."""
+    def read_at(self, position: int, size: int) -> bytes:
+        """Return at most *size* bytes from *position* on."""
 
     def open(self) -> BinaryIO:
         """Return a new reader, at the beginning."""

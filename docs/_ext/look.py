@@ -45,7 +45,7 @@ def _in_spans(source: Iterator[Line]) -> Iterator[Line]:
 
 
 def _breakable(line: str) -> str:
-    """Return a line of HTML with places to break words that are long, behind their punctuation."""
+    """Return a line of HTML in which long words may break after their punctuation."""
     parts = re.findall(r"<[^>]*>|&[^;]*;|.", line, re.DOTALL)
     # One character for each part that is shown, so that positions are those of the parts.
     shown = [number for number, part in enumerate(parts) if not part.startswith("<")]

@@ -79,7 +79,7 @@ def draw(name: str, columns: int, shown: str, title: str) -> None:
         console.print(Text.from_ansi(shown.replace("\r\n", "\n").rstrip()), overflow="fold")
     IMAGES.mkdir(exist_ok=True)
     picture = console.export_svg(title=title, unique_id=name)
-    # A page of ours asks nobody else for its fonts.
+    # The pages take no fonts from another site.
     picture = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL)
     lines = [line.rstrip() for line in picture.splitlines()]
     (IMAGES / f"{name}.svg").write_text("\n".join(lines) + "\n", encoding="utf-8")
