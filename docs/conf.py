@@ -22,6 +22,7 @@ from aiosmtpd.cli.options import COMMANDS
 from aiosmtpd.engine import diagnostics as advice
 from aiosmtpd.main import _parser
 from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.limits import LIMIT_NAMES
 from aiosmtpd.protocol.session import AuthResult, Envelope, Session
 from aiosmtpd.smtp import SMTP
 
@@ -167,10 +168,11 @@ def _keywords(function: Any) -> set[str]:
 
 
 PROMISED = {
-    "reference/smtp": lambda: _keywords(SMTP.__init__),
+    "reference/smtp": lambda: _keywords(SMTP.__init__) - LIMIT_NAMES,
+    "reference/limits": lambda: set(LIMIT_NAMES),
     "reference/handlers": lambda: set(advice.HOOKS),
     "reference/session-and-envelope": lambda: (
-        {*vars(Session(None)), *vars(Envelope())} - {"_login_data", "_recipients", "_spool"}
+        {*vars(Session(None)), *vars(Envelope())} - {"_login_data", "_recipients"}
         | {"login_data", "client_address", "recipients"}
     ),
     "reference/auth": lambda: _keywords(AuthResult.__init__),
