@@ -69,12 +69,15 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
         if (answer := _take(server, envelope, verb, found[verb])) is None:
             if server._taken is not None:
                 position = found.end()
+                if watch is not None:
+                    watch.line(verb, found[0][:-2], False)
             break
         position = found.end()
-        answers.append((replies.with_code(answer) if server._with_codes else answer).octets)
+        if server._with_codes:
+            answer = replies.with_code(answer)
+        answers.append(answer.octets)
         if watch is not None:
-            watch.line(verb, found[0][:-2], False)
-            watch.reply(answer)
+            watch.done_at_once(verb, found[0][:-2], answer)
         elif verb == "RCPT" and position < end:
             position = _take_row(server, envelope, data, position, answers)
         if position == end or verb == "DATA":
@@ -86,7 +89,7 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
             # The driver goes on, and sends this when it comes to rest.
             server._hold(b"".join(answers))
         return data[position:]
-    server.send_now(answers[0] if len(answers) == 1 else b"".join(answers))
+    server._send_now(answers[0] if len(answers) == 1 else b"".join(answers))
     server._at_rest = server._taken is None
     server._reset_timeout(None if server._at_rest else server.transaction.data_patience())
     return None
