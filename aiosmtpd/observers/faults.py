@@ -11,10 +11,12 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import lru_cache
 from random import Random
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
 
+import attrs
 from public import public
 
 from aiosmtpd.observers.fault import Fault as Fault, parse_effect, parse_fault as parse_fault
@@ -214,9 +216,17 @@ def faulty(protocol: type[P], faults: Faults | Iterable[Fault | str]) -> type[P]
     """
     observer = faults if isinstance(faults, Faults) else Faults(faults)
 
+    @lru_cache(maxsize=1)
+    def watched(settings: Any) -> Any:
+        return attrs.evolve(settings, observers=(*settings.observers, observer))
+
     class Faulty(protocol):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any, observers: Sequence[Any] = (), **keywords: Any) -> None:
-            super().__init__(*args, observers=[*observers, observer], **keywords)
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            if keywords.get("settings") is not None:
+                keywords["settings"] = watched(keywords["settings"])
+            else:
+                keywords["observers"] = [*keywords.get("observers", ()), observer]
+            super().__init__(*args, **keywords)
 
     Faulty.__name__ = Faulty.__qualname__ = f"Faulty{protocol.__name__}"
     return cast("type[P]", Faulty)
