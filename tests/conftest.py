@@ -2,6 +2,7 @@
 
 import asyncio
 import asyncio.events
+import gc
 import ssl
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
         # asyncio.Runner, pytest-asyncio and the controllers ask here for new loops.
         asyncio.new_event_loop = uvloop.new_event_loop
         asyncio.events.new_event_loop = uvloop.new_event_loop
+
+
+def pytest_collection_finish() -> None:
+    """Keep the thousands of collected tests out of the many ``gc.collect()`` of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:
