@@ -3,8 +3,11 @@
 import asyncio
 import asyncio.events
 import gc
+import shlex
 import ssl
+import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -27,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
         # asyncio.Runner, pytest-asyncio and the controllers ask here for new loops.
         asyncio.new_event_loop = uvloop.new_event_loop
         asyncio.events.new_event_loop = uvloop.new_event_loop
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Start the workers of ``-n`` in development mode (``-X dev``) if this process is in it."""
+    if sys.flags.dev_mode:
+        for spec in specs:
+            spec.python = shlex.join([sys.executable, "-X", "dev"])
 
 
 def pytest_collection_finish() -> None:
