@@ -40,8 +40,9 @@ from aiosmtpd.proxy_protocol import (
     get_proxy,
 )
 from aiosmtpd.smtp import SMTP, Envelope, Refused, Session
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client, serving
+from tests.net.support import Catcher, serving
 
 DIFFERS = pytest.mark.skipif(
     aiosmtpd.smtp.__version__.startswith("1.4"), reason="a deliberate difference"
@@ -977,13 +978,8 @@ class Gated(Behind):
 
 def until_closed(client: Client) -> bytes:
     """Return all that comes until the server has closed; a reset is an end too."""
-    received = b""
-    try:
-        while piece := client.socket.recv(4096):
-            received += piece
-    except ConnectionResetError:
-        pass
-    return received
+    client.resets_are_ends = True
+    return client.rest()
 
 
 def delivered(client: Client) -> None:
@@ -1192,10 +1188,7 @@ class TestServer:
             assert client.reply().startswith(b"220 ")
             assert client.ask(b"EHLO client.test").startswith(b"250")
             assert client.ask(b"STARTTLS").startswith(b"220 ")
-            client.file.close()
-            context = certificates.client_context()
-            client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
-            client.file = client.socket.makefile("rb")
+            client.start_tls(certificates.client_context(), "localhost")
             assert isinstance(client.socket, ssl.SSLSocket)
             delivered(client)
         session, _ = handler.caught.get(timeout=PATIENCE)

@@ -18,8 +18,8 @@ from typing import IO, Any, NamedTuple
 import pytest
 
 import aiosmtpd
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Client
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -136,31 +136,17 @@ def refused(*args: str, code: int = 2, **keywords: Any) -> str:
     return ended.err
 
 
-class Wire(Client):
-    """A client on a socket that is connected already."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(PATIENCE)
-        self.socket = sock
-        self.file = sock.makefile("rb")
-        self.greeting = self.reply()
-
-
-def reach(address: str) -> Wire:
-    """Connect to an address as the server spells it."""
-    if address.startswith("/"):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(PATIENCE)
-        sock.connect(address)
-        return Wire(sock)
+def reach(address: str, tls: ssl.SSLContext | None = None) -> Client:
+    """Connect to an address as the server spells it; any greeting will do."""
     host, _, port = address.rpartition(":")
-    return Wire(socket.create_connection((host.strip("[]"), int(port)), PATIENCE))
+    place = address if address.startswith("/") else (host.strip("[]"), int(port))
+    client = Client(place, tls=tls, greet=False)
+    client.greeting = client.reply()
+    return client
 
 
-def reach_tls(address: str, certificates: Certificates) -> Wire:
-    host, _, port = address.rpartition(":")
-    plain = socket.create_connection((host, int(port)), PATIENCE)
-    return Wire(certificates.client_context().wrap_socket(plain, server_hostname=host))
+def reach_tls(address: str, certificates: Certificates) -> Client:
+    return reach(address, certificates.client_context())
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from aiosmtpd import main
-from tests.net.support import PATIENCE
+from tests.client import PATIENCE
 from tests.net.test_cli import environment
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are passed")

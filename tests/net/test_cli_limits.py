@@ -5,7 +5,7 @@ import os
 import pytest
 
 from aiosmtpd import main
-from tests.net.support import Client
+from tests.client import Client
 from tests.net.test_cli import serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")

@@ -21,7 +21,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from tests.net.support import PATIENCE, Client
+from tests.client import PATIENCE, Client
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
 MESSAGE = b"Subject: x\r\n\r\nbody\r\n.\r\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiosmtpd import main
-from tests.net.support import PATIENCE, Client
+from tests.client import PATIENCE, Client
 from tests.net.test_cli import (
     MESSAGE,
     Program,

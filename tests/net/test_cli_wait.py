@@ -16,7 +16,7 @@ import pytest
 
 from aiosmtpd import Envelope, Session, _wait, main
 from aiosmtpd._waiting import Waiter
-from tests.net.support import PATIENCE, Client
+from tests.client import PATIENCE, Client
 from tests.net.test_cli import Program, environment, pytestmark, refused
 
 assert pytestmark

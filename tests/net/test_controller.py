@@ -31,8 +31,9 @@ from aiosmtpd.controller import (
 )
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client
+from tests.net.support import Catcher, aside
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 LOCAL: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0}
@@ -205,8 +206,7 @@ def test_both_loopbacks_by_default() -> None:
     with Controller(Sink(), port=0) as controller:
         assert controller.addresses == [("::1", controller.port), ("127.0.0.1", controller.port)]
         for host in "::1", "127.0.0.1":
-            with socket.create_connection((host, controller.port), PATIENCE) as sock:
-                assert sock.recv(4) == b"220 "
+            Client((host, controller.port)).close()
 
 
 def test_a_subclass_may_name_the_host_later() -> None:
@@ -374,10 +374,7 @@ def test_a_context_from_a_callable(certificates: Certificates) -> None:
         return certificates.server_context()
 
     with Controller(Sink(), ssl_context=make, **LOCAL) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
-        context = certificates.client_context()
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
-            assert client.recv(4) == b"220 "
+        Client(controller.port, tls=certificates.client_context()).close()
     assert made == [1]
 
 
@@ -385,12 +382,13 @@ def test_a_client_of_a_servers_context(certificates: Certificates) -> None:
     """1.4's helper by which programs reach their own server."""
     server = certificates.server_context()
     server.maximum_version = ssl.TLSVersion.TLSv1_2
-    client = aiosmtpd.controller._server_to_client_ssl_ctx(server)
-    with Controller(Sink(), ssl_context=server, **LOCAL) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
-        with client.wrap_socket(plain) as sock:
-            assert sock.recv(4) == b"220 "
-            assert sock.version() == "TLSv1.2"
+    context = aiosmtpd.controller._server_to_client_ssl_ctx(server)
+    with (
+        Controller(Sink(), ssl_context=server, **LOCAL) as controller,
+        Client(controller.port, tls=context) as client,
+    ):
+        assert isinstance(client.socket, ssl.SSLSocket)
+        assert client.socket.version() == "TLSv1.2"
 
 
 # Names and addresses of this machine.
@@ -453,10 +451,9 @@ def test_a_unix_socket(path: Path) -> None:
     controller = UnixSocketController(Sink(), path)
     assert controller.unix_socket == str(path)
     for _ in range(2):
-        with controller, socket.socket(socket.AF_UNIX) as sock:
+        with controller:
             assert controller.addresses == [str(path)]
-            sock.connect(str(path))
-            assert sock.recv(4) == b"220 "
+            Client(str(path)).close()
         assert not path.exists()
 
 
@@ -473,12 +470,8 @@ def test_a_unix_socket_in_the_programs_loop(path: Path) -> None:
 
 
 async def greeting(port: int) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        return await asyncio.wait_for(reader.readline(), PATIENCE)
-    finally:
-        writer.close()
-        await writer.wait_closed()
+    with await aside(Client, port) as client:
+        return client.greeting
 
 
 @pytest.fixture

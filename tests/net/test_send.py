@@ -25,8 +25,9 @@ from aiosmtpd._load import Result
 from aiosmtpd.controller import Controller, UnixSocketController
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
+from tests.client import PATIENCE
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher
+from tests.net.support import Catcher
 from tests.net.test_cli import MODULE, Program, environment, serving as program_serving
 from tests.net.test_faults_injected import serving
 
