@@ -136,6 +136,14 @@ def test_sizes(path: Path) -> None:
             assert lines <= 50, f"{path.name}: {node.name} has {lines} lines"
 
 
+def test_no_test_file_is_long() -> None:
+    lengths = {
+        path.name: path.read_text(encoding="utf-8").count("\n")
+        for path in Path(__file__).parent.rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 700} == {}
+
+
 def test_the_heart_is_small() -> None:
     heart = ("protocol/receiver.py", "engine/connection.py", "smtp.py")
     lines = sum((PACKAGE / name).read_text(encoding="utf-8").count("\n") for name in heart)

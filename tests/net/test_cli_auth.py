@@ -10,7 +10,7 @@ import pytest
 
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.test_cli import Program, cert, serving
+from tests.net.program import Program, cert, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

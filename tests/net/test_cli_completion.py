@@ -9,7 +9,7 @@ import pytest
 
 from aiosmtpd import main
 from tests.client import PATIENCE
-from tests.net.test_cli import environment
+from tests.net.program import environment
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are passed")
 

@@ -11,7 +11,7 @@ import pytest
 from aiosmtpd import _devtls, main
 from aiosmtpd._process import Failure, banner
 from tests.client import PATIENCE
-from tests.net.test_cli import Program, environment, refused, serving
+from tests.net.program import Program, environment, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -11,7 +11,7 @@ from aiosmtpd import __version__
 from aiosmtpd._dialogue import Dialogue
 from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.test_cli import MESSAGE, Program, cert, inherited, reach, serving
+from tests.net.program import MESSAGE, Program, cert, inherited, reach, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -6,7 +6,7 @@ import pytest
 
 from aiosmtpd import main
 from tests.client import Client
-from tests.net.test_cli import serving
+from tests.net.program import serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.test_cli import MESSAGE, ROOT_ONLY, Program, reach_tls, serving
+from tests.net.program import MESSAGE, ROOT_ONLY, Program, reach_tls, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

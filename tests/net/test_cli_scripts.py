@@ -13,15 +13,7 @@ import pytest
 
 from aiosmtpd import main
 from tests.client import PATIENCE, Client
-from tests.net.test_cli import (
-    MESSAGE,
-    Program,
-    environment,
-    inherited,
-    reach,
-    refused,
-    serving,
-)
+from tests.net.program import MESSAGE, Program, environment, inherited, reach, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
