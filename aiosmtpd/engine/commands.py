@@ -210,7 +210,7 @@ class Commands(Connection):
                 await self._before("connect")
             status = await self._call_later_hook("CONNECT", *self.session.client_address)
             if status is MISSING:
-                status = f"220 {self.hostname} {self.__ident__}"
+                status = f"220 {self.hostname} {self.settings.ident}"
             return replies.from_hook(status)
         except Disconnected:
             raise
@@ -238,8 +238,6 @@ class Commands(Connection):
         self._reset_timeout()
 
     # What only a class that knows the rest of the house can do.
-
-    __ident__: str
 
     async def _read_proxy_header(self) -> Any:
         """Read and return the PROXY header that must come first."""

@@ -549,8 +549,8 @@ class Connection(Wire):
         self._flush()
         if self.transport is None or self._closing:
             raise Disconnected
-        # No await from here to start_tls: commands sent in the clear are never run (RFC 3207 section
-        # 6).
+        # No await from here to start_tls: commands sent in the clear are never run (RFC 3207
+        # section 6).
         self._receiver.clear()
         self._reading_paused = False
         self._original_transport = self.transport
