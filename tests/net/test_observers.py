@@ -17,8 +17,9 @@ from aiosmtpd.protocol.settings import Settings
 from aiosmtpd.server import Server
 from aiosmtpd.smtp import SMTP, TakenMessage
 from aiosmtpd.testing.faults import Faults, faulty
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Client, serving
+from tests.net.support import serving
 
 
 class Told:
