@@ -171,7 +171,6 @@ class Transaction:
 
     async def _before_handler(self, watch: Watch) -> None:
         """Ask the observers before the handler gets a message."""
-        self.verdicts = []
         await self._server._before_message(self._server.envelope)
         watch.handed_over()
 

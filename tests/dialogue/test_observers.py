@@ -58,6 +58,9 @@ SESSION = [
     ("line", RCPT[:-2], False),
     ("reply", "RCPT", "250 OK"),
     ("sent", OK),
+    ("line", RCPT[:-2], False),
+    ("reply", "RCPT", "250 OK"),
+    ("sent", OK),
     ("line", DATA[:-2], False),
     ("reply", "DATA", GO_AHEAD[:-2].decode()),
     ("sent", GO_AHEAD),
@@ -70,7 +73,7 @@ SESSION = [
     ("sent", BYE),
     ("ended", "QUIT"),
 ]
-WORDS = EHLO + MESSAGE + QUIT
+WORDS = EHLO + MAIL + RCPT * 2 + DATA + BODY + QUIT
 
 
 class Hooked:
@@ -105,7 +108,7 @@ async def test_with_before_the_driver_runs_every_command(handler: type) -> None:
         ("connect", None),
         ("ehlo", "client.test"),
         ("mail", "a@example.com"),
-        ("rcpt", "b@example.com"),
+        *[("rcpt", "b@example.com")] * 2,
         ("data", None),
         ("end-of-data", None),
         ("quit", None),
@@ -175,10 +178,11 @@ async def test_a_verb_that_is_unknown_is_not_told_as_one() -> None:
     assert replies == [("NOOP", 250), ("", 500), ("", 500), ("", 500), ("NOOP", 250), ("", 500)]
 
 
-async def test_a_reply_that_answers_no_command_has_no_verb() -> None:
+@pytest.mark.parametrize("words", [[EHLO], [EHLO, MAIL]], ids=["driver", "fast path"])
+async def test_a_reply_that_answers_no_command_has_no_verb(words: list[bytes]) -> None:
     seen = Seen()
     conversation = Conversation(seen)
-    await conversation.say(b"NOOP\r\n")
+    await conversation.say(*words)
     conversation.server.shut_down()
     await conversation.end()
     assert seen.calls[-3:] == [
@@ -313,6 +317,26 @@ async def test_in_lmtp_a_message_is_told_with_each_reply() -> None:
     assert [one for one in asked.stages if one[0] == "end-of-data"] == [
         ("end-of-data", f"{letter}@x.test") for letter in "acb"
     ]
+
+
+async def test_in_lmtp_a_chunk_that_is_refused_has_one_reply() -> None:
+    def refuse_once(server: SMTP) -> None:
+        if len(seen.of("taken")) == 0:
+            raise Refused("550 no")
+
+    seen = Seen()
+    greeting = EHLO.replace(b"EHLO", b"LHLO")
+    words = [greeting, MAIL, RCPT, RCPT, b"BDAT 3\r\nabc", MAIL, RCPT, b"BDAT 3 LAST\r\nabc"]
+    sent = await said(
+        words,
+        seen,
+        Asked(end_of_data=refuse_once),
+        kind=LMTP,
+        handler=Reads(),
+        extensions="modern",
+    )
+    assert [call[1].replies for call in seen.of("taken")] == [["550 no"], ["250 3"]]
+    assert sent.endswith(b"550 5.0.0 no\r\n250 2.1.0 OK\r\n250 2.1.5 OK\r\n250 2.0.0 3\r\n")
 
 
 # AUTH, and what is secret.

@@ -12,6 +12,7 @@ from aiosmtpd.smtp import (
     MISSING,
     SMTP,
     Observer,
+    Refused,
     Registry,
     TakenMessage,
 )
@@ -24,9 +25,11 @@ from tests.dialogue.observing import (
     DATA,
     EHLO,
     EVENTS,
+    GO_AHEAD,
     MAIL,
     MESSAGE,
     OK,
+    PATIENCE,
     QUIT,
     RCPT,
     SMALL,
@@ -95,6 +98,17 @@ async def test_a_rule_refuses_in_place_of_the_command(stage: str) -> None:
         assert await conversation.say(b"NOOP\r\n") == OK
     if stage == "ehlo":
         assert (await conversation.say(MAIL))[:3] == b"503"
+    await conversation.end()
+
+
+async def test_a_client_that_is_refused_at_a_second_ehlo_must_greet_again() -> None:
+    def refuse_later(server: SMTP) -> None:
+        if server.session.host_name:
+            raise Refused("550 5.7.1 No")
+
+    conversation = Conversation(Asked(ehlo=refuse_later), **SMALL)
+    assert (await conversation.say(EHLO, EHLO)).endswith(b"HELP\r\n550 5.7.1 No\r\n")
+    assert (await conversation.say(MAIL))[:3] == b"503"
     await conversation.end()
 
 
@@ -182,7 +196,11 @@ async def forever(_: float) -> None:
 
 
 @pytest.mark.parametrize("how", ["eof", "reset", "shut down"])
-async def test_a_pause_ends_with_its_client_and_its_server(how: str) -> None:
+async def test_a_pause_ends_with_its_client_and_its_server(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # At once, not as late as a hook.
+    monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 2 * PATIENCE)
     seen = Seen()
     observer = Asked(mail=lambda server: server.pause(600, sleep=forever))
     conversation = Conversation(observer, seen)
@@ -191,6 +209,8 @@ async def test_a_pause_ends_with_its_client_and_its_server(how: str) -> None:
     {"eof": network.feed_eof, "reset": network.reset, "shut down": server.shut_down}[how]()
     await conversation.over()
     stopping = "421 4.3.2 Service shutting down, closing connection"
+    # The command is not done.
+    assert b"250 OK" not in network.sent
     reasons = {
         "eof": "closed by the client",
         "reset": "connection lost: Connection reset by peer",
@@ -216,7 +236,9 @@ async def test_a_pause_after_the_server_was_stopped_does_not_begin() -> None:
         server.shut_down()
         return server.pause(600, sleep=forever)
 
-    sent = await said([EHLO, MAIL], Asked(mail=stop_and_pause))
+    conversation = Conversation(Asked(mail=stop_and_pause))
+    sent = await conversation.say(EHLO, MAIL)
+    await conversation.over()
     assert sent.endswith(b"421 4.3.2 Service shutting down, closing connection\r\n")
 
 
@@ -278,12 +300,12 @@ async def test_a_reply_of_several_pushes_is_wrapped_whole() -> None:
 
     def wrap(server: SMTP) -> None:
         async def deliver(data: bytes) -> None:
-            server.send(data.upper())
+            server.send(data.lower())
 
         server.wrap_next_reply(deliver)
 
     sent = await said([EHLO], Asked(ehlo=wrap), kind=OwnPush, **SMALL)
-    assert sent == BANNER + b"250-MX.TEST\r\n250-8BITMIME\r\n250 HELP\r\n"
+    assert sent == BANNER + b"250-mx.test\r\n250-8bitmime\r\n250 help\r\n"
 
 
 async def test_a_part_of_a_reply_may_be_all_that_is_sent() -> None:
@@ -298,6 +320,34 @@ async def test_a_part_of_a_reply_may_be_all_that_is_sent() -> None:
     sent = await said([EHLO, MAIL + RCPT], Asked(mail=wrap), seen, **SMALL)
     assert sent.endswith(b"HELP\r\n250 O")
     assert seen.calls[-2:] == [("sent", b"250 O"), ("ended", "cut")]
+
+
+async def test_mail_data_after_a_connection_that_was_closed_is_not_taken() -> None:
+    def wrap(server: SMTP) -> None:
+        async def deliver(data: bytes) -> None:
+            server.send(data)
+            server.disconnect(reason="cut")
+
+        server.wrap_next_reply(deliver)
+
+    seen = Seen()
+    sent = await said([EHLO, MESSAGE], Asked(data=wrap), seen)
+    assert sent.endswith(GO_AHEAD)
+    assert seen.of("taken") == []
+
+
+async def test_in_lmtp_the_reply_to_each_recipient_is_wrapped_alone() -> None:
+    def wrap(server: SMTP) -> None:
+        async def deliver(data: bytes) -> None:
+            server.send(data.lower())
+
+        if asked.stages[-1][1] == "b@x.test":
+            server.wrap_next_reply(deliver)
+
+    asked = Asked(end_of_data=wrap)
+    recipients = [b"RCPT TO:<%c@x.test>\r\n" % letter for letter in b"abc"]
+    words = [EHLO.replace(b"EHLO", b"LHLO"), MAIL, *recipients, DATA, BODY]
+    assert (await said(words, asked, kind=LMTP)).endswith(OK + OK.lower() + OK)
 
 
 async def test_a_delivery_that_fails_is_completed(caplog: pytest.LogCaptureFixture) -> None:
