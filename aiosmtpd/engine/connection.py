@@ -499,7 +499,7 @@ class Connection(Wire):
         if self._watch is not None:
             self._watch.reply(self._coded(status))
             if self._watch.deliver is not None:
-                await self._watch.send_reply(octets)
+                await self._watch.send_reply(octets, is_whole=isinstance(status, Reply))
                 if self._closing:
                     raise Disconnected
                 return

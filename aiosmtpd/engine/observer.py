@@ -311,13 +311,13 @@ class Watch:
             except Exception as error:
                 self._report(method, error)
 
-    async def send_reply(self, octets: bytes) -> None:
-        """Send a reply by ``deliver``; a challenge of AUTH as it is."""
+    async def send_reply(self, octets: bytes, *, is_whole: bool) -> None:
+        """Send a reply by ``deliver``, or keep a line of one; send a challenge of AUTH as it is."""
         if (deliver := self.deliver) is None or octets.startswith(b"334"):
             self._server.send(octets)
             return
         self._held += octets
-        if _goes_on(self._held):
+        if not is_whole and _goes_on(octets):
             return
         data, self._held = self._held, b""
         self.deliver, self._delivered = None, 0

@@ -333,7 +333,7 @@ async def test_mail_data_after_a_connection_that_was_closed_is_not_taken() -> No
     seen = Seen()
     sent = await said([EHLO, MESSAGE], Asked(data=wrap), seen)
     assert sent.endswith(GO_AHEAD)
-    assert seen.of("taken") == []
+    assert seen.of("data", "taken") == []
 
 
 async def test_in_lmtp_the_reply_to_each_recipient_is_wrapped_alone() -> None:
