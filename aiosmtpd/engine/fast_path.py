@@ -69,6 +69,8 @@ def run(server: Commands, data: bytes, unchanged: tuple[Any, ...]) -> bytes | No
         if (answer := _take(server, envelope, verb, found[verb])) is None:
             if server._taken is not None:
                 position = found.end()
+                if watch is not None:
+                    watch.line(verb, found[0][:-2], False)
             break
         position = found.end()
         answers.append((replies.with_code(answer) if server._with_codes else answer).octets)
