@@ -87,6 +87,7 @@ def run(server: Commands, data: bytes, unchanged: tuple[Any, ...]) -> bytes | No
         if answers:
             # The driver goes on, and sends this when it comes to rest.
             server._hold(b"".join(answers))
+            server._client_is_active = True
         return data[position:]
     server.send_now(answers[0] if len(answers) == 1 else b"".join(answers))
     server._at_rest = server._taken is None
