@@ -138,6 +138,8 @@ def _take(server: Commands, envelope: Envelope, verb: str, word: bytes) -> Reply
         or getattr(handler, "handle_BODY", None) is not None
     ):
         return None
+    # The hook that ran last is not to blame if the message takes long.
+    server._last_hook = ""
     server._taken = server.transaction.receive_data, ""
     return replies.START_MAIL_INPUT
 
