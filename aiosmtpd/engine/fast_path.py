@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from operator import attrgetter
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.protocol import replies
@@ -140,7 +141,7 @@ def _take(server: Commands, envelope: Envelope, verb: str, word: bytes) -> Reply
         return None
     # The hook that ran last is not to blame if the message takes long.
     server._last_hook = ""
-    server._taken = server.transaction.receive_data, ""
+    server._taken = server.transaction.receive_data, monotonic()
     return replies.START_MAIL_INPUT
 
 
