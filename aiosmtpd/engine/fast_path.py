@@ -78,10 +78,10 @@ def run(server: Commands, data: bytes, unchanged: tuple[Any, ...]) -> bytes | No
         if watch is not None:
             watch.line(verb, found[0][:-2], False)
             watch.reply(answer)
-        elif verb == "RCPT" and position < end:
-            position = _take_row(server, envelope, data, position, answers)
         if position == end or verb == "DATA":
             break
+        if verb == "RCPT" and watch is None:
+            position = _take_row(server, envelope, data, position, answers)
         if (found := _COMMAND.match(data, position)) is None:
             break
     if position < end or answer is None:
@@ -90,7 +90,7 @@ def run(server: Commands, data: bytes, unchanged: tuple[Any, ...]) -> bytes | No
             server._hold(b"".join(answers))
             server._client_is_active = True
         return data[position:]
-    server.send_now(answers[0] if len(answers) == 1 else b"".join(answers))
+    server.send_now(b"".join(answers))
     server._at_rest = server._taken is None
     server._reset_timeout(None if server._at_rest else server.transaction.data_patience())
     return None
