@@ -42,8 +42,11 @@ class Network(MemoryTransport):
 
     def __init__(self, server: asyncio.Protocol, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(asyncio.get_running_loop(), server)
-        self._extra["sslcontext"] = tls
+        self.tls = tls
         self.is_read = True
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self.tls if name == "sslcontext" else super().get_extra_info(name, default)
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         super().write(data)
@@ -228,7 +231,7 @@ async def test_a_refused_tls_handshake_ends_mail(monkeypatch: pytest.MonkeyPatch
     server = await greeted(Handler(), tls_context=context)
 
     async def start_tls(*args: Any, **keywords: Any) -> asyncio.Transport:
-        server.network._extra["sslcontext"] = context
+        server.network.tls = context
         return server.network
 
     monkeypatch.setattr(server.loop, "start_tls", start_tls)
