@@ -131,6 +131,7 @@ def _take(server: Commands, envelope: Envelope, verb: str, word: bytes) -> Reply
         if getattr(handler, "handle_MAIL", None) is not None:
             server._taken = server.transaction.begin_plain, word.decode()
             return None
+        envelope.mail_params = {}
         envelope._begin(word.decode())
         return replies.SENDER_OK
     if (

@@ -132,6 +132,20 @@ async def test_the_fast_path_is_taken() -> None:
     assert server.driven == []
 
 
+@pytest.mark.parametrize("in_lines", [False, True], ids=["at once", "in lines"])
+async def test_the_envelope_is_that_of_the_driver(in_lines: bool) -> None:
+    said = [MAIL, *[RCPT] * 3, b"RCPT TO:<c@example.com>\r\n"]
+    kept = []
+    for kind in (Server, ByTheDriver):
+        server = await greeted(kind=kind)
+        await server.ask(*said if in_lines else [b"".join(said)])
+        kept.append(vars(server.envelope))
+        # A handler may change it, or make JSON of it.
+        assert isinstance(server.envelope.mail_params, dict)
+    assert kept[0] == kept[1]
+    assert server.driven == [line[:-2] for line in said]
+
+
 # Connection.data_received.
 
 
