@@ -2,7 +2,7 @@
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
 copy of the package, runs two test files against it, and prints what they do not notice. *PART*
-limits it to the mutations whose description contains it.
+limits it to the mutations whose description contains it. It needs a system that forks.
 """
 
 import argparse
@@ -11,16 +11,17 @@ import compileall
 import os
 import py_compile
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
-from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
+
+# Before the forks, so that they need not import it.
+import hypothesis  # noqa: F401
+import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = "tests/dialogue/test_fast_path_guards.py", "tests/dialogue/test_usual.py"
@@ -185,30 +186,39 @@ def copy_of_the_project(folder: Path) -> Path:
     return folder
 
 
-def survives(mutation: Mutation | None, folder: Path) -> bool:
-    """Return True if all tests pass with a mutation, or with none."""
+def begin(folder: Path, mutation: Mutation | None) -> int:
+    """Run the tests with a mutation, or with none, in a fork; return its process id."""
+    if pid := os.fork():
+        return pid
     if mutation is not None:
         (folder / mutation.path).write_text(mutation.text)
-    try:
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "pytest_asyncio.plugin"]
-        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-        for test in TESTS:
-            done = subprocess.run(
-                [*command, test],
-                cwd=folder,
-                env=environment,
-                timeout=LONGEST_RUN,
-                capture_output=True,
-                check=False,
-            )
-            if done.returncode:
-                return False
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        if mutation is not None:
-            shutil.copy(ROOT / mutation.path, folder / mutation.path)
-    return True
+    os.chdir(folder)
+    sys.path[0] = str(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tests"]:
+        del sys.modules[name]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    signal.alarm(LONGEST_RUN)
+    os._exit(pytest.main(["-x", "-q", "-p", "pytest_asyncio.plugin", *TESTS]))
+
+
+def survivors(found: Iterator[Mutation], folders: list[Path]) -> Iterator[Mutation]:
+    """Run the tests with each mutation, in all folders at the same time; yield those that pass."""
+    running: dict[int, tuple[Mutation, Path]] = {}
+    while True:
+        while folders and (mutation := next(found, None)) is not None:
+            folder = folders.pop()
+            running[begin(folder, mutation)] = mutation, folder
+        if not running:
+            return
+        pid, status = os.wait()
+        mutation, folder = running.pop(pid)
+        shutil.copy(ROOT / mutation.path, folder / mutation.path)
+        folders.append(folder)
+        if status == 0:
+            yield mutation
 
 
 def main() -> None:
@@ -217,29 +227,17 @@ def main() -> None:
     parser.add_argument("-j", type=int, default=1, metavar="JOBS", dest="jobs")
     args = parser.parse_args()
     found = [one for one in mutations() if args.part in one.name]
-    folders: SimpleQueue[Path] = SimpleQueue()
-    number = count(1)
-    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor(args.jobs) as pool:
-        for index in range(args.jobs):
-            folders.put(copy_of_the_project(Path(place, str(index))))
-        first = folders.get()
-        if not survives(None, first):
+    with tempfile.TemporaryDirectory() as place:
+        folders = [copy_of_the_project(Path(place, str(index))) for index in range(args.jobs)]
+        if os.waitpid(begin(folders[0], None), 0)[1]:
             sys.exit("the tests fail without a mutation")
-        folders.put(first)
-
-        def run(mutation: Mutation) -> bool:
-            folder = folders.get()
-            try:
-                return survives(mutation, folder)
-            finally:
-                folders.put(folder)
-                print(f"{next(number)}/{len(found)}", end="\r", file=sys.stderr, flush=True)
-
-        alive = [one for one, lives in zip(found, pool.map(run, found), strict=True) if lives]
-    new = [one for one in alive if one.name not in EQUIVALENT]
-    for one in new:
-        print(f"no test fails: {one.path}, {one.name}")
-    print(f"{len(found)} mutations; {len(alive)} change nothing, {len(new)} of them not known")
+        new = alive = 0
+        for one in survivors(iter(found), folders):
+            alive += 1
+            if one.name not in EQUIVALENT:
+                new += 1
+                print(f"no test fails: {one.path}, {one.name}", flush=True)
+    print(f"{len(found)} mutations; {alive} change nothing, {new} of them not known")
     sys.exit(bool(new))
 
 
