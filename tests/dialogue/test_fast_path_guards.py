@@ -225,6 +225,28 @@ async def test_no_limit_of_lines_keeps_the_fast_path(limit: int | None) -> None:
     assert server.driven == []
 
 
+# Commands.connection_lost.
+
+
+@pytest.mark.parametrize("kind", [Server, ByTheDriver])
+async def test_a_lost_connection_ends_a_transaction_after_data(kind: type[Server]) -> None:
+    class Handler:
+        def __init__(self) -> None:
+            self.seen: list[str | None] = []
+
+        async def handle_DISCONNECT(
+            self, server: Any, session: Any, envelope: Envelope, reason: str
+        ) -> None:
+            self.seen.append(envelope.mail_from)
+
+    for said, left in ([MAIL, RCPT], "a@example.com"), ([MAIL, RCPT, DATA], None):
+        server = await greeted(handler := Handler(), kind=kind)
+        await server.ask(*said)
+        server.network.reset()
+        await turns()
+        assert handler.seen == [left]
+
+
 # Commands._take_at_once.
 
 
