@@ -225,6 +225,12 @@ async def test_no_limit_of_lines_keeps_the_fast_path(limit: int | None) -> None:
     assert server.driven == []
 
 
+async def test_a_usual_limit_of_commands_keeps_the_fast_path() -> None:
+    server = await greeted(command_size_limit=fast_path.LONGEST)
+    assert server.at_once(longest("MAIL FROM")) == OK
+    assert server.driven == []
+
+
 # Commands.connection_lost.
 
 
@@ -736,6 +742,33 @@ async def test_a_hook_of_recipients_hears_of_all_in_a_row() -> None:
     server = await greeted(Handler())
     assert await server.ask(MAIL + RCPT * 3) == OK * 4
     assert Handler.heard == ["b@example.com"] * 3
+
+
+async def test_a_command_with_a_hook_is_parsed_once() -> None:
+    server = await greeted(Hooks())
+    assert await server.ask(MAIL, RCPT, RCPT) == OK * 3
+    assert server.driven == []
+
+
+async def test_recipients_in_a_row_are_added_together() -> None:
+    added: list[int] = []
+
+    class Counting(Envelope):
+        def _add_recipients(
+            self, addresses: list[str], params: dict[str, Any] | None = None
+        ) -> None:
+            added.append(len(addresses))
+            super()._add_recipients(addresses, params)
+
+    class Own(Server):
+        def _create_envelope(self) -> Envelope:
+            return Counting()
+
+    for most, sizes in (None, [1, 4]), (5, [1, 4]), (4, [1, 1, 1, 1]):
+        added.clear()
+        server = await greeted(kind=Own, max_recipients=most)
+        assert (await server.ask(MAIL + RCPT * 5)).count(OK) == 1 + sum(sizes)
+        assert added == sizes
 
 
 async def test_a_hook_that_reads_the_message_gets_it() -> None:
