@@ -444,7 +444,6 @@ class Connection(Wire):
             if (rest := self._take_at_once(data)) is None:
                 return
             data = rest
-        self._at_rest = False
         if data:
             self._receiver.feed(data)
         if self._wakeup.waiting:
