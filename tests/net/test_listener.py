@@ -35,7 +35,8 @@ class Hello(asyncio.Protocol):
 async def accepting(
     sockets: list[socket.socket], protocols: Callable[[], Any] = Hello, **keywords: Any
 ) -> AsyncIterator[Listener]:
-    listener = await listening.serve(sockets, protocols, **keywords)
+    listener = Listener(sockets, protocols, **keywords)
+    await listener.start_serving()
     try:
         yield listener
     finally:
@@ -108,7 +109,8 @@ async def test_serve_forever() -> None:
 
 
 async def test_as_an_async_context_manager() -> None:
-    async with await listening.serve(await loopback(), Hello) as listener:
+    async with Listener(await loopback(), Hello) as listener:
+        await listener.start_serving()
         assert await hello(listening.addresses_of(listener)[0]) == b"hello\r\n"
     assert not listener.is_serving()
 
@@ -116,7 +118,7 @@ async def test_as_an_async_context_manager() -> None:
 async def test_a_socket_that_cannot_listen() -> None:
     sockets = await loopback()
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams, pytest.raises(OSError):
-        await listening.serve([*sockets, datagrams], Hello)
+        await Listener([*sockets, datagrams], Hello).start_serving()
     assert [sock.fileno() for sock in sockets] == [-1]
 
 

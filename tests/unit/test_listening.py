@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from aiosmtpd.listen.sockets import Listen, parse_listen, spell
+from aiosmtpd.listen.addresses import Listen, parse_listen, spell
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import aiosmtpd
 from aiosmtpd import main
 from aiosmtpd.cli import banner as _banner, options as _options
 from aiosmtpd.cli.program import Program
-from aiosmtpd.listen.sockets import Listen
+from aiosmtpd.listen.addresses import Listen
 from aiosmtpd.process import rights, signals
 from aiosmtpd.process.certificates import Certificate
 from aiosmtpd.process.failure import Failure
