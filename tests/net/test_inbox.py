@@ -300,7 +300,7 @@ def test_the_transcript() -> None:
         "S: 250 OK",
         "C: DATA",
         "S: 354 End data with <CR><LF>.<CR><LF>",
-        "-- 6 octets of mail data",
+        "-- 6 bytes of mail data",
         "S: 250 OK",
         "C: \\xff\\x1b",
         "S: 500 Error: bad syntax",
