@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from copy import copy
 from socket import AF_INET6, SOCK_STREAM, has_ipv6, socket as makesock
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Self, TypedDict, Unpack
 
 from public import public
 
@@ -83,21 +83,23 @@ HANDSHAKE_NAMES = LIMIT_NAMES | {"timeout", "proxy_protocol_timeout"}
 """The keywords that matter before a TLS connection has an object of its own."""
 
 
-class BaseKeywords(SMTPKeywords, total=False):
-    """The keywords that go to ``BaseController``."""
+class ServingKeywords(TypedDict, total=False):
+    """The keywords that reach ``BaseController`` through the classes above it."""
 
     shutdown_timeout: float
     server_kwargs: dict[str, Any]
 
 
-class ControllerKeywords(CommonKeywords, total=False):
+class BaseKeywords(SMTPKeywords, ServingKeywords, total=False):
+    """The keywords of classes that know neither a host name nor a path."""
+
+
+class ControllerKeywords(CommonKeywords, ServingKeywords, total=False):
     """The keywords of all controllers; ``ready_timeout`` is for those with a thread."""
 
     ready_timeout: float
     ssl_context: TLSContext | None
     server_hostname: str | None
-    shutdown_timeout: float
-    server_kwargs: dict[str, Any]
 
 
 @public
@@ -180,7 +182,9 @@ class BaseController(metaclass=ABCMeta):
         serving = self._inner_server
         serving.ssl_context = self.ssl_context
         serving.shutdown_timeout = self.shutdown_timeout
-        serving.listeners = [] if self.server is None else [self.server]
+        if self.server is not None and self.server not in serving.listeners:
+            # A subclass has made it.
+            serving.listeners.append(self.server)
         return serving
 
     async def _serve_at(self, place: Listen) -> asyncio.AbstractServer:
