@@ -42,6 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "lmtp": {"smtp", "engine", "protocol"},
     "handlers": {"_handler", "smtp", "engine", "delivery", "protocol"},
     "_handler": {"smtp", "proxy_protocol", "protocol"},
+    "extensions": {"protocol"},
     "smtp": {"legacy", "proxy_protocol", "engine", "sasl", "protocol", "_version"},
     "legacy": {"engine", "protocol"},
     "proxy_protocol": set(),

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from aiosmtpd.testing.plugin import smtp_options as smtp_options
 
 _MODULES = {
-    "aiosmtpd.mail.message": ("DecodedMail",),
-    "aiosmtpd.mail.mime": ("Attachment", "Headers"),
-    "aiosmtpd.testing.inbox": ("Inbox", "InboxKeywords", "NoMessage", "StartsInbox"),
-    "aiosmtpd.testing.plugin": ("smtp_options",),
+    "aiosmtpd.mail.message": "DecodedMail",
+    "aiosmtpd.mail.mime": "Attachment Headers",
+    "aiosmtpd.testing.inbox": "Inbox InboxKeywords NoMessage StartsInbox",
+    "aiosmtpd.testing.plugin": "smtp_options",
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 if not TYPE_CHECKING:
