@@ -22,7 +22,13 @@ from aiosmtpd.engine import diagnostics
 from aiosmtpd.listen import sockets
 from aiosmtpd.listen.addresses import Address, Listen
 from aiosmtpd.protocol.limits import LIMIT_NAMES
-from aiosmtpd.protocol.settings import NAMES, CommonKeywords, Settings, SMTPKeywords
+from aiosmtpd.protocol.settings import (
+    NAMES,
+    CommonKeywords,
+    Settings,
+    SMTPKeywords,
+    check_names,
+)
 from aiosmtpd.server import (
     DEFAULT_PORT,
     DEFAULT_SHUTDOWN_TIMEOUT,
@@ -81,6 +87,23 @@ def get_localhost() -> Literal["::1", "127.0.0.1"]:
 
 HANDSHAKE_NAMES = LIMIT_NAMES | {"timeout", "proxy_protocol_timeout"}
 """The keywords that matter before a TLS connection has an object of its own."""
+
+
+SMTP_ALONE = {"loop", "settings", "registry"}
+"""The parameters of ``SMTP`` that are not settings of a server."""
+
+OWN_KEYWORDS = (
+    "handler",
+    "hostname",
+    "port",
+    "unix_socket",
+    "loop",
+    "ready_timeout",
+    "ssl_context",
+    "server_hostname",
+    "shutdown_timeout",
+)
+"""The parameters of controllers beside the keywords of ``SMTP``."""
 
 
 class ServingKeywords(TypedDict, total=False):
@@ -202,11 +225,13 @@ class BaseController(metaclass=ABCMeta):
     def _connection_settings(self) -> Settings | None:
         """Return the settings that ``SMTP_kwargs`` asks for, validated once for all connections.
 
-        Programs may change the dict at any time. None if it has keywords that are not settings.
+        Programs may change the dict at any time. None if it has keywords that are not settings;
+        raises TypeError for one that ``SMTP`` does not have.
         """
         known, settings = self._validated_kwargs
         if known != self.SMTP_kwargs:
-            if self.SMTP_kwargs.keys() - {*NAMES}:
+            if others := self.SMTP_kwargs.keys() - {*NAMES}:
+                check_names(others - SMTP_ALONE, type(self).__name__, OWN_KEYWORDS)
                 return None
             settings = Settings.of(self.SMTP_kwargs)
             diagnostics.look_at_settings(SMTP, settings)
