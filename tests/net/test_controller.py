@@ -1,10 +1,11 @@
-"""Controllers: the life of a server in a thread of its own, and its end."""
+"""Controllers: the life of a server in a thread of its own or in a program's event loop."""
 
 import asyncio
 import errno
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,15 +20,18 @@ import pytest
 import aiosmtpd.controller
 from aiosmtpd.controller import (
     IP6_IS,
+    BaseController,
     BaseThreadedController,
     BaseUnthreadedController,
     Controller,
     UnixSocketController,
     UnixSocketUnthreadedController,
+    UnthreadedController,
     get_localhost,
 )
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
+from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Catcher, Client
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
@@ -344,6 +348,51 @@ def test_a_run_that_serves_nothing() -> None:
     controller.stop()
 
 
+# Keywords.
+
+
+@pytest.mark.parametrize("kind", [Controller, UnthreadedController])
+def test_server_kwargs(kind: type[BaseController]) -> None:
+    with pytest.warns(DeprecationWarning, match=r"server_kwargs will be removed") as caught:
+        controller = kind(
+            Sink(), server_kwargs={"ident": "a", "timeout": 1}, ident="b", server_hostname="mx.test"
+        )
+    assert caught[0].filename == __file__
+    assert controller.SMTP_kwargs == {
+        "ident": "b",
+        "timeout": 1,
+        "hostname": "mx.test",
+        "enable_SMTPUTF8": True,
+    }
+
+
+def test_a_context_from_a_callable(certificates: Certificates) -> None:
+    made = []
+
+    def make() -> ssl.SSLContext:
+        made.append(1)
+        return certificates.server_context()
+
+    with Controller(Sink(), ssl_context=make, **LOCAL) as controller:
+        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
+        context = certificates.client_context()
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+            assert client.recv(4) == b"220 "
+    assert made == [1]
+
+
+def test_a_client_of_a_servers_context(certificates: Certificates) -> None:
+    """1.4's helper by which programs reach their own server."""
+    server = certificates.server_context()
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    client = aiosmtpd.controller._server_to_client_ssl_ctx(server)
+    with Controller(Sink(), ssl_context=server, **LOCAL) as controller:
+        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
+        with client.wrap_socket(plain) as sock:
+            assert sock.recv(4) == b"220 "
+            assert sock.version() == "TLSv1.2"
+
+
 # Names and addresses of this machine.
 
 
@@ -420,7 +469,96 @@ def test_a_unix_socket_in_the_programs_loop(path: Path) -> None:
     assert controller.ended.is_set()
 
 
-# Ended by what stops its loop or its program.
+# In a loop that the program runs.
+
+
+async def greeting(port: int) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        return await asyncio.wait_for(reader.readline(), PATIENCE)
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def test_begin_and_end(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    for _ in range(2):
+        controller.begin()
+        assert not controller.ended.is_set()
+        assert loop.run_until_complete(greeting(controller.port)).startswith(b"220 ")
+        controller.end()
+        assert controller.ended.is_set()
+        assert not is_served(controller.port)
+    with pytest.raises(AssertionError, match="not running"):
+        controller.end()
+    assert not loop.is_closed()
+
+
+def test_finalize(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    controller.begin()
+    loop.run_until_complete(controller.finalize())
+    assert controller.ended.is_set()
+    loop.run_until_complete(controller.finalize())
+
+
+def test_end_in_the_running_loop(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    controller.begin()
+
+    async def main() -> None:
+        controller.end()
+        controller.end()
+        assert not controller.ended.is_set()
+        await asyncio.to_thread(controller.ended.wait, PATIENCE)
+
+    loop.run_until_complete(main())
+    assert controller.ended.is_set()
+
+
+def test_begin_in_a_running_loop() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match=r"use `await controller.start_async\(\)`"):
+            UnthreadedController(Sink(), **LOCAL).begin()
+
+    asyncio.run(main())
+
+
+def test_begin_twice(loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
+    controller.begin()
+    with pytest.raises(AssertionError, match="already running"):
+        controller.begin()
+    controller.end()
+
+
+def test_begin_that_fails(loop: asyncio.AbstractEventLoop) -> None:
+    with taken() as port:
+        controller = UnthreadedController(Sink(), loop=loop, hostname="127.0.0.1", port=port)
+        with pytest.raises(OSError, match="address already in use"):
+            controller.begin()
+    controller = UnthreadedController(Sink(), loop=loop, nonsense=1, **LOCAL)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="nonsense"):
+        controller.begin()
+    assert not is_served(controller.port)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_loop_of_its_own_is_closed(given: bool, loop: asyncio.AbstractEventLoop) -> None:
+    controller = UnthreadedController(Sink(), loop=loop if given else None, **LOCAL)
+    for _ in range(2):
+        with controller:
+            serving = controller.loop
+            assert serving.run_until_complete(greeting(controller.port)).startswith(b"220 ")
+        assert serving.is_closed() is not given
 
 
 class StopsLoop(Catcher):
@@ -429,6 +567,70 @@ class StopsLoop(Catcher):
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         server.loop.stop()
         return await super().handle_DATA(server, session, envelope)
+
+
+def test_run_ends_with_its_loop() -> None:
+    controller = UnthreadedController(StopsLoop(), **LOCAL)
+    controller.begin()
+
+    def send() -> None:
+        with Client(controller.port) as client:
+            client.transaction()
+            client.send(b".\r\n")
+            assert client.reply() == b"250 OK\r\n"
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    controller.run()
+    thread.join(PATIENCE)
+    assert controller.ended.is_set()
+
+
+# Inside a running loop.
+
+
+async def test_start_async_and_stop_async() -> None:
+    for kind in Controller, UnthreadedController:
+        controller = kind(Sink(), **LOCAL)
+        await controller.start_async()
+        assert (await greeting(controller.port)).startswith(b"220 ")
+        with pytest.raises(AssertionError, match="already running"):
+            await controller.start_async()
+        await controller.stop_async()
+        with pytest.raises(AssertionError, match="not running"):
+            await controller.stop_async()
+        await controller.stop_async(no_assert=True)
+
+
+async def test_as_an_async_context_manager() -> None:
+    async with Controller(Sink(), **LOCAL) as controller:
+        assert controller.loop is asyncio.get_running_loop()
+        assert (await greeting(controller.port)).startswith(b"220 ")
+
+
+async def test_start_async_that_fails() -> None:
+    controller = Failing(Sink(), **LOCAL)
+    with pytest.raises(ValueError, match=r"in factory\(\)"):
+        await controller.start_async()
+    controller.good = 1
+    async with controller:
+        pass
+
+
+async def test_start_after_start_async() -> None:
+    async with Controller(Sink(), **LOCAL) as controller:
+        with pytest.raises(AssertionError, match="already running"):
+            controller.start()
+
+
+async def test_stop_async_ends_the_thread_too() -> None:
+    controller = Controller(Sink(), **LOCAL)
+    controller.start()
+    await controller.stop_async()
+    assert controller.addresses == []
+
+
+# Ended by what stops its loop or its program.
 
 
 def test_cancel_tasks_from_outside() -> None:
@@ -523,7 +725,7 @@ def test_run_until_a_signal(kind: str, begun: str, number: int) -> None:
 
 
 class StartedByRun(Controller):
-    """Calls a function when `run()` has started it: after that `run()` only waits."""
+    """Calls a function when `run()` has started it: behind this, `run()` only waits."""
 
     then: Callable[[], None]
 

@@ -2,63 +2,17 @@
 
 import asyncio
 import socket
-import ssl
 from typing import Any
 
 import pytest
 
 import aiosmtpd.controller
-from aiosmtpd.controller import BaseController, Controller, UnthreadedController, _FakeServer
+from aiosmtpd.controller import Controller, _FakeServer
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, Settings
 from tests.conftest import Certificates
 from tests.net.support import PATIENCE, Client
 from tests.net.test_controller import LOCAL, is_served
-
-# Keywords.
-
-
-@pytest.mark.parametrize("kind", [Controller, UnthreadedController])
-def test_server_kwargs(kind: type[BaseController]) -> None:
-    with pytest.warns(DeprecationWarning, match=r"server_kwargs will be removed") as caught:
-        controller = kind(
-            Sink(), server_kwargs={"ident": "a", "timeout": 1}, ident="b", server_hostname="mx.test"
-        )
-    assert caught[0].filename == __file__
-    assert controller.SMTP_kwargs == {
-        "ident": "b",
-        "timeout": 1,
-        "hostname": "mx.test",
-        "enable_SMTPUTF8": True,
-    }
-
-
-def test_a_context_from_a_callable(certificates: Certificates) -> None:
-    made = []
-
-    def make() -> ssl.SSLContext:
-        made.append(1)
-        return certificates.server_context()
-
-    with Controller(Sink(), ssl_context=make, **LOCAL) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
-        context = certificates.client_context()
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
-            assert client.recv(4) == b"220 "
-    assert made == [1]
-
-
-def test_a_client_of_a_servers_context(certificates: Certificates) -> None:
-    """1.4's helper by which programs reach their own server."""
-    server = certificates.server_context()
-    server.maximum_version = ssl.TLSVersion.TLSv1_2
-    client = aiosmtpd.controller._server_to_client_ssl_ctx(server)
-    with Controller(Sink(), ssl_context=server, **LOCAL) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
-        with client.wrap_socket(plain) as sock:
-            assert sock.recv(4) == b"220 "
-            assert sock.version() == "TLSv1.2"
-
 
 # The settings of its connections.
 
