@@ -55,13 +55,6 @@ class CommonKeywords(LimitKeywords, total=False):
     observers: Sequence[Any]
 
 
-class SMTPKeywords(CommonKeywords, total=False):
-    """The keywords of ``SMTP``, ``Server`` and ``Inbox``."""
-
-    hostname: str | None
-    """The name in the greeting: ``server_hostname`` of the controllers."""
-
-
 _CLASSIC = ExtensionTable.of(CLASSIC)
 
 
@@ -70,6 +63,13 @@ class CallLimits(TypedDict):
 
     by_verb: Mapping[str, int]
     others: int
+
+
+class SMTPKeywords(CommonKeywords, total=False):
+    """The keywords of ``SMTP``, ``Server`` and ``Inbox``."""
+
+    hostname: str | None
+    """The name in the greeting: ``server_hostname`` of the controllers."""
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)

@@ -1,6 +1,7 @@
 """Controllers: their keywords, and the settings of their connections."""
 
 import asyncio
+import smtplib
 import socket
 from typing import Any
 
@@ -11,15 +12,14 @@ from aiosmtpd.controller import Controller, _FakeServer
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, Settings
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Client
-from tests.net.test_controller import LOCAL, is_served
 
-# The settings of its connections.
+PATIENCE = 10.0
+LOCAL: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0}
 
 
 def name_of_the_server(port: int) -> bytes:
-    with Client(port, greet=False) as client:
-        return client.reply().split()[1]
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        return sock.recv(100).split()[1]
 
 
 def test_all_connections_share_settings_until_the_keywords_change() -> None:
@@ -39,8 +39,8 @@ def test_all_connections_share_settings_until_the_keywords_change() -> None:
         controller.SMTP_kwargs["hostname"] = "b"
         assert name_of_the_server(controller.port) == b"b"
         limits["NOOP"] = 0
-        with Client(controller.port) as client:
-            assert client.ask(b"NOOP")[:3] == b"421"
+        with smtplib.SMTP("127.0.0.1", controller.port, timeout=PATIENCE) as client:
+            assert client.noop()[0] == 421
         controller.SMTP_kwargs = {"hostname": "c"}
         assert name_of_the_server(controller.port) == b"c"
 
@@ -139,5 +139,6 @@ def test_a_start_that_fails_after_binding_frees_the_port() -> None:
     with pytest.raises(ZeroDivisionError, match="after binding"):
         controller.start()
     assert controller.port
-    assert not is_served(controller.port)
+    with pytest.raises(ConnectionRefusedError):
+        name_of_the_server(controller.port)
     controller.stop()
