@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aiosmtpd.testing
-from aiosmtpd.testing import Inbox, NoMessage, authority as _authority
+from aiosmtpd.testing import Inbox, NoMessage, authority as _authority, smtp_options
 from tests.net.support import PATIENCE, Client
 
 
@@ -203,6 +203,24 @@ def test_what_cannot_be() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Outbox'"):
         aiosmtpd.testing.Outbox  # type: ignore[attr-defined]  # noqa: B018
     assert "Inbox" in dir(aiosmtpd.testing)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("sizelimit", "size_limit"), ("hostnam", "hostname"), ("user", "users")]
+)
+def test_a_misspelt_keyword_names_the_closest(name: str, near: str) -> None:
+    wrong: dict[str, Any] = {name: 1}
+    said = rf"^Inbox.__init__\(\) got an unexpected .* '{name}'. Did you mean '{near}'\?$"
+    with pytest.raises(TypeError, match=said):
+        Inbox(**wrong)
+    with pytest.raises(TypeError, match=said):
+        smtp_options(**wrong)
+
+
+def test_a_value_that_is_not_allowed() -> None:
+    wrong: Any = "strip"
+    with pytest.raises(ValueError, match="bare_newline"):
+        Inbox(bare_newline=wrong)
 
 
 def test_tls_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
