@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from copy import copy
 from socket import AF_INET6, SOCK_STREAM, has_ipv6, socket as makesock
-from typing import Any, Literal, Self, TypedDict, Unpack
+from typing import Any, Literal, Self, Unpack
 
 from public import public
 
@@ -24,7 +24,8 @@ from aiosmtpd.listen.addresses import Address, Listen
 from aiosmtpd.protocol.limits import LIMIT_NAMES
 from aiosmtpd.protocol.settings import (
     NAMES,
-    CommonKeywords,
+    BaseKeywords,
+    ControllerKeywords,
     Settings,
     SMTPKeywords,
     check_names,
@@ -44,7 +45,7 @@ from aiosmtpd.server import (
 from aiosmtpd.smtp import SMTP
 
 DEFAULT_READY_TIMEOUT: float = 5.0
-"""Seconds that `start()` waits for the server."""
+"""Seconds that ``start()`` waits for the server."""
 
 ALREADY_RUNNING = "SMTP daemon already running"
 NOT_RUNNING = "SMTP daemon not running"
@@ -93,36 +94,10 @@ SMTP_ALONE = {"loop", "settings", "registry"}
 """The parameters of ``SMTP`` that are not settings of a server."""
 
 OWN_KEYWORDS = (
-    "handler",
-    "hostname",
-    "port",
-    "unix_socket",
-    "loop",
-    "ready_timeout",
-    "ssl_context",
-    "server_hostname",
-    "shutdown_timeout",
+    *("handler", "hostname", "port", "unix_socket", "loop"),
+    *ControllerKeywords.__annotations__,
 )
-"""The parameters of controllers beside the keywords of ``SMTP``."""
-
-
-class ServingKeywords(TypedDict, total=False):
-    """The keywords that reach ``BaseController`` through the classes above it."""
-
-    shutdown_timeout: float
-    server_kwargs: dict[str, Any]
-
-
-class BaseKeywords(SMTPKeywords, ServingKeywords, total=False):
-    """The keywords of classes that know neither a host name nor a path."""
-
-
-class ControllerKeywords(CommonKeywords, ServingKeywords, total=False):
-    """The keywords of all controllers; ``ready_timeout`` is for those with a thread."""
-
-    ready_timeout: float
-    ssl_context: TLSContext | None
-    server_hostname: str | None
+"""The parameters of controllers, for the closest name to a misspelt one."""
 
 
 @public
@@ -235,7 +210,7 @@ class BaseController(metaclass=ABCMeta):
                 return None
             settings = Settings.of(self.SMTP_kwargs)
             diagnostics.look_at_settings(SMTP, settings)
-            # With copies of what can be changed in place.
+            # Programs may also change a dict, list or set in place: keep a copy of it.
             known = {
                 name: copy(value) if isinstance(value, dict | list | set) else value
                 for name, value in self.SMTP_kwargs.items()
@@ -394,7 +369,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             if not self._stop_requested:
                 loop.run_forever()
         finally:
-            # Whoever stopped the loop, from here on nobody stops it again.
+            # The loop may have been stopped by anything; from here on it must not be again.
             self._loop_left = True
             try:
                 loop.run_until_complete(self._current_server().stop(0))
@@ -414,10 +389,10 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             self._thread_ended.set()
 
     def start(self) -> None:
-        """Start the thread and return once the server listens and `factory()` has run.
+        """Start the thread and return once the server listens and ``factory()`` has run.
 
-        Raises what binding or `factory()` raised, TimeoutError when it takes longer than
-        `ready_timeout`, RuntimeError when `factory()` gives None, AssertionError when already
+        Raises what binding or ``factory()`` raised, TimeoutError if it takes longer than
+        ``ready_timeout``, RuntimeError if ``factory()`` returns None, AssertionError if already
         running. Nothing is left running after a failure.
         """
         thread = self._thread
@@ -449,7 +424,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         self._raise_failure()
         if not in_time or self.server is None:
             raise TimeoutError(NOT_STARTED)
-        # _run() may be the program's own; whoever runs the loop, factory() is tried here.
+        # Try factory() here: a program's own _run() may not.
         invoked = self._factory_invoked
         self.loop.call_soon_threadsafe(self._factory_invoker)
         in_time = invoked is None or invoked.wait(max(deadline - time.monotonic(), 0))
@@ -466,9 +441,9 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
     def stop(self, no_assert: bool = False, timeout: float | None = None) -> None:
         """Stop listening, let transactions end, close the loop and join the thread.
 
-        Idle clients get `421 4.3.2` at once, running transactions have `timeout` seconds
-        (`shutdown_timeout` if None) before they are aborted. Raises AssertionError when not
-        running, unless `no_assert`.
+        Idle clients get ``421 4.3.2`` at once. Running transactions have *timeout* seconds
+        (``shutdown_timeout`` if None); then they are aborted. Raises AssertionError if not running,
+        unless *no_assert*.
         """
         thread = self._thread
         if thread is None:
@@ -499,14 +474,14 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
                 self.cancel_tasks()
 
     async def stop_async(self, no_assert: bool = False, timeout: float | None = None) -> None:
-        """Stop what `start_async()` or `start()` started; see `stop()`."""
+        """Stop after ``start_async()`` or ``start()``, with the parameters of ``stop()``."""
         if self._thread is None:
             await super().stop_async(no_assert, timeout)
         else:
             await asyncio.to_thread(self.stop, no_assert, timeout)
 
     def run(self) -> None:
-        """Serve until Ctrl-C, SIGTERM or another thread's `stop()`; starts what is not started."""
+        """Serve until Ctrl-C, SIGTERM or another thread's ``stop()``; start first if need be."""
         try:
             with sigterm_as_interrupt():
                 if self._thread is None:
@@ -530,7 +505,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
 
 @public
 class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
-    """Serves in an event loop that the program runs itself; `ended` is set when it has stopped."""
+    """Serves in an event loop that the program runs; ``ended`` is set when it has stopped."""
 
     def __init__(
         self,
@@ -563,7 +538,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
     def begin(self) -> None:
         """Start listening, before the loop runs; ready when it returns.
 
-        Raises what binding or `factory()` raised, RuntimeError inside a running loop.
+        Raises what binding or ``factory()`` raised, RuntimeError inside a running loop.
         """
         try:
             asyncio.get_running_loop()
@@ -576,11 +551,11 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             )
 
     async def finalize(self) -> None:
-        """Stop gracefully in the running loop, then set `ended`; nothing to do if stopped."""
+        """Stop gracefully in the running loop, then set ``ended``; do nothing if stopped."""
         await self.stop_async(no_assert=True)
 
     def end(self) -> None:
-        """Stop listening at once and begin `finalize()`; complete it if the loop does not run.
+        """Stop listening at once and begin ``finalize()``; complete it if the loop does not run.
 
         Raises AssertionError when not running.
         """

@@ -88,7 +88,7 @@ class Listener(asyncio.AbstractServer):
         return self._sockets
 
     def use_tls(self, context: SSLContext) -> None:
-        """Begin new connections with this context, where they begin with TLS at all."""
+        """Begin new connections with this context, if they begin with TLS."""
         if self._tls:
             self._tls["ssl"] = context
 
@@ -162,7 +162,7 @@ class Listener(asyncio.AbstractServer):
             for arrival in arrivals:
                 arrival.cancel()
             await asyncio.wait(arrivals)
-            # A transport closes its socket in the turn after it was told to.
+            # A transport closes its socket one turn later.
             await asyncio.sleep(0)
 
     def _accept(self, sock: socket.socket) -> None:

@@ -161,10 +161,10 @@ def adopt_fd(number: int) -> list[socket.socket]:
             os.close(copy)
             raise
     except OSError as error:
-        raise OSError(error.errno, f"fd:{number} is no socket: {error.strerror}") from None
+        raise OSError(error.errno, f"fd:{number} is not a socket: {error.strerror}") from None
     if sock.type != socket.SOCK_STREAM:
         sock.close()
-        raise OSError(errno.EPROTOTYPE, f"fd:{number} is no stream socket")
+        raise OSError(errno.EPROTOTYPE, f"fd:{number} is not a stream socket")
     if _is_connected(sock):
         sock.close()
         raise OSError(errno.EISCONN, f"fd:{number} is a connection, nothing can be accepted on it")

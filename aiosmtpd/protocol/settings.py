@@ -72,6 +72,25 @@ class SMTPKeywords(CommonKeywords, total=False):
     """The name in the greeting: ``server_hostname`` of the controllers."""
 
 
+class ServingKeywords(TypedDict, total=False):
+    """The keywords that reach ``BaseController`` through the classes above it."""
+
+    shutdown_timeout: float
+    server_kwargs: dict[str, Any]
+
+
+class BaseKeywords(SMTPKeywords, ServingKeywords, total=False):
+    """The keywords of classes that know neither a host name nor a path."""
+
+
+class ControllerKeywords(CommonKeywords, ServingKeywords, total=False):
+    """The keywords of all controllers; ``ready_timeout`` is for those with a thread."""
+
+    ready_timeout: float
+    ssl_context: TLSContext | None
+    server_hostname: str | None
+
+
 @attrs.frozen(kw_only=True, eq=False, repr=False)
 class Settings:
     """The settings of a server, from the keywords of ``SMTP``; :meth:`of` validates them.

@@ -357,7 +357,7 @@ class Inbox:
         elif not transcript.lines:
             lines[0] += f"; no client has connected to {self._place}"
         elif refusal := transcript.last_refusal():
-            lines[0] += f"; the last client was told: {refusal}"
+            lines[0] += f"; the last client got: {refusal}"
         else:
             lines[0] += "; no message at all has come"
         raise NoMessage("\n".join(lines))

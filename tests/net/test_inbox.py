@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import aiosmtpd.testing
-from aiosmtpd.testing import Inbox, NoMessage, authority as _authority, smtp_options
+from aiosmtpd.testing import Inbox, NoMessage, authority as _authority
 from tests.net.support import PATIENCE, Client
 
 
@@ -190,7 +190,7 @@ def test_a_client_that_was_refused_is_a_reason() -> None:
         with pytest.raises(smtplib.SMTPSenderRefused):
             send(inbox)
         assert complaint(inbox).startswith(
-            "no message came within 0 s; the last client was told: 552 5.3.4 "
+            "no message came within 0 s; the last client got: 552 5.3.4 "
         )
 
 
@@ -214,7 +214,7 @@ def test_a_misspelt_keyword_names_the_closest(name: str, near: str) -> None:
     with pytest.raises(TypeError, match=said):
         Inbox(**wrong)
     with pytest.raises(TypeError, match=said):
-        smtp_options(**wrong)
+        aiosmtpd.testing.smtp_options(**wrong)
 
 
 def test_a_value_that_is_not_allowed() -> None:
@@ -367,7 +367,7 @@ def test_faults() -> None:
         inbox.fail("rcpt", "450 4.2.1 Mailbox busy", recipient="anna@*", times=1)
         with pytest.raises(smtplib.SMTPRecipientsRefused, match="Mailbox busy"):
             send(inbox, "anna@example.org")
-        assert complaint(inbox).endswith("the last client was told: 450 4.2.1 Mailbox busy")
+        assert complaint(inbox).endswith("the last client got: 450 4.2.1 Mailbox busy")
         send(inbox, "anna@example.org")
         inbox.fail("end-of-data", "drop")
         with pytest.raises(smtplib.SMTPServerDisconnected):

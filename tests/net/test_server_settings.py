@@ -24,7 +24,7 @@ async def greeting(address: Any) -> bytes:
         await writer.wait_closed()
 
 
-# What it serves.
+# Its keywords and settings.
 
 
 @pytest.mark.parametrize(
