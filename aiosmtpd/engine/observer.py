@@ -270,9 +270,9 @@ class Watch:
         if verb != "DATA":
             self.verb = ""
 
-    def message_begins(self) -> None:
-        """Note when the data of a message begins to come."""
-        self._began = monotonic()
+    def message_begins(self, waited: float) -> None:
+        """Note a message for whose data the server has waited for so many seconds already."""
+        self._began = monotonic() - waited
         self._data_seconds = 0.0
         self._handed_over = None
 

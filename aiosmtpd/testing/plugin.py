@@ -7,15 +7,15 @@ until a test uses one of its fixtures.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
     from aiosmtpd.testing.authority import Authority
-    from aiosmtpd.testing.inbox import Inbox
+    from aiosmtpd.testing.inbox import Inbox, InboxKeywords, StartsInbox
 
 _INBOXES = pytest.StashKey[list[Any]]()
 
@@ -24,6 +24,19 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     text = "smtp(**options): options of the test's smtp_inbox, the same as those of Inbox"
     config.addinivalue_line("markers", f"{text} (tls='starttls', users=..., size_limit=...)")
+
+
+def smtp_options(**options: Unpack[InboxKeywords]) -> pytest.MarkDecorator:
+    """Return the marker ``pytest.mark.smtp`` with these options, which type checkers know.
+
+    Raises TypeError for an unknown option.
+    """
+    from aiosmtpd.protocol.settings import check_names
+    from aiosmtpd.testing.inbox import OwnKeywords
+
+    own = OwnKeywords.__annotations__
+    check_names(options.keys() - own.keys(), "Inbox", own)
+    return pytest.mark.smtp(**options)
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +58,13 @@ def _smtp_shared() -> Iterator[Inbox]:
 
 
 @pytest.fixture
-def smtp_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Inbox]]:
+def smtp_server(request: pytest.FixtureRequest) -> Iterator[StartsInbox]:
     """A function that starts an :class:`aiosmtpd.testing.Inbox`; all stop when the test ends."""
     from aiosmtpd.testing.inbox import Inbox
 
     with ExitStack() as stack:
 
-        def start(**options: Any) -> Inbox:
+        def start(**options: Unpack[InboxKeywords]) -> Inbox:
             if options.get("tls"):
                 options.setdefault("authority", request.getfixturevalue("smtp_ca"))
             inbox = stack.enter_context(Inbox(**options))
@@ -72,7 +85,7 @@ def smtp_inbox(request: pytest.FixtureRequest) -> Inbox:
         # The closest marker comes first and takes precedence.
         options = {**marker.kwargs, **options}
     if options:
-        start: Callable[..., Inbox] = request.getfixturevalue("smtp_server")
+        start: StartsInbox = request.getfixturevalue("smtp_server")
         return start(**options)
     inbox: Inbox = request.getfixturevalue("_smtp_shared")
     inbox.clear()
