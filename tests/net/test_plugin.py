@@ -126,7 +126,7 @@ def test_the_report_of_a_failure(suite: Callable[..., pytest.RunResult]) -> None
             "E *     subject 'Welcome', not 'Farewell'",
             "*- SMTP transcript of 127.0.0.1 port * -*",
             "#1 * S: 220 *",
-            "#1 * -- * octets of mail data",
+            "#1 * -- * bytes of mail data",
         ]
     )
     assert result.stdout.str().count("SMTP transcript") == 1
@@ -215,6 +215,7 @@ def test_it_costs_nothing_where_it_is_not_used() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ast.literal_eval(run.stdout) == [
         "aiosmtpd",
+        "aiosmtpd._version",
         "aiosmtpd.testing",
         "aiosmtpd.testing.plugin",
     ]
