@@ -2,6 +2,9 @@
 
 The names that most programs need are importable from here, and nothing is imported before one of
 them is asked for.
+
+PYTEST_DONT_REWRITE: pytest rewrites the assertions of a package that has a plugin, and would warn
+if a program has imported it before.
 """
 
 from __future__ import annotations
