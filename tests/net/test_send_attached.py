@@ -36,9 +36,9 @@ def attach(tmp_path: Path) -> Attach:
         catcher = Catcher()
         with serving(handler=catcher, enable_SMTPUTF8=True) as controller:
             assert _send.main([f"127.0.0.1:{controller.port}", "-q", *paths, *args], "send") == 0
-        content = catcher.envelope().content
-        assert isinstance(content, bytes)
-        return content
+        sent = catcher.envelope().content
+        assert isinstance(sent, bytes)
+        return sent
 
     return send
 
@@ -120,7 +120,7 @@ def test_an_attached_message_can_be_read_again(attach: Attach) -> None:
     inner = attach({"list.csv": b"a,b\n"}, "--subject", "inner")
     outer = parsed(attach({"inner.eml": inner}, "--subject", "outer"))
     [part] = outer.iter_attachments()
-    [message] = part.get_payload()
+    message = part.get_content()
     assert isinstance(message, Message)
     assert (outer["subject"], message["subject"]) == ("outer", "inner")
     assert [one.get_filename() for one in message.walk()][-1] == "list.csv"
