@@ -42,6 +42,9 @@ CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert
 
 CHECK_RIGHTS = "check --user, --group and -n"
 
+LOGIN_PROMPTS = "Username:", "Password:"
+"""The prompts of AUTH LOGIN that many devices look for. Those of the classes are 1.4's."""
+
 PROXY_TIMEOUT = 5.0
 """Seconds for the PROXY header."""
 
@@ -133,6 +136,7 @@ class Program:
             self._sign_certificate()
         self._parameters: dict[str, Any] = {
             "bare_newline": "normalize",
+            "line_length_limit": settings.line_length,
             "max_auth_failures": settings.max_auth_failures,
             **{name: getattr(settings, name) for name in LIMITS},
         }
@@ -213,6 +217,7 @@ class Program:
                 auth_require_tls=self._has_tls,
             )
         server.settings = self._guarded
+        server.AuthLoginUsernameChallenge, server.AuthLoginPasswordChallenge = LOGIN_PROMPTS
         return server
 
     @property
