@@ -8,6 +8,9 @@ from email.message import EmailMessage, MIMEPart
 from email.policy import SMTP, SMTPUTF8, EmailPolicy
 from typing import Any, NamedTuple
 
+LONG_LINE = 78
+"""Characters that a line should not exceed: RFC 5322 section 2.1.1."""
+
 
 class File(NamedTuple):
     """A file to attach."""
@@ -26,22 +29,21 @@ def compose(
 ) -> bytes:
     """Return a message with CRLF line ends; its id ends in *host*.
 
-    The bytes of an attached message stay as they are: RFC 2046 section 5.2.1. Raises ValueError if
-    an argument cannot be in a message.
+    The bytes of an attached message stay as they are: RFC 2046 section 5.2.1. Addresses stay as
+    they are too, since a server may be tried with wrong ones; they must be printable. Raises
+    ValueError if another argument cannot be in a message.
     """
     from email.utils import formatdate, make_msgid
 
     policy = SMTP if all(address.isascii() for address in (sender, *recipients)) else SMTPUTF8
+    addresses = (_addresses("From", [sender]) if sender else b"") + _addresses("To", recipients)
     message = EmailMessage(policy=policy)
-    if sender:
-        message["From"] = sender
-    message["To"] = ", ".join(recipients)
     message["Subject"] = subject
     message["Date"] = formatdate(localtime=True)
     message["Message-ID"] = make_msgid(domain=host)
     if not files:
         message.set_content(body)
-        return message.as_bytes()
+        return addresses + message.as_bytes()
     text = MIMEPart(policy)
     text.set_content(body)
     parts = [text.as_bytes(), *(_attachment(file, policy) for file in files)]
@@ -52,7 +54,16 @@ def compose(
         # It must say so if a part does: RFC 2045 section 6.4.
         message["Content-Transfer-Encoding"] = "8bit"
     mark = b"\r\n--" + boundary.encode()
-    return _head(message) + b"".join(mark + b"\r\n" + part for part in parts) + mark + b"--\r\n"
+    content = b"".join(mark + b"\r\n" + part for part in parts) + mark + b"--\r\n"
+    return addresses + _head(message) + content
+
+
+def _addresses(name: str, addresses: Sequence[str]) -> bytes:
+    # Not by the email package: it raises IndexError and others for some wrong addresses.
+    line = f"{name}: {', '.join(addresses)}"
+    if len(line) > LONG_LINE:
+        line = f"{name}: " + ",\r\n ".join(addresses)
+    return line.encode() + b"\r\n"
 
 
 def _attachment(file: File, policy: EmailPolicy[Any]) -> bytes:

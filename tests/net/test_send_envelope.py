@@ -235,6 +235,29 @@ def test_utf8_that_no_server_takes_is_not_sent(
     assert catcher.caught.empty()
 
 
+@pytest.mark.parametrize("address", ['"', 'x"@', "b:;=\\(]", "(=).\u00fc),=", "a@b@c.test", "root"])
+def test_a_server_can_be_tried_with_a_wrong_address(
+    capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    with serving(enable_SMTPUTF8=True) as controller:
+        code = _send.main([f"127.0.0.1:{controller.port}", "--to", address], "send")
+    out, err = capsys.readouterr()
+    assert f"C: RCPT TO:<{address}>" in out.splitlines()
+    assert err.count("\n") == code
+
+
+def test_many_recipients_are_in_lines_of_their_own() -> None:
+    catcher = Catcher()
+    recipients = [f"recipient{number}@example.com" for number in range(9)]
+    args = [word for address in recipients for word in ("--to", address)]
+    with serving(handler=catcher) as controller:
+        assert _send.main([f"127.0.0.1:{controller.port}", "-q", *args], "send") == 0
+    content = catcher.envelope().content
+    assert isinstance(content, bytes)
+    to = content.partition(b"To: ")[2].partition(b"\r\nSubject: ")[0]
+    assert to.decode().split(",\r\n ") == recipients
+
+
 @pytest.mark.parametrize(
     ("subject", "declared"),
     [(b"\xc3\xbc", True), (b"\xfc", False), (b"=?utf-8?q?=C3=BC?=\n\n\xc3\xbc", False)],
