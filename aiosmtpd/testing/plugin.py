@@ -89,15 +89,22 @@ def _remember(request: pytest.FixtureRequest, inbox: Inbox) -> None:
 
 # Not wrapper=True, the form that pluggy recommends: pluggy has it only from 1.2 on.
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, None]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, Any, None]:
     """Add the transcripts to the report of a failure."""
     outcome = yield
-    if _INBOXES is None or outcome.excinfo is not None or not outcome.get_result().failed:
+    if _INBOXES is None:
         return
-    for inbox in item.stash.get(_INBOXES, []):
-        if transcript := inbox.transcript:
-            title = f"SMTP transcript of {inbox.host} port {inbox.port}"
-            outcome.get_result().sections.append((title, transcript))
+    inboxes = item.stash.get(_INBOXES, [])
+    if outcome.excinfo is None and (report := outcome.get_result()).failed:
+        for inbox in inboxes:
+            if transcript := inbox.transcript:
+                title = f"SMTP transcript of {inbox.host} port {inbox.port}"
+                report.sections.append((title, transcript))
+    if call.when == "teardown":
+        # The item lives until the end of the run, and may run again before it.
+        inboxes.clear()
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:

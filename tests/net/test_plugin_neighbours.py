@@ -121,3 +121,58 @@ def test_comparing_objects_that_are_lazy(tmp_path: Path) -> None:
     out = run(tmp_path, "", LAZY, *PLUGIN, **ALONE)
     assert "E       assert [" in out
     assert "RuntimeError" not in out.replace('raise RuntimeError("too early")', "")
+
+
+AGAIN = """
+from _pytest.runner import runtestprotocol
+
+def pytest_runtest_protocol(item, nextitem):
+    for log in False, True:
+        item._initrequest()
+        runtestprotocol(item, log=log, nextitem=nextitem)
+    return True
+"""
+"""Runs each test twice, as plugins for flaky tests do."""
+
+
+def test_a_test_that_runs_again_has_one_transcript(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text(AGAIN)
+    out = run(tmp_path, "", USES, *PLUGIN, **ALONE)
+    assert out.count("- SMTP transcript of 127.0.0.1 port ") == 1
+
+
+MODES = """
+import asyncio, pytest, smtplib
+
+def send(inbox):
+    with smtplib.SMTP(inbox.host, inbox.port, timeout=10) as client:
+        client.sendmail("a@b.test", ["c@d.test"], "Subject: x")
+
+async def caught(inbox):
+    sending = asyncio.create_task(asyncio.to_thread(send, inbox))
+    assert (await inbox.wait_async()).subject == "x"
+    await sending
+
+{mark}
+async def test_passes(smtp_inbox):
+    await caught(smtp_inbox)
+
+{mark}
+async def test_fails(smtp_inbox):
+    await caught(smtp_inbox)
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize(
+    ("mark", "args"),
+    [
+        ("", ["-o", "asyncio_mode=auto"]),
+        ("@pytest.mark.asyncio", ["-o", "asyncio_mode=strict"]),
+        ("@pytest.mark.anyio", ["-o", "asyncio_mode=strict", "-o", "anyio_mode=auto"]),
+    ],
+)
+def test_modes_of_plugins_for_coroutines(tmp_path: Path, mark: str, args: list[str]) -> None:
+    scope = ("-o", "asyncio_default_fixture_loop_scope=function")
+    out = run(tmp_path, "", MODES.format(mark=mark), *scope, *args)
+    assert out.count("- SMTP transcript of 127.0.0.1 port ") == 1
