@@ -352,8 +352,11 @@ class Conversation(smtplib.SMTP):
         given = ""
         if self.has_extn("size"):
             given += f" SIZE={len(order.message)}"
-        if not order.message.isascii() and self.has_extn("8bitmime"):
-            given += " BODY=8BITMIME"
+        if not order.message.isascii():
+            if self.has_extn("8bitmime"):
+                given += " BODY=8BITMIME"
+            else:
+                self._tell("*", "8BITMIME is not offered: the message is sent in 8bit anyway", None)
         if not all(address.isascii() for address in (order.sender, *order.recipients)):
             if not self.has_extn("smtputf8"):
                 raise Failed("SMTPUTF8 is not offered: use addresses in ASCII")

@@ -235,6 +235,21 @@ def test_utf8_that_no_server_takes_is_not_sent(
     assert catcher.caught.empty()
 
 
+@pytest.mark.parametrize("offered", [True, False])
+def test_8bit_that_is_not_offered_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], offered: bool
+) -> None:
+    file = tmp_path / "mail.eml"
+    file.write_bytes(b"From: J\xfcrgen <a@b.test>\nTo: c@d.test\n\n\xfc\n")
+    fault = () if offered else ("ehlo: 502 5.5.1 no x1",)
+    with serving(*fault) as controller:
+        assert _send.main([f"127.0.0.1:{controller.port}", "--eml", str(file)], "send") == 0
+    notice = "*  8BITMIME is not offered: the message is sent in 8bit anyway"
+    out = capsys.readouterr().out
+    assert (notice in out.splitlines()) is not offered
+    assert ("BODY=8BITMIME" in out) is offered
+
+
 @pytest.mark.parametrize("address", ['"', 'x"@', "b:;=\\(]", "(=).\u00fc),=", "a@b@c.test", "root"])
 def test_a_server_can_be_tried_with_a_wrong_address(
     capsys: pytest.CaptureFixture[str], address: str
