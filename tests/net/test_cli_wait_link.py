@@ -38,6 +38,23 @@ def test_an_address_is_printed_as_it_is_or_encoded(text: str, link: str) -> None
     assert link_in(plain(text)) == link + "\n"
 
 
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        # A token in base64url may end in any of its 64 letters: RFC 4648 section 5.
+        ("Go to https://x.test/reset?token=abc_", "https://x.test/reset?token=abc_"),
+        ("Go to https://x.test/reset?token=abc-.", "https://x.test/reset?token=abc-"),
+        # RFC 3986 section 3.2.2: an IPv6 address ends in a bracket.
+        ("See http://[::1]!", "http://[::1]"),
+        ("See \u201chttps://x.test/a\u201d.", "https://x.test/a"),
+        # Appendix C: a line may end inside angle brackets.
+        ("Go to <https://x.test/reset?\ntoken=abc>", "https://x.test/reset?token=abc"),
+    ],
+)
+def test_where_an_address_ends(text: str, link: str) -> None:
+    assert link_in(plain(text)) == link + "\n"
+
+
 def test_an_address_that_the_output_cannot_show() -> None:
     found = link_in(plain("https://x.test/f\u00fc"), PYTHONIOENCODING="ascii")
     assert found == "https://x.test/f%C3%BC\n"
