@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple, NoReturn
@@ -23,6 +23,10 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _IN_COMMENT = re.compile(r"[()]|\\.", re.DOTALL)
+
+
+SHOWN = 60
+"""Characters of an invalid address that an error shows."""
 
 
 class NoEnvelope(ValueError):
@@ -74,8 +78,6 @@ def _last_sent(message: bytes) -> tuple[str, list[_Field]]:
 
     Each resending puts its fields, each at most once, before all others: RFC 5322 section 3.6.6.
     """
-    if message.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise NoEnvelope("the file is in UTF-16: save it in UTF-8")
     fields = list(_fields(header_of(message)))
     block: dict[str, _Field] = {}
     for field in fields:
@@ -192,10 +194,9 @@ class _AddressList:
             yield self._address(words)
 
     def _address(self, words: list[str]) -> str:
-        """Return an address of these tokens, of which no two words may touch."""
+        """Join the words of an address; two of them must have ``.`` or ``@`` between them."""
         address = "".join(words)
-        adjacent = pairwise(words)
-        if any(not {".", "@"} & set(pair) for pair in adjacent) or "@" not in words:
+        if "@" not in words or any(not {".", "@"} & set(pair) for pair in pairwise(words)):
             self._refuse()
         try:
             _, rest = paths.parse(f"<{address}>")
@@ -206,6 +207,6 @@ class _AddressList:
         return address
 
     def _refuse(self) -> NoReturn:
-        """Raise ValueError with the text from the begin of the entry on."""
-        entry = self._text[self._begin : max(self._position, self._begin + 60)].strip()
-        raise ValueError(ascii(entry) if len(entry) <= 60 else ascii(entry[:60]) + "...")
+        """Raise ValueError with the text from the start of the entry on."""
+        entry = self._text[self._begin :].strip()
+        raise ValueError(repr(entry) if len(entry) <= SHOWN else f"{entry[:SHOWN]!r}...")

@@ -8,6 +8,7 @@ import socket
 import ssl
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -313,6 +314,8 @@ def _read(parser: ArgumentParser, settings: Namespace) -> bytes:
         parser.error(f"cannot read --eml {settings.eml}: {reason}")
     if not message:
         parser.error(f"--eml {settings.eml} is empty: name a file with a message")
+    if message.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        parser.error(f"--eml {settings.eml}: the file is in UTF-16: save it in UTF-8")
     return message
 
 

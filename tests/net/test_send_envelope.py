@@ -200,6 +200,7 @@ def test_what_is_no_address_is_an_error(refused: Refused, value: str | bytes) ->
 @pytest.mark.parametrize(
     ("header", "says"),
     [
+        (f"{FROM}To: Jörg jörg@b.test", "To has an invalid address: 'Jörg jörg@b.test' (write"),
         (f"{FROM}To: undisclosed-recipients:;", "To names no address (write --to ADDRESS)"),
         (f"{FROM}To: root", "To names no address (write --to ADDRESS)"),
         (f"{FROM}Bcc:", "Bcc names no address (write --to ADDRESS)"),
@@ -207,7 +208,7 @@ def test_what_is_no_address_is_an_error(refused: Refused, value: str | bytes) ->
         (f"{FROM}Sender: x{TO}", "Sender names no address (write --from ADDRESS)"),
         (f"Resent-To: a@b.test\n{FROM}", "Resent-From is missing (write --from ADDRESS)"),
         (f"Resent-From: a@b.test\n{FROM}{TO}", "Resent-To is missing (write --to ADDRESS)"),
-        (f"{FROM}{TO[1:]}".encode("utf-16"), "the file is in UTF-16: save it in UTF-8"),
+        (f"{FROM}{TO[1:]}".encode("utf-16"), "the file is in UTF-16: save it in UTF-8\n"),
     ],
 )
 def test_a_header_without_an_address_is_an_error(
