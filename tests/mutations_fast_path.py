@@ -24,7 +24,11 @@ import hypothesis  # noqa: F401
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TESTS = "tests/dialogue/test_fast_path_guards.py", "tests/dialogue/test_usual.py"
+TESTS = (
+    "tests/dialogue/test_fast_path_guards.py",
+    "tests/dialogue/test_fast_path_run.py",
+    "tests/dialogue/test_usual.py",
+)
 LONGEST_RUN = 60
 """Seconds after which a run counts as failed: some mutations let the server wait for ever."""
 
