@@ -86,7 +86,7 @@ EQUIVALENT = {
     "send_now: always True: 'self._out or self.transport is None or self._watch is not None'": (
         "it sends by a longer way"
     ),
-    "send_now: without 'self.transport is None'": "nothing arrives then; a type checker asks for it",
+    "send_now: without 'self.transport is None'": "no data comes then; a type checker asks for it",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",
     "_take: without 'server._transaction'": "the property returns the same",
