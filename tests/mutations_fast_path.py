@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs two test files against it, and prints what they do not notice. *PART*
+copy of the package, runs three test files against it, and prints what they do not notice. *PART*
 limits it to the mutations whose description contains it. It needs a system that forks.
 """
 
@@ -24,7 +24,11 @@ import hypothesis  # noqa: F401
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TESTS = "tests/dialogue/test_fast_path_guards.py", "tests/dialogue/test_usual.py"
+TESTS = (
+    "tests/dialogue/test_fast_path_guards.py",
+    "tests/dialogue/test_fast_path_lines.py",
+    "tests/dialogue/test_usual.py",
+)
 LONGEST_RUN = 60
 """Seconds after which a run counts as failed: some mutations let the server wait for ever."""
 
