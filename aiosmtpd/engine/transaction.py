@@ -252,8 +252,11 @@ class Transaction:
         except IncompleteBody:
             # finish() raises the reason.
             pass
-        finally:
-            await source.finish(wanted)
+        except Exception:
+            await source.finish(False)
+            raise
+        # Not if the hook was cancelled: the server stops, and waits for no mail data.
+        await source.finish(wanted)
         return replies.OK if status is MISSING else status
 
     def _decode(self, message: bytes) -> str | bytes:
