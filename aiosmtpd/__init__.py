@@ -1,6 +1,9 @@
 """SMTP and LMTP servers for asyncio.
 
 The names that most programs need can be imported from here. Each is loaded when it is asked for.
+
+PYTEST_DONT_REWRITE: pytest rewrites the assertions of a package that has a plugin, and would warn
+if a program has imported it before.
 """
 
 from __future__ import annotations

@@ -206,7 +206,7 @@ class Server:
                 listener.use_tls(context)
 
     async def serve_forever(self) -> None:
-        """Serve until cancelled or stopped, then stop gracefully; starts a server that is not."""
+        """Serve until cancelled or stopped, then stop gracefully; start first if need be."""
         if not self.listeners:
             await self.start()
         try:

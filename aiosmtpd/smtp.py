@@ -238,7 +238,8 @@ class SMTP(Commands):
     @auth.asks_authenticator
     async def auth_LOGIN(self, _: SMTP, args: list[str]) -> AuthResult:
         """The de facto mechanism of two challenges, with or without an initial user name."""
-        prompts = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge
+        of_class = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge
+        prompts = self.settings.login_prompts or of_class
         return await auth.run_exchange(self, Login(*(text.encode() for text in prompts)), args)
 
     # A mail transaction.

@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs two test files against it, and prints what they do not notice. *PART*
+copy of the package, runs three test files against it, and prints what they do not notice. *PART*
 limits it to the mutations whose description contains it. It needs a system that forks.
 """
 
@@ -24,7 +24,11 @@ import hypothesis  # noqa: F401
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TESTS = "tests/dialogue/test_fast_path_guards.py", "tests/dialogue/test_usual.py"
+TESTS = (
+    "tests/dialogue/test_fast_path_guards.py",
+    "tests/dialogue/test_fast_path_lines.py",
+    "tests/dialogue/test_usual.py",
+)
 LONGEST_RUN = 60
 """Seconds after which a run counts as failed: some mutations let the server wait for ever."""
 
@@ -86,7 +90,7 @@ EQUIVALENT = {
     "send_now: always True: 'self._out or self.transport is None or self._watch is not None'": (
         "it sends by a longer way"
     ),
-    "send_now: without 'self.transport is None'": "nothing arrives then; the types ask",
+    "send_now: without 'self.transport is None'": "no data comes then; a type checker asks for it",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",
     "_take: without 'server._transaction'": "the property returns the same",

@@ -41,6 +41,9 @@ CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert
 
 CHECK_RIGHTS = "check --user, --group and -n"
 
+LOGIN_PROMPTS = "Username:", "Password:"
+"""The prompts of AUTH LOGIN that many devices look for. Those of the classes are 1.4's."""
+
 PROXY_TIMEOUT = 5.0
 """Seconds for the PROXY header."""
 
@@ -159,6 +162,8 @@ class Program:
             "require_starttls": settings.requiretls,
             "extensions": settings.extensions,
             "bare_newline": "normalize",
+            "line_length_limit": settings.line_length,
+            "login_prompts": LOGIN_PROMPTS,
             "max_auth_failures": settings.max_auth_failures,
             **{name: getattr(settings, name) for name in LIMITS},
             "observers": self._make_observers(),

@@ -190,6 +190,10 @@ class Commands(Connection):
         host, self._admitted_host = self._admitted_host, ""
         registry.crowd.leave(host)
 
+    def _let_go(self) -> None:
+        super()._let_go()
+        vars(self).pop("transaction", None)
+
     def begin_again(self) -> None:
         """Forget all that the client said, as after connecting; for XCLIENT."""
         self._begin_session(self.transport)
@@ -565,11 +569,14 @@ class Commands(Connection):
 
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command; return MISSING if it has none."""
-        hook = getattr(self.event_handler, "handle_" + command, None)
-        if hook is None or hasattr(type(self.event_handler), "__getattr__"):
-            hook = hooks.find(self.event_handler, "handle_" + command)
-            if hook is None:
-                return MISSING
+        handler = self.event_handler
+        if hasattr(type(handler), "__getattr__"):
+            hook = hooks.find(handler, "handle_" + command)
+        else:
+            # As most handlers are: without a call more.
+            hook = getattr(handler, "handle_" + command, None)
+        if hook is None:
+            return MISSING
         self._last_hook = command
         arguments = (self, self.session, self.envelope, *args)
         code = getattr(hook, "__code__", None)
@@ -577,7 +584,7 @@ class Commands(Connection):
             # As most hooks are: without a call and a coroutine more.
             called = hook(*arguments)
         else:
-            called = hooks.call(self.event_handler, hook, *arguments)
+            called = hooks.call(handler, hook, *arguments)
         if self.limits.handler_timeout is None or command == "BODY":
             return await called
         return await self._in_time(called, command, self.limits.handler_timeout)

@@ -285,8 +285,13 @@ class Connection(Wire):
             return
         if self.registry is not None:
             self._leave_registry(self.registry)
+        self._let_go()
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
+
+    def _let_go(self) -> None:
+        """Drop the parts that point back to the connection: it is freed at once."""
+        self._watch = None
 
     def _leave_registry(self, registry: Registry) -> None:
         """Count this connection no longer."""

@@ -272,19 +272,22 @@ class Transaction:
         """Give the message to ``handle_BODY`` while it arrives; return the answer."""
         wanted, status, watch = False, MISSING, self._server._watch
         try:
-            if watch is not None:
-                await self._before_handler(watch)
-            status = await self._server._call_later_hook("BODY", BodyStream(source))
-            wanted = not _is_refusal(status)
-        except IncompleteBody:
-            # finish() raises the reason.
-            pass
-        finally:
             try:
-                await source.finish(wanted)
-            finally:
                 if watch is not None:
-                    watch.data_ended(source.size)
+                    await self._before_handler(watch)
+                status = await self._server._call_later_hook("BODY", BodyStream(source))
+                wanted = not _is_refusal(status)
+            except IncompleteBody:
+                # finish() raises the reason.
+                pass
+            except Exception:
+                await source.finish(False)
+                raise
+            # Not if the hook was cancelled: the server stops, and waits for no mail data.
+            await source.finish(wanted)
+        finally:
+            if watch is not None:
+                watch.data_ended(source.size)
         return replies.OK if status is MISSING else status
 
     def _decode(self, message: bytes) -> str | bytes:

@@ -49,6 +49,7 @@ class CommonKeywords(LimitKeywords, total=False):
     unknown_params: UnknownParams
     bare_newline: BareNewline
     line_length_limit: int | None
+    login_prompts: tuple[str, str] | None
     command_size_limit: int | None
     spill_size: int | None
     proxy_trusted: str | Iterable[str] | None
@@ -117,6 +118,7 @@ class Settings:
     unknown_params: UnknownParams = "reject"
     bare_newline: BareNewline = "accept"
     line_length_limit: int | None = None
+    login_prompts: tuple[str, str] | None = None
     command_size_limit: int | None = None
     spill_size: int | None = None
     proxy_trusted: Networks | None = None

@@ -98,8 +98,8 @@ def test_no_secret_is_shown() -> None:
         assert secret.decode() not in text
         assert secret.decode().upper() not in text
     assert "C: AUTH PLAIN ********\nS: 535 5.7.8 Authentication cred" in text
-    assert "C: AUTH LOGIN\nS: 334 VXNlciBOYW1lAA==\nC: ********\nS: 334 UGFzc3dvcmQA\n" in text
-    assert "C: auth login ********\nS: 334 UGFzc3dvcmQA\nC: ********\nS: 501 5.7.0 Auth abo" in text
+    assert "C: AUTH LOGIN\nS: 334 VXNlcm5hbWU6\nC: ********\nS: 334 UGFzc3dvcmQ6\n" in text
+    assert "C: auth login ********\nS: 334 UGFzc3dvcmQ6\nC: ********\nS: 501 5.7.0 Auth abo" in text
     assert "C: AUTH ********\nS: 504 5.5.4 Unrecognized" in text
     assert "C: ********\nS: 500 ********\n" in text
 
