@@ -35,7 +35,7 @@ from aiosmtpd.engine.connection import (
     TLSSetupException as TLSSetupException,
     log as log,
 )
-from aiosmtpd.engine.observer import Observer as Observer
+from aiosmtpd.engine.observer import Observer as Observer, TakenMessage as TakenMessage
 from aiosmtpd.engine.registry import Registry as Registry
 from aiosmtpd.legacy import forms
 from aiosmtpd.legacy.forms import (
@@ -95,6 +95,7 @@ public(
     Refused=Refused,
     Reply=Reply,
     Session=Session,
+    TakenMessage=TakenMessage,
     TLSSetupException=TLSSetupException,
     auth_mechanism=auth_mechanism,
     sanitize=sanitize,

@@ -27,7 +27,11 @@ from aiosmtpd.smtp import (
     AuthResult,
     Envelope,
     LoginPassword,
+    Observer,
+    Refused,
+    Reply,
     Session,
+    TakenMessage,
     auth_mechanism,
     syntax,
 )
@@ -38,6 +42,62 @@ class OneHook:
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         assert envelope.mail_from is not None
         return f"250 OK {len(envelope.rcpt_tos)}"
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.accepted = 0
+
+    def taken(self, server: SMTP, message: TakenMessage) -> None:
+        self.accepted += message.reply.code == 250
+
+
+class CheckedObserver(Observer):
+    """Compared with the signature of every method of an observer."""
+
+    def began(self, server: SMTP) -> None:
+        print(server.session.peer)
+
+    def refused(self, server: SMTP, reply: Reply) -> None:
+        print(server.session.peer, reply.enhanced)
+
+    def tls(self, server: SMTP, result: str, version: str | None) -> None:
+        print(result, version)
+
+    def auth(self, server: SMTP, mechanism: str, success: bool) -> None:
+        print(mechanism, success)
+
+    def line(self, server: SMTP, line: bytes, secret: bool) -> None:
+        print("***" if secret else line.decode())
+
+    def reply(self, server: SMTP, verb: str, reply: Reply) -> None:
+        print(verb, reply.code)
+
+    def sent(self, server: SMTP, data: bytes) -> None:
+        print(len(data))
+
+    async def before(self, server: SMTP, stage: str, argument: str | None) -> None:
+        async def slowly(data: bytes) -> None:
+            await server.pause(0.1)
+            server.send(data)
+
+        if stage == "rcpt" and argument is not None and argument.endswith(".invalid"):
+            raise Refused("550 5.1.2 No such domain")
+        server.wrap_next_reply(slowly)
+
+    def data(self, server: SMTP, size: int) -> None:
+        print(size)
+
+    def taken(self, server: SMTP, message: TakenMessage) -> None:
+        print(message.envelope.rcpt_tos, message.size, message.data_seconds)
+
+    def ended(self, server: SMTP, reason: str) -> None:
+        print(reason)
+
+
+class MistakenObserver(Observer):
+    def ended(self, server: SMTP) -> None:  # type: ignore[override]
+        """Lack the reason: an error."""
 
 
 class PlainHook:
@@ -163,7 +223,9 @@ def caught(inbox: Inbox) -> str:
 
 
 async def serve() -> None:
-    async with Server(take, listen=["127.0.0.1:0", "unix:smtp.socket"]) as server:
+    observers = [Counting(), CheckedObserver()]
+    places = ["127.0.0.1:0", "unix:smtp.socket"]
+    async with Server(take, listen=places, observers=observers) as server:
         print(server.addresses)
         await server.serve_forever()
     await asyncio.get_running_loop().create_server(lambda: LMTP(Parsed()), "127.0.0.1", 0)

@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine.observer import Watch
+from aiosmtpd.engine.wakeup import Disconnected as Disconnected
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter
@@ -46,10 +47,6 @@ LONG_LINE = 340
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
 """How long, and how many commands, a connection may run before the others have their turn."""
-
-
-class Disconnected(ConnectionResetError):
-    """The client has gone, or the connection is being closed: the running command ends here."""
 
 
 class TLSSetupException(Exception):
@@ -191,9 +188,9 @@ class Connection(Wire):
         self._reset_timeout()
         if self.settings.observers:
             self._watch = Watch(self, self.settings.observers)
-            self._watch.began()
+            self._watch.tell(self._watch.methods.began)
             if self._tls_protocol is not None:
-                self._tell_of_tls(self._watch)
+                self._watch.tls("ok")
         # A fixed name: asyncio would generate one for each task, 60 bytes.
         self._handler_coroutine = self.loop.create_task(self._handle_client(), name="SMTP client")
 
@@ -226,8 +223,7 @@ class Connection(Wire):
             self._reason = f"connection lost: {error}" if error else "closed by the client"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
         if self._watch is not None:
-            self._watch.interrupt(self._handler_coroutine)
-            self._watch.ended(self._reason)
+            self._watch.end_pause()
         self.resume_writing()
         self._wakeup.wake()
         driver = self._handler_coroutine
@@ -245,7 +241,7 @@ class Connection(Wire):
             # wait for a reply: treat this one as gone.
             self._end_soon()
         if self._watch is not None:
-            self._watch.interrupt(self._handler_coroutine)
+            self._watch.end_pause()
         self._wakeup.wake()
         return self._tls_protocol is None
 
@@ -280,6 +276,9 @@ class Connection(Wire):
         driver = self._handler_coroutine
         if not self._lost or (driver is not None and not driver.done()):
             return
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.tell(watch.methods.ended, self._reason)
         if (farewell := self._farewell()) is not None:
             self._handler_coroutine = self.loop.create_task(farewell)
             self._handler_coroutine.add_done_callback(self._leave)
@@ -311,7 +310,7 @@ class Connection(Wire):
         if self._wakeup.waiting:
             self.disconnect(reply)
         elif self._watch is not None:
-            self._watch.interrupt(self._handler_coroutine)
+            self._watch.end_pause()
 
     def abort(self) -> None:
         """End the connection and its task now."""
@@ -328,7 +327,7 @@ class Connection(Wire):
         if reply is not None:
             reply = replies.from_hook(reply)
             if self._watch is not None:
-                self._watch.reply(reply)
+                self._watch.reply(self._coded(reply))
             self.send(self._octets(reply))
         self._reason = self._reason or reason or reply or "closed by the server"
         self._close()
@@ -357,10 +356,14 @@ class Connection(Wire):
                 # per idle connection.
                 if await self._run_commands():
                     self._at_rest = not self._receiver.waiting
+                    if self._watch is not None:
+                        self._watch.verb = ""
                     await self._more()
                     self._at_rest = False
         except Disconnected:
-            pass
+            if self._stopping is not None and not self._closing:
+                # A pause has ended.
+                self.disconnect(self._stopping)
         except Refused as refused:
             # From handle_PROXY.
             self.disconnect(refused.reply)
@@ -405,6 +408,8 @@ class Connection(Wire):
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:
+            if self._watch is not None:
+                self._watch.verb = ""
             await self.push(replies.COMMAND_TOO_LONG)
         except LineFlood:
             self.disconnect(replies.LINE_FLOOD)
@@ -496,9 +501,9 @@ class Connection(Wire):
                 self._meter.count_error()
             octets = replies.octets(status)
         if self._watch is not None:
-            self._watch.reply(status)
+            self._watch.reply(self._coded(status))
             if self._watch.deliver is not None:
-                await self._watch.send_reply(octets)
+                await self._watch.send_reply(octets, is_whole=isinstance(status, Reply))
                 if self._closing:
                     raise Disconnected
                 return
@@ -506,10 +511,14 @@ class Connection(Wire):
         if self._drained is not None:
             await self._drained
 
+    def _coded(self, status: str | bytes) -> str | bytes:
+        if self._with_codes and isinstance(status, Reply):
+            return replies.with_code(status)
+        return status
+
     def _octets(self, status: str | bytes) -> bytes:
-        if isinstance(status, Reply):
-            return (replies.with_code(status) if self._with_codes else status).octets
-        return replies.octets(status)
+        status = self._coded(status)
+        return status.octets if isinstance(status, Reply) else replies.octets(status)
 
     async def _answer(self, status: Any) -> None:
         """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
@@ -562,19 +571,15 @@ class Connection(Wire):
         except BaseException as error:
             self._reason = f"TLS handshake failed: {error}"
             if self._watch is not None:
-                self._watch.tls(str(error) or type(error).__name__, None)
+                self._watch.tls(str(error) or type(error).__name__)
             self._lose_soon()
             if isinstance(error, TimeoutError | OSError):
                 raise TLSSetupException from error
             raise
         self.connection_made(transport)
         if self._watch is not None:
-            self._tell_of_tls(self._watch)
+            self._watch.tls("ok")
         await self._tls_established()
-
-    def _tell_of_tls(self, watch: Watch) -> None:
-        cipher = (self.session.ssl or {}).get("cipher")
-        watch.tls("ok", cipher[1] if cipher else None)
 
     @property
     def session_id(self) -> str:
