@@ -90,6 +90,8 @@ class _Reader:
         self._lists: list[int | None] = []
         self._anchors: list[tuple[str, int]] = []
         self._known: dict[str, tuple[Attributes, Style]] = {}
+        # A long base and many short links would be much longer than the page.
+        self._room = len(html) + 10_000
         self._after_pre = False
         self._read()
 
@@ -110,7 +112,7 @@ class _Reader:
         for closed in elements.end_all():
             self._closed(closed)
         if self._base is not None:
-            self.links = [_joined(self._base, link) for link in self.links]
+            self.links = [self._absolute(link) for link in self.links]
 
     def _start(self, tag: Tag) -> None:
         elements, name = self._elements, tag.name
@@ -227,13 +229,20 @@ class _Reader:
             self.links.append(href)
         return href
 
+    def _absolute(self, link: str) -> str:
+        if not self._base or self._room < 0:
+            return link
+        joined = _joined(self._base, link)
+        self._room -= len(joined) - len(link)
+        return joined
+
     def _anchor(self, attributes: Attributes) -> None:
         self._anchors.append((self._link(attributes) or "", self.lines.place()))
 
     def _anchor_end(self, *, seen: bool) -> None:
         target, place = self._anchors.pop()
         if self._targets and seen and target and not target.startswith("#"):
-            target = _joined(self._base or "", target)
+            target = self._absolute(target)
             if self.lines.since(place) != target:
                 self.lines.text(f" <{target}>")
 

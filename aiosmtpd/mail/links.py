@@ -23,9 +23,8 @@ _NEVER = (
 
 _SCHEME = re.compile(r"[hH][tT][tT][pP][sS]?://")
 _PLAIN = re.compile(rf"[^{_NEVER}()\[\]{{}}']*+")
-_WITHIN_ANGLES = re.compile(
-    r"[hH][tT][tT][pP][sS]?://[^\s<>\"]++(?:[ \t]*+\r?\n[ \t]*+[^\s<>\"]++)*>"
-)
+_PART = r"[^\s<>\"\x00-\x1f\x7f-\x9f]++"
+_WITHIN_ANGLES = re.compile(rf"[hH][tT][tT][pP][sS]?://{_PART}(?:[ \t]*+\r?\n[ \t]*+{_PART})*>")
 _HOST = re.compile(r"[^/?#]*?[\w\]]")
 _BROKEN = re.compile(r"[ \t]*+\r?\n[ \t]*+")
 

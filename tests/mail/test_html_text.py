@@ -230,6 +230,14 @@ def test_a_base_that_does_not_matter(base: str, link: str) -> None:
     assert found == [link or base]
 
 
+def test_many_links_with_a_long_base_stay_as_they_are() -> None:
+    page = f"<base href=https://a.test/{'b/' * 2000}>" + "<a href=../x>" * 2_000
+    found = read(page).links
+    assert found[0] == f"https://a.test/{'b/' * 1999}x"
+    assert found[-1] == "../x"
+    assert sum(map(len, found)) < 3 * len(page)
+
+
 # Text for a terminal.
 
 
