@@ -271,7 +271,7 @@ class Watch:
             self.verb = ""
 
     def message_begins(self, waited: float) -> None:
-        """Note a message for whose data the server has waited for so many seconds already."""
+        """Note when the data of a message began to be waited for, *waited* seconds ago."""
         self._began = monotonic() - waited
         self._data_seconds = 0.0
         self._handed_over = None

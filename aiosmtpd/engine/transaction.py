@@ -272,23 +272,27 @@ class Transaction:
         """Give the message to ``handle_BODY`` while it arrives; return the answer."""
         wanted, status, watch = False, MISSING, self._server._watch
         try:
-            try:
-                if watch is not None:
-                    await self._before_handler(watch)
-                status = await self._server._call_later_hook("BODY", BodyStream(source))
-                wanted = not _is_refusal(status)
-            except IncompleteBody:
-                # finish() raises the reason.
-                pass
-            except Exception:
-                await source.finish(False)
-                raise
-            # Not if the hook was cancelled: the server stops, and waits for no mail data.
+            if watch is not None:
+                await self._before_handler(watch)
+            status = await self._server._call_later_hook("BODY", BodyStream(source))
+            wanted = not _is_refusal(status)
+        except IncompleteBody:
+            # finish() raises the reason.
+            pass
+        except Exception:
+            await self._finish(source, False, watch)
+            raise
+        # Not if the hook was cancelled: the server stops, and waits for no mail data.
+        await self._finish(source, wanted, watch)
+        return replies.OK if status is MISSING else status
+
+    async def _finish(self, source: Source, wanted: bool, watch: Watch | None) -> None:
+        """Drop the unread rest of a message; tell the observers that its data have ended."""
+        try:
             await source.finish(wanted)
         finally:
             if watch is not None:
                 watch.data_ended(source.size)
-        return replies.OK if status is MISSING else status
 
     def _decode(self, message: bytes) -> str | bytes:
         settings = self._server.settings
