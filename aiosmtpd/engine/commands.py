@@ -331,9 +331,9 @@ class Commands(Connection):
 
     def _tell_line(self, watch: Watch, line: bytes) -> None:
         """Tell the observers of a line, whatever it is."""
-        word, _, argument = line.partition(b" ")
-        verb = word.decode("ascii", "replace").upper()
-        secret = bool(self._masked) or (verb == "AUTH" and bool(argument.strip()))
+        verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
+        # Whatever comes after it: a client may write a tab for the blank.
+        secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
         # Only verbs that there are: others may be secrets, and are as many as clients like.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)
 
