@@ -35,7 +35,7 @@ LONGEST_RUN = 60
 FUNCTIONS: dict[str, dict[str, int | None]] = {
     "aiosmtpd/engine/connection.py": {"data_received": 3},
     "aiosmtpd/engine/commands.py": {"_take_at_once": None, "connection_lost": None},
-    "aiosmtpd/engine/wire.py": {"send_now": None, "_hold": None},
+    "aiosmtpd/engine/wire.py": {"_send_now": None, "_hold": None},
     "aiosmtpd/protocol/settings.py": {"_takes_plain": None},
     "aiosmtpd/engine/fast_path.py": {
         "run": None,
@@ -87,13 +87,10 @@ EQUIVALENT = {
     "_hold: always True: 'not isinstance(self._out, bytearray)'": "the same",
     "_hold: always False: 'not isinstance(self._out, bytearray)'": "the same",
     "_hold: without 'self._out = bytearray(self._out)'": "the same",
-    "send_now: always True: 'self._out or self.transport is None or self._watch is not None'": (
-        "it sends by a longer way"
-    ),
-    "send_now: without 'self.transport is None'": "no data comes then; a type checker asks for it",
+    "_send_now: always True: 'self._out or self.transport is None'": "it sends by a longer way",
+    "_send_now: without 'self.transport is None'": "no data comes then; a type checker asks for it",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",
-    "_take: without 'server._transaction'": "the property returns the same",
 }
 """Mutations that change nothing but time, and why."""
 
