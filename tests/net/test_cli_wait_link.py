@@ -31,11 +31,12 @@ def plain(text: str) -> str:
     ("text", "link"),
     [
         ("https://x.test/f\u00fc\u65e5", "https://x.test/f\u00fc\u65e5"),
-        ("https://x.test/a\x1b[2J", "https://x.test/a%1B[2J"),
-        ("https://x.test/a\u202eb", "https://x.test/a%E2%80%AEb"),
+        # Neither character is part of an address: RFC 3986 section 2, RFC 3987 section 4.1.
+        ("https://x.test/a\x1b[2J", "https://x.test/a"),
+        ("https://x.test/a\u202eb", "https://x.test/a"),
     ],
 )
-def test_an_address_is_printed_as_it_is_or_encoded(text: str, link: str) -> None:
+def test_an_address_in_text_is_printed_safely(text: str, link: str) -> None:
     assert link_in(plain(text)) == link + "\n"
 
 
