@@ -338,8 +338,8 @@ class Connection(Wire):
         self._flush()
         if self.transport is not None and not self.transport.is_closing():
             self.transport.close()
-            # close() waits for ever for a peer that does not read (docs/explain/threat-model,
-            # "slow reader"). In TLS it waits half a minute for the peer's close_notify.
+            # close() waits for ever for a peer that does not read (docs/reference/limits,
+            # "unread replies"). In TLS it waits half a minute for the peer's close_notify.
             if self.transport.get_write_buffer_size():
                 self._cut_off_later()
             elif self._tls_protocol:
