@@ -22,6 +22,7 @@ from aiosmtpd.mail.html_elements import (
 )
 from aiosmtpd.mail.html_lines import Lines, cleaned
 from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
+from aiosmtpd.mail.links import is_web_address
 
 _LINES = frozenset(
     {
@@ -111,7 +112,7 @@ class _Reader:
                     lines.text(token)
         for closed in elements.end_all():
             self._closed(closed)
-        if self._base is not None:
+        if self._base:
             self.links = [self._absolute(link) for link in self.links]
 
     def _start(self, tag: Tag) -> None:
@@ -208,8 +209,9 @@ class _Reader:
             self.lines.block(breaks)
 
     def _void(self, name: str, attributes: Attributes, style: Style) -> None:
-        if name == "base" and self._base is None:
-            self._base = attributes.get("href")
+        if name == "base" and self._base is None and "href" in attributes:
+            base = _address(attributes["href"])
+            self._base = base if is_web_address(base) else ""
         elif name == "area":
             self._link(attributes)
         if style.hides or not self._elements.seen:
@@ -221,13 +223,11 @@ class _Reader:
         elif name in {"image", "img"}:
             self.lines.text(attributes.get("alt", ""))
 
-    def _link(self, attributes: Attributes) -> str | None:
-        href = attributes.get("href")
-        if href is not None:
-            # As the URL standard does (section 4.4).
-            href = cleaned(_LINE_ENDS.sub("", href.strip(_EDGES)))
-            self.links.append(href)
-        return href
+    def _link(self, attributes: Attributes) -> str:
+        if "href" not in attributes:
+            return ""
+        self.links.append(_address(attributes["href"]))
+        return self.links[-1]
 
     def _absolute(self, link: str) -> str:
         if not self._base or self._room < 0:
@@ -237,7 +237,7 @@ class _Reader:
         return joined
 
     def _anchor(self, attributes: Attributes) -> None:
-        self._anchors.append((self._link(attributes) or "", self.lines.place()))
+        self._anchors.append((self._link(attributes), self.lines.place()))
 
     def _anchor_end(self, *, seen: bool) -> None:
         target, place = self._anchors.pop()
@@ -250,6 +250,11 @@ class _Reader:
 def _number(attributes: Attributes, name: str, default: int) -> int:
     number = _NUMBER.match(attributes.get(name, ""))
     return int(number[1]) if number else default
+
+
+def _address(href: str) -> str:
+    # The URL standard drops these characters (section 4.4).
+    return cleaned(_LINE_ENDS.sub("", href.strip(_EDGES)))
 
 
 def _joined(base: str, link: str) -> str:
