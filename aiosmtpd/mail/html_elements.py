@@ -67,7 +67,11 @@ _PAGE_OF_HTML = (
     "ms",
     "mtext",
 )
-_LEAVES_SVG = _P_ENDS - {"form"} | _FORMATTING | {"body", "br", "head", "img", "span", "sub", "sup"}
+_LEAVES_SVG = (_FORMATTING - {"a", "font"}) | _words(
+    "blockquote body br center dd div dl dt embed h1 h2 h3 h4 h5 h6 head hr img li listing menu",
+    "meta ol p pre ruby span strong sub sup table ul var",
+)
+"""Start tags that end SVG and MathML (section 13.2.6.5)."""
 
 _INVISIBLE, _TINY, PREFORMATTED, _HIDES = 1, 2, 4, 8
 """Flags of an element. It inherits all but the last, if its style does not say something else."""
@@ -169,6 +173,11 @@ class Elements:
         outer = self._last(("math", "svg")) if self.had_foreign else -1
         return outer >= 0 and self._last(_PAGE_OF_HTML) < outer
 
+    @property
+    def inert(self) -> bool:
+        """True within ``<template>``, which is not a part of the page."""
+        return bool(self._places.get("template"))
+
     def _last(self, names: Iterable[str]) -> int:
         """Return the place of the innermost open element of these names; -1 without one."""
         last = -1
@@ -177,6 +186,10 @@ class Elements:
             if places and places[-1] > last:
                 last = places[-1]
         return last
+
+    def _is_stray(self, name: str) -> bool:
+        # The standard ignores a part of a table if there is no table.
+        return name in _TABLE and name != "table" and self._tables[-1] < 0
 
     def make_room(self, name: str) -> list[Closed]:
         """Close the elements that a start tag ends, and return them, the innermost first."""
@@ -187,7 +200,7 @@ class Elements:
             place = self._places["p"][-1]
             if place > self._scopes[-1] and place > self._last(("button",)):
                 closed += self._close(place)
-        if name in _ENDED:
+        if name in _ENDED and not self._is_stray(name):
             ended, within = _ENDED[name]
             limit = self._tables[-1]
             if within:
@@ -197,8 +210,8 @@ class Elements:
                 closed += self._close(min(places))
         elif name in _HEADINGS and self._names and self._names[-1] in _HEADINGS:
             closed += self._close(len(self._names) - 1)
-        elif name == "a" and self._places.get("a"):
-            closed += self.end("a")
+        elif name in {"a", "nobr"} and self._places.get(name):
+            closed += self.end(name)
         return closed
 
     def open(self, name: str, style: Style) -> None:
@@ -212,7 +225,8 @@ class Elements:
             flags |= PREFORMATTED
         elif name in {"math", "svg"}:
             self.had_foreign = True
-        hides = style.hides or name in _NEVER_SEEN
+        stray = self._is_stray(name)
+        hides = (style.hides and not stray) or name in _NEVER_SEEN
         if hides:
             self._hidden += 1
             flags |= _HIDES
@@ -223,7 +237,7 @@ class Elements:
             self._places[name].append(place)
         else:
             self._places[name] = [place]
-        if name in _SPECIAL:
+        if name in _SPECIAL and not stray:
             self._special.append(place)
             if name in _SCOPE:
                 self._scopes.append(place)
@@ -238,11 +252,12 @@ class Elements:
 
     def end(self, name: str) -> list[Closed]:
         """Close the elements that an end tag ends, and return them, the innermost first."""
-        places = self._places.get(name)
-        if not places or name in {"body", "html"}:
+        place = self._last(_HEADINGS if name in _HEADINGS else (name,))
+        if place < 0 or name in {"body", "html"} or self._is_stray(name):
             return []
-        place = places[-1]
-        if name in _TABLE:
+        if name == "template":
+            limit = 0
+        elif name in _TABLE:
             limit = self._tables[-1]
         elif name in _SPECIAL:
             limit = self._scopes[-1]
@@ -252,7 +267,7 @@ class Elements:
             return []
         else:
             # It ends within a block that it does not enclose: its block stays open.
-            places.pop()
+            self._places[name].pop()
             self._names[place] = ""
             if self._flags[place] & _HIDES:
                 self._flags[place] &= ~_HIDES

@@ -224,7 +224,7 @@ class _Reader:
             self.lines.text(attributes.get("alt", ""))
 
     def _link(self, attributes: Attributes) -> str:
-        if "href" not in attributes:
+        if "href" not in attributes or self._elements.inert:
             return ""
         self.links.append(_address(attributes["href"]))
         return self.links[-1]
