@@ -1,7 +1,7 @@
 """Cut HTML into tokens, after the states of the HTML standard (section 13.2.5).
 
-Any input is accepted. Time and memory are linear in its length: a pattern that does not match
-where it must match has met the end of the document.
+Any input is accepted. Time and memory are linear in its length: each pattern either matches or has
+met the end of the document.
 """
 
 from __future__ import annotations
