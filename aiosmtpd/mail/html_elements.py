@@ -6,9 +6,9 @@ far as they decide where hidden text ends. Each step takes the same time at any 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+
+from aiosmtpd.mail.html_styles import PREFORMATTED, TINY, UNREADABLE, Style
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -25,6 +25,7 @@ _NEVER_SEEN = _words("datalist desc iframe metadata noembed noframes script styl
 _FORMATTING = _words("a b big code em font i nobr s small strike strong tt u")
 _HEADINGS = _words("h1 h2 h3 h4 h5 h6")
 _TABLE = _words("caption colgroup table tbody td tfoot th thead tr")
+_PARTS = _TABLE - {"table"}
 _TABLES = frozenset({"table", "template"})
 _SECTIONS = ("caption", "tbody", "tfoot", "thead")
 _PREFORMATTED = frozenset({"listing", "plaintext", "pre", "textarea", "xmp"})
@@ -56,6 +57,9 @@ _ENDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """For a start tag, the elements that it ends, and those (or the table) across which it does not."""
 
+_MAKES_ROOM = _P_ENDS | set(_ENDED) | {"a", "nobr"}
+_NEVER_ENDED = frozenset({"body", "html"})
+
 _PAGE_OF_HTML = (
     "foreignobject",
     "desc",
@@ -73,75 +77,8 @@ _LEAVES_SVG = (_FORMATTING - {"a", "font"}) | _words(
 )
 """Start tags that end SVG and MathML (section 13.2.6.5)."""
 
-_INVISIBLE, _TINY, PREFORMATTED, _HIDES = 1, 2, 4, 8
-"""Flags of an element. It inherits all but the last, if its style does not say something else."""
-
-
-class Style(NamedTuple):
-    """The effect of an element's attributes on its text."""
-
-    display: str = ""
-    hides: bool = False
-    sets: int = 0
-    clears: int = 0
-
-
-_DECLARATION = re.compile(
-    r"(?:^|[;{])[ \t\n\f]*+(display|visibility|opacity|(?:max-)?(?:height|width)|overflow(?:-[xy])?"
-    r"|font(?:-size)?|white-space|padding(?:-\w+)?)[ \t\n\f]*+:([^;{}]*+)",
-    re.IGNORECASE | re.ASCII,
-)
-_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
-_ZERO = re.compile(r"[+-]?(?:0+(?:\.0*)?|\.0+)(?:[a-z]{1,4}|%)?")
-_RELATIVE = re.compile(r"[+-]?[\d.]+(?:em|ex|ch|%)|smaller|larger|inherit|unset")
-_FONT_SIZE = re.compile(r"(?:^|\s)([+-]?[\d.]+(?:[a-z]{1,4}|%)?)(?:/|\s)")
-
-
-def declarations(style: str) -> dict[str, str]:
-    """Return the values of the properties that can hide text, in lower case."""
-    found: dict[str, str] = {}
-    important: set[str] = set()
-    if "/*" in style:
-        style = _COMMENT.sub("", style)
-    for match in _DECLARATION.finditer(style):
-        name = match[1].lower()
-        value, mark, _ = match[2].strip().lower().partition("!")
-        if name not in important or mark:
-            found[name] = value.strip()
-        if mark:
-            important.add(name)
-    return found
-
-
-def style_of(declared: dict[str, str], *, hidden: bool = False) -> Style:
-    """Return the effect of an element's declarations and of its attribute ``hidden``."""
-    get = declared.get
-    display = get("display", "none" if hidden else "")
-    sets = clears = 0
-    if visibility := get("visibility"):
-        if visibility in {"hidden", "collapse"}:
-            sets |= _INVISIBLE
-        elif visibility == "visible":
-            clears |= _INVISIBLE
-    size = get("font-size") or ""
-    if not size and (shorthand := _FONT_SIZE.search(get("font", ""))):
-        size = shorthand[1]
-    if _ZERO.fullmatch(size):
-        sets |= _TINY
-    elif size and not _RELATIVE.fullmatch(size):
-        clears |= _TINY
-    if space := get("white-space"):
-        if space.startswith(("pre", "break-spaces")):
-            sets |= PREFORMATTED
-        elif space in {"normal", "nowrap"}:
-            clears |= PREFORMATTED
-    cut = "hidden" in get("overflow", get("overflow-y", "")) and (
-        _ZERO.fullmatch(get("max-height", ""))
-        or (_ZERO.fullmatch(get("height", "")) and not any("padding" in name for name in declared))
-    )
-    hides = display == "none" or bool(cut) or bool(_ZERO.fullmatch(get("opacity", "")))
-    return Style(display, hides, sets, clears)
-
+_HIDES = 8
+"""A flag beside those of styles: an element that is hidden with its content."""
 
 UNSEEN = -1
 
@@ -155,7 +92,7 @@ class Elements:
     def __init__(self) -> None:
         #: True if a reader sees text here.
         self.seen = True
-        #: The inherited flags, such as ``PREFORMATTED``.
+        #: The flags of the innermost element, such as ``PREFORMATTED``.
         self.flags = 0
         #: True after an element of SVG or MathML was opened.
         self.had_foreign = False
@@ -187,12 +124,10 @@ class Elements:
                 last = places[-1]
         return last
 
-    def _is_stray(self, name: str) -> bool:
-        # The standard ignores a part of a table if there is no table.
-        return name in _TABLE and name != "table" and self._tables[-1] < 0
-
-    def make_room(self, name: str) -> list[Closed]:
+    def make_room(self, name: str) -> Sequence[Closed]:
         """Close the elements that a start tag ends, and return them, the innermost first."""
+        if name not in _MAKES_ROOM and not self.had_foreign:
+            return ()
         closed: list[Closed] = []
         if self.had_foreign and name in _LEAVES_SVG and self.foreign:
             closed += self._close(self._last(("math", "svg")))
@@ -200,11 +135,13 @@ class Elements:
             place = self._places["p"][-1]
             if place > self._scopes[-1] and place > self._last(("button",)):
                 closed += self._close(place)
-        if name in _ENDED and not self._is_stray(name):
+        if name in _ENDED:
             ended, within = _ENDED[name]
             limit = self._tables[-1]
             if within:
                 limit = max(self._scopes[-1], self._last(within))
+            elif limit < 0:
+                return closed
             places = [place for one in ended if (place := self._last((one,))) > limit]
             if places:
                 closed += self._close(min(places))
@@ -217,17 +154,17 @@ class Elements:
     def open(self, name: str, style: Style) -> None:
         """Open an element."""
         place = len(self._names)
-        flags = self.flags & ~style.clears | style.sets
+        flags = (self.flags & ~_HIDES & ~style.clears) | style.sets
         if name == "table":
             # In quirks mode, as in most mails, a table does not inherit the size of the text.
-            flags &= ~_TINY
+            flags &= ~TINY
         elif name in _PREFORMATTED and not style.clears:
             flags |= PREFORMATTED
         elif name in {"math", "svg"}:
             self.had_foreign = True
-        stray = self._is_stray(name)
-        hides = (style.hides and not stray) or name in _NEVER_SEEN
-        if hides:
+        # The standard ignores a part of a table if there is no table.
+        stray = name in _PARTS and self._tables[-1] < 0
+        if (style.hides and not stray) or name in _NEVER_SEEN:
             self._hidden += 1
             flags |= _HIDES
         self._names.append(name)
@@ -243,20 +180,24 @@ class Elements:
                 self._scopes.append(place)
                 if name in _TABLES:
                     self._tables.append(place)
-        if hides or flags != self.flags:
-            self._look()
+        self.flags = flags
+        self.seen = not (self._hidden or flags & UNREADABLE)
 
     def label(self, label: int) -> None:
         """Label the innermost element."""
         self._labels[-1] = label
 
-    def end(self, name: str) -> list[Closed]:
+    def end(self, name: str) -> Sequence[Closed]:
         """Close the elements that an end tag ends, and return them, the innermost first."""
-        place = self._last(_HEADINGS if name in _HEADINGS else (name,))
-        if place < 0 or name in {"body", "html"} or self._is_stray(name):
-            return []
+        places = self._places.get(name)
+        if name in _HEADINGS:
+            place = self._last(_HEADINGS)
+        elif not places or name in _NEVER_ENDED or (name in _PARTS and self._tables[-1] < 0):
+            return ()
+        else:
+            place = places[-1]
         if name == "template":
-            limit = 0
+            limit = -1
         elif name in _TABLE:
             limit = self._tables[-1]
         elif name in _SPECIAL:
@@ -264,7 +205,7 @@ class Elements:
         elif name not in _FORMATTING or place > self._special[-1]:
             limit = self._special[-1]
         elif place < self._scopes[-1]:
-            return []
+            return ()
         else:
             # It ends within a block that it does not enclose: its block stays open.
             self._places[name].pop()
@@ -274,7 +215,7 @@ class Elements:
                 self._hidden -= 1
             self._look()
             return [(name, self._labels[place])]
-        return self._close(place) if place >= limit else []
+        return self._close(place) if place >= max(limit, 0) else ()
 
     def end_all(self) -> list[Closed]:
         """Close all elements."""
@@ -299,5 +240,5 @@ class Elements:
         return closed
 
     def _look(self) -> None:
-        self.flags = self._flags[-1] & ~_HIDES if self._flags else 0
-        self.seen = not (self._hidden or self.flags & (_INVISIBLE | _TINY))
+        self.flags = self._flags[-1] if self._flags else 0
+        self.seen = not (self._hidden or self.flags & UNREADABLE)

@@ -57,6 +57,9 @@ class Lines:
 
     def text(self, text: str) -> None:
         """Write a text in which each run of blanks is one blank."""
+        if text.isspace() and text.isascii():
+            self._blank = True
+            return
         spacer = False
         if not text.isprintable():
             spacer = "\xa0" in text

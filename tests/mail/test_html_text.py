@@ -185,6 +185,58 @@ def test_text_that_is_seen_is_read(seen: str) -> None:
     assert text(seen.replace("#", "222222")).split() == ["222222"]
 
 
+@pytest.mark.parametrize(
+    ("css", "element"),
+    [
+        (".x{display:none}", "p class=x"),
+        (".x , .y {color:red;display:none!important}", "p class='z Y'"),
+        ("p.x{display:none}", "p class=x"),
+        ("#x{display:none}", "p id=x"),
+        ("p#x{visibility:hidden}", "p id=x"),
+        ("p{font-size:0}", "p"),
+        ("@import 'a';@charset 'b';.x{display:none}", "p class=x"),
+        ("@media print{.y{}}/*{*/.x{display:none/*}*/}", "p class=x"),
+        ("<!-- .x{display:none} -->", "p class=x"),
+        (".x{max-height:0;overflow:hidden}", "p class=x"),
+        (".x{display:none!important}", "p class=x style='display:block'"),
+        ("p.x{display:none}.x{display:block}", "p class=x"),
+        (".x{display:block}.x{display:none}", "p class=x"),
+        (".y{display:block}.x{display:none}", "p class='x y'"),
+        (".x{display:none", "p class=x"),
+        ("}.x{display:none}", "p class=x"),
+    ],
+)
+def test_a_style_sheet_hides_text(css: str, element: str) -> None:
+    page = f"<style>.q{{}}</style><style type=text/css>{css}</style>a<{element}>b</p>c"
+    assert text(page) == "ac"
+
+
+@pytest.mark.parametrize(
+    ("css", "element"),
+    [
+        ("@media (max-width:9px){.x{display:none}}", "p class=x"),
+        ("@media print{@supports(x){.x{display:none}}}", "p class=x"),
+        (".x{display:none}", "p class=y"),
+        (".x{display:none}", "p class=x style='display:block'"),
+        (".x{display:none}#y{display:block}", "p class=x id=y"),
+        (".x{display:none}.y{display:block}", "p class='y x'"),
+        (".x{display:none}.x{display:block}", "p class=x"),
+        (".y .x{display:none}", "p class=x"),
+        (".x:hover,.x>.y,[class]{display:none}", "p class=x"),
+        ("q.x{display:none}", "p class=x"),
+    ],
+)
+def test_a_style_sheet_does_not_hide_text(css: str, element: str) -> None:
+    assert text(f"<style>.q{{opacity:0}}{css}</style>a<{element}>b</p>c") == "a\n\nb\n\nc"
+
+
+def test_a_style_sheet_for_paper_does_not_count() -> None:
+    page = "<style media=print>p{display:none}</style><p>a"
+    assert text(page) == "a"
+    assert text(page.replace("print", "Screen")) == ""
+    assert text(f"<template>{page.replace('print', 'all')}</template><p>b") == "b"
+
+
 # Links.
 
 
