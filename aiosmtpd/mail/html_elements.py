@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from aiosmtpd.mail.html_styles import PREFORMATTED, TINY, UNREADABLE, Style
+from aiosmtpd.mail.html_styles import INVISIBLE, PREFORMATTED, TINY, UNREADABLE, Style
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -109,6 +109,11 @@ class Elements:
         """True within SVG or MathML, but not within HTML in it."""
         outer = self._last(("math", "svg")) if self.had_foreign else -1
         return outer >= 0 and self._last(_PAGE_OF_HTML) < outer
+
+    @property
+    def visible(self) -> bool:
+        """True if a reader sees an image here, or text that is large enough."""
+        return not (self._hidden or self.flags & INVISIBLE)
 
     @property
     def inert(self) -> bool:

@@ -218,13 +218,14 @@ class _Reader:
             self._base = base if is_web_address(base) else ""
         elif name == "area":
             self._link(attributes)
-        if style.hides or not self._elements.seen:
+        if style.hides or not self._elements.visible:
             return
         if name == "br":
             self.lines.line_end()
         elif name == "hr":
             self.lines.block(1)
         elif name in {"image", "img"}:
+            # An image is seen, however small the text around it is.
             self.lines.text(attributes.get("alt", ""))
 
     def _link(self, attributes: Attributes) -> str:

@@ -171,6 +171,7 @@ def test_hidden_text_is_not_read(hidden: str) -> None:
         ),
         *("<td style='font-size:0'><div style='font:bold 13px/20px Arial'>#</div>",),
         *("<div style='font-size:0'><table><tr><td>#</table></div>", "<p style='opacity:0.9'>#"),
+        *("<td style='font-size:0px'><img alt='#'>",),
         *("<div style='max-height:0'>#</div>", "<div style='height:0;font-size:10px'>#</div>"),
         *("<div style='mso-hide:all'>#</div>", "<div style='background:url(x);color:none'>#</div>"),
         *("<div hidden>x</div>#", "<div hidden><p>x</div>#", "<p hidden>x<div>#</div>"),
