@@ -57,7 +57,7 @@ _ENDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """For a start tag, the elements that it ends, and those (or the table) across which it does not."""
 
-_MAKES_ROOM = _P_ENDS | set(_ENDED) | {"a", "nobr"}
+MAKES_ROOM = _P_ENDS | set(_ENDED) | {"a", "nobr"}
 _NEVER_ENDED = frozenset({"body", "html"})
 
 _PAGE_OF_HTML = (
@@ -83,7 +83,7 @@ _HIDES = 8
 UNSEEN = -1
 
 Closed = tuple[str, int]
-"""The name of an element that is closed, and its label: ``UNSEEN`` if it was given no other."""
+"""The name and the label of an element that is closed."""
 
 
 class Elements:
@@ -97,8 +97,9 @@ class Elements:
         #: True after an element of SVG or MathML was opened.
         self.had_foreign = False
         self._names: list[str] = []
-        self._flags: list[int] = []
-        self._labels: list[int] = []
+        #: The labels of the open elements, ``UNSEEN`` until the reader sets another.
+        self.labels: list[int] = []
+        self._flags = [0]
         self._places: dict[str, list[int]] = {}
         # Places of elements that stop the search for an open element, each list with a sentinel.
         self._special, self._scopes, self._tables = [-1], [-1], [-1]
@@ -129,10 +130,11 @@ class Elements:
                 last = places[-1]
         return last
 
-    def make_room(self, name: str) -> Sequence[Closed]:
-        """Close the elements that a start tag ends, and return them, the innermost first."""
-        if name not in _MAKES_ROOM and not self.had_foreign:
-            return ()
+    def make_room(self, name: str) -> list[Closed]:
+        """Close the elements that a start tag ends, and return them, the innermost first.
+
+        Only start tags in ``MAKES_ROOM`` end others, except in foreign elements.
+        """
         closed: list[Closed] = []
         if self.had_foreign and name in _LEAVES_SVG and self.foreign:
             closed += self._close(self._last(("math", "svg")))
@@ -174,7 +176,7 @@ class Elements:
             flags |= _HIDES
         self._names.append(name)
         self._flags.append(flags)
-        self._labels.append(UNSEEN)
+        self.labels.append(UNSEEN)
         if name in self._places:
             self._places[name].append(place)
         else:
@@ -187,10 +189,6 @@ class Elements:
                     self._tables.append(place)
         self.flags = flags
         self.seen = not (self._hidden or flags & UNREADABLE)
-
-    def label(self, label: int) -> None:
-        """Label the innermost element."""
-        self._labels[-1] = label
 
     def end(self, name: str) -> Sequence[Closed]:
         """Close the elements that an end tag ends, and return them, the innermost first."""
@@ -215,11 +213,11 @@ class Elements:
             # It ends within a block that it does not enclose: its block stays open.
             self._places[name].pop()
             self._names[place] = ""
-            if self._flags[place] & _HIDES:
-                self._flags[place] &= ~_HIDES
+            if self._flags[place + 1] & _HIDES:
+                self._flags[place + 1] &= ~_HIDES
                 self._hidden -= 1
-            self._look()
-            return [(name, self._labels[place])]
+            self.seen = not (self._hidden or self.flags & UNREADABLE)
+            return [(name, self.labels[place])]
         return self._close(place) if place >= max(limit, 0) else ()
 
     def end_all(self) -> list[Closed]:
@@ -227,23 +225,19 @@ class Elements:
         return self._close(0)
 
     def _close(self, place: int) -> list[Closed]:
+        names, places = self._names, self._places
         closed: list[Closed] = []
-        while len(self._names) > place:
-            name, label = self._names.pop(), self._labels.pop()
+        while len(names) > place:
+            name, label = names.pop(), self.labels.pop()
             if self._flags.pop() & _HIDES:
                 self._hidden -= 1
             if name:
-                self._places[name].pop()
+                places[name].pop()
                 closed.append((name, label))
-        # Each of these lists has a part of the one before.
-        for stops in self._special, self._scopes, self._tables:
-            if stops[-1] < place:
-                break
-            while stops[-1] >= place:
-                stops.pop()
-        self._look()
+        if self._special[-1] >= place:
+            for stops in self._special, self._scopes, self._tables:
+                while stops[-1] >= place:
+                    stops.pop()
+        self.flags = flags = self._flags[-1]
+        self.seen = not (self._hidden or flags & UNREADABLE)
         return closed
-
-    def _look(self) -> None:
-        self.flags = self._flags[-1] if self._flags else 0
-        self.seen = not (self._hidden or self.flags & UNREADABLE)

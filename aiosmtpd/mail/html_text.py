@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from aiosmtpd.mail.html_elements import UNSEEN, VOID, Closed, Elements
+from aiosmtpd.mail.html_elements import MAKES_ROOM, UNSEEN, VOID, Closed, Elements
 from aiosmtpd.mail.html_lines import Lines, cleaned
 from aiosmtpd.mail.html_styles import PREFORMATTED, Sheet, Style
 from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
@@ -117,9 +117,9 @@ class _Reader:
 
     def _start(self, tag: Tag) -> None:
         elements, name = self._elements, tag.name
-        for closed in elements.make_room(name):
-            self._closed(closed)
-        if elements.had_foreign:
+        if name in MAKES_ROOM or elements.had_foreign:
+            for closed in elements.make_room(name):
+                self._closed(closed)
             self._tokens.foreign = elements.foreign
         attributes, style = self._looked(tag) if tag.source or self._sheet.matters else _PLAIN
         if name in VOID:
@@ -133,7 +133,7 @@ class _Reader:
         if elements.seen:
             if breaks := self._breaks(name, style):
                 self.lines.block(breaks, firm=name in _FIRM)
-            elements.label(breaks)
+            elements.labels[-1] = breaks
             if name in _STRUCTURE:
                 self._begin(name, attributes)
         if elements.had_foreign:
