@@ -68,10 +68,13 @@ class DecodedMail(Mail):
     def _hypertext(self) -> hypertext.Hypertext:
         return hypertext.read(self.html)
 
-    @property
+    @cached_property
     def readable(self) -> str:
-        """The plain text or, without one, the visible text of the HTML."""
-        return self.text if self.text.strip() else self._hypertext.text
+        """The plain text or, without one, the visible text of the HTML.
+
+        In the text of HTML, items of lists have bullets or numbers, and quotations ``>``.
+        """
+        return self.text if self.text.strip() else hypertext.shown(self.html)
 
     @cached_property
     def links(self) -> list[str]:
