@@ -15,7 +15,7 @@ from aiosmtpd import Envelope
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.printing import JSONLines, Pretty, as_json, pretty
 from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
-from tests.unit.test_message import mutated, with_everything
+from tests.mail.test_message import mutated, with_everything
 
 
 def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:

@@ -1,0 +1,105 @@
+"""Read header blocks and decode their fields, however malformed: RFC 5322, 2047 and 6532."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from aiosmtpd.mail.charsets import decode
+from aiosmtpd.mail.transfer import from_base64, from_quoted_printable
+
+MOST_FIELDS = 10_000
+"""Fields of one header block that are read."""
+
+# A name may be followed by blanks (RFC 5322 section 4.5). Programs also write names with blanks in
+# them. All other lines are skipped.
+_FIELD = re.compile(rb"^([^\s:][^:\n]*+):([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
+_PROPER_NAME = re.compile(rb"^[!-9;-~]++[ \t]*+:", re.MULTILINE)
+_MBOX_LINES = (b"From ", b">From ")
+
+_FOLDING = re.compile(r"\r?\n(?=[ \t])")
+_BLANKS = b" \t\r\n"
+# U+DC80 to U+DCFF are not among them: they stand for undecoded bytes.
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+
+# A "?" in the text is an error that is common; the limit of their number keeps it linear.
+_WORD = re.compile(r"=\?([!->@-~]{1,99})\?([bBqQ])\?([^?]*+(?:(?<!=)\?(?!=)[^?]*+){0,9})\?=")
+
+
+def fields_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the names and the values of the fields in a header block, as they came."""
+    if block.startswith(b"\xef\xbb\xbf"):
+        block = block[3:]
+    number = 0
+    for match in _FIELD.finditer(block):
+        if match[1].startswith(_MBOX_LINES) and not _PROPER_NAME.match(match[0]):
+            continue
+        number += 1
+        if number > MOST_FIELDS:
+            return
+        yield match[1].rstrip(b" \t"), match[2]
+
+
+def is_header(block: bytes) -> bool:
+    """Return True if there is a header field in a block."""
+    return _PROPER_NAME.search(block.removeprefix(b"\xef\xbb\xbf")) is not None
+
+
+def end_of_fields(block: bytes) -> int:
+    """Return the position of the line after the last field of a block."""
+    last = 0
+    for match in _FIELD.finditer(block):
+        last = match.end()
+    return block.find(b"\n", last) + 1 or len(block)
+
+
+def unfolded(value: bytes) -> str:
+    """Return a value on one line, with undecodable bytes as lone surrogates; RFC 5322 2.2.3."""
+    text = value.strip(_BLANKS).decode("utf-8", "surrogateescape")
+    if "\n" in text or "\r" in text:
+        text = _FOLDING.sub("", text).replace("\r", " ").replace("\n", " ")
+    return text
+
+
+def decoded_fields(block: bytes) -> list[tuple[str, str]]:
+    """Return all fields of a header block as pairs of name and decoded value."""
+    return [
+        (name.decode("utf-8", "replace"), decode_header(unfolded(value)))
+        for name, value in fields_of(block)
+    ]
+
+
+def decode_header(value: str) -> str:
+    """Decode the encoded words (RFC 2047) in a header's value; return it as one line."""
+    if not value.isascii():
+        value = _LONE_SURROGATE.sub("\ufffd", value)
+        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    value = _FOLDING.sub("", value)
+    if "=?" in value:
+        value = "".join(_pieces(value))
+    return value.replace("\r", " ").replace("\n", " ")
+
+
+def _pieces(value: str) -> Iterator[str]:
+    encoded, charset, position = b"", "", 0
+    for word in _WORD.finditer(value):
+        between = value[position : word.start()]
+        named = word[1].partition("*")[0]
+        adjacent = bool(charset) and not between.strip(" \t\r\n")
+        if charset and not (adjacent and named.lower() == charset.lower()):
+            # Join adjacent words first: senders split a multi-byte character between two of them.
+            yield decode(encoded, charset)
+            encoded = b""
+        if not adjacent:
+            yield between
+        encoded += _word_bytes(word[2], word[3])
+        charset, position = named, word.end()
+    yield decode(encoded, charset)
+    yield value[position:]
+
+
+def _word_bytes(how: str, text: str) -> bytes:
+    data = text.encode()
+    if how in "qQ":
+        return b"".join(from_quoted_printable([data.replace(b"_", b" ")]))
+    return b"".join(from_base64([data])) or data

@@ -1,0 +1,106 @@
+"""Undo transfer encodings, piece by piece: RFC 2045 section 6. Any input is accepted.
+
+Broken base64 and quoted-printable give the bytes that can be decoded. An unknown encoding is
+ignored.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+_NOT_BASE64 = bytes(byte for byte in range(256) if not re.match(rb"[A-Za-z0-9+/=]", bytes([byte])))
+
+_HELD = 1 << 16
+"""Bytes of a line of quoted-printable that are kept until its end comes."""
+
+# The lookbehind keeps it linear: only the first blank of a run is tried.
+_TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
+_NOT_AT_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
+
+# A line end of old, after which ``a2b_qp`` would skip the next line.
+_SOFT_RETURN = re.compile(rb"=\r(?!\n)")
+
+_UU_BEGIN = re.compile(rb"(?:^|\n)begin [0-7]{3,4} [^\n]*+(?:\n|$)", re.I)
+_UU_NAMES = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
+
+
+def decoded(read: Callable[[], Iterator[bytes]], encoding: str) -> Iterator[bytes]:
+    """Yield the decoded bytes of the pieces that *read* yields; *encoding* is in lower case.
+
+    If nothing at all is base64, yield the bytes as they came.
+    """
+    if encoding == "quoted-printable":
+        yield from from_quoted_printable(read())
+    elif encoding in _UU_NAMES:
+        yield _from_uu(b"".join(read()))
+    elif encoding == "base64":
+        found = False
+        for piece in from_base64(read()):
+            found = found or bool(piece)
+            yield piece
+        if not found:
+            yield from read()
+    else:
+        yield from read()
+
+
+def from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decode base64, and ignore all other characters (RFC 2045 section 6.8).
+
+    Padding ends a piece, and another may follow: mailing lists add one at the end.
+    """
+    rest = b""
+    for piece in pieces:
+        letters = rest + piece.translate(None, _NOT_BASE64)
+        padded, padding, tail = letters.rpartition(b"=")
+        if padding:
+            yield b"".join(map(_quanta, padded.split(b"=")))
+        whole = len(tail) & ~3
+        yield binascii.a2b_base64(tail[:whole])
+        rest = tail[whole:]
+    yield _quanta(rest)
+
+
+def _quanta(letters: bytes) -> bytes:
+    """Decode letters without padding; one letter too many is six bits of nothing."""
+    if len(letters) % 4 == 1:
+        letters = letters[:-1]
+    return binascii.a2b_base64(letters + b"=" * (-len(letters) % 4))
+
+
+def from_quoted_printable(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decode quoted-printable; blanks at the end of a line are not content (6.7, rule 3)."""
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        end = rest.rfind(b"\n") + 1
+        if not end and len(rest) > _HELD:
+            # A line without an end: cut it, but not in an escape.
+            end = len(rest) - 2
+            end -= next((back for back in (1, 2) if rest[end - back : end - back + 1] == b"="), 0)
+        yield _unquoted(_NOT_AT_END.sub(b"", rest[:end]))
+        rest = rest[end:]
+    yield _unquoted(_TRAILING_BLANKS.sub(b"", rest))
+
+
+def _unquoted(data: bytes) -> bytes:
+    return binascii.a2b_qp(_SOFT_RETURN.sub(b"", data))
+
+
+def _from_uu(data: bytes) -> bytes:
+    begin = _UU_BEGIN.search(data)
+    if begin is None:
+        return data
+    made = bytearray()
+    for line in data[begin.end() :].split(b"\n"):
+        line = line.rstrip(b"\r")
+        if line == b"end":
+            break
+        size = (((line[0] - 32) & 63) * 4 + 5) // 3 if line else 0
+        try:
+            made += binascii.a2b_uu(line[: size + 1])
+        except binascii.Error:
+            continue
+    return bytes(made)
