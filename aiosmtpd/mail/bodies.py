@@ -56,7 +56,10 @@ def _is_shown(part: Part, container: Part | None) -> bool:
 
 
 def text_of(parts: list[Part], kind: str) -> str:
-    r"""Return the texts of one media type, with ``\n`` line ends; plain text has the unread, too."""
+    r"""Return the texts of one media type, with ``\n`` line ends.
+
+    The source of parts that could not be divided is plain text, too.
+    """
     return "\n".join(_text(part) for part in parts if part.type == kind or _unread(part, kind))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from functools import cache
 
 _LABELS = """
 utf-8: unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8
@@ -36,7 +37,7 @@ mac_roman: csmacintosh mac macintosh x-mac-roman
 cp874: dos-874 iso-8859-11 iso8859-11 iso885911 tis-620 windows-874
 cp1250: cp1250 windows-1250 x-cp1250
 cp1251: cp1251 windows-1251 x-cp1251
-western: cp1252 cp819 csisolatin1 ibm819 iso-8859-1 iso-ir-100 iso8859-1 iso88591 iso_8859-1
+cp1252: cp1252 cp819 csisolatin1 ibm819 iso-8859-1 iso-ir-100 iso8859-1 iso88591 iso_8859-1
  iso_8859-1:1987 l1 latin1 windows-1252 x-cp1252
 ascii: ansi_x3.4-1968 ascii us-ascii
 cp1253: cp1253 windows-1253 x-cp1253
@@ -67,8 +68,14 @@ _CODECS = {
 # Codecs that take quadratic time, or that are for program text: mail does not use them.
 _NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"})
 
-_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-_BOMS += ((codecs.BOM_UTF16_LE, "utf-16-le"),)
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+)
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_WINDOWS = re.compile("cp125[0-8]|cp874")
 
 _META = re.compile(rb"<meta[\s/][^>]*?\bcharset\s*+=\s*+[\"']?\s*+([^\s\"'/>;]{1,60})", re.I)
 _SEARCHED = 1024
@@ -92,7 +99,7 @@ def decode(data: bytes, label: str, *, html: bool = False) -> str:
 
 
 def _codec_of(label: str) -> str:
-    """Return the name of the codec, ``""`` if there is none."""
+    """Return the name of the codec, ``""`` without one."""
     label = label.strip(" \t\r\n\f\"'").lower()
     if label in _CODECS:
         return _CODECS[label]
@@ -100,7 +107,7 @@ def _codec_of(label: str) -> str:
         name = codecs.lookup(label).name if label else ""
     except Exception:  # for example if the codec's module cannot be imported
         return ""
-    return "" if name in _NO_CHARSETS else name
+    return "" if name in _NO_CHARSETS else _CODECS.get(name, name)
 
 
 def _codec_of_mark(data: bytes) -> str:
@@ -116,34 +123,32 @@ def _codec_of_page(data: bytes) -> str:
 
 def _decoded(data: bytes, name: str) -> str:
     try:
-        return _SPECIAL[name](data) if name in _SPECIAL else _strictly(data, name)
+        if _WINDOWS.fullmatch(name):
+            return codecs.charmap_decode(data, "replace", _windows(name))[0]
+        return _SPECIAL[name](data) if name in _SPECIAL else _characters(data.decode(name))
     except Exception:
         return _leniently(data, name)
-
-
-def _strictly(data: bytes, name: str) -> str:
-    text = data.decode(name)
-    # UTF-7 can spell surrogates, which are not characters: replace them.
-    return text if name == "utf-8" else text.encode("utf-8", "replace").decode()
 
 
 def _leniently(data: bytes, name: str) -> str:
     for codec in name, "utf-8":
         try:
-            return data.decode(codec, "replace").encode("utf-8", "replace").decode()
+            return _characters(data.decode(codec, "replace"))
         except Exception:  # noqa: S112 - for example a codec that is not one for text
             continue
     return ""  # pragma: no cover - UTF-8 replaces all that it cannot read
 
 
-_WESTERN = "".join(
-    bytes([byte]).decode("cp1252", "replace").replace("\ufffd", chr(byte)) for byte in range(256)
-)
+def _characters(text: str) -> str:
+    """Replace surrogates, which are not characters: UTF-7 can spell them."""
+    return _SURROGATE.sub("?", text) if _SURROGATE.search(text) else text
 
 
-def _western(data: bytes) -> str:
-    # Five bytes are controls in the standard and nothing in Python's codec.
-    return codecs.charmap_decode(data, "strict", _WESTERN)[0]
+@cache
+def _windows(codec: str) -> str:
+    """Return the characters of a charset of Windows; bytes that Python's lacks are controls."""
+    bytes_ = (bytes([byte]).decode(codec, "ignore") or chr(byte) for byte in range(256))
+    return "".join(bytes_)
 
 
 def _ascii(data: bytes) -> str:
@@ -151,7 +156,7 @@ def _ascii(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        return _western(data)
+        return codecs.charmap_decode(data, "replace", _windows("cp1252"))[0]
 
 
 def _big5(data: bytes) -> str:
@@ -161,55 +166,40 @@ def _big5(data: bytes) -> str:
         return data.decode("cp950")
 
 
-# JIS X 0208 as Microsoft extended it (with "①" and "㈱") has a codec only in its form as Shift_JIS.
+# Programs in Japan use letters that Microsoft added to JIS X 0208, such as "①" and "㈱". Only the
+# codec of its Shift_JIS has them.
 
-_ESCAPE = re.compile(rb"\x1b(\$[@B]|\([BIJ])")
-_EUC_PAIRS = re.compile(rb"(?:[\xa1-\xfe]{2})++")
-_EUC_KANA = re.compile(rb"(?:\x8e[\xa1-\xdf])++")
-_LOW_SEVEN = bytes(byte & 0x7F for byte in range(256))
-
-
-def _euc_jp(data: bytes) -> str:
-    try:
-        return data.decode("euc_jp")
-    except UnicodeDecodeError:
-        data = _EUC_KANA.sub(lambda run: run[0].replace(b"\x8e", b""), data)
-        shifted = _EUC_PAIRS.sub(lambda run: _shifted(run[0].translate(_LOW_SEVEN)), data)
-        return shifted.decode("cp932", "replace")
+_MOST_ADDED = 10_000
+"""Letters of one text that are looked up there: that is slow."""
 
 
-def _iso_2022_jp(data: bytes) -> str:
-    try:
-        return data.decode("iso2022_jp_ext")
-    except UnicodeDecodeError:
-        pieces = _ESCAPE.split(data)
-    texts = [pieces[0].decode("ascii", "replace")]
-    for escape, piece in zip(pieces[1::2], pieces[2::2], strict=True):
-        if escape == b"(I":
-            piece = bytes(byte | 0x80 for byte in piece)
-        elif escape in (b"$@", b"$B"):
-            piece = b"\n".join(_shifted(line) for line in piece.split(b"\n"))
-        texts.append(piece.decode("cp932", "replace"))
-    return "".join(texts)
+def _japanese(data: bytes, codec: str) -> str:
+    text = data.decode(codec, "replace")
+    if 0 < text.count("\ufffd") <= _MOST_ADDED:
+        text = data.decode(codec, "aiosmtpd.added")
+    return text
 
 
-def _shifted(pairs: bytes) -> bytes:
-    """Return pairs of JIS X 0208, in seven bits, as Shift_JIS; keep all other bytes."""
-    made = bytearray()
-    for row, cell in zip(pairs[::2], pairs[1::2], strict=False):
-        if not (0x21 <= row <= 0x7E and 0x21 <= cell <= 0x7E):
-            made += bytes((row, cell))
-            continue
-        first = (row + 1) // 2 + (0x70 if row < 0x5F else 0xB0)
-        made += bytes((first, cell + 0x7E if row % 2 == 0 else cell + 0x1F + (cell >= 0x60)))
-    return bytes(made) + (pairs[-1:] if len(pairs) % 2 else b"")
+def _added(error: UnicodeError) -> tuple[str, int]:
+    """Decode a pair of bytes that is not in JIS X 0208: an error handler of codecs."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    pair = error.object[error.start : error.start + 2]
+    row, cell = (byte & 0x7F for byte in pair) if len(pair) == 2 else (0, 0)
+    if 0x21 <= row <= 0x7E and 0x21 <= cell <= 0x7E:
+        lead = (row + 1) // 2 + (0x70 if row < 0x5F else 0xB0)
+        trail = cell + 0x7E if row % 2 == 0 else cell + 0x1F + (cell >= 0x60)
+        letter = bytes((lead, trail)).decode("cp932", "ignore")
+        if len(letter) == 1:
+            return letter, error.start + 2
+    return "\ufffd", error.end
 
+
+codecs.register_error("aiosmtpd.added", _added)
 
 _SPECIAL: dict[str, Callable[[bytes], str]] = {
-    "western": _western,
-    "iso8859-1": _western,
     "ascii": _ascii,
     "big5": _big5,
-    "euc-jp": _euc_jp,
-    "iso-2022-jp": _iso_2022_jp,
+    "euc-jp": lambda data: _japanese(data, "euc_jp"),
+    "iso-2022-jp": lambda data: _japanese(data, "iso2022_jp_ext"),
 }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from io import StringIO
 
 _SIGNATURE = "-- "
+
+# The quote marks, the line without the blank that protects it (4.4), the line end.
+_LINE = re.compile(r"(>*+) ?([^\n]*+)(\n?)")
 
 
 def joined(text: str, *, without_blank: bool) -> str:
@@ -12,31 +16,21 @@ def joined(text: str, *, without_blank: bool) -> str:
 
     *without_blank* is ``delsp=yes``: the blank before a soft break is not part of the text.
     """
-    return "\n".join(_paragraphs(text.split("\n"), without_blank))
-
-
-def _paragraphs(lines: list[str], without_blank: bool) -> Iterator[str]:
-    paragraph: list[str] = []
+    made = StringIO()
     depth = 0
-    for line in lines:
-        content = line.lstrip(">")
-        quoted = len(line) - len(content)
-        content = content.removeprefix(" ")
+    soft = False
+    for line in _LINE.finditer(text):
+        quoted, content, end = len(line[1]), line[2], line[3]
         signature = content == _SIGNATURE
-        if paragraph and (quoted != depth or signature):
+        if soft and (quoted != depth or signature):
             # A paragraph has one quote depth, and a signature is one of its own (4.3, 4.5).
-            yield _quoted(paragraph, depth)
-            paragraph = []
+            made.write("\n")
+            soft = False
+        if quoted and not soft:
+            made.write(">" * quoted + (" " if content else ""))
         depth = quoted
-        soft = content.endswith(" ") and not signature
-        paragraph.append(content[:-1] if soft and without_blank else content)
+        soft = content.endswith(" ") and not signature and bool(end)
+        made.write(content[:-1] if soft and without_blank else content)
         if not soft:
-            yield _quoted(paragraph, depth)
-            paragraph = []
-    if paragraph:
-        yield _quoted(paragraph, depth)
-
-
-def _quoted(paragraph: list[str], depth: int) -> str:
-    text = "".join(paragraph)
-    return f"{'>' * depth} {text}".rstrip(" ") if depth else text
+            made.write(end)
+    return made.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from io import StringIO
 
 from aiosmtpd.mail.charsets import decode
 from aiosmtpd.mail.transfer import from_base64, from_quoted_printable
@@ -17,8 +18,6 @@ _FIELD = re.compile(rb"^([^\s:][^:\n]*+):([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULT
 _PROPER_NAME = re.compile(rb"^[!-9;-~]++[ \t]*+:", re.MULTILINE)
 _MBOX_LINES = (b"From ", b">From ")
 
-_FOLDING = re.compile(r"\r?\n(?=[ \t])")
-_BLANKS = b" \t\r\n"
 # U+DC80 to U+DCFF are not among them: they stand for undecoded bytes.
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
@@ -26,10 +25,11 @@ _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 _WORD = re.compile(r"=\?([!->@-~]{1,99})\?([bBqQ])\?([^?]*+(?:(?<!=)\?(?!=)[^?]*+){0,9})\?=")
 
 
-def fields_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the names and the values of the fields in a header block, as they came."""
+def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
+    """Yield the names and the unfolded values of the fields in a header block."""
     if block.startswith(b"\xef\xbb\xbf"):
         block = block[3:]
+    view = memoryview(block)
     number = 0
     for match in _FIELD.finditer(block):
         if match[1].startswith(_MBOX_LINES) and not _PROPER_NAME.match(match[0]):
@@ -37,7 +37,9 @@ def fields_of(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         number += 1
         if number > MOST_FIELDS:
             return
-        yield match[1].rstrip(b" \t"), match[2]
+        name = match[1].rstrip(b" \t").decode("utf-8", "replace")
+        # Not a slice of bytes: a field may be as large as the message.
+        yield name, unfolded(view[match.start(2) : match.end(2)])
 
 
 def is_header(block: bytes) -> bool:
@@ -53,20 +55,22 @@ def end_of_fields(block: bytes) -> int:
     return block.find(b"\n", last) + 1 or len(block)
 
 
-def unfolded(value: bytes) -> str:
+def unfolded(value: bytes | memoryview) -> str:
     """Return a value on one line, with undecodable bytes as lone surrogates; RFC 5322 2.2.3."""
-    text = value.strip(_BLANKS).decode("utf-8", "surrogateescape")
-    if "\n" in text or "\r" in text:
-        text = _FOLDING.sub("", text).replace("\r", " ").replace("\n", " ")
-    return text
+    text = str(value, "utf-8", "surrogateescape").strip(" \t\r\n")
+    return _without_folds(text) if "\n" in text or "\r" in text else text
+
+
+def _without_folds(text: str) -> str:
+    # Not a regular expression: there may be millions.
+    for fold in "\r\n ", "\r\n\t", "\n ", "\n\t":
+        text = text.replace(fold, fold[-1])
+    return text.replace("\r", " ").replace("\n", " ")
 
 
 def decoded_fields(block: bytes) -> list[tuple[str, str]]:
     """Return all fields of a header block as pairs of name and decoded value."""
-    return [
-        (name.decode("utf-8", "replace"), decode_header(unfolded(value)))
-        for name, value in fields_of(block)
-    ]
+    return [(name, decode_header(value)) for name, value in fields_of(block)]
 
 
 def decode_header(value: str) -> str:
@@ -74,28 +78,31 @@ def decode_header(value: str) -> str:
     if not value.isascii():
         value = _LONE_SURROGATE.sub("\ufffd", value)
         value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    value = _FOLDING.sub("", value)
+    if "\n" in value:
+        value = _without_folds(value)
     if "=?" in value:
-        value = "".join(_pieces(value))
+        value = _with_words(value)
     return value.replace("\r", " ").replace("\n", " ")
 
 
-def _pieces(value: str) -> Iterator[str]:
-    encoded, charset, position = b"", "", 0
+def _with_words(value: str) -> str:
+    made = StringIO()
+    encoded, charset, position = bytearray(), "", 0
     for word in _WORD.finditer(value):
         between = value[position : word.start()]
         named = word[1].partition("*")[0]
         adjacent = bool(charset) and not between.strip(" \t\r\n")
         if charset and not (adjacent and named.lower() == charset.lower()):
             # Join adjacent words first: senders split a multi-byte character between two of them.
-            yield decode(encoded, charset)
-            encoded = b""
+            made.write(decode(bytes(encoded), charset))
+            encoded.clear()
         if not adjacent:
-            yield between
+            made.write(between)
         encoded += _word_bytes(word[2], word[3])
         charset, position = named, word.end()
-    yield decode(encoded, charset)
-    yield value[position:]
+    made.write(decode(bytes(encoded), charset))
+    made.write(value[position:])
+    return made.getvalue()
 
 
 def _word_bytes(how: str, text: str) -> bytes:

@@ -121,10 +121,8 @@ def _joined(found: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _continued(pieces: dict[int, tuple[str, bool]]) -> str:
-    if -1 in pieces:
-        ordered = [pieces[-1]]
-    else:
-        ordered = [pieces[number] for number in sorted(pieces)]
+    numbers = [-1] if -1 in pieces else sorted(pieces)
+    ordered = [pieces[number] for number in numbers]
     charset = ""
     first, extended = ordered[0]
     if extended and first.count("'") >= 2:

@@ -56,7 +56,7 @@ def from_base64(pieces: Iterable[bytes]) -> Iterator[bytes]:
         letters = rest + piece.translate(None, _NOT_BASE64)
         padded, padding, tail = letters.rpartition(b"=")
         if padding:
-            yield b"".join(map(_quanta, padded.split(b"=")))
+            yield b"".join(_quanta(one) for one in padded.split(b"=") if len(one) > 1)
         whole = len(tail) & ~3
         yield binascii.a2b_base64(tail[:whole])
         rest = tail[whole:]

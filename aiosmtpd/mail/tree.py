@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from io import BytesIO
 
 from public import public
 
@@ -24,6 +25,9 @@ MOST_PARTS = 1000
 
 LONGEST_BOUNDARY = 1000
 """Bytes of a boundary; RFC 2046 allows 70."""
+
+_MOST_MISSES = 2000
+"""Lines that only look like delimiters before a pattern is made of the boundaries: that is slow."""
 
 _LONGEST_VALUE = 1 << 16
 """Bytes of a field that are parsed."""
@@ -120,7 +124,13 @@ class Part:
     @property
     def content(self) -> bytes:
         """The decoded body."""
-        return b"".join(self.pieces())
+        if self.parts or self.encoding in _AS_THEY_ARE:
+            return self.body
+        # Not a join, which would keep the pieces, too.
+        made = BytesIO()
+        for piece in self.pieces():
+            made.write(piece)
+        return made.getvalue()
 
     def pieces(self) -> Iterator[bytes]:
         """Yield the decoded body in pieces, without reading it as a whole."""
@@ -168,6 +178,9 @@ class _Reader:
         self._open: dict[bytes, list[int]] = {}
         self._boundaries: list[bytes] = []
         self._number = 0
+        self._misses = 0
+        self._delimiter_pattern = _DELIMITER
+        self._header_pattern = _END_OF_HEADER
 
     def read(self) -> Part:
         root = Part(self._source, "0", 0)
@@ -179,13 +192,14 @@ class _Reader:
 
     def _next(self, position: int) -> int | None:
         """Read on to the next delimiter, and the part after it; return the position there."""
-        found = self._searcher.search(_DELIMITER, position)
+        found = self._searcher.search(self._delimiter_pattern, position)
         if found is None:
             return None
         start, line = found
         place, closes = self._delimiter(line)
         if place < 0:
             # The next line may begin with the line end of this one.
+            self._miss()
             return start + len(line)
         self._close(place + 1, start)
         after = min(start + len(line) + 1, self._source.size)
@@ -214,6 +228,19 @@ class _Reader:
                 return ended, True
         return place, False
 
+    def _miss(self) -> None:
+        """Count a line that begins like a delimiter; after many, search for the real ones only."""
+        self._misses += 1
+        if self._misses == _MOST_MISSES and sum(map(len, self._open)) < _MOST_MISSES:
+            line = rb"--(?:%b)(?:--)?[ \t]*+\r?(?=\n|\Z)" % b"|".join(map(re.escape, self._open))
+            self._delimiter_pattern = re.compile(rb"\r?\n" + line)
+            self._header_pattern = re.compile(rb"\r?\n(?:\r?\n|" + line + rb")")
+
+    def _changed(self) -> None:
+        """Search for all lines that begin like a delimiter: other boundaries are open now."""
+        self._misses = 0
+        self._delimiter_pattern, self._header_pattern = _DELIMITER, _END_OF_HEADER
+
     def _close(self, place: int, end: int) -> None:
         """End all parts in the chain from *place* on."""
         for number in range(place, len(self._chain)):
@@ -227,6 +254,7 @@ class _Reader:
         """Read no more parts of the multipart at this place of the chain."""
         boundary = self._boundaries[place] if place < len(self._boundaries) else b""
         if boundary:
+            self._changed()
             self._boundaries[place] = b""
             self._open[boundary].pop()
             if not self._open[boundary]:
@@ -245,6 +273,7 @@ class _Reader:
             self._chain.append(part)
             self._boundaries.append(boundary)
             if boundary:
+                self._changed()
                 self._open.setdefault(boundary, []).append(len(self._chain) - 1)
             if not inside or self._number >= MOST_PARTS:
                 # The line end before the body may also be the one before a delimiter.
@@ -260,7 +289,7 @@ class _Reader:
             part.body_position = begin + blank.end()
             return b""
         position = max(begin - 1, 0)
-        while found := self._searcher.search(_END_OF_HEADER, position):
+        while found := self._searcher.search(self._header_pattern, position):
             start, line = found
             if line.endswith(b"\n"):
                 block = source.read_at(begin, start - begin)
@@ -270,6 +299,7 @@ class _Reader:
                 return block
             if self._delimiter(line)[0] >= 0:
                 return self._without_end(part, max(start, begin))
+            self._miss()
             position = start + len(line)
         return self._without_end(part, source.size)
 
@@ -295,7 +325,8 @@ def _describe(part: Part, block: bytes, default: str) -> None:
     for field in _FIELDS.finditer(block):
         kind = field[1].decode().lower()
         if kind not in part._values:
-            part._values[kind] = header.unfolded(field[2][:_LONGEST_VALUE])
+            end = min(field.end(2), field.start(2) + _LONGEST_VALUE)
+            part._values[kind] = header.unfolded(block[field.start(2) : end])
     part.type = default
     if "type" in part._values:
         value = parameters.parse(part._values.pop("type"))
