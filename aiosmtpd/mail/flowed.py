@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from io import StringIO
+
+from aiosmtpd.mail.builder import TextBuilder
 
 _SIGNATURE = "-- "
 
@@ -16,7 +17,7 @@ def joined(text: str, *, without_blank: bool) -> str:
 
     *without_blank* is ``delsp=yes``: the blank before a soft break is not part of the text.
     """
-    made = StringIO()
+    made = TextBuilder()
     depth = 0
     soft = False
     for line in _LINE.finditer(text):
@@ -24,13 +25,13 @@ def joined(text: str, *, without_blank: bool) -> str:
         signature = content == _SIGNATURE
         if soft and (quoted != depth or signature):
             # A paragraph has one quote depth, and a signature is one of its own (4.3, 4.5).
-            made.write("\n")
+            made.add("\n")
             soft = False
         if quoted and not soft:
-            made.write(">" * quoted + (" " if content else ""))
+            made.add(">" * quoted + (" " if content else ""))
         depth = quoted
         soft = content.endswith(" ") and not signature and bool(end)
-        made.write(content[:-1] if soft and without_blank else content)
+        made.add(content[:-1] if soft and without_blank else content)
         if not soft:
-            made.write(end)
-    return made.getvalue()
+            made.add(end)
+    return made.text()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from io import StringIO
 
+from aiosmtpd.mail.builder import TextBuilder
 from aiosmtpd.mail.charsets import decode
-from aiosmtpd.mail.transfer import from_base64, from_quoted_printable
+from aiosmtpd.mail.transfer import from_base64, unquoted
 
 MOST_FIELDS = 10_000
 """Fields of one header block that are read."""
@@ -86,7 +86,7 @@ def decode_header(value: str) -> str:
 
 
 def _with_words(value: str) -> str:
-    made = StringIO()
+    made = TextBuilder()
     encoded, charset, position = bytearray(), "", 0
     for word in _WORD.finditer(value):
         between = value[position : word.start()]
@@ -94,19 +94,19 @@ def _with_words(value: str) -> str:
         adjacent = bool(charset) and not between.strip(" \t\r\n")
         if charset and not (adjacent and named.lower() == charset.lower()):
             # Join adjacent words first: senders split a multi-byte character between two of them.
-            made.write(decode(bytes(encoded), charset))
+            made.add(decode(bytes(encoded), charset))
             encoded.clear()
         if not adjacent:
-            made.write(between)
+            made.add(between)
         encoded += _word_bytes(word[2], word[3])
         charset, position = named, word.end()
-    made.write(decode(bytes(encoded), charset))
-    made.write(value[position:])
-    return made.getvalue()
+    made.add(decode(bytes(encoded), charset))
+    made.add(value[position:])
+    return made.text()
 
 
 def _word_bytes(how: str, text: str) -> bytes:
     data = text.encode()
     if how in "qQ":
-        return b"".join(from_quoted_printable([data.replace(b"_", b" ")]))
+        return unquoted(data.replace(b"_", b" "))
     return b"".join(from_base64([data])) or data

@@ -23,6 +23,7 @@ _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # A value in no quotes may have blanks in it, but not if another parameter follows them.
 _BARE = re.compile(r"[^;\s]*+(?:\s++(?![\w*-]++\s*+=)[^;\s]++)*+")
+_UNTIL_PARAMETER = re.compile(r"[^;]*+(?:;(?!\s*+[\w*-]++\s*+=)[^;]*+)*+")
 _SECTION = re.compile(r"(.+?)(?:\*(\d{1,4}))?(\*)?", re.DOTALL)
 
 
@@ -97,8 +98,10 @@ def _value(text: str, position: int) -> tuple[str, int]:
         return "", position
     value = bare[0]
     if value.startswith('"'):
-        # Without its end, a quoted string ends at the semicolon.
-        return _ESCAPE.sub(r"\1", value[1:].rstrip()), bare.end()
+        # Without its end, a quoted string ends before the next parameter.
+        rest = _UNTIL_PARAMETER.match(text, position + 1)
+        value = rest[0] if rest else ""
+        return _ESCAPE.sub(r"\1", value.rstrip()), position + 1 + len(value)
     if value.endswith(")") and "(" in value:
         value = value[: value.rindex("(")].rstrip()
     return value, bare.end()

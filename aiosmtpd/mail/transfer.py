@@ -16,8 +16,8 @@ _HELD = 1 << 16
 """Bytes of a line of quoted-printable that are kept until its end comes."""
 
 # The lookbehind keeps it linear: only the first blank of a run is tried.
-_TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n|\Z)")
-_NOT_AT_END = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
+_TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
+_BLANK_ENDS = (b" \r\n", b"\t\r\n", b" \n", b"\t\n")
 
 # A line end of old, after which ``a2b_qp`` would skip the next line.
 _SOFT_RETURN = re.compile(rb"=\r(?!\n)")
@@ -80,13 +80,33 @@ def from_quoted_printable(pieces: Iterable[bytes]) -> Iterator[bytes]:
             # A line without an end: cut it, but not in an escape.
             end = len(rest) - 2
             end -= next((back for back in (1, 2) if rest[end - back : end - back + 1] == b"="), 0)
-        yield _unquoted(_NOT_AT_END.sub(b"", rest[:end]))
+        yield unquoted(_without_trailing_blanks(rest[:end]))
         rest = rest[end:]
-    yield _unquoted(_TRAILING_BLANKS.sub(b"", rest))
+    yield unquoted(_without_trailing_blanks(rest.rstrip(b" \t")))
 
 
-def _unquoted(data: bytes) -> bytes:
-    return binascii.a2b_qp(_SOFT_RETURN.sub(b"", data))
+def _without_trailing_blanks(data: bytes) -> bytes:
+    # Most lines have one blank at most, and a regular expression takes memory for each.
+    for _ in range(3):
+        size = len(data)
+        for end in _BLANK_ENDS:
+            data = data.replace(end, end[1:])
+        if len(data) == size:
+            return data
+    return _TRAILING_BLANKS.sub(b"", data)
+
+
+def unquoted(data: bytes) -> bytes:
+    """Decode the escapes and the soft breaks of quoted-printable, and keep blanks.
+
+    An equals sign that encodes nothing is one.
+    """
+    if b"==" in data:
+        # Twice: the first time makes "=3D==3D=" of four.
+        data = data.replace(b"==", b"=3D=").replace(b"==", b"=3D=")
+    if b"=\r" in data:
+        data = _SOFT_RETURN.sub(b"", data)
+    return binascii.a2b_qp(data)
 
 
 def _from_uu(data: bytes) -> bytes:
@@ -98,7 +118,9 @@ def _from_uu(data: bytes) -> bytes:
         line = line.rstrip(b"\r")
         if line == b"end":
             break
-        size = (((line[0] - 32) & 63) * 4 + 5) // 3 if line else 0
+        if not line:
+            continue
+        size = (((line[0] - 32) & 63) * 4 + 5) // 3
         try:
             made += binascii.a2b_uu(line[: size + 1])
         except binascii.Error:

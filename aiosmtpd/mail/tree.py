@@ -200,7 +200,7 @@ class _Reader:
         if place < 0:
             # The next line may begin with the line end of this one.
             self._miss()
-            return start + len(line)
+            return start + len(line.rstrip(b"\r"))
         self._close(place + 1, start)
         after = min(start + len(line) + 1, self._source.size)
         if closes or after == self._source.size:
@@ -300,7 +300,7 @@ class _Reader:
             if self._delimiter(line)[0] >= 0:
                 return self._without_end(part, max(start, begin))
             self._miss()
-            position = start + len(line)
+            position = start + len(line.rstrip(b"\r"))
         return self._without_end(part, source.size)
 
     def _without_end(self, part: Part, end: int) -> bytes:
@@ -327,6 +327,8 @@ def _describe(part: Part, block: bytes, default: str) -> None:
         if kind not in part._values:
             end = min(field.end(2), field.start(2) + _LONGEST_VALUE)
             part._values[kind] = header.unfolded(block[field.start(2) : end])
+    if block.count(b"\n") > header.MOST_FIELDS:
+        part.notice = f"only {header.MOST_FIELDS} fields of the header are read"
     part.type = default
     if "type" in part._values:
         value = parameters.parse(part._values.pop("type"))
@@ -341,7 +343,8 @@ def _boundary_of(part: Part) -> bytes:
     if not part.type.startswith("multipart/"):
         return b""
     boundary = part.parameters.get("boundary", "").rstrip()
-    return boundary.encode("utf-8", "surrogateescape")[: LONGEST_BOUNDARY + 1]
+    encoded = boundary.encode("utf-8", "surrogateescape")
+    return encoded if len(encoded) <= LONGEST_BOUNDARY else b""
 
 
 def _describe_unread(part: Part) -> None:

@@ -168,7 +168,7 @@ def test_json_has_all_keys() -> None:
     assert list(said) == [
         *("received", "client_address", "client_port", "client_name", "tls", "authenticated"),
         *("sender", "recipients", "mail_options", "rcpt_options", "headers", "subject", "text"),
-        *("html", "links", "attachments", "size", "raw", "raw_base64"),
+        *("html", "links", "attachments", "size", "raw", "raw_base64", "parts", "notices"),
     ]
     assert said["received"] == mail.received.isoformat(timespec="milliseconds")
     assert (said["tls"], said["authenticated"]) == ("TLSv1.3", True)
