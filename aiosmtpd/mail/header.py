@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from aiosmtpd.mail.builder import TextBuilder
 from aiosmtpd.mail.charsets import decode
@@ -30,16 +31,13 @@ def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
     if block.startswith(b"\xef\xbb\xbf"):
         block = block[3:]
     view = memoryview(block)
-    number = 0
-    for match in _FIELD.finditer(block):
-        if match[1].startswith(_MBOX_LINES) and not _PROPER_NAME.match(match[0]):
-            continue
-        number += 1
-        if number > MOST_FIELDS:
-            return
-        name = match[1].rstrip(b" \t").decode("utf-8", "replace")
-        # Not a slice of bytes: a field may be as large as the message.
-        yield name, unfolded(view[match.start(2) : match.end(2)])
+    for match in islice(_FIELD.finditer(block), MOST_FIELDS):
+        name, value = match.span(1), match.span(2)
+        spelt = block[name[0] : name[1]]
+        if not (spelt.startswith(_MBOX_LINES) and not _PROPER_NAME.match(block, name[0])):
+            # Not a slice of bytes: a field may be as large as the message.
+            text = unfolded(view[value[0] : value[1]])
+            yield spelt.rstrip(b" \t").decode("utf-8", "replace"), text
 
 
 def is_header(block: bytes) -> bool:
@@ -70,7 +68,10 @@ def _without_folds(text: str) -> str:
 
 def decoded_fields(block: bytes) -> list[tuple[str, str]]:
     """Return all fields of a header block as pairs of name and decoded value."""
-    return [(name, decode_header(value)) for name, value in fields_of(block)]
+    return [
+        (name, value if value.isascii() and "=?" not in value else decode_header(value))
+        for name, value in fields_of(block)
+    ]
 
 
 def decode_header(value: str) -> str:

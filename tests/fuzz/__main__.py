@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).with_name("corpus")
-NAMES = ("receiver", "maildata", "path", "parameters", "proxy", "dialogue")
+NAMES = (
+    *("receiver", "maildata", "path", "parameters", "proxy", "dialogue"),
+    *("header_block", "mime_field", "encoded_word", "base64", "quoted_printable", "charset"),
+    "message",
+)
 
 
 def _quoted(word: bytes) -> str:

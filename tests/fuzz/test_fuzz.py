@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.attack.mutations import DIALOGUES, PIECES
 from tests.fuzz.__main__ import NAMES
-from tests.fuzz.targets import TARGETS, close
+from tests.fuzz.targets import MAIL_PIECES, TARGETS, close
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*/*"))
 
@@ -17,6 +17,7 @@ inputs = st.one_of(
     st.lists(
         st.one_of(st.sampled_from([*PIECES, *DIALOGUES]), st.binary(max_size=4)), max_size=12
     ).map(lambda pieces: b"".join(pieces)[:2000]),
+    st.lists(st.sampled_from(MAIL_PIECES), max_size=20).map(b"".join),
 )
 
 
