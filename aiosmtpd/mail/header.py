@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from itertools import islice
 
@@ -28,8 +29,7 @@ _WORD = re.compile(r"=\?([!->@-~]{1,99})\?([bBqQ])\?([^?]*+(?:(?<!=)\?(?!=)[^?]*
 
 def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
     """Yield the names and the unfolded values of the fields in a header block."""
-    if block.startswith(b"\xef\xbb\xbf"):
-        block = block[3:]
+    block = block.removeprefix(BOM_UTF8)
     view = memoryview(block)
     for match in islice(_FIELD.finditer(block), MOST_FIELDS):
         name, value = match.span(1), match.span(2)
@@ -42,7 +42,7 @@ def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
 
 def is_header(block: bytes) -> bool:
     """Return True if there is a header field in a block."""
-    return _PROPER_NAME.search(block.removeprefix(b"\xef\xbb\xbf")) is not None
+    return _PROPER_NAME.search(block.removeprefix(BOM_UTF8)) is not None
 
 
 def end_of_fields(block: bytes) -> int:

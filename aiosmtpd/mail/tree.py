@@ -7,6 +7,7 @@ a message in a file is not read into memory.
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from functools import cached_property
 from io import BytesIO
@@ -243,9 +244,10 @@ class _Reader:
 
     def _close(self, place: int, end: int) -> None:
         """End all parts in the chain from *place* on."""
-        for number in range(place, len(self._chain)):
+        for number in range(len(self._chain) - 1, place - 1, -1):
             part = self._chain[number]
-            part.end = max(part.body_position, end)
+            # The line end before a delimiter may be the one that ends the header.
+            part.end = end = max(part.body_position, end)
             self._forget(number)
             _describe_unread(part)
         del self._chain[place:], self._boundaries[place:]
@@ -322,6 +324,7 @@ def _number_below(container: Part) -> str:
 
 def _describe(part: Part, block: bytes, default: str) -> None:
     """Read the fields that say what a part is; the first of each kind counts."""
+    block = block.removeprefix(BOM_UTF8)
     for field in _FIELDS.finditer(block):
         kind = field[1].decode().lower()
         if kind not in part._values:

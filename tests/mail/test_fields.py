@@ -33,7 +33,7 @@ def test_media_types(spelt: str) -> None:
 @pytest.mark.parametrize(
     "spelt", ["", "text", "/", "text/", "/html", "日本/語", ";charset=utf-8", "()"]
 )
-def test_values_that_are_no_media_types(spelt: str) -> None:
+def test_other_values_are_plain_text(spelt: str) -> None:
     assert tree_of(part(f"Content-Type: {spelt}")).type == "text/plain"
 
 

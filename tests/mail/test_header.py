@@ -37,9 +37,10 @@ def test_odd_names_are_kept() -> None:
     assert headers.fields == [("Subject", "x"), ("X My Header", "1"), ("x-y", "2")]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_name() -> None:
+def test_a_byte_order_mark_is_skipped() -> None:
     mail = mail_of(b"\xef\xbb\xbfSubject: Hello\r\n\r\nbody")
     assert (mail.headers.fields, mail.text) == ([("Subject", "Hello")], "body")
+    assert mail_of(b"\xef\xbb\xbfContent-Type: text/html\r\n\r\nbody").html == "body"
 
 
 @pytest.mark.parametrize("text", ["Hello!\r\n\r\nYours\r\n", "Hello!", "no (colon) : here\r\n\r\n"])
