@@ -202,6 +202,9 @@ class _Reader:
             # The next line may begin with the line end of this one.
             self._miss()
             return start + len(line.rstrip(b"\r"))
+        if start < self._chain[-1].position:
+            # A delimiter right after another: there is no part between them.
+            self._drop()
         self._close(place + 1, start)
         after = min(start + len(line) + 1, self._source.size)
         if closes or after == self._source.size:
@@ -251,6 +254,12 @@ class _Reader:
             self._forget(number)
             _describe_unread(part)
         del self._chain[place:], self._boundaries[place:]
+
+    def _drop(self) -> None:
+        """Remove the last part of the chain from the tree."""
+        self._chain.pop()
+        self._boundaries.pop()
+        self._chain[-1].parts.pop()
 
     def _forget(self, place: int) -> None:
         """Read no more parts of the multipart at this place of the chain."""
