@@ -39,7 +39,7 @@ def parse(text: str) -> Value:
     position = _skip(text, 0)
     main = _MAIN.match(text, position)
     found = main[0] if main else ""
-    if "=" in found:
+    if "=" in found and "/" not in found.partition("=")[0]:
         # The main value is missing.
         return Value("", _joined(_parameters(text, position)))
     position = _skip(text, position + len(found))

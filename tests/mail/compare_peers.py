@@ -266,9 +266,33 @@ def truncated(rng: Random) -> bytes:
     return whole[: rng.randint(1, len(whole))]
 
 
+def mutated(rng: Random) -> bytes:
+    pieces = [
+        b"",
+        b"\r\n",
+        b"\n",
+        b" ",
+        b"\t",
+        b";",
+        b'"',
+        b"(",
+        b"=",
+        b"=?",
+        b"--",
+        b":",
+        b"\r\n ",
+    ]
+    content = rng.choice([structure, file_name, subject, field_spelling])(rng)
+    for _ in range(rng.randint(1, 3)):
+        at = rng.randint(0, len(content))
+        content = content[:at] + rng.choice(pieces) + content[at + rng.randint(0, 2) :]
+    return content
+
+
 KINDS: tuple[Callable[[Random], bytes], ...] = (
     *(header_block, subject, charset, charset_of_header, file_name, field_spelling, base64),
     *(quoted_printable, structure, named_body, flowed, attached_message, truncated),
+    mutated,
 )
 
 

@@ -118,6 +118,11 @@ def test_the_name_of_the_media_type_is_the_second_choice() -> None:
     assert tree_of(part(f"{head}; filename=a.csv")).name == "a.csv"
 
 
+def test_a_media_type_may_have_any_character() -> None:
+    mail = mail_of(multipart("rela=ed", part("X: y", "a"), part("Content-Type: x/a=b")))
+    assert (mail.text, mail.parts[-1].type) == ("a", "x/a=b")
+
+
 def test_a_disposition_without_its_kind() -> None:
     root = tree_of(part("Content-Disposition: filename=a.pdf"))
     assert (root.disposition, root.name) == ("", "a.pdf")
