@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.attack.mutations import DIALOGUES, PIECES
-from tests.fuzz.__main__ import NAMES
-from tests.fuzz.targets import MAIL_PIECES, TARGETS, close
+from tests.fuzz.__main__ import MAIL_NAMES, NAMES
+from tests.fuzz.mail_targets import MAIL_PIECES
+from tests.fuzz.targets import TARGETS, close
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*/*"))
 
@@ -49,4 +50,4 @@ def test_made_octets(name: str) -> None:
 
 
 def test_each_target_has_a_corpus() -> None:
-    assert set(NAMES) == set(TARGETS) == {file.parent.name for file in CORPUS}
+    assert {*NAMES, *MAIL_NAMES} == set(TARGETS) == {file.parent.name for file in CORPUS}
