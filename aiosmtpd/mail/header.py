@@ -16,7 +16,7 @@ MOST_FIELDS = 10_000
 
 # A name may be followed by blanks (RFC 5322 section 4.5). Programs also write names with blanks in
 # them. All other lines are skipped.
-_FIELD = re.compile(rb"^([^\s:][^:\n]*+):([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
+_FIELD = re.compile(rb"^([^\s:][^:\r\n]*+):([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
 _PROPER_NAME = re.compile(rb"^[!-9;-~]++[ \t]*+:", re.MULTILINE)
 _MBOX_LINES = (b"From ", b">From ")
 
@@ -74,11 +74,17 @@ def decoded_fields(block: bytes) -> list[tuple[str, str]]:
     ]
 
 
+def characters(value: str) -> str:
+    """Return a value with U+FFFD in place of bytes that were not decoded."""
+    if value.isascii():
+        return value
+    value = _LONE_SURROGATE.sub("\ufffd", value)
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def decode_header(value: str) -> str:
     """Decode the encoded words (RFC 2047) in a header's value; return it as one line."""
-    if not value.isascii():
-        value = _LONE_SURROGATE.sub("\ufffd", value)
-        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    value = characters(value)
     if "\n" in value:
         value = _without_folds(value)
     if "=?" in value:

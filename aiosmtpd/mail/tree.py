@@ -92,7 +92,7 @@ class Part:
     @property
     def disposition(self) -> str:
         """``"inline"``, ``"attachment"`` or another value (RFC 2183); ``""`` without one."""
-        return self._disposition.main
+        return header.characters(self._disposition.main)
 
     @cached_property
     def name(self) -> str:
@@ -275,8 +275,7 @@ class _Reader:
         """Read the header of a part, and of the messages in it; return where to search on."""
         while True:
             self._number += 1
-            _describe(part, self._header(part), default)
-            boundary = _boundary_of(part)
+            boundary = _describe(part, self._header(part), default)
             inside = part.type in _MESSAGES and part.encoding in _AS_THEY_ARE
             if len(self._chain) >= DEEPEST and (boundary or inside):
                 part.notice = f"parts nested deeper than {DEEPEST} levels are left as source"
@@ -331,32 +330,33 @@ def _number_below(container: Part) -> str:
     return f"{number}{len(container.parts) + 1}"
 
 
-def _describe(part: Part, block: bytes, default: str) -> None:
-    """Read the fields that say what a part is; the first of each kind counts."""
-    block = block.removeprefix(BOM_UTF8)
-    for field in _FIELDS.finditer(block):
-        kind = field[1].decode().lower()
-        if kind not in part._values:
-            end = min(field.end(2), field.start(2) + _LONGEST_VALUE)
-            part._values[kind] = header.unfolded(block[field.start(2) : end])
+def _describe(part: Part, block: bytes, default: str) -> bytes:
+    """Read the fields that say what a part is; return the boundary of a multipart."""
     if block.count(b"\n") > header.MOST_FIELDS:
         part.notice = f"only {header.MOST_FIELDS} fields of the header are read"
+    block = block.removeprefix(BOM_UTF8)
+    for field in _FIELDS.finditer(block):
+        end = min(field.end(2), field.start(2) + _LONGEST_VALUE)
+        # The first of each kind counts.
+        part._values.setdefault(
+            field[1].decode().lower(), header.unfolded(block[field.start(2) : end])
+        )
     part.type = default
-    if "type" in part._values:
-        value = parameters.parse(part._values.pop("type"))
-        # A value that is not a media type counts as none (RFC 2045 section 5.2).
-        part.type = value.main if _MEDIA_TYPE.fullmatch(value.main) else "text/plain"
-        part.parameters = value.parameters
     if "transfer-encoding" in part._values:
-        part.encoding = parameters.parse(part._values.pop("transfer-encoding")).main
-
-
-def _boundary_of(part: Part) -> bytes:
+        encoding = parameters.parse(part._values.pop("transfer-encoding")).main
+        part.encoding = header.characters(encoding)
+    if "type" not in part._values:
+        return b""
+    value = parameters.parse(part._values.pop("type"))
+    # A value that is not a media type counts as none (RFC 2045 section 5.2).
+    part.type = value.main if _MEDIA_TYPE.fullmatch(value.main) else "text/plain"
+    part.parameters = {
+        header.characters(name): header.characters(text) for name, text in value.parameters.items()
+    }
     if not part.type.startswith("multipart/"):
         return b""
-    boundary = part.parameters.get("boundary", "").rstrip()
-    encoded = boundary.encode("utf-8", "surrogateescape")
-    return encoded if len(encoded) <= LONGEST_BOUNDARY else b""
+    boundary = value.parameters.get("boundary", "").rstrip().encode("utf-8", "surrogateescape")
+    return boundary if len(boundary) <= LONGEST_BOUNDARY else b""
 
 
 def _describe_unread(part: Part) -> None:

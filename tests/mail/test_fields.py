@@ -65,6 +65,18 @@ def test_a_name_that_is_not_text() -> None:
     assert root.name == "\ufffd.pdf"
 
 
+def test_bytes_that_are_not_text_are_replaced() -> None:
+    head = (
+        "Content-Type: multipart/mixed; boundary=ÿ; x=ÿ; charset=ÿ\nContent-Disposition: ÿ\n"
+        "Content-ID: <ÿ>\nContent-Transfer-Encoding: ÿ"
+    )
+    content = part(head, "--ÿ\r\n\r\na\r\n--ÿ--").replace("ÿ".encode(), b"\xff")
+    root = tree_of(content)
+    assert root.parts[0].text == "a"
+    found = (root.parameters["x"], root.charset, root.disposition, root.content_id, root.encoding)
+    assert found == ("\ufffd",) * 5
+
+
 # RFC 5322 section 2.2.3.
 @pytest.mark.parametrize(
     "spelt", ['"simple\r\n boundary"', '\r\n\t"simple boundary"', '"simple boundary" ']
