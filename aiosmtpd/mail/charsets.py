@@ -98,6 +98,11 @@ def decode(data: bytes, label: str, *, html: bool = False) -> str:
     return _decoded(data, name or "utf-8").removeprefix("\ufeff")
 
 
+def is_known(label: str) -> bool:
+    """Return True if there is a codec for a charset of this name."""
+    return bool(_codec_of(label))
+
+
 def _codec_of(label: str) -> str:
     """Return the name of the codec, ``""`` without one."""
     label = label.strip(" \t\r\n\f\"'").lower()

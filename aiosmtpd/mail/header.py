@@ -115,5 +115,7 @@ def _with_words(value: str) -> str:
 def _word_bytes(how: str, text: str) -> bytes:
     data = text.encode()
     if how in "qQ":
-        return unquoted(data.replace(b"_", b" "))
+        # There are no soft line breaks here: the last character is just an equals sign.
+        end = b"=3D" if data.endswith(b"=") else data[-1:]
+        return unquoted((data[:-1] + end).replace(b"_", b" "))
     return b"".join(from_base64([data])) or data

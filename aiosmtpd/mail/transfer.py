@@ -26,6 +26,10 @@ _UU_BEGIN = re.compile(rb"(?:^|\n)begin [0-7]{3,4} [^\n]*+(?:\n|$)", re.I)
 _UU_NAMES = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 
 
+KNOWN = frozenset({"", "7bit", "8bit", "binary", "base64", "quoted-printable"}) | _UU_NAMES
+"""The encodings that :func:`decoded` undoes; ``""`` is no encoding."""
+
+
 def decoded(read: Callable[[], Iterator[bytes]], encoding: str) -> Iterator[bytes]:
     """Yield the decoded bytes of the pieces that *read* yields; *encoding* is in lower case.
 

@@ -58,6 +58,7 @@ class Part:
     def __init__(self, source: Source, number: str, position: int) -> None:
         self._source = source
         self._values: dict[str, str] = {}
+        self._undivided = ""
         #: The number of the part, such as ``"1.2"``.
         self.number = number
         #: The media type in lower case; ``"text/plain"`` if the part names none.
@@ -74,8 +75,6 @@ class Part:
         self.end = position
         #: The parts of a multipart; the root of a message that is a part.
         self.parts: list[Part] = []
-        #: Why the part is not read as the sender meant it; ``""`` if it is.
-        self.notice = ""
 
     def __repr__(self) -> str:
         return f"<Part {self.number}, {self.type}>"
@@ -84,6 +83,17 @@ class Part:
     def charset(self) -> str:
         """The name of the charset as the part has it, in lower case; ``""`` without one."""
         return self.parameters.get("charset", "").strip().lower()
+
+    @cached_property
+    def notice(self) -> str:
+        """Why the part is not read as the sender meant it; ``""`` if it is."""
+        if self._undivided or self.parts:
+            return self._undivided
+        if self.encoding not in transfer.KNOWN:
+            return f"the transfer encoding {self.encoding[:40]} is unknown: not decoded"
+        if self.type.startswith("text/") and self.charset and not charsets.is_known(self.charset):
+            return f"the charset {self.charset[:40]} is unknown: read as UTF-8"
+        return ""
 
     @cached_property
     def _disposition(self) -> parameters.Value:
@@ -215,7 +225,7 @@ class _Reader:
         part = Part(self._source, _number_below(container), after)
         container.parts.append(part)
         if self._number >= MOST_PARTS:
-            part.notice = f"more than {MOST_PARTS} parts: the rest of the message is its source"
+            part._undivided = f"more than {MOST_PARTS} parts: the rest of the message is its source"
             part.position = part.body_position = start + len(line) - len(line.lstrip(b"\r\n"))
             self._chain.append(part)
             return None
@@ -278,7 +288,7 @@ class _Reader:
             boundary = _describe(part, self._header(part), default)
             inside = part.type in _MESSAGES and part.encoding in _AS_THEY_ARE
             if len(self._chain) >= DEEPEST and (boundary or inside):
-                part.notice = f"parts nested deeper than {DEEPEST} levels are left as source"
+                part._undivided = f"parts nested deeper than {DEEPEST} levels are left as source"
                 boundary, inside = b"", False
             self._chain.append(part)
             self._boundaries.append(boundary)
@@ -333,7 +343,7 @@ def _number_below(container: Part) -> str:
 def _describe(part: Part, block: bytes, default: str) -> bytes:
     """Read the fields that say what a part is; return the boundary of a multipart."""
     if block.count(b"\n") > header.MOST_FIELDS:
-        part.notice = f"only {header.MOST_FIELDS} fields of the header are read"
+        part._undivided = f"only {header.MOST_FIELDS} fields of the header are read"
     block = block.removeprefix(BOM_UTF8)
     for field in _FIELDS.finditer(block):
         end = min(field.end(2), field.start(2) + _LONGEST_VALUE)
@@ -361,5 +371,5 @@ def _describe(part: Part, block: bytes, default: str) -> bytes:
 
 def _describe_unread(part: Part) -> None:
     """Note on a multipart that has no parts why it has none."""
-    if part.type.startswith("multipart/") and not part.parts and not part.notice:
-        part.notice = "a multipart without parts is left as source"
+    if part.type.startswith("multipart/") and not part.parts and not part._undivided:
+        part._undivided = "a multipart without parts is left as source"

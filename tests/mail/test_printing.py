@@ -84,6 +84,15 @@ def test_html_without_text_is_shown_with_its_links() -> None:
     assert lines[-5:] == ["Look here", "─" * 72, "Link       https://a.test/b", "─" * 72, ""]
 
 
+def test_parts_that_cannot_be_read_have_a_notice() -> None:
+    content = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--c\r\n\r\nHello\r\n--c--\r\n"
+    lines = pretty(received(content)).splitlines()
+    assert lines[-8:-2] == [
+        *("--c", "", "Hello", "--c--", "-" * 72),
+        "Notice     part 0: a multipart without parts is left as source",
+    ]
+
+
 def test_an_empty_message_is_printed() -> None:
     mail = received(b"", client_address=("", 0), host_name=None)
     lines = pretty(mail).splitlines()
@@ -179,6 +188,21 @@ def test_json_has_all_keys() -> None:
     assert csv["name"] == "größe.csv"
     assert png == {"name": "a.png", "type": "image/png", "size": 2, "base64": "AP8="}
     assert (said["raw"].encode(), said["raw_base64"]) == (mail.content, None)
+    assert [one["number"] for one in said["parts"]] == ["0", "1", "1.1", "1.2", "2", "3"]
+    assert said["parts"][5] == {
+        "number": "3",
+        "type": "image/png",
+        "charset": "",
+        "encoding": "base64",
+        "disposition": "attachment",
+        "content_id": "",
+        "name": "a.png",
+        "position": mail.parts[5].position,
+        "body_position": mail.parts[5].body_position,
+        "end": mail.parts[5].end,
+        "size": 2,
+    }
+    assert said["notices"] == []
 
 
 def test_json_of_bytes_that_are_not_utf_8() -> None:

@@ -157,6 +157,21 @@ def test_a_multipart_without_parts_is_text(spelt: str) -> None:
     assert mail.notices == ["part 0: a multipart without parts is left as source"]
 
 
+@pytest.mark.parametrize(
+    ("head", "notice"),
+    [
+        ("Content-Type: text/plain; charset=x-new", "the charset x-new is unknown: read as UTF-8"),
+        ("Content-Transfer-Encoding: x-new", "the transfer encoding x-new is unknown: not decoded"),
+        ("Content-Type: text/plain; charset=x-sjis\nContent-Transfer-Encoding: BINARY", ""),
+        ("Content-Type: image/png; charset=x-new", ""),
+    ],
+)
+def test_what_cannot_be_decoded_has_a_notice(head: str, notice: str) -> None:
+    mail = mail_of(part(head, "=41"))
+    assert (mail.root.notice, mail.root.content) == (notice, b"=41")
+    assert mail.notices == ([f"part 0: {notice}"] if notice else [])
+
+
 # A message in a file.
 
 
