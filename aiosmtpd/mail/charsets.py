@@ -10,6 +10,8 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from functools import cache
 
 _LABELS = """
@@ -65,6 +67,13 @@ _CODECS = {
     for label in line.partition(": ")[2].split()
 }
 
+_WITHOUT_ALIASES = (
+    "cp1006 cp720 cp737 cp856 cp874 cp875 koi8_t koi8_u mac_arabic mac_croatian mac_farsi "
+    "mac_romanian utf_8_sig"
+)
+_OF_PYTHON = frozenset({*aliases, *aliases.values(), *_WITHOUT_ALIASES.split()})
+"""Codecs of Python, and their other names. It keeps all names that it does not know in memory."""
+
 # Codecs that take quadratic time, or that are for program text: mail does not use them.
 _NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"})
 
@@ -108,8 +117,10 @@ def _codec_of(label: str) -> str:
     label = label.strip(" \t\r\n\f\"'").lower()
     if label in _CODECS:
         return _CODECS[label]
+    if normalize_encoding(label) not in _OF_PYTHON:
+        return ""
     try:
-        name = codecs.lookup(label).name if label else ""
+        name = codecs.lookup(label).name
     except Exception:  # for example if the codec's module cannot be imported
         return ""
     return "" if name in _NO_CHARSETS else _CODECS.get(name, name)

@@ -1,5 +1,7 @@
 """Charsets by their names: https://encoding.spec.whatwg.org/, section 4.2."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -94,3 +96,13 @@ def test_plain_text_names_no_charset() -> None:
 )
 def test_any_bytes_are_text(data: bytes, label: str) -> None:
     decode(data, label).encode()
+
+
+def test_unknown_names_are_not_remembered() -> None:
+    decode(b"x", "x-new")
+    tracemalloc.start()
+    for number in range(1000):
+        decode(b"x", f"x-{number:01000}")
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100_000
