@@ -198,7 +198,7 @@ def _japanese(data: bytes, codec: str) -> str:
 
 def _added(error: UnicodeError) -> tuple[str, int]:
     """Decode a pair of bytes that is not in JIS X 0208: an error handler of codecs."""
-    if not isinstance(error, UnicodeDecodeError):
+    if not isinstance(error, UnicodeDecodeError):  # pragma: no cover - only decode() has it
         raise error
     pair = error.object[error.start : error.start + 2]
     row, cell = (byte & 0x7F for byte in pair) if len(pair) == 2 else (0, 0)

@@ -10,6 +10,10 @@ PIECE = 1 << 18
 """Bytes that are read at once from a file, and decoded at once."""
 
 
+LONGEST_MATCH = 2000
+"""Bytes that a pattern may match."""
+
+
 class Source(Protocol):
     """Mail data that can be read from any position; ``Stored`` of the protocol is one, too."""
 
@@ -58,7 +62,7 @@ def pieces(source: Source, position: int, size: int) -> Iterator[bytes]:
 class Searcher:
     """Searches a source for lines from front to back; of a file, it keeps one piece in memory.
 
-    A pattern must begin with a line end, and match less than ``PIECE`` bytes.
+    A pattern must match ``LONGEST_MATCH`` bytes at most.
     """
 
     def __init__(self, source: Source) -> None:
@@ -77,7 +81,7 @@ class Searcher:
             if end >= self._source.size:
                 return None
             # The end of the piece may have cut a match.
-            position = self._begin + match.start() if match else max(position, end - 3)
+            position = self._begin + match.start() if match else max(position, end - LONGEST_MATCH)
             self._begin, self._piece = position, self._source.read_at(position, PIECE)
         return None
 

@@ -246,7 +246,7 @@ class _Reader:
         """Count a line that begins like a delimiter; after many, search for the real ones only."""
         self._misses += 1
         if self._misses == _MOST_MISSES and sum(map(len, self._open)) < _MOST_MISSES:
-            line = rb"--(?:%b)(?:--)?[ \t]*+\r?(?=\n|\Z)" % b"|".join(map(re.escape, self._open))
+            line = rb"--(?:%b)(?:--)?[ \t\r\v\f]*+(?=\n|\Z)" % b"|".join(map(re.escape, self._open))
             self._delimiter_pattern = re.compile(rb"\r?\n" + line)
             self._header_pattern = re.compile(rb"\r?\n(?:\r?\n|" + line + rb")")
 
