@@ -27,7 +27,7 @@ _UU_NAMES = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 
 
 KNOWN = frozenset({"", "7bit", "8bit", "binary", "base64", "quoted-printable"}) | _UU_NAMES
-"""The encodings that :func:`decoded` undoes; ``""`` is no encoding."""
+"""The encodings that :func:`decoded` undoes; ``""`` stands for the absence of one."""
 
 
 def decoded(read: Callable[[], Iterator[bytes]], encoding: str) -> Iterator[bytes]:
