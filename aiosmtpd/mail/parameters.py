@@ -23,6 +23,8 @@ _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # A value in no quotes may have blanks in it, but not if another parameter follows them.
 _BARE = re.compile(r"[^;\s]*+(?:\s++(?![\w*-]++\s*+=)[^;\s]++)*+")
+# Of limited length, so that reading stays linear.
+_COMMENT_BEFORE = re.compile(r"\((?:[^()\\]|\\.){0,200}\)(?:\s++|(?=\"))", re.DOTALL)
 _UNTIL_PARAMETER = re.compile(r"[^;]*+(?:;(?!\s*+[\w*-]++\s*+=)[^;]*+)*+")
 _SECTION = re.compile(r"(.+?)(?:\*(\d{1,4}))?(\*)?", re.DOTALL)
 
@@ -79,14 +81,17 @@ def _parameters(text: str, position: int) -> list[tuple[str, str]]:
         position = _skip(text, name.end())
         if text[position : position + 1] != "=":
             continue
-        value, position = _value(text, _skip_blanks(text, position + 1))
+        value, position = _value(text, _begin(text, position + 1))
         found.append((name[0].lower(), value))
     return found
 
 
-def _skip_blanks(text: str, position: int) -> int:
+def _begin(text: str, position: int) -> int:
+    """Return where a value begins: after a comment, unless it looks like a part of the value."""
     blanks = _BLANKS.match(text, position)
-    return blanks.end() if blanks else position
+    position = blanks.end() if blanks else position
+    comment = _COMMENT_BEFORE.match(text, position)
+    return comment.end() if comment else position
 
 
 def _value(text: str, position: int) -> tuple[str, int]:
