@@ -342,7 +342,7 @@ def _number_below(container: Part) -> str:
 
 def _describe(part: Part, block: bytes, default: str) -> bytes:
     """Read the fields that say what a part is; return the boundary of a multipart."""
-    if block.count(b"\n") > header.MOST_FIELDS:
+    if header.has_more_fields(block):
         part._undivided = f"only {header.MOST_FIELDS} fields of the header are read"
     block = block.removeprefix(BOM_UTF8)
     for field in _FIELDS.finditer(block):
