@@ -282,7 +282,7 @@ class _Reader:
                 del self._open[boundary]
 
     def _begin(self, part: Part, default: str) -> int:
-        """Read the header of a part, and of the messages in it; return where to search on."""
+        """Read the header of a part and of messages in it; return the position to search from."""
         while True:
             self._number += 1
             boundary = _describe(part, self._header(part), default)
