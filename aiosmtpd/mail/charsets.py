@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from encodings import normalize_encoding
 from encodings.aliases import aliases
 from functools import cache
@@ -133,7 +134,7 @@ def _codec_of_mark(data: bytes) -> str:
 def _codec_of_page(data: bytes) -> str:
     found = _META.search(data[:_SEARCHED])
     name = _codec_of(found[1].decode("latin-1")) if found else ""
-    # A page whose element can be read is not in UTF-16 (HTML 13.2.3.2, step 15).
+    # A page whose element can be read is not in UTF-16 (HTML 13.2.3.2).
     return "utf-8" if name.startswith("utf-16") else name
 
 
@@ -176,10 +177,10 @@ def _ascii(data: bytes) -> str:
 
 
 def _big5(data: bytes) -> str:
-    try:
-        return data.decode("big5hkscs")
-    except UnicodeDecodeError:
-        return data.decode("cp950")
+    for codec in "big5hkscs", "cp950":
+        with suppress(UnicodeDecodeError):
+            return data.decode(codec)
+    return data.decode("big5hkscs", "replace")
 
 
 # Programs in Japan use letters that Microsoft added to JIS X 0208, such as "①" and "㈱". Only the

@@ -40,6 +40,12 @@ def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
             yield spelt.rstrip(b" \t").decode("utf-8", "replace"), text
 
 
+def has_more_fields(block: bytes) -> bool:
+    """Return True if a block has more fields than are read."""
+    lines = block.count(b"\n")
+    return lines >= MOST_FIELDS and any(islice(_FIELD.finditer(block), MOST_FIELDS, None))
+
+
 def is_header(block: bytes) -> bool:
     """Return True if there is a header field in a block."""
     return _PROPER_NAME.search(block.removeprefix(BOM_UTF8)) is not None

@@ -282,7 +282,7 @@ class _Reader:
                 del self._open[boundary]
 
     def _begin(self, part: Part, default: str) -> int:
-        """Read the header of a part, and of the messages in it; return where to search on."""
+        """Read the header of a part and of messages in it; return the position to search from."""
         while True:
             self._number += 1
             boundary = _describe(part, self._header(part), default)
@@ -342,7 +342,7 @@ def _number_below(container: Part) -> str:
 
 def _describe(part: Part, block: bytes, default: str) -> bytes:
     """Read the fields that say what a part is; return the boundary of a multipart."""
-    if block.count(b"\n") > header.MOST_FIELDS:
+    if header.has_more_fields(block):
         part._undivided = f"only {header.MOST_FIELDS} fields of the header are read"
     block = block.removeprefix(BOM_UTF8)
     for field in _FIELDS.finditer(block):

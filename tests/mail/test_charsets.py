@@ -26,6 +26,7 @@ JIS_ONE = b"\x1b$B-!-j\x1b(B"  # "①㈱" in ISO-2022-JP, as programs in Japan w
         ("ks_c_5601-1987", "한".encode("cp949"), "한"),
         ("big5", "碁".encode("cp950"), "碁"),
         ("big5-hkscs", "嘅".encode("big5hkscs"), "嘅"),
+        ("big5", "嘅".encode("big5hkscs") + b"\xff", "嘅\ufffd"),
         ("iso-8859-1", b"\x93smart\x94 \x80 \x81", "“smart” € \x81"),
         ("latin_1", b"\x93", "“"),
         ("ISO8859-9", b"\x93\xde", "“Ş"),

@@ -119,6 +119,8 @@ def test_no_more_fields_are_read_than_allowed() -> None:
     assert len(root.headers.fields) == MOST_FIELDS
     assert root.notice == f"only {MOST_FIELDS} fields of the header are read"
     assert root.text == "body"
+    assert tree_of("X: y" + "\r\n y" * (MOST_FIELDS + 5) + "\r\n\r\nbody").notice == ""
+    assert tree_of("X: y\r\n" * MOST_FIELDS + "\r\nbody").notice == ""
 
 
 @given(st.binary())
