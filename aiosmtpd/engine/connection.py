@@ -12,12 +12,14 @@ import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine.observer import Watch
+from aiosmtpd.engine.tls import TLS
+from aiosmtpd.engine.transport import Transport
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter
@@ -89,8 +91,8 @@ class Connection(Wire):
         "__dict__", "__weakref__", "_at_rest", "_closing", "_commits", "_end", "_end_due", "_eof",
         "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
         "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_taken",
-        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry", "session",
-        "session_transport",
+        "_tls_failure", "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry",
+        "session", "session_transport", "tls_from_start",
     )
     # fmt: on
 
@@ -119,6 +121,9 @@ class Connection(Wire):
         self._commits, self._end_due = 0, False
         self._session_timer: asyncio.TimerHandle | None = None
         self._tls_protocol: Any = None
+        self._tls_failure: Exception | None = None
+        # The context of a port that speaks TLS from the start; the listener sets it.
+        self.tls_from_start: ssl.SSLContext | None = None
         self._tls_handshake_okay = True
         self._original_transport: asyncio.BaseTransport | None = None
         self._end: asyncio.Future[None] | None = None
@@ -199,6 +204,9 @@ class Connection(Wire):
 
     def _begin_session(self, transport: Any) -> None:
         before = self.session
+        if not isinstance(transport, Transport):
+            self._raw = transport
+            transport = self._shown(transport)
         self.transport = self.session_transport = transport
         self._with_codes = False
         self._renew_envelope()
@@ -209,16 +217,24 @@ class Connection(Wire):
             self.session.proxy_data = before.proxy_data
             self.session.xclient = getattr(before, "xclient", None)
         if transport.get_extra_info("sslcontext") is not None:
-            self._tls_protocol = transport
-            self.session.ssl = {
-                key: transport.get_extra_info(key)
-                for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
-            }
+            self._note_tls(transport)
+
+    def _shown(self, raw: Any) -> asyncio.Transport:
+        """Return the transport that programs see."""
+        return Transport(self, raw)
+
+    def _note_tls(self, transport: asyncio.Transport) -> None:
+        """Tell the session of TLS, with the five keys that 1.4 has."""
+        self._tls_protocol = transport
+        self.session.ssl = {
+            key: transport.get_extra_info(key)
+            for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
+        }
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; a running hook gets two seconds to end."""
         self._lost = self._closing = True
-        self.transport = None
+        self.transport = self._raw = None
         self._cancel_timers()
         if self._session_timer is not None:
             self._session_timer.cancel()
@@ -238,7 +254,7 @@ class Connection(Wire):
             driver.add_done_callback(self._leave)
 
     def eof_received(self) -> bool | None:
-        """Serve what came before a half-close; in TLS the event loop closes the connection."""
+        """Serve what came before a half-close."""
         self._eof = True
         if not self._wakeup.waiting and not self._receiver.has_line():
             # A command runs, and no complete line is buffered. Few clients half-close and still
@@ -247,7 +263,11 @@ class Connection(Wire):
         if self._watch is not None:
             self._watch.interrupt(self._handler_coroutine)
         self._wakeup.wake()
-        return self._tls_protocol is None
+        if self._closing and self._raw is not None:
+            # The client has taken its leave too.
+            self._raw.close()
+        # The event loop's own TLS cannot stay half-open.
+        return self._tls_protocol is None or self._tls is not None
 
     def _end_soon(self) -> None:
         """Give a running hook a little time; then it is cancelled."""
@@ -310,8 +330,8 @@ class Connection(Wire):
 
     def abort(self) -> None:
         """End the connection and its task now."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._raw is not None:
+            self._raw.abort()
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
 
@@ -322,24 +342,42 @@ class Connection(Wire):
         """
         if reply is not None:
             reply = replies.from_hook(reply)
-            if self._watch is not None:
-                self._watch.reply(reply)
-            self.send(self._octets(reply))
+            if self._tls is None or self._tls.established:
+                if self._watch is not None:
+                    self._watch.reply(reply)
+                self.send(self._octets(reply))
         self._reason = self._reason or reason or reply or "closed by the server"
+        self._close()
+        self._wakeup.wake()
+
+    def hang_up(self) -> None:
+        """Close, as a program asks for by its transport; the replies that wait are sent first."""
+        self._reason = self._reason or "closed by the server"
         self._close()
         self._wakeup.wake()
 
     def _close(self) -> None:
         self._closing = True
         self._flush()
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.close()
-            # close() waits for ever for a peer that does not read (docs/explain/threat-model,
-            # "slow reader"). In TLS it waits half a minute for the peer's close_notify.
-            if self.transport.get_write_buffer_size():
-                self._cut_off_later()
-            elif self._tls_protocol:
+        raw = self._raw
+        if raw is None or raw.is_closing():
+            return
+        if self._tls is not None and not self._eof:
+            if farewell := self._tls.close():
+                raw.write(farewell)
+            if raw.can_write_eof():
+                # Closed when the client has taken its leave, which a reset would cut short.
+                with suppress(OSError):
+                    raw.write_eof()
                 self._cut_off_later(CLOSE_NOTIFY)
+                return
+        raw.close()
+        # close() waits for ever for a peer that does not read (docs/explain/threat-model,
+        # "slow reader"). The event loop's own TLS waits half a minute for the peer's close_notify.
+        if raw.get_write_buffer_size():
+            self._cut_off_later()
+        elif self._tls_protocol:
+            self._cut_off_later(CLOSE_NOTIFY)
 
     # The driver.
 
@@ -364,7 +402,7 @@ class Connection(Wire):
             await self.handle_exception(error)
         except GeneratorExit:
             # The program has abandoned the event loop, and nothing can be sent in it.
-            self.transport = None
+            self._raw = None
             raise
         finally:
             # Without waking the driver, which runs.
@@ -436,13 +474,17 @@ class Connection(Wire):
             self.disconnect(self._stopping)
         if self._closing or self._eof:
             raise Disconnected
-        if self._reading_paused and self.transport is not None:
+        if self._reading_paused and self._raw is not None:
             self._reading_paused = False
-            self.transport.resume_reading()
+            self._raw.resume_reading()
         return self._wakeup
 
     def data_received(self, data: bytes) -> None:
         """Take what the socket gave, and let the driver run if it waits for it."""
+        if self._tls is not None:
+            if (plain := self._decrypt(self._tls, data)) is None:
+                return
+            data = plain
         if (
             self._at_rest
             and self._wakeup.waiting
@@ -468,8 +510,37 @@ class Connection(Wire):
         if self._wakeup.waiting or self._reading_paused or len(self._receiver) <= HIGH_WATER:
             return
         self._reading_paused = True
-        if self.transport is not None:
-            self.transport.pause_reading()
+        if self._raw is not None:
+            self._raw.pause_reading()
+
+    def _decrypt(self, tls: TLS, data: bytes) -> bytes | None:
+        """Return the plain bytes of ciphertext; None if there is nothing for the driver to see."""
+        if self._closing:
+            return None
+        tls.feed(data)
+        was_established, plain = tls.established, b""
+        try:
+            if was_established or tls.shake_hands():
+                plain = tls.read()
+        except ssl.SSLError as error:
+            self._tls_failure = error
+        if self._raw is not None and (out := tls.output()):
+            # A part of the handshake, or an alert.
+            self._raw.write(out)
+        if self._tls_failure is not None:
+            self._lose(self._tls_failure)
+        elif tls.ended:
+            self.eof_received()
+        elif not plain and was_established is tls.established:
+            return None
+        return plain
+
+    def _lose(self, error: Exception) -> None:
+        """End a connection whose TLS is broken."""
+        self._reason = self._reason or f"TLS failed: {error}"
+        self._closing = True
+        if self._raw is not None:
+            self._raw.close()
 
     # Replies.
 
@@ -526,6 +597,8 @@ class Connection(Wire):
 
     def _timeout_cb(self) -> None:
         """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
+        if self._tls is not None and not self._tls.established:
+            self._tls_failure = TimeoutError("it took too long")
         self.disconnect(replies.TIMED_OUT)
 
     # TLS.
@@ -538,35 +611,44 @@ class Connection(Wire):
             context = context()
         await go_ahead
         self._flush()
-        if self.transport is None or self._closing:
+        if self._raw is None or self._closing:
             raise Disconnected
-        # No await from here to start_tls: commands sent in the clear are never run (RFC 3207 section
-        # 6).
+        # No await from here to the handshake: commands sent in the clear are never run (RFC 3207
+        # section 6).
         self._receiver.clear()
-        self._reading_paused = False
         self._original_transport = self.transport
-        try:
-            transport = await self.loop.start_tls(
-                self.transport,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=handshake_timeout(self.settings.timeout, self.limits),
-            )
-            if transport is None:
-                raise ConnectionResetError("connection lost in the TLS handshake")
-        except BaseException as error:
-            self._reason = f"TLS handshake failed: {error}"
-            if self._watch is not None:
-                self._watch.tls(str(error) or type(error).__name__, None)
-            self._lose_soon()
-            if isinstance(error, TimeoutError | OSError):
-                raise TLSSetupException from error
-            raise
-        self.connection_made(transport)
+        await self._shake_hands(context)
+        if self._raw is not None:
+            self.connection_made(Transport(self, self._raw, self._tls))
         if self._watch is not None:
             self._tell_of_tls(self._watch)
         await self._tls_established()
+
+    async def _shake_hands(self, context: ssl.SSLContext) -> None:
+        """Be the server of a TLS handshake; raise TLSSetupException if it fails."""
+        self._tls = tls = TLS(context)
+        early = self._receiver.take(len(self._receiver))
+        self._at_rest = False
+        try:
+            if early:
+                # After a PROXY header the first bytes of the handshake may be here already.
+                self.data_received(early)
+            self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
+            while not tls.established:
+                if self._tls_failure is not None:
+                    raise self._tls_failure
+                await self._more()
+        except (Disconnected, OSError) as error:
+            failure = self._tls_failure or error
+            why = str(failure) or self._reason or "the client has gone"
+            self._reason = f"TLS handshake failed: {why}"
+            if self._watch is not None:
+                self._watch.tls(str(failure) or type(failure).__name__, None)
+            self._closing = True
+            if self._raw is not None:
+                self._raw.close()
+            raise TLSSetupException from failure
+        self._reset_timeout()
 
     def _tell_of_tls(self, watch: Watch) -> None:
         cipher = (self.session.ssl or {}).get("cipher")

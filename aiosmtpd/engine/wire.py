@@ -11,6 +11,7 @@ from aiosmtpd.engine.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Watch
+    from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.settings import Settings
 
 READ_SIZE = 131_072
@@ -51,8 +52,8 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
     # fmt: off
     __slots__ = (
         "_client_is_active", "_corked", "_deadline", "_drained", "_handler_coroutine", "_lost",
-        "_out", "_slow_reader", "_timer", "_timer_due", "_wakeup", "_watch", "loop", "settings",
-        "transport",
+        "_out", "_raw", "_slow_reader", "_timer", "_timer_due", "_tls", "_wakeup", "_watch", "loop",
+        "settings", "transport",
     )
     # fmt: on
 
@@ -60,6 +61,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self.loop = loop
         self.settings = settings
         self.transport: asyncio.Transport | None = None
+        # The event loop's own transport, below the one that programs see.
+        self._raw: asyncio.Transport | None = None
+        self._tls: TLS | None = None
         self._watch: Watch | None = None
         self._wakeup = Wakeup(loop)
         self._handler_coroutine: asyncio.Task[None] | None = None
@@ -71,19 +75,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._client_is_active = False
         self._deadline = self._timer_due = 0.0
         self._timer: asyncio.TimerHandle | None = None
-
-    def _lose_soon(self) -> None:
-        """Make sure that ``connection_lost`` is called, once.
-
-        If a TLS handshake is broken off by a timeout, by a reset or by the server, the event
-        loop's TLS layer does not call it. In all other cases it has, one turn before this.
-        """
-
-        def lose() -> None:
-            if not self._lost:
-                self.connection_lost(None)
-
-        self.loop.call_soon(lose)
 
     # In.
 
@@ -123,17 +114,23 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def send_now(self, data: bytes) -> None:
         """Send bytes at once, after those that wait."""
-        if self._out or self.transport is None or self._watch is not None:
+        if self._out or self._raw is None or self._watch is not None:
             self._hold(data)
             self._flush()
         else:
-            self.transport.write(data)
+            self._raw.write(data if self._tls is None else self._tls.write(data))
 
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, b""
-            if self.transport is not None:
-                self.transport.write(out)
+            if self._raw is not None:
+                self._raw.write(out if self._tls is None else self._tls.write(out))
+
+    def write_through(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the bytes that a program writes to its transport, after those that wait."""
+        self._flush()
+        if data and self._raw is not None:
+            self._raw.write(data if self._tls is None else self._tls.write(data))
 
     def pause_writing(self) -> None:
         """Hold the driver: the peer does not read. If that goes on, the peer is cut off."""
@@ -141,9 +138,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._cut_off_later()
 
     def _cut_off_later(self, seconds: float = SLOW_READER) -> None:
-        if self.transport is not None and self._slow_reader is None:
+        if self._raw is not None and self._slow_reader is None:
             self._slow_reader = self.loop.call_later(
-                min(self.settings.timeout, seconds), self.transport.abort
+                min(self.settings.timeout, seconds), self._raw.abort
             )
 
     def resume_writing(self) -> None:

@@ -249,7 +249,9 @@ async def test_what_a_writer_knows_of_its_transport() -> None:
         )
 
     async with acting(act) as peer:
-        assert await peer.outcome() == (peer.transport, PEER, None, 5)
+        transport, *known = await peer.outcome()
+        assert transport.raw is peer.transport
+        assert known == [PEER, None, 5]
 
 
 async def test_closing() -> None:
@@ -283,7 +285,8 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
         # It is the driver's own task that goes on with the other transport.
         other = Silent(server.loop, {"peername": ("192.0.2.9", 9), "sslcontext": "tls"})
         shown._transport = other
-        assert getattr(server, facade)._transport is server.transport is other
+        assert getattr(server, facade)._transport is other
+        assert server.transport.raw is other
         assert server.session is not before[0]
         assert server.envelope is not before[1]
         after = server.session
@@ -293,7 +296,8 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
 
     async with acting(act) as peer:
         # The peer of a connection stays, whatever carries it.
-        assert await peer.outcome() == (peer.transport, PEER)
+        transport, peer_name = await peer.outcome()
+        assert (transport.raw, peer_name) == (peer.transport, PEER)
 
 
 class Silent(asyncio.Transport):
