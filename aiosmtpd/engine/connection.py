@@ -539,6 +539,7 @@ class Connection(Wire):
         """End a connection whose TLS is broken."""
         self._reason = self._reason or f"TLS failed: {error}"
         self._closing = True
+        self._out = b""
         if self._raw is not None:
             self._raw.close()
 

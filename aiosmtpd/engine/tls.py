@@ -35,12 +35,12 @@ class TLS:
     no plain bytes come any more.
     """
 
-    __slots__ = ("_incoming", "_object", "_outgoing", "ended", "established")
+    __slots__ = ("_holds_tickets", "_incoming", "_object", "_outgoing", "ended", "established")
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.established = self.ended = False
+        self.established = self.ended = self._holds_tickets = False
 
     def feed(self, data: bytes) -> None:
         """Take ciphertext; what it means is for :meth:`shake_hands` and :meth:`read`."""
@@ -53,6 +53,7 @@ class TLS:
         except ssl.SSLWantReadError:
             return False
         self.established = True
+        self._holds_tickets = self._object.version() == "TLSv1.3"
         return True
 
     def read(self) -> bytes:
@@ -80,11 +81,16 @@ class TLS:
             rest = memoryview(data)
             while written < len(rest):
                 written += self._object.write(rest[written:])
+        self._holds_tickets = False
         return self._outgoing.read()
 
     def output(self) -> bytes:
-        """Return the ciphertext that waits to be sent: handshakes, alerts, tickets."""
-        return self._outgoing.read()
+        """Return the ciphertext that is to be sent now: a part of the handshake, or an alert.
+
+        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) wait for the next :meth:`write`: that saves
+        a packet.
+        """
+        return b"" if self._holds_tickets else self._outgoing.read()
 
     def close(self) -> bytes:
         """Return the ciphertext of our close_notify; nothing if the handshake is not done."""
