@@ -146,6 +146,15 @@ class Commands(Connection):
 
     # Before the first command, and after the last.
 
+    def _shown(self, raw: Any) -> asyncio.Transport:
+        # A STARTTLS of the program's own gives its transport to loop.start_tls(), and uvloop's
+        # takes transports of its own alone: docs/howto/migrate.
+        method = getattr(type(self), "smtp_STARTTLS", None)
+        is_ours = getattr(method, "__module__", "").startswith("aiosmtpd.")
+        if not is_ours and type(raw).__module__.startswith("uvloop"):
+            return cast(asyncio.Transport, raw)
+        return super()._shown(raw)
+
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; no transaction waits for its message any more."""
         if self._taken is not None:
@@ -165,6 +174,11 @@ class Commands(Connection):
             await self._receive_proxy_header(self.settings.proxy_protocol_timeout)
         if self.registry is not None:
             self._ask_for_admission(self.registry)
+        if self.tls_from_start is not None:
+            # Not before: its end would be told without its beginning.
+            told, self._told = self._told, True
+            await self._begin_tls(self.tls_from_start)
+            self._told = told
         self._log(logging.DEBUG, "%r connected", self.session.peer)
         await self.welcome()
 

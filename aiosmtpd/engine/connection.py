@@ -45,6 +45,8 @@ SLOW_HOOK = 0.1
 LONG_LINE = 340
 """Bytes of a command line that no line limit below this lets the fast path take."""
 
+LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
+
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
 """How long, and how many commands, a connection may run before the others have their turn."""
@@ -342,7 +344,7 @@ class Connection(Wire):
         """
         if reply is not None:
             reply = replies.from_hook(reply)
-            if self._tls is None or self._tls.established:
+            if not self._is_before_tls:
                 if self._watch is not None:
                     self._watch.reply(reply)
                 self.send(self._octets(reply))
@@ -598,11 +600,23 @@ class Connection(Wire):
 
     def _timeout_cb(self) -> None:
         """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
-        if self._tls is not None and not self._tls.established:
-            self._tls_failure = TimeoutError("it took too long")
-        self.disconnect(replies.TIMED_OUT)
+        if self._is_before_tls:
+            self._fail_to_begin_tls()
+        else:
+            self.disconnect(replies.TIMED_OUT)
 
     # TLS.
+
+    def _fail_to_begin_tls(self) -> None:
+        """End a connection whose handshake takes too long, or never began."""
+        seconds = handshake_timeout(self.settings.timeout, self.limits)
+        if self._tls is None:
+            # A client that waits for a banner sends nothing.
+            why = f"nothing came in {seconds:g} seconds{LIKELY_CAUSE}"
+        else:
+            why = f"it took more than {seconds:g} seconds"
+        self._tls_failure = TimeoutError(why)
+        self.disconnect(reason=f"TLS handshake failed: {why}")
 
     async def _start_tls(
         self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
@@ -625,6 +639,36 @@ class Connection(Wire):
             self._tell_of_tls(self._watch)
         await self._tls_established()
 
+    async def _begin_tls(self, context: ssl.SSLContext) -> None:
+        """Begin a session in TLS, on a port that speaks TLS from the start.
+
+        A client that speaks without TLS is answered so. Raises Disconnected.
+        """
+        self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
+        while not self._receiver.waiting:
+            await self._more()
+        if not self._receiver.starts_with(TLS_HANDSHAKE):
+            self.tls_from_start = None
+            self.disconnect(replies.TLS_ONLY, reason=f"TLS handshake failed: no TLS{LIKELY_CAUSE}")
+            raise Disconnected
+        try:
+            await self._shake_hands(context)
+        except TLSSetupException:
+            raise Disconnected from None
+        if self._raw is None:
+            raise Disconnected
+        self.transport = self.session_transport = Transport(self, self._raw, self._tls)
+        self._note_tls(self.transport)
+        if self._watch is not None:
+            self._tell_of_tls(self._watch)
+
+    @property
+    def _is_before_tls(self) -> bool:
+        """True while no reply can be sent: TLS is to come, or its handshake goes on."""
+        return self._tls_protocol is None and (
+            self.tls_from_start is not None or self._tls is not None
+        )
+
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         """Be the server of a TLS handshake; raise TLSSetupException if it fails."""
         self._tls = tls = TLS(context)
@@ -642,7 +686,8 @@ class Connection(Wire):
         except (Disconnected, OSError) as error:
             failure = self._tls_failure or error
             why = str(failure) or self._reason or "the client has gone"
-            self._reason = f"TLS handshake failed: {why}"
+            if not self._reason.startswith("TLS handshake failed"):
+                self._reason = f"TLS handshake failed: {why}"
             if self._watch is not None:
                 self._watch.tls(str(failure) or type(failure).__name__, None)
             self._closing = True

@@ -76,7 +76,7 @@ class Transport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give the bytes that come to another protocol, as ``loop.start_tls()`` does."""
-        self._is_given_away = protocol is not self._line
+        self._is_given_away = id(protocol) != id(self._line)
         self.raw.set_protocol(protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:

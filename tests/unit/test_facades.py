@@ -286,7 +286,8 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
         other = Silent(server.loop, {"peername": ("192.0.2.9", 9), "sslcontext": "tls"})
         shown._transport = other
         assert getattr(server, facade)._transport is other
-        assert server.transport.raw is other
+        shown_transport: Any = server.transport
+        assert shown_transport.raw is other
         assert server.session is not before[0]
         assert server.envelope is not before[1]
         after = server.session
