@@ -17,9 +17,10 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.observer import Watch
 from aiosmtpd.engine.tls import TLS
-from aiosmtpd.engine.transport import Transport
+from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter
@@ -482,11 +483,7 @@ class Connection(Wire):
         return self._wakeup
 
     def data_received(self, data: bytes) -> None:
-        """Take what the socket gave, and let the driver run if it waits for it."""
-        if self._tls is not None:
-            if (plain := self._decrypt(self._tls, data)) is None:
-                return
-            data = plain
+        """Take plain bytes, and let the driver run if it waits for them."""
         if (
             self._at_rest
             and self._wakeup.waiting
@@ -515,35 +512,54 @@ class Connection(Wire):
         if self._raw is not None:
             self._raw.pause_reading()
 
-    def _decrypt(self, tls: TLS, data: bytes) -> bytes | None:
-        """Return the plain bytes of ciphertext; None if there is nothing for the driver to see."""
-        if self._closing:
-            return None
-        tls.feed(data)
-        was_established, plain = tls.established, b""
+    def _go_on_with_handshake(self) -> None:
+        """Take the next step of the handshake, with all that the client has sent."""
+        tls = self._tls
+        if tls is None or self._closing:
+            return
         try:
-            if was_established or tls.shake_hands():
-                plain = tls.read()
+            if tls.shake_hands():
+                # The client may have said more already. The driver goes on in any case.
+                self._read_records(tls)
+                self._wakeup.wake()
         except ssl.SSLError as error:
-            self._tls_failure = error
+            self._break_off(tls, error)
         if self._raw is not None and (out := tls.output()):
-            # A part of the handshake, or an alert.
             self._raw.write(out)
-        if self._tls_failure is not None:
-            self._lose(self._tls_failure)
-        elif tls.ended:
-            self.eof_received()
-        elif not plain and was_established is tls.established:
-            return None
-        return plain
 
-    def _lose(self, error: Exception) -> None:
-        """End a connection whose TLS is broken."""
+    def ciphertext_received(self, data: bytes) -> None:
+        """Take what the socket gave, once TLS has begun."""
+        if (tls := self._tls) is None or self._closing:
+            return
+        tls.feed(data)
+        if tls.established:
+            self._read_records(tls)
+        else:
+            handshakes_of(self.loop).run(self.loop, self._go_on_with_handshake)
+
+    def _read_records(self, tls: TLS) -> None:
+        try:
+            plain = tls.read()
+        except ssl.SSLError as error:
+            self._break_off(tls, error)
+            return
+        if plain:
+            self.data_received(plain)
+        if tls.ended and not self._eof:
+            # A close_notify is a FIN: what was complete before it is served.
+            self.eof_received()
+
+    def _break_off(self, tls: TLS, error: ssl.SSLError) -> None:
+        """End a connection whose TLS has failed, with the alert that says so."""
+        self._tls_failure = error
         self._reason = self._reason or f"TLS failed: {error}"
         self._closing = True
         self._out = b""
         if self._raw is not None:
+            if alert := tls.output():
+                self._raw.write(alert)
             self._raw.close()
+        self._wakeup.wake()
 
     # Replies.
 
@@ -672,12 +688,12 @@ class Connection(Wire):
     async def _shake_hands(self, context: ssl.SSLContext) -> None:
         """Be the server of a TLS handshake; raise TLSSetupException if it fails."""
         self._tls = tls = TLS(context)
-        early = self._receiver.take(len(self._receiver))
-        self._at_rest = False
+        if self._raw is not None:
+            self._raw.set_protocol(Ciphertext(self))
         try:
-            if early:
-                # After a PROXY header the first bytes of the handshake may be here already.
-                self.data_received(early)
+            if early := self._receiver.take(len(self._receiver)):
+                # TLS from the start: the first bytes of the handshake have been looked at.
+                self.ciphertext_received(early)
             self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
             while not tls.established:
                 if self._tls_failure is not None:

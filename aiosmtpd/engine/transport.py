@@ -22,6 +22,69 @@ class Line(Protocol):
         """Send the replies that wait, then close."""
 
 
+class Encrypted(Line, Protocol):
+    """A connection in TLS."""
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Give the event loop the buffer to read into."""
+
+    def ciphertext_received(self, data: bytes) -> None:
+        """Take what the socket gave."""
+
+    def eof_received(self) -> bool | None:
+        """Take the end of the client's bytes."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Note that the connection is gone."""
+
+    def pause_writing(self) -> None:
+        """Hold the driver."""
+
+    def resume_writing(self) -> None:
+        """Let the driver go on."""
+
+
+class Ciphertext(asyncio.Protocol, asyncio.BufferedProtocol):
+    """The event loop's protocol in TLS, below the connection: it hands on ciphertext.
+
+    A protocol of its own, so that bytes in the clear pass no question about TLS.
+    """
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Encrypted) -> None:
+        self._connection = connection
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Give the event loop what to read into."""
+        return self._connection.get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        view = self._connection.get_buffer(nbytes)
+        self._connection.ciphertext_received(bytes(view[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """Take what was read by an event loop with a buffer of its own."""
+        self._connection.ciphertext_received(data)
+
+    def eof_received(self) -> bool | None:
+        """Hand on the end of the client's bytes."""
+        return self._connection.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Hand on the end of the connection."""
+        self._connection.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Hand on that the peer does not read."""
+        self._connection.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Hand on that the peer reads again."""
+        self._connection.resume_writing()
+
+
 class Transport(asyncio.Transport):
     """``server.transport``: bytes written to it, and its end, come after the replies before them.
 
