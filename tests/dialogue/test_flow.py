@@ -1,7 +1,6 @@
 """Flow control and ends of a connection, over a transport whose peer reads when a test says so."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -222,16 +221,6 @@ async def test_a_connection_closed_at_the_go_ahead_for_tls(certificates: Any) ->
     assert server.network.sent.endswith(b"220 Ready to start TLS\r\n")
 
 
-class Handshake(asyncio.SelectorEventLoop):
-    """A loop in which the peer leaves in the handshake, as `start_tls` may say by None."""
-
-    start_tls: Callable[..., Coroutine[Any, Any, None]]
-
-
-async def nobody(*_: Any, **__: Any) -> None:
-    """Do no handshake."""
-
-
 class Rescue(Sink):
     """Keeps the exceptions."""
 
@@ -243,19 +232,18 @@ class Rescue(Sink):
         return "500 no"
 
 
-def test_a_peer_that_leaves_in_the_handshake(
-    certificates: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def act() -> None:
-        handler = Rescue()
-        server = await connected(handler=handler, tls_context=certificates.server_context())
-        server.network.feed(b"STARTTLS\r\n")
-        await server.over()
-        assert [type(error).__name__ for error in handler.errors] == ["TLSSetupException"]
-
-    monkeypatch.setattr(Handshake, "start_tls", nobody)
-    with asyncio.Runner(loop_factory=Handshake) as runner:
-        runner.run(act())
+@pytest.mark.parametrize("quietly", [True, False])
+async def test_a_peer_that_leaves_in_the_handshake(certificates: Any, quietly: bool) -> None:
+    handler = Rescue()
+    server = await connected(handler=handler, tls_context=certificates.server_context())
+    server.network.feed(b"STARTTLS\r\n")
+    await server.sent(b"220 Ready to start TLS\r\n")
+    if quietly:
+        server.network.feed_eof()
+    else:
+        server.network.reset()
+    await server.over()
+    assert [type(error).__name__ for error in handler.errors] == ["TLSSetupException"]
 
 
 async def test_a_client_that_goes_during_handle_connect_ends_the_session_quietly(
