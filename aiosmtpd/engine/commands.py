@@ -299,6 +299,14 @@ class Commands(Connection):
         else:
             super()._timeout_cb()
 
+    def _is_in_transaction(self) -> bool:
+        # The session's end is the last that a timer may ask for: it waits for nothing.
+        return (
+            self.session is not None
+            and self._stopping is not replies.TIMED_OUT
+            and self.envelope.mail_from is not None
+        )
+
     # A command.
 
     async def _execute(self, line: bytes) -> None:

@@ -169,6 +169,10 @@ class Connection(Wire):
         """
         return data
 
+    def _is_in_transaction(self) -> bool:
+        """Return True if the client should be let finish before the server stops."""
+        return False
+
     async def handle_exception(self, error: Exception) -> str:
         """Return the reply to a command that raised *error*."""
         raise NotImplementedError
@@ -324,15 +328,17 @@ class Connection(Wire):
         return self._end
 
     def shut_down(self, reply: Reply = replies.SHUTTING_DOWN) -> None:
-        """End the connection: now if the client is waited for, else after the running command."""
+        """End the connection: now if it rests between transactions, else when it does so next."""
         self._stopping = reply
-        if self._wakeup.waiting:
+        if self._wakeup.waiting and not self._is_in_transaction():
             self.disconnect(reply)
         elif self._watch is not None:
             self._watch.interrupt(self._handler_coroutine)
 
     def abort(self) -> None:
         """End the connection and its task now."""
+        if self._stopping is not None and self._wakeup.waiting and not self._closing:
+            self.disconnect(self._stopping)
         if self._raw is not None:
             self._raw.abort()
         if self._handler_coroutine is not None:
@@ -349,6 +355,9 @@ class Connection(Wire):
                 if self._watch is not None:
                     self._watch.reply(reply)
                 self.send(self._octets(reply))
+            # The client may be in the middle of a sentence.
+            self._flush()
+            self._drop_unread()
         self._reason = self._reason or reason or reply or "closed by the server"
         self._close()
         self._wakeup.wake()
@@ -456,7 +465,7 @@ class Connection(Wire):
 
     async def _give_way(self) -> None:
         """Let other connections have their turn, however much this one has sent."""
-        if self._stopping is not None:
+        if self._stopping is not None and not self._is_in_transaction():
             self.disconnect(self._stopping)
         await asyncio.sleep(0)
 
@@ -473,7 +482,7 @@ class Connection(Wire):
             # Data may arrive while writing is paused, without a wake-up: return so that the caller
             # checks the receiver again.
             return self._drained
-        if self._stopping is not None and not self._closing:
+        if self._stopping is not None and not (self._closing or self._is_in_transaction()):
             self.disconnect(self._stopping)
         if self._closing or self._eof:
             raise Disconnected

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,9 @@ READ_SIZE = 131_072
 
 HIGH_WATER = 65536
 """Bytes of input that may wait for a busy command, and of replies that may wait for each other."""
+
+DROPS = 16
+"""Reads of unread bytes before a close, at most: 2 MiB."""
 
 SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less if ``timeout`` is less."""
@@ -131,6 +136,19 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._flush()
         if data and self._raw is not None:
             self._raw.write(data if self._tls is None else self._tls.write(data))
+
+    def _drop_unread(self) -> None:
+        """Read and drop the bytes that wait in the socket.
+
+        To close with unread bytes sends a reset, which may overtake the last reply.
+        """
+        sock = None if self._raw is None else self._raw.get_extra_info("socket")
+        if sock is None or os.name != "posix":
+            return
+        with suppress(OSError):
+            for _ in range(DROPS):
+                if not os.read(sock.fileno(), READ_SIZE):
+                    break
 
     def pause_writing(self) -> None:
         """Hold the driver: the peer does not read. If that goes on, the peer is cut off."""
