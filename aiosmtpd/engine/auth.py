@@ -194,7 +194,7 @@ async def challenge(
     if server._watch is not None:
         server._watch.line("AUTH", line, True)
     if log_client_response:
-        server._log(logging.DEBUG, "%r answered a challenge: %r", server.session.peer, line)
+        server._log(logging.DEBUG, "%r answered a challenge: %r", server._client, line)
     if line.strip() == b"*":
         await server.push(replies.AUTH_ABORTED)
         return MISSING
@@ -246,5 +246,5 @@ async def judge(server: Server, mechanism: str, credentials: Any) -> AuthResult:
             success=verdict, handled=False, auth_data=credentials if verdict else None
         )
     message = "%r authenticator returned %s: no AuthResult or bool"
-    server._log(logging.ERROR, message, server.session.peer, type(verdict).__name__)
+    server._log(logging.ERROR, message, server._client, type(verdict).__name__)
     return AuthResult(success=False, handled=False, message=replies.CANNOT_AUTHENTICATE)

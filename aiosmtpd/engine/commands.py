@@ -179,7 +179,7 @@ class Commands(Connection):
             told, self._told = self._told, True
             await self._begin_tls(self.tls_from_start)
             self._told = told
-        self._log(logging.DEBUG, "%r connected", self.session.peer)
+        self._log(logging.DEBUG, "%r connected", self._client)
         await self.welcome()
 
     def _ask_for_admission(self, registry: Registry) -> None:
@@ -240,6 +240,9 @@ class Commands(Connection):
         if not networks.holds(trusted, self.session.peer):
             self._reason = "PROXY header from a host that is not trusted"
             raise Disconnected
+        while not self._receiver.waiting:
+            # A client that leaves now was a probe.
+            await self._more()
         data = await self._read_proxy_header()
         self.session.proxy_data = data
         accepted = data.valid and await self._call_handler_hook("PROXY", data)
@@ -289,7 +292,7 @@ class Commands(Connection):
             await self._call_later_hook("DISCONNECT", self._reason)
         except Exception as error:
             message = "%r handle_DISCONNECT failed"
-            self._log(logging.ERROR, message, self.session.peer, error=error)
+            self._log(logging.ERROR, message, self._client, error=error)
 
     def _timeout_cb(self) -> None:
         if self.settings.proxy_protocol_timeout is not None and self.session.proxy_data is None:
@@ -298,6 +301,13 @@ class Commands(Connection):
             self.disconnect()
         else:
             super()._timeout_cb()
+
+    def _is_probe(self) -> bool:
+        # A balancer's check: it leaves before its header, or sends no MAIL after LOCAL.
+        if self.settings.proxy_protocol_timeout is None or "transaction" in vars(self):
+            return False
+        proxied = self.session.proxy_data
+        return self._eof if proxied is None else proxied.command == 0
 
     def _is_in_transaction(self) -> bool:
         # The session's end is the last that a timer may ask for: it waits for nothing.
@@ -354,7 +364,7 @@ class Commands(Connection):
         name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
         if self._masked:
             name = shown = "********"
-        self._log(logging.DEBUG, "%r sent %s %r", self.session.peer, name, shown)
+        self._log(logging.DEBUG, "%r sent %s %r", self._client, name, shown)
 
     def _split(self, line: bytes) -> tuple[str, str | None]:
         """Return verb and argument of a command line; raise Refused if there is no verb."""
@@ -595,7 +605,7 @@ class Commands(Connection):
             if not limit.expired():
                 raise
         message = "%r handle_%s took longer than %g s and was cancelled"
-        self._log(logging.ERROR, message, self.session.peer, command, seconds)
+        self._log(logging.ERROR, message, self._client, command, seconds)
         raise Refused(replies.HANDLER_TOO_SLOW)
 
     async def handle_exception(self, error: Exception) -> str:
@@ -613,7 +623,7 @@ class Commands(Connection):
             return replies.TLS_NOT_AVAILABLE
         reference = os.urandom(4).hex()
         message = "%r internal error (ref %s)"
-        self._log(logging.ERROR, message, self.session.peer, reference, error=error)
+        self._log(logging.ERROR, message, self._client, reference, error=error)
         if self.expose_exceptions:
             return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
         return replies.internal_error(reference)

@@ -169,6 +169,10 @@ class Connection(Wire):
         """
         return data
 
+    def _is_probe(self) -> bool:
+        """Return True if a connection that has ended is not worth a line at INFO."""
+        return False
+
     def _is_in_transaction(self) -> bool:
         """Return True if the client should be let finish before the server stops."""
         return False
@@ -247,7 +251,8 @@ class Connection(Wire):
             self._session_timer.cancel()
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
-        self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
+        level = logging.DEBUG if self._is_probe() else logging.INFO
+        self._log(level, "%r disconnected: %s", self._client, self._reason)
         if self._watch is not None:
             self._watch.interrupt(self._handler_coroutine)
             self._watch.ended(self._reason)
@@ -731,6 +736,14 @@ class Connection(Wire):
         if not self._session_id:
             self._session_id = os.urandom(4).hex()
         return self._session_id
+
+    @property
+    def _client(self) -> Any:
+        """The client, as log lines name it: behind a proxy by its own address."""
+        session = self.session
+        if session is None or (session.proxy_data is None and session.xclient is None):
+            return None if session is None else session.peer
+        return session.client_address
 
     def _log(self, level: int, message: str, *args: Any, error: Exception | None = None) -> None:
         if log.isEnabledFor(level):

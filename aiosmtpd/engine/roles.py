@@ -70,6 +70,10 @@ class Server(Protocol):
         """The name of this server."""
 
     @property
+    def _client(self) -> Any:
+        """The client, as log lines name it."""
+
+    @property
     def session_id(self) -> str:
         """Eight hexadecimal digits."""
 

@@ -176,7 +176,7 @@ class Transaction:
         if log.isEnabledFor(logging.INFO):
             text = "%r sent a message of %d bytes from %r to %d recipients: %.60r"
             what = source.size, envelope.mail_from, len(envelope.rcpt_tos), status
-            server._log(logging.INFO, text, server.session.peer, *what)
+            server._log(logging.INFO, text, server._client, *what)
         if not _is_refusal(status):
             server._meter.message_accepted()
 
@@ -229,7 +229,7 @@ class Transaction:
             if not isinstance(error, OSError):
                 raise
             server = self._server
-            server._log(logging.ERROR, "%r message not kept: %s", server.session.peer, error)
+            server._log(logging.ERROR, "%r message not kept: %s", server._client, error)
             raise Refused(replies.NO_STORAGE) from error
 
     def _refuse_loops(self, message: bytes) -> None:
