@@ -29,7 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.attack.mutations import hold, mutation  # noqa: E402
 from tests.attack.servers import Starter  # noqa: E402
-from tests.attack.wire import Client, Place, descriptors, memory  # noqa: E402
+from tests.attack.wire import Attacker, Place, descriptors, memory  # noqa: E402
 
 GROWTH = 2.0
 """MiB by which memory may grow after the first minute.
@@ -69,14 +69,14 @@ def content(name: str, number: int) -> bytes:
     return b"Subject: " + mark + b"\r\n\r\n" + (b".x" + mark.ljust(90, b"y") + b"\r\n") * lines
 
 
-def by_data(client: Client, message: bytes) -> bytes:
+def by_data(client: Attacker, message: bytes) -> bytes:
     client.begin()
     client.ask(b"DATA", b"354")
     client.send(message.replace(b"\r\n.", b"\r\n..") + b".\r\n")
     return client.reply()
 
 
-def by_chunks(client: Client, message: bytes) -> bytes:
+def by_chunks(client: Attacker, message: bytes) -> bytes:
     client.begin()
     half = len(message) // 2
     client.send(b"BDAT %d\r\n" % half + message[:half])
@@ -85,7 +85,7 @@ def by_chunks(client: Client, message: bytes) -> bytes:
     return client.reply()
 
 
-def in_one_write(client: Client, message: bytes) -> bytes:
+def in_one_write(client: Attacker, message: bytes) -> bytes:
     client.send(
         b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT %d LAST\r\n" % len(message) + message
     )
@@ -98,7 +98,7 @@ def good(
     soak: Soak,
     kind: str,
     mode: str,
-    deliver: Callable[[Client, bytes], bytes],
+    deliver: Callable[[Attacker, bytes], bytes],
     messages: int,
     auth: bool = False,
 ) -> None:
@@ -107,7 +107,7 @@ def good(
     times = soak.times.setdefault(kind, [])
     name = f"{kind} {threading.get_ident()}"
     while soak.goes_on():
-        with Client(soak.places[mode]) as client:
+        with Attacker(soak.places[mode]) as client:
             client.hello()
             if auth:
                 client.ask(b"AUTH PLAIN " + CREDENTIALS, b"235")
@@ -128,7 +128,7 @@ def good(
 
 
 def resets(soak: Soak, chance: random.Random) -> None:
-    client = Client(soak.places[chance.choice(list(soak.places))])
+    client = Attacker(soak.places[chance.choice(list(soak.places))])
     client.hello()
     steps = (b"MAIL FROM:<a@b.test>\r\n", b"RCPT TO:<c@d.test>\r\n", b"DATA\r\n", b"x\r\n" * 1000)
     client.send(b"".join(steps[: chance.randrange(5)]))
@@ -137,29 +137,29 @@ def resets(soak: Soak, chance: random.Random) -> None:
 
 def garbage(soak: Soak, chance: random.Random) -> None:
     place = soak.places[chance.choice(("smtp", "lmtp"))]
-    with Client(place) as client:
+    with Attacker(place) as client:
         hold(client, mutation(chance, place.hello.partition(b" ")[0]), chance)
 
 
 def never_reads(soak: Soak, chance: random.Random) -> None:
-    with Client(soak.places["smtp"], receive_buffer=4096) as client:
+    with Attacker(soak.places["smtp"], receive_buffer=4096) as client:
         client.push(b"HELP\r\n" * 100_000, 1.0)
 
 
 def dribbles(soak: Soak, chance: random.Random) -> None:
-    with Client(soak.places[chance.choice(("smtp", "smtps"))]) as client:
+    with Attacker(soak.places[chance.choice(("smtp", "smtps"))]) as client:
         client.hello()
         client.closed_within(10, b"NOOP and so on", 0.1)
 
 
 def no_handshake(soak: Soak, chance: random.Random) -> None:
-    with Client(soak.places["smtps"], greet=False) as client:
+    with Attacker(soak.places["smtps"], greet=False) as client:
         client.send(os.urandom(chance.randrange(1, 400)))
         client.closed_within(0.2)
 
 
 def guesses(soak: Soak, chance: random.Random) -> None:
-    with Client(soak.places["smtp"]) as client:
+    with Attacker(soak.places["smtp"]) as client:
         client.hello()
         wrong = base64.b64encode(b"\x00user\x00%d" % chance.randrange(1000))
         while client.ask(b"AUTH PLAIN " + wrong).startswith(b"535"):
@@ -167,8 +167,8 @@ def guesses(soak: Soak, chance: random.Random) -> None:
 
 
 def vanishes_in_data(soak: Soak, chance: random.Random) -> None:
-    with Client(soak.places[chance.choice(("smtp", "starttls"))]) as client:
-        client.data()
+    with Attacker(soak.places[chance.choice(("smtp", "starttls"))]) as client:
+        client.transaction()
         client.send(b"x" * chance.randrange(200_000))
 
 
@@ -183,7 +183,7 @@ def bad(soak: Soak, attack: Callable[[Soak, random.Random], None], seed: int) ->
         soak.attacks[attack.__name__] += 1
 
 
-GOOD: tuple[tuple[str, str, Callable[[Client, bytes], bytes], int, bool], ...] = (
+GOOD: tuple[tuple[str, str, Callable[[Attacker, bytes], bytes], int, bool], ...] = (
     ("plain", "smtp", by_data, 100, False),
     ("plain", "smtp", by_data, 1, False),
     ("auth", "smtp", by_data, 10, True),
@@ -279,7 +279,7 @@ def run(minutes: float, folder: Path, pem: Path) -> bool:
         ports = {"smtp": smtp, "starttls": smtp, "smtps": smtps, "lmtp": lmtp}
         places = {mode: Place("127.0.0.1", port, mode, process.pid) for mode, port in ports.items()}
         for place in places.values():
-            with Client(place) as client:
+            with Attacker(place) as client:
                 by_data(client, b"x") if client.hello() else None
         before = quiet(places["smtp"], process, (-1, -1))
         soak = Soak(places, time.monotonic() + minutes * 60)

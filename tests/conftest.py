@@ -2,8 +2,12 @@
 
 import asyncio
 import asyncio.events
+import gc
+import shlex
 import ssl
+import sys
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -26,6 +30,20 @@ def pytest_configure(config: pytest.Config) -> None:
         # asyncio.Runner, pytest-asyncio and the controllers ask here for new loops.
         asyncio.new_event_loop = uvloop.new_event_loop
         asyncio.events.new_event_loop = uvloop.new_event_loop
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Start the workers of ``-n`` in development mode (``-X dev``) if this process is in it."""
+    if sys.flags.dev_mode:
+        for spec in specs:
+            spec.python = shlex.join([sys.executable, "-X", "dev"])
+
+
+def pytest_collection_finish() -> None:
+    """Keep the thousands of collected tests out of the many ``gc.collect()`` of the tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -125,6 +125,14 @@ def test_a_function_fits_a_screen(path: Path) -> None:
             assert lines <= 50, f"{path.name}: {node.name} has {lines} lines"
 
 
+def test_no_test_file_is_long() -> None:
+    lengths = {
+        path.name: path.read_text(encoding="utf-8").count("\n")
+        for path in Path(__file__).parent.rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > 700} == {}
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_private_of_asyncio_or_ssl(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

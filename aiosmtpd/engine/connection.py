@@ -117,7 +117,7 @@ class Connection(Wire):
         self._receiver = Receiver()
         self._last_status: str | bytes = ""
         # A command that was parsed already: the driver runs it next.
-        self._taken: tuple[Callable[..., Awaitable[None]], str] | None = None
+        self._taken: tuple[Callable[..., Awaitable[None]], Any] | None = None
         self._closing = self._at_rest = False
         self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
@@ -507,7 +507,6 @@ class Connection(Wire):
             if (rest := self._take_at_once(data)) is None:
                 return
             data = rest
-        self._at_rest = False
         if data:
             self._receiver.feed(data)
         if self._wakeup.waiting:

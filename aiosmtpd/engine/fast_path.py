@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from operator import attrgetter
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.protocol import replies
@@ -69,24 +70,27 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
         if (answer := _take(server, envelope, verb, found[verb])) is None:
             if server._taken is not None:
                 position = found.end()
+                if watch is not None:
+                    watch.line(verb, found[0][:-2], False)
             break
         position = found.end()
         answers.append((replies.with_code(answer) if server._with_codes else answer).octets)
         if watch is not None:
             watch.line(verb, found[0][:-2], False)
             watch.reply(answer)
-        elif verb == "RCPT" and position < end:
-            position = _take_row(server, envelope, data, position, answers)
         if position == end or verb == "DATA":
             break
+        if verb == "RCPT" and watch is None:
+            position = _take_row(server, envelope, data, position, answers)
         if (found := _COMMAND.match(data, position)) is None:
             break
     if position < end or answer is None:
         if answers:
             # The driver goes on, and sends this when it comes to rest.
             server._hold(b"".join(answers))
+            server._client_is_active = True
         return data[position:]
-    server.send_now(answers[0] if len(answers) == 1 else b"".join(answers))
+    server.send_now(b"".join(answers))
     server._at_rest = server._taken is None
     server._reset_timeout(None if server._at_rest else server.transaction.data_patience())
     return None
@@ -126,6 +130,7 @@ def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply |
         if getattr(handler, "handle_MAIL", None) is not None:
             server._taken = server.transaction.begin_plain, word.decode()
             return None
+        envelope.mail_params = {}
         envelope._begin(word.decode())
         return replies.SENDER_OK
     if (
@@ -134,7 +139,9 @@ def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply |
         or getattr(handler, "handle_BODY", None) is not None
     ):
         return None
-    server._taken = server.transaction.receive_data, ""
+    # The hook that ran last is not to blame if the message takes long.
+    server._last_hook = ""
+    server._taken = server.transaction.receive_data, monotonic()
     return replies.START_MAIL_INPUT
 
 

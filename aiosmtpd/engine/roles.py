@@ -25,8 +25,8 @@ class Transactions(Protocol):
     async def add_plain_recipient(self, mailbox: str) -> None:
         """Take the forward-path of a RCPT without parameters."""
 
-    async def receive_data(self, _: str = "") -> None:
-        """Take the message after a DATA that has been answered."""
+    async def receive_data(self, asked: float | None = None) -> None:
+        """Take the message after a DATA that was answered at the time *asked*."""
 
     def data_patience(self) -> float:
         """Return the seconds for which the server waits for mail data."""
@@ -48,11 +48,12 @@ class Server(Protocol):
     _client_is_active: bool
     _closing: bool
     _interrupted: bool
+    _last_hook: str
     _last_status: str | bytes
     _masked: int
     _meter: Meter
     _receiver: Receiver
-    _taken: tuple[Callable[[str], Awaitable[None]], str] | None
+    _taken: tuple[Callable[..., Awaitable[None]], Any] | None
     _tls_protocol: Any
     _watch: Watch | None
     _with_codes: bool

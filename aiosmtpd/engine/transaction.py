@@ -123,8 +123,8 @@ class Transaction:
 
     # The message.
 
-    async def receive_data(self, _: str = "") -> None:
-        """Take the message after a DATA that has been answered."""
+    async def receive_data(self, asked: float | None = None) -> None:
+        """Take the message after a DATA that has been answered: now, or at the time *asked*."""
         server = self._server
         data = MailData(
             server._receiver,
@@ -132,16 +132,22 @@ class Transaction:
             server.settings.data_size_limit,
             server.settings.bare_newline,
         )
-        await self._receive(DotSource(self, data))
+        waited = 0.0 if asked is None else monotonic() - asked
+        await self._receive(DotSource(self, data), waited)
 
-    async def _receive(self, source: Source) -> None:
-        """Take the message of a transaction and answer it; the transaction is over then."""
+    async def _receive(self, source: Source, waited: float = 0.0) -> None:
+        """Take the message of a transaction and answer it; the transaction is over then.
+
+        *waited* are the seconds for which the client has sent nothing of it.
+        """
         server = self._server
         envelope = server.envelope
-        server._meter.begin_message()
-        began = monotonic() if server._watch is not None else 0.0
+        server._meter.begin_message(waited)
+        began = monotonic() - waited if server._watch is not None else 0.0
         handed_over = began
         try:
+            if waited > DRIBBLE_GRACE:
+                self._keep_pace(0.0, 0)
             if hooks.find(server.event_handler, "handle_BODY") is not None:
                 await server._before_message(envelope)
                 status = await self._stream(source)

@@ -144,9 +144,12 @@ class Meter:
         self._errors = self._junk = 0
         self.farewell = None
 
-    def begin_message(self) -> None:
-        """Reset the measurement of the data rate: the mail data of a new message begins."""
-        self._seconds = self._forgone = 0.0
+    def begin_message(self, waited: float = 0.0) -> None:
+        """Reset the measurement of the data rate: the mail data of a new message begins.
+
+        *waited* is the time in seconds that was spent waiting for them before this call.
+        """
+        self._seconds, self._forgone = waited, 0.0
 
     def is_dribble(self, seconds: float, octets: int, grace: float) -> bool:
         """Return True if the average data rate is below the limit after *grace* seconds.

@@ -3,7 +3,7 @@
 import base64
 
 from tests.attack.servers import Starter, Victim
-from tests.attack.wire import Client, Place, Skipped
+from tests.attack.wire import Attacker, Place, Skipped
 
 SECRETS = (b"tr0ub4dor", b"c0rrecth0rse", b"\x00us3r\x00tr0ub4dor", b"us3r")
 
@@ -15,7 +15,7 @@ def _b64(text: bytes) -> bytes:
 def brute_force(place: Place, guesses: int) -> float:
     """Return the guesses that one connection gets an answer to."""
     answered = 0
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.hello()
         for guess in range(guesses):
             client.send(b"AUTH PLAIN " + _b64(b"\x00good\x00guess%d" % guess) + b"\r\n")
@@ -28,7 +28,7 @@ def brute_force(place: Place, guesses: int) -> float:
 def aborts(place: Place, rounds: int) -> float:
     """Begin AUTH and abort it; return how often that works in one connection."""
     done = 0
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.hello()
         for _ in range(rounds):
             client.send(b"AUTH LOGIN\r\n")
@@ -45,7 +45,7 @@ def long_answers(place: Place, octets: int) -> float:
     """Return the over-long answers of AUTH that are taken, or taken for commands."""
     taken = 0
     for mechanism in (b"PLAIN", b"LOGIN"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             client.ask(b"AUTH " + mechanism, b"334")
             client.send(b"QUJD" * (octets // 4) + b"\r\nNOOP\r\n")
@@ -59,7 +59,7 @@ def in_the_clear(starter: Starter, _: int) -> float:
     """Return the AUTH commands that are taken without TLS, where TLS is asked for."""
     with starter.serve("starttls", auth=True) as victim:
         plain = Place(victim.place.host, victim.place.port)
-        with Client(plain) as client:
+        with Attacker(plain) as client:
             if b"AUTH" in client.hello():
                 return 1
             return float(client.ask(b"AUTH PLAIN " + _b64(b"\x00good\x00pass"))[:1] != b"5")
@@ -68,7 +68,7 @@ def in_the_clear(starter: Starter, _: int) -> float:
 def bypass(place: Place, _: int) -> float:
     """Return the commands that are done for somebody who has not authenticated."""
     done = 0
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.hello()
         for command in (b"MAIL FROM:<a@b.test>", b"RCPT TO:<c@d.test>", b"DATA", b"VRFY a@b.test"):
             done += client.ask(command)[:1] in b"23"
@@ -104,7 +104,7 @@ def secrets_in_the_log(victim: Victim, _: int) -> float:
     """Return the secrets that the log shows at DEBUG, in the clear or in base64."""
     shown = [*SECRETS, *map(_b64, SECRETS)]
     for exchange in _exchanges():
-        with Client(victim.place) as client:
+        with Attacker(victim.place) as client:
             client.hello()
             for line in exchange:
                 client.send(line + b"\r\n")

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.attack.servers import Starter, Victim
-from tests.attack.wire import PATIENCE, Client, Place, Skipped
+from tests.attack.wire import PATIENCE, Attacker, Place, Skipped
 
 SENDERS = 12
 PER_ROUND = 120
@@ -42,7 +42,7 @@ class Senders:
 
     def _send(self, place: Place, name: str) -> None:
         number = 0
-        with suppress(OSError), Client(place) as client:
+        with suppress(OSError), Attacker(place) as client:
             client.hello()
             while True:
                 number += 1
@@ -124,7 +124,7 @@ def _small_disk() -> Iterator[Path]:
 def _fill(victim: Victim, mailbox: Path, content: bytes, messages: int) -> float:
     """Send until it is full; return the wrong replies, lost messages and files left behind."""
     wrong, acknowledged, refused = 0, 0, 0
-    with Client(victim.place) as client:
+    with Attacker(victim.place) as client:
         client.hello()
         for _ in range(messages):
             client.begin()
@@ -176,7 +176,7 @@ def synced(starter: Starter, messages: int) -> float:
     watched = "trace=fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write"
     wrapper = (strace, "-f", "-qq", "-y", "-s", "40", "-e", watched, "-o", str(trace))
     with starter.serve("smtp", *wrapper, handler="mailbox") as victim:
-        with Client(victim.place) as client:
+        with Attacker(victim.place) as client:
             client.hello()
             for _ in range(messages):
                 client.begin()
@@ -225,8 +225,8 @@ def lost_by_the_next_hop(starter: Starter, _: int) -> float:
 
 
 def _acknowledges(place: Place) -> bool:
-    with Client(place) as client:
-        client.data()
+    with Attacker(place) as client:
+        client.transaction()
         client.send(b"Subject: x\r\n\r\nx\r\n.\r\n")
         return client.reply()[:1] == b"2"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from tests.attack.servers import Victim
 from tests.attack.wire import (
     PATIENCE,
-    Client,
+    Attacker,
     Place,
     Skipped,
     descriptors,
@@ -47,9 +47,9 @@ def connections(place: Place, number: int) -> float:
     clients = []
     try:
         for _ in range(number):
-            clients.append(Client(place))
+            clients.append(Attacker(place))
         began = time.monotonic()
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.ask(b"NOOP", b"250")
             return time.monotonic() - began
     finally:
@@ -59,11 +59,11 @@ def connections(place: Place, number: int) -> float:
 
 def served_at_a_time(place: Place, number: int) -> float:
     """Return how many of these connections are served; then none counts any more."""
-    clients: list[Client] = []
+    clients: list[Attacker] = []
     served = 0
     try:
         for _ in range(number):
-            client = Client(place, greet=False)
+            client = Attacker(place, greet=False)
             clients.append(client)
             served += client.reply().startswith(b"220")
     finally:
@@ -71,7 +71,7 @@ def served_at_a_time(place: Place, number: int) -> float:
             client.reset()
     # Resets are seen in their order: the first clients of the next round may come too early.
     for _ in range(PATIENT):
-        with Client(place, greet=False) as client:
+        with Attacker(place, greet=False) as client:
             if client.reply().startswith(b"220"):
                 return served
     raise ConnectionError("nobody is served any more")
@@ -79,17 +79,17 @@ def served_at_a_time(place: Place, number: int) -> float:
 
 def room_for_others(place: Place, number: int) -> float:
     """Keep what connections one host can get; return 1 if another host gets none then."""
-    kept: list[Client] = []
+    kept: list[Attacker] = []
     try:
         for _ in range(number):
             with suppress(OSError):
-                client = Client(place, greet=False)
+                client = Attacker(place, greet=False)
                 kept.append(client)
                 if place.mode == "smtps":
                     client.socket = untrusting().wrap_socket(client.socket)
                 client.reply()
         try:
-            with Client(place, source="127.0.0.2"):
+            with Attacker(place, source="127.0.0.2"):
                 return 0
         except ConnectionError:
             return 1
@@ -102,10 +102,10 @@ def room_for_others(place: Place, number: int) -> float:
 
 def handshakes_at_a_time(place: Place, number: int) -> float:
     """Return how many connections may wait before their TLS handshake."""
-    clients: list[Client] = []
+    clients: list[Attacker] = []
     try:
         for _ in range(number):
-            clients.append(Client(place, greet=False))
+            clients.append(Attacker(place, greet=False))
         kept = [client.socket for client in clients]
         # The server says nothing before a handshake: what can be read is the end.
         while kept and (gone := select.select(kept, [], [], 0.5)[0]):
@@ -120,14 +120,14 @@ def served_in_a_row(place: Place, number: int) -> float:
     """Return how many connections are served, one behind the other."""
     served = 0
     for _ in range(number):
-        with Client(place, greet=False) as client:
+        with Attacker(place, greet=False) as client:
             served += client.reply().startswith(b"220")
     return served
 
 
 def endless_errors(place: Place, commands: int) -> float:
     """Return how many wrong commands a session may send."""
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.hello()
         for number in range(commands):
             client.send(b"RCPT TO:<nobody@d.test>\r\n")
@@ -138,7 +138,7 @@ def endless_errors(place: Place, commands: int) -> float:
 
 def endless_junk(place: Place, commands: int) -> float:
     """Return how many commands a session may send that lead to nothing."""
-    with Client(place) as client:
+    with Attacker(place) as client:
         for number in range(commands):
             client.send((b"NOOP\r\n", b"RSET\r\n", b"VRFY a\r\n")[number % 3])
             if not client.reply().startswith(b"2"):
@@ -148,18 +148,18 @@ def endless_junk(place: Place, commands: int) -> float:
 
 def resets(place: Place, rounds: int) -> float:
     """Reset connections at every stage; return the descriptors that this leaves behind."""
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.ask(b"NOOP", b"250")
     before = descriptors(place)
     for _ in range(rounds):
         for stage in range(len(DIALOGUE) + 1):
             with suppress(ConnectionError):
-                client = Client(place)
+                client = Attacker(place)
                 client.hello()
                 client.send(b"".join(DIALOGUE[:stage]))
                 client.reset()
         for begun in (b"", b"\x16\x03\x01\x02\x00\x01", b"PROXY TCP4 192"):
-            bare = Client(place, greet=False)
+            bare = Attacker(place, greet=False)
             bare.send(begun)
             bare.reset()
     return max(0, wait_for_descriptors(place, before) - before)
@@ -173,7 +173,7 @@ def exhausted_descriptors(victim: Victim, number: int) -> float:
     place = victim.place
     clients = []
     for _ in range(number):
-        clients.append(Client(place, greet=False))
+        clients.append(Attacker(place, greet=False))
     served = 0
     for client in clients:
         client.socket.settimeout(0.02)
@@ -183,7 +183,7 @@ def exhausted_descriptors(victim: Victim, number: int) -> float:
         raise Skipped("the descriptors were enough")
     for client in clients:
         client.close()
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.ask(b"NOOP", b"250")
     return victim.log().count("LOG ")
 
@@ -193,17 +193,17 @@ def _pipelining(place: Place, clients: int, burst: bytes) -> Iterator[None]:
     """Let clients send these commands again and again and read what is answered."""
     over = threading.Event()
 
-    def read(client: Client) -> None:
+    def read(client: Attacker) -> None:
         with suppress(OSError):
             while client.socket.recv(1 << 20):
                 pass
 
-    def write(client: Client) -> None:
+    def write(client: Attacker) -> None:
         with suppress(OSError):
             while not over.is_set():
                 client.send(burst)
 
-    greedy = [Client(place) for _ in range(clients)]
+    greedy = [Attacker(place) for _ in range(clients)]
     threads = []
     for client in greedy:
         client.hello()
@@ -226,7 +226,7 @@ def _pipelining(place: Place, clients: int, burst: bytes) -> Iterator[None]:
 def _longest_wait(place: Place, commands: int) -> float:
     """Return the longest time until another client is greeted, or a command of it answered."""
     began = time.monotonic()
-    with Client(place) as client:
+    with Attacker(place) as client:
         longest = time.monotonic() - began
         for _ in range(commands):
             began = time.monotonic()
@@ -247,10 +247,10 @@ def parser_starvation(place: Place, commands: int) -> float:
         return _longest_wait(place, commands)
 
 
-def _wait_beside(place: Place, send: Callable[[Client], None], commands: int) -> float:
+def _wait_beside(place: Place, send: Callable[[Attacker], None], commands: int) -> float:
     """Return the longest wait of another client while one has sent what takes long."""
-    with Client(place) as busy:
-        busy.data()
+    with Attacker(place) as busy:
+        busy.transaction()
         send(busy)
         return _longest_wait(place, commands)
 
@@ -269,8 +269,8 @@ def silent_next_hop(starter: "object", commands: int) -> float:
         next_hop = hop.getsockname()[1]
         with starter.serve("smtp", handler="proxy", next_hop=next_hop) as victim:
             hop.settimeout(PATIENCE)
-            with Client(victim.place) as busy:
-                busy.data()
+            with Attacker(victim.place) as busy:
+                busy.transaction()
                 busy.send(b"Subject: x\r\n\r\nx\r\n.\r\n")
                 silent, _ = hop.accept()
                 with silent:
@@ -280,8 +280,8 @@ def silent_next_hop(starter: "object", commands: int) -> float:
 def large_message(place: Place, mib: int) -> float:
     """Send a large message of short lines; return the longest wait of another client."""
     body = b"x\r\n" * (mib * 2**20 // 3) + b".\r\n"
-    with Client(place) as busy:
-        busy.data()
+    with Attacker(place) as busy:
+        busy.transaction()
         sender = threading.Thread(target=busy.push, args=(body, PATIENCE))
         sender.start()
         longest = 0.0

@@ -2,10 +2,10 @@
 
 from tests.attack.servers import Victim
 from tests.attack.target import GARBAGE
-from tests.attack.wire import Client, Place, well_formed
+from tests.attack.wire import Attacker, Place, well_formed
 
 
-def _one_reply(client: Client) -> bool:
+def _one_reply(client: Attacker) -> bool:
     """Tell whether exactly one well-formed reply comes, before that to NOOP."""
     client.send(b"NOOP\r\n")
     first = client.reply()
@@ -16,7 +16,7 @@ def garbage_of_rcpt(place: Place, _: int) -> float:
     """Return the wrong answers to RCPT whose hook returned garbage or raised."""
     wrong = 0
     for how in (*GARBAGE, "raise"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             client.ask(b"MAIL FROM:<a@b.test>", b"250")
             client.send(b"RCPT TO:<%s@d.test>\r\n" % how.encode())
@@ -28,7 +28,7 @@ def garbage_of_data(place: Place, _: int) -> float:
     """Return the wrong answers to DATA whose hook returned garbage or raised."""
     wrong = 0
     for how in (*GARBAGE, "raise"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             client.begin(b"%s@b.test" % how.encode())
             client.ask(b"DATA", b"354")
@@ -42,7 +42,7 @@ def faults_are_temporary(place: Place, _: int) -> float:
     wrong = 0
     # In LMTP a list is one reply for each recipient.
     for how in ("raise", "none", "number", *(["list"] if place.mode != "lmtp" else [])):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             client.begin(b"%s@b.test" % how.encode())
             reply = client.deliver(b"x")
@@ -54,7 +54,7 @@ def hanging(place: Place, commands: int) -> float:
     """Have a hook wait; return the longest wait of another client."""
     from tests.attack.floods import _longest_wait
 
-    with Client(place) as busy:
+    with Attacker(place) as busy:
         busy.hello()
         busy.ask(b"MAIL FROM:<a@b.test>", b"250")
         busy.send(b"RCPT TO:<hang@d.test>\r\n")
@@ -64,7 +64,7 @@ def hanging(place: Place, commands: int) -> float:
 def failed_data_leaks(victim: Victim, _: int) -> float:
     """Return the recipients of a failed message that get the next one."""
     for failure in (b"raise@b.test", b"none@b.test", b"big@b.test", b"line@b.test"):
-        with Client(victim.place) as client:
+        with Attacker(victim.place) as client:
             client.hello()
             client.begin(failure, b"secret@d.test")
             content = b"x"

@@ -4,7 +4,7 @@ import re
 import socket
 
 from tests.attack.servers import Starter, Victim
-from tests.attack.wire import PROXY_HEADER, Client, Place, Skipped, untrusting, well_formed
+from tests.attack.wire import PROXY_HEADER, Attacker, Place, Skipped, untrusting, well_formed
 
 FALSE_ENDS = (
     *(b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\r.\n", b"\n.\r"),
@@ -27,8 +27,8 @@ SECOND = b"MAIL FROM:<evil@b.test>\r\nRCPT TO:<victim@d.test>\r\nDATA\r\nSubject
 
 def _session(place: Place, false_end: bytes) -> int:
     """Send one message with another one hidden in it; return the messages that were taken."""
-    with Client(place) as client:
-        client.data()
+    with Attacker(place) as client:
+        client.transaction()
         client.send(b"Subject: one\r\n\r\nx" + false_end + SECOND + b"\r\n.\r\n")
         taken = int(client.reply().startswith(b"250"))
         client.send(b"NOOP\r\nQUIT\r\n")
@@ -57,11 +57,11 @@ def smuggling_through(starter: Starter, _: int) -> float:
 def starttls(place: Place, _: int) -> float:
     """Send commands in the clear behind STARTTLS; return those that are answered inside."""
     plain = Place(place.host, place.port, "smtp", place.pid)
-    with Client(plain) as client:
+    with Attacker(plain) as client:
         client.hello()
         client.send(b"STARTTLS\r\nNOOP in the clear\r\nMAIL FROM:<evil@b.test>\r\n")
         client.expect(b"220")
-        client.left = b""
+        client.left.clear()
         try:
             client.socket = untrusting().wrap_socket(client.socket)
         except OSError:
@@ -83,7 +83,7 @@ def response_splitting(place: Place, _: int) -> float:
         *(b"HELP \r250 x", b"EXPN \rx", b"NOOP \r250 x", b"MAIL FROM:<a\rb>", b"RCPT TO:<\rx>"),
         *(b"EHLO a\r250-AUTH PLAIN", b"HELO \xe2\x80\xa8250 x", b"AUTH \r250", b"X" * 400),
     ):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             client.send(command + b"\r\nQUIT\r\n")
             while reply := client.reply():
@@ -95,7 +95,7 @@ def response_of_hooks(place: Place, _: int) -> float:
     """Have a hook answer with an address that has control characters in it."""
     wrong = 0
     for path in (b'"a\rb"@c.test', b'"a\x00b"@c.test', b'"a\x1b"@c.test', b"<lines@c.test"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             client.ask(b"MAIL FROM:<a@b.test>", b"250")
             client.send(b"RCPT TO:<" + path + b">\r\nQUIT\r\n")
@@ -108,7 +108,7 @@ def log_forging(victim: Victim, _: int) -> float:
     """Return the lines and control characters of the log, at DEBUG, that a client wrote."""
     forged = b"\rLOG forged", b"\x1b[2Jforged", b"\x0bforged", b"\x85forged", b"\x00forged"
     for command in (b"NOOP ", b"EHLO ", b"MAIL FROM:", b"VRFY ", b"X"):
-        with Client(victim.place) as client:
+        with Attacker(victim.place) as client:
             client.hello()
             for text in forged[: 4 if command == b"X" else 5]:
                 client.send(command + text + b"\r\n")
@@ -125,7 +125,7 @@ def header_forging(victim: Victim, _: int) -> float:
     forged = b"".join(
         name + b": forged\r\n" for name in (b"X-Peer", b"X-MailFrom", b"X-RcptTo", b"x-mailfrom")
     )
-    with Client(victim.place) as client:
+    with Attacker(victim.place) as client:
         client.hello()
         client.begin()
         client.deliver(forged + b"Subject: x\r\n\r\nx")
@@ -137,7 +137,7 @@ def http(place: Place, _: int) -> float:
     """Post a form that holds a mail transaction; return the commands of it that succeed."""
     succeeded = 0
     for verb in (b"POST", b"PUT", b"OPTIONS"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.send(
                 verb + b" / HTTP/1.1\r\nHost: mx.test\r\nContent-Type: text/plain\r\n\r\n"
                 b"EHLO web.test\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
@@ -152,7 +152,7 @@ def spoofed_proxy(place: Place, _: int) -> float:
     """Send PROXY headers to a server that has no proxy; return how many it takes."""
     taken = 0
     for header in (b"PROXY TCP4 192.0.2.7 192.0.2.1 50025 25", b"PROXY UNKNOWN"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             taken += client.ask(header)[:1] in b"23"
     return taken
 
@@ -167,7 +167,7 @@ def malformed_proxy(place: Place, _: int) -> float:
         *(b"PROXY TCP4 1.2.3.4 1.2.3.4 1 1 1", b"proxy TCP4 1.2.3.4 1.2.3.4 1 1"),
         *(b"\r\n\r\n\x00\r\nQUIT\n\x31\x11\x00\x00", b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x01\x00"),
     ):
-        with Client(place, greet=False) as client:
+        with Attacker(place, greet=False) as client:
             client.send(header + b"\r\n")
             client.socket.shutdown(socket.SHUT_WR)
             opened += client.reply().startswith(b"220")
@@ -178,7 +178,7 @@ def spoofed_xclient(place: Place, _: int) -> float:
     """Return the attempts to be another client that succeed."""
     taken = 0
     for command in (b"XCLIENT ADDR=127.0.0.1 NAME=localhost", b"XFORWARD ADDR=127.0.0.1 NAME=x"):
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.hello()
             taken += client.ask(command)[:1] == b"2"
     return taken
@@ -186,7 +186,7 @@ def spoofed_xclient(place: Place, _: int) -> float:
 
 def proxy_of_a_stranger(place: Place, _: int) -> float:
     """Send a fine PROXY header from a host that is not trusted; return the sessions it opens."""
-    with Client(place, greet=False) as client:
+    with Attacker(place, greet=False) as client:
         client.send(PROXY_HEADER)
         client.socket.shutdown(socket.SHUT_WR)
         return float(client.reply().startswith(b"220"))

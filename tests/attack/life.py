@@ -6,7 +6,7 @@ import threading
 import time
 
 from tests.attack.servers import Starter, Victim
-from tests.attack.wire import PATIENCE, TLS, Client
+from tests.attack.wire import PATIENCE, TLS, Attacker
 
 RESTARTS = """
 import sys
@@ -34,7 +34,7 @@ for number in range(int(sys.argv[1])):
 
 def stop_with_open_connections(victim: Victim, number: int) -> float:
     """Return the seconds from SIGTERM to the end of a server with idle clients."""
-    clients = [Client(victim.place) for _ in range(number)]
+    clients = [Attacker(victim.place) for _ in range(number)]
     for client in clients:
         client.hello()
     began = time.monotonic()
@@ -49,7 +49,7 @@ def stop_with_open_connections(victim: Victim, number: int) -> float:
 
 def clients_that_are_not_told(victim: Victim, number: int) -> float:
     """Return the idle clients that see no 421 when the server is stopped."""
-    clients = [Client(victim.place) for _ in range(number)]
+    clients = [Attacker(victim.place) for _ in range(number)]
     for client in clients:
         client.hello()
     victim.end(signal.SIGTERM)
@@ -61,14 +61,14 @@ def clients_that_are_not_told(victim: Victim, number: int) -> float:
 
 def stop_with_messages_in_flight(victim: Victim, number: int) -> float:
     """Stop while hooks work on messages; return those that are not both kept and answered."""
-    clients = [Client(victim.place) for _ in range(number)]
+    clients = [Attacker(victim.place) for _ in range(number)]
     for client in clients:
         client.hello()
         client.begin(b"slow@b.test")
         client.ask(b"DATA", b"354")
         client.send(b"x\r\n.\r\n")
     # A later command of another client is answered: the messages were read before it.
-    with Client(victim.place) as client:
+    with Attacker(victim.place) as client:
         client.ask(b"NOOP", b"250")
     replies: list[bytes] = []
     threads = [
@@ -89,13 +89,13 @@ def stop_with_messages_in_flight(victim: Victim, number: int) -> float:
 def _vanish(victim: Victim, sender: bytes, number: int) -> None:
     """Send messages whose hooks take their time, and reset the connections."""
     for _ in range(number):
-        client = Client(victim.place)
+        client = Attacker(victim.place)
         client.hello()
         client.begin(sender)
         client.ask(b"DATA", b"354")
         client.send(b"x\r\n.\r\n")
         # Whether the hook has begun, only its work tells: there is nothing to wait for.
-        with Client(victim.place) as other:
+        with Attacker(victim.place) as other:
             other.ask(b"NOOP", b"250")
         client.reset()
 
@@ -134,18 +134,18 @@ def _complaints(strict: Starter, mode: str, rounds: int) -> int:
     with strict.serve(mode, handler="wild", seconds=0.1) as victim:
         for _ in range(rounds):
             for goodbye in (b"QUIT\r\n", b"", b"NOOP"):
-                with Client(victim.place) as client:
+                with Attacker(victim.place) as client:
                     client.hello()
                     client.begin()
                     client.deliver(b"x")
                     client.send(goodbye)
-            client = Client(victim.place)
-            client.data()
+            client = Attacker(victim.place)
+            client.transaction()
             client.reset()
-            Client(victim.place, greet=False).reset()
-            with Client(victim.place, greet=False) as client:
+            Attacker(victim.place, greet=False).reset()
+            with Attacker(victim.place, greet=False) as client:
                 client.send(b"\x16\x03\x01")
-        idle = Client(victim.place)
+        idle = Attacker(victim.place)
         idle.hello()
         code = victim.end(signal.SIGTERM)
         idle.close()

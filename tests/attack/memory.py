@@ -1,6 +1,6 @@
 """What never ends must not be kept: figures are the memory of the server's process."""
 
-from tests.attack.wire import MIB, PROXY_HEADER, Client, Growth, Place, Skipped, memory
+from tests.attack.wire import MIB, PROXY_HEADER, Attacker, Growth, Place, Skipped, memory
 
 STALL = 0.5
 """Seconds without progress after which the server does not take any more."""
@@ -9,7 +9,7 @@ STALL = 0.5
 def never_reads(place: Place, mib: int) -> float:
     """Pipeline commands with long replies and read none of these."""
     growth = Growth(place)
-    with Client(place, receive_buffer=4096) as client:
+    with Attacker(place, receive_buffer=4096) as client:
         client.hello()
         client.push(b"HELP\r\n" * (mib * MIB // 6), STALL)
         return growth.mib()
@@ -17,7 +17,7 @@ def never_reads(place: Place, mib: int) -> float:
 
 def endless_command(place: Place, mib: int) -> float:
     growth = Growth(place)
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.push(b"NOOP " + b"x" * (mib * MIB), STALL)
         return growth.mib()
 
@@ -25,16 +25,16 @@ def endless_command(place: Place, mib: int) -> float:
 def endless_line(place: Place, mib: int) -> float:
     """Send mail data without a line end, but for the last one."""
     growth = Growth(place)
-    with Client(place) as client:
-        client.data()
+    with Attacker(place) as client:
+        client.transaction()
         client.push(b"x" * (mib * MIB) + b"\r\n.\r\n", STALL)
         return growth.mib()
 
 
 def endless_data(place: Place, mib: int) -> float:
     growth = Growth(place)
-    with Client(place) as client:
-        client.data()
+    with Attacker(place) as client:
+        client.transaction()
         client.push((b"x" * 70 + b"\r\n") * (mib * MIB // 72), STALL)
         return growth.mib()
 
@@ -42,8 +42,8 @@ def endless_data(place: Place, mib: int) -> float:
 def short_lines(place: Place, mib: int) -> float:
     """Return the octets of memory, beside one MiB, for each octet of a message of empty lines."""
     growth = Growth(place)
-    with Client(place) as client:
-        client.data()
+    with Attacker(place) as client:
+        client.transaction()
         client.send(b"\r\n" * (mib * MIB // 2) + b".\r\n")
         client.expect(b"250")
         return max(0.0, growth.mib() - 1) / mib
@@ -52,7 +52,7 @@ def short_lines(place: Place, mib: int) -> float:
 def recipients(place: Place, number: int) -> float:
     """Return how many recipients of one message are accepted."""
     accepted = 0
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.hello()
         client.ask(b"MAIL FROM:<a@b.test>", b"250")
         for at in range(0, number, 100):
@@ -71,7 +71,7 @@ def idle_connections(place: Place, number: int) -> float:
     before = memory(place)
     clients = []
     try:
-        clients = [Client(place) for _ in range(number)]
+        clients = [Attacker(place) for _ in range(number)]
         for client in clients:
             client.hello()
         return max(0.0, memory(place) - before) * 1024 / number
@@ -82,7 +82,7 @@ def idle_connections(place: Place, number: int) -> float:
 
 def endless_auth(place: Place, mib: int) -> float:
     growth = Growth(place)
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.hello()
         client.ask(b"AUTH PLAIN", b"334")
         client.push(b"x" * (mib * MIB), STALL)
@@ -92,7 +92,7 @@ def endless_auth(place: Place, mib: int) -> float:
 def endless_chunk(place: Place, mib: int) -> float:
     """Announce a chunk far over the size limit."""
     growth = Growth(place)
-    with Client(place) as client:
+    with Attacker(place) as client:
         if b"CHUNKING" not in client.hello():
             raise Skipped("no CHUNKING")
         client.begin()
@@ -103,7 +103,7 @@ def endless_chunk(place: Place, mib: int) -> float:
 def tiny_chunks(place: Place, bursts: int) -> float:
     """Send one message in bursts of 1,000 chunks of one octet; return MiB of memory."""
     growth = Growth(place)
-    with Client(place) as client:
+    with Attacker(place) as client:
         if b"CHUNKING" not in client.hello():
             raise Skipped("no CHUNKING")
         client.begin()
@@ -117,6 +117,6 @@ def tiny_chunks(place: Place, bursts: int) -> float:
 
 def endless_proxy_header(place: Place, mib: int) -> float:
     growth = Growth(place)
-    with Client(place, greet=False) as client:
+    with Attacker(place, greet=False) as client:
         client.push(PROXY_HEADER[:-2] + b"x" * (mib * MIB), STALL)
         return growth.mib()

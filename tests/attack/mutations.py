@@ -5,7 +5,7 @@ import socket
 from collections.abc import Callable
 
 from tests.attack.servers import Victim
-from tests.attack.wire import Client, descriptors, wait_for_descriptors, well_formed
+from tests.attack.wire import Attacker, descriptors, wait_for_descriptors, well_formed
 
 DIALOGUES = (
     b"{HELLO} client.test\r\nMAIL FROM:<a@b.test> SIZE=100\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
@@ -89,7 +89,7 @@ def faults_of(replies: bytes) -> int:
     return faults + bool(reply)
 
 
-def hold(client: Client, data: bytes, chance: random.Random) -> bytes:
+def hold(client: Attacker, data: bytes, chance: random.Random) -> bytes:
     """Say it all, in one or two pieces, or in none; return all that the server says."""
     at = chance.randrange(len(data) + 1) if chance.random() < 0.3 else len(data)
     try:
@@ -110,12 +110,12 @@ def mutated(victim: Victim, number: int) -> float:
     chance = random.Random(number)
     place = victim.place
     hello = place.hello.partition(b" ")[0]
-    with Client(place) as client:
+    with Attacker(place) as client:
         client.ask(b"NOOP", b"250")
     before = descriptors(place), victim.tasks()
     faults = 0
     for _ in range(number):
-        with Client(place) as client:
+        with Attacker(place) as client:
             faults += faults_of(hold(client, mutation(chance, hello), chance))
     left = max(0, wait_for_descriptors(place, before[0]) - before[0] - 1)
     return faults + left + max(0, victim.tasks() - before[1]) + victim.log().count("LOG ERROR")

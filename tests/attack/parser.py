@@ -4,7 +4,7 @@ import random
 import re
 import time
 
-from tests.attack.wire import Client, Place, processor_time
+from tests.attack.wire import Attacker, Place, processor_time
 
 INTERNAL = re.compile(rb"451 4\.3\.0|500 Error: \(")
 
@@ -26,7 +26,7 @@ def pathological(octets: int) -> list[bytes]:
     return found
 
 
-def _ask(client: Client, command: bytes) -> tuple[float, bytes]:
+def _ask(client: Attacker, command: bytes) -> tuple[float, bytes]:
     """Return the seconds that the server needs, of its processor if it can be, and its reply."""
     used, began = processor_time(client.place), time.monotonic()
     client.send(command + b"\r\n")
@@ -43,7 +43,7 @@ def slowest(place: Place, octets: int) -> float:
         for verb in (b"MAIL FROM:", b"RCPT TO:", b"VRFY "):
             best = 1e9
             for _ in range(3):
-                with Client(place) as client:
+                with Attacker(place) as client:
                     client.hello()
                     if verb[:1] == b"R":
                         client.ask(b"MAIL FROM:<a@b.test>", b"250")
@@ -76,14 +76,14 @@ def internal_exceptions(place: Place, commands: int) -> float:
     arguments = pathological(200)
     arguments += [b"".join(chance.choices(words, k=chance.randrange(30))) for _ in range(commands)]
     verbs = (b"MAIL FROM:", b"RCPT TO:", b"VRFY ", b"EHLO ", b"AUTH ", b"HELP ", b"BDAT ", b"EXPN ")
-    found, client = 0, Client(place)
+    found, client = 0, Attacker(place)
     client.hello()
     for argument in arguments:
         reply = _ask(client, chance.choice(verbs) + argument)[1]
         found += bool(INTERNAL.match(reply))
         if reply[:3] in (b"", b"421", b"502", b"354", b"334", b"552"):
             client.close()
-            client = Client(place)
+            client = Attacker(place)
             client.hello()
             if chance.random() < 0.5:
                 client.ask(b"MAIL FROM:<a@b.test>", b"250")

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from tests.attack.wire import PATIENCE, Client, Place, Skipped
+from tests.attack.wire import PATIENCE, Attacker, Place, Skipped
 
 TARGET = Path(__file__).with_name("target.py")
 ROOT = TARGET.parent.parent.parent
@@ -130,7 +130,7 @@ class Starter:
         try:
             if mode == "cli":
                 # Its socket is ours: it takes connections before the server is there.
-                Client(place).close()
+                Attacker(place).close()
             yield Victim(place, folder, process)
         finally:
             process.kill()

@@ -3,14 +3,13 @@
 import os
 import re
 import select
-import socket
 import ssl
-import struct
 import time
 from pathlib import Path
-from typing import Self
 
 import attrs
+
+from tests.client import Client
 
 PATIENCE = 15.0
 """Seconds until a server that does not answer has not withstood."""
@@ -47,23 +46,23 @@ def untrusting() -> ssl.SSLContext:
     return context
 
 
-class Client:
-    """A connection as the server's mode wants it, greeted unless *greet* is false."""
+class Attacker(Client):
+    """A client as the server's mode wants it, greeted unless *greet* is false."""
+
+    resets_are_ends = True
 
     def __init__(
         self, place: Place, *, greet: bool = True, receive_buffer: int = 0, source: str = ""
     ) -> None:
         self.place = place
-        self.left = b""
-        self.socket = socket.socket(socket.AF_INET6 if ":" in place.host else socket.AF_INET)
-        self.socket.settimeout(PATIENCE)
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        super().__init__(
+            (place.host, place.port),
+            greet=False,
+            receive_buffer=receive_buffer,
+            source=source,
+            patience=PATIENCE,
+        )
         try:
-            if source:
-                self.socket.bind((source, 0))
-            self.socket.connect((place.host, place.port))
-            self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if greet:
                 self._greet()
         except BaseException:
@@ -74,71 +73,22 @@ class Client:
         if self.place.mode == "proxy":
             self.send(PROXY_HEADER)
         if self.place.mode == "smtps":
-            self.socket = untrusting().wrap_socket(self.socket)
+            self.start_tls(untrusting())
         self.expect(b"220")
         if self.place.mode == "starttls":
             self.ask(b"EHLO attacker.test", b"250")
             self.ask(b"STARTTLS", b"220")
-            self.socket = untrusting().wrap_socket(self.socket)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.socket.close()
-
-    def reset(self) -> None:
-        """Close with a RST."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def reply(self) -> bytes:
-        """Read one reply, all its lines; what there is of it where the connection ends."""
-        reply = b""
-        while True:
-            while b"\n" not in self.left:
-                try:
-                    data = self.socket.recv(65536)
-                except (ConnectionError, ssl.SSLError):
-                    data = b""
-                if not data:
-                    reply, self.left = reply + self.left, b""
-                    return reply
-                self.left += data
-            line, self.left = self.left[: (end := self.left.index(b"\n") + 1)], self.left[end:]
-            reply += line
-            if line[3:4] != b"-":
-                return reply
+            self.start_tls(untrusting())
 
     def expect(self, code: bytes) -> bytes:
-        reply = self.reply()
-        if not reply.startswith(code):
-            raise ConnectionError(f"expected {code.decode()}, got {reply[:200]!r}")
-        return reply
-
-    def ask(self, command: bytes, code: bytes = b"") -> bytes:
-        self.send(command + b"\r\n")
-        return self.expect(code)
+        """Read one reply; one that does not begin with *code* is a failure of the server's."""
+        try:
+            return super().expect(code)
+        except AssertionError as error:
+            raise ConnectionError(str(error)) from error
 
     def hello(self) -> bytes:
         return self.ask(self.place.hello, b"250")
-
-    def begin(self, sender: bytes = b"a@b.test", recipient: bytes = b"c@d.test") -> None:
-        """Go up to the recipient."""
-        self.ask(b"MAIL FROM:<" + sender + b">", b"250")
-        self.ask(b"RCPT TO:<" + recipient + b">", b"250")
-
-    def data(self) -> None:
-        """Go up to the 354."""
-        self.hello()
-        self.begin()
-        self.ask(b"DATA", b"354")
 
     def deliver(self, content: bytes) -> bytes:
         """Send a message whose dots are stuffed; return the reply."""
@@ -235,7 +185,7 @@ def wait_for_descriptors(place: Place, number: int, seconds: float = 5.0) -> int
     end = time.monotonic() + seconds
     while (now := descriptors(place)) > number and time.monotonic() < end:
         # Each question is answered after what the server had to do before it.
-        with Client(place) as client:
+        with Attacker(place) as client:
             client.ask(b"NOOP")
     return now
 

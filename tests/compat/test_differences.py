@@ -22,8 +22,9 @@ import aiosmtpd
 from aiosmtpd import Controller, Mail, Server
 from aiosmtpd.engine import connection, diagnostics as advice
 from aiosmtpd.smtp import SMTP, AuthResult
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client, serving
+from tests.net.support import Catcher, serving
 
 PLAIN = b"AUTH PLAIN " + b64encode(b"\0anna\0secret-word")
 
@@ -546,4 +547,4 @@ def test_any_421_ends_the_connection(error: Exception) -> None:
         client.ask(b"MAIL FROM:<a@b.test>")
         client.send(b"RCPT TO:<c@d.test>\r\nNOOP\r\n")
         assert client.reply() == b"421 4.3.2 Going away\r\n"
-        assert client.file.read() == b""
+        assert client.rest() == b""

@@ -32,8 +32,9 @@ from aiosmtpd.smtp import (
     syntax,
 )
 from aiosmtpd.testing.helpers import ReceivingHandler
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client
+from tests.net.support import Catcher
 
 # A list server's LMTP runner.
 
@@ -188,8 +189,8 @@ class LocalServer(Controller):
         assert self.server is not None
         self.port = int(self.addresses[0][1])
         super()._trigger_server()
-        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as probe:
-            self.triggered = probe.recv(100).startswith(b"220 ")
+        with Client(self.port) as probe:
+            self.triggered = bool(probe.greeting)
 
     def stop(self, no_assert: bool = False, timeout: float | None = None) -> None:
         if self._thread is not None:

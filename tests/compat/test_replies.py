@@ -9,8 +9,9 @@ import pytest
 import aiosmtpd.smtp
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import AuthResult
+from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.support import Client, serving
+from tests.net.support import serving
 
 HELO, EHLO = b"HELO client.test", b"EHLO client.test"
 MAIL, RCPT, DATA = b"MAIL FROM:<a@b.test>", b"RCPT TO:<c@d.test>", b"DATA"
@@ -172,9 +173,7 @@ def test_replies_about_tls(certificates: Certificates) -> None:
         assert b"250-STARTTLS\r\n" in client.ask(EHLO)
         assert client.ask(MAIL) == b"530 Must issue a STARTTLS command first\r\n"
         assert client.ask(b"STARTTLS") == b"220 Ready to start TLS\r\n"
-        context = certificates.client_context()
-        client.socket = context.wrap_socket(client.socket, server_hostname="localhost")
-        client.file = client.socket.makefile("rb")
+        client.start_tls(certificates.client_context(), "localhost")
         assert client.ask(EHLO) == b"554 Command refused due to lack of security\r\n"
         assert client.ask(b"QUIT") == b"221 Bye\r\n"
 

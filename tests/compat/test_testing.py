@@ -24,7 +24,8 @@ from aiosmtpd.testing.helpers import (
     send_recv,
 )
 from aiosmtpd.testing.statuscodes import SMTP_STATUS_CODES, StatusCode
-from tests.net.support import PATIENCE, Client, serving
+from tests.client import PATIENCE, Client
+from tests.net.support import serving
 
 DIFFERS = pytest.mark.skipif(
     aiosmtpd.smtp.__version__.startswith("1.4"), reason="a deliberate difference"
@@ -337,9 +338,6 @@ class TestHelpers:
         assert send_recv(ours, b"NOOP") == b"x" * 50000
 
     def test_send_recv_with_a_server(self) -> None:
-        with serving(ReceivingHandler()) as controller:
-            address = ("127.0.0.1", controller.port)
-            with socket.create_connection(address, timeout=PATIENCE) as sock:
-                assert sock.recv(100).startswith(b"220 ")
-                assert send_recv(sock, b"NOOP\r\nNOOP") == b"250 OK\r\n" * 2
-                assert sock.gettimeout() == PATIENCE
+        with serving(ReceivingHandler()) as controller, Client(controller.port) as client:
+            assert send_recv(client.socket, b"NOOP\r\nNOOP") == b"250 OK\r\n" * 2
+            assert client.socket.gettimeout() == PATIENCE

@@ -9,6 +9,7 @@ other must hold.
 plain server, in lockstep, against one that runs already; the greeting may be any.
 """
 
+import contextlib
 import socket
 import sys
 import warnings
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, __version__
+from tests.client import Client
 
 from .cast import server_factory
 from .harness import Await, Feed, Outcome, all_records, burst, judge, lockstep
@@ -51,75 +53,62 @@ class Stage(Controller):
         return self._make()
 
 
-class Client:
-    """A client that keeps everything it was sent."""
+def wait_for(client: Client, lines: int) -> bool:
+    """Receive until so many lines came; return whether they did."""
+    while client.left.count(b"\r\n") < lines and receive(client):
+        pass
+    return client.left.count(b"\r\n") >= lines
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self._socket = socket.create_connection(address, timeout=PATIENCE)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.received = bytearray()
-        self.closed = False
 
-    def send(self, data: bytes) -> None:
-        """Send, unless the server has gone."""
-        try:
-            self._socket.sendall(data)
-        except OSError:
-            self.closed = True
+def receive(client: Client) -> bool:
+    """Receive once; return False if nothing came or nothing more will."""
+    try:
+        return client.fill()
+    except OSError:
+        return False
 
-    def wait_for(self, lines: int) -> bool:
-        """Receive until so many lines came; tell whether they did."""
-        while self.received.count(b"\r\n") < lines and not self.closed:
-            if not self._receive():
-                break
-        return self.received.count(b"\r\n") >= lines
 
-    def end(self) -> bool:
-        """Close the sending side, receive the rest; tell whether the server had closed before."""
-        self._socket.settimeout(0.05)
-        while not self.closed and self._receive():
-            pass
-        before = self.closed
-        self._socket.settimeout(PATIENCE)
-        self.send_eof()
-        while not self.closed and self._receive():
-            pass
-        self._socket.close()
-        return before
+def ends(client: Client) -> bool:
+    """Close the sending side and receive the rest; return whether the server had closed before."""
+    closed = False
+    client.socket.settimeout(0.05)
+    try:
+        while not closed:
+            closed = not client.fill()
+    except TimeoutError:
+        pass
+    except OSError:
+        closed = True
+    client.socket.settimeout(PATIENCE)
+    send_eof(client)
+    while receive(client):
+        pass
+    client.close()
+    return closed
 
-    def send_eof(self) -> None:
-        """Close the sending side."""
-        try:
-            self._socket.shutdown(socket.SHUT_WR)
-        except OSError:
-            self.closed = True
 
-    def _receive(self) -> bool:
-        try:
-            data = self._socket.recv(65536)
-        except TimeoutError:
-            return False
-        except OSError:
-            data = b""
-        self.received += data
-        self.closed = self.closed or not data
-        return bool(data)
+def send_eof(client: Client) -> None:
+    """Close the sending side, unless the server has gone."""
+    with contextlib.suppress(OSError):
+        client.socket.shutdown(socket.SHUT_WR)
 
 
 def play(transcript: Transcript, address: tuple[str, int], *, at_once: bool) -> Outcome:
     """Hold the dialogue over a socket."""
-    client = Client(address)
+    client = Client(address, greet=False, patience=PATIENCE)
     for action in burst(transcript.steps) if at_once else lockstep(transcript.steps):
         match action:
             case Feed(data):
-                client.send(data)
+                # Unless the server has gone.
+                with contextlib.suppress(OSError):
+                    client.send(data)
             case Await(lines):
-                if not client.wait_for(lines):
+                if not wait_for(client, lines):
                     break
             case Eof():
-                client.send_eof()
-    closed = client.end()
-    *received, rest = bytes(client.received).split(b"\r\n")
+                send_eof(client)
+    closed = ends(client)
+    *received, rest = bytes(client.left).split(b"\r\n")
     return Outcome(lines=received, rest=rest, closed_by_server=closed)
 
 

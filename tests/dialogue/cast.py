@@ -453,9 +453,14 @@ def value_of(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
+@functools.cache
+def _expression(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
 def named(text: str) -> Any:
     """Return the class called `text`, or what a call `Name(key=value)` gives."""
-    node = ast.parse(text, mode="eval").body
+    node = _expression(text)
     if not isinstance(node, ast.Call):
         return value_of(node)
     arguments = {one.arg: value_of(one.value) for one in node.keywords if one.arg}

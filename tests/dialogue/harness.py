@@ -4,8 +4,9 @@ The dialogue is the same each time; only the arrival of the client's octets diff
 
 - lockstep: each line when everything before it was answered,
 - singly: one octet at a time,
-- cut: all at once, but for one cut,
-- burst: all at once.
+- burst: all at once,
+- pipelined: MAIL, RCPT and DATA at once, each other line when everything before was answered,
+- cut: one of these, but for one cut.
 
 `SYNC` in a transcript is a point that every one of them waits at.
 """
@@ -13,10 +14,16 @@ The dialogue is the same each time; only the arrival of the client's octets diff
 import asyncio
 import contextlib
 import gc
+import inspect
 import logging
+import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import FrameType
+
+from aiosmtpd.smtp import SMTP
 
 from .cast import server_factory
 from .notation import Close, Eof, Expect, Send, Step, Sync, Transcript
@@ -29,6 +36,9 @@ PATIENCE = 5.0
 
 TURNS = 8
 """Turns of the loop in which the server works on what arrived, where no reply tells of it."""
+
+TRANSACTION = (b"MAIL", b"RCPT", b"DATA")
+"""The commands that clients with PIPELINING send together."""
 
 CUTS = 240
 """A transcript with more octets than this is cut near its line ends and at even steps only."""
@@ -77,23 +87,55 @@ class Records(logging.Handler):
 
 
 @contextlib.contextmanager
-def all_records() -> Iterator[list[logging.LogRecord]]:
-    """Collect what is logged at any level, the traffic of the protocol included."""
+def all_records(level: int = logging.DEBUG) -> Iterator[list[logging.LogRecord]]:
+    """Collect all log records from *level* on. At DEBUG the server logs each command.
+
+    Pytest's own handlers are set aside: they format each record, a fifth of a replay's time.
+    """
     handler = Records()
     root, mail = logging.getLogger(), logging.getLogger("mail.log")
-    before = root.level, mail.level
-    root.addHandler(handler)
-    root.setLevel(logging.DEBUG)
-    mail.setLevel(logging.DEBUG)
+    before = root.handlers, root.level, mail.level
+    root.handlers = [handler]
+    root.setLevel(level)
+    mail.setLevel(level)
     try:
         yield handler.seen
     finally:
-        root.removeHandler(handler)
-        root.setLevel(before[0])
-        mail.setLevel(before[1])
+        root.handlers = before[0]
+        root.setLevel(before[1])
+        mail.setLevel(before[2])
 
 
-# The ways to cut.
+@contextlib.contextmanager
+def run_by_the_driver() -> Iterator[Counter[str]]:
+    """Count how often the driver runs MAIL, RCPT and DATA.
+
+    The fast path runs them without a call of ``smtp_MAIL``, ``smtp_RCPT`` or ``smtp_DATA``. A
+    profile function sees these calls; a method in their place would switch the fast path off.
+    """
+    # By id, for the hash of a code object takes a microsecond.
+    verbs = {
+        id(inspect.unwrap(getattr(SMTP, f"smtp_{verb}")).__code__): verb
+        for verb in ("MAIL", "RCPT", "DATA")
+    }
+    # A coroutine is called again each time it goes on, with the same frame.
+    frames: set[FrameType] = set()
+    ran: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and id(frame.f_code) in verbs and frame not in frames:
+            frames.add(frame)
+            ran[verbs[id(frame.f_code)]] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        yield ran
+    finally:
+        sys.setprofile(before)
+
+
+# The ways to send.
 
 
 def lockstep(steps: Sequence[Step]) -> list[Action]:
@@ -139,21 +181,42 @@ def singly(steps: Sequence[Step]) -> list[Action]:
     return actions
 
 
-def cut(steps: Sequence[Step], position: int) -> list[Action]:
-    """Send everything at once, but for one cut after `position` octets."""
+def pipelined(steps: Sequence[Step]) -> list[Action]:
+    """Send MAIL, RCPT and DATA together, as clients do; all else waits for every reply so far."""
     actions: list[Action] = []
+    lines = 0
+    together = False
+    for step in steps:
+        if isinstance(step, Expect):
+            lines += 1
+        elif isinstance(step, Sync):
+            together = False
+        elif isinstance(step, Send) and together and step.data[:4].upper() in TRANSACTION:
+            last = actions.pop()
+            assert isinstance(last, Feed)
+            actions.append(Feed(last.data + step.data))
+        elif isinstance(step, Send | Eof):
+            actions.append(Await(lines))
+            actions.append(Feed(step.data) if isinstance(step, Send) else step)
+            together = isinstance(step, Send) and step.data[:4].upper() in TRANSACTION
+    return [*actions, Await(lines)]
+
+
+def cut(actions: Sequence[Action], position: int) -> list[Action]:
+    """Do the same, but for one cut after `position` octets."""
+    result: list[Action] = []
     before = 0
-    for action in burst(steps):
+    for action in actions:
         if not isinstance(action, Feed):
-            actions.append(action)
+            result.append(action)
             continue
         offset = position - before
         if 0 < offset < len(action.data):
-            actions += [Feed(action.data[:offset]), Feed(action.data[offset:])]
+            result += [Feed(action.data[:offset]), Feed(action.data[offset:])]
         else:
-            actions.append(action)
+            result.append(action)
         before += len(action.data)
-    return actions
+    return result
 
 
 def cut_positions(data: bytes) -> list[int]:
@@ -171,10 +234,10 @@ def cut_positions(data: bytes) -> list[int]:
 # One replay.
 
 
-async def replay(transcript: Transcript, actions: Sequence[Action]) -> Outcome:
-    """Hold the dialogue once with a new server and tell what came of it."""
+async def replay(transcript: Transcript, actions: Sequence[Action], level: int) -> Outcome:
+    """Hold the dialogue once with a new server, logging from *level* on; return its outcome."""
     factory = server_factory(transcript)
-    with watched() as outcome:
+    with watched(level) as outcome:
         transport = connect(factory)
         for action in actions:
             if not await _perform(action, transport):
@@ -188,13 +251,15 @@ async def replay(transcript: Transcript, actions: Sequence[Action]) -> Outcome:
     return outcome
 
 
-async def vanish(transcript: Transcript, position: int, *, reset: bool) -> Outcome:
+async def vanish(
+    transcript: Transcript, actions: Sequence[Action], position: int, level: int, *, reset: bool
+) -> Outcome:
     """Let the client go after `position` octets, with a FIN or a RST."""
     factory = server_factory(transcript)
-    with watched() as outcome:
+    with watched(level) as outcome:
         transport = connect(factory)
         before = 0
-        for action in burst(transcript.steps):
+        for action in actions:
             if not isinstance(action, Feed):
                 await _perform(action, transport)
                 continue
@@ -213,8 +278,8 @@ async def vanish(transcript: Transcript, position: int, *, reset: bool) -> Outco
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[Outcome]:
-    """Note log records, warnings, and what the event loop complains about."""
+def watched(level: int) -> Iterator[Outcome]:
+    """Note log records from *level* on, warnings, and complaints of the event loop."""
     loop = asyncio.get_running_loop()
     outcome = Outcome()
     before = loop.get_exception_handler()
@@ -222,7 +287,7 @@ def watched() -> Iterator[Outcome]:
         lambda _, context: outcome.complaints.append(f"{context.get('message')}: {context}")
     )
     try:
-        with all_records() as records, warnings.catch_warnings(record=True) as caught:
+        with all_records(level) as records, warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             yield outcome
     finally:
@@ -334,8 +399,9 @@ def _report(transcript: Transcript, number: int, problem: str) -> str:
     return "\n".join([*shown, problem])
 
 
-async def check(transcript: Transcript, ways: Iterable[Sequence[Action]]) -> None:
+async def check(transcript: Transcript, ways: Iterable[Sequence[Action]], level: int) -> None:
     """Hold the dialogue in each of these ways; raise `AssertionError` at the first that differs."""
     for actions in ways:
-        judge(transcript, await replay(transcript, actions))
+        judge(transcript, await replay(transcript, actions, level))
+    # A coroutine that was never awaited warns when it is collected.
     gc.collect()

@@ -47,6 +47,8 @@ class Dialogue(RuleBasedStateMachine):
         self.expected: list[tuple[str | None, list[str], bytes]] = []
         self.handler = Keeper()
         self.loop = asyncio.new_event_loop()
+        # In development mode asyncio logs each step that takes longer: a busy machine is no fault.
+        self.loop.slow_callback_duration = PATIENCE
         self.connected = False
         self.stack = ExitStack()
         self.records = self.stack.enter_context(all_records())

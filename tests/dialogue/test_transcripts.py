@@ -1,20 +1,30 @@
-"""Every transcript, in every way its octets can arrive."""
+"""Replay every transcript in each way that its bytes can arrive.
 
+At DEBUG the server logs each command, and so the driver runs all of them. At INFO the fast path
+runs the common ones.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from .harness import (
+    Action,
     burst,
     check,
     cut,
     cut_positions,
     judge_quiet,
     lockstep,
+    pipelined,
+    replay,
+    run_by_the_driver,
     singly,
     vanish,
 )
-from .notation import Transcript, read_folder
+from .notation import Step, Transcript, read_folder
 from .tables import parameter_transcripts, path_transcripts
 
 FOLDER = Path(__file__).parent / "transcripts"
@@ -29,37 +39,69 @@ def _transcripts() -> list[object]:
 
 
 every_transcript = pytest.mark.parametrize("transcript", _transcripts())
+each_level = pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO], ids=["DEBUG", "INFO"])
 
 
+def sent_at(level: int) -> Callable[[Sequence[Step]], list[Action]]:
+    """Return how the client sends: the fast path begins only where the driver rests."""
+    return burst if level == logging.DEBUG else pipelined
+
+
+@each_level
 @every_transcript
-async def test_lockstep(transcript: Transcript) -> None:
-    await check(transcript, [lockstep(transcript.steps)])
+async def test_lockstep(transcript: Transcript, level: int) -> None:
+    await check(transcript, [lockstep(transcript.steps)], level)
 
 
+@each_level
 @every_transcript
-async def test_singly(transcript: Transcript) -> None:
-    await check(transcript, [singly(transcript.steps)])
+async def test_singly(transcript: Transcript, level: int) -> None:
+    await check(transcript, [singly(transcript.steps)], level)
 
 
+@each_level
 @every_transcript
-async def test_burst(transcript: Transcript) -> None:
-    await check(transcript, [burst(transcript.steps)])
+async def test_burst(transcript: Transcript, level: int) -> None:
+    await check(transcript, [burst(transcript.steps)], level)
 
 
+@each_level
 @every_transcript
-async def test_cut(transcript: Transcript) -> None:
-    await check(
-        transcript,
-        (cut(transcript.steps, at) for at in cut_positions(transcript.client_octets)),
-    )
+async def test_pipelined(transcript: Transcript, level: int) -> None:
+    await check(transcript, [pipelined(transcript.steps)], level)
 
 
+@each_level
 @every_transcript
-async def test_vanishing(transcript: Transcript) -> None:
-    """Wherever the client goes, nothing is left, and what was answered was right."""
+async def test_cut(transcript: Transcript, level: int) -> None:
+    actions = sent_at(level)(transcript.steps)
+    positions = cut_positions(transcript.client_octets)
+    await check(transcript, (cut(actions, at) for at in positions), level)
+
+
+@each_level
+@every_transcript
+async def test_vanishing(transcript: Transcript, level: int) -> None:
+    """Wherever the client goes, nothing is left, and all replies until then were right."""
+    actions = sent_at(level)(transcript.steps)
     for at in [0, *cut_positions(transcript.client_octets)[::5], len(transcript.client_octets)]:
         for reset in (False, True):
-            outcome = await vanish(transcript, at, reset=reset)
+            outcome = await vanish(transcript, actions, at, level, reset=reset)
             judge_quiet(transcript, outcome)
             for want, got in zip(transcript.expected, outcome.lines, strict=False):
                 assert want.matches(got), f"{transcript.source}, gone after {at}: {got!r}"
+
+
+@pytest.mark.parametrize("send", [lockstep, pipelined])
+async def test_the_fast_path_runs_at_info_only(
+    send: Callable[[Sequence[Step]], list[Action]],
+) -> None:
+    counts = {}
+    for level in (logging.DEBUG, logging.INFO):
+        with run_by_the_driver() as ran:
+            for transcript in read_folder(FOLDER / "core"):
+                await replay(transcript, send(transcript.steps), level)
+        counts[level] = ran
+    fast = counts[logging.DEBUG] - counts[logging.INFO]
+    for verb in ("MAIL", "RCPT", "DATA"):
+        assert fast[verb] >= 20, f"{verb} on the fast path: {fast[verb]}"

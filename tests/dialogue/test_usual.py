@@ -1,7 +1,8 @@
-"""The short cut for usual commands: the driver's conversation, and never past a hook."""
+"""The fast path has the same conversation as the driver and leaves out no hook."""
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,9 +10,12 @@ import pytest
 
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import MISSING, SMTP, Envelope, Refused, Session
+from tests.dialogue.harness import run_by_the_driver
 from tests.dialogue.transport import MemoryTransport
 
 PATIENCE = 30.0
+TURNS = 3
+"""Turns of the loop until the driver rests: on a slow machine it gives way to others once more."""
 EHLO = b"EHLO client.test\r\n"
 MAIL = b"MAIL FROM:<a@example.com>\r\n"
 RCPT = b"rcpt to:<b.c+d@example.com>\r\n"
@@ -19,6 +23,7 @@ OTHERS = b"".join(b"RCPT TO:<%d@%d.test>\r\n" % (number, number % 4) for number 
 DATA = b"DATA\r\n"
 BODY = b"Subject: x\r\n\r\nx\r\n.\r\n"
 OK = b"250 OK\r\n"
+QUIT = b"QUIT\r\n.\r\nQUIT\r\n"
 GO_AHEAD = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 
 
@@ -55,7 +60,7 @@ class Server(SMTP):
 
 
 class ByTheDriver(Server):
-    """A server whose replies somebody wants to see: no command takes the short cut."""
+    """A server that overrides ``push()``: the driver runs all commands."""
 
     async def push(self, status: str | bytes) -> None:
         await super().push(status)
@@ -114,20 +119,79 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+FAST = {
+    "a message": ("MAIL RCPT DATA", "MAIL RCPT DATA"),
+    "two messages": ("MAIL RCPT DATA", "MAIL RCPT DATA"),
+    "many recipients": ("MAIL RCPT", "MAIL RCPT DATA"),
+    "recipients in capitals": ("MAIL RCPT DATA", "MAIL RCPT DATA"),
+    "capitals and not": ("MAIL RCPT DATA", "MAIL RCPT DATA"),
+    "one that is unusual": ("MAIL RCPT", "MAIL RCPT DATA"),
+    "1,100 in capitals": ("MAIL RCPT", "MAIL RCPT DATA"),
+    "nested MAIL": ("MAIL", "MAIL RCPT"),
+    "RCPT first": ("", "MAIL RCPT"),
+    "DATA first": ("", "MAIL RCPT DATA"),
+    "DATA with an argument": ("MAIL RCPT", "MAIL RCPT DATA"),
+    "a parameter": ("", "RCPT DATA"),
+    "BINARYMIME": ("", ""),
+    "the null reverse-path": ("", "RCPT DATA"),
+    "a bare LF": ("", "DATA"),
+    "a quoted local part": ("MAIL", "MAIL DATA"),
+    "a long domain": ("MAIL", "MAIL DATA"),
+    "no ASCII": ("MAIL", "MAIL"),
+    "RSET between": ("MAIL", "MAIL RCPT DATA"),
+    "HELO again": ("MAIL", "MAIL RCPT DATA"),
+}
+"""The verbs that the fast path runs of each script, if it arrives at once and in lines."""
+
+ALWAYS_DRIVER = {
+    "few transactions", "few domains", "call limits", "AUTH", "short commands", "short lines",
+}  # fmt: skip
+"""The settings without a fast path."""
+
+LIMITED = {"few recipients", "eight recipients"}
+"""After the first recipient too many, the driver runs what has arrived with it."""
+
+
+def fast_verbs(script: str, setting: str, in_lines: bool) -> set[str]:
+    """Return the verbs that the fast path must run, by a handler without hooks for them."""
+    if setting in ALWAYS_DRIVER:
+        return set()
+    verbs = FAST[script][in_lines].split()
+    return {*verbs} if in_lines or setting not in LIMITED else {*verbs[:1]}
+
+
+async def replies_to(server: Server, said: bytes, in_lines: bool) -> tuple[bytes, Counter[str]]:
+    """Return all replies, and how often the driver ran MAIL, RCPT and DATA."""
+    # EHLO may tell the time.
+    server.network.sent.clear()
+    with run_by_the_driver() as ran:
+        for piece in said.splitlines(keepends=True) if in_lines else [said]:
+            server.network.feed(piece)
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+        await asyncio.wait_for(server.ended(), PATIENCE)
+    return bytes(server.network.sent), ran
+
+
+either_way = pytest.mark.parametrize("in_lines", [False, True], ids=["at once", "in lines"])
+
+
+@either_way
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("script", SCRIPTS)
-async def test_the_replies_are_those_of_the_driver(script: str, setting: str) -> None:
-    keywords = SETTINGS[setting]
-    heard = []
-    for kind in (Server, ByTheDriver):
-        server = await greeted(kind, **keywords)
-        # EHLO may tell the time.
-        server.network.sent.clear()
-        server.network.feed(SCRIPTS[script])
-        server.network.feed(b"QUIT\r\n.\r\nQUIT\r\n")
-        await asyncio.wait_for(server.ended(), PATIENCE)
-        heard.append(bytes(server.network.sent))
-    assert heard[0] == heard[1]
+async def test_the_replies_are_those_of_the_driver(
+    script: str, setting: str, in_lines: bool
+) -> None:
+    said = SCRIPTS[script] + QUIT
+    fast, by_fast = await replies_to(await greeted(Server, **SETTINGS[setting]), said, in_lines)
+    slow, by_slow = await replies_to(
+        await greeted(ByTheDriver, **SETTINGS[setting]), said, in_lines
+    )
+    assert fast == slow
+    # What only the second driver ran, the fast path ran for the first server.
+    assert {*(by_slow - by_fast)} >= fast_verbs(script, setting, in_lines)
+    if setting in ALWAYS_DRIVER:
+        assert by_fast == by_slow
 
 
 class Hearing:
@@ -201,25 +265,33 @@ class Failing(Telling):
         return f"451 {error}"
 
 
-@pytest.mark.parametrize("in_lines", [False, True], ids=["at once", "in lines"])
+def fast_verbs_with(kind: type[Hearing], script: str, setting: str, in_lines: bool) -> set[str]:
+    """Return the verbs that the fast path must run; a command with a hook ends it."""
+    verbs = fast_verbs(script, setting, in_lines)
+    if kind is Hearing or (in_lines and kind in {Telling, Leaving}):
+        return verbs
+    # The other hooks end some transactions.
+    return verbs & {"MAIL"}
+
+
+@either_way
 @pytest.mark.parametrize("setting", ["none", "modern", "few recipients"])
 @pytest.mark.parametrize("kind", [Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing])
 @pytest.mark.parametrize("script", SCRIPTS)
 async def test_hooks_hear_and_say_what_they_do_by_the_driver(
     script: str, kind: type[Hearing], setting: str, in_lines: bool
 ) -> None:
-    said = SCRIPTS[script] + b"QUIT\r\n.\r\nQUIT\r\n"
+    said = SCRIPTS[script] + QUIT
     heard = []
+    drivers = []
     for server_kind in (Server, ByTheDriver):
         handler = kind()
         server = await greeted(server_kind, handler, **SETTINGS[setting])
-        for piece in said.splitlines(keepends=True) if in_lines else [said]:
-            server.network.feed(piece)
-            # So that the driver rests between two lines.
-            await asyncio.sleep(0)
-        await asyncio.wait_for(server.ended(), PATIENCE)
-        heard.append((bytes(server.network.sent), handler.told))
+        replies, by_driver = await replies_to(server, said, in_lines)
+        heard.append((replies, handler.told))
+        drivers.append(by_driver)
     assert heard[0] == heard[1]
+    assert {*(drivers[1] - drivers[0])} >= fast_verbs_with(kind, script, setting, in_lines)
 
 
 async def test_a_hook_is_run_in_the_task_of_its_connection() -> None:

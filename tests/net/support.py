@@ -1,17 +1,19 @@
-"""A server in a thread, and a client that speaks octets."""
+"""A server in a thread, and what tests over sockets share."""
 
 import asyncio
+import functools
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import Queue
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from tests.client import PATIENCE
 
-PATIENCE = 10.0
-"""Seconds after which a test that waits has failed."""
+T = TypeVar("T")
 
 
 class Catcher:
@@ -48,51 +50,15 @@ def serving(handler: Any, **keywords: Any) -> Iterator[Controller]:
         controller.stop(no_assert=True)
 
 
+async def aside(function: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """Call a function that blocks, in a thread that is not one of the loop's own."""
+    with ThreadPoolExecutor(1) as pool:
+        call = functools.partial(function, *arguments, **keywords)
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+
 async def until(happened: Callable[[], bool]) -> None:
     """Let the loop go on until this is so."""
     async with asyncio.timeout(PATIENCE):
         while not happened():  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0)
-
-
-class Client:
-    """A raw client: sends octets, reads replies."""
-
-    def __init__(self, port: int, greet: bool = True) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
-        self.file = self.socket.makefile("rb")
-        if greet:
-            assert self.reply().startswith(b"220 ")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self.file.close()
-        self.socket.close()
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def reply(self) -> bytes:
-        """Read one reply, all its lines; empty at the end."""
-        lines = b""
-        while line := self.file.readline():
-            lines += line
-            if line[3:4] != b"-":
-                break
-        return lines
-
-    def ask(self, command: bytes) -> bytes:
-        self.send(command + b"\r\n")
-        return self.reply()
-
-    def transaction(self) -> None:
-        """Go up to the 354."""
-        assert self.ask(b"EHLO client.test")[:3] == b"250"
-        assert self.ask(b"MAIL FROM:<a@b.test>")[:3] == b"250"
-        assert self.ask(b"RCPT TO:<c@d.test>")[:3] == b"250"
-        assert self.ask(b"DATA")[:3] == b"354"

@@ -22,7 +22,8 @@ import pytest
 from aiosmtpd import Controller, Mail, Server, UnthreadedController
 from aiosmtpd.listen.sockets import Address
 from aiosmtpd.smtp import SMTP
-from tests.net.support import PATIENCE, Catcher, Client, until
+from tests.client import PATIENCE, Client
+from tests.net.support import Catcher, until
 
 
 def deliver(address: Address) -> None:

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Client
-from tests.net.test_cli import Program, cert, serving
+from tests.net.program import Program, cert, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

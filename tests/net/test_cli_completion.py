@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from aiosmtpd import main
-from tests.net.support import PATIENCE
-from tests.net.test_cli import environment
+from tests.client import PATIENCE
+from tests.net.program import environment
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are passed")
 

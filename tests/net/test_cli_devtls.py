@@ -12,8 +12,8 @@ from aiosmtpd import main
 from aiosmtpd.cli.banner import banner
 from aiosmtpd.process import authority as _authority
 from aiosmtpd.process.failure import Failure
-from tests.net.support import PATIENCE
-from tests.net.test_cli import Program, environment, refused, serving
+from tests.client import PATIENCE
+from tests.net.program import Program, environment, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

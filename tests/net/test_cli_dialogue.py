@@ -9,9 +9,9 @@ import pytest
 
 from aiosmtpd import __version__
 from aiosmtpd.observers.transcript import Dialogue
+from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.support import Client
-from tests.net.test_cli import MESSAGE, Program, cert, inherited, reach, serving
+from tests.net.program import MESSAGE, Program, cert, inherited, reach, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -117,11 +117,8 @@ def test_tls_is_told(certificates: Certificates) -> None:
     with serving(*SHOW, *cert(certificates, "tls")) as program:
         with reach(program.addresses[0]) as client:
             assert client.ask(b"STARTTLS")[:3] == b"220"
-            context = certificates.client_context()
-            client.file.close()
-            with context.wrap_socket(client.socket, server_hostname="127.0.0.1") as tls:
-                tls.sendall(b"QUIT\r\n")
-                assert tls.recv(100)[:3] == b"221"
+            client.start_tls(certificates.client_context())
+            client.ask(b"QUIT", b"221")
         shown = lines(program)
     assert shown[2:4] == ["C: STARTTLS", "S: 220 Ready to start TLS"]
     assert re.fullmatch(r"-- TLSv1\.\d \S+", shown[4])

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from aiosmtpd import main
-from tests.net.support import Client
-from tests.net.test_cli import serving
+from tests.client import Client
+from tests.net.program import serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -24,7 +24,7 @@ from aiosmtpd.observers.countdown import Countdown
 from aiosmtpd.observers.transcript import Dialogue
 from aiosmtpd.process import exit as _exit
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from tests.net.support import PATIENCE, Client
+from tests.client import PATIENCE, Client
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="the commands are those of a POSIX shell")
 MESSAGE = b"Subject: x\r\n\r\nbody\r\n.\r\n"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Client
-from tests.net.test_cli import MESSAGE, ROOT_ONLY, Program, reach_tls, serving
+from tests.net.program import MESSAGE, ROOT_ONLY, Program, reach_tls, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -40,11 +40,9 @@ def files(certificates: Certificates, tmp_path: Path) -> Files:
 def shown_after_starttls(client: Client, certificates: Certificates) -> bytes | None:
     """Switch to TLS; return the certificate that the server shows."""
     assert client.ask(b"STARTTLS")[:3] == b"220"
-    context = certificates.client_context()
-    wrapped = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
-    client.socket = wrapped
-    client.file = wrapped.makefile("rb")
-    return wrapped.getpeercert(binary_form=True)
+    client.start_tls(certificates.client_context())
+    assert isinstance(client.socket, ssl.SSLSocket)
+    return client.socket.getpeercert(binary_form=True)
 
 
 def test_new_certificates_drop_no_session(certificates: Certificates, files: Files) -> None:
@@ -126,6 +124,5 @@ def test_port_25_is_served_by_nobody() -> None:
             assert fields["Gid"].split() == [str(nobody.pw_gid)] * 4
             assert "0" not in fields["Groups"].split()
             assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
-        with socket.create_connection(("127.0.0.1", 25), PATIENCE) as sock:
-            assert sock.makefile("rb").readline().startswith(b"220 ")
+        Client(25).close()
         assert program.end().code == 0

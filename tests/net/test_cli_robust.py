@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from aiosmtpd import main
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Client
-from tests.net.test_cli import MESSAGE, cert, environment, inherited, refused, serving
+from tests.net.program import MESSAGE, cert, environment, inherited, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -12,16 +12,8 @@ from pathlib import Path
 import pytest
 
 from aiosmtpd import main
-from tests.net.support import PATIENCE, Client
-from tests.net.test_cli import (
-    MESSAGE,
-    Program,
-    environment,
-    inherited,
-    reach,
-    refused,
-    serving,
-)
+from tests.client import PATIENCE, Client
+from tests.net.program import MESSAGE, Program, environment, inherited, reach, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import smtplib
@@ -17,10 +18,10 @@ import pytest
 from aiosmtpd import Envelope, Session, main
 from aiosmtpd.cli import wait as _wait
 from aiosmtpd.cli.one_message import Waiter
-from tests.net.support import PATIENCE, Client
-from tests.net.test_cli import Program, environment, pytestmark, refused
+from tests.client import PATIENCE, Client
+from tests.net.program import Program, environment, refused
 
-assert pytestmark
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
 RESET = (
     "Subject: =?utf-8?q?Your_password_=E2=9C=93?=\n\n"

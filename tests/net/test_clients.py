@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from aiosmtpd.smtp import MODERN, xclient
+from tests.client import PATIENCE
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, serving
+from tests.net.support import Catcher, serving
 
 SECURITIES = ["plain", "starttls", "tls"]
 BODY = "Hello from a real program.\n.\n..two dots in front\nLast line.\n"

@@ -3,15 +3,10 @@
 import asyncio
 import errno
 import os
-import signal
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +16,6 @@ import aiosmtpd.controller
 from aiosmtpd.controller import (
     IP6_IS,
     BaseController,
-    BaseThreadedController,
-    BaseUnthreadedController,
     Controller,
     UnixSocketController,
     UnixSocketUnthreadedController,
@@ -31,35 +24,9 @@ from aiosmtpd.controller import (
 )
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client
-
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
-LOCAL: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0}
-
-
-def is_served(port: int) -> bool:
-    try:
-        with Client(port) as client:
-            return client.ask(b"NOOP") == b"250 OK\r\n"
-    except OSError:
-        return False
-
-
-@contextmanager
-def taken() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        yield int(sock.getsockname()[1])
-
-
-@contextmanager
-def stopping(controller: BaseThreadedController) -> Iterator[None]:
-    """End a controller whatever the test found."""
-    try:
-        yield
-    finally:
-        controller.stop(no_assert=True)
-
+from tests.net.controlling import LOCAL, POSIX, Failing, is_served, stopping, taken
 
 # In a thread of its own.
 
@@ -205,8 +172,7 @@ def test_both_loopbacks_by_default() -> None:
     with Controller(Sink(), port=0) as controller:
         assert controller.addresses == [("::1", controller.port), ("127.0.0.1", controller.port)]
         for host in "::1", "127.0.0.1":
-            with socket.create_connection((host, controller.port), PATIENCE) as sock:
-                assert sock.recv(4) == b"220 "
+            Client((host, controller.port)).close()
 
 
 def test_a_subclass_may_name_the_host_later() -> None:
@@ -217,19 +183,6 @@ def test_a_subclass_may_name_the_host_later() -> None:
 
 
 # What `factory()` may do.
-
-
-class Failing(Controller):
-    """Its factory raises from the n-th call on."""
-
-    error: Exception = ValueError("in factory()")
-    good = 0
-
-    def factory(self) -> SMTP:
-        if self.good == 0:
-            raise self.error
-        self.good -= 1
-        return super().factory()
 
 
 @pytest.mark.parametrize("error", [ValueError("in factory()"), TimeoutError("in factory()")])
@@ -374,10 +327,7 @@ def test_a_context_from_a_callable(certificates: Certificates) -> None:
         return certificates.server_context()
 
     with Controller(Sink(), ssl_context=make, **LOCAL) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
-        context = certificates.client_context()
-        with context.wrap_socket(plain, server_hostname="127.0.0.1") as client:
-            assert client.recv(4) == b"220 "
+        Client(controller.port, tls=certificates.client_context()).close()
     assert made == [1]
 
 
@@ -385,12 +335,13 @@ def test_a_client_of_a_servers_context(certificates: Certificates) -> None:
     """1.4's helper by which programs reach their own server."""
     server = certificates.server_context()
     server.maximum_version = ssl.TLSVersion.TLSv1_2
-    client = aiosmtpd.controller._server_to_client_ssl_ctx(server)
-    with Controller(Sink(), ssl_context=server, **LOCAL) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), PATIENCE)
-        with client.wrap_socket(plain) as sock:
-            assert sock.recv(4) == b"220 "
-            assert sock.version() == "TLSv1.2"
+    context = aiosmtpd.controller._server_to_client_ssl_ctx(server)
+    with (
+        Controller(Sink(), ssl_context=server, **LOCAL) as controller,
+        Client(controller.port, tls=context) as client,
+    ):
+        assert isinstance(client.socket, ssl.SSLSocket)
+        assert client.socket.version() == "TLSv1.2"
 
 
 # Names and addresses of this machine.
@@ -453,10 +404,9 @@ def test_a_unix_socket(path: Path) -> None:
     controller = UnixSocketController(Sink(), path)
     assert controller.unix_socket == str(path)
     for _ in range(2):
-        with controller, socket.socket(socket.AF_UNIX) as sock:
+        with controller:
             assert controller.addresses == [str(path)]
-            sock.connect(str(path))
-            assert sock.recv(4) == b"220 "
+            Client(str(path)).close()
         assert not path.exists()
 
 
@@ -467,315 +417,3 @@ def test_a_unix_socket_in_the_programs_loop(path: Path) -> None:
         sock.connect(str(path))
     assert not path.exists()
     assert controller.ended.is_set()
-
-
-# In a loop that the program runs.
-
-
-async def greeting(port: int) -> bytes:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        return await asyncio.wait_for(reader.readline(), PATIENCE)
-    finally:
-        writer.close()
-        await writer.wait_closed()
-
-
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-def test_begin_and_end(loop: asyncio.AbstractEventLoop) -> None:
-    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
-    for _ in range(2):
-        controller.begin()
-        assert not controller.ended.is_set()
-        assert loop.run_until_complete(greeting(controller.port)).startswith(b"220 ")
-        controller.end()
-        assert controller.ended.is_set()
-        assert not is_served(controller.port)
-    with pytest.raises(AssertionError, match="not running"):
-        controller.end()
-    assert not loop.is_closed()
-
-
-def test_finalize(loop: asyncio.AbstractEventLoop) -> None:
-    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
-    controller.begin()
-    loop.run_until_complete(controller.finalize())
-    assert controller.ended.is_set()
-    loop.run_until_complete(controller.finalize())
-
-
-def test_end_in_the_running_loop(loop: asyncio.AbstractEventLoop) -> None:
-    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
-    controller.begin()
-
-    async def main() -> None:
-        controller.end()
-        controller.end()
-        assert not controller.ended.is_set()
-        await asyncio.to_thread(controller.ended.wait, PATIENCE)
-
-    loop.run_until_complete(main())
-    assert controller.ended.is_set()
-
-
-def test_begin_in_a_running_loop() -> None:
-    async def main() -> None:
-        with pytest.raises(RuntimeError, match=r"use `await controller.start_async\(\)`"):
-            UnthreadedController(Sink(), **LOCAL).begin()
-
-    asyncio.run(main())
-
-
-def test_begin_twice(loop: asyncio.AbstractEventLoop) -> None:
-    controller = UnthreadedController(Sink(), loop=loop, **LOCAL)
-    controller.begin()
-    with pytest.raises(AssertionError, match="already running"):
-        controller.begin()
-    controller.end()
-
-
-def test_begin_that_fails(loop: asyncio.AbstractEventLoop) -> None:
-    with taken() as port:
-        controller = UnthreadedController(Sink(), loop=loop, hostname="127.0.0.1", port=port)
-        with pytest.raises(OSError, match="address already in use"):
-            controller.begin()
-    controller = UnthreadedController(Sink(), loop=loop, nonsense=1, **LOCAL)
-    with pytest.raises(TypeError, match="nonsense"):
-        controller.begin()
-    assert not is_served(controller.port)
-
-
-@pytest.mark.parametrize("given", [False, True])
-def test_a_loop_of_its_own_is_closed(given: bool, loop: asyncio.AbstractEventLoop) -> None:
-    controller = UnthreadedController(Sink(), loop=loop if given else None, **LOCAL)
-    for _ in range(2):
-        with controller:
-            serving = controller.loop
-            assert serving.run_until_complete(greeting(controller.port)).startswith(b"220 ")
-        assert serving.is_closed() is not given
-
-
-class StopsLoop(Catcher):
-    """Stops the loop that serves it at the first message."""
-
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
-        server.loop.stop()
-        return await super().handle_DATA(server, session, envelope)
-
-
-def test_run_ends_with_its_loop() -> None:
-    controller = UnthreadedController(StopsLoop(), **LOCAL)
-    controller.begin()
-
-    def send() -> None:
-        with Client(controller.port) as client:
-            client.transaction()
-            client.send(b".\r\n")
-            assert client.reply() == b"250 OK\r\n"
-
-    thread = threading.Thread(target=send)
-    thread.start()
-    controller.run()
-    thread.join(PATIENCE)
-    assert controller.ended.is_set()
-
-
-# Inside a running loop.
-
-
-async def test_start_async_and_stop_async() -> None:
-    for kind in Controller, UnthreadedController:
-        controller = kind(Sink(), **LOCAL)
-        await controller.start_async()
-        assert (await greeting(controller.port)).startswith(b"220 ")
-        with pytest.raises(AssertionError, match="already running"):
-            await controller.start_async()
-        await controller.stop_async()
-        with pytest.raises(AssertionError, match="not running"):
-            await controller.stop_async()
-        await controller.stop_async(no_assert=True)
-
-
-async def test_as_an_async_context_manager() -> None:
-    async with Controller(Sink(), **LOCAL) as controller:
-        assert controller.loop is asyncio.get_running_loop()
-        assert (await greeting(controller.port)).startswith(b"220 ")
-
-
-async def test_start_async_that_fails() -> None:
-    controller = Failing(Sink(), **LOCAL)
-    with pytest.raises(ValueError, match=r"in factory\(\)"):
-        await controller.start_async()
-    controller.good = 1
-    async with controller:
-        pass
-
-
-async def test_start_after_start_async() -> None:
-    async with Controller(Sink(), **LOCAL) as controller:
-        with pytest.raises(AssertionError, match="already running"):
-            controller.start()
-
-
-async def test_stop_async_ends_the_thread_too() -> None:
-    controller = Controller(Sink(), **LOCAL)
-    controller.start()
-    await controller.stop_async()
-    assert controller.addresses == []
-
-
-# Ended by what stops its loop or its program.
-
-
-def test_cancel_tasks_from_outside() -> None:
-    controller = Controller(Sink(), **LOCAL)
-    controller.start()
-    controller.loop.call_soon_threadsafe(controller.cancel_tasks)
-    controller.stop()
-    assert not is_served(controller.port)
-
-
-async def test_cancel_tasks_without_the_loop() -> None:
-    controller = Controller(Sink(), loop=asyncio.get_running_loop(), **LOCAL)
-    task = asyncio.create_task(asyncio.sleep(PATIENCE))
-    controller.loop.call_soon(controller.cancel_tasks, False)
-    # We are one of them.
-    with pytest.raises(asyncio.CancelledError):
-        await asyncio.sleep(PATIENCE)
-    assert task.cancelling()
-
-
-def test_a_loop_stopped_by_a_handler() -> None:
-    controller = Controller(StopsLoop(), **LOCAL)
-    controller.start()
-    with Client(controller.port) as client:
-        client.transaction()
-        client.send(b".\r\n")
-        client.reply()
-        controller.stop()
-    assert not is_served(controller.port)
-
-
-def test_stop_has_its_own_patience() -> None:
-    class Slow:
-        def __init__(self) -> None:
-            self.begun = threading.Event()
-
-        async def handle_NOOP(self, *_: Any) -> str:
-            self.begun.set()
-            await asyncio.sleep(PATIENCE)
-            return "250 OK"
-
-    handler = Slow()
-    controller = Controller(handler, **LOCAL)
-    controller.start()
-    with Client(controller.port) as client:
-        client.send(b"NOOP\r\n")
-        assert handler.begun.wait(PATIENCE)
-        before = time.monotonic()
-        controller.stop(timeout=0.1)
-        assert time.monotonic() - before < PATIENCE / 2
-
-
-PROGRAM = """
-import signal, sys, threading
-from aiosmtpd.controller import Controller, UnthreadedController
-from aiosmtpd.handlers import Sink
-controller = globals()[sys.argv[1]](Sink(), hostname="127.0.0.1", port=0)
-if sys.argv[2] == "begun":
-    controller.start() if sys.argv[1] == "Controller" else controller.begin()
-def tell():
-    while not controller.addresses or signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
-        pass
-    print(controller.port, flush=True)
-threading.Thread(target=tell).start()
-controller.run()
-print("ended", controller.addresses, flush=True)
-"""
-
-
-@POSIX
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("begun", ["begun", "new"])
-@pytest.mark.parametrize("kind", ["Controller", "UnthreadedController"])
-def test_run_until_a_signal(kind: str, begun: str, number: int) -> None:
-    command = [sys.executable, "-c", PROGRAM, kind, begun]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-    ) as process:
-        watchdog = threading.Timer(2 * PATIENCE, process.kill)
-        watchdog.start()
-        try:
-            assert process.stdout is not None
-            port = int(process.stdout.readline())
-            with Client(port) as client:
-                process.send_signal(number)
-                assert client.reply()[:9] == b"421 4.3.2"
-            out, err = process.communicate()
-        finally:
-            watchdog.cancel()
-            process.kill()
-    assert (process.returncode, out, err) == (0, b"ended []\n", b"")
-
-
-class StartedByRun(Controller):
-    """Calls a function when `run()` has started it: behind this, `run()` only waits."""
-
-    then: Callable[[], None]
-
-    def start(self) -> None:
-        super().start()
-        self.then()
-
-
-def test_run_outside_the_main_thread() -> None:
-    controller, started = StartedByRun(Sink(), **LOCAL), threading.Event()
-    controller.then = started.set
-    thread = threading.Thread(target=controller.run)
-    thread.start()
-    assert started.wait(PATIENCE)
-    assert is_served(controller.port)
-    controller.stop()
-    thread.join(PATIENCE)
-    assert not thread.is_alive()
-
-
-def test_run_in_the_main_thread_ends_with_the_server() -> None:
-    controller = StartedByRun(Sink(), **LOCAL)
-    before = signal.getsignal(signal.SIGTERM)
-    stopper = threading.Thread(target=controller.stop)
-    controller.then = stopper.start
-    controller.run()
-    stopper.join(PATIENCE)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-# A controller of another kind.
-
-
-def test_a_controller_of_the_programs_own() -> None:
-    """What the abstract classes ask of a program, they say by being abstract."""
-    for kind in BaseThreadedController, BaseUnthreadedController:
-        with pytest.raises(TypeError, match="_create_server"):
-            kind(Sink())  # type: ignore[abstract]
-
-    class Odd(BaseThreadedController):
-        port = 0
-
-        async def _create_server(self) -> asyncio.AbstractServer:
-            server = await self.loop.create_server(self._factory_invoker, "127.0.0.1", 0)
-            self.port = server.sockets[0].getsockname()[1]
-            return server
-
-        def _trigger_server(self) -> None:
-            pass
-
-    with Odd(Sink()) as controller:
-        assert is_served(controller.port)
-    assert not is_served(controller.port)

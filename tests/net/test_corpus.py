@@ -12,7 +12,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from tests.net.support import Client, serving
+from tests.client import Client
+from tests.net.support import serving
 
 MESSAGES = 1000
 LARGEST = 5 * 10**6

@@ -3,7 +3,8 @@
 from typing import Any
 
 from aiosmtpd.smtp import CLASSIC, SMTP, DeliverBy, Extension, OriginalRecipient, Recipient, Refused
-from tests.net.support import Catcher, Client, serving
+from tests.client import Client
+from tests.net.support import Catcher, serving
 
 
 def colour(server: SMTP, value: str | None) -> str:

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import socket
-import struct
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import pytest
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from tests.net.support import PATIENCE, Catcher, Client, serving
+from tests.client import PATIENCE, Client
+from tests.net.support import Catcher, serving
 
 DIALOGUE = [
     b"EHLO client.test\r\n",
@@ -55,13 +55,11 @@ def test_a_client_that_goes_anywhere(reset: bool, caplog: pytest.LogCaptureFixtu
             client = Client(controller.port, greet=False)
             client.send(WHOLE[:at])
             if reset:
-                client.socket.setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
+                client.reset_at_close()
             client.close()
         with Client(controller.port) as client:
             client.send(WHOLE)
-            assert client.file.read().endswith(b"221 Bye\r\n")
+            assert client.rest().endswith(b"221 Bye\r\n")
         assert handler.envelope().content == b"Subject: hi\r\n\r\nhello\r\n"
         assert handler.caught.empty()
         assert tasks_left(controller) == 0
@@ -76,7 +74,7 @@ def test_half_close_after_a_pipelined_transaction() -> None:
     with serving(handler) as controller, Client(controller.port) as client:
         client.send(b"".join(DIALOGUE[:-1]))
         client.socket.shutdown(socket.SHUT_WR)
-        left = client.file.read()
+        left = client.rest()
         assert left.endswith(b"354 End data with <CR><LF>.<CR><LF>\r\n250 OK\r\n")
         assert handler.envelope().content == b"Subject: hi\r\n\r\nhello\r\n"
 
@@ -87,20 +85,20 @@ def test_half_close_inside_the_data() -> None:
         client.transaction()
         client.send(b"half a mess")
         client.socket.shutdown(socket.SHUT_WR)
-        assert client.file.read() == b""
+        assert client.rest() == b""
         assert handler.caught.empty()
 
 
 def test_a_silent_client_is_told() -> None:
     with serving(Catcher(), timeout=0.2) as controller, Client(controller.port) as client:
-        assert client.file.read() == b"421 4.4.2 Timeout, closing connection\r\n"
+        assert client.rest() == b"421 4.4.2 Timeout, closing connection\r\n"
 
 
 def test_only_a_known_verb_gives_more_time() -> None:
     with serving(Catcher(), timeout=0.5) as controller, Client(controller.port) as client:
         assert client.ask(b"NOOP")[:3] == b"250"
         assert client.ask(b"WHAT")[:3] == b"500"
-        assert client.file.read() == b"421 4.4.2 Timeout, closing connection\r\n"
+        assert client.rest() == b"421 4.4.2 Timeout, closing connection\r\n"
 
 
 def test_time_begins_anew_when_a_command_has_ended() -> None:
@@ -112,7 +110,7 @@ def test_time_begins_anew_when_a_command_has_ended() -> None:
         time.sleep(0.4)
         assert client.ask(b"AHUAcA==")[:3] == b"535"
         answered = time.monotonic()
-        assert client.file.read() == b"421 4.4.2 Timeout, closing connection\r\n"
+        assert client.rest() == b"421 4.4.2 Timeout, closing connection\r\n"
         assert time.monotonic() - answered > 0.5
 
 
@@ -150,7 +148,6 @@ def test_a_slow_hook_is_not_the_clients_silence() -> None:
             client.socket.recv(1)
         client.socket.settimeout(PATIENCE)
         handler.let_go.set()
-        client.file = client.socket.makefile("rb")
         assert client.reply() == b"250 late\r\n"
 
 
@@ -166,8 +163,7 @@ def test_a_hook_whose_client_went_is_cancelled(
             client.send(b"NOOP\r\n")
             assert handler.entered.wait(PATIENCE)
             if reset:
-                linger = struct.pack("ii", 1, 0)
-                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                client.reset_at_close()
         assert handler.ended.get(timeout=PATIENCE) == "cancelled"
         handler.let_go.set()
 
@@ -187,7 +183,7 @@ def test_a_hook_whose_client_asked_for_more_before_its_fin_may_end(
             client.socket.recv(1)
         client.socket.settimeout(PATIENCE)
         handler.let_go.set()
-        assert client.socket.makefile("rb").read() == b"250 late\r\n221 Bye\r\n"
+        assert client.rest() == b"250 late\r\n221 Bye\r\n"
 
 
 def test_an_endless_command_line_is_dropped_and_then_refused() -> None:
@@ -212,7 +208,7 @@ def test_a_flood_of_mail_data_ends_the_session() -> None:
         client.transaction()
         client.send((b"x" * 50 + b"\r\n") * 5)
         assert client.reply() == b"552 Error: Too much mail data\r\n"
-        assert client.file.read() == b""
+        assert client.rest() == b""
         assert handler.caught.empty()
 
 
@@ -251,7 +247,7 @@ def test_a_peer_that_reads_late_gets_every_reply() -> None:
         sender.start()
         replies = 0
         while replies < number:
-            assert client.file.readline() == b"250 OK\r\n"
+            assert client.line() == b"250 OK\r\n"
             replies += 1
         sender.join(PATIENCE)
 
@@ -260,7 +256,7 @@ def test_stop_tells_idle_clients() -> None:
     with serving(Catcher()) as controller, Client(controller.port) as client:
         assert client.ask(b"NOOP")[:3] == b"250"
         controller.stop()
-        assert client.file.read() == b"421 4.3.2 Service shutting down, closing connection\r\n"
+        assert client.rest() == b"421 4.3.2 Service shutting down, closing connection\r\n"
 
 
 def test_stop_lets_a_running_hook_end() -> None:
@@ -272,7 +268,7 @@ def test_stop_lets_a_running_hook_end() -> None:
         stopper.start()
         handler.let_go.set()
         assert client.reply() == b"250 late\r\n"
-        assert client.file.read()[-56:].endswith(b"closing connection\r\n")
+        assert client.rest()[-56:].endswith(b"closing connection\r\n")
         stopper.join(PATIENCE)
         assert not stopper.is_alive()
 

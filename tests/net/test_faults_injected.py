@@ -3,9 +3,7 @@
 import asyncio
 import io
 import smtplib
-import socket
 import ssl
-import struct
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,8 +19,9 @@ from aiosmtpd.observers.transcript import Dialogue
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from aiosmtpd.testing.faults import Fault, Faults, faulty
 from aiosmtpd.testing.inbox import Inbox
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client
+from tests.net.support import Catcher
 
 MESSAGE = b"Subject: x\r\n\r\nbody\r\n.\r\n"
 
@@ -150,7 +149,7 @@ def test_a_greeting_that_is_none() -> None:
             assert client.reply() == b"554 5.7.1 no service here\r\n"
             assert client.reply() == b""
         with Client(controller.port, greet=False) as client:
-            assert client.file.readline() == b"SSH-2.0-OpenSSH_9.9\r\n"
+            assert client.line() == b"SSH-2.0-OpenSSH_9.9\r\n"
             assert client.ask(b"NOOP") == b"250 OK\r\n"
         with Client(controller.port) as client:
             assert client.ask(b"NOOP") == b"250 OK\r\n"
@@ -354,7 +353,7 @@ def test_a_reply_of_several_lines_drips_whole_and_is_cut_anywhere(octets: str, e
         for _ in range(2):
             with Client(controller.port) as client:
                 client.send(b"EHLO client.test\r\n")
-                reply = client.file.read()
+                reply = client.rest()
             assert b"250-mx.test\r\n250-SIZE 33554432\r\n250-8BITMIME\r\n250 H".startswith(reply)
             assert reply.endswith(end)
             assert octets != " 0" or not reply
@@ -372,8 +371,7 @@ def test_what_is_slow_ends_with_its_client_and_with_its_server(fault: str, how: 
         client.send(b"MAIL FROM:<a@b.test>\r\n")
         assert pauses.asked.get(timeout=PATIENCE)[0] == 600
         if how == "reset":
-            linger = struct.pack("ii", 1, 0)
-            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            client.reset_at_close()
         if how == "stop":
             # It aborts a command that runs after so long, which is another reason.
             controller.stop(timeout=PATIENCE)

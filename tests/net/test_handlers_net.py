@@ -22,7 +22,8 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.delivery import nexthop as _nexthop
 from aiosmtpd.handlers import Debugging, Mailbox, Message, Proxy, Sink
-from tests.net.support import Client, serving
+from tests.client import Client
+from tests.net.support import serving
 
 DROP = b"<drop>"
 HANG = b"<hang>"

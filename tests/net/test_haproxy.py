@@ -13,7 +13,8 @@ import pytest
 
 from aiosmtpd.proxy_protocol import ProxyData
 from aiosmtpd.smtp import SMTP, Envelope, Session
-from tests.net.support import PATIENCE, Catcher, free_port, serving
+from tests.client import PATIENCE
+from tests.net.support import Catcher, free_port, serving
 
 HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 

@@ -14,7 +14,7 @@ import pytest
 
 import aiosmtpd.testing
 from aiosmtpd.testing import Inbox, NoMessage, authority as _authority
-from tests.net.support import PATIENCE, Client
+from tests.client import PATIENCE, Client
 
 
 def send(inbox: Inbox, to: str | None = None, subject: str = "hi", body: str = "hello") -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from queue import Queue
@@ -13,9 +12,10 @@ import pytest
 from aiosmtpd.controller import UnixSocketController
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 
-from .support import PATIENCE, Catcher, Client, serving
+from .support import Catcher, serving
 
 TOO_MANY = b"421 4.7.0 Too many connections, try again later\r\n"
 TOO_MANY_OF_HOST = b"421 4.7.0 Too many connections from your host, try again later\r\n"
@@ -62,8 +62,7 @@ def quit_politely(client: Client) -> None:
 
 
 def reset(client: Client) -> None:
-    option = b"\x01\x00\x00\x00\x00\x00\x00\x00"
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+    client.reset_at_close()
 
 
 def break_off(client: Client) -> None:
@@ -146,17 +145,16 @@ def test_handshakes_count_before_they_end(limit: str, certificates: Certificates
         # The two that are there can still become connections, and make room as they go.
         context = certificates.client_context()
         for client in kept:
-            with context.wrap_socket(client.socket, server_hostname="127.0.0.1") as wrapped:
-                assert wrapped.recv(1000).startswith(b"220 ")
+            client.start_tls(context)
+            client.expect(b"220 ")
+            client.close()
         for client in (*kept, *gone):
             client.close()
 
 
-def other_host(port: int) -> socket.socket:
+def other_host(port: int) -> Client:
     try:
-        return socket.create_connection(
-            ("127.0.0.1", port), PATIENCE, source_address=("127.0.0.2", 0)
-        )
+        return Client(port, source="127.0.0.2", greet=False)
     except OSError:
         pytest.skip("this machine has one address of its own only")
 
@@ -170,17 +168,18 @@ def test_who_is_refused_in_tls_takes_no_room_from_others(certificates: Certifica
     context = certificates.client_context()
     with serving(Sink(), **keywords) as controller, contextlib.ExitStack() as stack:
 
-        def greeting(sock: socket.socket) -> bytes:
-            wrapped = stack.enter_context(context.wrap_socket(sock, server_hostname="127.0.0.1"))
-            return wrapped.recv(1000)
+        def secure(client: Client) -> None:
+            stack.callback(client.close)
+            client.start_tls(context)
+            client.expect(b"220 ")
 
         for _ in range(2):
-            assert greeting(Client(controller.port, greet=False).socket).startswith(b"220 ")
+            secure(Client(controller.port, greet=False))
         for _ in range(4):
             client = Client(controller.port, greet=False)
             stack.callback(client.close)
             assert client.reply() == b""
-        assert greeting(other_host(controller.port)).startswith(b"220 ")
+        secure(other_host(controller.port))
 
 
 class Ends(logging.Handler):
@@ -213,9 +212,8 @@ def test_who_is_refused_behind_a_handshake_is_not_waited_for(
     ):
         stack.callback(logging.getLogger("mail.log").removeHandler, ends)
         for begins in b"220 ", b"421 ":
-            sock = Client(controller.port, greet=False).socket
-            wrapped = stack.enter_context(context.wrap_socket(sock, server_hostname="127.0.0.1"))
-            assert wrapped.recv(1000).startswith(begins)
+            client = stack.enter_context(Client(controller.port, tls=context, greet=False))
+            client.expect(begins)
         # The client closes nothing; without the grace asyncio waits for it half a minute.
         assert "421 4.7.0" in ends.seen.get(timeout=PATIENCE)
 
@@ -234,9 +232,9 @@ def test_handshakes_of_a_proxy_are_not_those_of_one_host(certificates: Certifica
     with serving(Trusting(), **keywords) as controller:
         clients = [Client(controller.port, greet=False) for _ in range(3)]
         for number, client in enumerate(clients):
-            with context.wrap_socket(client.socket, server_hostname="127.0.0.1") as wrapped:
-                wrapped.sendall(b"PROXY TCP4 192.0.2.%d 198.51.100.1 1000 25\r\n" % number)
-                assert wrapped.recv(1000).startswith(b"220 ")
+            client.start_tls(context)
+            client.send(b"PROXY TCP4 192.0.2.%d 198.51.100.1 1000 25\r\n" % number)
+            client.expect(b"220 ")
             client.close()
 
 
@@ -253,13 +251,10 @@ def test_handshakes_over_a_unix_socket_have_no_host(
     controller.start()
     with contextlib.ExitStack() as stack:
         stack.callback(controller.stop)
-        clients = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(2)]
+        clients = [stack.enter_context(Client(path, greet=False)) for _ in range(2)]
         for client in clients:
-            client.settimeout(PATIENCE)
-            client.connect(path)
-        for client in clients:
-            with context.wrap_socket(client, server_hostname="127.0.0.1") as wrapped:
-                assert wrapped.recv(1000).startswith(b"220 ")
+            client.start_tls(context)
+            client.expect(b"220 ")
 
 
 def test_a_new_start_begins_to_count_anew() -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from aiosmtpd.listen import listener as listener_module, sockets as listening
 from aiosmtpd.listen.listener import Listener
+from tests.client import PATIENCE
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, until
+from tests.net.support import until
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.net.support import Client
+from tests.client import Client
 
 MEGABYTE = 2**20
 LINES = (b"x" * 76 + b"\r\n") * 13_000

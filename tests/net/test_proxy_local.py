@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from aiosmtpd.proxy_protocol import V2_SIGNATURE
-from tests.net.support import PATIENCE, Catcher, Client, serving
+from tests.client import PATIENCE, Client
+from tests.net.support import Catcher, serving
 
 TCP4 = bytes([192, 0, 2, 1, 198, 51, 100, 2]) + (1234).to_bytes(2, "big") + (25).to_bytes(2, "big")
 

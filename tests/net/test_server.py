@@ -5,6 +5,7 @@ import errno
 import os
 import smtplib
 import socket
+import ssl
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -18,48 +19,21 @@ from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.server import close_loop
 from aiosmtpd.smtp import SMTP
+from tests.client import PATIENCE, Client, Place
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, until
+from tests.net.support import Catcher, aside, until
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 
-class Talk:
-    """A client in the loop that the server runs in."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @classmethod
-    async def open(cls, address: Any, **keywords: Any) -> "Talk":
-        if isinstance(address, str):
-            return cls(*await asyncio.open_unix_connection(address))
-        return cls(*await asyncio.open_connection(*address, **keywords))
-
-    async def __aenter__(self) -> "Talk":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.writer.close()
-        try:
-            await self.writer.wait_closed()
-        except ConnectionError:
-            pass
-
-    async def line(self) -> bytes:
-        return await asyncio.wait_for(self.reader.readline(), PATIENCE)
-
-    async def ask(self, command: bytes) -> bytes:
-        self.writer.write(command + b"\r\n")
-        while (line := await self.line())[3:4] == b"-":
-            pass
-        return line
+async def reach(address: Place, tls: ssl.SSLContext | None = None) -> Client:
+    """Connect to a server that runs in this loop; the client is not greeted."""
+    return await aside(Client, address, tls=tls, greet=False)
 
 
-async def greeting(address: Any, **keywords: Any) -> bytes:
-    async with await Talk.open(address, **keywords) as client:
-        return await client.line()
+async def greeting(address: Place, tls: ssl.SSLContext | None = None) -> bytes:
+    with await reach(address, tls) as client:
+        return await aside(client.line)
 
 
 # Where it listens.
@@ -118,7 +92,7 @@ async def test_tls_from_the_start(certificates: Certificates) -> None:
     client = certificates.client_context()
     async with Server(Sink(), listen=places, ssl_context=make) as server:
         for address in server.addresses[:2]:
-            assert (await greeting(address, ssl=client)).startswith(b"220 ")
+            assert (await greeting(address, tls=client)).startswith(b"220 ")
         for address in server.addresses[2:]:
             assert (await greeting(address)).startswith(b"220 ")
     assert len(made) == 2
@@ -181,12 +155,10 @@ async def test_a_factory() -> None:
         made.append(LMTP(Sink()))
         return made[-1]
 
-    async with (
-        Server(Sink(), factory=make) as server,
-        await Talk.open(server.addresses[0]) as client,
-    ):
-        await client.line()
-        assert (await client.ask(b"LHLO x"))[:3] == b"250"
+    async with Server(Sink(), factory=make) as server:
+        with await reach(server.addresses[0]) as client:
+            await aside(client.expect, b"220")
+            await aside(client.ask, b"LHLO x", b"250")
     assert len(made) == 2
 
 
@@ -200,12 +172,9 @@ async def test_a_factory_that_fails_later(caplog: pytest.LogCaptureFixture) -> N
         assert isinstance(answer, SMTP)
         return answer
 
-    async with (
-        Server(Sink(), factory=make) as server,
-        await Talk.open(server.addresses[0]) as client,
-    ):
-        assert await client.line() == b"421 4.3.0 Service not available\r\n"
-        assert await client.line() == b""
+    async with Server(Sink(), factory=make) as server:
+        with await reach(server.addresses[0]) as client:
+            assert await aside(client.rest) == b"421 4.3.0 Service not available\r\n"
     assert "ValueError: secret" in caplog.text
 
 
@@ -240,12 +209,10 @@ async def test_a_reply_in_octets() -> None:
         async def smtp_PING(self, arg: str | None) -> None:
             await self.push(b"250 \xff")  # as push() takes them too
 
-    async with (
-        Server(Sink(), factory=lambda: Octets(Sink())) as server,
-        await Talk.open(server.addresses[0]) as client,
-    ):
-        await client.line()
-        assert await client.ask(b"PING") == b"250 \xff\r\n"
+    async with Server(Sink(), factory=lambda: Octets(Sink())) as server:
+        with await reach(server.addresses[0]) as client:
+            await aside(client.expect, b"220")
+            assert await aside(client.ask, b"PING") == b"250 \xff\r\n"
 
 
 # Its life.
@@ -268,12 +235,11 @@ async def test_start_and_stop() -> None:
 
 async def test_stop_tells_those_who_are_there() -> None:
     async with Server(Sink()) as server:
-        client = await Talk.open(server.addresses[0])
-        await client.line()
-    assert (await client.line())[:9] == b"421 4.3.2"
-    assert await client.line() == b""
-    async with client:
-        pass
+        client = await reach(server.addresses[0])
+        await aside(client.expect, b"220")
+    with client:
+        await aside(client.expect, b"421 4.3.2")
+        assert await aside(client.rest) == b""
 
 
 async def test_a_server_that_its_own_hook_stops() -> None:
@@ -288,11 +254,10 @@ async def test_a_server_that_its_own_hook_stops() -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
     server = Server(Stops(), max_connections_per_host=5)
     await server.start()
-    reader, writer = await asyncio.open_connection(*server.addresses[0])
-    await reader.readline()
-    writer.write(b"QUIT\r\n")
-    assert (await reader.read())[:3] == b"221"
-    writer.close()
+    with await reach(server.addresses[0]) as client:
+        await aside(client.expect, b"220")
+        await aside(client.ask, b"QUIT", b"221")
+        assert await aside(client.rest) == b""
     await until(lambda: bool(stopped))
     await stopped[0]
     # The hook's task tells of its end in the turn after that.
@@ -342,8 +307,8 @@ async def test_stop_has_its_patience() -> None:
     handler = Hangs()
     server = Server(handler, shutdown_timeout=60)
     await server.start()
-    async with await Talk.open(server.addresses[0]) as client:
-        client.writer.write(b"NOOP\r\n")
+    with await reach(server.addresses[0]) as client:
+        client.send(b"NOOP\r\n")
         await handler.begun.wait()
         async with asyncio.timeout(PATIENCE):
             await server.stop(timeout=0.05)
@@ -353,25 +318,26 @@ async def test_a_stop_that_is_cancelled_ends_the_connections() -> None:
     handler = Hangs()
     server = Server(handler, shutdown_timeout=60)
     await server.start()
-    async with await Talk.open(server.addresses[0]) as client:
+    with await reach(server.addresses[0]) as client:
         # Before the greeting, which nothing holds back.
-        client.writer.write(b"NOOP\r\n")
-        await client.line()
+        client.send(b"NOOP\r\n")
+        await aside(client.expect, b"220")
         await handler.begun.wait()
         task = asyncio.create_task(server.stop())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await client.line())[:3] in (b"", b"421")
+        client.resets_are_ends = True
+        assert (await aside(client.line))[:3] in (b"", b"421")
 
 
 async def test_what_refuses_to_end_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
     handler = Hangs(stubborn=True)
     server = Server(handler, shutdown_timeout=0)
     await server.start()
-    async with await Talk.open(server.addresses[0]) as client:
-        client.writer.write(b"NOOP\r\n")
+    with await reach(server.addresses[0]) as client:
+        client.send(b"NOOP\r\n")
         await handler.begun.wait()
         async with asyncio.timeout(PATIENCE):
             await server.stop()

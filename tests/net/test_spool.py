@@ -11,7 +11,8 @@ import pytest
 
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import Envelope
-from tests.net.support import Catcher, Client, serving
+from tests.client import Client
+from tests.net.support import Catcher, serving
 
 SMALL = b"Subject: x\r\n\r\n.\r\n"
 LARGE = b"Subject: x\r\n\r\n" + (b"y" * 70 + b"\r\n") * 30_000

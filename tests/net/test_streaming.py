@@ -2,8 +2,6 @@
 
 import asyncio
 import select
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from queue import Queue
 from typing import Any
@@ -12,7 +10,8 @@ import pytest
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, BodyStream, Envelope, IncompleteBody
-from tests.net.support import PATIENCE, Client, serving
+from tests.client import PATIENCE, Client
+from tests.net.support import serving
 
 Read = Callable[[BodyStream], Awaitable[Any]]
 
@@ -219,8 +218,7 @@ def test_a_client_that_goes(
             if begin_body != b"BDAT 9\r\nhello":
                 client.reply()
             if reset:
-                linger = struct.pack("ii", 1, 0)
-                client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                client.reset_at_close()
         came = handler.next()
         if read is whole:
             assert isinstance(came, IncompleteBody)

@@ -15,17 +15,16 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session, TLSSetupException
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client, serving
+from tests.net.support import Catcher, serving
 
 
 def upgraded(client: Client, context: ssl.SSLContext) -> None:
     """Go through STARTTLS."""
     assert client.ask(b"EHLO client.test")[:3] == b"250"
     assert client.ask(b"STARTTLS") == b"220 Ready to start TLS\r\n"
-    client.file.close()
-    client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
-    client.file = client.socket.makefile("rb")
+    client.start_tls(context)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -145,10 +144,7 @@ def test_plaintext_behind_starttls_is_never_run(certificates: Certificates) -> N
         assert client.ask(b"EHLO client.test")[:3] == b"250"
         client.send(b"STARTTLS\r\nEHLO evil.test\r\nMAIL FROM:<evil@b.test>\r\n")
         assert client.reply() == b"220 Ready to start TLS\r\n"
-        client.file.close()
-        context = certificates.client_context()
-        client.socket = context.wrap_socket(client.socket, server_hostname="127.0.0.1")
-        client.file = client.socket.makefile("rb")
+        client.start_tls(certificates.client_context())
         assert client.ask(b"RCPT TO:<c@d.test>") == b"503 Error: send HELO first\r\n"
         assert client.ask(b"NOOP") == b"250 OK\r\n"
 
@@ -191,7 +187,7 @@ def test_a_failed_handshake_leaves_nothing(
             assert client.ask(b"STARTTLS")[:3] == b"220"
             client.send(nonsense)
             assert isinstance(handler.faults.get(timeout=PATIENCE), TLSSetupException)
-            left = client.file.read()
+            left = client.rest()
         assert b"451" not in left
         with Client(controller.port) as client:
             assert client.ask(b"NOOP") == b"250 OK\r\n"
@@ -354,8 +350,7 @@ def stay(client: Client) -> None:
 
 
 def reset(client: Client) -> None:
-    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    client.close()
+    client.reset()
 
 
 def talk_on(client: Client) -> None:
@@ -427,8 +422,7 @@ def test_reset_in_the_middle_of_tls(certificates: Certificates) -> None:
     with serving(Catcher(), tls_context=certificates.server_context()) as controller:
         client = Client(controller.port)
         upgraded(client, certificates.client_context())
-        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        client.close()
+        client.reset()
         with Client(controller.port) as client:
             assert client.ask(b"NOOP") == b"250 OK\r\n"
 
@@ -438,14 +432,12 @@ def test_a_stop_does_not_wait_for_a_client_to_take_leave(
 ) -> None:
     monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 0.05)
     context = certificates.server_context()
-    with serving(Catcher(), ssl_context=context, shutdown_timeout=6 * PATIENCE) as controller:
-        plain = socket.create_connection(("127.0.0.1", controller.port), timeout=PATIENCE)
-        with certificates.client_context().wrap_socket(
-            plain, server_hostname="localhost", suppress_ragged_eofs=True
-        ) as client:
-            assert client.recv(3) == b"220"
-            # The client reads no more, and says nothing.
-            stopping = threading.Thread(target=controller.stop)
-            stopping.start()
-            stopping.join(2 * PATIENCE)
-            assert not stopping.is_alive()
+    with (
+        serving(Catcher(), ssl_context=context, shutdown_timeout=6 * PATIENCE) as controller,
+        Client(controller.port, tls=certificates.client_context()),
+    ):
+        # The client reads no more, and says nothing.
+        stopping = threading.Thread(target=controller.stop)
+        stopping.start()
+        stopping.join(2 * PATIENCE)
+        assert not stopping.is_alive()

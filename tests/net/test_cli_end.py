@@ -1,0 +1,204 @@
+"""How the command line ends, and which user it becomes."""
+
+import os
+import signal
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.conftest import Certificates
+from tests.net.program import MESSAGE, ROOT_ONLY, Program, free_port, reach_tls, refused, serving
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
+
+# How it ends.
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it(number: int) -> None:
+    with serving() as program, Client(program.port) as client:
+        client.ask(b"EHLO x")
+        program.send(number)
+        assert client.reply()[:9] == b"421 4.3.2"
+        assert program.ended() == (0, "", "")
+
+
+SLOW = """
+import asyncio, sys, time
+def tell(text):
+    print(text, flush=True)
+class Slow:
+    async def handle_DATA(self, server, session, envelope):
+        tell("begun")
+        await asyncio.sleep(float(sys.argv[-1]))
+        tell("done")
+        return "250 OK"
+    @classmethod
+    def from_cli(cls, parser, seconds):
+        return cls()
+class Stubborn(Slow):
+    async def handle_DATA(self, server, session, envelope):
+        tell("begun")
+        while True:
+            try:
+                await asyncio.sleep(float(sys.argv[-1]))
+            except asyncio.CancelledError:
+                tell("cancelled")
+class Thread(Slow):
+    def handle_DATA(self, server, session, envelope):
+        tell("begun")
+        time.sleep(float(sys.argv[-1]))
+"""
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    (tmp_path / "slow.py").write_text(SLOW)
+    return tmp_path
+
+
+def test_a_running_transaction_may_end(slow: Path) -> None:
+    with serving("-c", "slow.Slow", "0.5", cwd=slow) as program, Client(program.port) as client:
+        client.transaction()
+        client.send(MESSAGE)
+        assert program.out_line() == "begun\n"
+        program.send(signal.SIGTERM)
+        assert program.out_line() == "done\n"
+        assert client.reply() == b"250 2.0.0 OK\r\n"
+        assert program.ended() == (0, "", "")
+
+
+def test_a_second_signal_ends_it_at_once(slow: Path) -> None:
+    with (
+        serving("-d", "-c", "slow.Slow", "60", cwd=slow) as program,
+        Client(program.port) as client,
+    ):
+        client.transaction()
+        client.send(MESSAGE)
+        assert program.out_line() == "begun\n"
+        program.send(signal.SIGINT)
+        program.until("a second signal stops at once")
+        assert program.end(signal.SIGINT).code == 0
+
+
+@pytest.mark.parametrize("name", ["Stubborn", "Thread"])
+def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
+    with (
+        serving("-d", "-c", f"slow.{name}", "60", cwd=slow) as program,
+        Client(program.port) as client,
+    ):
+        client.transaction()
+        client.send(MESSAGE)
+        assert program.out_line() == "begun\n"
+        program.send(signal.SIGTERM)
+        program.until("a second signal stops at once")
+        assert program.end().code == 0
+
+
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="these tests run under nohup"
+)
+def test_hangup_without_certificates_ends_it_as_ever() -> None:
+    with serving() as program:
+        assert program.end(signal.SIGHUP).code == -signal.SIGHUP
+
+
+def test_hangup_loads_the_certificates_again(certificates: Certificates, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("cert", "key")}
+
+    def issue() -> bytes:
+        issued = certificates.authority.issue_cert("127.0.0.1")
+        issued.private_key_pem.write_to_path(str(files["key"]))
+        issued.cert_chain_pems[0].write_to_path(str(files["cert"]))
+        return ssl.PEM_cert_to_DER_cert(files["cert"].read_text())
+
+    def shown(program: Program) -> bytes | None:
+        with reach_tls(program.addresses[0], certificates) as client:
+            assert isinstance(client.socket, ssl.SSLSocket)
+            return client.socket.getpeercert(binary_form=True)
+
+    first = issue()
+    args = ("--smtpscert", str(files["cert"]), "--smtpskey", str(files["key"]))
+    with serving("-d", *args) as program:
+        assert shown(program) == first
+        second = issue()
+        program.send(signal.SIGHUP)
+        program.until("loaded again")
+        assert shown(program) == second != first
+        files["key"].write_text("no key")
+        program.send(signal.SIGHUP)
+        program.until("the old certificate stays")
+        assert shown(program) == second
+        assert program.end().code == 0
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_closed_stream_at_the_start(closed: int) -> None:
+    # As some supervisors start their programs.
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        fd, port = sock.fileno(), sock.getsockname()[1]
+        with Program(
+            *("-n", "-l", f"fd:{fd}", "-c", "Sink"),
+            pass_fds=[fd],
+            preexec_fn=lambda: os.close(closed),
+        ) as program:
+            with Client(port) as client:
+                client.transaction()
+                client.send(MESSAGE)
+                assert client.reply() == b"250 2.0.0 OK\r\n"
+            assert program.end() == (0, "", "")
+
+
+# Who it is.
+
+
+WHO = """
+import os
+class Who:
+    async def handle_NOOP(self, server, session, envelope, arg):
+        return f"250 {os.getuid()} {os.getgid()} {os.getgroups()}"
+"""
+
+
+@pytest.fixture
+def who() -> Iterator[Path]:
+    """A folder with a class in it that everybody can read."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "who.py").write_text(WHO)
+        yield folder
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize("more", [[], ["--user", "daemon"], ["--group", "daemon"]])
+def test_root_binds_and_becomes_somebody_else(more: list[str], who: Path) -> None:
+    pwd, grp = pytest.importorskip("pwd"), pytest.importorskip("grp")
+    user = pwd.getpwnam(more[1] if more[:1] == ["--user"] else "nobody")
+    gid = grp.getgrnam("daemon").gr_gid if more[:1] == ["--group"] else user.pw_gid
+    port = free_port()
+    args = ("-d", "-l", f"127.0.0.1:{port}", "-c", "who.Who", *more)
+    with Program(*args, cwd=who) as program:
+        program.listens()
+        with Client(port) as client:
+            answer = client.ask(b"NOOP").decode()
+        assert answer.startswith(f"250 {user.pw_uid} {gid} [")
+        assert program.end().code == 0
+
+
+@ROOT_ONLY
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--user", "no-such-user"], "There is no user no-such-user on this system; "),
+        (["--group", "no-such-group"], "There is no group no-such-group on this system; "),
+        (["-c", "Mailbox", "box"], "box cannot be written by nobody: give it to nobody"),
+    ],
+)
+def test_who_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:
+    assert said in refused("-l", "127.0.0.1:0", *args, cwd=tmp_path)

@@ -1,0 +1,138 @@
+"""Where the command line listens."""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.conftest import Certificates
+from tests.net.program import Program, cert, free_port, reach, reach_tls, refused, serving
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
+
+HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
+IPV6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:0", "smtp://127.0.0.1:0", "SMTP://127.0.0.1:0/"])
+def test_host_and_port(place: str) -> None:
+    with serving("-l", place) as program:
+        assert re.fullmatch(r"127\.0\.0\.1:\d+", program.addresses[0])
+        with reach(program.addresses[0]) as client:
+            assert client.greeting.startswith(b"220 ")
+
+
+@IPV6
+@pytest.mark.parametrize("place", ["[::1]:0", "::1:0", "smtp://[::1]:0"])
+def test_ipv6(place: str) -> None:
+    with serving("-l", place) as program:
+        (address,) = program.addresses
+        assert re.fullmatch(r"\[::1]:\d+", address)
+        with reach(address) as client:
+            assert client.greeting.startswith(b"220 ")
+
+
+@IPV6
+@pytest.mark.parametrize("place", [":0", "0", "smtp://:0"])
+def test_a_port_alone_is_that_of_all_loopbacks(place: str) -> None:
+    with serving("-l", place) as program:
+        port = program.port
+        assert program.addresses == [f"[::1]:{port}", f"127.0.0.1:{port}"]
+        for address in program.addresses:
+            with reach(address) as client:
+                assert client.greeting.startswith(b"220 ")
+
+
+@pytest.mark.parametrize("spelling", ["127.0.0.1:{}", ":{}", "{}", "localhost:{}"])
+def test_a_port_of_choice(spelling: str) -> None:
+    port = free_port()
+    with serving("-d", "-l", spelling.format(port)) as program:
+        assert f"127.0.0.1:{port}" in program.addresses
+        with Client(port) as client:
+            assert client.ask(b"NOOP") == b"250 OK\r\n"
+
+
+@pytest.mark.parametrize("args", [[], ["-l", "127.0.0.1"], ["-l", "localhost:"]])
+def test_the_port_by_default(args: list[str]) -> None:
+    with Program("-n", "-d", *args) as program:
+        line = program.err_line()
+        if "address already in use" in line:
+            pytest.skip("port 8025 is somebody else's")
+        assert "127.0.0.1:8025" in line
+        with Client(8025) as client:
+            assert client.ask(b"NOOP") == b"250 OK\r\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "s")
+
+
+@pytest.mark.parametrize("spelling", ["unix:{}", "unix://{}", "smtp://unix:{}"])
+def test_a_unix_socket(spelling: str, path: str) -> None:
+    with serving("-d", "-l", spelling.format(path)) as program:
+        assert program.addresses == [path]
+        with reach(path) as client:
+            assert client.ask(b"NOOP") == b"250 OK\r\n"
+        assert program.end().code == 0
+    assert not os.path.exists(path)
+
+
+def test_a_relative_unix_socket(tmp_path: Path) -> None:
+    with serving("-d", "-l", "unix:here", cwd=tmp_path) as program:
+        with reach(str(tmp_path / "here")) as client:
+            assert client.ask(b"NOOP") == b"250 OK\r\n"
+        assert program.end().code == 0
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_unix_socket_that_a_dead_server_left(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+    with serving("-d", "-l", f"unix:{path}"), reach(path) as client:
+        assert client.ask(b"NOOP") == b"250 OK\r\n"
+
+
+def test_a_unix_socket_of_another_server(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        error = refused("-n", "-l", f"unix:{path}")
+    assert error.startswith(f"aiosmtpd: error: Cannot listen on '{path}': address already in use; ")
+    assert os.path.exists(path)
+
+
+def test_an_inherited_unix_socket_keeps_its_file(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as ours:
+        ours.bind(path)
+        ours.listen()
+        fd = ours.fileno()
+        with Program("-n", "-l", f"lmtp://fd:{fd}", pass_fds=[fd]) as program:
+            with reach(path) as client:
+                assert client.ask(b"LHLO x")[:3] == b"250"
+            assert program.end() == (0, "", "")
+        assert os.path.exists(path)
+
+
+def test_each_scheme_is_served(certificates: Certificates) -> None:
+    places = [part for name in ("smtp", "smtps") for part in ("-l", f"{name}://127.0.0.1:0")]
+    more = ("-l", "127.0.0.1:0", "-l", "lmtp://127.0.0.1:0")
+    with serving(*cert(certificates, "smtps"), *places, *more) as program:
+        smtp, smtps, default, lmtp = program.addresses
+        with reach(smtp) as client:
+            assert client.ask(b"EHLO x")[:3] == b"250"
+        for address in smtps, default:
+            with reach_tls(address, certificates) as client:
+                assert client.ask(b"EHLO x")[:3] == b"250"
+        with reach(lmtp) as client:
+            assert client.ask(b"EHLO x")[:3] == b"500"
+            assert client.ask(b"LHLO x")[:3] == b"250"
+        assert program.end() == (0, "", "")
+
+
+def test_addresses_are_told_in_the_order_given(path: str) -> None:
+    with serving("-l", f"lmtp://unix:{path}", "-l", "smtp://127.0.0.1:0") as program:
+        assert program.addresses[0] == path
