@@ -65,6 +65,11 @@ def test_a_probe_is_a_debug_line(header: bytes, caplog: pytest.LogCaptureFixture
         if header:
             client.send(header)
             assert client.reply()[:3] == b"220"
+        client.close()
+        # The server has seen the end of the first when it greets the second.
+        with Client(controller.port, greet=False) as second:
+            second.send(local(0, b""))
+            assert second.reply()[:3] == b"220"
     told = [r for r in caplog.records if r.name in ("mail.log", "mail.debug")]
     assert {record.levelname for record in told} == {"DEBUG"}
     assert any("disconnected" in record.getMessage() for record in told)
