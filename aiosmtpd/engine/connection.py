@@ -389,8 +389,8 @@ class Connection(Wire):
                 self._cut_off_later(CLOSE_NOTIFY)
                 return
         raw.close()
-        # close() waits for ever for a peer that does not read (docs/explain/threat-model,
-        # "slow reader"). The event loop's own TLS waits half a minute for the peer's close_notify.
+        # close() waits for ever for a peer that does not read (docs/reference/limits, "unread
+        # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
         if raw.get_write_buffer_size():
             self._cut_off_later()
         elif self._tls_protocol:
