@@ -1,7 +1,9 @@
 """SMTP and LMTP servers for asyncio.
 
-The names that most programs need are importable from here, and nothing is imported before one of
-them is asked for.
+The names that most programs need can be imported from here. Each is loaded when it is asked for.
+
+PYTEST_DONT_REWRITE: pytest rewrites the assertions of a package that has a plugin, and would warn
+if a program has imported it before.
 """
 
 from __future__ import annotations
@@ -14,79 +16,94 @@ if TYPE_CHECKING:
     import asyncio
 
     from aiosmtpd.controller import (
-        Controller,
-        Server,
-        UnixSocketController,
-        UnixSocketUnthreadedController,
-        UnthreadedController,
+        Controller as Controller,
+        UnixSocketController as UnixSocketController,
+        UnixSocketUnthreadedController as UnixSocketUnthreadedController,
+        UnthreadedController as UnthreadedController,
     )
-    from aiosmtpd.engine.callables import Mail
-    from aiosmtpd.handlers import AsyncMessage, Debugging, Handler, Mailbox, Message, Proxy, Sink
-    from aiosmtpd.lmtp import LMTP
+    from aiosmtpd.engine.callables import (
+        Mail as Mail,
+    )
+    from aiosmtpd.handlers import (
+        AsyncMessage as AsyncMessage,
+        Debugging as Debugging,
+        Handler as Handler,
+        Mailbox as Mailbox,
+        Message as Message,
+        Proxy as Proxy,
+        Sink as Sink,
+    )
+    from aiosmtpd.lmtp import (
+        LMTP as LMTP,
+    )
+    from aiosmtpd.server import (
+        Server as Server,
+    )
     from aiosmtpd.smtp import (
-        MISSING,
-        SMTP,
-        AuthResult,
-        Envelope,
-        LoginPassword,
-        Session,
-        auth_mechanism,
-        syntax,
+        ALL as ALL,
+        CLASSIC as CLASSIC,
+        MISSING as MISSING,
+        MODERN as MODERN,
+        SMTP as SMTP,
+        AuthResult as AuthResult,
+        BodyStream as BodyStream,
+        DeliverBy as DeliverBy,
+        Envelope as Envelope,
+        Extension as Extension,
+        IncompleteBody as IncompleteBody,
+        Limits as Limits,
+        LoginPassword as LoginPassword,
+        Observer as Observer,
+        OriginalRecipient as OriginalRecipient,
+        Recipient as Recipient,
+        Refused as Refused,
+        Reply as Reply,
+        Session as Session,
+        Settings as Settings,
+        SMTPKeywords as SMTPKeywords,
+        TLSSetupException as TLSSetupException,
+        ValidSince as ValidSince,
+        auth_mechanism as auth_mechanism,
+        syntax as syntax,
+        xclient as xclient,
+        xforward as xforward,
     )
-
-
-__all__ = [
-    "LMTP",
-    "MISSING",
-    "SMTP",
-    "AsyncMessage",
-    "AuthResult",
-    "Controller",
-    "Debugging",
-    "Envelope",
-    "Handler",
-    "LoginPassword",
-    "Mail",
-    "Mailbox",
-    "Message",
-    "Proxy",
-    "Server",
-    "Session",
-    "Sink",
-    "UnixSocketController",
-    "UnixSocketUnthreadedController",
-    "UnthreadedController",
-    "__version__",
-    "auth_mechanism",
-    "syntax",
-]
+    from aiosmtpd.testing import (
+        DecodedMail as DecodedMail,
+        Inbox as Inbox,
+        NoMessage as NoMessage,
+    )
+    from aiosmtpd.testing.faults import (
+        Fault as Fault,
+        Faults as Faults,
+    )
 
 _MODULES = {
     "controller": (
-        "Controller",
-        "Server",
-        "UnixSocketController",
-        "UnixSocketUnthreadedController",
-        "UnthreadedController",
+        "Controller UnixSocketController UnixSocketUnthreadedController UnthreadedController"
     ),
-    "engine.callables": ("Mail",),
-    "handlers": ("AsyncMessage", "Debugging", "Handler", "Mailbox", "Message", "Proxy", "Sink"),
-    "lmtp": ("LMTP",),
+    "engine.callables": "Mail",
+    "handlers": "AsyncMessage Debugging Handler Mailbox Message Proxy Sink",
+    "lmtp": "LMTP",
+    "server": "Server",
     "smtp": (
-        "MISSING",
-        "SMTP",
-        "AuthResult",
-        "Envelope",
-        "LoginPassword",
-        "Session",
-        "auth_mechanism",
-        "syntax",
+        "ALL CLASSIC MISSING MODERN SMTP AuthResult BodyStream DeliverBy Envelope Extension "
+        "IncompleteBody Limits LoginPassword Observer OriginalRecipient Recipient Refused "
+        "Reply SMTPKeywords Session Settings TLSSetupException ValidSince auth_mechanism "
+        "syntax xclient xforward"
     ),
+    "testing": "DecodedMail Inbox NoMessage",
+    "testing.faults": "Fault Faults",
 }
-_HOMES = {name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names}
+"""All public names of this module, by the module that has them."""
 
+_HOMES = {
+    name: f"{__name__}.{module}" for module, names in _MODULES.items() for name in names.split()
+}
 
 if not TYPE_CHECKING:
+    __all__ = ["__version__", *sorted(_HOMES)]
+
     # Type checkers would take it for a promise that every name exists.
 
     def __getattr__(name: str) -> object:
@@ -94,12 +111,12 @@ if not TYPE_CHECKING:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from importlib import import_module
 
-        # Not kept here: what a program's test replaces in the module is what everybody gets.
+        # Not kept here: if a program's test replaces the name in its module, it counts here too.
         return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})
 
 
 def _get_or_new_eventloop() -> asyncio.AbstractEventLoop:

@@ -1,4 +1,6 @@
-"""Controllers: a server in a thread of its own, or in an event loop that the program runs."""
+"""Controllers: a ``Server`` in a thread of its own, or in an event loop that the program runs."""
+
+from __future__ import annotations
 
 import asyncio
 import errno
@@ -7,39 +9,46 @@ import threading
 import time
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Awaitable
 from contextlib import suppress
+from copy import copy
 from socket import AF_INET6, SOCK_STREAM, has_ipv6, socket as makesock
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 from public import public
 
-from aiosmtpd.listen import sockets as listening
-from aiosmtpd.listen.listener import Listener
+from aiosmtpd import smtp
+from aiosmtpd.engine import diagnostics
+from aiosmtpd.listen import sockets
+from aiosmtpd.listen.addresses import Address, Listen
+from aiosmtpd.protocol.limits import LIMIT_NAMES
+from aiosmtpd.protocol.settings import (
+    NAMES,
+    BaseKeywords,
+    ControllerKeywords,
+    Settings,
+    SMTPKeywords,
+    check_names,
+)
 from aiosmtpd.server import (
-    ALREADY_RUNNING,
     DEFAULT_PORT,
     DEFAULT_SHUTDOWN_TIMEOUT,
-    NOT_RUNNING,
-    AsyncServing,
-    Server as Server,
+    Server,
     TLSContext,
     _FakeServer as _FakeServer,
     _server_to_client_ssl_ctx as _server_to_client_ssl_ctx,
-    adopt,
     close_loop,
     log,
     run_until_signal,
-    serve,
     sigterm_as_interrupt,
 )
 from aiosmtpd.smtp import SMTP
 
-public(Server=Server)
-
 DEFAULT_READY_TIMEOUT: float = 5.0
-"""Seconds that `start()` waits for the server."""
+"""Seconds that ``start()`` waits for the server."""
 
+ALREADY_RUNNING = "SMTP daemon already running"
+NOT_RUNNING = "SMTP daemon not running"
 _BUSY = (
     "within allotted time. This might happen if the system is too busy. "
     "Try increasing the `ready_timeout` parameter."
@@ -54,7 +63,7 @@ SERVER_KWARGS_DEPRECATED = (
 
 @public
 class IP6_IS:  # noqa: N801
-    """What an errno of binding `::1` says about IPv6 on this machine."""
+    """The errors of binding ``::1`` that show whether this machine has IPv6."""
 
     NO = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # noqa: RUF012
     YES = {errno.EADDRINUSE}  # noqa: RUF012
@@ -66,7 +75,7 @@ def _has_ipv6() -> bool:
 
 @public
 def get_localhost() -> Literal["::1", "127.0.0.1"]:
-    """Return the loopback address: `::1` where it can be bound, else `127.0.0.1`."""
+    """Return the loopback address: ``::1`` if it can be bound, else ``127.0.0.1``."""
     if not _has_ipv6():
         return "127.0.0.1"
     try:
@@ -77,14 +86,33 @@ def get_localhost() -> Literal["::1", "127.0.0.1"]:
     return "::1"
 
 
-@public
-class BaseController(AsyncServing, metaclass=ABCMeta):
-    """What all controllers share: the settings, the factory and serving in the running loop.
+HANDSHAKE_NAMES = LIMIT_NAMES | {"timeout", "proxy_protocol_timeout"}
+"""The keywords that matter before a TLS connection has an object of its own."""
 
-    `ssl_context` (or a callable giving one) makes every connection start with TLS. Keywords that
-    are not listed go to `SMTP`; `server_hostname` is its `hostname`. `shutdown_timeout` (seconds)
-    is what stopping gives to running transactions.
+
+SMTP_ALONE = {"loop", "settings", "registry"}
+"""The parameters of ``SMTP`` that are not settings of a server."""
+
+OWN_KEYWORDS = (
+    *("handler", "hostname", "port", "unix_socket", "loop"),
+    *ControllerKeywords.__annotations__,
+)
+"""The parameters of controllers, for the closest name to a misspelt one."""
+
+
+@public
+class BaseController(metaclass=ABCMeta):
+    """The part that all controllers share: the settings, the factory, and serving in a loop.
+
+    If there is an *ssl_context*, or a function that returns one, each connection starts with TLS.
+    *server_hostname* is the ``hostname`` of ``SMTP``. *shutdown_timeout* is how many seconds
+    running transactions get when the controller stops. Other keywords go to ``SMTP``.
     """
+
+    server: asyncio.AbstractServer | None = None
+    server_coro: Awaitable[asyncio.AbstractServer] | None = None
+    smtpd: SMTP | None = None
+    _thread_exception: Exception | None = None
 
     def __init__(
         self,
@@ -94,32 +122,122 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
         ssl_context: TLSContext | None = None,
         server_hostname: str | None = None,
         shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT,
-        **SMTP_parameters: Any,
+        server_kwargs: dict[str, Any] | None = None,
+        **SMTP_parameters: Unpack[SMTPKeywords],
     ) -> None:
-        super().__init__(loop, shutdown_timeout)
         self.handler = handler
+        self._loop = loop
         self.ssl_context = ssl_context
-        self.SMTP_kwargs: dict[str, Any] = {}
-        if "server_kwargs" in SMTP_parameters:
+        self.shutdown_timeout = shutdown_timeout
+        self.SMTP_kwargs: dict[str, Any] = {"enable_SMTPUTF8": True}
+        if server_kwargs is not None:
             warnings.warn(SERVER_KWARGS_DEPRECATED, DeprecationWarning, stacklevel=4)
-            self.SMTP_kwargs = dict(SMTP_parameters.pop("server_kwargs"))
-        self.SMTP_kwargs.update(SMTP_parameters)
+            self.SMTP_kwargs |= server_kwargs
+        self.SMTP_kwargs |= SMTP_parameters
         if server_hostname:
             self.SMTP_kwargs["hostname"] = server_hostname
-        self.SMTP_kwargs.setdefault("enable_SMTPUTF8", True)
+        self._validated_kwargs: tuple[dict[str, Any], Settings | None] = {}, None
+        self._loop_before: asyncio.AbstractEventLoop | None = None
+        self._factory_invoked: threading.Event | None = threading.Event()
+        self._inner_server = self._new_inner_server()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that serves; made when first asked for, unless the program gave one."""
+        # A controller that is never started must not hold the descriptors of a loop.
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    @loop.setter
+    def loop(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        self._loop = loop
+
+    @property
+    def addresses(self) -> list[Address]:
+        """The addresses at which the server listens; empty when stopped.
+
+        An address is ``(host, port)`` or the path of a Unix socket.
+        """
+        return sockets.addresses_of(self.server)
+
+    def reload_tls(self) -> None:
+        """Call the function *ssl_context* again, for new connections; open ones go on.
+
+        May be called from any thread. Raises TypeError if *ssl_context* is not a function, and
+        what the function raises.
+        """
+        self._current_server().reload_tls()
+
+    # The server, and the attributes that programs may set at any time.
+
+    def _new_inner_server(self) -> Server:
+        # By name at each connection: programs replace the method.
+        return Server(self.handler, listen=Listen(), factory=lambda: self._factory_invoker())
+
+    def _current_server(self) -> Server:
+        """Return the server with the attributes that the controller has now."""
+        serving = self._inner_server
+        serving.ssl_context = self.ssl_context
+        serving.shutdown_timeout = self.shutdown_timeout
+        if self.server is not None and self.server not in serving.listeners:
+            # A subclass has made it.
+            serving.listeners.append(self.server)
+        return serving
+
+    async def _serve_at(self, place: Listen) -> asyncio.AbstractServer:
+        """Bind a place and accept connections there."""
+        serving = self._current_server()
+        serving.listeners, serving.places = [], [place]
+        # Not all keywords: a subclass with a factory of its own may have others.
+        names = self.SMTP_kwargs.keys() & HANDSHAKE_NAMES
+        serving.settings = Settings.of({name: self.SMTP_kwargs[name] for name in names})
+        await serving.bind()
+        (listener,) = serving.listeners
+        await listener.start_serving()
+        return listener
+
+    def _connection_settings(self) -> Settings | None:
+        """Return the settings that ``SMTP_kwargs`` asks for, validated once for all connections.
+
+        Programs may change the dict at any time. None if it has keywords that are not settings;
+        raises TypeError for one that ``SMTP`` does not have.
+        """
+        known, settings = self._validated_kwargs
+        if known != self.SMTP_kwargs:
+            if others := self.SMTP_kwargs.keys() - {*NAMES}:
+                check_names(others - SMTP_ALONE, type(self).__name__, OWN_KEYWORDS)
+                return None
+            settings = Settings.of(self.SMTP_kwargs)
+            diagnostics.look_at_settings(SMTP, settings)
+            # Programs may also change a dict, list or set in place: keep a copy of it.
+            known = {
+                name: copy(value) if isinstance(value, dict | list | set) else value
+                for name, value in self.SMTP_kwargs.items()
+            }
+            self._validated_kwargs = known, settings
+        return settings
+
+    @abstractmethod
+    def _create_server(self) -> Awaitable[asyncio.AbstractServer]:
+        """Bind and serve in the running loop."""
 
     def factory(self) -> SMTP:
-        """Make the object that serves one connection; override it to give your own."""
-        return SMTP(self.handler, **self.SMTP_kwargs)
+        """Return the object for one connection; override it to return your own."""
+        settings = self._connection_settings() if SMTP is smtp.SMTP else None
+        if settings is None:
+            # SMTP, or a class that a program's test has put in its place, judges the keywords.
+            return SMTP(self.handler, **self.SMTP_kwargs)
+        return SMTP(self.handler, settings=settings)
 
     def _factory_invoker(self) -> SMTP | _FakeServer:
-        """Call `factory()` as the event loop's protocol factory, which must not raise."""
+        """Return the object for one connection, or one that refuses it; never raises."""
         invoked = self._factory_invoked
         try:
             smtpd = self.factory()
             if smtpd is None:
                 raise RuntimeError("factory() returned None")
-            adopt(smtpd, self._registry)
+            self._inner_server.adopt(smtpd)
             self.smtpd = smtpd
         except Exception as error:
             if invoked is None or invoked.is_set():
@@ -131,9 +249,67 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
                 invoked.set()
         return smtpd
 
-    async def _serve(self, sockets: Sequence[listening.Socket]) -> Listener:
-        settings = self.ssl_context, self.SMTP_kwargs, self._registry
-        return await serve(sockets, self._factory_invoker, *settings)
+    # In the running loop, without a thread.
+
+    async def start_async(self) -> None:
+        """Serve in the running event loop, without a thread; ready when it returns.
+
+        Raises what binding or ``factory()`` raised, AssertionError if already running.
+        """
+        if self._is_serving():
+            raise AssertionError(ALREADY_RUNNING)
+        self._prepare()
+        self._loop_before, self._loop = self._loop, asyncio.get_running_loop()
+        try:
+            self.server_coro = self._create_server()
+            self.server = await self.server_coro
+            self._factory_invoker()
+            self._raise_failure()
+        except BaseException:
+            await self._finish(0)
+            raise
+
+    async def stop_async(self, no_assert: bool = False, timeout: float | None = None) -> None:
+        """Stop after ``start_async()``, with the meaning and the parameters of ``stop()``."""
+        if self.server is None:
+            if no_assert:
+                return
+            raise AssertionError(NOT_RUNNING)
+        await self._finish(timeout)
+
+    async def __aenter__(self) -> Self:
+        await self.start_async()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop_async(no_assert=True)
+
+    def _is_serving(self) -> bool:
+        return self.server is not None and self.server.is_serving()
+
+    def _prepare(self) -> None:
+        self._cleanup()
+        self._factory_invoked = threading.Event()
+        self._inner_server = self._new_inner_server()
+
+    def _raise_failure(self) -> None:
+        if self._thread_exception is not None:
+            raise self._thread_exception
+
+    async def _finish(self, timeout: float | None) -> None:
+        try:
+            await self._current_server().stop(timeout)
+        finally:
+            self._cleanup()
+            self._loop = self._loop_before
+
+    def _cleanup(self) -> None:
+        self.smtpd = None
+        self.server = None
+        self.server_coro = None
+        self._thread_exception = None
+        if self._factory_invoked is not None:
+            self._factory_invoked.clear()
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:
         """Stop the loop and cancel all its tasks; to be called in the loop's thread."""
@@ -145,16 +321,13 @@ class BaseController(AsyncServing, metaclass=ABCMeta):
 
 @public
 class BaseThreadedController(BaseController, metaclass=ABCMeta):
-    """Runs the event loop in a daemon thread of its own.
+    """Serves in an event loop that runs in a daemon thread of its own.
 
-    `ready_timeout` (seconds) bounds `start()`; the environment variable
-    AIOSMTPD_CONTROLLER_TIMEOUT overrides it.
+    ``start()`` takes at most *ready_timeout* seconds. The environment variable
+    ``AIOSMTPD_CONTROLLER_TIMEOUT`` overrides that.
     """
 
     _thread: threading.Thread | None = None
-    _stop_requested = False
-    _stopping: asyncio.Task[None] | None = None
-    _loop_left = False
 
     def __init__(
         self,
@@ -164,7 +337,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         ready_timeout: float = DEFAULT_READY_TIMEOUT,
         ssl_context: TLSContext | None = None,
         server_hostname: str | None = None,
-        **SMTP_parameters: Any,
+        **SMTP_parameters: Unpack[BaseKeywords],
     ) -> None:
         super().__init__(
             handler,
@@ -175,6 +348,8 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         )
         self.ready_timeout = float(os.getenv("AIOSMTPD_CONTROLLER_TIMEOUT", ready_timeout))
         self._thread_ended = threading.Event()
+        self._stop_requested = self._loop_left = False
+        self._stopping: asyncio.Task[None] | None = None
 
     @abstractmethod
     def _trigger_server(self) -> None:
@@ -194,10 +369,10 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             if not self._stop_requested:
                 loop.run_forever()
         finally:
-            # Whoever stopped the loop, from here on nobody stops it again.
+            # The loop may have been stopped by anything; from here on it must not be again.
             self._loop_left = True
             try:
-                loop.run_until_complete(self._drain(0))
+                loop.run_until_complete(self._current_server().stop(0))
             finally:
                 close_loop(loop)
 
@@ -214,10 +389,10 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             self._thread_ended.set()
 
     def start(self) -> None:
-        """Start the thread and return once the server listens and `factory()` has run.
+        """Start the thread and return once the server listens and ``factory()`` has run.
 
-        Raises what binding or `factory()` raised, TimeoutError when it takes longer than
-        `ready_timeout`, RuntimeError when `factory()` gives None, AssertionError when already
+        Raises what binding or ``factory()`` raised, TimeoutError if it takes longer than
+        ``ready_timeout``, RuntimeError if ``factory()`` returns None, AssertionError if already
         running. Nothing is left running after a failure.
         """
         thread = self._thread
@@ -249,7 +424,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         self._raise_failure()
         if not in_time or self.server is None:
             raise TimeoutError(NOT_STARTED)
-        # _run() may be the program's own; whoever runs the loop, factory() is tried here.
+        # Try factory() here: a program's own _run() may not.
         invoked = self._factory_invoked
         self.loop.call_soon_threadsafe(self._factory_invoker)
         in_time = invoked is None or invoked.wait(max(deadline - time.monotonic(), 0))
@@ -266,47 +441,47 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
     def stop(self, no_assert: bool = False, timeout: float | None = None) -> None:
         """Stop listening, let transactions end, close the loop and join the thread.
 
-        Idle clients get `421 4.3.2` at once, running transactions have `timeout` seconds
-        (`shutdown_timeout` if None) before they are aborted. Raises AssertionError when not
-        running, unless `no_assert`.
+        Idle clients get ``421 4.3.2`` at once. Running transactions have *timeout* seconds
+        (``shutdown_timeout`` if None); then they are aborted. Raises AssertionError if not running,
+        unless *no_assert*.
         """
         thread = self._thread
         if thread is None:
             if no_assert:
                 return
             raise AssertionError(NOT_RUNNING)
-        self._request_stop(self.shutdown_timeout if timeout is None else timeout)
+        self._request_stop(timeout)
         thread.join()
         self.loop.close()
         self._thread = self._stopping = None
         self._cleanup()
 
-    def _request_stop(self, timeout: float) -> None:
+    def _request_stop(self, timeout: float | None) -> None:
         self._stop_requested = True
         # The thread of a failed start() has closed its loop.
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._begin_stop, timeout)
 
-    def _begin_stop(self, timeout: float) -> None:
+    def _begin_stop(self, timeout: float | None) -> None:
         if not self._loop_left:
             self._stopping = self.loop.create_task(self._drain_and_cancel(timeout))
 
-    async def _drain_and_cancel(self, timeout: float) -> None:
+    async def _drain_and_cancel(self, timeout: float | None) -> None:
         try:
-            await self._drain(timeout)
+            await self._current_server().stop(timeout)
         finally:
             if not self._loop_left:
                 self.cancel_tasks()
 
     async def stop_async(self, no_assert: bool = False, timeout: float | None = None) -> None:
-        """Stop what `start_async()` or `start()` started; see `stop()`."""
+        """Stop after ``start_async()`` or ``start()``, with the parameters of ``stop()``."""
         if self._thread is None:
             await super().stop_async(no_assert, timeout)
         else:
             await asyncio.to_thread(self.stop, no_assert, timeout)
 
     def run(self) -> None:
-        """Serve until Ctrl-C, SIGTERM or another thread's `stop()`; starts what is not started."""
+        """Serve until Ctrl-C, SIGTERM or another thread's ``stop()``; start first if need be."""
         try:
             with sigterm_as_interrupt():
                 if self._thread is None:
@@ -330,9 +505,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
 
 @public
 class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
-    """Serves in an event loop that the program runs itself; `ended` is set when it has stopped."""
-
-    _ending: asyncio.Task[None] | None = None
+    """Serves in an event loop that the program runs; ``ended`` is set when it has stopped."""
 
     def __init__(
         self,
@@ -341,7 +514,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
         *,
         ssl_context: TLSContext | None = None,
         server_hostname: str | None = None,
-        **SMTP_parameters: Any,
+        **SMTP_parameters: Unpack[BaseKeywords],
     ) -> None:
         super().__init__(
             handler,
@@ -351,6 +524,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             **SMTP_parameters,
         )
         self.ended = threading.Event()
+        self._ending: asyncio.Task[None] | None = None
         self._owns_loop = loop is None
 
     def _prepare(self) -> None:
@@ -364,7 +538,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
     def begin(self) -> None:
         """Start listening, before the loop runs; ready when it returns.
 
-        Raises what binding or `factory()` raised, RuntimeError inside a running loop.
+        Raises what binding or ``factory()`` raised, RuntimeError inside a running loop.
         """
         try:
             asyncio.get_running_loop()
@@ -377,11 +551,11 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             )
 
     async def finalize(self) -> None:
-        """Stop gracefully in the running loop, then set `ended`; nothing to do if stopped."""
+        """Stop gracefully in the running loop, then set ``ended``; do nothing if stopped."""
         await self.stop_async(no_assert=True)
 
     def end(self) -> None:
-        """Stop listening at once and begin `finalize()`; complete it if the loop does not run.
+        """Stop listening at once and begin ``finalize()``; complete it if the loop does not run.
 
         Raises AssertionError when not running.
         """
@@ -423,11 +597,9 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
 class InetMixin(BaseController, metaclass=ABCMeta):
     """Listens on TCP.
 
-    `hostname` None is the loopback, IPv6 and IPv4 where both exist; "" every interface; a `port`
-    of 0 any free one, which `port` then tells.
+    A *hostname* of None is the loopback, IPv6 and IPv4 if both exist; ``""`` is every interface. A
+    *port* of 0 is any free port; the attribute ``port`` is the real one after the start.
     """
-
-    _found_port: int | None = None
 
     def __init__(
         self,
@@ -435,28 +607,27 @@ class InetMixin(BaseController, metaclass=ABCMeta):
         hostname: str | None = None,
         port: int = DEFAULT_PORT,
         loop: asyncio.AbstractEventLoop | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ControllerKeywords],
     ) -> None:
-        super().__init__(handler, loop, **kwargs)
+        parameters: Any = kwargs  # for a class with a thread, or for one without
+        super().__init__(handler, loop, **parameters)
         self._localhost = get_localhost()
         self._both_loopbacks = hostname is None
         self.hostname = self._localhost if hostname is None else hostname
         self.port = port
-        self._found_port = None
+        self._found_port: int | None = None
 
     async def _create_server(self) -> asyncio.AbstractServer:
-        hosts = [self.hostname]
-        if self._both_loopbacks and hosts == ["::1"]:
-            hosts.append("127.0.0.1")
+        both = self._both_loopbacks and self.hostname == "::1"
         # A restart looks for a free port again: the last one may be taken by now.
         port = 0 if self.port == self._found_port else self.port
-        server = await self._serve(await listening.bind_tcp(hosts, port))
+        server = await self._serve_at(Listen(host=None if both else self.hostname or "", port=port))
         if port == 0:
-            self.port = self._found_port = server.sockets[0].getsockname()[1]
+            self.port = self._found_port = int(sockets.addresses_of(server)[0][1])
         return server
 
     def _trigger_server(self) -> None:
-        """Do nothing: a bound socket needs no proof. Here for programs' own checks."""
+        """Do nothing: a bound socket needs no proof. Programs override it with their own checks."""
 
 
 @public
@@ -468,16 +639,17 @@ class UnixSocketMixin(BaseController, metaclass=ABCMeta):
         handler: Any,
         unix_socket: str | os.PathLike[str],
         loop: asyncio.AbstractEventLoop | None = None,
-        **kwargs: Any,
+        **kwargs: Unpack[ControllerKeywords],
     ) -> None:
-        super().__init__(handler, loop, **kwargs)
+        parameters: Any = kwargs  # for a class with a thread, or for one without
+        super().__init__(handler, loop, **parameters)
         self.unix_socket = os.fspath(unix_socket)
 
     async def _create_server(self) -> asyncio.AbstractServer:
-        return await self._serve(listening.bind_unix(self.unix_socket))
+        return await self._serve_at(Listen(path=self.unix_socket))
 
     def _trigger_server(self) -> None:
-        """Do nothing: a bound socket needs no proof. Here for programs' own checks."""
+        """Do nothing: a bound socket needs no proof. Programs override it with their own checks."""
 
 
 @public

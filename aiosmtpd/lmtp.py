@@ -67,15 +67,8 @@ class LMTP(SMTP):
         *status* is one reply for all recipients, a list with one for each, or one for each joined
         by CRLF. A wrong number of replies is handled like an exception in the handler.
         """
-        verdicts, self.transaction.verdicts = self.transaction.verdicts, []
-        each = iter(await self._replies_for(status, len(envelope.rcpt_tos)))
-        if self._watch is None or not verdicts:
-            for one in each:
-                await self._answer(one)
-            return
-        for verdict in verdicts:
-            self._watch.deliver = verdict.deliver
-            await self._answer(next(each) if verdict.refusal is None else verdict.refusal)
+        for reply in await self._replies_for(status, len(envelope.rcpt_tos)):
+            await self._answer(reply)
 
     async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
         try:

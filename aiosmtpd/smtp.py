@@ -35,7 +35,7 @@ from aiosmtpd.engine.connection import (
     TLSSetupException as TLSSetupException,
     log as log,
 )
-from aiosmtpd.engine.observer import Observer as Observer
+from aiosmtpd.engine.observer import Observer as Observer, TakenMessage as TakenMessage
 from aiosmtpd.engine.registry import Registry as Registry
 from aiosmtpd.legacy import forms
 from aiosmtpd.legacy.forms import (
@@ -95,6 +95,7 @@ public(
     Refused=Refused,
     Reply=Reply,
     Session=Session,
+    TakenMessage=TakenMessage,
     TLSSetupException=TLSSetupException,
     auth_mechanism=auth_mechanism,
     sanitize=sanitize,
@@ -237,7 +238,8 @@ class SMTP(Commands):
     @auth.asks_authenticator
     async def auth_LOGIN(self, _: SMTP, args: list[str]) -> AuthResult:
         """The de facto mechanism of two challenges, with or without an initial user name."""
-        prompts = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge
+        of_class = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge
+        prompts = self.settings.login_prompts or of_class
         return await auth.run_exchange(self, Login(*(text.encode() for text in prompts)), args)
 
     # A mail transaction.

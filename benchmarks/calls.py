@@ -23,7 +23,7 @@ WARM_UP = 3
 
 
 class Watched(Conversation):
-    """A conversation of which the last RCPT is watched, in the other turns of the loop too."""
+    """A conversation that watches its last RCPT, in the other turns of the loop too."""
 
     seen: list[str]
 

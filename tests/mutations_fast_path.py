@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs two test files against it, and prints what they do not notice. *PART*
+copy of the package, runs three test files against it, and prints what they do not notice. *PART*
 limits it to the mutations whose description contains it. It needs a system that forks.
 """
 
@@ -24,14 +24,18 @@ import hypothesis  # noqa: F401
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TESTS = "tests/dialogue/test_fast_path_guards.py", "tests/dialogue/test_usual.py"
+TESTS = (
+    "tests/dialogue/test_fast_path_guards.py",
+    "tests/dialogue/test_fast_path_lines.py",
+    "tests/dialogue/test_usual.py",
+)
 LONGEST_RUN = 60
 """Seconds after which a run counts as failed: some mutations let the server wait for ever."""
 
 FUNCTIONS: dict[str, dict[str, int | None]] = {
     "aiosmtpd/engine/connection.py": {"data_received": 3},
     "aiosmtpd/engine/commands.py": {"_take_at_once": None, "connection_lost": None},
-    "aiosmtpd/engine/wire.py": {"send_now": None, "_hold": None},
+    "aiosmtpd/engine/wire.py": {"_send_now": None, "_hold": None},
     "aiosmtpd/protocol/settings.py": {"_takes_plain": None},
     "aiosmtpd/engine/fast_path.py": {
         "run": None,
@@ -83,13 +87,10 @@ EQUIVALENT = {
     "_hold: always True: 'not isinstance(self._out, bytearray)'": "the same",
     "_hold: always False: 'not isinstance(self._out, bytearray)'": "the same",
     "_hold: without 'self._out = bytearray(self._out)'": "the same",
-    "send_now: always True: 'self._out or self.transport is None or self._watch is not None'": (
-        "it sends by a longer way"
-    ),
-    "send_now: without 'self.transport is None'": "nothing arrives then; the types ask",
+    "_send_now: always True: 'self._out or self.transport is None'": "it sends by a longer way",
+    "_send_now: without 'self.transport is None'": "no data comes then; a type checker asks for it",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",
-    "_take: without 'server._transaction'": "the property returns the same",
 }
 """Mutations that change nothing but time, and why."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiosmtpd._version import __version__
 from aiosmtpd.cli.options import DEFAULT_SIZE
-from aiosmtpd.listen import sockets as listening
+from aiosmtpd.listen import addresses as listening
 
 
 def banner(

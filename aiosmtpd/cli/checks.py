@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aiosmtpd.cli.options import DEFAULT_HOST, DEFAULT_PORT
 from aiosmtpd.cli.values import user_and_password
-from aiosmtpd.listen.sockets import Listen, parse_listen
+from aiosmtpd.listen.addresses import Listen, parse_listen
 from aiosmtpd.process.activation import passed_sockets
 from aiosmtpd.process.users import Users
 

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, NoReturn, cast
 
+from aiosmtpd.cli.envelope import header_of
+
 MECHANISMS = ("CRAM-MD5", "PLAIN", "LOGIN")
 """AUTH mechanisms that the client knows, the best first."""
 
@@ -252,7 +254,8 @@ class Conversation(smtplib.SMTP):
     def _wrap(self) -> None:
         began = perf_counter()
         self.file = None
-        name = self.order.place.host or "localhost"
+        # A certificate names an address without its zone.
+        name = self.order.place.host.partition("%")[0] or "localhost"
         try:
             self.sock = sock = self.order.context().wrap_socket(
                 self._connected, server_hostname=name
@@ -349,11 +352,16 @@ class Conversation(smtplib.SMTP):
         given = ""
         if self.has_extn("size"):
             given += f" SIZE={len(order.message)}"
-        if not order.message.isascii() and self.has_extn("8bitmime"):
-            given += " BODY=8BITMIME"
+        if not order.message.isascii():
+            if self.has_extn("8bitmime"):
+                given += " BODY=8BITMIME"
+            else:
+                self._tell("*", "8BITMIME is not offered: the message is sent in 8bit anyway", None)
         if not all(address.isascii() for address in (order.sender, *order.recipients)):
             if not self.has_extn("smtputf8"):
                 raise Failed("SMTPUTF8 is not offered: use addresses in ASCII")
+            given += " SMTPUTF8"
+        elif self.has_extn("smtputf8") and _has_utf8_header(order.message):
             given += " SMTPUTF8"
         return given
 
@@ -363,6 +371,15 @@ class Conversation(smtplib.SMTP):
             self.docmd("QUIT")
         except (OSError, smtplib.SMTPException, Failed):
             pass
+
+
+def _has_utf8_header(message: bytes) -> bool:
+    """Return True for a header that needs SMTPUTF8: RFC 6531 section 3.4."""
+    header = header_of(message)
+    try:
+        return not header.isascii() and bool(header.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _stuffed(message: bytes) -> bytes:

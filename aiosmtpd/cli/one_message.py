@@ -8,6 +8,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from functools import partial
+from typing import TextIO
+from urllib.parse import quote
 
 from aiosmtpd.cli.program import Program, set_up_logging
 from aiosmtpd.mail.criteria import Wanted
@@ -79,7 +81,7 @@ class Waiter:
         reason = next(self._wanted.differences(mail), None)
         try:
             if reason is None and settings.link is not None:
-                return safe_line(mail.link(settings.link)) + "\n"
+                return _printable(mail.link(settings.link), sys.stdout) + "\n"
             if reason is None and settings.code is not None:
                 return mail.code(settings.code) + "\n"
         except LookupError:
@@ -101,6 +103,24 @@ class Waiter:
             return safe_line(text + "; no other message came")
         last = "; ".join(self.others[-SHOWN:])
         return safe_line(f"{text}; {len(self.others)} came: {last}")
+
+
+def _printable(link: str, stream: TextIO) -> str:
+    """Percent-encode the characters that *stream* cannot show or that may harm a terminal.
+
+    The address stays the same, unlike with ``\\x1b``: RFC 3987 section 3.1.
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def shown(character: str) -> str:
+        try:
+            if character.isprintable() and character != " " and character.encode(encoding):
+                return character
+        except UnicodeEncodeError:
+            pass
+        return quote(character, errors="surrogatepass")
+
+    return "".join(map(shown, link))
 
 
 def _print(shown: str | bytes) -> None:

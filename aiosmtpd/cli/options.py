@@ -145,6 +145,14 @@ def add_mail_options(parser: ArgumentParser) -> None:
         f"Default: {DEFAULT_SIZE:,}.",
     )
     group.add_argument(
+        "--line-length",
+        type=values.size,
+        metavar="BYTES",
+        default=0,
+        help="The longest line in bytes, with its CRLF; 0 means any length. RFC 5321 lets servers "
+        "refuse lines of more than 1000. Default: 0.",
+    )
+    group.add_argument(
         "-u",
         "--smtputf8",
         action="store_true",

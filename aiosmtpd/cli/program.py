@@ -23,8 +23,7 @@ from attrs import evolve
 from aiosmtpd.cli.banner import banner, is_local, why_not_listening
 from aiosmtpd.cli.options import DEFAULT_SIZE, DEFAULT_USER, LIMITS
 from aiosmtpd.engine import loops
-from aiosmtpd.listen import sockets as listening
-from aiosmtpd.listen.sockets import Listen, close_all, spell
+from aiosmtpd.listen.addresses import spell
 from aiosmtpd.process.activation import write_ready_file
 from aiosmtpd.process.certificates import Certificate
 from aiosmtpd.process.exit import SETTLE, exit_despite_threads, flush_standard_streams, pipe_of
@@ -32,7 +31,7 @@ from aiosmtpd.process.failure import Failure
 from aiosmtpd.process.rights import CannotSwitch, Identity, check_writable, identity_to_assume
 from aiosmtpd.process.signals import run_until_done, signals_handled
 from aiosmtpd.protocol.settings import Settings
-from aiosmtpd.server import DEFAULT_PORT, Server, close_loop
+from aiosmtpd.server import Server, close_loop
 from aiosmtpd.smtp import SMTP
 
 LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmtpd.lmtp")
@@ -41,6 +40,9 @@ LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmt
 CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"
 
 CHECK_RIGHTS = "check --user, --group and -n"
+
+LOGIN_PROMPTS = "Username:", "Password:"
+"""The prompts of AUTH LOGIN that many devices look for. Those of the classes are 1.4's."""
 
 PROXY_TIMEOUT = 5.0
 """Seconds for the PROXY header."""
@@ -97,33 +99,11 @@ def _hint(text: str) -> Iterator[None]:
         raise Failure(f"{failure}; {text}", failure.code) from failure
 
 
-async def _bind(place: Listen) -> list[listening.Socket]:
-    """Bind all addresses of a place without accepting connections; raises OSError."""
-    if place.path is not None:
-        return listening.bind_unix(place.path)
-    if place.fd is not None:
-        return listening.adopt_fd(place.fd)
-    hosts = listening.LOOPBACKS if place.host is None else [place.host]
-    return await listening.bind_tcp(hosts, DEFAULT_PORT if place.port is None else place.port)
-
-
-class _Places(Server):
-    """One server for all places: its limits count all connections of the process."""
-
-    def __init__(self, make: Callable[[Listen], SMTP], *args: Any, **keywords: Any) -> None:
-        super().__init__(*args, **keywords)
-        self._make_for = make
-
-    def _make(self, place: Listen) -> SMTP:
-        return self._make_for(place)
-
-
 class Program:
     """The server of one command line: binds, serves, and ends. :meth:`run` does it all."""
 
     def __init__(self, settings: Namespace, make: Any = partial, pwd: Any = None) -> None:
         self._settings = settings
-        self._make_partial = make
         self._pwd = pwd
         self._certificates: list[Certificate] = []
         self._ssl_context = self._load(settings.smtpscert, settings.smtpskey)
@@ -131,23 +111,7 @@ class Program:
         self._ca_file: Path | None = None
         if settings.tls:
             self._sign_certificate()
-        self._parameters: dict[str, Any] = {
-            "bare_newline": "normalize",
-            "max_auth_failures": settings.max_auth_failures,
-            **{name: getattr(settings, name) for name in LIMITS},
-        }
-        for name in "hostname", "timeout":
-            if getattr(settings, name) is not None:
-                self._parameters[name] = getattr(settings, name)
-        if settings.proxy_protocol:
-            self._parameters["proxy_protocol_timeout"] = PROXY_TIMEOUT
-            self._parameters["proxy_trusted"] = settings.proxy_protocol
-        if observers := self._make_observers():
-            self._parameters["observers"] = observers
-        self._guarded: Settings | None = None
-        self._factory = self._make_factory(SMTP)
-        self._lmtp_factory: Callable[[], SMTP] | None = None
-        self._server: Server | None = None
+        self._server = self._make_server(make)
         self._stopping = asyncio.Event()
         self._patience: float | None = None
         self._task: asyncio.Task[None] | None = None
@@ -188,32 +152,56 @@ class Program:
             observers.append(Dialogue())
         return observers
 
-    def _make_factory(self, protocol: type[SMTP]) -> Callable[[], SMTP]:
+    def _keywords(self) -> dict[str, Any]:
+        """Return the keywords of the server class that the options ask for."""
         settings = self._settings
-        make: Callable[[], SMTP] = self._make_partial(
-            protocol,
-            settings.handler,
-            data_size_limit=DEFAULT_SIZE if settings.size is None else settings.size,
-            enable_SMTPUTF8=settings.smtputf8,
-            tls_context=self._tls_context,
-            require_starttls=settings.requiretls,
-            extensions=settings.extensions,
-            **self._parameters,
-        )
-        return make if settings.users is None else partial(self._make_guarded, make)
+        keywords: dict[str, Any] = {
+            "data_size_limit": DEFAULT_SIZE if settings.size is None else settings.size,
+            "enable_SMTPUTF8": settings.smtputf8,
+            "tls_context": self._tls_context,
+            "require_starttls": settings.requiretls,
+            "extensions": settings.extensions,
+            "bare_newline": "normalize",
+            "line_length_limit": settings.line_length,
+            "login_prompts": LOGIN_PROMPTS,
+            "max_auth_failures": settings.max_auth_failures,
+            **{name: getattr(settings, name) for name in LIMITS},
+            "observers": self._make_observers(),
+        }
+        for name in "hostname", "timeout":
+            if getattr(settings, name) is not None:
+                keywords[name] = getattr(settings, name)
+        if settings.proxy_protocol:
+            keywords["proxy_protocol_timeout"] = PROXY_TIMEOUT
+            keywords["proxy_trusted"] = settings.proxy_protocol
+        return keywords
 
-    def _make_guarded(self, make: Callable[[], SMTP]) -> SMTP:
-        server = make()
-        if self._guarded is None:
-            # Not by keywords: their warnings are for programs, and would come at each connection.
-            self._guarded = evolve(
-                server.settings,
-                authenticator=self._settings.users,
-                auth_required=self._settings.require_auth,
+    def _make_server(self, make: Any) -> Server:
+        """Return one server for all places: its limits count all connections of the process."""
+        settings, keywords, factory = self._settings, self._keywords(), None
+        if make is not partial:
+            # Tests of programs put a function of their own in its place.
+            factory = make(SMTP, settings.handler, **keywords)
+        shared = Settings.of(keywords)
+        if settings.users is not None:
+            # Not by keywords: their warnings are for programs.
+            shared = evolve(
+                shared,
+                authenticator=settings.users,
+                auth_required=settings.require_auth,
                 auth_require_tls=self._has_tls,
             )
-        server.settings = self._guarded
-        return server
+        places = settings.places
+        if settings.tls:
+            # A place without a scheme gets STARTTLS, not TLS from the start.
+            places = [evolve(place, scheme=place.scheme or "smtp") for place in places]
+        return Server(
+            settings.handler,
+            listen=places,
+            ssl_context=self._ssl_context,
+            factory=factory,
+            settings=shared,
+        )
 
     @property
     def _has_tls(self) -> bool:
@@ -293,8 +281,7 @@ class Program:
             if self._is_ready and self._settings.ready_file:
                 with suppress(OSError):
                     os.unlink(self._settings.ready_file)
-            if self._server is not None:
-                await self._server.stop(self._patience)
+            await self._server.stop(self._patience)
 
     def _watch_output(self) -> None:
         """End when the reader of the pipe to which the handler prints has gone."""
@@ -310,48 +297,17 @@ class Program:
         self.finish()
 
     async def _start(self, identity: Identity | None) -> None:
-        places, bound = self._settings.places, []
         try:
+            # Root serves no client: bind all places, drop the rights, and only then accept.
+            await self._server.bind()
             if identity is not None:
-                # Root serves no client: bind all places, drop the rights, and only then accept.
-                bound = [await _bind(place) for place in places]
                 self._drop_rights(identity)
-                places = [
-                    Listen(place.scheme, fd=sock.fileno())
-                    for place, sockets in zip(places, bound, strict=True)
-                    for sock in sockets
-                ]
-            self._server = self._make_server(places)
             await self._server.start()
         except OSError as error:
             raise Failure(why_not_listening(error)) from error
-        finally:
-            for sockets in bound:
-                close_all(sockets)
-
-    def _make_server(self, places: list[Listen]) -> Server:
-        if self._settings.tls:
-            # A place without a scheme gets STARTTLS, not TLS from the start.
-            places = [evolve(place, scheme=place.scheme or "smtp") for place in places]
-        return _Places(
-            self._make_connection,
-            self._settings.handler,
-            listen=places,
-            ssl_context=self._ssl_context,
-            **self._parameters,
-        )
-
-    def _make_connection(self, place: Listen) -> SMTP:
-        if place.scheme != "lmtp":
-            return self._factory()
-        if self._lmtp_factory is None:
-            from aiosmtpd.lmtp import LMTP
-
-            self._lmtp_factory = self._make_factory(LMTP)
-        return self._lmtp_factory()
 
     def _announce(self) -> None:
-        addresses = [] if self._server is None else self._server.addresses
+        addresses = self._server.addresses
         where = " and ".join(spell(address) for address in addresses)
         log.info("Server is listening on %s", where)
         if self._settings.ready_file:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
-from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
 from functools import cache, partial
 from pathlib import Path
 
 from aiosmtpd.cli import values
 from aiosmtpd.cli.client import MECHANISMS, PORTS, Conversation, Failed, Order, Place
+from aiosmtpd.cli.envelope import NoEnvelope, recipients_of, sender_of
 from aiosmtpd.cli.options import DEFAULT_PORT
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.mail.terminal import Terminal, safe_line, terminal_of
@@ -53,22 +54,46 @@ def _place(text: str) -> Place:
         raise ArgumentTypeError(f"unknown scheme {scheme!r} (write {', '.join(PORTS)})")
     if rest.startswith("unix:") and (path := rest.removeprefix("unix:").removeprefix("//")):
         return Place(scheme, path=path)
-    found = re.fullmatch(
-        r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^\s:/\[\]]*))(?::([0-9]{1,5}))?/?", rest, re.ASCII
-    )
-    if found is None or not rest:
+    host, port = _host_and_port(rest.removesuffix("/"))
+    if not (host or port):
         raise ArgumentTypeError(f"invalid server: {text!r} (write HOST:PORT or unix:PATH)")
-    host, port = found[1] or found[2], found[3]
-    if not port and host.isdigit():
-        host, port = "", host
     if int(port or 1) > 65535 or port == "0":
         raise ArgumentTypeError(f"invalid port: {port} (write 1 to 65535)")
     return Place(scheme, host or "localhost", int(port or PORTS[scheme]))
 
 
+def _host_and_port(text: str) -> tuple[str, str]:
+    """Split ``HOST:PORT``; return two empty strings if it is wrong.
+
+    Without brackets, the last group of an IPv6 address is the port if the rest is an address too,
+    as in the places where a server listens.
+    """
+    host, _, port = text.rpartition(":")
+    if _is_ipv6(host) and re.fullmatch("[0-9]{1,5}", port):
+        return host, port
+    if _is_ipv6(text):
+        return text, ""
+    found = re.fullmatch(r"(?:\[(.+)\]|([^\s:/\[\]]*))(?::([0-9]{1,5}))?", text)
+    if found is None or (found[1] and not _is_ipv6(found[1])):
+        return "", ""
+    host, port = found[1] or found[2], found[3] or ""
+    if not port and host.isascii() and host.isdigit():
+        return "", host
+    return host, port
+
+
+def _is_ipv6(text: str) -> bool:
+    address, _, _zone = text.partition("%")
+    try:
+        socket.inet_pton(socket.AF_INET6, address)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def _address(text: str) -> str:
     address = text.removeprefix("<").removesuffix(">")
-    if not address.isprintable() or re.search(r"[ <>]", address):
+    if not address.isprintable() or not re.fullmatch(r'(?:"(?:[^"\\]|\\.)*+"|[^ <>])*+', address):
         raise ArgumentTypeError(f"invalid address: {text!r} (write user@example.com)")
     return address
 
@@ -99,8 +124,9 @@ def make_parser(prog: str) -> ArgumentParser:
         nargs="?",
         type=_place,
         default=Place("smtp", "localhost", DEFAULT_PORT),
-        help="HOST, HOST:PORT, PORT or unix:PATH; smtp://, smtps:// or lmtp:// may stand in front. "
-        f"Default: localhost:{DEFAULT_PORT}; the port of another host is 25, 465 or 24.",
+        help="HOST, HOST:PORT, [IPV6]:PORT, PORT or unix:PATH; smtp://, smtps:// or lmtp:// may "
+        f"stand in front. Default: localhost:{DEFAULT_PORT}; the port of another host is 25, 465 "
+        "or 24.",
     )
     _add_message_options(parser)
     _add_session_options(parser)
@@ -220,13 +246,7 @@ def _order(parser: ArgumentParser, settings: Namespace) -> Order:
     if not re.fullmatch(r"[!-~]{1,255}", name):
         parser.error(f"invalid name {name!r}: write --ehlo client.example.com")
     message = _read(parser, settings) if settings.eml else b""
-    sender, recipients = settings.sender, settings.to
-    if settings.eml:
-        found_sender, found = _addresses_in(message)
-        sender = found_sender if sender is None else sender
-        recipients = recipients or found
-    sender = SENDER if sender is None else sender
-    recipients = recipients or [RECIPIENT]
+    sender, recipients = _envelope(parser, settings, message)
     return Order(
         place=place,
         sender=sender,
@@ -294,22 +314,24 @@ def _read(parser: ArgumentParser, settings: Namespace) -> bytes:
         parser.error(f"cannot read --eml {settings.eml}: {reason}")
     if not message:
         parser.error(f"--eml {settings.eml} is empty: name a file with a message")
+    if message.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        parser.error(f"--eml {settings.eml}: the file is in UTF-16: save it in UTF-8")
     return message
 
 
-def _addresses_in(message: bytes) -> tuple[str | None, list[str]]:
-    """Return the first address in From, None without one, and those in To, Cc and Bcc."""
-    from email.parser import BytesHeaderParser
-    from email.utils import getaddresses
-
-    def addresses(*names: str) -> list[str]:
-        values = [str(value) for name in names for value in headers.get_all(name, [])]
-        found = [address for _name, address in getaddresses(values)]
-        return [one for one in found if re.fullmatch(r"[^\s<>]+@[^\s<>]+", one)]
-
-    headers = BytesHeaderParser().parsebytes(message)
-    senders = addresses("From")
-    return senders[0] if senders else None, list(dict.fromkeys(addresses("To", "Cc", "Bcc")))
+def _envelope(
+    parser: ArgumentParser, settings: Namespace, message: bytes
+) -> tuple[str, Sequence[str]]:
+    """Return the sender and the recipients: those of the options, of ``--eml``, or the default."""
+    sender, recipients, option = settings.sender, settings.to, "--from"
+    try:
+        if sender is None:
+            sender = sender_of(message)
+        option = "--to"
+        recipients = recipients or recipients_of(message)
+    except NoEnvelope as error:
+        parser.error(f"--eml {settings.eml}: {error} (write {option} ADDRESS)")
+    return SENDER if sender is None else sender, recipients or [RECIPIENT]
 
 
 def _compose(
@@ -319,37 +341,22 @@ def _compose(
     recipients: Sequence[str],
     name: str,
 ) -> bytes:
-    from email.utils import formatdate, make_msgid
+    from aiosmtpd.cli.compose import File, compose  # slow, and not needed for --eml
 
-    ascii_only = all(address.isascii() for address in (sender, *recipients))
-    message = EmailMessage(policy=SMTP if ascii_only else SMTPUTF8)
+    files = [File(path.name, _content(parser, path)) for path in settings.attach or ()]
+    subject = "Test" if settings.subject is None else settings.subject
+    body = BODY if settings.body is None else settings.body
     try:
-        if sender:
-            message["From"] = sender
-        message["To"] = ", ".join(recipients)
-        message["Subject"] = "Test" if settings.subject is None else settings.subject
-        message["Date"] = formatdate(localtime=True)
-        message["Message-ID"] = make_msgid(domain=name)
-        message.set_content(BODY if settings.body is None else settings.body)
-        for path in settings.attach or ():
-            _attach(parser, message, path)
-        return message.as_bytes()
+        return compose(sender, recipients, subject, body, files, name)
     except ValueError as error:
         parser.error(f"cannot make the message: {error}")
 
 
-def _attach(parser: ArgumentParser, message: EmailMessage, path: Path) -> None:
-    from mimetypes import guess_type
-
+def _content(parser: ArgumentParser, path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         parser.error(f"cannot read --attach {path}: {error.strerror or error}")
-    kind, encoding = guess_type(path.name)
-    if kind is None or encoding is not None:
-        kind = "application/octet-stream"
-    main, _, sub = kind.partition("/")
-    message.add_attachment(content, maintype=main, subtype=sub, filename=path.name)
 
 
 # Sending.

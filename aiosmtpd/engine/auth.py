@@ -122,6 +122,9 @@ class Authentication:
             await server._before("auth", words[0])
         status = await server._call_handler_hook("AUTH", words)
         if status is not MISSING:
+            if server._watch is not None:
+                success = isinstance(status, str | bytes) and status[:3] in ("235", b"235")
+                server._watch.auth(words[0], success)
             await server._answer(status)
             return
         server._last_status = "334"

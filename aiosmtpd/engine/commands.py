@@ -26,7 +26,7 @@ from aiosmtpd.protocol.session import MISSING
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.body import ChunkSource
-    from aiosmtpd.engine.observer import Deliver, Stage
+    from aiosmtpd.engine.observer import Deliver, Sleep, Stage, Watch
     from aiosmtpd.engine.registry import Registry
     from aiosmtpd.protocol.session import Envelope, _Missing
     from aiosmtpd.protocol.settings import Settings
@@ -194,7 +194,7 @@ class Commands(Connection):
             self._told = True
             self._reason = refusal
             if self._watch is not None:
-                self._watch.refused(refusal)
+                self._watch.tell(self._watch.methods.refused, refusal)
             raise Refused(refusal)
         self._admitted_host = host
 
@@ -203,6 +203,10 @@ class Commands(Connection):
         # Once: a server that stops asks too whether the connection has ended.
         host, self._admitted_host = self._admitted_host, ""
         registry.crowd.leave(host)
+
+    def _let_go(self) -> None:
+        super()._let_go()
+        vars(self).pop("transaction", None)
 
     def begin_again(self) -> None:
         """Forget all that the client said, as after connecting; for XCLIENT."""
@@ -320,9 +324,9 @@ class Commands(Connection):
     # A command.
 
     async def _execute(self, line: bytes) -> None:
-        verb, arg = self._split(line)
         if self._watch is not None:
-            self._watch.line(verb, line, self._is_secret(verb, arg))
+            self._tell_line(self._watch, line)
+        verb, arg = self._split(line)
         if log.isEnabledFor(logging.DEBUG):
             self._log_command(verb, arg)
         self._last_hook = ""
@@ -357,8 +361,13 @@ class Commands(Connection):
         """True unless the client has to send STARTTLS first."""
         return not self.settings.require_starttls or bool(self._tls_protocol)
 
-    def _is_secret(self, verb: str, arg: str | None) -> bool:
-        return bool(self._masked) or (verb == "AUTH" and arg is not None)
+    def _tell_line(self, watch: Watch, line: bytes) -> None:
+        """Tell the observers of a line, whatever it is."""
+        verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
+        # Whatever comes after it: a client may write a tab for the blank.
+        secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
+        # Only verbs that there are: others may be secrets, and are as many as clients like.
+        watch.line(verb if self._find_verb(verb) is not None else "", line, secret)
 
     def _log_command(self, verb: str, arg: str | None) -> None:
         name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
@@ -535,6 +544,13 @@ class Commands(Connection):
         """Send the reply to a whole transaction."""
         await self._answer(status)
 
+    async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
+        """Return the replies to a message for so many recipients."""
+        try:
+            return [replies.from_hook(status)]
+        except ValueError as error:
+            return [replies.from_hook(await self.handle_exception(error))]
+
     async def _before_message(self, envelope: Envelope) -> None:
         """Ask the observers before a message is handed over; raise Refused as they do."""
         if self._watch is not None:
@@ -561,21 +577,38 @@ class Commands(Connection):
                 raise Disconnected
 
     def wrap_next_reply(self, deliver: Deliver) -> None:
-        """Let *deliver* send the next reply; for ``before`` of an observer.
+        """Let *deliver* send the next reply: for the ``before`` of an observer.
 
-        It is a coroutine function that gets the bytes of the reply, in one piece or several, and
-        True with the last. It sends them by :meth:`send`, all or some, and may disconnect.
+        It is a coroutine function that gets the bytes of the whole reply. It sends all of them or
+        some, by :meth:`send` or :meth:`send_now`, and may pause and disconnect. A challenge of AUTH
+        is sent as it is. The last of several calls counts.
         """
         if self._watch is not None:
             self._watch.deliver = deliver
 
+    async def pause(self, seconds: float, *, sleep: Sleep = asyncio.sleep) -> None:
+        """Wait on purpose: for an observer that makes a client slow.
+
+        If the client goes, or the server stops, the pause ends with a ConnectionResetError, which
+        ends the connection. *sleep*, a coroutine function of seconds, is for tests.
+        """
+        if self._lost or self._stopping is not None:
+            raise Disconnected
+        if self._watch is None:
+            await sleep(seconds)
+        else:
+            await self._watch.pause(seconds, sleep)
+
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command; return MISSING if it has none."""
-        hook = getattr(self.event_handler, "handle_" + command, None)
-        if hook is None or hasattr(type(self.event_handler), "__getattr__"):
-            hook = hooks.find(self.event_handler, "handle_" + command)
-            if hook is None:
-                return MISSING
+        handler = self.event_handler
+        if hasattr(type(handler), "__getattr__"):
+            hook = hooks.find(handler, "handle_" + command)
+        else:
+            # As most handlers are: without a call more.
+            hook = getattr(handler, "handle_" + command, None)
+        if hook is None:
+            return MISSING
         self._last_hook = command
         arguments = (self, self.session, self.envelope, *args)
         code = getattr(hook, "__code__", None)
@@ -583,7 +616,7 @@ class Commands(Connection):
             # As most hooks are: without a call and a coroutine more.
             called = hook(*arguments)
         else:
-            called = hooks.call(self.event_handler, hook, *arguments)
+            called = hooks.call(handler, hook, *arguments)
         if self.limits.handler_timeout is None or command == "BODY":
             return await called
         return await self._in_time(called, command, self.limits.handler_timeout)

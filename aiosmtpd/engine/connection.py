@@ -21,6 +21,7 @@ from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.observer import Watch
 from aiosmtpd.engine.tls import TLS
 from aiosmtpd.engine.transport import Ciphertext, Transport
+from aiosmtpd.engine.wakeup import Disconnected as Disconnected
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits, Meter
@@ -51,10 +52,6 @@ LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
 """How long, and how many commands, a connection may run before the others have their turn."""
-
-
-class Disconnected(ConnectionResetError):
-    """The client has gone, or the connection is being closed: the running command ends here."""
 
 
 class TLSSetupException(Exception):
@@ -207,9 +204,9 @@ class Connection(Wire):
         self._reset_timeout()
         if self.settings.observers:
             self._watch = Watch(self, self.settings.observers)
-            self._watch.began()
+            self._watch.tell(self._watch.methods.began)
             if self._tls_protocol is not None:
-                self._tell_of_tls(self._watch)
+                self._watch.tls("ok")
         # A fixed name: asyncio would generate one for each task, 60 bytes.
         self._handler_coroutine = self.loop.create_task(self._handle_client(), name="SMTP client")
 
@@ -254,8 +251,7 @@ class Connection(Wire):
         level = logging.DEBUG if self._is_probe() else logging.INFO
         self._log(level, "%r disconnected: %s", self._client, self._reason)
         if self._watch is not None:
-            self._watch.interrupt(self._handler_coroutine)
-            self._watch.ended(self._reason)
+            self._watch.end_pause()
         self.resume_writing()
         self._wakeup.wake()
         driver = self._handler_coroutine
@@ -273,7 +269,7 @@ class Connection(Wire):
             # wait for a reply: treat this one as gone.
             self._end_soon()
         if self._watch is not None:
-            self._watch.interrupt(self._handler_coroutine)
+            self._watch.end_pause()
         self._wakeup.wake()
         if self._closing and self._raw is not None:
             # The client has taken its leave too.
@@ -312,14 +308,22 @@ class Connection(Wire):
         driver = self._handler_coroutine
         if not self._lost or (driver is not None and not driver.done()):
             return
+        if self._watch is not None:
+            watch, self._watch = self._watch, None
+            watch.tell(watch.methods.ended, self._reason)
         if (farewell := self._farewell()) is not None:
             self._handler_coroutine = self.loop.create_task(farewell)
             self._handler_coroutine.add_done_callback(self._leave)
             return
         if self.registry is not None:
             self._leave_registry(self.registry)
+        self._let_go()
         if self._end is not None and not self._end.done():
             self._end.set_result(None)
+
+    def _let_go(self) -> None:
+        """Drop the parts that point back to the connection: it is freed at once."""
+        self._watch = None
 
     def _leave_registry(self, registry: Registry) -> None:
         """Count this connection no longer."""
@@ -338,7 +342,7 @@ class Connection(Wire):
         if self._wakeup.waiting and not self._is_in_transaction():
             self.disconnect(reply)
         elif self._watch is not None:
-            self._watch.interrupt(self._handler_coroutine)
+            self._watch.end_pause()
 
     def abort(self) -> None:
         """End the connection and its task now."""
@@ -358,7 +362,7 @@ class Connection(Wire):
             reply = replies.from_hook(reply)
             if not self._is_before_tls:
                 if self._watch is not None:
-                    self._watch.reply(reply)
+                    self._watch.reply(self._coded(reply))
                 self.send(self._octets(reply))
             # The client may be in the middle of a sentence.
             self._flush()
@@ -407,10 +411,14 @@ class Connection(Wire):
                 # per idle connection.
                 if await self._run_commands():
                     self._at_rest = not self._receiver.waiting
+                    if self._watch is not None:
+                        self._watch.verb = ""
                     await self._more()
                     self._at_rest = False
         except Disconnected:
-            pass
+            if self._stopping is not None and not self._closing:
+                # A pause has ended.
+                self.disconnect(self._stopping)
         except Refused as refused:
             # From handle_PROXY.
             self.disconnect(refused.reply)
@@ -455,6 +463,8 @@ class Connection(Wire):
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:
+            if self._watch is not None:
+                self._watch.verb = ""
             await self.push(replies.COMMAND_TOO_LONG)
         except LineFlood:
             self.disconnect(replies.LINE_FLOOD)
@@ -595,9 +605,9 @@ class Connection(Wire):
                 self._meter.count_error()
             octets = replies.octets(status)
         if self._watch is not None:
-            self._watch.reply(status)
+            self._watch.reply(self._coded(status))
             if self._watch.deliver is not None:
-                await self._watch.send_reply(octets)
+                await self._watch.send_reply(octets, is_whole=isinstance(status, Reply))
                 if self._closing:
                     raise Disconnected
                 return
@@ -605,10 +615,14 @@ class Connection(Wire):
         if self._drained is not None:
             await self._drained
 
+    def _coded(self, status: str | bytes) -> str | bytes:
+        if self._with_codes and isinstance(status, Reply):
+            return replies.with_code(status)
+        return status
+
     def _octets(self, status: str | bytes) -> bytes:
-        if isinstance(status, Reply):
-            return (replies.with_code(status) if self._with_codes else status).octets
-        return replies.octets(status)
+        status = self._coded(status)
+        return status.octets if isinstance(status, Reply) else replies.octets(status)
 
     async def _answer(self, status: Any) -> None:
         """Send what a hook returned, as exactly one reply; a 421 ends the connection."""
@@ -665,7 +679,7 @@ class Connection(Wire):
         if self._raw is not None:
             self.connection_made(Transport(self, self._raw, self._tls))
         if self._watch is not None:
-            self._tell_of_tls(self._watch)
+            self._watch.tls("ok")
         await self._tls_established()
 
     async def _begin_tls(self, context: ssl.SSLContext) -> None:
@@ -689,7 +703,7 @@ class Connection(Wire):
         self.transport = self.session_transport = Transport(self, self._raw, self._tls)
         self._note_tls(self.transport)
         if self._watch is not None:
-            self._tell_of_tls(self._watch)
+            self._watch.tls("ok")
 
     @property
     def _is_before_tls(self) -> bool:
@@ -718,16 +732,12 @@ class Connection(Wire):
             if not self._reason.startswith("TLS handshake failed"):
                 self._reason = f"TLS handshake failed: {why}"
             if self._watch is not None:
-                self._watch.tls(str(failure) or type(failure).__name__, None)
+                self._watch.tls(str(failure) or type(failure).__name__)
             self._closing = True
             if self._raw is not None:
                 self._raw.close()
             raise TLSSetupException from failure
         self._reset_timeout()
-
-    def _tell_of_tls(self, watch: Watch) -> None:
-        cipher = (self.session.ssl or {}).get("cipher")
-        watch.tls("ok", cipher[1] if cipher else None)
 
     @property
     def session_id(self) -> str:

@@ -12,6 +12,7 @@ from inspect import Parameter, Signature, isclass, signature
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from aiosmtpd.engine import observer
 from aiosmtpd.protocol.limits import DEFAULT_LIMITS
 from aiosmtpd.protocol.settings import DEFAULT_SETTINGS, NAMES, Settings
 
@@ -90,7 +91,12 @@ def warn_of_blocking(handler: type, hook: str, seconds: float) -> None:
 
 
 def look_at_settings(server: type, settings: Settings) -> None:
-    """Warn of passwords in the clear, and of an authenticator that rejects no mail."""
+    """Warn of passwords in the clear, and of an authenticator that rejects no mail.
+
+    Raises TypeError for an observer that is none.
+    """
+    if settings.observers:
+        observer.check(settings.observers)
     if settings.auth_required and not settings.auth_require_tls:
         text = "Requiring AUTH while not requiring TLS can lead to security vulnerabilities!"
         warnings.warn(text, stacklevel=3)

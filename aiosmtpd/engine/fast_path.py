@@ -74,10 +74,11 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
                     watch.line(verb, found[0][:-2], False)
             break
         position = found.end()
-        answers.append((replies.with_code(answer) if server._with_codes else answer).octets)
+        if server._with_codes:
+            answer = replies.with_code(answer)
+        answers.append(answer.octets)
         if watch is not None:
-            watch.line(verb, found[0][:-2], False)
-            watch.reply(answer)
+            watch.done_at_once(verb, found[0][:-2], answer)
         if position == end or verb == "DATA":
             break
         if verb == "RCPT" and watch is None:
@@ -90,7 +91,7 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
             server._hold(b"".join(answers))
             server._client_is_active = True
         return data[position:]
-    server.send_now(b"".join(answers))
+    server._send_now(b"".join(answers))
     server._at_rest = server._taken is None
     server._reset_timeout(None if server._at_rest else server.transaction.data_patience())
     return None

@@ -12,141 +12,160 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import attrs
 from public import public
 
-from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.engine.wakeup import Disconnected
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.replies import Refused, Reply
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from aiosmtpd.protocol.replies import Reply
     from aiosmtpd.protocol.session import Envelope
-
-log = logging.getLogger("mail.log")
 
 Stage: TypeAlias = Literal[
     "connect", "ehlo", "starttls", "auth", "mail", "rcpt", "data", "end-of-data", "quit"
 ]
-Deliver: TypeAlias = Callable[[bytes, bool], Awaitable[None]]
-"""Sends the bytes of a reply in its own way; the second argument is True for its last piece."""
+Deliver: TypeAlias = Callable[[bytes], Awaitable[None]]
+"""Sends the bytes of a reply in its own way."""
+Sleep: TypeAlias = Callable[[float], Awaitable[object]]
+
+
+@public
+@attrs.frozen(kw_only=True, eq=False)
+class TakenMessage:
+    """A message that was answered; the argument of :meth:`Observer.taken`."""
+
+    envelope: Envelope
+    """Its paths and its content, as the handler got them."""
+    size: int
+    """Bytes of mail data."""
+    replies: list[Reply]
+    """The replies that are sent next: one, and in LMTP one for each recipient."""
+    data_seconds: float
+    """Seconds in which its data came; 0 with ``handle_BODY``, which reads it as it comes."""
+    handler_seconds: float
+    """Seconds that the handler had it; 0 if it was refused before."""
+
+    @property
+    def reply(self) -> Reply:
+        """The reply; in LMTP, that to the first recipient."""
+        return self.replies[0]
 
 
 @public
 class Observer(Protocol):
-    """The methods of an observer, all optional: an observer is any object with some of them.
+    """The methods of an observer. All are optional: any object with some of them is an observer.
 
-    Give observers to ``SMTP``, a controller or ``Server`` by the keyword ``observers``. One object
-    serves all connections of a server; *server* is the ``SMTP`` instance of the connection. All
-    methods but :meth:`before` are plain functions, called in the event loop, and must not block.
-    An exception that one raises is logged and changes nothing for the client. Inherit from this
-    class to have a type checker compare your methods with these.
+    Give observers to ``SMTP``, a controller or ``Server`` by the keyword ``observers``. Inherit
+    from this class, which is empty at run time, to let a type checker compare your methods with
+    these. One object serves all connections of a server; *server* is the ``SMTP`` instance of the
+    connection. All methods but :meth:`before` are plain functions. They are called in the event
+    loop, and must not block. If one raises an exception, it is logged, and the session goes on.
     """
 
     if TYPE_CHECKING:
 
-        def refused(self, server: Any, reply: Reply) -> None:
-            """Take note that a connection was refused before the banner (too many of them)."""
+        def began(self, server: Any) -> None:
+            """Note a new connection, before its banner."""
             raise RuntimeError
 
-        def began(self, server: Any) -> None:
-            """Take note of a new connection, before its banner."""
+        def refused(self, server: Any, reply: Reply) -> None:
+            """Note that a connection is one too many: *reply* closes it, in place of the banner."""
             raise RuntimeError
 
         def tls(self, server: Any, result: str, version: str | None) -> None:
-            """Take note of a TLS handshake: *result* is ``"ok"`` or why it failed."""
+            """Note the end of a TLS handshake.
+
+            *result* is ``"ok"``, or a text that says why it failed. *version* is such as
+            ``"TLSv1.3"``, or None after a failure.
+            """
             raise RuntimeError
 
         def auth(self, server: Any, mechanism: str, success: bool) -> None:
-            """Take note of the end of an AUTH exchange."""
+            """Note the end of an AUTH exchange, before its reply."""
             raise RuntimeError
 
         def line(self, server: Any, line: bytes, secret: bool) -> None:
-            """Take note of a command line, without its line end; *secret* says to hide it."""
+            """Note a command line, or an answer to a challenge of AUTH, without its CRLF.
+
+            *secret* is true if it may hold a password: neither keep nor show it then.
+            """
             raise RuntimeError
 
-        def reply(self, server: Any, verb: str, reply: str | bytes) -> None:
-            """Take note of a reply; *verb* is ``""`` for one that answers no command."""
+        def reply(self, server: Any, verb: str, reply: Reply) -> None:
+            """Note a reply, before it is sent.
+
+            *verb* is the verb of the command, in capitals. It is ``""`` if the server does not
+            know the verb, or if the reply answers no command (the banner, a timeout). The reply to
+            a secret line may repeat its first word.
+            """
             raise RuntimeError
 
         def sent(self, server: Any, data: bytes) -> None:
-            """Take note of bytes that are sent."""
+            """Note bytes that are sent: replies, or parts of them, before TLS encrypts them."""
             raise RuntimeError
 
-        def before(self, server: Any, stage: Stage, argument: Any) -> Coroutine[Any, Any, None]:
-            """Act before a stage: a coroutine, and the only method that may wait.
+        def before(
+            self, server: Any, stage: Stage, argument: str | None
+        ) -> Coroutine[Any, Any, None]:
+            """Let a command pass, refuse it or delay it: a coroutine function, the only one.
 
-            *argument* is the host name at ``ehlo``, the mechanism at ``auth``, the reverse-path at
-            ``mail`` and the forward-path at ``rcpt``. In LMTP ``end-of-data`` comes once for each
-            recipient, who is its argument; else the argument is None. Raise
-            :exc:`~aiosmtpd.smtp.Refused` to answer in place of the command, call
-            ``server.disconnect()`` to end the connection, or ``server.wrap_next_reply()`` to send
-            the reply in a way of your own.
+            *argument* depends on the stage: the host name at ``ehlo``, the mechanism at ``auth``,
+            the reverse-path at ``mail``, the forward-path at ``rcpt``, and in LMTP the recipient at
+            ``end-of-data``, which comes once for each; else None. Raise
+            :exc:`~aiosmtpd.smtp.Refused` to send a reply in place of the command.
             """
             raise RuntimeError
 
-        def taken(
-            self,
-            server: Any,
-            envelope: Envelope,
-            size: int,
-            reply: Any,
-            data_seconds: float,
-            handler_seconds: float,
-        ) -> None:
-            """Take note of a message of *size* bytes and of its reply, which is sent next.
+        def data(self, server: Any, size: int) -> None:
+            """Note that the mail data of a message has ended, or broken off, after *size* bytes."""
+            raise RuntimeError
 
-            *data_seconds* is how long its data took to come, *handler_seconds* how long the
-            handler had it. With ``handle_BODY`` both go on together: the first is 0.
-            """
+        def taken(self, server: Any, message: TakenMessage) -> None:
+            """Note a message that was accepted or refused, before its reply is sent."""
             raise RuntimeError
 
         def ended(self, server: Any, reason: str) -> None:
-            """Take note that a connection has ended; called once for each that began."""
+            """Note the end of a connection and of its last command.
+
+            Called once for each connection that began. No other call follows it.
+            """
             raise RuntimeError
 
 
 @attrs.frozen(eq=False)
 class Methods:
-    """The methods that a server's observers have, by event."""
+    """The methods that a server's observers have, by name."""
 
-    refused: tuple[Callable[..., Any], ...]
     began: tuple[Callable[..., Any], ...]
+    refused: tuple[Callable[..., Any], ...]
     tls: tuple[Callable[..., Any], ...]
     auth: tuple[Callable[..., Any], ...]
     line: tuple[Callable[..., Any], ...]
     reply: tuple[Callable[..., Any], ...]
     sent: tuple[Callable[..., Any], ...]
     before: tuple[Callable[..., Any], ...]
+    data: tuple[Callable[..., Any], ...]
     taken: tuple[Callable[..., Any], ...]
     ended: tuple[Callable[..., Any], ...]
 
-    @classmethod
-    def of(cls, observers: tuple[Any, ...]) -> Methods:
-        """Collect the methods; raises TypeError for an observer that has none."""
-        names = [field.name for field in attrs.fields(cls)]
-        for observer in observers:
-            if not any(callable(getattr(observer, name, None)) for name in names):
-                raise TypeError(f"{observer!r} has no method of an observer: {', '.join(names)}")
-        return cls(
-            *(
-                tuple(
-                    method
-                    for observer in observers
-                    if callable(method := getattr(observer, name, None))
-                )
-                for name in names
-            )
-        )
+
+NAMES = tuple(field.name for field in attrs.fields(Methods))
 
 
-@lru_cache(maxsize=16)
-def _by_identity(*observers: _Same) -> Methods:
-    return Methods.of(tuple(same.observer for same in observers))
+def check(observers: tuple[Any, ...]) -> None:
+    """Raise TypeError for an observer that has no method of an observer."""
+    for observer in observers:
+        if isinstance(observer, type):
+            raise TypeError(f"the observer is the class {observer.__name__}: make an instance")
+        if not any(callable(getattr(observer, name, None)) for name in NAMES):
+            raise TypeError(f"{observer!r} has no method of an observer: {', '.join(NAMES)}")
 
 
-@attrs.frozen(eq=False, hash=False)
 class _Same:
     """An observer as a key: equal to itself alone, hashable or not."""
 
-    observer: Any
+    def __init__(self, observer: Any) -> None:
+        self.observer = observer
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and other.observer is self.observer
@@ -155,105 +174,185 @@ class _Same:
         return id(self.observer)
 
 
+@lru_cache(maxsize=16)
+def _methods_of(*keys: _Same) -> Methods:
+    def named(name: str) -> tuple[Callable[..., Any], ...]:
+        found = (getattr(key.observer, name, None) for key in keys)
+        return tuple(method for method in found if callable(method))
+
+    return Methods(*map(named, NAMES))
+
+
 class Watch:
     """The observers of one connection, and the state that their calls need."""
 
-    __slots__ = ("_interrupted", "_server", "_waits", "deliver", "methods", "verb")
+    # fmt: off
+    __slots__ = (
+        "_began", "_data_seconds", "_delivered", "_handed_over", "_held", "_is_secret", "_lines",
+        "_pausing", "_server", "deliver", "methods", "verb",
+    )
+    # fmt: on
 
     def __init__(self, server: Any, observers: tuple[Any, ...]) -> None:
         self._server = server
-        self.methods = _by_identity(*map(_Same, observers))
+        self.methods = _methods_of(*map(_Same, observers))
         self.verb = ""
+        """The verb of the command that runs."""
         self.deliver: Deliver | None = None
-        self._waits = self._interrupted = False
+        """Sends the next reply."""
+        self._is_secret = False
+        # A reply may come line by line: the lines of one until it is told, and until it is sent.
+        self._lines = self._held = b""
+        self._delivered = 0
+        self._pausing: asyncio.Future[object] | None = None
+        self._began = self._data_seconds = 0.0
+        self._handed_over: float | None = None
 
-    def _tell(self, methods: tuple[Callable[..., Any], ...], *args: Any) -> None:
+    def tell(self, methods: tuple[Callable[..., Any], ...], *args: Any) -> None:
+        """Call each of these methods; log what they raise."""
         for method in methods:
             try:
                 method(self._server, *args)
-            except Exception:
-                log.exception("%r an observer failed", method)
+            except Exception as error:
+                self._report(method, error)
 
-    def refused(self, reply: Reply) -> None:
-        """See Observer."""
-        self._tell(self.methods.refused, reply)
+    def _report(self, method: Callable[..., Any], error: Exception) -> None:
+        if self._is_secret:
+            # Its text may hold the line.
+            error = _hidden(error)
+        name = getattr(method, "__qualname__", repr(method))
+        server = self._server
+        message = "%r the observer's %s failed"
+        server._log(logging.ERROR, message, server.session.peer, name, error=error)
 
-    def began(self) -> None:
-        """See Observer."""
-        self._tell(self.methods.began)
-
-    def tls(self, result: str, version: str | None) -> None:
-        """See Observer."""
-        self._tell(self.methods.tls, result, version)
+    def tls(self, result: str) -> None:
+        """Tell of the end of a TLS handshake."""
+        tls = (self._server.session.ssl or {}).get("ssl_object") if result == "ok" else None
+        self.tell(self.methods.tls, result, None if tls is None else tls.version())
 
     def auth(self, mechanism: str, success: bool) -> None:
-        """See Observer."""
-        self._tell(self.methods.auth, mechanism, success)
+        """Tell of the end of an AUTH exchange."""
+        self.tell(self.methods.auth, mechanism, success)
 
     def line(self, verb: str, line: bytes, secret: bool) -> None:
-        """See Observer."""
-        self.verb = verb
-        self._tell(self.methods.line, line, secret)
+        """Tell of a line; *verb* is what its replies are told with."""
+        self.verb, self._is_secret = verb, secret
+        if self.methods.line:
+            self.tell(self.methods.line, line, secret)
 
-    def reply(self, reply: str | bytes) -> None:
-        """See Observer."""
-        self._tell(self.methods.reply, self.verb, reply)
+    def reply(self, status: str | bytes) -> None:
+        """Tell of a reply, whole if its lines come one by one."""
+        if not self.methods.reply:
+            return
+        if not isinstance(status, Reply):
+            self._lines += replies.octets(status)
+            if _goes_on(self._lines):
+                return
+            status, self._lines = self._lines, b""
+            try:
+                status = replies.from_hook(status)
+            except ValueError:
+                # A program pushes what it likes.
+                return
+        self.tell(self.methods.reply, self.verb, status)
 
     def sent(self, data: bytes) -> None:
-        """See Observer."""
-        self._tell(self.methods.sent, data)
+        """Tell of bytes that are sent."""
+        self._delivered += len(data)
+        if self.methods.sent:
+            self.tell(self.methods.sent, data)
 
-    async def before(self, stage: Stage, argument: Any) -> None:
-        """Ask every observer; raise Refused as the first of them does.
+    def done_at_once(self, verb: str, line: bytes, reply: Reply) -> None:
+        """Tell of a command that was done without the driver."""
+        self.line(verb, line, False)
+        self.reply(reply)
+        self.sent(reply.octets)
+        if verb != "DATA":
+            self.verb = ""
 
-        A client that goes away, and a server that stops, do not wait for an observer.
-        """
+    def message_begins(self, waited: float) -> None:
+        """Note when the data of a message began to be waited for, *waited* seconds ago."""
+        self._began = monotonic() - waited
+        self._data_seconds = 0.0
+        self._handed_over = None
+
+    def handed_over(self) -> None:
+        """Note when the handler gets the message."""
+        self._handed_over = monotonic()
+
+    def data_ended(self, size: int) -> None:
+        """Tell of the end of mail data."""
+        if self._handed_over is None:
+            self._data_seconds = monotonic() - self._began
+        self.tell(self.methods.data, size)
+
+    def taken(self, envelope: Envelope, size: int, each: list[Reply]) -> None:
+        """Tell of a message that was answered."""
+        if self.methods.taken:
+            message = TakenMessage(
+                envelope=envelope,
+                size=size,
+                replies=each,
+                data_seconds=self._data_seconds,
+                handler_seconds=0.0
+                if self._handed_over is None
+                else monotonic() - self._handed_over,
+            )
+            self.tell(self.methods.taken, message)
+
+    async def before(self, stage: Stage, argument: str | None) -> None:
+        """Ask every observer; raise Refused as the first of them does, and Disconnected."""
         for method in self.methods.before:
             try:
-                await self._wait(method(self._server, stage, argument))
-            except Refused:
+                if (answer := method(self._server, stage, argument)) is not None:
+                    await answer
+            except (Refused, Disconnected):
                 raise
-            except Exception:
-                log.exception("%r an observer failed", method)
+            except Exception as error:
+                self._report(method, error)
 
-    async def send_reply(self, octets: bytes) -> None:
-        """Send a reply as an observer wants it; a challenge of AUTH as it is."""
-        deliver = self.deliver
-        if deliver is None or octets.startswith(b"334"):
+    async def send_reply(self, octets: bytes, *, is_whole: bool) -> None:
+        """Send a reply by ``deliver``, or keep a line of one; send a challenge of AUTH as it is."""
+        if (deliver := self.deliver) is None or octets.startswith(b"334"):
             self._server.send(octets)
             return
-        # EHLO's lines may come one by one.
-        is_last = octets[:-2].rpartition(b"\n")[2][3:4] != b"-"
-        if is_last:
-            self.deliver = None
-        await self._wait(deliver(octets, is_last))
-
-    async def _wait(self, awaitable: Awaitable[None]) -> None:
-        self._waits = True
+        self._held += octets
+        if not is_whole and _goes_on(octets):
+            return
+        data, self._held = self._held, b""
+        self.deliver, self._delivered = None, 0
         try:
-            await awaitable
-        except asyncio.CancelledError:
-            if not self._interrupted:
-                raise
-            if (task := asyncio.current_task()) is not None:
-                task.uncancel()
-            self._server.disconnect()
+            await deliver(data)
+        except Disconnected:
+            raise
+        except Exception as error:
+            self._report(deliver, error)
+            self._server.send(data[self._delivered :])
+
+    async def pause(self, seconds: float, sleep: Sleep) -> None:
+        """See ``SMTP.pause``."""
+        self._pausing = pausing = asyncio.ensure_future(sleep(seconds))
+        try:
+            await asyncio.wait([pausing])
         finally:
-            self._waits = False
+            self._pausing = None
+            pausing.cancel()
+        if pausing.cancelled():
+            raise Disconnected
+        pausing.result()
 
-    def interrupt(self, driver: asyncio.Task[None] | None) -> None:
-        """End the wait of an observer, if there is one, and the connection."""
-        if self._waits and driver is not None and not self._interrupted:
-            self._interrupted = True
-            driver.cancel()
+    def end_pause(self) -> None:
+        """End the pause, if there is one: the client has gone, or the server stops."""
+        if self._pausing is not None:
+            self._pausing.cancel()
 
-    def taken(
-        self, envelope: Envelope, size: int, reply: Any, began: float, handed_over: float
-    ) -> None:
-        """See Observer; *began* and *handed_over* are times."""
-        seconds = handed_over - began, monotonic() - handed_over
-        self._tell(self.methods.taken, envelope, size, reply, *seconds)
 
-    def ended(self, reason: str) -> None:
-        """See Observer."""
-        self._tell(self.methods.ended, reason)
+def _hidden(error: Exception) -> Exception:
+    """Return an error with the traceback of another one, and without its text."""
+    text = f"a {type(error).__name__}, whose text may hold a secret"
+    return RuntimeError(text).with_traceback(error.__traceback__)
+
+
+def _goes_on(octets: bytes) -> bool:
+    """Return True if more lines of the reply must follow."""
+    return octets[:-2].rpartition(b"\n")[2][3:4] == b"-"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Stage, Watch
     from aiosmtpd.protocol.limits import Limits, Meter
     from aiosmtpd.protocol.receiver import Receiver
+    from aiosmtpd.protocol.replies import Reply
     from aiosmtpd.protocol.session import Envelope, Session
     from aiosmtpd.protocol.settings import Settings
 
@@ -89,8 +90,8 @@ class Server(Protocol):
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
         """Send the reply to a whole transaction."""
 
-    def send_now(self, data: bytes) -> None:
-        """Send bytes at once."""
+    def _send_now(self, data: bytes) -> None:
+        """Send bytes at once that the observers were told of."""
 
     def _hold(self, data: bytes) -> None:
         """Put bytes after those that are sent next."""
@@ -122,6 +123,9 @@ class Server(Protocol):
 
     async def _before(self, stage: Stage, argument: Any = None) -> None:
         """Ask the observers before a stage."""
+
+    async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
+        """Return the replies to a message."""
 
     async def _before_message(self, envelope: Envelope) -> None:
         """Ask the observers before a message is handed over."""

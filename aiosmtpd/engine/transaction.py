@@ -19,7 +19,7 @@ from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.observer import Deliver
+    from aiosmtpd.engine.observer import Deliver, Watch
     from aiosmtpd.engine.roles import Server
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
@@ -143,19 +143,17 @@ class Transaction:
         server = self._server
         envelope = server.envelope
         server._meter.begin_message(waited)
-        began = monotonic() - waited if server._watch is not None else 0.0
-        handed_over = began
+        if server._watch is not None:
+            server._watch.message_begins(waited)
         try:
             if waited > DRIBBLE_GRACE:
                 self._keep_pace(0.0, 0)
             if hooks.find(server.event_handler, "handle_BODY") is not None:
-                await server._before_message(envelope)
                 status = await self._stream(source)
             else:
                 await self._keep(envelope, source)
                 if server._watch is not None:
-                    handed_over = monotonic()
-                    await server._before_message(envelope)
+                    await self._before_handler(server._watch)
                 status = await self._hand_over()
         except Refused as refused:
             status = refused.reply
@@ -170,12 +168,35 @@ class Transaction:
             server._set_post_data_state()
         self._conclude(source, envelope, status)
         if server._watch is not None:
-            server._watch.taken(envelope, source.size, status, began, handed_over)
-        if source.last:
+            await self._tell_and_answer(server._watch, source, envelope, status)
+        elif source.last:
             await server._answer_data(status, envelope)
         else:
             # A chunk that is not the last one has one reply in LMTP too.
             await server._answer(status)
+
+    async def _before_handler(self, watch: Watch) -> None:
+        """Ask the observers before the handler gets a message."""
+        await self._server._before_message(self._server.envelope)
+        watch.handed_over()
+
+    async def _tell_and_answer(
+        self, watch: Watch, source: Source, envelope: Envelope, status: Any
+    ) -> None:
+        """Tell the observers of a message and of its replies, and send them."""
+        server = self._server
+        verdicts, self.verdicts = self.verdicts, []
+        if not source.last:
+            verdicts = []
+        each = await server._replies_for(status, len(envelope.rcpt_tos) if source.last else 1)
+        if verdicts:
+            of_handler = iter(each)
+            each = [one.refusal or next(of_handler) for one in verdicts]
+        watch.taken(envelope, source.size, each)
+        for number, reply in enumerate(each):
+            if verdicts:
+                watch.deliver = verdicts[number].deliver
+            await server._answer(reply)
 
     def _conclude(self, source: Source, envelope: Envelope, status: Any) -> None:
         server = self._server
@@ -196,10 +217,14 @@ class Transaction:
     async def _keep(self, envelope: Envelope, source: Source) -> None:
         """Read a message into its envelope, or into a file that the envelope reads."""
         limit = self._server.settings.spill_size
-        if limit is None:
-            self._keep_in_memory(envelope, await source.read_all())
-        else:
-            await self._keep_or_spill(envelope, source, limit)
+        try:
+            if limit is None:
+                self._keep_in_memory(envelope, await source.read_all())
+            else:
+                await self._keep_or_spill(envelope, source, limit)
+        finally:
+            if self._server._watch is not None:
+                self._server._watch.data_ended(source.size)
 
     def _keep_in_memory(self, envelope: Envelope, message: bytes) -> None:
         self._refuse_loops(message)
@@ -245,16 +270,29 @@ class Transaction:
 
     async def _stream(self, source: Source) -> Any:
         """Give the message to ``handle_BODY`` while it arrives; return the answer."""
-        wanted, status = False, MISSING
+        wanted, status, watch = False, MISSING, self._server._watch
         try:
+            if watch is not None:
+                await self._before_handler(watch)
             status = await self._server._call_later_hook("BODY", BodyStream(source))
             wanted = not _is_refusal(status)
         except IncompleteBody:
             # finish() raises the reason.
             pass
-        finally:
-            await source.finish(wanted)
+        except Exception:
+            await self._finish(source, False, watch)
+            raise
+        # Not if the hook was cancelled: the server stops, and waits for no mail data.
+        await self._finish(source, wanted, watch)
         return replies.OK if status is MISSING else status
+
+    async def _finish(self, source: Source, wanted: bool, watch: Watch | None) -> None:
+        """Drop the unread rest of a message; tell the observers that its data have ended."""
+        try:
+            await source.finish(wanted)
+        finally:
+            if watch is not None:
+                watch.data_ended(source.size)
 
     def _decode(self, message: bytes) -> str | bytes:
         settings = self._server.settings

@@ -8,6 +8,10 @@ from contextvars import Context
 from typing import Any
 
 
+class Disconnected(ConnectionResetError):
+    """The client has gone, or the connection is being closed: the running command ends here."""
+
+
 class Wakeup:
     """A future that can be awaited again and again, and whose result runs the task at once.
 

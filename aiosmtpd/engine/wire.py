@@ -95,7 +95,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def send(self, data: bytes) -> None:
         """Send bytes, after those that wait to be sent."""
-        if self._out or self._watch is not None:
+        if self._watch is not None:
+            self._watch.sent(data)
+        if self._out:
             self._hold(data)
             if len(self._out) > HIGH_WATER:
                 self._flush()
@@ -108,8 +110,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def _hold(self, data: bytes) -> None:
         """Put bytes after those that the next _flush() sends."""
-        if self._watch is not None:
-            self._watch.sent(data)
         if not self._out:
             self._out = data
             return
@@ -119,7 +119,13 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def send_now(self, data: bytes) -> None:
         """Send bytes at once, after those that wait."""
-        if self._out or self._raw is None or self._watch is not None:
+        if self._watch is not None:
+            self._watch.sent(data)
+        self._send_now(data)
+
+    def _send_now(self, data: bytes) -> None:
+        """Send bytes at once, after the observers."""
+        if self._out or self._raw is None:
             self._hold(data)
             self._flush()
         else:

@@ -1,1 +1,1 @@
-"""Addresses, listening sockets, and accepting connections."""
+"""Addresses, their sockets, and accepting connections on them."""

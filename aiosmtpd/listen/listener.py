@@ -1,9 +1,8 @@
-"""Accepting connections, with the public surface of `asyncio.Server`.
+"""Accepting connections, with the public surface of ``asyncio.Server``.
 
-The event loop's own servers would do, were there not: connections accepted in the turn in which
-they close, clients that never finish their TLS handshake (nobody's connections, which outlive the
-server), the order of their sockets, and their thousands of log records a second when the process
-is out of descriptors.
+The servers of the event loop have faults. They lose connections that they accept in the turn in
+which they close. Clients that never finish their TLS handshake outlive them. Their sockets have no
+order. They write thousands of log records a second when the process is out of descriptors.
 """
 
 from __future__ import annotations
@@ -14,13 +13,14 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from ssl import SSLContext, SSLError
 from typing import Any
 
 from aiosmtpd.engine.registry import Registry
+from aiosmtpd.listen.sockets import file_of
 from aiosmtpd.protocol import networks, replies
 from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
@@ -39,18 +39,18 @@ LONGEST_PAUSE = 1.0
 """Seconds without accepting when there are no descriptors; doubled until there are some."""
 
 FAREWELL = 2.0
-"""Seconds in which a client that speaks without TLS may read what it is told."""
+"""Seconds in which a client that speaks without TLS may read the reply."""
 
 TELL_AGAIN = 60.0
-"""Seconds until the log says again that there are none."""
+"""Seconds until the log says again that there are no descriptors."""
 
 
 class Listener(asyncio.AbstractServer):
-    """Several listening sockets that serve one kind of protocol, in TLS if there is a context.
+    """Bound sockets that serve one kind of protocol, in TLS if there is a context.
 
-    `handshake_timeout` is in seconds. `limits` are those of connections: they hold for handshakes
-    too, together with the connections of `registry`. `files` are the paths and inodes to remove at
-    the end.
+    :meth:`start_serving` begins to accept connections. *handshake_timeout* is in seconds. *limits*
+    hold for TLS handshakes together with the connections of *registry*. With *remove_files*,
+    closing removes the files of Unix sockets.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Listener(asyncio.AbstractServer):
         sockets: Sequence[socket.socket],
         protocols: Callable[[], asyncio.BaseProtocol],
         *,
-        ssl_context: SSLContext | None,
-        handshake_timeout: float,
+        ssl_context: SSLContext | None = None,
+        handshake_timeout: float = 30.0,
         limits: Limits | None = None,
         registry: Registry | None = None,
-        files: Iterable[tuple[str, int]] = (),
+        remove_files: bool = True,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = tuple(sockets)
@@ -73,16 +73,66 @@ class Listener(asyncio.AbstractServer):
         self._limits = limits if self._tls else None
         self._registry = registry or Registry()
         self._handshakes: Counter[str] = Counter()
-        self._files = tuple(files)
+        self._files = [file for sock in sockets if (file := file_of(sock))] if remove_files else []
         self._servers: list[asyncio.Server] = []
         self._arrivals: set[asyncio.Task[Any]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
         self._pause = SHORTEST_PAUSE
         self._told = -TELL_AGAIN
+        self._is_open = False
         self._closed: asyncio.Future[None] = self._loop.create_future()
 
-    async def open(self) -> None:
-        """Start to accept; what fails closes the sockets."""
+    @property
+    def sockets(self) -> tuple[socket.socket, ...]:
+        """The sockets in their order; empty once closed."""
+        return self._sockets
+
+    def use_tls(self, context: SSLContext) -> None:
+        """Begin new connections with this context, if they begin with TLS."""
+        if self._tls:
+            self._tls["ssl"] = context
+
+    def is_serving(self) -> bool:
+        """Tell whether connections are accepted."""
+        return self._is_open and not self._closed.done()
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that accepts the connections."""
+        return self._loop
+
+    def close(self) -> None:
+        """Stop listening and remove the files of Unix sockets; open connections go on."""
+        for pause in self._pauses.values():
+            pause.cancel()
+        # First the loop's own servers: they cannot let go of a closed socket.
+        for server in self._servers:
+            server.close()
+        for sock in self._sockets:
+            if sock.fileno() >= 0:
+                with suppress(NotImplementedError):
+                    self._loop.remove_reader(sock.fileno())
+                sock.close()
+        for path, inode in self._files:
+            # Another server may have put its own socket there.
+            with suppress(OSError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        self._sockets = ()
+        self._files.clear()
+        self._servers.clear()
+        self._pauses.clear()
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        """Wait until the sockets are closed; open connections do not count."""
+        await asyncio.shield(self._closed)
+
+    async def start_serving(self) -> None:
+        """Begin to accept connections; closes the sockets if that fails."""
+        if self._is_open:
+            return
+        self._is_open = True
         try:
             for sock in self._sockets:
                 sock.listen(BACKLOG)
@@ -98,54 +148,6 @@ class Listener(asyncio.AbstractServer):
             self.close()
             raise
 
-    @property
-    def sockets(self) -> tuple[socket.socket, ...]:
-        """The listening sockets in their order; none once closed."""
-        return self._sockets
-
-    def use_tls(self, context: SSLContext) -> None:
-        """Begin new connections with this context, where they begin with TLS at all."""
-        if self._tls:
-            self._tls["ssl"] = context
-
-    def is_serving(self) -> bool:
-        """Tell whether connections are accepted."""
-        return not self._closed.done()
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        """Give the event loop that accepts the connections."""
-        return self._loop
-
-    def close(self) -> None:
-        """Stop listening and remove the files of Unix sockets; open connections go on."""
-        for pause in self._pauses.values():
-            pause.cancel()
-        # First the loop's own servers: of a closed socket they cannot let go.
-        for server in self._servers:
-            server.close()
-        for sock in self._sockets:
-            if sock.fileno() >= 0:
-                with suppress(NotImplementedError):
-                    self._loop.remove_reader(sock.fileno())
-                sock.close()
-        for path, inode in self._files:
-            # Another server may have put its own socket there.
-            with suppress(OSError):
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
-        self._sockets = self._files = ()
-        self._servers.clear()
-        self._pauses.clear()
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    async def wait_closed(self) -> None:
-        """Wait until the server is closed; connections that are open do not count."""
-        await asyncio.shield(self._closed)
-
-    async def start_serving(self) -> None:
-        """Nothing to do: connections are accepted from the start."""
-
     async def serve_forever(self) -> None:
         """Accept connections until cancelled or closed; closes, and raises CancelledError."""
         try:
@@ -155,12 +157,12 @@ class Listener(asyncio.AbstractServer):
         raise asyncio.CancelledError
 
     async def end_arrivals(self) -> None:
-        """Drop the connections that are no protocol's yet, as their TLS handshake goes on."""
+        """Drop the connections that have no protocol yet because their TLS handshake goes on."""
         if arrivals := set(self._arrivals):
             for arrival in arrivals:
                 arrival.cancel()
             await asyncio.wait(arrivals)
-            # A transport closes its socket in the turn after it was told to.
+            # A transport closes its socket one turn later.
             await asyncio.sleep(0)
 
     def _accept(self, sock: socket.socket) -> None:
@@ -188,10 +190,10 @@ class Listener(asyncio.AbstractServer):
             arrival.add_done_callback(partial(self._arrived, connection, peer))
 
     def _admit(self, peer: Any) -> str | None:
-        """Return what a client in its handshake is counted by; None where there are too many.
+        """Reserve a slot for a client that starts its TLS handshake.
 
-        The server's own limits count connections, and there is none before the handshake's end;
-        it is work, too, and who is told 421 behind it may take half a minute to go.
+        Return its counting key, or None if a connection limit is reached. The limits of the server
+        count connections, and before the end of the handshake there is no connection.
         """
         limits = self._limits
         if limits is None:
@@ -210,24 +212,24 @@ class Listener(asyncio.AbstractServer):
         return None
 
     async def _begin_tls(self, connection: socket.socket, host: str) -> None:
-        """Serve a client in TLS, which has counted here until its handshake has ended."""
+        """Serve a client in TLS, and free its slot when the handshake has ended."""
         try:
             await self._shake_hands(connection)
         finally:
             self._handshakes[host] -= 1
             if self._handshakes[host] <= 0:
-                # Hosts that are gone take no memory.
+                # A host that has gone takes no memory.
                 del self._handshakes[host]
 
     async def _shake_hands(self, connection: socket.socket) -> None:
-        """Serve a client that begins a handshake in time; tell one that does not what this is."""
+        """Serve a client that begins a handshake in time; refuse one that speaks without TLS."""
         limit = self._tls["ssl_handshake_timeout"]
         begin = self._loop.time()
         try:
             async with asyncio.timeout(limit):
                 first = await self._peek(connection)
         except TimeoutError:
-            # What waits for a banner is no TLS client.
+            # A client that waits for a greeting does not speak TLS.
             raise ConnectionAbortedError(f"nothing came in {limit:g} seconds") from None
         if first and first != TLS_HANDSHAKE:
             await self._turn_away(connection)
@@ -237,7 +239,7 @@ class Listener(asyncio.AbstractServer):
         await self._loop.connect_accepted_socket(self._protocols, connection, **settings)
 
     async def _peek(self, connection: socket.socket) -> bytes:
-        """Return the first octet that a client sends, and leave it there; nothing at its end."""
+        """Return the first byte from a client without taking it; empty at the end of its data."""
         came: asyncio.Future[bytes] = self._loop.create_future()
 
         def look() -> None:
@@ -246,9 +248,9 @@ class Listener(asyncio.AbstractServer):
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
-                # The handshake will tell.
+                # The handshake will fail, and the log has the reason.
                 first = b""
-            # Called again, or too late: the reader goes in a later turn.
+            # Called again, or too late: the loop removes the reader in a later turn.
             with suppress(asyncio.InvalidStateError):
                 came.set_result(first)
 
@@ -262,7 +264,7 @@ class Listener(asyncio.AbstractServer):
             self._loop.remove_reader(connection.fileno())
 
     async def _turn_away(self, connection: socket.socket) -> None:
-        """Say that this port speaks TLS, and read on for a while, or the reply would be lost."""
+        """Send the reply that this port speaks TLS. Read on for a while, or it would be lost."""
         with suppress(OSError):
             connection.send(replies.TLS_ONLY.octets)
             connection.shutdown(socket.SHUT_WR)

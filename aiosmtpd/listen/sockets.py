@@ -1,178 +1,46 @@
-"""Where a server listens: how an address is spelt, bound, served and named again."""
+"""The sockets of a server: bound here, or inherited from another process."""
+
+from __future__ import annotations
 
 import asyncio
 import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterable, Sequence
-from ssl import SSLContext
-from typing import Literal, TypeAlias, cast
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias, cast
 
-from attrs import frozen
+from aiosmtpd.listen.addresses import Address, Listen
 
-from aiosmtpd.engine.registry import Registry
-from aiosmtpd.listen.listener import Listener
-from aiosmtpd.protocol.limits import Limits
-
-Address: TypeAlias = tuple[str, int] | str
-Socket: TypeAlias = socket.socket
-Protocols: TypeAlias = Callable[[], asyncio.BaseProtocol]
 _SockAddr: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
+DEFAULT_PORT = 8025
 LOOPBACKS = ("::1", "127.0.0.1")
-SCHEMES = ("smtp", "smtps", "lmtp")
 MISSING_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
-LONGEST_NUMBER = 9
-"""Digits of a port or descriptor; int() refuses thousands of them with an error of its own."""
 
 PORT_ROUNDS = 16
 """How often a port is looked for that is free on every address."""
 
 
-@frozen
-class Listen:
-    """One parsed place to listen at; what the text left out is None.
+async def bind(place: Listen) -> list[socket.socket]:
+    """Bind the sockets of a place, or take its descriptor, without accepting connections.
 
-    Exactly one of `path`, `fd` and the pair of `host` and `port` counts. A `host` of None stands
-    for the loopback addresses, a `port` of None for the default port, a `scheme` of None for what
-    the server usually speaks.
+    Raises OSError with the address in its text, OverflowError for a port that cannot exist.
     """
-
-    scheme: Literal["smtp", "smtps", "lmtp"] | None = None
-    host: str | None = None
-    port: int | None = None
-    path: str | None = None
-    fd: int | None = None
-
-
-def parse_listen(text: str) -> Listen:
-    """Parse `[SCHEME://]PLACE`, the scheme being smtp, smtps or lmtp.
-
-    PLACE is `HOST:PORT`, `HOST`, `:PORT`, `PORT`, an IPv6 address with or without brackets,
-    `unix:PATH` or `fd:NUMBER`. Without brackets a last group of digits is the port where what is
-    before it is an address too. Raises ValueError with a text of one line.
-    """
-    text = text.strip()
-    if not text.isprintable():
-        raise ValueError(f"Invalid address {text!r}")
-    scheme, place = _split_scheme(text)
-    if place.startswith("unix:"):
-        path = place.removeprefix("unix:").removeprefix("//")
-        if not path:
-            raise ValueError(f"No socket path in {text!r}: write unix:/path/to/socket")
-        return Listen(scheme, path=path)
-    if place.startswith("fd:"):
-        number = place.removeprefix("fd:")
-        if not _is_number(number) or len(number) > LONGEST_NUMBER:
-            raise ValueError(f"Invalid file descriptor: {number}")
-        return Listen(scheme, fd=int(number))
-    if "/" in place:
-        raise ValueError(f"Invalid address {text!r}: a socket path is written unix:/path/to/socket")
-    host, port = _split_port(place)
-    return Listen(scheme, host=host or None, port=_port_number(port))
-
-
-def _split_scheme(text: str) -> tuple[Literal["smtp", "smtps", "lmtp"] | None, str]:
-    name, mark, place = text.partition("://")
-    if not mark or name == "unix":
-        return None, text
-    scheme = name.lower()
-    if scheme not in SCHEMES:
-        raise ValueError(f"Unknown scheme {name!r} in {text!r}: write {', '.join(SCHEMES)}")
-    return cast(Literal["smtp", "smtps", "lmtp"], scheme), place.removesuffix("/")
-
-
-def _split_port(place: str) -> tuple[str, str | None]:
-    if place.startswith("["):
-        host, bracket, rest = place[1:].partition("]")
-        if not bracket or not _is_ipv6(host) or (rest and not rest.startswith(":")):
-            raise ValueError(f"Invalid address {place!r}: write [IPV6-ADDRESS]:PORT")
-        return host, rest[1:] or None
-    if _is_number(place):
-        return "", place
-    host, colon, port = place.rpartition(":")
-    if not colon:
-        return place, None
-    if _is_number(port) and _is_ipv6(host):
-        return host, port
-    if _is_ipv6(place):
-        return place, None
-    if _is_number(port) and ":" in host:
-        raise ValueError(f"Invalid address {place!r}: write [IPV6-ADDRESS]:PORT")
-    return host, port or None
-
-
-def _port_number(port: str | None) -> int | None:
-    if port is None:
-        return None
-    if not _is_number(port) or len(port) > LONGEST_NUMBER or int(port) > 65535:
-        raise ValueError(f"Invalid port number: {port}")
-    return int(port)
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _is_ipv6(text: str) -> bool:
-    address, _, _zone = text.partition("%")
-    try:
-        socket.inet_pton(socket.AF_INET6, address)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def spell(address: Address) -> str:
-    """Give an address as people write it: `host:port`, `[ipv6]:port` or the path."""
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def addresses_of(server: asyncio.AbstractServer | None) -> list[Address]:
-    """Tell where any event loop's server listens: `(host, port)` or the path of a Unix socket."""
-    return [_name_of(sock) for sock in getattr(server, "sockets", ())]
-
-
-async def serve(
-    sockets: Sequence[socket.socket],
-    protocols: Protocols,
-    *,
-    ssl_context: SSLContext | None = None,
-    handshake_timeout: float = 30.0,
-    limits: Limits | None = None,
-    registry: Registry | None = None,
-    remove_files: bool = True,
-) -> Listener:
-    """Accept connections on bound sockets, which are closed when this fails.
-
-    `handshake_timeout` (seconds) bounds the TLS handshake when there is an `ssl_context`, `limits`
-    how many go on at a time beside the connections of `registry`;
-    `remove_files` says whether closing removes the files of Unix sockets.
-    """
-    files = [file for sock in sockets if (file := _file_of(sock)) is not None and remove_files]
-    listener = Listener(
-        sockets,
-        protocols,
-        ssl_context=ssl_context,
-        handshake_timeout=handshake_timeout,
-        limits=limits,
-        registry=registry,
-        files=files,
-    )
-    await listener.open()
-    return listener
+    if place.path is not None:
+        return bind_unix(place.path)
+    if place.fd is not None:
+        return adopt_fd(place.fd)
+    hosts = LOOPBACKS if place.host is None else [place.host]
+    return await bind_tcp(hosts, DEFAULT_PORT if place.port is None else place.port)
 
 
 async def bind_tcp(hosts: Iterable[str], port: int) -> list[socket.socket]:
-    """Bind every address of the hosts to one port, in their order; `""` is every interface.
+    """Bind every address of the hosts to one port, in their order; ``""`` is every interface.
 
-    With port 0 a port is looked for that is free on all. Addresses that this machine does not have
-    are left out as long as one remains. Raises OSError (gaierror for a name) with the address in
-    its text, OverflowError for a port that is none.
+    Port 0 is a port that is free on all addresses. Addresses that this machine does not have are
+    left out if one remains. Raises OSError (gaierror for a name) with the address in
+    its text, OverflowError for a port that cannot exist.
     """
     if not 0 <= port <= 65535:
         # getaddrinfo() would cut it to 16 bits and bind some other port.
@@ -190,7 +58,7 @@ async def bind_tcp(hosts: Iterable[str], port: int) -> list[socket.socket]:
 
 
 async def _resolve(host: str, port: int) -> list[tuple[socket.AddressFamily, _SockAddr]]:
-    # A number is no business of the loop's thread pool, which would outlive the lookup.
+    # An address needs no lookup, and so no thread: a thread of the pool would outlive it.
     passive, numeric = socket.AI_PASSIVE, socket.AI_NUMERICHOST
     try:
         found = socket.getaddrinfo(
@@ -250,9 +118,10 @@ def _bind(family: int, address: tuple[str | int, ...] | str) -> socket.socket:
 
 
 def bind_unix(path: str) -> list[socket.socket]:
-    """Bind a Unix socket in place of one that nobody listens on any more.
+    """Bind a Unix socket; replace the file that a dead server has left.
 
-    Raises OSError with the path in it: EADDRINUSE if a server answers there or it is no socket.
+    Raises OSError with the path in it: EADDRINUSE if a server answers there, or if the file is not
+    a socket.
     """
     if not hasattr(socket, "AF_UNIX"):
         raise OSError(errno.EAFNOSUPPORT, f"this system has no Unix sockets: {path}")
@@ -282,7 +151,7 @@ def _is_abandoned(path: str) -> bool:
 def adopt_fd(number: int) -> list[socket.socket]:
     """Take a copy of a bound stream socket inherited from the parent process.
 
-    Raises OSError with the number in it when the descriptor is no such socket.
+    Raises OSError with the number in it if the descriptor is not such a socket.
     """
     try:
         copy = os.dup(number)
@@ -292,10 +161,10 @@ def adopt_fd(number: int) -> list[socket.socket]:
             os.close(copy)
             raise
     except OSError as error:
-        raise OSError(error.errno, f"fd:{number} is no socket: {error.strerror}") from None
+        raise OSError(error.errno, f"fd:{number} is not a socket: {error.strerror}") from None
     if sock.type != socket.SOCK_STREAM:
         sock.close()
-        raise OSError(errno.EPROTOTYPE, f"fd:{number} is no stream socket")
+        raise OSError(errno.EPROTOTYPE, f"fd:{number} is not a stream socket")
     if _is_connected(sock):
         sock.close()
         raise OSError(errno.EISCONN, f"fd:{number} is a connection, nothing can be accepted on it")
@@ -312,9 +181,14 @@ def _is_connected(sock: socket.socket) -> bool:
 
 
 def close_all(sockets: Iterable[socket.socket]) -> None:
-    """Close sockets; those closed before do no harm."""
+    """Close sockets; some may be closed already."""
     for sock in sockets:
         sock.close()
+
+
+def addresses_of(server: asyncio.AbstractServer | None) -> list[Address]:
+    """Return the addresses of a server, also of one that the event loop has made."""
+    return [_name_of(sock) for sock in getattr(server, "sockets", ())]
 
 
 def _is_inet(sock: socket.socket) -> bool:
@@ -328,7 +202,8 @@ def _name_of(sock: socket.socket) -> Address:
     return os.fsdecode(name)
 
 
-def _file_of(sock: socket.socket) -> tuple[str, int] | None:
+def file_of(sock: socket.socket) -> tuple[str, int] | None:
+    """Return the path and the inode of a Unix socket's file; None if it has no file."""
     if _is_inet(sock):
         return None
     path = os.fsdecode(sock.getsockname())

@@ -1,22 +1,54 @@
-"""Extract the visible text and the links of HTML, in linear time; any input is accepted."""
+"""Read HTML as people do: its visible text as lines, and its links. Any input is accepted.
+
+Time and memory are linear in the length of the HTML. The texts have no control characters other
+than line ends and, in preformatted text, tabs; a lone surrogate becomes U+FFFD.
+"""
 
 from __future__ import annotations
 
 import re
-from html import unescape
 from typing import NamedTuple
+from urllib.parse import urljoin
 
-_TAG = re.compile(r"<(?P<close>/?)(?P<name>[a-zA-Z][a-zA-Z0-9]*+|!--|[!?])[^<>]*+>?")
-_HREF = re.compile(r"""\shref\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s"'>]++))""", re.IGNORECASE)
-_BLANKS = re.compile(r"[ \t\r\n\f\v]+")
-_EMPTY_LINES = re.compile(r"\n{3,}")
-
-_LINES = re.compile(
-    "address|article|aside|blockquote|br|dd|div|dl|dt|fieldset|footer|form|h[1-6]|header|hr|li|main"
-    "|nav|ol|p|pre|section|table|tr|ul"
+from aiosmtpd.mail.html_elements import (
+    PREFORMATTED,
+    UNSEEN,
+    VOID,
+    Closed,
+    Elements,
+    Style,
+    declarations,
+    style_of,
 )
-_PARAGRAPHS = re.compile("blockquote|h[1-6]|ol|p|table|ul")
-_UNSEEN = frozenset({"head", "script", "style", "template", "title"})
+from aiosmtpd.mail.html_lines import Lines, cleaned
+from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
+
+_LINES = frozenset(
+    {
+        *("address", "article", "aside", "body", "caption", "center", "dd", "details", "dialog"),
+        *("div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "header"),
+        *("hgroup", "html", "legend", "li", "listing", "main", "nav", "optgroup", "option"),
+        *("plaintext", "pre", "search", "section", "summary", "tbody", "textarea", "tfoot"),
+        *("thead", "tr", "xmp"),
+    }
+)
+_LISTS = frozenset({"dir", "menu", "ol", "ul"})
+_PARAGRAPHS = _LISTS | {"blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "p", "table"}
+_STRUCTURE = _LISTS | {"blockquote", "li", "td", "th", "tr"}
+_FIRM = _PARAGRAPHS - {"p"}
+"""Elements that begin a line even as the first of a cell."""
+
+_BLOCKS = frozenset({"block", "flex", "grid", "list-item", "table"})
+
+_WANTED = frozenset({"alt", "hidden", "href", "start", "style", "value"})
+_NUMBER = re.compile(r"[ \t\n\f]*([+-]?[0-9]{1,9})")
+_ABSOLUTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*+:")
+_LINE_ENDS = re.compile(r"[\t\n]+")
+_EDGES = "".join(map(chr, range(33)))
+
+
+Attributes = dict[str, str]
+_PLAIN: tuple[Attributes, Style] = {}, Style()
 
 
 class Hypertext(NamedTuple):
@@ -27,29 +59,204 @@ class Hypertext(NamedTuple):
 
 
 def read(html: str) -> Hypertext:
-    """Return the visible text and the links of *html*."""
-    pieces: list[str] = []
-    links: list[str] = []
-    unseen: str | None = None
-    position = 0
-    while tag := _TAG.search(html, position):
-        if unseen is None:
-            pieces.append(_BLANKS.sub(" ", unescape(html[position : tag.start()])))
-        name, position = tag["name"].lower(), tag.end()
-        if unseen is not None:
-            if tag["close"] and name == unseen:
-                unseen = None
-        elif name == "!--":
-            end = html.find("-->", tag.start() + 4)
-            position = len(html) if end < 0 else end + 3
-        elif name in _UNSEEN and not tag["close"]:
-            unseen = name
-        else:
-            if _LINES.fullmatch(name):
-                pieces.append("\n\n" if _PARAGRAPHS.fullmatch(name) else "\n")
-            if name in {"a", "area"} and (href := _HREF.search(tag[0])):
-                links.append(unescape(href[1] or href[2] or href[3] or "").strip())
-    if unseen is None:
-        pieces.append(_BLANKS.sub(" ", unescape(html[position:])))
-    lines = (line.strip(" ") for line in "".join(pieces).split("\n"))
-    return Hypertext(_EMPTY_LINES.sub("\n\n", "\n".join(lines)).strip(), links)
+    """Return the visible text and the links of *html*.
+
+    The links are the addresses of ``<a>`` and ``<area>``, those of hidden ones too, made absolute
+    if the page has a ``<base>``.
+    """
+    reader = _Reader(html)
+    return Hypertext(str(reader.lines), reader.links)
+
+
+def shown(html: str, *, targets: bool = False) -> str:
+    """Return the visible text of *html* for a terminal.
+
+    Lists have bullets or numbers, quotations ``>``. With *targets*, an address in ``<>`` follows
+    each link whose text is another one.
+    """
+    return str(_Reader(html, marks=True, targets=targets).lines)
+
+
+class _Reader:
+    """The state of reading one document."""
+
+    def __init__(self, html: str, *, marks: bool = False, targets: bool = False) -> None:
+        self.lines = Lines()
+        self.links: list[str] = []
+        self._marks, self._targets = marks, targets
+        self._base: str | None = None
+        self._elements = Elements()
+        self._tokens = Tokens(html)
+        self._lists: list[int | None] = []
+        self._anchors: list[tuple[str, int]] = []
+        self._known: dict[str, tuple[Attributes, Style]] = {}
+        # A long base and many short links would be much longer than the page.
+        self._room = len(html) + 10_000
+        self._after_pre = False
+        self._read()
+
+    def _read(self) -> None:
+        elements, lines = self._elements, self.lines
+        for token in self._tokens:
+            if isinstance(token, Tag):
+                if token.closes:
+                    self._end(token.name)
+                else:
+                    self._start(token)
+                self._after_pre = token.name in {"listing", "pre", "textarea"}
+            elif token and elements.seen:
+                if elements.flags & PREFORMATTED:
+                    lines.preformatted(token[1:] if self._after_pre and token[0] == "\n" else token)
+                else:
+                    lines.text(token)
+        for closed in elements.end_all():
+            self._closed(closed)
+        if self._base is not None:
+            self.links = [self._absolute(link) for link in self.links]
+
+    def _start(self, tag: Tag) -> None:
+        elements, name = self._elements, tag.name
+        for closed in elements.make_room(name):
+            self._closed(closed)
+        if elements.had_foreign:
+            self._tokens.foreign = elements.foreign
+        attributes, style = self._looked(tag.source) if tag.source else _PLAIN
+        if name in VOID:
+            self._void(name, attributes, style)
+            return
+        if name == "a":
+            self._anchor(attributes)
+        elements.open(name, style)
+        if elements.seen:
+            if breaks := self._breaks(name, style):
+                self.lines.block(breaks, firm=name in _FIRM)
+            elements.label(breaks)
+            if name in _STRUCTURE:
+                self._begin(name, attributes)
+        if elements.had_foreign:
+            self._tokens.foreign = elements.foreign
+            if self._tokens.foreign and tag.source.endswith("/"):
+                self._end(name)
+
+    def _looked(self, source: str) -> tuple[Attributes, Style]:
+        """Return the attributes of a start tag, and their effect on its text."""
+        known = self._known.get(source)
+        if known is None:
+            attributes = attributes_of(source, _WANTED)
+            declared = declarations(attributes["style"]) if "style" in attributes else {}
+            known = attributes, style_of(declared, hidden="hidden" in attributes)
+            # Most mails repeat few tags many times.
+            if len(source) < 500 and len(self._known) < 1000:
+                self._known[source] = known
+        return known
+
+    def _breaks(self, name: str, style: Style) -> int:
+        """Return the line ends before and after an element."""
+        if style.display.startswith("inline"):
+            return 0
+        if name in _PARAGRAPHS:
+            return 1 if name in _LISTS and self._lists else 2
+        return int(name in _LINES or (style.display in _BLOCKS and name not in {"td", "th"}))
+
+    def _begin(self, name: str, attributes: Attributes) -> None:
+        """Begin a list, an item, a quotation, a row or a cell."""
+        if name in {"td", "th"}:
+            self.lines.cell()
+        elif name == "tr":
+            self.lines.row()
+        elif name in _LISTS:
+            self._lists.append(_number(attributes, "start", 1) if name == "ol" else None)
+        elif self._marks and name == "li":
+            bullet = self._bullet(attributes)
+            self.lines.indent(bullet, " " * len(bullet))
+        elif self._marks:
+            self.lines.indent(None, "> ")
+
+    def _bullet(self, attributes: Attributes) -> str:
+        if not self._lists or self._lists[-1] is None:
+            return "* "
+        number = _number(attributes, "value", self._lists[-1])
+        self._lists[-1] = number + 1
+        return f"{number}. "
+
+    def _end(self, name: str) -> None:
+        closed = self._elements.end(name)
+        if self._elements.had_foreign:
+            self._tokens.foreign = self._elements.foreign
+        for one in closed:
+            self._closed(one)
+        if not closed and self._elements.seen:
+            # The standard opens an element for these two.
+            if name == "br":
+                self.lines.line_end()
+            elif name == "p":
+                self.lines.block(2)
+
+    def _closed(self, closed: Closed) -> None:
+        name, breaks = closed
+        if name == "a":
+            self._anchor_end(seen=breaks != UNSEEN)
+        if breaks == UNSEEN:
+            return
+        if name == "tr":
+            self.lines.row_end()
+        elif name in _LISTS:
+            self._lists.pop()
+        elif self._marks and name in {"blockquote", "li"}:
+            self.lines.outdent()
+        if breaks:
+            self.lines.block(breaks)
+
+    def _void(self, name: str, attributes: Attributes, style: Style) -> None:
+        if name == "base" and self._base is None:
+            self._base = attributes.get("href")
+        elif name == "area":
+            self._link(attributes)
+        if style.hides or not self._elements.seen:
+            return
+        if name == "br":
+            self.lines.line_end()
+        elif name == "hr":
+            self.lines.block(1)
+        elif name in {"image", "img"}:
+            self.lines.text(attributes.get("alt", ""))
+
+    def _link(self, attributes: Attributes) -> str | None:
+        href = attributes.get("href")
+        if href is not None:
+            # As the URL standard does (section 4.4).
+            href = cleaned(_LINE_ENDS.sub("", href.strip(_EDGES)))
+            self.links.append(href)
+        return href
+
+    def _absolute(self, link: str) -> str:
+        if not self._base or self._room < 0:
+            return link
+        joined = _joined(self._base, link)
+        self._room -= len(joined) - len(link)
+        return joined
+
+    def _anchor(self, attributes: Attributes) -> None:
+        self._anchors.append((self._link(attributes) or "", self.lines.place()))
+
+    def _anchor_end(self, *, seen: bool) -> None:
+        target, place = self._anchors.pop()
+        if self._targets and seen and target and not target.startswith("#"):
+            target = self._absolute(target)
+            if self.lines.since(place) != target:
+                self.lines.text(f" <{target}>")
+
+
+def _number(attributes: Attributes, name: str, default: int) -> int:
+    number = _NUMBER.match(attributes.get(name, ""))
+    return int(number[1]) if number else default
+
+
+def _joined(base: str, link: str) -> str:
+    """Return a link as an absolute address; a link of more than 5,000 characters stays as it is."""
+    if _ABSOLUTE.match(link) or len(base) > 5000 or len(link) > 5000:
+        return link
+    try:
+        return urljoin(base, link)
+    except ValueError:
+        return link

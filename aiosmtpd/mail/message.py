@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Any
 from public import public
 
 from aiosmtpd.engine.callables import Mail
-from aiosmtpd.mail import html_text as hypertext
+from aiosmtpd.mail import html_text as hypertext, links as addresses
 from aiosmtpd.mail.criteria import Pattern, found, spelt
 from aiosmtpd.mail.diff import differences
 from aiosmtpd.mail.mime import Attachment, Headers, Reading, read
 
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session
-
-_URL = re.compile(r"https?://[^\s<>\"']++", re.IGNORECASE)
 
 
 # A subclass of Mail: a program can use it like the argument of a handler that is a function.
@@ -78,9 +76,8 @@ class DecodedMail(Mail):
     @cached_property
     def links(self) -> list[str]:
         """The web addresses in the text, then the link targets of the HTML, without repetition."""
-        plain = [_without_punctuation(url) for url in _URL.findall(self.text)]
-        targets = [url for url in self._hypertext.links if _URL.match(url)]
-        return list(dict.fromkeys(plain + targets))
+        targets = filter(addresses.is_web_address, self._hypertext.links)
+        return list(dict.fromkeys([*addresses.find(self.text), *targets]))
 
     def link(self, pattern: Pattern | None = None) -> str:
         """Return the first link, or the first that *pattern* matches.
@@ -102,7 +99,7 @@ class DecodedMail(Mail):
         """
         whole = re.compile(rf"(?<![\w#&])[0-9]{{{digits}}}(?!\w)")
         for text in self.text, self._hypertext.text:
-            if match := whole.search(_URL.sub(" ", text)):
+            if match := whole.search(addresses.blanked(text)):
                 return match[0]
         raise LookupError(f"no code of {digits} digits in {self!r}; its text:\n{self.readable}")
 
@@ -143,11 +140,3 @@ class DecodedMail(Mail):
         attached = f", {len(self.attachments)} attached" if self.attachments else ""
         to = ", ".join(self.recipients)
         return f"<DecodedMail {self.subject!r} from {self.sender} to {to}{attached}>"
-
-
-def _without_punctuation(url: str) -> str:
-    # The end of a sentence, or of a parenthesis around the link, is not part of it.
-    kept = url.rstrip(".,;:!?*_]}")
-    if kept.endswith(")") and kept.count("(") < kept.count(")"):
-        kept = kept[:-1].rstrip(".,;:!?")
-    return kept

@@ -23,32 +23,35 @@ class Countdown:
 
     async def before(self, server: Any, stage: str, argument: Any) -> None:
         """Let a message through, or refuse one too many."""
-        if stage != "end-of-data" or argument not in (None, server.envelope.rcpt_tos[0]):
-            # In LMTP each recipient comes by: the first one stands for the message.
-            return
-        if server in self._begun:
-            # Its message before this one came to nothing.
+        # In LMTP each recipient comes by. A message before this one may have come to nothing.
+        if stage != "end-of-data" or server in self._begun:
             return
         if not self._to_take:
             raise Refused(replies.SHUTTING_DOWN)
         self._to_take -= 1
         self._begun.add(server)
 
-    def taken(self, server: Any, *_: Any) -> None:
+    def taken(self, server: Any, message: Any) -> None:
         """Count a message that was answered."""
         if server not in self._begun:
-            return
+            # Refused before its end, or one too many.
+            if not self._to_take:
+                return
+            self._to_take -= 1
         self._begun.discard(server)
         self._to_answer -= 1
         if not self._to_answer:
             self._last = server
-            server.loop.call_later(FAREWELL, self.ended, server)
+            server.loop.call_later(FAREWELL, self._gone, server)
 
-    def ended(self, server: Any, reason: str = "") -> None:
+    def ended(self, server: Any, reason: str) -> None:
         """Note that a client has gone; its message may have come to nothing."""
         if server in self._begun:
             self._begun.discard(server)
             self._to_take += 1
+        self._gone(server)
+
+    def _gone(self, server: Any) -> None:
         if server is self._last:
             self._last = None
             self._end()

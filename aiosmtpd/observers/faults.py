@@ -11,10 +11,12 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import lru_cache
 from random import Random
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
 
+import attrs
 from public import public
 
 from aiosmtpd.observers.fault import Fault as Fault, parse_effect, parse_fault as parse_fault
@@ -138,18 +140,14 @@ class Faults:
             if plan.keys() & {"drop", "reply"}:
                 raise Refused(plan.get("reply", replies.OK))
             return
-        if "delay" in plan:
-            await self.sleep(plan["delay"])
-        if "drop" in plan:
-            server.disconnect(reason=REASON)
-            return
+        await delivery.suffer()
         if plan.keys() & {"drip", "drop after", "truncate"}:
             server.wrap_next_reply(delivery.send)
+        if "reply" in plan:
+            raise Refused(plan["reply"])
         if "tls-failure" in plan:
             # Without a certificate no handshake succeeds.
             server.tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if "reply" in plan:
-            raise Refused(plan["reply"])
 
 
 class _Delivery:
@@ -160,39 +158,53 @@ class _Delivery:
         self._plan = plan
         self._sleep = sleep
 
-    async def suffer_and_send(self, data: bytes, last: bool) -> None:
-        """Let what comes before a reply happen, then send it."""
+    async def suffer_and_send(self, data: bytes) -> None:
+        """Let the effects before a reply happen, then send it."""
+        await self.suffer()
+        if "drop" not in self._plan:
+            await self.send(data)
+
+    async def suffer(self) -> None:
+        """Let the effects before a reply happen."""
         if "delay" in self._plan:
-            await self._sleep(self._plan["delay"])
+            await self._pause(self._plan["delay"])
         if "drop" in self._plan:
             self._server.disconnect(reason=REASON)
-        else:
-            await self.send(data, last)
 
-    async def send(self, data: bytes, last: bool) -> None:
-        """Send a piece of a reply: some of it, or byte by byte, and maybe close."""
+    async def send(self, data: bytes) -> None:
+        """Send a reply: some of it, or byte by byte, and maybe close."""
         plan = self._plan
-        ends = last and "drop after" in plan
         if "truncate" in plan:
-            count = plan["truncate"]
-            if last or (count is not None and count < len(data)):
-                data = data[: len(data) // 2 if count is None else count]
-                ends = True
-            elif count is not None:
-                plan["truncate"] = count - len(data)
+            data = data[
+                : _half_of_last_line(data) if plan["truncate"] is None else plan["truncate"]
+            ]
         if "drip" in plan:
             await self._drip(data, plan["drip"])
         else:
             self._server.send(data)
-        if ends:
+        if plan.keys() & {"drop after", "truncate"}:
             self._server.disconnect(reason=REASON)
 
     async def _drip(self, data: bytes, seconds: float) -> None:
         for place in range(len(data)):
             # Not after the last byte: the client's answer to it must not come too early.
             if place:
-                await self._sleep(seconds)
+                await self._pause(seconds)
             self._server.send_now(data[place : place + 1])
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but neither for a client that has gone nor in a server that stops."""
+        try:
+            await self._server.pause(seconds, sleep=self._sleep)
+        except ConnectionResetError:
+            self._server.disconnect(reason=REASON)
+            raise
+
+
+def _half_of_last_line(reply: bytes) -> int:
+    """Return the size of a reply without the second half of its last line."""
+    before = reply.rfind(b"\n", 0, -1) + 1
+    return before + (len(reply) - before) // 2
 
 
 @public
@@ -204,9 +216,17 @@ def faulty(protocol: type[P], faults: Faults | Iterable[Fault | str]) -> type[P]
     """
     observer = faults if isinstance(faults, Faults) else Faults(faults)
 
+    @lru_cache(maxsize=1)
+    def watched(settings: Any) -> Any:
+        return attrs.evolve(settings, observers=(*settings.observers, observer))
+
     class Faulty(protocol):  # type: ignore[misc, valid-type]
-        def __init__(self, *args: Any, observers: Sequence[Any] = (), **keywords: Any) -> None:
-            super().__init__(*args, observers=[*observers, observer], **keywords)
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            if keywords.get("settings") is not None:
+                keywords["settings"] = watched(keywords["settings"])
+            else:
+                keywords["observers"] = [*keywords.get("observers", ()), observer]
+            super().__init__(*args, **keywords)
 
     Faulty.__name__ = Faulty.__qualname__ = f"Faulty{protocol.__name__}"
     return cast("type[P]", Faulty)

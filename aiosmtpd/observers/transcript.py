@@ -47,7 +47,7 @@ class Dialogue:
 
     def tls(self, server: Any, result: str, version: str | None) -> None:
         """See Observer."""
-        if server.session.ssl and version:
+        if version is not None:
             self._sessions[server].note(f"{version} {server.session.ssl['cipher'][0]}")
 
     def line(self, server: Any, line: bytes, secret: bool) -> None:
@@ -58,7 +58,7 @@ class Dialogue:
         """See Observer."""
         self._sessions[server].server(data)
 
-    def taken(self, server: Any, envelope: Any, size: int, *_: Any) -> None:
+    def data(self, server: Any, size: int) -> None:
         """See Observer."""
         self._sessions[server].note(f"{size:,} bytes of mail data")
 

@@ -28,13 +28,12 @@ CALL_LIMIT_DEFAULT = 20
 """Calls of a verb that the dict ``command_call_limit`` does not name."""
 
 
-class SMTPKeywords(LimitKeywords, total=False):
-    """The keywords of ``SMTP``, of the controllers, of ``Server`` and of ``Inbox``."""
+class CommonKeywords(LimitKeywords, total=False):
+    """The keywords of ``SMTP`` that are also those of each controller."""
 
     data_size_limit: int | None
     enable_SMTPUTF8: bool
     decode_data: bool
-    hostname: str | None
     ident: str | None
     tls_context: TLSContext | None
     require_starttls: bool
@@ -50,6 +49,7 @@ class SMTPKeywords(LimitKeywords, total=False):
     unknown_params: UnknownParams
     bare_newline: BareNewline
     line_length_limit: int | None
+    login_prompts: tuple[str, str] | None
     command_size_limit: int | None
     spill_size: int | None
     proxy_trusted: str | Iterable[str] | None
@@ -64,6 +64,32 @@ class CallLimits(TypedDict):
 
     by_verb: Mapping[str, int]
     others: int
+
+
+class SMTPKeywords(CommonKeywords, total=False):
+    """The keywords of ``SMTP``, ``Server`` and ``Inbox``."""
+
+    hostname: str | None
+    """The name in the greeting: ``server_hostname`` of the controllers."""
+
+
+class ServingKeywords(TypedDict, total=False):
+    """The keywords that reach ``BaseController`` through the classes above it."""
+
+    shutdown_timeout: float
+    server_kwargs: dict[str, Any]
+
+
+class BaseKeywords(SMTPKeywords, ServingKeywords, total=False):
+    """The keywords of classes that know neither a host name nor a path."""
+
+
+class ControllerKeywords(CommonKeywords, ServingKeywords, total=False):
+    """The keywords of all controllers; ``ready_timeout`` is for those with a thread."""
+
+    ready_timeout: float
+    ssl_context: TLSContext | None
+    server_hostname: str | None
 
 
 @attrs.frozen(kw_only=True, eq=False, repr=False)
@@ -92,6 +118,7 @@ class Settings:
     unknown_params: UnknownParams = "reject"
     bare_newline: BareNewline = "accept"
     line_length_limit: int | None = None
+    login_prompts: tuple[str, str] | None = None
     command_size_limit: int | None = None
     spill_size: int | None = None
     proxy_trusted: Networks | None = None
@@ -141,8 +168,7 @@ def _remembered(items: tuple[tuple[str, Any], ...]) -> Settings:
 
 
 def _validated(keywords: Mapping[str, Any]) -> Settings:
-    if unknown := keywords.keys() - {*NAMES}:
-        raise unexpected(unknown)
+    check_names(keywords, "SMTP", ("handler", "loop"))
     values = dict(keywords)
     limits = limits_of({name: values.pop(name) for name in LIMIT_NAMES & values.keys()})
     for name, convert in _CONVERTERS.items():
@@ -154,14 +180,19 @@ def _validated(keywords: Mapping[str, Any]) -> Settings:
     return Settings(limits=limits, **values)
 
 
-def unexpected(unknown: Iterable[str]) -> TypeError:
-    """Return the error for keywords that ``SMTP`` does not have."""
-    from difflib import get_close_matches  # seldom needed
+def check_names(keywords: Iterable[str], owner: str, own: Iterable[str]) -> None:
+    """Raise TypeError, with the closest name, for a keyword that ``SMTP`` does not have.
 
-    name = min(unknown)
-    near = get_close_matches(name, [*NAMES, "handler", "loop"], 1)
-    hint = f". Did you mean {near[0]!r}?" if near else ""
-    return TypeError(f"SMTP.__init__() got an unexpected keyword argument {name!r}{hint}")
+    *owner* is the class that got the keywords, *own* are the names of its other parameters.
+    """
+    if unknown := {*keywords} - {*NAMES}:
+        from difflib import get_close_matches  # seldom needed
+
+        name = min(unknown)
+        near = get_close_matches(name, [*NAMES, *own], 1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        text = f"{owner}.__init__() got an unexpected keyword argument {name!r}{hint}"
+        raise TypeError(text)
 
 
 def _one_of(name: str, *allowed: str) -> Callable[[Any], str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote
 
 from public import public
@@ -18,11 +18,39 @@ from public import public
 from aiosmtpd.mail.criteria import Pattern, Wanted
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.observers.faults import Fault
+from aiosmtpd.protocol.settings import SMTPKeywords, check_names
 from aiosmtpd.testing.authority import Authority
 from aiosmtpd.testing.server import InboxServer
 
 PATIENCE = 5.0
 """Default time, in seconds, that an inbox waits for a message."""
+
+MailProtocol: TypeAlias = Literal["smtp", "lmtp"]
+TLSMode: TypeAlias = Literal["starttls", "implicit"]
+
+
+class OwnKeywords(TypedDict, total=False):
+    """The keywords that ``Inbox`` has beside those of ``SMTP``."""
+
+    host: str
+    port: int
+    protocol: MailProtocol
+    tls: TLSMode | None
+    users: Mapping[str, str] | None
+    size_limit: int | None
+    authority: Authority | None
+
+
+class InboxKeywords(SMTPKeywords, OwnKeywords, total=False):
+    """All keywords of ``Inbox``."""
+
+
+class StartsInbox(Protocol):
+    """The function that the fixture ``smtp_server`` is."""
+
+    def __call__(self, **options: Unpack[InboxKeywords]) -> Inbox:
+        """Start an inbox, which stops when the test ends."""
+        raise NotImplementedError
 
 
 @public
@@ -49,13 +77,14 @@ class Inbox:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        protocol: Literal["smtp", "lmtp"] = "smtp",
-        tls: Literal["starttls", "implicit"] | None = None,
+        protocol: MailProtocol = "smtp",
+        tls: TLSMode | None = None,
         users: Mapping[str, str] | None = None,
         size_limit: int | None = None,
         authority: Authority | None = None,
-        **SMTP_parameters: Any,
+        **SMTP_parameters: Unpack[SMTPKeywords],
     ) -> None:
+        check_names(SMTP_parameters, type(self).__name__, OwnKeywords.__annotations__)
         if tls not in (None, "starttls", "implicit"):
             raise ValueError(f'tls is None, "starttls" or "implicit", not {tls!r}')
         self.host = host
@@ -328,7 +357,7 @@ class Inbox:
         elif not transcript.lines:
             lines[0] += f"; no client has connected to {self._place}"
         elif refusal := transcript.last_refusal():
-            lines[0] += f"; the last client was told: {refusal}"
+            lines[0] += f"; the last client got: {refusal}"
         else:
             lines[0] += "; no message at all has come"
         raise NoMessage("\n".join(lines))

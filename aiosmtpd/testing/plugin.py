@@ -1,29 +1,44 @@
 """The pytest plugin: inboxes as fixtures, and their transcripts in the report of a failure.
 
 If the package is installed, pytest imports this module in each run. It imports nothing of ours
-until a test uses one of its fixtures.
+until a test uses one of its fixtures, and uses only what pytest 7.0 and pluggy 1.0 have: a run that
+does not need it must not end because of it.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
     from aiosmtpd.testing.authority import Authority
-    from aiosmtpd.testing.inbox import Inbox
+    from aiosmtpd.testing.inbox import Inbox, InboxKeywords, StartsInbox
 
-_INBOXES = pytest.StashKey[list[Any]]()
+# Without a stash (pytest before 7.0) reports have no transcripts.
+_INBOXES = pytest.StashKey[list[Any]]() if hasattr(pytest, "StashKey") else None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     text = "smtp(**options): options of the test's smtp_inbox, the same as those of Inbox"
     config.addinivalue_line("markers", f"{text} (tls='starttls', users=..., size_limit=...)")
+
+
+def smtp_options(**options: Unpack[InboxKeywords]) -> pytest.MarkDecorator:
+    """Return the marker ``pytest.mark.smtp`` with these options, which type checkers know.
+
+    Raises TypeError for an unknown option.
+    """
+    from aiosmtpd.protocol.settings import check_names
+    from aiosmtpd.testing.inbox import OwnKeywords
+
+    own = OwnKeywords.__annotations__
+    check_names(options.keys() - own.keys(), "Inbox", own)
+    return pytest.mark.smtp(**options)
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +60,13 @@ def _smtp_shared() -> Iterator[Inbox]:
 
 
 @pytest.fixture
-def smtp_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., Inbox]]:
+def smtp_server(request: pytest.FixtureRequest) -> Iterator[StartsInbox]:
     """A function that starts an :class:`aiosmtpd.testing.Inbox`; all stop when the test ends."""
     from aiosmtpd.testing.inbox import Inbox
 
     with ExitStack() as stack:
 
-        def start(**options: Any) -> Inbox:
+        def start(**options: Unpack[InboxKeywords]) -> Inbox:
             if options.get("tls"):
                 options.setdefault("authority", request.getfixturevalue("smtp_ca"))
             inbox = stack.enter_context(Inbox(**options))
@@ -72,7 +87,7 @@ def smtp_inbox(request: pytest.FixtureRequest) -> Inbox:
         # The closest marker comes first and takes precedence.
         options = {**marker.kwargs, **options}
     if options:
-        start: Callable[..., Inbox] = request.getfixturevalue("smtp_server")
+        start: StartsInbox = request.getfixturevalue("smtp_server")
         return start(**options)
     inbox: Inbox = request.getfixturevalue("_smtp_shared")
     inbox.clear()
@@ -81,21 +96,28 @@ def smtp_inbox(request: pytest.FixtureRequest) -> Inbox:
 
 
 def _remember(request: pytest.FixtureRequest, inbox: Inbox) -> None:
-    request.node.stash.setdefault(_INBOXES, []).append(inbox)
+    if _INBOXES is not None:
+        request.node.stash.setdefault(_INBOXES, []).append(inbox)
 
 
-@pytest.hookimpl(wrapper=True)
+# Not wrapper=True, the form that pluggy recommends: pluggy has it only from 1.2 on.
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    item: pytest.Item, call: pytest.CallInfo[Any]
+) -> Generator[None, Any, None]:
     """Add the transcripts to the report of a failure."""
-    report = yield
-    if report.failed:
-        for inbox in item.stash.get(_INBOXES, []):
+    outcome = yield
+    if _INBOXES is None:
+        return
+    inboxes = item.stash.get(_INBOXES, [])
+    if outcome.excinfo is None and (report := outcome.get_result()).failed:
+        for inbox in inboxes:
             if transcript := inbox.transcript:
                 title = f"SMTP transcript of {inbox.host} port {inbox.port}"
                 report.sections.append((title, transcript))
-    return report
+    if call.when == "teardown":
+        # The item lives until the end of the run, and may run again before it.
+        inboxes.clear()
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
@@ -104,7 +126,8 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     if op != "==" or module is None:
         return None
     found = [side for side in (left, right) if isinstance(side, list)]
-    if not any(isinstance(one, module.DecodedMail) for side in found for one in side):
+    # Not isinstance(): it asks an object for its class, and a lazy one may raise or do work then.
+    if not any(issubclass(type(one), module.DecodedMail) for side in found for one in side):
         return None
     lines = ["the messages differ"]
     for name, side in ("left", left), ("right", right):

@@ -13,7 +13,7 @@ from aiosmtpd.lmtp import LMTP
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.observers.faults import Faults
 from aiosmtpd.process.users import Users
-from aiosmtpd.protocol.settings import Settings
+from aiosmtpd.protocol.settings import Settings, SMTPKeywords
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from aiosmtpd.testing.transcript import Kept
 
@@ -34,7 +34,7 @@ class Catcher:
 
 
 class InboxServer(Controller):
-    """Serves what the options of an inbox say, and records the dialogue."""
+    """Serves as the options of an inbox say, and records the dialogue."""
 
     def __init__(
         self,
@@ -45,27 +45,27 @@ class InboxServer(Controller):
         context: ssl.SSLContext | None,
         starttls: bool,
         users: Mapping[str, str],
-        parameters: dict[str, Any],
+        parameters: SMTPKeywords,
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol is smtp or lmtp, not {protocol!r}")
         self.catcher = Catcher()
         self.transcript = Kept()
         self.faults = Faults()
-        parameters = {"extensions": "modern", **parameters}
+        keywords: dict[str, Any] = {"extensions": "modern", **parameters}
         if starttls:
-            parameters = {"require_starttls": True, "tls_context": context, **parameters}
-        # Its full name is looked up in the DNS, which may take its time.
-        parameters.setdefault("server_hostname", parameters.pop("hostname", "localhost"))
-        observers = [*parameters.pop("observers", ()), self.faults, self.transcript]
+            keywords = {"require_starttls": True, "tls_context": context, **keywords}
+        keywords["observers"] = [*keywords.get("observers", ()), self.faults, self.transcript]
+        # The full name of the host is looked up in the DNS, which may take a while.
+        keywords.setdefault("hostname", "localhost")
         super().__init__(
             self.catcher,
             hostname,
             port,
             ssl_context=None if starttls else context,
+            server_hostname=keywords.pop("hostname"),
             shutdown_timeout=0.5,
-            observers=observers,
-            **parameters,
+            **keywords,
         )
         self._protocol = PROTOCOLS[protocol]
         self._settings = Settings.of(self.SMTP_kwargs)
@@ -79,5 +79,5 @@ class InboxServer(Controller):
             )
 
     def factory(self) -> SMTP:
-        """Make the object for a connection."""
+        """Return the object for a connection."""
         return self._protocol(self.handler, settings=self._settings)

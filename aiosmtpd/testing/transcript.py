@@ -18,6 +18,7 @@ class Kept(Dialogue):
     """Keeps the last lines of all sessions; written in the server's thread, read in any."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._latest = self._over = 0
         self.lines: deque[str] = deque(maxlen=LINES)
 

@@ -178,7 +178,7 @@ def test_a_class_as_the_handler_is_warned_about(caplog: pytest.LogCaptureFixture
 def test_an_unknown_keyword_names_the_closest() -> None:
     with pytest.raises(TypeError, match=r"'data_size'. Did you mean 'data_size_limit'\?"):
         SMTP(Catcher(), data_size=1)  # type: ignore[call-arg]
-    controller = Controller(Catcher(), port=0, data_size=1)
+    controller = Controller(Catcher(), port=0, data_size=1)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="Did you mean 'data_size_limit'"):
         controller.start()
     with pytest.raises(TypeError, match=r"argument 'xyzzy'$"):

@@ -123,7 +123,7 @@ class FixtureController(Controller):
             port=0,
             loop=loop,
             ready_timeout=PATIENCE,
-            authenticator=self._authenticator,
+            authenticator=self._authenticator,  # type: ignore[arg-type]
         )
 
     def factory(self) -> SMTP:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).with_name("corpus")
-NAMES = ("receiver", "maildata", "path", "parameters", "proxy", "dialogue")
+NAMES = ("receiver", "maildata", "path", "parameters", "proxy", "dialogue", "html", "search")
 
 
 def _quoted(word: bytes) -> str:

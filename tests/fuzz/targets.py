@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from aiosmtpd.lmtp import LMTP
+from aiosmtpd.mail import html_text, links
 from aiosmtpd.protocol import paths
 from aiosmtpd.protocol.maildata import END_OF_DATA, MailData
 from aiosmtpd.protocol.receiver import LineFlood, LineTooLong, Receiver
@@ -138,6 +139,37 @@ def proxy(data: bytes) -> None:
         ProxyTLV.from_raw(data)
 
 
+def _is_text(text: str) -> bool:
+    text.encode()
+    return all(one in "\n\t" or not (one < " " or "\x7f" <= one < "\xa0") for one in text)
+
+
+def html(data: bytes) -> None:
+    """Check that texts and links of HTML are safe, and that a cut page has no other links."""
+    text = data.decode("utf-8", "surrogateescape")
+    found = html_text.read(text)
+    assert _is_text(found.text)
+    assert all(_is_text(link) and "\n" not in link for link in found.links)
+    shown = html_text.shown(text, targets=True)
+    assert _is_text(shown)
+    assert "\n\n\n" not in shown
+    if "base" not in text.lower():
+        begun = html_text.read(text[: len(text) // 2]).links
+        assert begun == found.links[: len(begun)]
+
+
+def search(data: bytes) -> None:
+    """Check that each address in a text is found where it stands."""
+    text = data.decode("utf-8", "surrogateescape")
+    end = 0
+    for link in links.each(text):
+        assert end <= link.begin < link.end
+        assert links.is_web_address(link.url)
+        assert link.url == "".join(text[link.begin : link.end].split())
+        end = link.end
+    assert len(links.blanked(text)) <= len(text)
+
+
 class _Handler:
     """Accepts everything."""
 
@@ -245,4 +277,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "parameters": parameters,
     "proxy": proxy,
     "dialogue": dialogue,
+    "html": html,
+    "search": search,
 }

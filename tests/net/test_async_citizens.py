@@ -20,7 +20,7 @@ import anyio.to_thread
 import pytest
 
 from aiosmtpd import Controller, Mail, Server, UnthreadedController
-from aiosmtpd.listen.sockets import Address
+from aiosmtpd.listen.addresses import Address
 from aiosmtpd.smtp import SMTP
 from tests.client import PATIENCE, Client
 from tests.net.support import Catcher, until

@@ -54,7 +54,7 @@ def test_a_session_in_both_directions() -> None:
             "S: 250 OK",
             "C: DATA",
             "S: 354 End data with <CR><LF>.<CR><LF>",
-            "-- 20 octets of mail data",
+            "-- 20 bytes of mail data",
             "S: 250 OK",
             "C: NOOP \\x1b[2J\\xff",
             "S: 500 Error: strict ASCII mode",
@@ -98,8 +98,8 @@ def test_no_secret_is_shown() -> None:
         assert secret.decode() not in text
         assert secret.decode().upper() not in text
     assert "C: AUTH PLAIN ********\nS: 535 5.7.8 Authentication cred" in text
-    assert "C: AUTH LOGIN\nS: 334 VXNlciBOYW1lAA==\nC: ********\nS: 334 UGFzc3dvcmQA\n" in text
-    assert "C: auth login ********\nS: 334 UGFzc3dvcmQA\nC: ********\nS: 501 5.7.0 Auth abo" in text
+    assert "C: AUTH LOGIN\nS: 334 VXNlcm5hbWU6\nC: ********\nS: 334 UGFzc3dvcmQ6\n" in text
+    assert "C: auth login ********\nS: 334 UGFzc3dvcmQ6\nC: ********\nS: 501 5.7.0 Auth abo" in text
     assert "C: AUTH ********\nS: 504 5.5.4 Unrecognized" in text
     assert "C: ********\nS: 500 ********\n" in text
 
@@ -137,8 +137,8 @@ def test_mail_data_in_chunks_and_refused() -> None:
             assert client.reply()[:3] == b"552"
             client.ask(b"QUIT")
         shown = lines(program)
-    assert "-- 5 octets of mail data" in shown
-    assert "-- 18 octets of mail data" in shown
+    assert "-- 5 bytes of mail data" in shown
+    assert "-- 18 bytes of mail data" in shown
 
 
 def test_unix_sockets_and_faults(tmp_path: object) -> None:

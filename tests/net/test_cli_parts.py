@@ -188,8 +188,8 @@ def test_a_dialogue() -> None:
     text = stream.getvalue()
     assert "secret" not in text.lower().replace("c2vjcmv0", "secret")
     assert "C: AUTH ********" in text
-    assert "-- 20 octets of mail data\n" in text
-    assert "-- 52 octets of mail data\n" in text
+    assert "-- 20 bytes of mail data\n" in text
+    assert "-- 52 bytes of mail data\n" in text
     assert "-- disconnected: QUIT\n" in text
 
 

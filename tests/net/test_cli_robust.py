@@ -182,6 +182,6 @@ def test_a_client_without_tls_is_told(certificates: Certificates) -> None:
     with serving(*cert(certificates, "smtps")) as program:
         with Client(program.port, greet=False) as client:
             client.send(b"EHLO x\r\n")
-            assert client.reply().startswith(b"421 4.7.0 This port speaks TLS")
+            assert client.reply().startswith(b"421 4.7.0 TLS is required from the start")
             assert client.reply() == b""
         assert program.end().code == 0

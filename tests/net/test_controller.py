@@ -196,7 +196,7 @@ def test_a_factory_that_raises(error: Exception) -> None:
 
 
 def test_a_wrong_keyword_is_raised_by_start() -> None:
-    controller = Controller(Sink(), sizelimit=1, **LOCAL)
+    controller = Controller(Sink(), sizelimit=1, **LOCAL)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="sizelimit"), stopping(controller):
         controller.start()
 

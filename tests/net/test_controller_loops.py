@@ -94,7 +94,7 @@ def test_begin_that_fails(loop: asyncio.AbstractEventLoop) -> None:
         controller = UnthreadedController(Sink(), loop=loop, hostname="127.0.0.1", port=port)
         with pytest.raises(OSError, match="address already in use"):
             controller.begin()
-    controller = UnthreadedController(Sink(), loop=loop, nonsense=1, **LOCAL)
+    controller = UnthreadedController(Sink(), loop=loop, nonsense=1, **LOCAL)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="nonsense"):
         controller.begin()
     assert not is_served(controller.port)

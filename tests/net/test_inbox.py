@@ -190,7 +190,7 @@ def test_a_client_that_was_refused_is_a_reason() -> None:
         with pytest.raises(smtplib.SMTPSenderRefused):
             send(inbox)
         assert complaint(inbox).startswith(
-            "no message came within 0 s; the last client was told: 552 5.3.4 "
+            "no message came within 0 s; the last client got: 552 5.3.4 "
         )
 
 
@@ -203,6 +203,24 @@ def test_what_cannot_be() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Outbox'"):
         aiosmtpd.testing.Outbox  # type: ignore[attr-defined]  # noqa: B018
     assert "Inbox" in dir(aiosmtpd.testing)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("sizelimit", "size_limit"), ("hostnam", "hostname"), ("user", "users")]
+)
+def test_a_misspelt_keyword_names_the_closest(name: str, near: str) -> None:
+    wrong: dict[str, Any] = {name: 1}
+    said = rf"^Inbox.__init__\(\) got an unexpected .* '{name}'. Did you mean '{near}'\?$"
+    with pytest.raises(TypeError, match=said):
+        Inbox(**wrong)
+    with pytest.raises(TypeError, match=said):
+        aiosmtpd.testing.smtp_options(**wrong)
+
+
+def test_a_value_that_is_not_allowed() -> None:
+    wrong: Any = "strip"
+    with pytest.raises(ValueError, match="bare_newline"):
+        Inbox(bare_newline=wrong)
 
 
 def test_tls_without_trustme(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,7 +318,7 @@ def test_the_transcript() -> None:
         "S: 250 OK",
         "C: DATA",
         "S: 354 End data with <CR><LF>.<CR><LF>",
-        "-- 6 octets of mail data",
+        "-- 6 bytes of mail data",
         "S: 250 OK",
         "C: \\xff\\x1b",
         "S: 500 Error: bad syntax",
@@ -349,7 +367,7 @@ def test_faults() -> None:
         inbox.fail("rcpt", "450 4.2.1 Mailbox busy", recipient="anna@*", times=1)
         with pytest.raises(smtplib.SMTPRecipientsRefused, match="Mailbox busy"):
             send(inbox, "anna@example.org")
-        assert complaint(inbox).endswith("the last client was told: 450 4.2.1 Mailbox busy")
+        assert complaint(inbox).endswith("the last client got: 450 4.2.1 Mailbox busy")
         send(inbox, "anna@example.org")
         inbox.fail("end-of-data", "drop")
         with pytest.raises(smtplib.SMTPServerDisconnected):

@@ -1,4 +1,4 @@
-"""Accepting connections: what the kernel, other programs and clients do to a listening socket."""
+"""Accepting connections, whatever the kernel, other programs and clients do to a socket."""
 
 import asyncio
 import errno
@@ -36,7 +36,8 @@ class Hello(asyncio.Protocol):
 async def accepting(
     sockets: list[socket.socket], protocols: Callable[[], Any] = Hello, **keywords: Any
 ) -> AsyncIterator[Listener]:
-    listener = await listening.serve(sockets, protocols, **keywords)
+    listener = Listener(sockets, protocols, **keywords)
+    await listener.start_serving()
     try:
         yield listener
     finally:
@@ -109,7 +110,8 @@ async def test_serve_forever() -> None:
 
 
 async def test_as_an_async_context_manager() -> None:
-    async with await listening.serve(await loopback(), Hello) as listener:
+    async with Listener(await loopback(), Hello) as listener:
+        await listener.start_serving()
         assert await hello(listening.addresses_of(listener)[0]) == b"hello\r\n"
     assert not listener.is_serving()
 
@@ -117,7 +119,7 @@ async def test_as_an_async_context_manager() -> None:
 async def test_a_socket_that_cannot_listen() -> None:
     sockets = await loopback()
     with socket.socket(type=socket.SOCK_DGRAM) as datagrams, pytest.raises(OSError):
-        await listening.serve([*sockets, datagrams], Hello)
+        await Listener([*sockets, datagrams], Hello).start_serving()
     assert [sock.fileno() for sock in sockets] == [-1]
 
 
@@ -203,7 +205,7 @@ async def test_a_handshake_that_does_not_come(
     assert "TLS handshake failed: nothing came in 0.05 seconds (this port speaks TLS" in message
 
 
-async def test_a_client_without_tls_that_goes_on_reads_what_it_is_told(
+async def test_a_client_without_tls_that_goes_on_reads_the_reply(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener_module, "FAREWELL", 0.05)
@@ -355,7 +357,7 @@ async def test_a_handshake_that_is_broken_off(
     assert "may not" not in message
 
 
-async def test_an_error_of_accept_is_told() -> None:
+async def test_an_error_of_accept_is_raised() -> None:
     said: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
     ours, theirs = socket.socketpair()
@@ -420,7 +422,7 @@ async def test_the_same_address_twice_is_one() -> None:
 
 
 async def test_addresses_that_this_machine_does_not_have() -> None:
-    # TEST-NET-1 (RFC 5737) is nobody's.
+    # An address for documentation (RFC 5737): no machine has it.
     sockets = await listening.bind_tcp(["192.0.2.1", "127.0.0.1"], 0)
     names = [sock.getsockname()[0] for sock in sockets]
     listening.close_all(sockets)
@@ -483,7 +485,7 @@ async def test_a_file_that_is_gone(path: str) -> None:
 
 
 @POSIX
-def test_a_file_that_is_no_socket(path: str) -> None:
+def test_a_file_that_is_not_a_socket(path: str) -> None:
     Path(path).write_text("mine")
     with pytest.raises(OSError, match="already in use"):
         listening.bind_unix(path)
@@ -524,17 +526,17 @@ def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_descriptor() -> None:
-    with pytest.raises(OSError, match="fd:9999 is no socket: Bad file descriptor"):
+    with pytest.raises(OSError, match="fd:9999 is not a socket: Bad file descriptor"):
         listening.adopt_fd(9999)
 
 
 @POSIX
 def test_a_descriptor_of_something_else() -> None:
-    with open(os.devnull) as file, pytest.raises(OSError, match="is no socket: "):
+    with open(os.devnull) as file, pytest.raises(OSError, match="is not a socket: "):
         listening.adopt_fd(file.fileno())
     with (
         socket.socket(type=socket.SOCK_DGRAM) as sock,
-        pytest.raises(OSError, match="is no stream socket"),
+        pytest.raises(OSError, match="is not a stream socket"),
     ):
         listening.adopt_fd(sock.fileno())
     ours, theirs = socket.socketpair()
@@ -547,5 +549,5 @@ async def test_a_copy_is_served() -> None:
     with socket.create_server(("127.0.0.1", 0)) as ours:
         async with accepting(listening.adopt_fd(ours.fileno()), remove_files=False):
             assert await hello(ours.getsockname()) == b"hello\r\n"
-        # Ours still listens, to nobody's ear.
+        # Only the copy was closed.
         assert ours.fileno() >= 0

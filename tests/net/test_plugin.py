@@ -126,7 +126,7 @@ def test_the_report_of_a_failure(suite: Callable[..., pytest.RunResult]) -> None
             "E *     subject 'Welcome', not 'Farewell'",
             "*- SMTP transcript of 127.0.0.1 port * -*",
             "#1 * S: 220 *",
-            "#1 * -- * octets of mail data",
+            "#1 * -- * bytes of mail data",
         ]
     )
     assert result.stdout.str().count("SMTP transcript") == 1
@@ -207,6 +207,33 @@ def test_it_is_found_where_the_package_is_installed() -> None:
     assert entry_points(group="pytest11")["aiosmtpd"].value == "aiosmtpd.testing.plugin"
 
 
+def test_a_marker_that_type_checkers_know(suite: Callable[..., pytest.RunResult]) -> None:
+    result = suite("""
+        from aiosmtpd.testing import smtp_options
+
+        @smtp_options(protocol="lmtp", hostname="mx.test")
+        class TestLMTP:
+            def test_one(self, smtp_inbox):
+                assert smtp_inbox.url.startswith("lmtp://")
+
+            @smtp_options(protocol="smtp")
+            def test_the_closest_wins(self, smtp_inbox):
+                assert smtp_inbox.url.startswith("smtp://")
+    """)
+    result.assert_outcomes(passed=2)
+
+
+def test_a_misspelt_option_of_the_marker(suite: Callable[..., pytest.RunResult]) -> None:
+    result = suite("""
+        @pytest.mark.smtp(sizelimit=1)
+        def test_one(smtp_inbox): ...
+    """)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(
+        ["*unexpected keyword argument 'sizelimit'. Did you mean 'size_limit'?"]
+    )
+
+
 def test_it_costs_nothing_where_it_is_not_used() -> None:
     code = (
         "import pytest, sys; before = set(sys.modules); import aiosmtpd.testing.plugin;"
@@ -215,6 +242,7 @@ def test_it_costs_nothing_where_it_is_not_used() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ast.literal_eval(run.stdout) == [
         "aiosmtpd",
+        "aiosmtpd._version",
         "aiosmtpd.testing",
         "aiosmtpd.testing.plugin",
     ]

@@ -141,13 +141,6 @@ async def test_keywords_reach_the_connections() -> None:
         assert await greeting(server.addresses[0]) == b"220 mx.test Mine\r\n"
 
 
-async def test_a_wrong_keyword() -> None:
-    server = Server(Sink(), sizelimit=1)
-    with pytest.raises(TypeError, match="sizelimit"):
-        await server.start()
-    assert server.addresses == []
-
-
 async def test_a_factory() -> None:
     made: list[SMTP] = []
 

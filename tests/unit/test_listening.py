@@ -1,9 +1,9 @@
-"""How a place to listen at is spelt."""
+"""The places to listen at, as they are written."""
 
 import pytest
 from hypothesis import given, strategies as st
 
-from aiosmtpd.listen.sockets import Listen, parse_listen, spell
+from aiosmtpd.listen.addresses import Listen, parse_listen, spell
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_spellings(text: str, expected: Listen) -> None:
         ),
     ],
 )
-def test_what_cannot_be_a_place(text: str, message: str) -> None:
+def test_a_text_that_cannot_be_a_place(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_listen(text)
     assert str(caught.value) == message
