@@ -70,6 +70,10 @@ class TLS:
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
+        except ssl.SSLError:
+            # The alert that tells the client why waits for nothing.
+            self._holds_tickets = False
+            raise
         plain = bytes(view[:size])
         return b"".join([*pieces, plain]) if pieces else plain
 
