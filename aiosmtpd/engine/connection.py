@@ -362,10 +362,10 @@ class Connection(Wire):
         raw = self._raw
         if raw is None or raw.is_closing():
             return
-        if self._tls is not None and not self._eof:
+        if self._tls is not None:
             if farewell := self._tls.close():
                 raw.write(farewell)
-            if raw.can_write_eof():
+            if not self._eof and raw.can_write_eof():
                 # Closed when the client has taken its leave, which a reset would cut short.
                 with suppress(OSError):
                     raw.write_eof()
