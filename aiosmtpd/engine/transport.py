@@ -88,7 +88,10 @@ class Transport(asyncio.Transport):
         return self._tls is None and self.raw.can_write_eof()
 
     def write_eof(self) -> None:
-        """Close the writing side, after the replies that wait. Raises NotImplementedError in TLS."""
+        """Close the writing side, after the replies that wait.
+
+        Raises NotImplementedError in TLS.
+        """
         if self._tls is not None:
             # A FIN without a close_notify is a truncated stream.
             raise NotImplementedError("TLS has no half-close")

@@ -125,7 +125,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._encrypt(self._raw, self._tls, data)
 
     def _encrypt(self, raw: asyncio.Transport, tls: TLS, data: Data) -> None:
-        # Nothing comes of bytes after a close: and the loop's transport may have ended.
+        # Bytes after the end give no ciphertext; asyncio refuses any write after its write_eof().
         if ciphertext := tls.write(data):
             raw.write(ciphertext)
 
