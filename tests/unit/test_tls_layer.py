@@ -14,63 +14,10 @@ from hypothesis import given, settings, strategies as st
 
 from aiosmtpd.engine.tls import PLAIN_SIZE, RECORD, TLS
 from tests.conftest import Certificates
+from tests.dialogue.tls import PATIENCE, Client
 
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 VERSIONS = pytest.mark.parametrize("version", [V12, V13], ids=["1.2", "1.3"])
-
-PATIENCE = 10.0
-"""Seconds after which a test that waits has failed."""
-
-
-class Client:
-    """The client's side of a connection."""
-
-    def __init__(
-        self,
-        context: ssl.SSLContext,
-        name: str = "localhost",
-        session: ssl.SSLSession | None = None,
-    ) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.object = context.wrap_bio(
-            self._incoming, self._outgoing, server_hostname=name, session=session
-        )
-        self.established = False
-
-    def feed(self, data: bytes) -> None:
-        self._incoming.write(data)
-
-    def shake_hands(self) -> bytes:
-        """Go on with the handshake; return the bytes for the server."""
-        try:
-            self.object.do_handshake()
-            self.established = True
-        except ssl.SSLWantReadError:
-            pass
-        return self._outgoing.read()
-
-    def write(self, data: bytes) -> bytes:
-        """Return *data* as ciphertext."""
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self.object.write(rest) :]
-        return self._outgoing.read()
-
-    def read(self) -> bytes:
-        """Return the plain bytes that have come."""
-        pieces = []
-        try:
-            while piece := self.object.read(PLAIN_SIZE):
-                pieces.append(piece)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass
-        return b"".join(pieces)
-
-    def close(self) -> bytes:
-        """Return a close_notify."""
-        with pytest.raises(ssl.SSLWantReadError):
-            self.object.unwrap()
-        return self._outgoing.read()
 
 
 def feed(tls: TLS, data: bytes) -> bytes:
@@ -382,6 +329,21 @@ def test_a_close_before_the_handshake_says_nothing(certificates: Certificates) -
 
 
 @VERSIONS
+def test_bytes_that_cannot_be_sent_are_dropped(
+    certificates: Certificates, version: ssl.TLSVersion
+) -> None:
+    context = certificates.client_context()
+    context.maximum_version = version
+    tls, client = TLS(certificates.server_context()), Client(context)
+    assert tls.write(b"220 too early\r\n") == b""
+    shake_hands(tls, client)
+    client.feed(tls.write(b"221 Bye\r\n") + tls.close())
+    assert tls.closed
+    assert tls.write(b"250 too late\r\n") == b""
+    assert client.read() == b"221 Bye\r\n"
+
+
+@VERSIONS
 def test_bytes_after_a_close_notify_are_ignored(pair: Pair, version: ssl.TLSVersion) -> None:
     tls, client = pair(version)
     other_tls, other = pair(version)
@@ -469,7 +431,7 @@ def test_a_client_that_does_not_trust_us_says_why(certificates: Certificates) ->
     client.feed(tls.output())
     with pytest.raises(ssl.SSLCertVerificationError):
         client.shake_hands()
-    tls.feed(client._outgoing.read())
+    tls.feed(client.alert())
     with pytest.raises(ssl.SSLError, match=r"(?i)alert unknown ca"):
         tls.shake_hands()
 
