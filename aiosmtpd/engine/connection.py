@@ -240,6 +240,8 @@ class Connection(Wire):
             self._session_timer.cancel()
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
+            if self._tls is not None and not self._tls.established:
+                self._reason = f"TLS handshake failed: {self._reason}"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
         if self._watch is not None:
             self._watch.interrupt(self._handler_coroutine)
@@ -642,7 +644,8 @@ class Connection(Wire):
         except (Disconnected, OSError) as error:
             failure = self._tls_failure or error
             why = str(failure) or self._reason or "the client has gone"
-            self._reason = f"TLS handshake failed: {why}"
+            if not self._reason.startswith("TLS handshake failed"):
+                self._reason = f"TLS handshake failed: {why}"
             if self._watch is not None:
                 self._watch.tls(str(failure) or type(failure).__name__, None)
             self._closing = True
