@@ -233,6 +233,8 @@ class Connection(Wire):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; a running hook gets two seconds to end."""
+        if self._tls is not None and not (self._tls.established or self._reason):
+            self._reason = f"TLS handshake failed: {error or 'the client has gone'}"
         self._lost = self._closing = True
         self.transport = self._raw = None
         self._cancel_timers()
@@ -240,8 +242,6 @@ class Connection(Wire):
             self._session_timer.cancel()
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
-            if self._tls is not None and not self._tls.established:
-                self._reason = f"TLS handshake failed: {self._reason}"
         self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
         if self._watch is not None:
             self._watch.interrupt(self._handler_coroutine)
