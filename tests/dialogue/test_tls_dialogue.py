@@ -297,6 +297,25 @@ async def test_commands_before_a_close_notify_are_served(
     await ends(handler)
 
 
+@pytest.mark.parametrize("piece", [1000, 65_536, 131_072, 1 << 30])
+async def test_a_large_message_before_a_close_notify(
+    handler: Handler, secured: Connect, piece: int
+) -> None:
+    """Reading is paused in the middle, and goes on to the end."""
+    message = b"".join(b"%08d %s\r\n" % (number, b"x" * 60) for number in range(20_000))
+    peer = await secured()
+    assert peer.tls is not None
+    data = peer.tls.write(b"".join(COMMANDS[:4]) + message + b".\r\n" + b"NOOP\r\n" * 20_000)
+    data += peer.tls.write(COMMANDS[5]) + peer.tls.close()
+    for begin in range(0, len(data), piece):
+        peer.transport.feed(data[begin : begin + piece])
+    text = await peer.ended()
+    assert codes(text) == [*CODES[:5], *[b"250"] * 20_000, b"221"]
+    assert handler.messages == [message]
+    assert peer.tls.ended
+    await peer.finish()
+
+
 async def test_half_a_command_before_a_close_notify(handler: Handler, secured: Connect) -> None:
     peer = await secured()
     assert peer.tls is not None

@@ -337,6 +337,21 @@ def test_a_handshake_that_is_left(
         assert "the client has gone" in only(lines)
 
 
+@SECURITIES
+def test_a_client_takes_its_leave_in_a_handshake(
+    certificates: Certificates, lines: Lines, security: str
+) -> None:
+    """A close_notify in place of the last message: as a user who cancels sends it."""
+    server, client = certificates.server_context(), certificates.client_context()
+    client.maximum_version = V12
+    with handshake(security, server, client) as (_, peer):
+        peer.send(peer.begin())
+        peer.go_on()
+        peer.send(b"\x15\x03\x03\x00\x02\x01\x00")
+        assert b"421" not in peer.read()
+    assert only(lines).rstrip(")")[-1].isalnum()
+
+
 # Slow peers.
 
 FIVE_MB = b"".join(b"%08d %s\r\n" % (number, b"x" * 60) for number in range(5_000_000 // 71))
@@ -443,6 +458,38 @@ def test_a_slow_client_pauses_its_handler(certificates: Certificates, security: 
         assert text.count(b"250-" + b"y" * 16_000 + b"\r\n") == 5_000_000 // 16_004
         # Never was more in memory than a few replies.
         assert max(handler.waiting) < 200_000
+
+
+class Says:
+    """Says much or little to VRFY, and ends the session."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.ends: Queue[str] = Queue()
+
+    async def handle_VRFY(self, server: Any, session: Any, envelope: Any, name: str) -> str:
+        server.transport.write(b"250-" + b"y" * self.size + b"\r\n")
+        return "421 Bye"
+
+    async def handle_DISCONNECT(self, server: Any, session: Any, envelope: Any, why: str) -> None:
+        self.ends.put(why)
+
+
+@SECURITIES
+@pytest.mark.parametrize("size", [10, 5_000_000])
+def test_a_client_that_never_leaves_is_cut_off(
+    certificates: Certificates, security: str, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read all, the close_notify too, and keeps its side open."""
+    monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 0.1)
+    handler = Says(size)
+    with secure(security, handler, certificates) as client:
+        client.sendall(b"VRFY x\r\n")
+        text = b""
+        while data := client.recv(65536):
+            text += data
+        assert len(text) == size + 15
+        assert handler.ends.get(timeout=PATIENCE) == "421 Bye"
 
 
 # Real clients, and a server that has nothing to complain of.
