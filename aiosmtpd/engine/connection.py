@@ -358,6 +358,12 @@ class Connection(Wire):
         self._close()
         self._wakeup.wake()
 
+    def resume_writing(self) -> None:
+        """Let the driver go on; after our close_notify, give the client a little time for its."""
+        super().resume_writing()
+        if self._tls is not None and self._tls.closed:
+            self._cut_off_later(CLOSE_NOTIFY)
+
     def _close(self) -> None:
         self._closing = True
         self._flush()
