@@ -241,6 +241,8 @@ class Connection(Wire):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; a running hook gets two seconds to end."""
+        if self._tls is not None and not (self._tls.established or self._reason):
+            self._reason = f"TLS handshake failed: {error or 'the client has gone'}"
         self._lost = self._closing = True
         self.transport = self._raw = None
         self._cancel_timers()
@@ -377,16 +379,22 @@ class Connection(Wire):
         self._close()
         self._wakeup.wake()
 
+    def resume_writing(self) -> None:
+        """Let the driver go on; after our close_notify, give the client a little time for its."""
+        super().resume_writing()
+        if self._tls is not None and self._tls.closed:
+            self._cut_off_later(CLOSE_NOTIFY)
+
     def _close(self) -> None:
         self._closing = True
         self._flush()
         raw = self._raw
         if raw is None or raw.is_closing():
             return
-        if self._tls is not None and not self._eof:
+        if self._tls is not None:
             if farewell := self._tls.close():
                 raw.write(farewell)
-            if raw.can_write_eof():
+            if not self._eof and raw.can_write_eof():
                 # Closed when the client has taken its leave, which a reset would cut short.
                 with suppress(OSError):
                     raw.write_eof()

@@ -32,15 +32,19 @@ class TLS:
     """The server's side of one TLS connection.
 
     :attr:`established` is True after the handshake, :attr:`ended` after the peer's close_notify:
-    no plain bytes come any more.
+    no plain bytes come any more. :attr:`closed` is True after ours: no plain bytes leave any more.
     """
 
-    __slots__ = ("_holds_tickets", "_incoming", "_object", "_outgoing", "ended", "established")
+    # fmt: off
+    __slots__ = (
+        "_holds_tickets", "_incoming", "_object", "_outgoing", "closed", "ended", "established",
+    )
+    # fmt: on
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.established = self.ended = self._holds_tickets = False
+        self.established = self.ended = self.closed = self._holds_tickets = False
 
     def feed(self, data: bytes) -> None:
         """Take ciphertext; what it means is for :meth:`shake_hands` and :meth:`read`."""
@@ -70,11 +74,21 @@ class TLS:
             pass
         except ssl.SSLZeroReturnError:
             self.ended = True
+        except ssl.SSLError:
+            # The alert that tells the client why waits for nothing.
+            self._holds_tickets = False
+            raise
         plain = bytes(view[:size])
         return b"".join([*pieces, plain]) if pieces else plain
 
     def write(self, data: bytes | bytearray | memoryview) -> bytes:
-        """Return *data* as ciphertext. Raises ssl.SSLError."""
+        """Return *data* as ciphertext. Raises ssl.SSLError.
+
+        Before the handshake is done, and after :meth:`close`, bytes cannot be sent: they are
+        dropped, as asyncio's transports do after their close().
+        """
+        if self.closed or not self.established:
+            return b""
         written = self._object.write(data)
         if written < len(data):
             # One call writes one record.
@@ -94,6 +108,7 @@ class TLS:
 
     def close(self) -> bytes:
         """Return the ciphertext of our close_notify; nothing if the handshake is not done."""
+        self.closed = True
         if self.established:
             # It asks for the peer's close_notify too, which nothing waits for.
             with suppress(ssl.SSLError):

@@ -135,7 +135,7 @@ class Transport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         """Return True if the transport is closed or about to be."""
-        return self.raw.is_closing()
+        return self.raw.is_closing() or (self._tls is not None and self._tls.closed)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give the bytes that come to another protocol, as ``loop.start_tls()`` does."""
@@ -151,7 +151,13 @@ class Transport(asyncio.Transport):
         return self._tls is None and self.raw.can_write_eof()
 
     def write_eof(self) -> None:
-        """Close the writing side, after the replies that wait."""
+        """Close the writing side, after the replies that wait.
+
+        Raises NotImplementedError in TLS.
+        """
+        if self._tls is not None:
+            # A FIN without a close_notify is a truncated stream.
+            raise NotImplementedError("TLS has no half-close")
         self._line.write_through(b"")
         self.raw.write_eof()
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.settings import Settings
 
+Data = bytes | bytearray | memoryview
+
 READ_SIZE = 131_072
 """The most bytes that one read takes: asyncio takes twice as many, which is no faster."""
 
@@ -128,20 +130,35 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         if self._out or self._raw is None:
             self._hold(data)
             self._flush()
+        elif self._tls is None:
+            self._raw.write(data)
         else:
-            self._raw.write(data if self._tls is None else self._tls.write(data))
+            self._encrypt(self._raw, self._tls, data)
+
+    def _encrypt(self, raw: asyncio.Transport, tls: TLS, data: Data) -> None:
+        # Bytes after the end give no ciphertext; asyncio refuses any write after its write_eof().
+        if ciphertext := tls.write(data):
+            raw.write(ciphertext)
 
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, b""
-            if self._raw is not None:
-                self._raw.write(out if self._tls is None else self._tls.write(out))
+            if self._raw is None:
+                return
+            if self._tls is None:
+                self._raw.write(out)
+            else:
+                self._encrypt(self._raw, self._tls, out)
 
-    def write_through(self, data: bytes | bytearray | memoryview) -> None:
+    def write_through(self, data: Data) -> None:
         """Send the bytes that a program writes to its transport, after those that wait."""
         self._flush()
-        if data and self._raw is not None:
-            self._raw.write(data if self._tls is None else self._tls.write(data))
+        if not data or self._raw is None:
+            return
+        if self._tls is None:
+            self._raw.write(data)
+        else:
+            self._encrypt(self._raw, self._tls, data)
 
     def _drop_unread(self) -> None:
         """Read and drop the bytes that wait in the socket.
