@@ -326,6 +326,9 @@ class Connection(Wire):
     def _let_go(self) -> None:
         """Drop the parts that point back to the connection: it is freed at once."""
         self._watch = None
+        for transport in self.session_transport, self._original_transport, self._tls_protocol:
+            if isinstance(transport, Transport):
+                transport.let_go()
 
     def _leave_registry(self, registry: Registry) -> None:
         """Count this connection no longer."""

@@ -42,20 +42,21 @@ class Registry:
     async def stop(self, timeout: float = 10.0) -> None:
         """End every connection; return when none is left, and no task of theirs.
 
-        Clients that are waited for get ``421 4.3.2`` at once. A running command gets *timeout*
-        seconds to end; after that its task is cancelled and the connection is aborted. RFC 5321
-        section 3.8.
+        Clients between two transactions get ``421 4.3.2`` at once. A running transaction gets
+        *timeout* seconds to end; after that its task is cancelled and the connection is aborted.
+        RFC 5321 section 3.8.
         """
         self.stopping = True
         for connection in list(self.connections):
             connection.shut_down()
-        await self._wait(timeout)
+        await self.wait(timeout)
         for connection in list(self.connections):
             connection.abort()
-        await self._wait(None)
+        await self.wait(None)
         self.stopping = False
 
-    async def _wait(self, timeout: float | None) -> None:
+    async def wait(self, timeout: float | None) -> None:
+        """Wait *timeout* seconds at most until the connections that are open have ended."""
         ended = [connection.ended() for connection in list(self.connections)]
         if ended:
             await asyncio.wait(ended, timeout=timeout)

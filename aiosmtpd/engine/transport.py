@@ -99,11 +99,16 @@ class Transport(asyncio.Transport):
     def __init__(self, line: Line, raw: asyncio.Transport, tls: TLS | None = None) -> None:
         # Without super(): its dict would be in each idle connection.
         self.raw = raw
-        self._line = line
+        self._line: Line | None = line
         self._tls = tls
         self._is_given_away = False
         self.is_foreign = False
         """True if a program has put the transport below in place of another."""
+
+    def let_go(self) -> None:
+        """Forget the connection, which has ended."""
+        self._line = None
+        self._is_given_away = True
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Return a fact about the connection: of TLS, of the socket, or *default*."""
@@ -113,7 +118,7 @@ class Transport(asyncio.Transport):
 
     def write(self, data: Data) -> None:
         """Send bytes, after the replies that wait."""
-        if self._is_given_away:
+        if self._is_given_away or self._line is None:
             self.raw.write(data)
         else:
             self._line.write_through(data)
@@ -124,7 +129,7 @@ class Transport(asyncio.Transport):
 
     def close(self) -> None:
         """Close, after the replies that wait."""
-        if self._is_given_away:
+        if self._is_given_away or self._line is None:
             self.raw.close()
         else:
             self._line.hang_up()
@@ -158,7 +163,8 @@ class Transport(asyncio.Transport):
         if self._tls is not None:
             # A FIN without a close_notify is a truncated stream.
             raise NotImplementedError("TLS has no half-close")
-        self._line.write_through(b"")
+        if self._line is not None:
+            self._line.write_through(b"")
         self.raw.write_eof()
 
     def is_reading(self) -> bool:
