@@ -143,12 +143,19 @@ class Transport(asyncio.Transport):
         return self.raw.is_closing() or (self._tls is not None and self._tls.closed)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Give the bytes that come to another protocol, as ``loop.start_tls()`` does."""
+        """Give the bytes that come to another protocol, as ``loop.start_tls()`` does.
+
+        Raises RuntimeError in TLS: below the connection there are no plain bytes.
+        """
+        if self._tls is not None:
+            raise RuntimeError("the protocol of a connection in TLS cannot be replaced")
         self._is_given_away = id(protocol) != id(self._line)
         self.raw.set_protocol(protocol)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the protocol that gets the bytes."""
+        if self._tls is not None and isinstance(self._line, asyncio.BaseProtocol):
+            return self._line
         return self.raw.get_protocol()
 
     def can_write_eof(self) -> bool:
