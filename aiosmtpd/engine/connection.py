@@ -401,6 +401,9 @@ class Connection(Wire):
                 # Closed when the client has taken its leave, which a reset would cut short.
                 with suppress(OSError):
                     raw.write_eof()
+                if not raw.is_reading():
+                    # Bytes before the client's leave are dropped, but must be read.
+                    raw.resume_reading()
                 self._cut_off_later(CLOSE_NOTIFY)
                 return
         raw.close()

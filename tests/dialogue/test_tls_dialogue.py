@@ -479,3 +479,58 @@ async def test_a_forged_record_in_mail_data(handler: Handler, secured: Connect) 
     await asyncio.wait_for(peer.transport.lost.wait(), PATIENCE)
     assert "TLS failed" in await ends(handler)
     assert handler.messages == []
+
+
+# A client that vanishes.
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_a_client_may_vanish_at_any_byte(
+    handler: Handler, secured: Connect, reset: bool
+) -> None:
+    """The message counts only if its last record has come."""
+    position, size = 0, 1
+    while position < size:
+        peer = await secured()
+        assert peer.tls is not None
+        records = list(map(peer.tls.write, COMMANDS))
+        data, until_dot = b"".join(records), len(b"".join(records[:5]))
+        size = len(data)
+        peer.transport.feed(data[:position])
+        if reset:
+            peer.transport.reset()
+        else:
+            peer.transport.feed_eof()
+        await asyncio.wait_for(peer.transport.lost.wait(), PATIENCE)
+        await ends(handler)
+        # After a RST, the hook of a complete message may have begun, or not.
+        if not reset or position < until_dot:
+            assert handler.messages == [MESSAGE] * (position >= until_dot), position
+        handler.messages.clear()
+        handler.ends.clear()
+        position += 3
+    assert handler.faults == []
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
+async def test_a_client_may_vanish_in_its_handshake(
+    handler: Handler, server: Callable[[], SMTP], context: ssl.SSLContext, reset: bool
+) -> None:
+    position, size = 0, 1
+    while position < size:
+        peer = Peer(server())
+        await peer.until(b"220 mx.test test\r\n")
+        await peer.asks_for_tls()
+        hello = Client(context).shake_hands()
+        size = len(hello)
+        peer.transport.feed(hello[:position])
+        if reset:
+            peer.transport.reset()
+        else:
+            peer.transport.feed_eof()
+        await asyncio.wait_for(peer.transport.lost.wait(), PATIENCE)
+        assert (await ends(handler)).startswith("TLS handshake failed: "), position
+        assert [type(fault).__name__ for fault in handler.faults] == ["TLSSetupException"]
+        handler.ends.clear()
+        handler.faults.clear()
+        position += 11

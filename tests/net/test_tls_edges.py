@@ -21,7 +21,7 @@ from aiosmtpd.smtp import TLSSetupException
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.dialogue.tls import Client as TLSClient
-from tests.net.support import Catcher, serving
+from tests.net.support import Catcher, serving, until
 from tests.net.test_clients import Errand, by_curl, by_msmtp, by_smtplib, by_swaks
 
 V12, V13 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
@@ -492,6 +492,31 @@ def test_a_client_that_never_leaves_is_cut_off(
             text += data
         assert len(text) == size + 15
         assert handler.ends.get(timeout=PATIENCE) == "closed by the server"
+
+
+class SaysLate(Says):
+    """Waits until the client has sent so much that the server reads no more."""
+
+    async def handle_VRFY(self, server: Any, session: Any, envelope: Any, name: str) -> str:
+        await until(lambda: not server.transport.is_reading())
+        return await super().handle_VRFY(server, session, envelope, name)
+
+
+@SECURITIES
+@pytest.mark.parametrize("kind", [Says, SaysLate])
+def test_the_end_of_a_client_is_seen_after_a_close(
+    certificates: Certificates, security: str, kind: type[Says], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has said more than the server has read when the session ends."""
+    monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 3 * PATIENCE)
+    handler = kind(10)
+    with secure(security, handler, certificates) as client:
+        with suppress(ConnectionError, ssl.SSLError):
+            client.sendall(b"VRFY x\r\n" + b"NOOP\r\n" * 200_000)
+        with suppress(ConnectionError, ssl.SSLError):
+            while client.recv(65536):
+                pass
+    assert handler.ends.get(timeout=PATIENCE) == "closed by the server"
 
 
 # Real clients, and a server that has nothing to complain of.
