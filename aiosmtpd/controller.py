@@ -87,7 +87,7 @@ def get_localhost() -> Literal["::1", "127.0.0.1"]:
 
 
 HANDSHAKE_NAMES = LIMIT_NAMES | {"timeout", "proxy_protocol_timeout"}
-"""The keywords that matter before a TLS connection has an object of its own."""
+"""The keywords of ``SMTP`` that the listener needs, before a connection has an ``SMTP`` object."""
 
 
 SMTP_ALONE = {"loop", "settings", "registry"}
@@ -97,7 +97,7 @@ OWN_KEYWORDS = (
     *("handler", "hostname", "port", "unix_socket", "loop"),
     *ControllerKeywords.__annotations__,
 )
-"""The parameters of controllers, for the closest name to a misspelt one."""
+"""The parameters of controllers: an error message suggests the one closest to a misspelt name."""
 
 
 @public
@@ -172,7 +172,7 @@ class BaseController(metaclass=ABCMeta):
     # The server, and the attributes that programs may set at any time.
 
     def _new_inner_server(self) -> Server:
-        # By name at each connection: programs replace the method.
+        # The lambda looks the method up for each connection, because programs replace it.
         return Server(self.handler, listen=Listen(), factory=lambda: self._factory_invoker())
 
     def _current_server(self) -> Server:
@@ -189,7 +189,7 @@ class BaseController(metaclass=ABCMeta):
         """Bind a place and accept connections there."""
         serving = self._current_server()
         serving.listeners, serving.places = [], [place]
-        # Not all keywords: a subclass with a factory of its own may have others.
+        # Do not validate all keywords here: a subclass with its own factory may have others.
         names = self.SMTP_kwargs.keys() & HANDSHAKE_NAMES
         serving.settings = Settings.of({name: self.SMTP_kwargs[name] for name in names})
         await serving.bind()
@@ -200,8 +200,8 @@ class BaseController(metaclass=ABCMeta):
     def _connection_settings(self) -> Settings | None:
         """Return the settings that ``SMTP_kwargs`` asks for, validated once for all connections.
 
-        Programs may change the dict at any time. None if it has keywords that are not settings;
-        raises TypeError for one that ``SMTP`` does not have.
+        Programs may change the dict at any time. Returns None if it has a parameter of ``SMTP``
+        that is not a setting. Raises TypeError if it has a keyword that ``SMTP`` does not have.
         """
         known, settings = self._validated_kwargs
         if known != self.SMTP_kwargs:
@@ -226,7 +226,7 @@ class BaseController(metaclass=ABCMeta):
         """Return the object for one connection; override it to return your own."""
         settings = self._connection_settings() if SMTP is smtp.SMTP else None
         if settings is None:
-            # SMTP, or a class that a program's test has put in its place, judges the keywords.
+            # Let SMTP check the keywords, or the class that a test has put in its place.
             return SMTP(self.handler, **self.SMTP_kwargs)
         return SMTP(self.handler, settings=settings)
 
@@ -314,7 +314,7 @@ class BaseController(metaclass=ABCMeta):
             self._factory_invoked.clear()
 
     def cancel_tasks(self, stop_loop: bool = True) -> None:
-        """Stop the loop and cancel all its tasks; to be called in the loop's thread."""
+        """Stop the loop and cancel all its tasks; call this in the thread of the loop."""
         if stop_loop:
             self.loop.stop()
         for task in asyncio.all_tasks(self.loop):
@@ -371,7 +371,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             if not self._stop_requested:
                 loop.run_forever()
         finally:
-            # The loop may have been stopped by anything; from here on it must not be again.
+            # From here on, nothing may stop the loop again: the next lines have to run in it.
             self._loop_left = True
             try:
                 loop.run_until_complete(self._current_server().stop(0))
@@ -379,7 +379,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
                 close_loop(loop)
 
     def _run_thread(self, ready_event: threading.Event) -> None:
-        # start() waits for the event alone, so it is set too when there is nothing to wait for.
+        # start() waits only for this event. Set it after a failure too, or start() would time out.
         try:
             self._run(ready_event)
         except Exception as error:
@@ -433,7 +433,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         self._raise_failure()
         if not in_time:
             raise TimeoutError(NOT_RESPONDING)
-        # That a program's own client was too slow says nothing: factory() has run by now.
+        # If a program's own check is too slow, ignore it: factory() has run by now.
         with suppress(TimeoutError):
             self._trigger_server()
         self._raise_failure()
@@ -463,7 +463,7 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
 
     def _request_stop(self, timeout: float | None, linger: float = 0.0) -> None:
         self._stop_requested = True
-        # The thread of a failed start() has closed its loop.
+        # RuntimeError: the thread of a failed start() has closed the loop.
         with suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._begin_stop, timeout, linger)
 
@@ -493,8 +493,9 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             with sigterm_as_interrupt():
                 if self._thread is None:
                     self.start()
-                # Not join(): in Python 3.11 and 3.12 an interrupted one takes the thread for
-                # ended. Where nothing interrupts a wait (Windows), Ctrl-C is seen between two.
+                # Do not join(): in Python 3.11 and 3.12, a join() that is interrupted believes that
+                # the thread has ended. Wait for a second at a time: on Windows, Ctrl-C does not
+                # interrupt a wait.
                 while not self._thread_ended.wait(1.0):
                     pass
         except KeyboardInterrupt:
@@ -562,13 +563,13 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
         await self.stop_async(no_assert=True)
 
     def end(self) -> None:
-        """Stop listening at once and begin ``finalize()``; complete it if the loop does not run.
+        """Stop listening and begin ``finalize()``; if the loop does not run, run it for that.
 
         Raises AssertionError when not running.
         """
         if self.server is None:
             raise AssertionError(NOT_RUNNING)
-        # Programs stop the loop before this: then finalize() may never be run.
+        # If a program has stopped the loop already, finalize() may never run.
         self.server.close()
         loop = self.loop
         if self._ending is None or self._ending.done():
@@ -577,7 +578,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             loop.run_until_complete(self._ending)
 
     def run(self) -> None:
-        """Run the loop until Ctrl-C or SIGTERM, then stop; begins what has not begun."""
+        """Run the loop until Ctrl-C or SIGTERM, then stop; call ``begin()`` first if need be."""
         if self.server is None:
             self.begin()
         try:
@@ -626,7 +627,7 @@ class InetMixin(BaseController, metaclass=ABCMeta):
 
     async def _create_server(self) -> asyncio.AbstractServer:
         both = self._both_loopbacks and self.hostname == "::1"
-        # A restart looks for a free port again: the last one may be taken by now.
+        # After a restart, ask for any free port again: the last one may be taken by now.
         port = 0 if self.port == self._found_port else self.port
         server = await self._serve_at(Listen(host=None if both else self.hostname or "", port=port))
         if port == 0:
@@ -639,7 +640,7 @@ class InetMixin(BaseController, metaclass=ABCMeta):
 
 @public
 class UnixSocketMixin(BaseController, metaclass=ABCMeta):
-    """Listens on a Unix socket, whose file goes when the server stops."""
+    """Listens on a Unix socket; its file is removed when the server stops."""
 
     def __init__(
         self,

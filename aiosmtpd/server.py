@@ -69,16 +69,17 @@ class Server:
     """Serves SMTP or LMTP in the running event loop; ``async with`` starts and stops it.
 
     *listen* is one place or several. A place is written ``host:port``, ``host``, ``:port``,
-    ``port``, ``[ipv6]:port``, ``unix:/path`` or ``fd:number``. Without a host it is the loopback,
-    IPv6 and IPv4 if both exist; without a port it is 8025; port 0 is any free port. Before the
-    place may stand ``smtp://`` (plain), ``smtps://`` (TLS from the start, by *ssl_context*) or
-    ``lmtp://``. Without these it is SMTP, in TLS if there is an *ssl_context*.
+    ``port``, ``[ipv6]:port``, ``unix:/path`` or ``fd:number``. If it has no host, the server
+    listens at the loopback addresses, IPv6 and IPv4 if both exist. If it has no port, the port is
+    8025; port 0 is any free port. A place may begin with ``smtp://`` (plain), ``smtps://`` (TLS
+    from the start, by *ssl_context*) or ``lmtp://``. If it does not, the server speaks SMTP there,
+    in TLS if there is an *ssl_context*.
 
     *factory* makes the object for a connection in place of ``SMTP`` and ``LMTP``.
     *shutdown_timeout* is how many seconds running transactions get when the server stops. The
     other keywords are those of :class:`~aiosmtpd.smtp.SMTP`, with ``enable_SMTPUTF8`` True unless
-    you set it; *settings* are keywords that were validated before. Raises TypeError for an unknown
-    keyword, and ValueError or TypeError for a value that is not allowed.
+    you set it. Instead of them you may pass *settings*: keywords that are validated already. Raises
+    TypeError for an unknown keyword, and ValueError or TypeError for a value that is not allowed.
     """
 
     def __init__(
@@ -124,10 +125,11 @@ class Server:
         ]
 
     async def bind(self) -> None:
-        """Bind all places or, if one fails, none; accept no connection before :meth:`start`.
+        """Bind all places, or none if one of them fails; :meth:`start` accepts connections.
 
-        Between the two a program may give up the rights that it needed for its ports. Raises
-        OSError with the address in its text, RuntimeError if the server is bound already.
+        A program may call this, give up the rights that it needed for its ports, and then call
+        :meth:`start`. Raises OSError with the address in its text, and RuntimeError if the server
+        is bound already.
         """
         if self.listeners:
             raise RuntimeError(ALREADY_RUNNING)
@@ -141,16 +143,16 @@ class Server:
             raise
 
     async def start(self) -> None:
-        """Accept connections at all places or, if one fails, at none; ready when it returns.
+        """Accept connections at all places, or at none if one fails; ready when it returns.
 
-        Binds the places unless :meth:`bind` has done so. Raises what that and *factory* raise,
-        RuntimeError if the server is already running.
+        Binds the places if :meth:`bind` has not done so. Raises the errors of :meth:`bind` and of
+        *factory*, and RuntimeError if the server is already running.
         """
         if any(listener.is_serving() for listener in self.listeners):
             raise RuntimeError(ALREADY_RUNNING)
         try:
             for place in self.places:
-                # An error of the handler or the factory shows now, and not to the first client.
+                # A trial: an error of the handler or the factory is raised here, not for a client.
                 self._make(place)
             if not self.listeners:
                 await self.bind()
@@ -224,7 +226,7 @@ class Server:
         await self.stop()
 
     def adopt(self, protocol: Any) -> None:
-        """Count a connection that belongs to no server yet, and end it when this server stops."""
+        """Take on a connection without a server: this server counts it, and ends it in stop()."""
         # A factory may return any protocol at all.
         if getattr(protocol, "registry", self._registry) is None:
             protocol.registry = self._registry
@@ -262,7 +264,7 @@ class Server:
 
 
 def close_loop(loop: asyncio.AbstractEventLoop, timeout: float = LAST_RESORT) -> None:
-    """Close a stopped loop; its tasks and threads have *timeout* seconds to end."""
+    """Cancel a stopped loop's tasks and close it; tasks and threads have *timeout* seconds."""
     try:
         if tasks := asyncio.all_tasks(loop):
             for task in tasks:
@@ -279,8 +281,8 @@ def close_loop(loop: asyncio.AbstractEventLoop, timeout: float = LAST_RESORT) ->
 if sys.version_info >= (3, 12):
 
     async def _end_workers(timeout: float) -> None:
-        # RuntimeWarning: the threads go on, and warnings may be errors. TimeoutError: Python 3.12.1
-        # forgets the time while it waits.
+        # If threads go on, the loop warns with RuntimeWarning, which may be raised. Python 3.12.1
+        # may wait for longer than its timeout, so that ours raises TimeoutError.
         with suppress(RuntimeWarning, TimeoutError):
             async with asyncio.timeout(2 * timeout):
                 await asyncio.get_running_loop().shutdown_default_executor(timeout)
@@ -300,7 +302,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def run_until_signal(loop: asyncio.AbstractEventLoop) -> None:
-    """Run a loop until it is stopped, by Ctrl-C and SIGTERM too."""
+    """Run a loop until the program, Ctrl-C or SIGTERM stops it."""
     signals = (signal.SIGINT, signal.SIGTERM)
     for number in signals:
         # On Windows and outside the main thread, Ctrl-C alone works.

@@ -116,10 +116,10 @@ def make_loop() -> asyncio.AbstractEventLoop:
 class SMTP(Commands):
     """The server's side of one SMTP connection; the handler's hooks decide about mail.
 
-    The keywords are those of :class:`SMTPKeywords`; *settings* are keywords that were validated
-    before, for a factory that makes many connections. *registry* counts and ends the connections
-    of one server. Raises TypeError for an unknown keyword, and ValueError or TypeError for a value
-    that is not allowed.
+    The keywords are those of :class:`SMTPKeywords`. A factory that makes many connections may pass
+    *settings* instead: keywords that are validated already. *registry* counts and ends the
+    connections of one server. Raises TypeError for an unknown keyword, and ValueError or TypeError
+    for a value that is not allowed.
     """
 
     __slots__ = ()
@@ -150,7 +150,7 @@ class SMTP(Commands):
         return bool(self.settings.tls_context) and not self._tls_protocol
 
     def mail_syntax(self) -> Reply:
-        """Return the 501 that shows how MAIL is written."""
+        """Return the 501 reply that shows the syntax of MAIL."""
         return arguments.path_syntax(self, MAIL_SYNTAX)
 
     def trace_fields(self, session: Session, envelope: Envelope) -> bytes:
@@ -207,7 +207,7 @@ class SMTP(Commands):
         await self._before_greeting(hostname)
         lines = await forms.ehlo_lines(self, hostname, [*lines, "250 HELP"])
         if getattr(self.push, "__func__", None) is SMTP.push:
-            # At once (5 µs), unless a subclass has a push of its own: it sees them singly.
+            # One push for all lines saves 5 µs. If a subclass overrides push(), it gets each line.
             lines = ["\r\n".join(lines)]
         for line in lines:
             await self.push(line)
@@ -237,7 +237,7 @@ class SMTP(Commands):
 
     @auth.asks_authenticator
     async def auth_LOGIN(self, _: SMTP, args: list[str]) -> AuthResult:
-        """The de facto mechanism of two challenges, with or without an initial user name."""
+        """LOGIN, without an RFC: two challenges, or one if the client sends its user name first."""
         of_class = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge
         prompts = self.settings.login_prompts or of_class
         return await auth.run_exchange(self, Login(*(text.encode() for text in prompts)), args)
@@ -332,7 +332,7 @@ class SMTP(Commands):
 
     @syntax("VRFY <address>")
     async def smtp_VRFY(self, arg: str | None) -> None:
-        """RFC 5321 section 3.5.3: the address is not confirmed, nor denied."""
+        """RFC 5321 section 3.5.3: neither confirm nor deny that the address exists."""
         if await self.check_auth_needed("VRFY"):
             return
         if not arg:
@@ -361,7 +361,7 @@ class SMTP(Commands):
         code, verbs = 501 if arg else 250, " ".join(sorted(syntaxes))
         await self.push(replies.from_hook(f"{code} Supported commands: {verbs}"))
 
-    # Attributes of 1.4, the private ones too: engine/compat tells how they work.
+    # Public and private attributes of 1.4: engine/compat says how they work.
 
     data_size_limit: int | None = compat.setting("data_size_limit")
     enable_SMTPUTF8: bool = compat.setting("enable_SMTPUTF8")

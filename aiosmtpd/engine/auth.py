@@ -31,7 +31,7 @@ _PREFIX = "auth_"
 
 @public
 def auth_mechanism(actual_name: str) -> Callable[[F], F]:
-    """Name the mechanism of an ``auth_*`` method, if the method's name cannot.
+    """Name the mechanism of an ``auth_*`` method, if the method's own name cannot spell it.
 
     Raises ValueError unless the name consists of letters, digits, ``-`` and ``_``.
     """
@@ -47,7 +47,7 @@ def auth_mechanism(actual_name: str) -> Callable[[F], F]:
 
 
 def asks_authenticator(method: F) -> F:
-    """Mark a mechanism that is of no use unless an authenticator or a callback is set."""
+    """Mark a mechanism that needs something that checks passwords: see ``_can_verify``."""
     method.__dict__["__asks_authenticator__"] = True
     return method
 
@@ -74,7 +74,7 @@ def mechanisms(server: Any) -> dict[str, Callable[..., Awaitable[Any]]]:
 def offer(server: Server, *, vain: bool) -> str | None:
     """Return the EHLO line of AUTH, or None if it is not offered now.
 
-    Without *vain*, omit PLAIN and LOGIN unless something can check passwords.
+    If *vain* is false, PLAIN and LOGIN are offered only if something can check passwords.
     """
     if server.settings.auth_require_tls and not server._tls_protocol:
         return None
@@ -105,7 +105,7 @@ class Authentication:
         self._server = server
 
     async def run(self, arg: str | None) -> None:
-        """Do what an AUTH command says; raises Refused."""
+        """Run an AUTH command; raise Refused if it is not allowed."""
         server = self._server
         if server._auth_failures_left == 0:
             server.disconnect(replies.TOO_MANY_AUTH_FAILURES)
@@ -132,7 +132,7 @@ class Authentication:
         await self._answer(words[0], outcome)
 
     def _words(self, arg: str | None) -> list[str]:
-        """Return the words of an AUTH command that may go on; raises Refused."""
+        """Return the words of an AUTH command; raise Refused if it is not allowed or malformed."""
         server = self._server
         if not server.session.host_name:
             raise Refused(replies.NEED_EHLO)
@@ -155,7 +155,7 @@ class Authentication:
         if outcome is None or outcome is MISSING or outcome is False:
             outcome = AuthResult(success=False, handled=answered)
         elif not isinstance(outcome, AuthResult):
-            # An identity, as 1.3 had it.
+            # Mechanisms for 1.3 return the identity of the client itself.
             session.set_login_data(outcome)
             self._succeed(mechanism)
             await server.push(replies.AUTHENTICATED)
@@ -214,10 +214,10 @@ async def _decoded(server: Server, response: bytes) -> bytes | _Missing:
 
 
 async def run_exchange(server: Any, exchange: Exchange, args: list[str]) -> AuthResult:
-    """Run an exchange of a built-in mechanism with the client; *args* are AUTH's words."""
+    """Run an exchange of a built-in mechanism; *args* are the words after AUTH."""
     response: bytes | _Missing | None = None
     if len(args) > 1:
-        # As it was sent: it may not be text at all.
+        # Get back the bytes that the client sent: they may not be text.
         response = await _decoded(server, args[1].encode("utf-8", "surrogateescape"))
     while not isinstance(response, _Missing):
         try:
@@ -232,7 +232,7 @@ async def run_exchange(server: Any, exchange: Exchange, args: list[str]) -> Auth
 
 
 async def judge(server: Server, mechanism: str, credentials: Any) -> AuthResult:
-    """Ask the authenticator, or the old callback, about a client's credentials."""
+    """Ask the authenticator about a client's credentials, or ``auth_callback`` if there is none."""
     settings = server.settings
     if settings.authenticator is not None:
         verdict = settings.authenticator(

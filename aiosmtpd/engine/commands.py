@@ -1,4 +1,4 @@
-"""From a command line to a call: the guards before a verb's method, and the handler's hooks."""
+"""Commands: the checks before a verb's method is called, and the calls of the handler's hooks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BOGUS_LIMIT = 5
 ALLOWED_BEFORE_STARTTLS = {"NOOP", "EHLO", "STARTTLS", "QUIT"}
 
 OTHER_PROTOCOLS = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
-"""HTTP methods. Close the connection, or the request's body would be run as SMTP commands."""
+"""HTTP methods. They close the connection: the request's body would be run as SMTP commands."""
 
 NOT_BETWEEN_CHUNKS = {"MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"}
 """Verbs refused between two chunks of BDAT (RFC 3030, section 2)."""
@@ -55,16 +55,16 @@ def _full_name() -> str:
 
 @public
 def syntax(text: str, extended: str | None = None, when: str | None = None) -> Callable[[F], F]:
-    """Declare a verb's syntax, for HELP, and make :exc:`Refused` the reply of its method.
+    """Declare a verb's syntax, for HELP; send the reply of a :exc:`Refused` that its method raises.
 
-    *extended* is added after EHLO. *when* names an attribute of the server: while it is false, the
-    verb is not in HELP.
+    *extended* is added to the syntax if the client has sent EHLO. *when* names an attribute of the
+    server: while it is false, the verb is not in HELP.
     """
 
     def decorate(method: F) -> F:
         @wraps(method)
         async def answered(self: Any, *args: Any) -> None:
-            # Here and not in the driver alone: a subclass's code after `super()` goes on.
+            # Catch it here, and not only in the driver: a subclass's code after super() goes on.
             try:
                 await method(self, *args)
             except Refused as refused:
@@ -79,7 +79,7 @@ def syntax(text: str, extended: str | None = None, when: str | None = None) -> C
 
 
 class Commands(Connection):
-    """A connection on which verbs are methods and a handler's hooks are called."""
+    """A connection that calls a method for each verb, and the hooks of the handler."""
 
     # fmt: off
     __slots__ = (
@@ -96,7 +96,7 @@ class Commands(Connection):
     protocol_family = "SMTP"
 
     _plain_methods: ClassVar[tuple[Any, ...]] = ()
-    """The methods of ``SMTP`` itself that the fast path stands for."""
+    """The methods of ``SMTP`` that the fast path replaces; ``smtp.py`` sets them."""
 
     AuthLoginUsernameChallenge = "User Name\x00"
     AuthLoginPasswordChallenge = "Password\x00"
@@ -156,7 +156,7 @@ class Commands(Connection):
         return super()._shown(raw)
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Note that the connection is gone; no transaction waits for its message any more."""
+        """Note that the connection is gone; forget the transaction of a command in ``_taken``."""
         if self._taken is not None:
             self._set_post_data_state()
         super().connection_lost(error)
@@ -200,7 +200,7 @@ class Commands(Connection):
 
     def _leave_registry(self, registry: Registry) -> None:
         super()._leave_registry(registry)
-        # Once: a server that stops asks too whether the connection has ended.
+        # Leave only once: ended(), which a stopping server calls, runs this again.
         host, self._admitted_host = self._admitted_host, ""
         registry.crowd.leave(host)
 
@@ -209,13 +209,14 @@ class Commands(Connection):
         vars(self).pop("transaction", None)
 
     def begin_again(self) -> None:
-        """Forget all that the client said, as after connecting; for XCLIENT."""
+        """Begin a new session, as if the client had just connected: for XCLIENT."""
         self._begin_session(self.transport)
 
     async def welcome(self) -> None:
         """Send the greeting, or the answer of ``handle_CONNECT`` in its place."""
         banner = await self._banner()
-        # The driver waits next, which sends this: it takes no turn of the loop (19 µs).
+        # Hold the banner: the driver waits next, and then sends it. This saves a turn of the loop
+        # (19 µs).
         self._corked = not self._receiver.waiting
         await self.push(banner)
         self._corked = False
@@ -251,21 +252,21 @@ class Commands(Connection):
         self.session.proxy_data = data
         accepted = data.valid and await self._call_handler_hook("PROXY", data)
         if accepted is MISSING:
-            # Without a hook a header counts if the program named the hosts that may send it.
+            # If there is no hook, accept a header only if the program named the trusted hosts.
             accepted = trusted is not None
         if not accepted:
             self._reason = f"refused: {data.error or 'handle_PROXY'}"
             raise Disconnected
         self._reset_timeout()
 
-    # What only a class that knows the rest of the house can do.
+    # SMTP overrides these: it may import modules that this module may not.
 
     async def _read_proxy_header(self) -> Any:
         """Read and return the PROXY header that must come first."""
         raise NotImplementedError
 
     async def _process_message(self) -> Any:
-        """Hand the message to a handler of an old form; return MISSING if it is of none."""
+        """Hand the message to a handler of an old form; return MISSING for every other handler."""
         return MISSING
 
     async def _tls_established(self) -> None:
@@ -277,7 +278,7 @@ class Commands(Connection):
             okay = hook(self, self.session, self.envelope)
             self._tls_handshake_okay = bool(await okay if isawaitable(okay) else okay)
         except Exception as error:
-            # The client has asked nothing yet: its commands will be refused.
+            # No command waits for a reply now; those that come later are refused.
             await self.handle_exception(error)
 
     def _blocked(self, seconds: float) -> None:
@@ -362,11 +363,11 @@ class Commands(Connection):
         return not self.settings.require_starttls or bool(self._tls_protocol)
 
     def _tell_line(self, watch: Watch, line: bytes) -> None:
-        """Tell the observers of a line, whatever it is."""
+        """Tell the observers of a line, even if it is not a command."""
         verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
-        # Whatever comes after it: a client may write a tab for the blank.
+        # "AUTH" may be followed by a tab in place of the blank: the line is secret then too.
         secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
-        # Only verbs that there are: others may be secrets, and are as many as clients like.
+        # Name only verbs that exist: another word may be a secret, and clients can send any number.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)
 
     def _log_command(self, verb: str, arg: str | None) -> None:
@@ -397,7 +398,7 @@ class Commands(Connection):
     def _unread(self, verb: str, reply: Reply) -> Exception:
         """Return the exception that refuses a command before parsing it.
 
-        BDAT closes the connection: its chunk would be read as commands.
+        If the command is BDAT, close the connection: its chunk would be read as commands.
         """
         if verb == "BDAT" and verb in self.settings.extensions.verbs:
             self.disconnect(reply)
@@ -439,9 +440,10 @@ class Commands(Connection):
         raise Refused(replies.not_recognized(verb))
 
     def _take_at_once(self, data: bytes) -> bytes | None:
-        """Let the fast path run, if nothing here concerns a MAIL, RCPT or DATA without parameters.
+        """Run the fast path, unless a setting or the state of the session forbids it.
 
-        Asked anew for each read: a program may change any of this at any time.
+        Returns the bytes that are left for the driver, or None. Checked for each read, because a
+        program may change any of this at any time.
         """
         settings = self.settings
         if (
@@ -481,20 +483,20 @@ class Commands(Connection):
         return found
 
     async def check_helo_needed(self, helo: str = "HELO") -> bool:
-        """Refuse the command and return True if the client has not greeted yet."""
+        """If the client has not greeted yet, refuse the command and return True."""
         if not self.session.host_name:
             await self.push(replies.NEED_HELO if helo == "HELO" else replies.NEED_EHLO)
             return True
         return False
 
     async def check_auth_needed(self, caller: str) -> bool:
-        """Refuse the command *caller* and return True if AUTH must come first."""
+        """If AUTH must come first, refuse the command and return True; *caller* is not used."""
         if self.settings.auth_required and not self.session.authenticated:
             await self.push(replies.NEED_AUTH)
             return True
         return False
 
-    # Arguments, as programs override and call them.
+    # Parsing of arguments: programs override and call these methods.
 
     def _strip_command_keyword(self, keyword: str, arg: str) -> str | None:
         """Return the text after *keyword* (``FROM:``, in any case), or None."""
@@ -509,13 +511,16 @@ class Commands(Connection):
             return None, None
 
     def _getparams(self, params: Iterable[str]) -> dict[str, str | bool] | None:
-        """Return parameters by upper-case keyword, True for those without a value, or None."""
+        """Return parameters by upper-case keyword; None if they are malformed.
+
+        The value of a parameter without ``=`` is True.
+        """
         given = paths.parameters(params)
         if given is None:
             return None
         return {key: True if value is None else value for key, value in given.items()}
 
-    # AUTH, as programs override and call it.
+    # Parts of AUTH: programs override and call these methods.
 
     async def challenge_auth(
         self,
@@ -525,27 +530,28 @@ class Commands(Connection):
     ) -> bytes | _Missing:
         """Send a challenge and return the client's answer, decoded from base64.
 
-        Returns MISSING if the client gave none. It has then been answered: ``501 5.7.0`` to an
-        abort, ``501 5.5.2`` to an answer that is not base64, 500 to more than 12,288 bytes.
-        *log_client_response* logs the answer at DEBUG: never do so with secrets.
+        Returns MISSING if there is no usable answer. The client has then got a reply: ``501 5.7.0``
+        if it cancelled, ``501 5.5.2`` if the answer was not base64, 500 if it had more than 12,288
+        bytes. *log_client_response* logs the answer at DEBUG: do not use it if that is a secret.
         """
         return await auth.challenge(self, challenge, encode_to_b64, log_client_response)
 
     def offer_of_auth(self, *, vain: bool = True) -> str | None:
         """Return the EHLO line of AUTH, or None if it is not offered now.
 
-        Without *vain*, omit PLAIN and LOGIN unless something can check passwords.
+        If *vain* is false, PLAIN and LOGIN are offered only if something can check passwords: an
+        authenticator, a callback or ``handle_AUTH``.
         """
         return auth.offer(self, vain=vain)
 
     # Parts of a transaction that LMTP and subclasses override.
 
     async def _answer_data(self, status: Any, envelope: Envelope) -> None:
-        """Send the reply to a whole transaction."""
+        """Send the reply to a message; LMTP overrides this."""
         await self._answer(status)
 
     async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
-        """Return the replies to a message for so many recipients."""
+        """Return the replies to a message: one, but in LMTP one for each of the *recipients*."""
         try:
             return [replies.from_hook(status)]
         except ValueError as error:
@@ -570,7 +576,7 @@ class Commands(Connection):
     # Hooks and observers.
 
     async def _before(self, stage: Stage, argument: Any = None) -> None:
-        """Ask the observers before a stage; raise Refused, or Disconnected, as they wish."""
+        """Ask the observers before a stage; raise Refused or Disconnected if one asks for it."""
         if self._watch is not None and self._watch.methods.before:
             await self._watch.before(stage, argument)
             if self._closing:
@@ -580,8 +586,8 @@ class Commands(Connection):
         """Let *deliver* send the next reply: for the ``before`` of an observer.
 
         It is a coroutine function that gets the bytes of the whole reply. It sends all of them or
-        some, by :meth:`send` or :meth:`send_now`, and may pause and disconnect. A challenge of AUTH
-        is sent as it is. The last of several calls counts.
+        some, by :meth:`send` or :meth:`send_now`, and may pause and disconnect. It does not get the
+        challenges of AUTH. If this method is called again, the last call counts.
         """
         if self._watch is not None:
             self._watch.deliver = deliver
@@ -605,7 +611,7 @@ class Commands(Connection):
         if hasattr(type(handler), "__getattr__"):
             hook = hooks.find(handler, "handle_" + command)
         else:
-            # As most handlers are: without a call more.
+            # Most handlers have no __getattr__: this saves a call.
             hook = getattr(handler, "handle_" + command, None)
         if hook is None:
             return MISSING
@@ -613,7 +619,7 @@ class Commands(Connection):
         arguments = (self, self.session, self.envelope, *args)
         code = getattr(hook, "__code__", None)
         if code is not None and code.co_flags & CO_COROUTINE:
-            # As most hooks are: without a call and a coroutine more.
+            # Most hooks are coroutine functions: this saves a call and a coroutine.
             called = hook(*arguments)
         else:
             called = hooks.call(handler, hook, *arguments)
@@ -622,10 +628,10 @@ class Commands(Connection):
         return await self._in_time(called, command, self.limits.handler_timeout)
 
     async def _call_later_hook(self, command: str, *args: Any) -> Any:
-        """Call a hook that 1.4 does not have.
+        """Call a hook that is newer than 1.4 ("later" is not a delay).
 
-        An override of ``_call_handler_hook`` never sees it: programs of 1.4 record the commands
-        that it is called with.
+        Programs for 1.4 override ``_call_handler_hook`` to record the commands. Their override does
+        not get this hook.
         """
         return await Commands._call_handler_hook(self, command, *args)
 
@@ -642,9 +648,10 @@ class Commands(Connection):
         raise Refused(replies.HANDLER_TOO_SLOW)
 
     async def handle_exception(self, error: Exception) -> str:
-        """Return the reply to a command that raised *error*, by the handler's hook or our own.
+        """Return the reply to a command that raised *error*: the hook's, or that of the server.
 
-        The client gets a reference, the log the traceback with the same reference.
+        The usual reply of the server, 451, has a reference. The log has the traceback with the same
+        reference.
         """
         hook = hooks.find(self.event_handler, "handle_exception")
         try:

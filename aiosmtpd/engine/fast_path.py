@@ -1,7 +1,7 @@
 """Fast path for the common forms of MAIL, RCPT and DATA, if no subclass changes them.
 
-Such a command needs no line of text, no parser and, if it has no hook, no task: it is taken from
-the bytes of the call in which it arrives. A command with a hook is handed to the driver, parsed.
+One regular expression finds such a command in the bytes that have arrived. If the command has no
+hook, it is done at once, without the driver. If it has a hook, the driver gets it already parsed.
 Everything else goes to the driver unchanged. ``smtp_MAIL``, ``smtp_RCPT`` and ``smtp_DATA`` define
 the behaviour; this module must match them, and tests/dialogue compares the two.
 """
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope
 
 BURST = 1000
-"""Commands, or recipients in a row, that one connection may have at once: 2 ms. Then the others
-have their turn."""
+"""How many commands one connection may run at once: 2 ms. Then the others have their turn. A row
+of recipients counts as one command."""
 
 _ATEXT = rb"[!#-'*+\--9=?A-Z^-~]"
 _LABEL = rb"[0-9A-Za-z_-]++"
@@ -32,8 +32,8 @@ _COMMAND = re.compile(
     % (_MAILBOX, _MAILBOX),
     re.IGNORECASE,
 )
-"""Matches only paths that ``paths.parse`` returns unchanged, without parameters, within the default
-line limit."""
+"""Matches a command without parameters, within the default line limit, if ``paths.parse`` would
+return its path unchanged."""
 
 _MORE = re.compile(rb"(?:RCPT TO:<%s>\r\n)++" % _MAILBOX)
 _BETWEEN = ">\r\nRCPT TO:<"
@@ -50,7 +50,7 @@ _functions_of = attrgetter(*(f"{name}.__func__" for name in _METHODS))
 
 
 def methods_of(server: type) -> tuple[Any, ...]:
-    """Return the methods that such a command runs: the fast path needs them unchanged."""
+    """Return the methods of a class that the fast path replaces; none may be overridden."""
     return tuple(getattr(server, name) for name in _METHODS)
 
 
@@ -58,7 +58,8 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
     """Run the common commands that *data* begins with; return the rest of it, for the driver.
 
     Returns None if nothing is left for the driver to do now. *unchanged* are the methods of
-    ``SMTP`` itself. A message in lockstep: 4,480 to 2,200 bytecodes.
+    ``SMTP`` itself. If a client waits for each reply, a message takes 2,200 bytecodes this way, and
+    4,480 without it.
     """
     if (found := _COMMAND.match(data)) is None or not _applies(server, unchanged):
         return data
@@ -87,7 +88,7 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
             break
     if position < end or answer is None:
         if answers:
-            # The driver goes on, and sends this when it comes to rest.
+            # The driver runs the rest, and sends these replies before it waits for the client.
             server._hold(b"".join(answers))
             server._client_is_active = True
         return data[position:]
@@ -98,9 +99,9 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
 
 
 def _applies(server: Server, unchanged: tuple[Any, ...]) -> bool:
-    """Return True if the driver would run the lines that match by the server's own methods."""
+    """Return True if no method is overridden and the handler's hooks are plain attributes."""
     if hasattr(type(server.event_handler), "__getattr__"):
-        # It takes a longer look to find out which hooks it has.
+        # Such a handler may answer to every name, as mocks do: the driver looks for its hooks.
         return False
     try:
         return bool(_functions_of(server) == unchanged)
@@ -112,8 +113,8 @@ def _applies(server: Server, unchanged: tuple[Any, ...]) -> bool:
 def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply | None:
     """Run a command and return its reply, or None if the driver must run it.
 
-    The driver has it parsed, in ``_taken``, if it has a hook, and unparsed if it is out of
-    sequence or over a limit.
+    If it has a hook, this leaves the parsed command in ``_taken`` for the driver. If it is out of
+    sequence or over a limit, the driver gets its bytes.
     """
     handler = server.event_handler
     if verb == "RCPT":
@@ -140,7 +141,7 @@ def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply |
         or getattr(handler, "handle_BODY", None) is not None
     ):
         return None
-    # The hook that ran last is not to blame if the message takes long.
+    # If the loop is blocked from here on, the log must not name the hook that ran last.
     server._last_hook = ""
     server._taken = server.transaction.receive_data, monotonic()
     return replies.START_MAIL_INPUT
@@ -149,9 +150,10 @@ def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply |
 def _take_row(
     server: Server, envelope: Envelope, data: bytes, position: int, answers: list[bytes]
 ) -> int:
-    """Take the recipients that follow one without a hook; return the position of their end.
+    """Take the RCPT commands that come next; return the position after them.
 
-    One match and one split for all of them: 100 recipients and a message, 150 to 85 µs.
+    Called only if RCPT has no hook. All of them take one match and one split: a message to 100
+    recipients takes 85 µs this way, and 150 µs without it.
     """
     if (found := _MORE.match(data, position)) is None:
         return position

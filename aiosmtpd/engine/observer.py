@@ -1,4 +1,4 @@
-"""Observers: they watch a session and may delay, refuse or reshape what it says."""
+"""Observers: they watch a session, may delay or refuse a command, and may reshape its reply."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Sleep: TypeAlias = Callable[[float], Awaitable[object]]
 @public
 @attrs.frozen(kw_only=True, eq=False)
 class TakenMessage:
-    """A message that was answered; the argument of :meth:`Observer.taken`."""
+    """A message whose replies are decided; the argument of :meth:`Observer.taken`."""
 
     envelope: Envelope
     """Its paths and its content, as the handler got them."""
     size: int
     """Bytes of mail data."""
     replies: list[Reply]
-    """The replies that are sent next: one, and in LMTP one for each recipient."""
+    """The replies that are sent next: one, but in LMTP one for each recipient."""
     data_seconds: float
-    """Seconds in which its data came; 0 with ``handle_BODY``, which reads it as it comes."""
+    """Seconds in which its data came; 0 if the handler has ``handle_BODY``."""
     handler_seconds: float
-    """Seconds that the handler had it; 0 if it was refused before."""
+    """Seconds that the handler took; 0 if the message was refused before."""
 
     @property
     def reply(self) -> Reply:
@@ -57,9 +57,10 @@ class Observer(Protocol):
 
     Give observers to ``SMTP``, a controller or ``Server`` by the keyword ``observers``. Inherit
     from this class, which is empty at run time, to let a type checker compare your methods with
-    these. One object serves all connections of a server; *server* is the ``SMTP`` instance of the
-    connection. All methods but :meth:`before` are plain functions. They are called in the event
-    loop, and must not block. If one raises an exception, it is logged, and the session goes on.
+    these. One object serves all connections of a server. The argument *server* is the ``SMTP``
+    instance of one connection. All methods but :meth:`before` are plain functions. They are called
+    in the event loop, and must not block. If a method raises an exception, the log has it, and the
+    session goes on.
     """
 
     if TYPE_CHECKING:
@@ -69,14 +70,14 @@ class Observer(Protocol):
             raise RuntimeError
 
         def refused(self, server: Any, reply: Reply) -> None:
-            """Note that a connection is one too many: *reply* closes it, in place of the banner."""
+            """Note that there are too many connections: this one gets *reply* and is closed."""
             raise RuntimeError
 
         def tls(self, server: Any, result: str, version: str | None) -> None:
             """Note the end of a TLS handshake.
 
-            *result* is ``"ok"``, or a text that says why it failed. *version* is such as
-            ``"TLSv1.3"``, or None after a failure.
+            *result* is ``"ok"``, or a text that says why it failed. *version* is for example
+            ``"TLSv1.3"``, and None after a failure.
             """
             raise RuntimeError
 
@@ -107,12 +108,13 @@ class Observer(Protocol):
         def before(
             self, server: Any, stage: Stage, argument: str | None
         ) -> Coroutine[Any, Any, None]:
-            """Let a command pass, refuse it or delay it: a coroutine function, the only one.
+            """Let a command pass, refuse it or delay it. Only this method is a coroutine function.
 
             *argument* depends on the stage: the host name at ``ehlo``, the mechanism at ``auth``,
             the reverse-path at ``mail``, the forward-path at ``rcpt``, and in LMTP the recipient at
-            ``end-of-data``, which comes once for each; else None. Raise
-            :exc:`~aiosmtpd.smtp.Refused` to send a reply in place of the command.
+            ``end-of-data``, a stage that LMTP has for each recipient. It is None at the other
+            stages. To refuse, raise :exc:`~aiosmtpd.smtp.Refused`: the client gets its reply, and
+            the command does not run.
             """
             raise RuntimeError
 
@@ -162,7 +164,7 @@ def check(observers: tuple[Any, ...]) -> None:
 
 
 class _Same:
-    """An observer as a key: equal to itself alone, hashable or not."""
+    """A key for an observer that may not be hashable: equal to keys of the same object only."""
 
     def __init__(self, observer: Any) -> None:
         self.observer = observer
@@ -199,9 +201,10 @@ class Watch:
         self.verb = ""
         """The verb of the command that runs."""
         self.deliver: Deliver | None = None
-        """Sends the next reply."""
+        """Sends the next reply; None if the reply is sent as usual."""
         self._is_secret = False
-        # A reply may come line by line: the lines of one until it is told, and until it is sent.
+        # A program may push a reply line by line. Its first lines wait here: in _lines for the
+        # observers, in _held for deliver.
         self._lines = self._held = b""
         self._delivered = 0
         self._pausing: asyncio.Future[object] | None = None
@@ -218,7 +221,7 @@ class Watch:
 
     def _report(self, method: Callable[..., Any], error: Exception) -> None:
         if self._is_secret:
-            # Its text may hold the line.
+            # The text of the error may repeat the secret line.
             error = _hidden(error)
         name = getattr(method, "__qualname__", repr(method))
         server = self._server
@@ -235,13 +238,13 @@ class Watch:
         self.tell(self.methods.auth, mechanism, success)
 
     def line(self, verb: str, line: bytes, secret: bool) -> None:
-        """Tell of a line; *verb* is what its replies are told with."""
+        """Tell of a line; *verb* is given to the observers with the replies to it."""
         self.verb, self._is_secret = verb, secret
         if self.methods.line:
             self.tell(self.methods.line, line, secret)
 
     def reply(self, status: str | bytes) -> None:
-        """Tell of a reply, whole if its lines come one by one."""
+        """Tell of a reply; if its lines come one by one, tell once, when all have come."""
         if not self.methods.reply:
             return
         if not isinstance(status, Reply):
@@ -252,7 +255,7 @@ class Watch:
             try:
                 status = replies.from_hook(status)
             except ValueError:
-                # A program pushes what it likes.
+                # A program may push a text that is not a reply: do not tell of it.
                 return
         self.tell(self.methods.reply, self.verb, status)
 
@@ -271,7 +274,7 @@ class Watch:
             self.verb = ""
 
     def message_begins(self, waited: float) -> None:
-        """Note when the data of a message began to be waited for, *waited* seconds ago."""
+        """Note that the server has waited *waited* seconds for the data of a message."""
         self._began = monotonic() - waited
         self._data_seconds = 0.0
         self._handed_over = None
@@ -301,7 +304,7 @@ class Watch:
             self.tell(self.methods.taken, message)
 
     async def before(self, stage: Stage, argument: str | None) -> None:
-        """Ask every observer; raise Refused as the first of them does, and Disconnected."""
+        """Ask the observers in order, until one of them raises Refused or Disconnected."""
         for method in self.methods.before:
             try:
                 if (answer := method(self._server, stage, argument)) is not None:
@@ -312,7 +315,7 @@ class Watch:
                 self._report(method, error)
 
     async def send_reply(self, octets: bytes, *, is_whole: bool) -> None:
-        """Send a reply by ``deliver``, or keep a line of one; send a challenge of AUTH as it is."""
+        """Send a reply by ``deliver``, once all its lines have come; send a challenge as it is."""
         if (deliver := self.deliver) is None or octets.startswith(b"334"):
             self._server.send(octets)
             return
@@ -348,7 +351,7 @@ class Watch:
 
 
 def _hidden(error: Exception) -> Exception:
-    """Return an error with the traceback of another one, and without its text."""
+    """Return an error that has the traceback of *error*, but not its text."""
     text = f"a {type(error).__name__}, whose text may hold a secret"
     return RuntimeError(text).with_traceback(error.__traceback__)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
 DRIBBLE_GRACE = 60.0
-"""Seconds of mail data before its rate is looked at; less if ``timeout`` is less."""
+"""Seconds of waiting for mail data before its rate is checked; less if ``timeout`` is less."""
 
 _CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
 
@@ -40,8 +40,8 @@ class Verdict(NamedTuple):
 class Transaction:
     """The mail transactions of one connection, one after another.
 
-    The paths and the mail data are in the connection's envelope; here is what reads them, and
-    what counts for the whole session.
+    The envelope of the connection keeps the paths and the mail data. This object has the code that
+    reads them, and the counters that go on for the whole session.
     """
 
     __slots__ = ("_count", "_domains", "_server", "verdicts")
@@ -51,12 +51,12 @@ class Transaction:
         self._count = 0
         self._domains: set[str] | None = None
         self.verdicts: list[Verdict] = []
-        """By recipient, between the message and its replies."""
+        """The answers of the observers in LMTP, by recipient, until the replies are sent."""
 
     # MAIL and RCPT.
 
     async def begin(self, address: str, options: list[str], meanings: dict[str, Any]) -> None:
-        """Take the reverse-path of a MAIL that is in order, if the hook accepts it."""
+        """Run a MAIL whose arguments were checked: call the hook, keep the reverse-path, reply."""
         server = self._server
         server.envelope.mail_params = meanings
         if server._watch is not None:
@@ -82,7 +82,7 @@ class Transaction:
     async def add_recipient(
         self, address: str, options: list[str], meanings: dict[str, Any]
     ) -> None:
-        """Take the forward-path of a RCPT that is in order, if the hook accepts it."""
+        """Run a RCPT whose arguments were checked: call the hook, keep the forward-path, reply."""
         server = self._server
         before = len(server.envelope.rcpt_tos)
         if server._watch is not None:
@@ -101,7 +101,7 @@ class Transaction:
         await server._answer(status)
 
     def count_transaction(self) -> None:
-        """Refuse one transaction too many: RFC 9422."""
+        """Count a transaction; raise Refused if there are too many: RFC 9422."""
         limit = self._server.limits.max_transactions
         if limit:
             if self._count >= limit:
@@ -109,7 +109,7 @@ class Transaction:
             self._count += 1
 
     def count_recipient(self, address: str) -> None:
-        """Refuse one recipient, or one domain of recipients, too many: RFC 9422."""
+        """Count a recipient and its domain; raise Refused if there are too many: RFC 9422."""
         limits, recipients = self._server.limits, self._server.envelope.rcpt_tos
         if limits.max_recipients and len(recipients) >= limits.max_recipients:
             raise Refused(replies.TOO_MANY_RECIPIENTS)
@@ -124,7 +124,7 @@ class Transaction:
     # The message.
 
     async def receive_data(self, asked: float | None = None) -> None:
-        """Take the message after a DATA that has been answered: now, or at the time *asked*."""
+        """Take the message after the 354 to DATA, sent at the time *asked*, or just now if None."""
         server = self._server
         data = MailData(
             server._receiver,
@@ -136,9 +136,9 @@ class Transaction:
         await self._receive(DotSource(self, data), waited)
 
     async def _receive(self, source: Source, waited: float = 0.0) -> None:
-        """Take the message of a transaction and answer it; the transaction is over then.
+        """Take a message, hand it over and send the reply; this ends the transaction.
 
-        *waited* are the seconds for which the client has sent nothing of it.
+        *waited* is the number of seconds that the server has waited for the first byte so far.
         """
         server = self._server
         envelope = server.envelope
@@ -172,7 +172,7 @@ class Transaction:
         elif source.last:
             await server._answer_data(status, envelope)
         else:
-            # A chunk that is not the last one has one reply in LMTP too.
+            # The message ended before its last chunk: one reply, in LMTP too.
             await server._answer(status)
 
     async def _before_handler(self, watch: Watch) -> None:
@@ -183,7 +183,7 @@ class Transaction:
     async def _tell_and_answer(
         self, watch: Watch, source: Source, envelope: Envelope, status: Any
     ) -> None:
-        """Tell the observers of a message and of its replies, and send them."""
+        """Tell the observers of a message and of its replies, then send the replies."""
         server = self._server
         verdicts, self.verdicts = self.verdicts, []
         if not source.last:
@@ -235,7 +235,7 @@ class Transaction:
         """Keep a message of up to *limit* bytes in memory, and a larger one in a file."""
         from tempfile import SpooledTemporaryFile  # 3 ms, seldom needed
 
-        # Closed by the Spill, or below. A limit of 0 would mean: never to the disk.
+        # The Spill closes the file, or the code below. Here 0 would mean: never use the disk.
         file = SpooledTemporaryFile(limit or 1)  # noqa: SIM115
         size = 0
         try:
@@ -277,17 +277,17 @@ class Transaction:
             status = await self._server._call_later_hook("BODY", BodyStream(source))
             wanted = not _is_refusal(status)
         except IncompleteBody:
-            # finish() raises the reason.
+            # source.finish(), called by _finish() below, raises the reason.
             pass
         except Exception:
             await self._finish(source, False, watch)
             raise
-        # Not if the hook was cancelled: the server stops, and waits for no mail data.
+        # A cancelled hook does not come here: the server stops, and waits for no mail data.
         await self._finish(source, wanted, watch)
         return replies.OK if status is MISSING else status
 
     async def _finish(self, source: Source, wanted: bool, watch: Watch | None) -> None:
-        """Drop the unread rest of a message; tell the observers that its data have ended."""
+        """Drop the unread rest of a message; tell the observers that its data has ended."""
         try:
             await source.finish(wanted)
         finally:
@@ -308,7 +308,7 @@ class Transaction:
     # BDAT: RFC 3030 section 2.
 
     async def receive_chunk(self, arg: str | None) -> None:
-        """Take a chunk; the first one runs until the message has come to its end."""
+        """Run BDAT; the first BDAT of a message runs until the message has ended."""
         server = self._server
         octets, last = self._parse_chunk(arg)
         limit = server.settings.data_size_limit or 0
@@ -332,9 +332,12 @@ class Transaction:
             server._chunks = None
 
     def _parse_chunk(self, arg: str | None) -> tuple[int, bool]:
-        """Return a chunk's size and whether it is the last; raise Disconnected for neither."""
+        """Return a chunk's size and whether it is the last.
+
+        If *arg* is malformed, close the connection and raise Disconnected.
+        """
         if not (found := _CHUNK.fullmatch(arg or "")):
-            # It is unknown how many of the bytes that follow are not commands.
+            # The size of the chunk is unknown, so the next command cannot be found.
             self._server.disconnect(replies.syntax_of(CHUNK_SYNTAX))
             raise Disconnected
         return int(found[1]), bool(found[2])
@@ -348,7 +351,7 @@ class Transaction:
     async def more_of_message(self, size: int) -> None:
         """Wait for more of a message after its first *size* bytes; raise Disconnected.
 
-        A client that is too slow is answered ``421 4.4.2``.
+        Disconnected means that the client has gone, or was too slow and got ``421 4.4.2``.
         """
         server = self._server
         began = monotonic()
@@ -377,7 +380,7 @@ class Transaction:
         self._server.disconnect(reply)
 
     async def drop_body(self, size: int) -> None:
-        """Read so many bytes and forget them; raise Disconnected."""
+        """Read and drop *size* bytes; raise Disconnected if the client goes."""
         self._server._meter.begin_message()
         left = size
         while left:
@@ -387,9 +390,10 @@ class Transaction:
                 await self.more_of_message(size - left)
 
     async def run_between_chunks(self, size: int, waiting: Callable[[], bool]) -> None:
-        """Run commands while *waiting* says so; raise Disconnected.
+        """Run commands while *waiting* returns True; raise Disconnected if the connection ends.
 
-        *size* bytes of the message have come: a client cannot make it last by many chunks.
+        *size* bytes of the message have come. The time counts for the rate of the mail data, so a
+        client cannot spread a message over hours.
         """
         server = self._server
         began = monotonic()

@@ -13,13 +13,12 @@ class Disconnected(ConnectionResetError):
 
 
 class Wakeup:
-    """A future that can be awaited again and again, and whose result runs the task at once.
+    """Like a future, but a task can await it many times, and :meth:`wake` runs the task at once.
 
     An :class:`asyncio.Future` takes a turn of the event loop to wake its task, about 10 µs for
-    each command. This one speaks the same protocol (``_asyncio_future_blocking`` makes an object a
-    future, see :func:`asyncio.isfuture`; ``_loop`` is asked for, as there is no ``get_loop``), but
-    :meth:`wake` steps the task directly if no other task is running. The task stays a real one,
-    with its own context.
+    each command. If no other task is running, :meth:`wake` runs the task directly instead, in the
+    task's own context. asyncio takes an object for a future if it has ``_asyncio_future_blocking``
+    (see :func:`asyncio.isfuture`), and reads ``_loop`` if the object has no ``get_loop``.
     """
 
     # fmt: off
@@ -54,12 +53,12 @@ class Wakeup:
         else:
             self._loop.call_soon(self._callback, self, context=self._context)
 
-    # The rest is the part of a future that a task calls.
+    # A task calls these methods of a future.
 
     def add_done_callback(
         self, callback: Callable[[Any], object], *, context: Context | None = None
     ) -> None:
-        """Take the task's own wake-up."""
+        """Keep the callback with which the task goes on."""
         self._callback, self._context = callback, context
         self.waiting = True
 
@@ -70,7 +69,7 @@ class Wakeup:
             raise asyncio.CancelledError
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the wait of the task; return whether there was one."""
+        """Cancel the wait of the task; return True if a task was waiting."""
         if not self.waiting or self._callback is None:
             return False
         self.waiting = False

@@ -6,9 +6,9 @@ far as they decide where hidden text ends. Each step takes the same time at any 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+
+from aiosmtpd.mail.html_styles import INVISIBLE, PREFORMATTED, TINY, UNREADABLE, Style
 
 
 def _words(*lines: str) -> frozenset[str]:
@@ -25,6 +25,7 @@ _NEVER_SEEN = _words("datalist desc iframe metadata noembed noframes script styl
 _FORMATTING = _words("a b big code em font i nobr s small strike strong tt u")
 _HEADINGS = _words("h1 h2 h3 h4 h5 h6")
 _TABLE = _words("caption colgroup table tbody td tfoot th thead tr")
+_PARTS = _TABLE - {"table"}
 _TABLES = frozenset({"table", "template"})
 _SECTIONS = ("caption", "tbody", "tfoot", "thead")
 _PREFORMATTED = frozenset({"listing", "plaintext", "pre", "textarea", "xmp"})
@@ -56,6 +57,9 @@ _ENDED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """For a start tag, the elements that it ends, and those (or the table) across which it does not."""
 
+MAKES_ROOM = _P_ENDS | set(_ENDED) | {"a", "nobr"}
+_NEVER_ENDED = frozenset({"body", "html"})
+
 _PAGE_OF_HTML = (
     "foreignobject",
     "desc",
@@ -67,82 +71,19 @@ _PAGE_OF_HTML = (
     "ms",
     "mtext",
 )
-_LEAVES_SVG = _P_ENDS - {"form"} | _FORMATTING | {"body", "br", "head", "img", "span", "sub", "sup"}
-
-_INVISIBLE, _TINY, PREFORMATTED, _HIDES = 1, 2, 4, 8
-"""Flags of an element. It inherits all but the last, if its style does not say something else."""
-
-
-class Style(NamedTuple):
-    """The effect of an element's attributes on its text."""
-
-    display: str = ""
-    hides: bool = False
-    sets: int = 0
-    clears: int = 0
-
-
-_DECLARATION = re.compile(
-    r"(?:^|[;{])[ \t\n\f]*+(display|visibility|opacity|(?:max-)?(?:height|width)|overflow(?:-[xy])?"
-    r"|font(?:-size)?|white-space|padding(?:-\w+)?)[ \t\n\f]*+:([^;{}]*+)",
-    re.IGNORECASE | re.ASCII,
+_LEAVES_SVG = (_FORMATTING - {"a", "font"}) | _words(
+    "blockquote body br center dd div dl dt embed h1 h2 h3 h4 h5 h6 head hr img li listing menu",
+    "meta ol p pre ruby span strong sub sup table ul var",
 )
-_COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
-_ZERO = re.compile(r"[+-]?(?:0+(?:\.0*)?|\.0+)(?:[a-z]{1,4}|%)?")
-_RELATIVE = re.compile(r"[+-]?[\d.]+(?:em|ex|ch|%)|smaller|larger|inherit|unset")
-_FONT_SIZE = re.compile(r"(?:^|\s)([+-]?[\d.]+(?:[a-z]{1,4}|%)?)(?:/|\s)")
+"""Start tags that end SVG and MathML (section 13.2.6.5)."""
 
-
-def declarations(style: str) -> dict[str, str]:
-    """Return the values of the properties that can hide text, in lower case."""
-    found: dict[str, str] = {}
-    important: set[str] = set()
-    if "/*" in style:
-        style = _COMMENT.sub("", style)
-    for match in _DECLARATION.finditer(style):
-        name = match[1].lower()
-        value, mark, _ = match[2].strip().lower().partition("!")
-        if name not in important or mark:
-            found[name] = value.strip()
-        if mark:
-            important.add(name)
-    return found
-
-
-def style_of(declared: dict[str, str], *, hidden: bool = False) -> Style:
-    """Return the effect of an element's declarations and of its attribute ``hidden``."""
-    get = declared.get
-    display = get("display", "none" if hidden else "")
-    sets = clears = 0
-    if visibility := get("visibility"):
-        if visibility in {"hidden", "collapse"}:
-            sets |= _INVISIBLE
-        elif visibility == "visible":
-            clears |= _INVISIBLE
-    size = get("font-size") or ""
-    if not size and (shorthand := _FONT_SIZE.search(get("font", ""))):
-        size = shorthand[1]
-    if _ZERO.fullmatch(size):
-        sets |= _TINY
-    elif size and not _RELATIVE.fullmatch(size):
-        clears |= _TINY
-    if space := get("white-space"):
-        if space.startswith(("pre", "break-spaces")):
-            sets |= PREFORMATTED
-        elif space in {"normal", "nowrap"}:
-            clears |= PREFORMATTED
-    cut = "hidden" in get("overflow", get("overflow-y", "")) and (
-        _ZERO.fullmatch(get("max-height", ""))
-        or (_ZERO.fullmatch(get("height", "")) and not any("padding" in name for name in declared))
-    )
-    hides = display == "none" or bool(cut) or bool(_ZERO.fullmatch(get("opacity", "")))
-    return Style(display, hides, sets, clears)
-
+_HIDES = 8
+"""A flag beside those of styles: an element that is hidden with its content."""
 
 UNSEEN = -1
 
 Closed = tuple[str, int]
-"""The name of an element that is closed, and its label: ``UNSEEN`` if it was given no other."""
+"""The name and the label of an element that is closed."""
 
 
 class Elements:
@@ -151,13 +92,14 @@ class Elements:
     def __init__(self) -> None:
         #: True if a reader sees text here.
         self.seen = True
-        #: The inherited flags, such as ``PREFORMATTED``.
+        #: The flags of the innermost element, such as ``PREFORMATTED``.
         self.flags = 0
         #: True after an element of SVG or MathML was opened.
         self.had_foreign = False
         self._names: list[str] = []
-        self._flags: list[int] = []
-        self._labels: list[int] = []
+        #: The labels of the open elements, ``UNSEEN`` until the reader sets another.
+        self.labels: list[int] = []
+        self._flags = [0]
         self._places: dict[str, list[int]] = {}
         # Places of elements that stop the search for an open element, each list with a sentinel.
         self._special, self._scopes, self._tables = [-1], [-1], [-1]
@@ -169,6 +111,16 @@ class Elements:
         outer = self._last(("math", "svg")) if self.had_foreign else -1
         return outer >= 0 and self._last(_PAGE_OF_HTML) < outer
 
+    @property
+    def visible(self) -> bool:
+        """True if a reader sees an image here, or text that is large enough."""
+        return not (self._hidden or self.flags & INVISIBLE)
+
+    @property
+    def inert(self) -> bool:
+        """True within ``<template>``, which is not a part of the page."""
+        return bool(self._places.get("template"))
+
     def _last(self, names: Iterable[str]) -> int:
         """Return the place of the innermost open element of these names; -1 without one."""
         last = -1
@@ -179,7 +131,10 @@ class Elements:
         return last
 
     def make_room(self, name: str) -> list[Closed]:
-        """Close the elements that a start tag ends, and return them, the innermost first."""
+        """Close the elements that a start tag ends, and return them, the innermost first.
+
+        Only start tags in ``MAKES_ROOM`` end others, except in foreign elements.
+        """
         closed: list[Closed] = []
         if self.had_foreign and name in _LEAVES_SVG and self.foreign:
             closed += self._close(self._last(("math", "svg")))
@@ -192,97 +147,97 @@ class Elements:
             limit = self._tables[-1]
             if within:
                 limit = max(self._scopes[-1], self._last(within))
+            elif limit < 0:
+                return closed
             places = [place for one in ended if (place := self._last((one,))) > limit]
             if places:
                 closed += self._close(min(places))
         elif name in _HEADINGS and self._names and self._names[-1] in _HEADINGS:
             closed += self._close(len(self._names) - 1)
-        elif name == "a" and self._places.get("a"):
-            closed += self.end("a")
+        elif name in {"a", "nobr"} and self._places.get(name):
+            closed += self.end(name)
         return closed
 
     def open(self, name: str, style: Style) -> None:
         """Open an element."""
         place = len(self._names)
-        flags = self.flags & ~style.clears | style.sets
+        flags = (self.flags & ~_HIDES & ~style.clears) | style.sets
         if name == "table":
             # In quirks mode, as in most mails, a table does not inherit the size of the text.
-            flags &= ~_TINY
+            flags &= ~TINY
         elif name in _PREFORMATTED and not style.clears:
             flags |= PREFORMATTED
         elif name in {"math", "svg"}:
             self.had_foreign = True
-        hides = style.hides or name in _NEVER_SEEN
-        if hides:
+        # The standard ignores a part of a table if there is no table.
+        stray = name in _PARTS and self._tables[-1] < 0
+        if (style.hides and not stray) or name in _NEVER_SEEN:
             self._hidden += 1
             flags |= _HIDES
         self._names.append(name)
         self._flags.append(flags)
-        self._labels.append(UNSEEN)
+        self.labels.append(UNSEEN)
         if name in self._places:
             self._places[name].append(place)
         else:
             self._places[name] = [place]
-        if name in _SPECIAL:
+        if name in _SPECIAL and not stray:
             self._special.append(place)
             if name in _SCOPE:
                 self._scopes.append(place)
                 if name in _TABLES:
                     self._tables.append(place)
-        if hides or flags != self.flags:
-            self._look()
+        self.flags = flags
+        self.seen = not (self._hidden or flags & UNREADABLE)
 
-    def label(self, label: int) -> None:
-        """Label the innermost element."""
-        self._labels[-1] = label
-
-    def end(self, name: str) -> list[Closed]:
+    def end(self, name: str) -> Sequence[Closed]:
         """Close the elements that an end tag ends, and return them, the innermost first."""
         places = self._places.get(name)
-        if not places or name in {"body", "html"}:
-            return []
-        place = places[-1]
-        if name in _TABLE:
+        if name in _HEADINGS:
+            place = self._last(_HEADINGS)
+        elif not places or name in _NEVER_ENDED or (name in _PARTS and self._tables[-1] < 0):
+            return ()
+        else:
+            place = places[-1]
+        if name == "template":
+            limit = -1
+        elif name in _TABLE:
             limit = self._tables[-1]
         elif name in _SPECIAL:
             limit = self._scopes[-1]
         elif name not in _FORMATTING or place > self._special[-1]:
             limit = self._special[-1]
         elif place < self._scopes[-1]:
-            return []
+            return ()
         else:
             # It ends within a block that it does not enclose: its block stays open.
-            places.pop()
+            self._places[name].pop()
             self._names[place] = ""
-            if self._flags[place] & _HIDES:
-                self._flags[place] &= ~_HIDES
+            if self._flags[place + 1] & _HIDES:
+                self._flags[place + 1] &= ~_HIDES
                 self._hidden -= 1
-            self._look()
-            return [(name, self._labels[place])]
-        return self._close(place) if place >= limit else []
+            self.seen = not (self._hidden or self.flags & UNREADABLE)
+            return [(name, self.labels[place])]
+        return self._close(place) if place >= max(limit, 0) else ()
 
     def end_all(self) -> list[Closed]:
         """Close all elements."""
         return self._close(0)
 
     def _close(self, place: int) -> list[Closed]:
+        names, places = self._names, self._places
         closed: list[Closed] = []
-        while len(self._names) > place:
-            name, label = self._names.pop(), self._labels.pop()
+        while len(names) > place:
+            name, label = names.pop(), self.labels.pop()
             if self._flags.pop() & _HIDES:
                 self._hidden -= 1
             if name:
-                self._places[name].pop()
+                places[name].pop()
                 closed.append((name, label))
-        # Each of these lists has a part of the one before.
-        for stops in self._special, self._scopes, self._tables:
-            if stops[-1] < place:
-                break
-            while stops[-1] >= place:
-                stops.pop()
-        self._look()
+        if self._special[-1] >= place:
+            for stops in self._special, self._scopes, self._tables:
+                while stops[-1] >= place:
+                    stops.pop()
+        self.flags = flags = self._flags[-1]
+        self.seen = not (self._hidden or flags & UNREADABLE)
         return closed
-
-    def _look(self) -> None:
-        self.flags = self._flags[-1] & ~_HIDES if self._flags else 0
-        self.seen = not (self._hidden or self.flags & (_INVISIBLE | _TINY))

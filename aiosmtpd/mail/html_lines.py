@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-_BLANKS = re.compile(r"[ \t\n\f]+")
-_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]+|([\ud800-\udfff])")
+_BLANKS = re.compile(r"[ \t\n\f\r]+")
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]+|([\ud800-\udfff])")
 
 # Blanks of all widths except the ideographic one, and characters without any width.
 _PADDING = re.compile(
-    "[ \t\n\f\xa0\u2000-\u200a\u202f\u205f\u2800\xad\u034f\u115f\u1160\u17b4\u17b5\u180e"
+    "[ \t\n\f\r\xa0\u2000-\u200a\u202f\u205f\u2800\xad\u034f\u115f\u1160\u17b4\u17b5\u180e"
     "\u200b-\u200d\u2060-\u2064\u206a-\u206f\u3164\ufeff\uffa0]+"
 )
-_WIDE = re.compile("[ \t\n\f\xa0\u2000-\u200a\u202f\u205f\u2800]")
+_WIDE = re.compile("[ \t\n\f\r\xa0\u2000-\u200a\u202f\u205f\u2800]")
 _LINE = re.compile(r"\n[^\n]*+|[^\n]++")
 _AT_END = " \t\xa0"
 _JOINERS = re.compile("[^\u200c\u200d]+")
@@ -57,11 +57,14 @@ class Lines:
 
     def text(self, text: str) -> None:
         """Write a text in which each run of blanks is one blank."""
+        if text.isspace() and text.isascii():
+            self._blank = True
+            return
         spacer = False
         if not text.isprintable():
             spacer = "\xa0" in text
-            text = _BLANKS.sub(" ", cleaned(_PADDING.sub(_narrowed, text)))
-        elif "  " in text:
+            text = cleaned(_BLANKS.sub(" ", _PADDING.sub(_narrowed, text)))
+        if "  " in text:
             text = _BLANKS.sub(" ", text)
         words = text.strip(" ")
         if words.strip(" \xa0\u200c\u200d"):

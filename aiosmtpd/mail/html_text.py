@@ -10,37 +10,33 @@ import re
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from aiosmtpd.mail.html_elements import (
-    PREFORMATTED,
-    UNSEEN,
-    VOID,
-    Closed,
-    Elements,
-    Style,
-    declarations,
-    style_of,
-)
+from aiosmtpd.mail.html_elements import MAKES_ROOM, UNSEEN, VOID, Closed, Elements
 from aiosmtpd.mail.html_lines import Lines, cleaned
+from aiosmtpd.mail.html_styles import PREFORMATTED, Sheet, Style
 from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
+from aiosmtpd.mail.links import is_web_address
 
-_LINES = frozenset(
-    {
+_LISTS = frozenset({"dir", "menu", "ol", "ul"})
+_PARAGRAPHS = _LISTS | {"blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "p", "table"}
+_BREAKS = dict.fromkeys(
+    (
         *("address", "article", "aside", "body", "caption", "center", "dd", "details", "dialog"),
         *("div", "dl", "dt", "fieldset", "figcaption", "figure", "footer", "form", "header"),
         *("hgroup", "html", "legend", "li", "listing", "main", "nav", "optgroup", "option"),
         *("plaintext", "pre", "search", "section", "summary", "tbody", "textarea", "tfoot"),
         *("thead", "tr", "xmp"),
-    }
-)
-_LISTS = frozenset({"dir", "menu", "ol", "ul"})
-_PARAGRAPHS = _LISTS | {"blockquote", "h1", "h2", "h3", "h4", "h5", "h6", "p", "table"}
+    ),
+    1,
+) | dict.fromkeys(_PARAGRAPHS, 2)
+"""Line ends before and after an element: one begins a line, two an empty line before it."""
+
 _STRUCTURE = _LISTS | {"blockquote", "li", "td", "th", "tr"}
 _FIRM = _PARAGRAPHS - {"p"}
 """Elements that begin a line even as the first of a cell."""
 
 _BLOCKS = frozenset({"block", "flex", "grid", "list-item", "table"})
 
-_WANTED = frozenset({"alt", "hidden", "href", "start", "style", "value"})
+_WANTED = frozenset({"alt", "class", "hidden", "href", "id", "media", "start", "style", "value"})
 _NUMBER = re.compile(r"[ \t\n\f]*([+-]?[0-9]{1,9})")
 _ABSOLUTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*+:")
 _LINE_ENDS = re.compile(r"[\t\n]+")
@@ -92,45 +88,52 @@ class _Reader:
         self._known: dict[str, tuple[Attributes, Style]] = {}
         # A long base and many short links would be much longer than the page.
         self._room = len(html) + 10_000
-        self._after_pre = False
+        self._sheet = Sheet()
+        self._media = ""
         self._read()
 
     def _read(self) -> None:
-        elements, lines = self._elements, self.lines
+        elements, lines, last = self._elements, self.lines, ""
         for token in self._tokens:
             if isinstance(token, Tag):
                 if token.closes:
                     self._end(token.name)
                 else:
                     self._start(token)
-                self._after_pre = token.name in {"listing", "pre", "textarea"}
+                last = "" if token.closes else token.name
             elif token and elements.seen:
                 if elements.flags & PREFORMATTED:
-                    lines.preformatted(token[1:] if self._after_pre and token[0] == "\n" else token)
+                    begin = last in {"listing", "pre", "textarea"} and token[0] == "\n"
+                    lines.preformatted(token[begin:])
                 else:
                     lines.text(token)
+            elif last == "style" and not elements.inert and self._media in {"", "all", "screen"}:
+                self._sheet.add(token)
+                self._known.clear()
         for closed in elements.end_all():
             self._closed(closed)
-        if self._base is not None:
+        if self._base:
             self.links = [self._absolute(link) for link in self.links]
 
     def _start(self, tag: Tag) -> None:
         elements, name = self._elements, tag.name
-        for closed in elements.make_room(name):
-            self._closed(closed)
-        if elements.had_foreign:
+        if name in MAKES_ROOM or elements.had_foreign:
+            for closed in elements.make_room(name):
+                self._closed(closed)
             self._tokens.foreign = elements.foreign
-        attributes, style = self._looked(tag.source) if tag.source else _PLAIN
+        attributes, style = self._looked(tag) if tag.source or self._sheet.matters else _PLAIN
         if name in VOID:
             self._void(name, attributes, style)
             return
         if name == "a":
             self._anchor(attributes)
+        elif name == "style":
+            self._media = attributes.get("media", "").strip().lower()
         elements.open(name, style)
         if elements.seen:
             if breaks := self._breaks(name, style):
                 self.lines.block(breaks, firm=name in _FIRM)
-            elements.label(breaks)
+            elements.labels[-1] = breaks
             if name in _STRUCTURE:
                 self._begin(name, attributes)
         if elements.had_foreign:
@@ -138,25 +141,27 @@ class _Reader:
             if self._tokens.foreign and tag.source.endswith("/"):
                 self._end(name)
 
-    def _looked(self, source: str) -> tuple[Attributes, Style]:
+    def _looked(self, tag: Tag) -> tuple[Attributes, Style]:
         """Return the attributes of a start tag, and their effect on its text."""
-        known = self._known.get(source)
+        key = f"{tag.name} {tag.source}" if self._sheet.matters else tag.source
+        known = self._known.get(key)
         if known is None:
-            attributes = attributes_of(source, _WANTED)
-            declared = declarations(attributes["style"]) if "style" in attributes else {}
-            known = attributes, style_of(declared, hidden="hidden" in attributes)
+            attributes = attributes_of(tag.source, _WANTED)
+            known = attributes, self._sheet.style(tag.name, attributes)
             # Most mails repeat few tags many times.
-            if len(source) < 500 and len(self._known) < 1000:
-                self._known[source] = known
+            if len(key) < 500 and len(self._known) < 1000:
+                self._known[key] = known
         return known
 
     def _breaks(self, name: str, style: Style) -> int:
         """Return the line ends before and after an element."""
-        if style.display.startswith("inline"):
-            return 0
-        if name in _PARAGRAPHS:
-            return 1 if name in _LISTS and self._lists else 2
-        return int(name in _LINES or (style.display in _BLOCKS and name not in {"td", "th"}))
+        breaks = _BREAKS.get(name, 0)
+        if style.display:
+            if style.display.startswith("inline"):
+                breaks = 0
+            elif style.display in _BLOCKS and name not in {"td", "th"}:
+                breaks = breaks or 1
+        return 1 if breaks == 2 and name in _LISTS and self._lists else breaks
 
     def _begin(self, name: str, attributes: Attributes) -> None:
         """Begin a list, an item, a quotation, a row or a cell."""
@@ -208,26 +213,26 @@ class _Reader:
             self.lines.block(breaks)
 
     def _void(self, name: str, attributes: Attributes, style: Style) -> None:
-        if name == "base" and self._base is None:
-            self._base = attributes.get("href")
+        if name == "base" and self._base is None and "href" in attributes:
+            base = _address(attributes["href"])
+            self._base = base if is_web_address(base) else ""
         elif name == "area":
             self._link(attributes)
-        if style.hides or not self._elements.seen:
+        if style.hides or not self._elements.visible:
             return
         if name == "br":
             self.lines.line_end()
         elif name == "hr":
             self.lines.block(1)
         elif name in {"image", "img"}:
+            # An image is seen, however small the text around it is.
             self.lines.text(attributes.get("alt", ""))
 
-    def _link(self, attributes: Attributes) -> str | None:
-        href = attributes.get("href")
-        if href is not None:
-            # As the URL standard does (section 4.4).
-            href = cleaned(_LINE_ENDS.sub("", href.strip(_EDGES)))
-            self.links.append(href)
-        return href
+    def _link(self, attributes: Attributes) -> str:
+        if "href" not in attributes or self._elements.inert:
+            return ""
+        self.links.append(_address(attributes["href"]))
+        return self.links[-1]
 
     def _absolute(self, link: str) -> str:
         if not self._base or self._room < 0:
@@ -237,7 +242,7 @@ class _Reader:
         return joined
 
     def _anchor(self, attributes: Attributes) -> None:
-        self._anchors.append((self._link(attributes) or "", self.lines.place()))
+        self._anchors.append((self._link(attributes), self.lines.place()))
 
     def _anchor_end(self, *, seen: bool) -> None:
         target, place = self._anchors.pop()
@@ -250,6 +255,11 @@ class _Reader:
 def _number(attributes: Attributes, name: str, default: int) -> int:
     number = _NUMBER.match(attributes.get(name, ""))
     return int(number[1]) if number else default
+
+
+def _address(href: str) -> str:
+    # The URL standard drops these characters (section 4.4).
+    return cleaned(_LINE_ENDS.sub("", href.strip(_EDGES)))
 
 
 def _joined(base: str, link: str) -> str:

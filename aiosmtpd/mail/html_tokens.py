@@ -1,7 +1,7 @@
 """Cut HTML into tokens, after the states of the HTML standard (section 13.2.5).
 
-Any input is accepted. Time and memory are linear in its length: a pattern that does not match
-where it must match has met the end of the document.
+Any input is accepted. Time and memory are linear in its length: each pattern either matches or has
+met the end of the document.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ class Tokens:
                 more = _MORE.match(html, position)
                 complete, position = (more[1], more.end()) if more else ("", len(html))
             name = found[2].lower()
+            without_tags = not (self.foreign or found[1]) and name in _WITHOUT_TAGS
             yield Tag(name, bool(found[1]), html[found.start(3) : position - 1])
-            if not found[1] and not self.foreign and name in _WITHOUT_TAGS:
+            if without_tags:
                 begin, position = position, _end_of_raw_text(html, name, position)
                 text = html[begin:position]
                 yield decoded(text) if name in _DECODED else text

@@ -12,18 +12,22 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Quotation marks and brackets of several scripts, full-width punctuation, invisible characters.
-# Letters of any script may be part of an address (RFC 3987).
-_NEVER = (
-    r"""\s<>"`\x00-\x1f\x7f-\x9f\u00ab\u00bb\u2018-\u201f\u2039\u203a\u200b\u200e\u200f"""
-    r"""\u202a-\u202e\u2060-\u2069\ufeff\u3001\u3002\u3008-\u3011\u3014-\u301b\u301d-\u301f"""
-    r"""\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f\uff3b\uff3d\uff5b\uff5d\uff61-\uff64"""
-    r"""\ufe10-\ufe19\ufe30-\ufe4f"""
+_INVISIBLE = (
+    r"\x00-\x1f\x7f-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+)
+"""Control characters, and those that reverse or hide text (RFC 3987, section 4.1)."""
+
+# Quotation marks and brackets of several scripts, and full-width punctuation. Letters of any script
+# may be a part of an address (RFC 3987).
+_NEVER = _INVISIBLE + (
+    r"""\s<>"`\u00ab\u00bb\u2018-\u201f\u2039\u203a\u3001\u3002\u3008-\u3011\u3014-\u301b"""
+    r"""\u301d-\u301f\uff01\uff08\uff09\uff0c\uff1a\uff1b\uff1f\uff3b\uff3d\uff5b\uff5d"""
+    r"""\uff61-\uff64\ufe10-\ufe19\ufe30-\ufe4f"""
 )
 
 _SCHEME = re.compile(r"[hH][tT][tT][pP][sS]?://")
 _PLAIN = re.compile(rf"[^{_NEVER}()\[\]{{}}']*+")
-_PART = r"[^\s<>\"\x00-\x1f\x7f-\x9f]++"
+_PART = rf"[^\s<>\"{_INVISIBLE}]++"
 _WITHIN_ANGLES = re.compile(rf"[hH][tT][tT][pP][sS]?://{_PART}(?:[ \t]*+\r?\n[ \t]*+{_PART})*>")
 _HOST = re.compile(r"[^/?#]*?[\w\]]")
 _BROKEN = re.compile(r"[ \t]*+\r?\n[ \t]*+")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import cached_property
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from public import public
 
 from aiosmtpd.engine.callables import Mail
-from aiosmtpd.mail import html_text as hypertext, links as addresses
+from aiosmtpd.mail import bodies, html_text as hypertext, links as addresses
 from aiosmtpd.mail.criteria import Pattern, found, spelt
 from aiosmtpd.mail.diff import differences
-from aiosmtpd.mail.mime import Attachment, Headers, Reading, read
+from aiosmtpd.mail.mime import Attachment, Headers
+from aiosmtpd.mail.source import InFile, InMemory
+from aiosmtpd.mail.tree import Part, read
 
 if TYPE_CHECKING:
     from aiosmtpd.protocol.session import Envelope, Session
@@ -36,42 +39,79 @@ class DecodedMail(Mail):
         self.received: datetime = datetime.now(UTC).astimezone()
 
     @cached_property
-    def _reading(self) -> Reading:
-        return read(self.content)
+    def root(self) -> Part:
+        """The message as a tree of parts; a message in a file is not read into memory for it."""
+        file = self.envelope.open()
+        if isinstance(file, BytesIO):
+            return read(InMemory(file.getvalue()))
+        file.close()
+        return read(InFile(self.envelope.open))
+
+    @property
+    def parts(self) -> list[Part]:
+        """All parts in their order: the root, its parts and theirs, also those of messages."""
+        return list(self.root.walk())
+
+    @cached_property
+    def _bodies(self) -> bodies.Bodies:
+        return bodies.of(self.root)
+
+    @property
+    def bodies(self) -> list[Part]:
+        """The parts that :attr:`text` and :attr:`html` are made of, in their order."""
+        return self._bodies.shown
+
+    @property
+    def attached(self) -> list[Part]:
+        """The parts that :attr:`attachments` are made of, in their order, not decoded yet."""
+        return self._bodies.attached
+
+    @property
+    def notices(self) -> list[str]:
+        """A line for each part that cannot be read as the sender meant it."""
+        return [f"part {one.number}: {one.notice}" for one in self.root.walk() if one.notice]
+
+    @property
+    def size(self) -> int:
+        """The size of the message in bytes."""
+        return self.root.end
 
     @property
     def headers(self) -> Headers:
         """The decoded header fields: a mapping with :meth:`~Headers.get_all` and ``fields``."""
-        return self._reading.headers
+        return self.root.headers
 
     @property
     def subject(self) -> str:
         """The decoded subject as one line; ``""`` without one."""
         return self.headers.get("Subject", "")
 
-    @property
+    @cached_property
     def text(self) -> str:
-        r"""The plain text with ``\n`` line ends; ``""`` without one."""
-        return self._reading.text
+        r"""The plain text with ``\n`` line ends, and no soft ones; ``""`` without one."""
+        return bodies.text_of(self.bodies, "text/plain")
 
-    @property
+    @cached_property
     def html(self) -> str:
         r"""The HTML with ``\n`` line ends; ``""`` without one."""
-        return self._reading.html
+        return bodies.text_of(self.bodies, "text/html")
 
-    @property
+    @cached_property
     def attachments(self) -> list[Attachment]:
         """The parts that are not plain text or HTML to be read in place, in order."""
-        return self._reading.attachments
+        return [Attachment(part.name, part.type, part.content) for part in self.attached]
 
     @cached_property
     def _hypertext(self) -> hypertext.Hypertext:
         return hypertext.read(self.html)
 
-    @property
+    @cached_property
     def readable(self) -> str:
-        """The plain text or, without one, the visible text of the HTML."""
-        return self.text if self.text.strip() else self._hypertext.text
+        """The plain text or, without one, the visible text of the HTML.
+
+        In the text of HTML, items of lists have bullets or numbers, and quotations ``>``.
+        """
+        return self.text if self.text.strip() else hypertext.shown(self.html)
 
     @cached_property
     def links(self) -> list[str]:
@@ -125,7 +165,7 @@ class DecodedMail(Mail):
             ("the subject", self.subject, subject),
             ("the text", self.text, text),
             ("the HTML", self.html, html),
-            ("the list of attachments", [one.name for one in self.attachments], attachments),
+            ("the list of attachments", [one.name for one in self.attached], attachments),
         )
         lines = [
             line
@@ -137,6 +177,6 @@ class DecodedMail(Mail):
             raise AssertionError("\n  ".join([f"{self!r}:", *lines]))
 
     def __repr__(self) -> str:
-        attached = f", {len(self.attachments)} attached" if self.attachments else ""
+        attached = f", {len(self.attached)} attached" if self.attached else ""
         to = ", ".join(self.recipients)
         return f"<DecodedMail {self.subject!r} from {self.sender} to {to}{attached}>"

@@ -16,6 +16,7 @@ from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 
 if TYPE_CHECKING:
+    from aiosmtpd.mail.tree import Part
     from aiosmtpd.protocol.session import Envelope, Session
 
 log = logging.getLogger("mail.debug")
@@ -29,7 +30,8 @@ _LABEL = 11
 def pretty(mail: DecodedMail, terminal: Terminal | None = None) -> str:
     """Return a message as lines for a person to read, safe on any terminal.
 
-    The lines show the envelope, the most useful headers, the text and a list of the attachments.
+    The lines show the envelope, the most useful headers, the text, a list of the attachments, and
+    notices of parts that cannot be read as the sender meant them.
     """
     terminal = terminal or Terminal()
     lines = [terminal.rule()]
@@ -40,9 +42,10 @@ def pretty(mail: DecodedMail, terminal: Terminal | None = None) -> str:
     links = [] if mail.text.strip() else mail.links
     below = [("Link", link) for link in links]
     below += [
-        ("Attached", f"{name or '-'}, {kind}, {_size(content)}")
-        for name, kind, content in mail.attachments
+        ("Attached", f"{part.name or '-'}, {part.type}, {_size(part.size)}")
+        for part in mail.attached
     ]
+    below += [("Notice", notice) for notice in mail.notices]
     if below:
         lines.append(terminal.rule())
     for label, value in below:
@@ -60,7 +63,7 @@ def _fields(mail: DecodedMail) -> Iterator[tuple[str, str]]:
     client = f"{host}:{port}" if host else "a local socket"
     client += f" ({name})" if name else ""
     yield "Client", client + (f", {tls}" if tls else "")
-    yield "Received", f"{mail.received:%H:%M:%S}, {_size(mail.content)}"
+    yield "Received", f"{mail.received:%H:%M:%S}, {_size(mail.size)}"
     for header in _SHOWN:
         for value in mail.headers.get_all(header):
             yield header, value
@@ -72,8 +75,8 @@ def _field(terminal: Terminal, label: str, value: str) -> Iterator[str]:
         yield terminal.dim(("" if number else label).ljust(_LABEL)) + show(line)
 
 
-def _size(content: bytes) -> str:
-    return f"{len(content):,} byte{'' if len(content) == 1 else 's'}"
+def _size(size: int) -> str:
+    return f"{size:,} byte{'' if size == 1 else 's'}"
 
 
 def tls_version(session: Session) -> str | None:
@@ -112,6 +115,24 @@ def as_object(mail: DecodedMail) -> dict[str, Any]:
         "size": len(mail.content),
         "raw": raw,
         "raw_base64": _base64(mail.content) if raw is None else None,
+        "parts": [_described(part) for part in mail.parts],
+        "notices": mail.notices,
+    }
+
+
+def _described(part: Part) -> dict[str, Any]:
+    return {
+        "number": part.number,
+        "type": part.type,
+        "charset": part.charset,
+        "encoding": part.encoding,
+        "disposition": part.disposition,
+        "content_id": part.content_id,
+        "name": part.name,
+        "position": part.position,
+        "body_position": part.body_position,
+        "end": part.end,
+        "size": part.size,
     }
 
 

@@ -13,8 +13,10 @@ from attrs import frozen
 from aiosmtpd.process.failure import Failure
 
 CHARSETS = (
-    "big5 cp1250 cp1251 cp1252 euc_jp euc_kr gb18030 gb2312 gbk iso2022_jp iso8859_2 latin_1 "
-    "iso8859_15 koi8_r shift_jis utf_16 utf_7"
+    "ascii big5 big5hkscs cp1250 cp1251 cp1252 cp1253 cp1254 cp1255 cp1256 cp1257 cp1258 cp866 "
+    "cp874 cp932 cp949 cp950 euc_jp gb18030 hz iso2022_jp iso2022_jp_ext iso2022_kr iso8859_2 "
+    "iso8859_5 iso8859_7 iso8859_8 iso8859_15 koi8_r koi8_u latin_1 utf_16 utf_16_be utf_16_le "
+    "utf_7"
 )
 """The character sets of most mail, by the names of their modules."""
 

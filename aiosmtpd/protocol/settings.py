@@ -25,7 +25,7 @@ BareNewline: TypeAlias = Literal["accept", "normalize", "reject"]
 IDENT = f"Python SMTP {__version__}"
 DATA_SIZE_DEFAULT = 2**25
 CALL_LIMIT_DEFAULT = 20
-"""Calls of a verb that the dict ``command_call_limit`` does not name."""
+"""How often a verb may be used that the dict ``command_call_limit`` does not name."""
 
 
 class CommonKeywords(LimitKeywords, total=False):
@@ -70,18 +70,18 @@ class SMTPKeywords(CommonKeywords, total=False):
     """The keywords of ``SMTP``, ``Server`` and ``Inbox``."""
 
     hostname: str | None
-    """The name in the greeting: ``server_hostname`` of the controllers."""
+    """The name in the greeting. Controllers call this keyword ``server_hostname``."""
 
 
 class ServingKeywords(TypedDict, total=False):
-    """The keywords that reach ``BaseController`` through the classes above it."""
+    """The keywords of ``BaseController`` that its subclasses pass on to it unchanged."""
 
     shutdown_timeout: float
     server_kwargs: dict[str, Any]
 
 
 class BaseKeywords(SMTPKeywords, ServingKeywords, total=False):
-    """The keywords of classes that know neither a host name nor a path."""
+    """The keywords of the base controllers, which do not know where to listen."""
 
 
 class ControllerKeywords(CommonKeywords, ServingKeywords, total=False):
@@ -125,7 +125,7 @@ class Settings:
     observers: tuple[Any, ...] = ()
     limits: Limits = DEFAULT_LIMITS
     takes_plain: bool = attrs.field(init=False)
-    """True if no setting concerns a MAIL, RCPT or DATA without parameters."""
+    """True if these settings let the fast path run; it checks some other settings itself."""
 
     @takes_plain.default
     def _takes_plain(self) -> bool:
@@ -154,7 +154,7 @@ class Settings:
             hash(items)
         except TypeError:
             return _validated(keywords)
-        # A factory repeats its keywords for each connection: they are validated once.
+        # A factory passes the same keywords for each connection: validate them only once.
         return _remembered(items)
 
 

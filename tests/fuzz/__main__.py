@@ -11,6 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+MAIL_NAMES = (
+    *("header_block", "mime_field", "encoded_word", "base64", "quoted_printable", "charset"),
+    "message",
+)
+
 CORPUS = Path(__file__).with_name("corpus")
 NAMES = ("receiver", "maildata", "path", "parameters", "proxy", "dialogue", "html", "search")
 
@@ -21,7 +26,7 @@ def _quoted(word: bytes) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("target", choices=NAMES)
+    parser.add_argument("target", choices=[*NAMES, *MAIL_NAMES])
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--corpus", help="folder for new inputs")
     settings = parser.parse_args()

@@ -16,10 +16,11 @@ from aiosmtpd.smtp import MODERN, SMTP, AuthResult, xclient, xforward
 from tests.attack.mutations import PIECES, faults_of
 from tests.dialogue.harness import all_records, finish
 from tests.dialogue.transport import MemoryTransport
+from tests.fuzz import mail_targets
 
 LIMIT = 64
 
-WORDS = [piece for piece in PIECES if len(piece) < 30]
+WORDS = [piece for piece in [*PIECES, *mail_targets.MAIL_PIECES] if len(piece) < 30]
 """Words that a fuzzer would need a long time to find."""
 
 
@@ -271,6 +272,7 @@ def close() -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
+    **mail_targets.TARGETS,
     "receiver": receiver,
     "maildata": maildata,
     "path": path,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.attack.mutations import DIALOGUES, PIECES
-from tests.fuzz.__main__ import NAMES
+from tests.fuzz.__main__ import MAIL_NAMES, NAMES
+from tests.fuzz.mail_targets import MAIL_PIECES
 from tests.fuzz.targets import TARGETS, close
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*/*"))
@@ -17,6 +18,7 @@ inputs = st.one_of(
     st.lists(
         st.one_of(st.sampled_from([*PIECES, *DIALOGUES]), st.binary(max_size=4)), max_size=12
     ).map(lambda pieces: b"".join(pieces)[:2000]),
+    st.lists(st.sampled_from(MAIL_PIECES), max_size=20).map(b"".join),
 )
 
 
@@ -48,4 +50,4 @@ def test_made_octets(name: str) -> None:
 
 
 def test_each_target_has_a_corpus() -> None:
-    assert set(NAMES) == set(TARGETS) == {file.parent.name for file in CORPUS}
+    assert {*NAMES, *MAIL_NAMES} == set(TARGETS) == {file.parent.name for file in CORPUS}

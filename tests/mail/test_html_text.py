@@ -57,6 +57,7 @@ def test_links_of_a_page_without_the_end_of_its_head() -> None:
         ("  a \n b\t<b>c </b> d<i> e</i>f ", "a b c d ef"),
         ("a<b>b</b>c<span>d</span>", "abcd"),
         ("a <!-- b --> c", "a c"),
+        ("a\r\n b\rc&#13;&#10;d&#12;e<pre>f&#13;&#10;g&#12;</pre>", "a b c d e\nf\ng"),
         ("a<hr>b", "a\nb"),
         ("<span style='display: block'>a</span>b", "a\nb"),
         ("<div style='display:inline-block'>a</div> <div style='display:inline'>b</div>c", "a bc"),
@@ -170,6 +171,7 @@ def test_hidden_text_is_not_read(hidden: str) -> None:
         ),
         *("<td style='font-size:0'><div style='font:bold 13px/20px Arial'>#</div>",),
         *("<div style='font-size:0'><table><tr><td>#</table></div>", "<p style='opacity:0.9'>#"),
+        *("<td style='font-size:0px'><img alt='#'>",),
         *("<div style='max-height:0'>#</div>", "<div style='height:0;font-size:10px'>#</div>"),
         *("<div style='mso-hide:all'>#</div>", "<div style='background:url(x);color:none'>#</div>"),
         *("<div hidden>x</div>#", "<div hidden><p>x</div>#", "<p hidden>x<div>#</div>"),
@@ -182,6 +184,58 @@ def test_hidden_text_is_not_read(hidden: str) -> None:
 )
 def test_text_that_is_seen_is_read(seen: str) -> None:
     assert text(seen.replace("#", "222222")).split() == ["222222"]
+
+
+@pytest.mark.parametrize(
+    ("css", "element"),
+    [
+        (".x{display:none}", "p class=x"),
+        (".x , .y {color:red;display:none!important}", "p class='z Y'"),
+        ("p.x{display:none}", "p class=x"),
+        ("#x{display:none}", "p id=x"),
+        ("p#x{visibility:hidden}", "p id=x"),
+        ("p{font-size:0}", "p"),
+        ("@import 'a';@charset 'b';.x{display:none}", "p class=x"),
+        ("@media print{.y{}}/*{*/.x{display:none/*}*/}", "p class=x"),
+        ("<!-- .x{display:none} -->", "p class=x"),
+        (".x{max-height:0;overflow:hidden}", "p class=x"),
+        (".x{display:none!important}", "p class=x style='display:block'"),
+        ("p.x{display:none}.x{display:block}", "p class=x"),
+        (".x{display:block}.x{display:none}", "p class=x"),
+        (".y{display:block}.x{display:none}", "p class='x y'"),
+        (".x{display:none", "p class=x"),
+        ("}.x{display:none}", "p class=x"),
+    ],
+)
+def test_a_style_sheet_hides_text(css: str, element: str) -> None:
+    page = f"<style>.q{{}}</style><style type=text/css>{css}</style>a<{element}>b</p>c"
+    assert text(page) == "ac"
+
+
+@pytest.mark.parametrize(
+    ("css", "element"),
+    [
+        ("@media (max-width:9px){.x{display:none}}", "p class=x"),
+        ("@media print{@supports(x){.x{display:none}}}", "p class=x"),
+        (".x{display:none}", "p class=y"),
+        (".x{display:none}", "p class=x style='display:block'"),
+        (".x{display:none}#y{display:block}", "p class=x id=y"),
+        (".x{display:none}.y{display:block}", "p class='y x'"),
+        (".x{display:none}.x{display:block}", "p class=x"),
+        (".y .x{display:none}", "p class=x"),
+        (".x:hover,.x>.y,[class]{display:none}", "p class=x"),
+        ("q.x{display:none}", "p class=x"),
+    ],
+)
+def test_a_style_sheet_does_not_hide_text(css: str, element: str) -> None:
+    assert text(f"<style>.q{{opacity:0}}{css}</style>a<{element}>b</p>c") == "a\n\nb\n\nc"
+
+
+def test_a_style_sheet_for_paper_does_not_count() -> None:
+    page = "<style media=print>p{display:none}</style><p>a"
+    assert text(page) == "a"
+    assert text(page.replace("print", "Screen")) == ""
+    assert text(f"<template>{page.replace('print', 'all')}</template><p>b") == "b"
 
 
 # Links.
@@ -287,7 +341,20 @@ PIECES = st.sampled_from(
         *("<p>", "<div hidden>", "<div style='display:none'>", "</div>", "</p>", "<b>", "</b>"),
         *("<table>", "<tr>", "<td>", "</td>", "</table>", "<ul>", "<ol>", "<li>", "</ul>", "<br>"),
         *("<a href=/x>", "</a>", "<blockquote>", "</blockquote>", "<svg>", "<title>", "</svg>"),
-        *("<pre>\n", "</pre>", "a", " b ", "&nbsp;", "&zwnj;", "&#27;", "\x1b[2J", "\0", "\ud800"),
+        *(
+            "<pre>\n",
+            "</pre>",
+            "a",
+            " b ",
+            "&nbsp;",
+            "&zwnj;",
+            "&#27;",
+            "&#13;",
+            "&#10;",
+            "\x1b[2J",
+            "\0",
+            "\ud800",
+        ),
         *(
             "<style>",
             "</style>",

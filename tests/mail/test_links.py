@@ -111,6 +111,7 @@ def test_without_a_host_there_is_no_address(text: str) -> None:
         ("https://a.test/x\ny>", ["https://a.test/x"]),
         ('<a href="https://a.test/x">', ["https://a.test/x"]),
         ("<https://a.test/x\x1b[0m>", ["https://a.test/x"]),
+        ("<https://a.test/x\u202ey>", ["https://a.test/x"]),
     ],
 )
 def test_an_address_in_angle_brackets_is_joined(text: str, found: list[str]) -> None:

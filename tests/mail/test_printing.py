@@ -15,7 +15,7 @@ from aiosmtpd import Envelope
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.printing import JSONLines, Pretty, as_json, pretty
 from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
-from tests.unit.test_message import mutated, with_everything
+from tests.mail.test_message import mutated, with_everything
 
 
 def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
@@ -82,6 +82,15 @@ def test_html_without_text_is_shown_with_its_links() -> None:
     mail = received(b"Content-Type: text/html\r\n\r\n<p>Look <a href=https://a.test/b>here</a>")
     lines = pretty(mail, Terminal(unicode=True)).splitlines()
     assert lines[-5:] == ["Look here", "─" * 72, "Link       https://a.test/b", "─" * 72, ""]
+
+
+def test_parts_that_cannot_be_read_have_a_notice() -> None:
+    content = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--c\r\n\r\nHello\r\n--c--\r\n"
+    lines = pretty(received(content)).splitlines()
+    assert lines[-8:-2] == [
+        *("--c", "", "Hello", "--c--", "-" * 72),
+        "Notice     part 0: a multipart without parts is left as source",
+    ]
 
 
 def test_an_empty_message_is_printed() -> None:
@@ -168,7 +177,7 @@ def test_json_has_all_keys() -> None:
     assert list(said) == [
         *("received", "client_address", "client_port", "client_name", "tls", "authenticated"),
         *("sender", "recipients", "mail_options", "rcpt_options", "headers", "subject", "text"),
-        *("html", "links", "attachments", "size", "raw", "raw_base64"),
+        *("html", "links", "attachments", "size", "raw", "raw_base64", "parts", "notices"),
     ]
     assert said["received"] == mail.received.isoformat(timespec="milliseconds")
     assert (said["tls"], said["authenticated"]) == ("TLSv1.3", True)
@@ -179,6 +188,21 @@ def test_json_has_all_keys() -> None:
     assert csv["name"] == "größe.csv"
     assert png == {"name": "a.png", "type": "image/png", "size": 2, "base64": "AP8="}
     assert (said["raw"].encode(), said["raw_base64"]) == (mail.content, None)
+    assert [one["number"] for one in said["parts"]] == ["0", "1", "1.1", "1.2", "2", "3"]
+    assert said["parts"][5] == {
+        "number": "3",
+        "type": "image/png",
+        "charset": "",
+        "encoding": "base64",
+        "disposition": "attachment",
+        "content_id": "",
+        "name": "a.png",
+        "position": mail.parts[5].position,
+        "body_position": mail.parts[5].body_position,
+        "end": mail.parts[5].end,
+        "size": 2,
+    }
+    assert said["notices"] == []
 
 
 def test_json_of_bytes_that_are_not_utf_8() -> None:

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings, strategies as st
 
 from aiosmtpd import Envelope, Mail
 from aiosmtpd.mail import html_text as hypertext
+from aiosmtpd.mail.header import decode_header
 from aiosmtpd.mail.message import DecodedMail
-from aiosmtpd.mail.mime import decode_header
 
 
 def decoded(content: bytes | EmailMessage | str) -> DecodedMail:
