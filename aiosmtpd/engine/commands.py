@@ -227,7 +227,7 @@ class Commands(Connection):
         try:
             if self._watch is not None:
                 await self._before("connect")
-            status = await self._call_later_hook("CONNECT", *self.session.client_address)
+            status = await self._call_new_hook("CONNECT", *self.session.client_address)
             if status is MISSING:
                 status = f"220 {self.hostname} {self.settings.ident}"
             return replies.from_hook(status)
@@ -294,7 +294,7 @@ class Commands(Connection):
 
     async def _tell_of_end(self) -> None:
         try:
-            await self._call_later_hook("DISCONNECT", self._reason)
+            await self._call_new_hook("DISCONNECT", self._reason)
         except Exception as error:
             message = "%r handle_DISCONNECT failed"
             self._log(logging.ERROR, message, self._client, error=error)
@@ -455,6 +455,7 @@ class Commands(Connection):
             or self._meter.farewell is not None
             or self.command_size_limits
             or self.command_size_limit < fast_path.LONGEST
+            or 0 < (self.line_length_limit or 0) < fast_path.LONGEST
             or self.local_part_limit
             or (self._watch is not None and self._watch.methods.before)
             or log.isEnabledFor(logging.DEBUG)
@@ -627,7 +628,7 @@ class Commands(Connection):
             return await called
         return await self._in_time(called, command, self.limits.handler_timeout)
 
-    async def _call_later_hook(self, command: str, *args: Any) -> Any:
+    async def _call_new_hook(self, command: str, *args: Any) -> Any:
         """Call a hook that is newer than 1.4 ("later" is not a delay).
 
         Programs for 1.4 override ``_call_handler_hook`` to record the commands. Their override does

@@ -44,9 +44,6 @@ CLOSE_NOTIFY = 2.0
 SLOW_HOOK = 0.1
 """Seconds for which one command may block the event loop before the log says so."""
 
-LONG_LINE = 340
-"""Bytes of a command line that no line limit below this lets the fast path take."""
-
 LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
 TURN_SECONDS = 0.005
@@ -522,12 +519,7 @@ class Connection(Wire):
 
     def data_received(self, data: bytes) -> None:
         """Take plain bytes, and let the driver run if it waits for them."""
-        if (
-            self._at_rest
-            and self._wakeup.waiting
-            and self._drained is None
-            and not 0 < (self.line_length_limit or 0) < LONG_LINE
-        ):
+        if self._at_rest and self._wakeup.waiting and self._drained is None:
             if (rest := self._take_at_once(data)) is None:
                 return
             data = rest

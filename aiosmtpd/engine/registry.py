@@ -37,7 +37,6 @@ class Registry:
     def __init__(self) -> None:
         self.connections: set[Member] = set()
         self.crowd = Crowd(_descriptors())
-        self.stopping = False
 
     async def stop(self, timeout: float = 10.0) -> None:
         """End every connection; return when none is left, and no task of theirs.
@@ -46,14 +45,12 @@ class Registry:
         *timeout* seconds to end; after that its task is cancelled and the connection is aborted.
         RFC 5321 section 3.8.
         """
-        self.stopping = True
         for connection in list(self.connections):
             connection.shut_down()
         await self.wait(timeout)
         for connection in list(self.connections):
             connection.abort()
         await self.wait(None)
-        self.stopping = False
 
     async def wait(self, timeout: float | None) -> None:
         """Wait *timeout* seconds at most until the connections that are open have ended."""

@@ -33,7 +33,7 @@ class Transactions(Protocol):
         """Return the seconds for which the server waits for mail data."""
 
 
-class Server(Protocol):
+class ServerSide(Protocol):
     """The server's side of one connection."""
 
     session: Session
@@ -118,7 +118,7 @@ class Server(Protocol):
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command."""
 
-    async def _call_later_hook(self, command: str, *args: Any) -> Any:
+    async def _call_new_hook(self, command: str, *args: Any) -> Any:
         """Call a hook that 1.4 does not have."""
 
     async def _before(self, stage: Stage, argument: Any = None) -> None:

@@ -20,7 +20,7 @@ from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Deliver, Watch
-    from aiosmtpd.engine.roles import Server
+    from aiosmtpd.engine.roles import ServerSide
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
@@ -46,7 +46,7 @@ class Transaction:
 
     __slots__ = ("_count", "_domains", "_server", "verdicts")
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerSide) -> None:
         self._server = server
         self._count = 0
         self._domains: set[str] | None = None
@@ -274,7 +274,7 @@ class Transaction:
         try:
             if watch is not None:
                 await self._before_handler(watch)
-            status = await self._server._call_later_hook("BODY", BodyStream(source))
+            status = await self._server._call_new_hook("BODY", BodyStream(source))
             wanted = not _is_refusal(status)
         except IncompleteBody:
             # source.finish(), called by _finish() below, raises the reason.
@@ -406,7 +406,7 @@ class Transaction:
         self._keep_pace(monotonic() - began, size)
 
 
-def trace_fields(server: Server, session: Session, envelope: Envelope) -> bytes:
+def trace_fields(server: ServerSide, session: Session, envelope: Envelope) -> bytes:
     """Return Return-Path and Received for a message, with CRLFs: RFC 5321 section 4.4."""
     from email.utils import formatdate  # seldom needed
 
