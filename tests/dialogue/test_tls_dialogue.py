@@ -1,4 +1,4 @@
-"""SMTP in TLS over a transport in memory: what the cuts, the ends and the joins may not change."""
+"""SMTP in TLS over a transport in memory: no cut, join or end changes the dialogue."""
 
 import asyncio
 import logging
@@ -264,7 +264,7 @@ async def ends(handler: Handler, times: int = 1) -> str:
 
 
 async def test_a_close_notify_is_a_fin(handler: Handler, secured: Connect) -> None:
-    """What was complete is served and answered; then the server's close_notify comes."""
+    """Complete commands are served and answered; then the server's close_notify comes."""
     peer = await secured()
     assert peer.tls is not None
     peer.send(b"EHLO client.test\r\n")
@@ -332,7 +332,7 @@ async def up_to_data(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"Subject: half", b"half\r\n", b"half\r\n.", b"half\r\n.\r"])
-async def test_a_close_notify_in_mail_data_is_no_message(
+async def test_a_close_notify_in_mail_data_gives_no_message(
     handler: Handler, secured: Connect, text: bytes
 ) -> None:
     peer = await secured()
@@ -347,7 +347,7 @@ async def test_a_close_notify_in_mail_data_is_no_message(
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 20, 24, 25, 40])
-async def test_a_truncated_stream_in_mail_data_is_no_message(
+async def test_a_truncated_stream_in_mail_data_gives_no_message(
     handler: Handler, secured: Connect, cut: int
 ) -> None:
     """A FIN that no close_notify precedes may be an attacker's."""
@@ -372,7 +372,7 @@ async def test_a_truncated_stream_between_commands(handler: Handler, secured: Co
     assert handler.names == ["client.test", "a.test"]
 
 
-async def test_a_reset_in_mail_data_is_no_message(handler: Handler, secured: Connect) -> None:
+async def test_a_reset_in_mail_data_gives_no_message(handler: Handler, secured: Connect) -> None:
     peer = await secured()
     await up_to_data(peer)
     peer.send(b"Subject: half\r\n")

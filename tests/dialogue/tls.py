@@ -67,7 +67,7 @@ class Client:
 
 
 class HalfOpen(MemoryTransport):
-    """A transport of which a test sees that its server's side is closed."""
+    """A transport that shows when its server's side is closed."""
 
     has_ended = False
 
@@ -92,7 +92,7 @@ class Peer:
         self.transport = HalfOpen(asyncio.get_running_loop(), server)
         self.tls: Client | None = None
         self.text = b""
-        """What the server has said since TLS began, or since the connection began."""
+        """The server's text since TLS began, or since the connection began."""
         self._position = 0
 
     def send(self, *pieces: bytes) -> None:

@@ -76,7 +76,7 @@ def context(certificates: Certificates) -> ssl.SSLContext:
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail a test of which the log has a warning."""
+    """Fail a test that leaves a warning in the log."""
     with caplog.at_level(logging.WARNING):
         yield
     assert [

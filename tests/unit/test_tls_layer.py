@@ -362,7 +362,7 @@ def test_a_truncated_stream_has_not_ended(pair: Pair) -> None:
     assert not tls.ended
 
 
-# What is wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -548,7 +548,7 @@ def test_new_keys_change_nothing(certificates: Certificates, letter: bytes) -> N
     assert serving.error is None
 
 
-# What is known of a connection.
+# Facts about a connection.
 
 KEYS = {"peercert", "cipher", "compression", "ssl_object", "sslcontext"}
 

@@ -90,7 +90,7 @@ async def last_words(connect: Connect, act: Act) -> bytes:
     return text
 
 
-# What it is.
+# Its kind.
 
 
 async def test_it_is_a_transport_of_asyncio(connect: Connect) -> None:
