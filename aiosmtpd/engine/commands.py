@@ -332,7 +332,7 @@ class Commands(Connection):
     def _tell_line(self, watch: Watch, line: bytes) -> None:
         """Tell the observers of a line, whatever it is."""
         verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
-        # Whatever comes after it: a client may write a tab for the blank.
+        # With any character after it: a client may write a tab for the blank.
         secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
         # Only verbs that there are: others may be secrets, and are as many as clients like.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)

@@ -201,7 +201,7 @@ class Watch:
         self.deliver: Deliver | None = None
         """Sends the next reply."""
         self._is_secret = False
-        # A reply may come line by line: the lines of one until it is told, and until it is sent.
+        # A reply may come line by line: its lines until it is reported, and until it is sent.
         self._lines = self._held = b""
         self._delivered = 0
         self._pausing: asyncio.Future[object] | None = None
@@ -235,7 +235,7 @@ class Watch:
         self.tell(self.methods.auth, mechanism, success)
 
     def line(self, verb: str, line: bytes, secret: bool) -> None:
-        """Tell of a line; *verb* is what its replies are told with."""
+        """Tell of a line; its replies are reported with *verb*."""
         self.verb, self._is_secret = verb, secret
         if self.methods.line:
             self.tell(self.methods.line, line, secret)

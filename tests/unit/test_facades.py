@@ -113,7 +113,7 @@ async def test_reading(name: str, args: Any, pieces: list[bytes], expected: byte
         assert await peer.outcome() == expected
 
 
-async def test_what_waits_in_the_receiver_is_read_and_the_rest_is_a_command() -> None:
+async def test_a_reader_takes_buffered_bytes_and_leaves_commands() -> None:
     peer = Peer(reading("readexactly", 5))
     await peer.sent(b"220 mx.test test\r\n")
     peer.feed(b"ACT\r\nQUIT\nNOOP\r\n")
@@ -238,7 +238,7 @@ async def test_draining_waits_for_a_peer_that_does_not_read() -> None:
         await peer.outcome()
 
 
-async def test_what_a_writer_knows_of_its_transport() -> None:
+async def test_a_writer_knows_its_transport() -> None:
     async def act(server: Acting) -> tuple[object, ...]:
         writer = server._writer
         return (
@@ -279,7 +279,7 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
         shown = getattr(server, facade)
         same = shown._transport
         shown._transport = same
-        assert (server.session, server.envelope) == before, "the same transport is no news"
+        assert (server.session, server.envelope) == before, "the same transport changes nothing"
         # It is the driver's own task that goes on with the other transport.
         other = Silent(server.loop, {"peername": ("192.0.2.9", 9), "sslcontext": "tls"})
         shown._transport = other
@@ -292,12 +292,12 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
         return same, after.peer
 
     async with acting(act) as peer:
-        # The peer of a connection stays, whatever carries it.
+        # The peer of a connection stays if its transport changes.
         assert await peer.outcome() == (peer.transport, PEER)
 
 
 class Silent(asyncio.Transport):
-    """Takes what is written and says nothing."""
+    """Drops the bytes that are written, and sends none."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, extra: dict[str, object]) -> None:
         super().__init__(extra)
@@ -314,7 +314,7 @@ class Silent(asyncio.Transport):
 
 
 class Hooks:
-    """Has two hooks, and more that is none."""
+    """Has two hooks, and a method that is not a hook."""
 
     async def handle_DATA(self, *_: object) -> str:
         return "250 OK"
@@ -323,7 +323,7 @@ class Hooks:
         return "250 OK"
 
     async def auth_MINE(self, *_: object) -> None:
-        """Be no hook of a verb."""
+        """Stand for a method that is not the hook of a verb."""
 
 
 async def nothing(server: Acting) -> None:

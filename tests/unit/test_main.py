@@ -473,7 +473,7 @@ def encrypt(path: Path) -> None:
     )
 
 
-# What cannot be bound.
+# Addresses that cannot be bound.
 
 
 @pytest.mark.parametrize(
