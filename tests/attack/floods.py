@@ -1,4 +1,4 @@
-"""Many clients, or greedy ones: what the figures tell is how long another client waits."""
+"""Many clients, or greedy ones: most figures tell how long another client waits."""
 
 import select
 import socket
@@ -74,7 +74,7 @@ def served_at_a_time(place: Place, number: int) -> float:
         with Attacker(place, greet=False) as client:
             if client.reply().startswith(b"220"):
                 return served
-    raise ConnectionError("nobody is served any more")
+    raise ConnectionError("no client is served any more")
 
 
 def room_for_others(place: Place, number: int) -> float:
@@ -117,7 +117,7 @@ def handshakes_at_a_time(place: Place, number: int) -> float:
 
 
 def served_in_a_row(place: Place, number: int) -> float:
-    """Return how many connections are served, one behind the other."""
+    """Return how many connections are served, one after the other."""
     served = 0
     for _ in range(number):
         with Attacker(place, greet=False) as client:
@@ -168,7 +168,7 @@ def resets(place: Place, rounds: int) -> float:
 def exhausted_descriptors(victim: Victim, number: int) -> float:
     """Take all descriptors, let go; return the log records that the burst has cost.
 
-    Raises TimeoutError where the server does not recover.
+    Raises TimeoutError if the server does not recover.
     """
     place = victim.place
     clients = []

@@ -97,7 +97,7 @@ def hold(client: Attacker, data: bytes, chance: random.Random) -> bytes:
         client.send(data[at:])
         client.socket.shutdown(socket.SHUT_WR)
     except OSError:
-        # The server has gone already; what it said can still be read.
+        # The server has gone already; its replies can still be read.
         pass
     replies = b""
     while reply := client.reply():

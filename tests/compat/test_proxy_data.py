@@ -56,7 +56,7 @@ class TestTLV:
         assert read(v2(0x20, 0x00, tlv(0x01, b"h2"))).tlv == {"ALPN": b"h2"}
         assert read(v2(0x21, 0x00, tlv(0x01, b"h2"))).tlv == {"ALPN": b"h2"}
 
-    def test_no_vectors_is_none(self) -> None:
+    def test_without_vectors_there_is_no_tlv(self) -> None:
         assert read(v2(0x21, 0x11, INET)).tlv is None
         assert read(V1_TCP4).tlv is None
         assert ProxyData(version=2).tlv is None
