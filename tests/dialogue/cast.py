@@ -1,4 +1,4 @@
-"""Who plays in the transcripts: servers, handlers and values, by name."""
+"""The cast of the transcripts: servers, handlers and values, by name."""
 
 import ast
 import asyncio
@@ -227,11 +227,11 @@ class NullSender:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         envelope.mail_from = ""
-        return "250 nobody"
+        return "250 no sender"
 
 
 class PlainHooks:
-    """Has hooks that are no coroutines."""
+    """Has hooks that are not coroutines."""
 
     def handle_NOOP(
         self, server: SMTP, session: Session, envelope: Envelope, arg: str | None
@@ -385,7 +385,7 @@ def check_silently(
 async def check_later(
     server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth_data: LoginPassword
 ) -> AuthResult:
-    """Know one user, after asking somebody."""
+    """Know one user, after a turn of the event loop."""
     await asyncio.sleep(0)
     return check_password(server, session, envelope, mechanism, auth_data)
 

@@ -1,4 +1,4 @@
-"""A dialogue that a test holds itself: what the client says, and the reply to it."""
+"""A dialogue that a test holds itself: send the client's commands, get the replies."""
 
 import asyncio
 from typing import Any, Self

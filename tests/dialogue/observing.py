@@ -1,4 +1,4 @@
-"""Observers that keep what they are told, and conversations over a transport in memory."""
+"""Observers that record their calls, and conversations over a transport in memory."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ class Seen:
         return [call for call in self.calls if call[0] in names]
 
     def plain(self) -> list[tuple[Any, ...]]:
-        """Return all calls, `taken` by what is the same in each run, bytes sent joined."""
+        """Return all calls; of `taken` only the parts that each run has, bytes sent joined."""
         calls: list[tuple[Any, ...]] = []
         for name, *args in self.calls:
             if name == "taken":

@@ -30,7 +30,7 @@ class TestErrors:
         await server.over()
         assert server.network.sent == GREETING + BAD + b"221 Bye\r\n"
 
-    async def test_what_a_subclass_pushes_counts(self) -> None:
+    async def test_errors_that_a_subclass_pushes_count(self) -> None:
         class Refusing(Server):
             async def smtp_NAY(self, arg: str | None) -> None:
                 await self.push("550 nay" if arg else b"550 nay")
@@ -178,7 +178,7 @@ class TestTime:
         await server.over()
         assert server.network.sent == GREETING + TIMED_OUT
 
-    async def test_a_session_ends_behind_the_running_command(self) -> None:
+    async def test_a_session_ends_after_the_running_command(self) -> None:
         class Telling(Server):
             def shut_down(self, *reply: Any) -> None:
                 super().shut_down(*reply)
@@ -262,7 +262,7 @@ class Received:
 
 class TestCommitted:
     async def test_a_hook_that_has_committed_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """limits.md L33."""
+        """The rule is docs/reference/limits, "vanished client"."""
         monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.02)
         events: list[str] = []
 
@@ -275,19 +275,19 @@ class TestCommitted:
                         events.append("kept")
                     await asyncio.get_running_loop().create_future()
                 except asyncio.CancelledError:
-                    events.append("cancelled behind it")
+                    events.append("cancelled after it")
                     raise
                 return MISSING
 
         server = await connected(handler=Careful())
         server.network.feed(b"NOOP\r\n")
         await server.over()
-        assert events == ["kept", "cancelled behind it"]
+        assert events == ["kept", "cancelled after it"]
 
-    async def test_what_was_sent_before_a_fin_is_served(
+    async def test_commands_sent_before_a_fin_are_served(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """limits.md L31: such a client waits for its replies."""
+        """docs/reference/limits, "half-closed client": it waits for its replies."""
         monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.02)
 
         class Careful:
@@ -319,7 +319,7 @@ class TestCommitted:
 
 @pytest.mark.parametrize("first", [b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n"])
 async def test_a_tls_handshake_on_a_plain_port(first: bytes) -> None:
-    """limits.md L19."""
+    """The rule is docs/reference/limits, "foreign protocol"."""
     server = await connected()
     server.network.feed(first)
     await server.over()

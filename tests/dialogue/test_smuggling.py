@@ -1,4 +1,4 @@
-"""Whatever mail data holds, it is one message or none, and nothing of it is a command.
+"""Any mail data is one message or an error: no part of it is run as a command.
 
 RFC 5321 section 4.1.1.4, RFC 3030 section 2; CVE-2023-51764 and its kin.
 """
@@ -38,7 +38,7 @@ class Keeper:
 
 
 async def replies_to(keeper: Keeper, script: bytes, cuts: set[int], **keywords: str) -> list[str]:
-    """Send it all behind EHLO, cut there; return the replies up to the one to QUIT."""
+    """Send it all after EHLO, cut there; return the replies up to the one to QUIT."""
     server = SMTP(keeper, hostname="mx.test", extensions="modern", **keywords)  # type: ignore[arg-type]
     async with Conversation(server) as client:
         assert (await client.ask("EHLO client.test")).startswith("250-")
@@ -146,7 +146,7 @@ async def test_what_arrives_is_what_was_sent(
     assert set(keeper.senders) <= {"a@b.test"}
 
 
-# Counts that are none.
+# Wrong counts.
 
 COUNTS = [
     *("", "-1", "+1", "1.5", "1e3", "0x10", "1,0", "one", "\u0663", "\u00b2", "'5'"),
@@ -161,8 +161,8 @@ COUNTS = [
     [b"", BEGIN, BEGIN + b"BDAT 2\r\nhi"],
     ids=["no transaction", "a transaction", "between chunks"],
 )
-async def test_a_count_that_is_none_ends_the_session(begin: bytes, count: str) -> None:
-    """Nobody knows how many octets follow: none of them may be taken for a command."""
+async def test_a_wrong_count_ends_the_session(begin: bytes, count: str) -> None:
+    """The length of the chunk is unknown: no byte of it may be taken for a command."""
     keeper = Keeper()
     server = SMTP(keeper, hostname="mx.test", extensions="modern", enable_SMTPUTF8=True)
     async with Conversation(server) as client:
@@ -209,7 +209,7 @@ async def test_a_chunk_before_starttls_ends_the_session() -> None:
 )
 @pytest.mark.parametrize("begin", [BEGIN, b""], ids=["a message", "a refused chunk"])
 async def test_silence_after_bdat(begin: bytes, sent: bytes) -> None:
-    """RFC 5321 section 4.5.3.2: the client is told, and half a message is none."""
+    """RFC 5321 section 4.5.3.2: the client gets a reply, and half a message is dropped."""
     keeper = Keeper()
     async with Conversation(SMTP(keeper, extensions="modern", timeout=0.05)) as client:
         await client.ask("EHLO client.test")

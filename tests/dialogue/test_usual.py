@@ -35,7 +35,7 @@ class Server(SMTP):
         self.network = MemoryTransport(asyncio.get_running_loop(), self)
 
     async def ask(self, data: bytes) -> bytes:
-        """Return the replies to *data*, the last of which is that to a NOOP behind it."""
+        """Send *data* and a NOOP; return the replies, with that to the NOOP."""
         before = len(self.network.sent)
         self.network.feed(data)
         self.network.feed(b"NOOP end\r\n")
@@ -207,7 +207,7 @@ class Hearing:
 
 
 class Telling(Hearing):
-    """Has hooks for MAIL and RCPT that accept, and notes all that they are told."""
+    """Has hooks for MAIL and RCPT that accept, and records their arguments."""
 
     async def handle_MAIL(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -309,7 +309,7 @@ async def test_a_hook_is_run_in_the_task_of_its_connection() -> None:
     await closed(server)
 
 
-async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() -> None:
+async def test_usual_commands_are_answered_as_soon_as_they_arrive() -> None:
     server = await greeted()
     assert server.at_once(MAIL) == OK
     assert server.at_once(RCPT) == OK
@@ -319,7 +319,7 @@ async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() ->
     await closed(server)
 
 
-async def test_what_waits_to_be_sent_goes_first() -> None:
+async def test_replies_that_wait_are_sent_first() -> None:
     server = await greeted()
     await server.push("250 said by the program")
     assert server.at_once(MAIL) == b"250 said by the program\r\n" + OK
@@ -393,7 +393,7 @@ async def a_limit_of_local_parts(server: Server) -> None:
         (a_limit_of_local_parts, b"553 5.1.3 Error: malformed address\r\n"),
     ],
 )
-async def test_what_a_program_changes_counts_at_once(
+async def test_changes_by_a_program_count_at_once(
     change: Callable[[Server], Any], reply: bytes
 ) -> None:
     server = await greeted()
@@ -414,7 +414,7 @@ async def test_the_log_tells_of_each_command(caplog: pytest.LogCaptureFixture) -
     await closed(server)
 
 
-async def test_a_client_that_goes_before_its_message_leaves_no_transaction() -> None:
+async def test_a_client_that_goes_before_its_message_leaves_nothing() -> None:
     seen: list[Envelope] = []
 
     class Handler:
