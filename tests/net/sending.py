@@ -15,7 +15,7 @@ from tests.client import PATIENCE
 
 
 class Sent(NamedTuple):
-    """What came of a command."""
+    """The result of a command."""
 
     code: int
     lines: list[str]

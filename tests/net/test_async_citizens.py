@@ -1,4 +1,4 @@
-"""Serving in the program's own event loop, whoever runs it."""
+"""Serving in the program's own event loop, however it runs."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""``--show-dialogue``: what is shown of sessions, and what is not."""
+"""``--show-dialogue``: the parts of sessions that it shows, and those that it hides."""
 
 import io
 import os
@@ -104,7 +104,7 @@ def test_no_secret_is_shown() -> None:
     assert "C: ********\nS: 500 ********\n" in text
 
 
-def test_timeouts_are_no_answers_to_a_challenge() -> None:
+def test_timeouts_are_not_answers_to_a_challenge() -> None:
     with serving(*SHOW, "--auth-any", "--timeout", "2") as program:
         with Client(program.port) as client:
             client.ask(b"EHLO x")
@@ -113,7 +113,7 @@ def test_timeouts_are_no_answers_to_a_challenge() -> None:
         assert [line[:6] for line in lines(program)[-3:]] == ["S: 334", "S: 421", "-- dis"]
 
 
-def test_tls_is_told(certificates: Certificates) -> None:
+def test_the_version_of_tls_is_shown(certificates: Certificates) -> None:
     with serving(*SHOW, *cert(certificates, "tls")) as program:
         with reach(program.addresses[0]) as client:
             assert client.ask(b"STARTTLS")[:3] == b"220"

@@ -147,7 +147,7 @@ def test_a_file_for_scripts(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-# What does not come.
+# Messages that do not come.
 
 
 def test_nothing_in_time(capfd: pytest.CaptureFixture[str]) -> None:

@@ -270,7 +270,7 @@ def test_a_check_of_the_programs_own() -> None:
     controller.stop()
 
 
-def test_a_check_that_is_too_slow_is_no_failure() -> None:
+def test_a_check_that_is_too_slow_is_not_a_failure() -> None:
     class Checking(Controller):
         def _trigger_server(self) -> None:
             raise TimeoutError

@@ -1,4 +1,4 @@
-"""A thousand messages of every size and kind: each arrives octet for octet, however it is cut."""
+"""A thousand messages of every size and kind: each arrives byte for byte, however it is cut."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from tests.net.support import serving
 MESSAGES = 1000
 LARGEST = 5 * 10**6
 CUT_BELOW = 10**6
-"""Octets up to which a message is also sent cut at random places."""
+"""Bytes up to which a message is also sent cut at random places."""
 
 KINDS = ("text", "lone dots", "leading dots", "8-bit", "UTF-8 header", "base64", "long lines")
 

@@ -45,7 +45,7 @@ def test_a_keyword_a_parameter_and_a_verb() -> None:
     assert handler.envelope().mail_options == ["COLOUR=RED"]
 
 
-def test_without_it_nothing_of_it_is_there() -> None:
+def test_without_the_extension_its_verbs_are_unknown() -> None:
     with serving(Catcher()) as controller, Client(controller.port) as client:
         assert b"COLOUR" not in client.ask(b"EHLO client.test")
         assert client.ask(b"PAINT it") == b'500 Error: command "PAINT" not recognized\r\n'

@@ -159,7 +159,7 @@ def other_host(port: int) -> Client:
         pytest.skip("this machine has one address of its own only")
 
 
-def test_who_is_refused_in_tls_takes_no_room_from_others(certificates: Certificates) -> None:
+def test_a_client_refused_in_tls_takes_no_room_from_others(certificates: Certificates) -> None:
     keywords: dict[str, Any] = {
         "max_connections": 4,
         "max_connections_per_host": 2,
@@ -194,7 +194,7 @@ class Ends(logging.Handler):
             self.seen.put(text)
 
 
-def test_who_is_refused_behind_a_handshake_is_not_waited_for(
+def test_a_refusal_after_a_handshake_ends_without_the_client(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 0.1)

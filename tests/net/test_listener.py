@@ -391,7 +391,7 @@ async def test_one_free_port_for_all_addresses() -> None:
 
 
 @LINUX
-async def test_a_port_that_is_not_free_on_every_address_is_looked_for_again(
+async def test_a_port_must_be_free_on_every_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real, rounds = socket.socket.bind, []

@@ -129,11 +129,11 @@ async def test_an_inherited_socket(tmp_path: Path) -> None:
         ours.bind(str(tmp_path / "s"))
         async with Server(Sink(), listen=f"fd:{ours.fileno()}") as server:
             assert (await greeting(server.addresses[0])).startswith(b"220 ")
-    # Whoever made the file removes it.
+    # The program that made the file removes it.
     assert (tmp_path / "s").exists()
 
 
-# What it serves.
+# Service.
 
 
 async def test_keywords_reach_the_connections() -> None:
@@ -190,7 +190,7 @@ async def test_without_a_thread_the_greeting_has_the_short_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "short")
-    # One whose answer nobody knows yet.
+    # A name that was not looked up before.
     monkeypatch.setattr(socket, "getfqdn", lambda: "full.test")
     async with Server(Sink()) as server:
         asyncio.get_running_loop().set_default_executor(NoThreads())
