@@ -128,7 +128,7 @@ class Client:
         return bool(data)
 
     def line(self) -> bytes:
-        """Read one line; what there is of it if the server closes."""
+        """Read one line, or a part of it if the server closes."""
         while (end := self.left.find(b"\n") + 1) == 0:
             if not self.fill():
                 end = len(self.left)
@@ -138,7 +138,7 @@ class Client:
         return line
 
     def reply(self) -> bytes:
-        """Read one reply, all its lines; what there is of it if the server closes."""
+        """Read one reply, all its lines, or a part of it if the server closes."""
         lines = b""
         while line := self.line():
             lines += line

@@ -1,4 +1,4 @@
-"""Mail that was acknowledged is kept, whatever happens; mail that is kept is whole."""
+"""Crashes and full disks: acknowledged mail must be kept, and kept mail must be whole."""
 
 import email
 import hashlib

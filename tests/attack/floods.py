@@ -78,7 +78,7 @@ def served_at_a_time(place: Place, number: int) -> float:
 
 
 def room_for_others(place: Place, number: int) -> float:
-    """Keep what connections one host can get; return 1 if another host gets none then."""
+    """Keep all connections that one host can get; return 1 if another host gets none then."""
     kept: list[Attacker] = []
     try:
         for _ in range(number):
@@ -107,7 +107,7 @@ def handshakes_at_a_time(place: Place, number: int) -> float:
         for _ in range(number):
             clients.append(Attacker(place, greet=False))
         kept = [client.socket for client in clients]
-        # The server says nothing before a handshake: what can be read is the end.
+        # The server says nothing before a handshake: a socket that can be read has ended.
         while kept and (gone := select.select(kept, [], [], 0.5)[0]):
             kept = [sock for sock in kept if sock not in gone]
         return len(kept)
@@ -248,7 +248,7 @@ def parser_starvation(place: Place, commands: int) -> float:
 
 
 def _wait_beside(place: Place, send: Callable[[Attacker], None], commands: int) -> float:
-    """Return the longest wait of another client while one has sent what takes long."""
+    """Return the longest wait of another client while one has sent slow commands."""
     with Attacker(place) as busy:
         busy.transaction()
         send(busy)

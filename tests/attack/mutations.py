@@ -90,7 +90,7 @@ def faults_of(replies: bytes) -> int:
 
 
 def hold(client: Attacker, data: bytes, chance: random.Random) -> bytes:
-    """Say it all, in one or two pieces, or in none; return all that the server says."""
+    """Send it all, in one or two pieces; return all replies of the server."""
     at = chance.randrange(len(data) + 1) if chance.random() < 0.3 else len(data)
     try:
         client.send(data[:at])

@@ -47,7 +47,7 @@ def note(path: str, told: dict[str, Any]) -> None:
 
 
 class Keep:
-    """Takes every message and writes down what came, one JSON object a line."""
+    """Takes every message and writes it down, one JSON object a line."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.deliveries = options["deliveries"]

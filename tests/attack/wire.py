@@ -1,4 +1,4 @@
-"""The attacker's side: a client of any mode, and what /proc tells of the victim."""
+"""The attacker's side: a client of any mode, and figures of the victim from /proc."""
 
 import os
 import re
@@ -142,7 +142,7 @@ def well_formed(reply: bytes) -> bool:
     )
 
 
-# What /proc tells.
+# Figures from /proc.
 
 
 def _proc(place: Place, name: str) -> Path:
@@ -166,7 +166,7 @@ class Growth:
     def __init__(self, place: Place) -> None:
         self._place = place
         try:
-            # Makes the peak what is resident now.
+            # Sets the peak to the memory that is resident now.
             _proc(place, "clear_refs").write_text("5")
         except PermissionError as error:
             raise Skipped("the peak of memory cannot be reset") from error

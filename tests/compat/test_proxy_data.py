@@ -64,7 +64,7 @@ class TestTLV:
         assert ProxyTLV.parse(b"") == ({}, {})
 
     @DIFFERS
-    def test_version_1_has_none(self) -> None:
+    def test_version_1_has_no_tlv(self) -> None:
         header = b"PROXY UNKNOWN \x00\x05\x01\x00\x00\x00\x00\r\n"
         assert ProxyTLV.from_raw(read(header).rest) == {
             "SSL": True,
