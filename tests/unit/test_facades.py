@@ -19,7 +19,7 @@ Act = Callable[["Acting"], Awaitable[Any]]
 
 
 class Acting(SMTP):
-    """Has a verb that does what a test says."""
+    """Has a verb that calls a function of the test."""
 
     def __init__(self, act: Act, handler: object = None) -> None:
         super().__init__(handler or Sink(), hostname="mx.test", ident="test")
@@ -29,7 +29,7 @@ class Acting(SMTP):
 
     @syntax("ACT")
     async def smtp_ACT(self, arg: str | None) -> None:
-        """Act, and tell what came of it."""
+        """Call the function, and keep its result."""
         self.begun.set()
         try:
             self.outcome.set_result(await self.act(self))
@@ -54,7 +54,7 @@ class Peer:
         return await asyncio.wait_for(self.server.outcome, PATIENCE)
 
     async def sent(self, end: bytes) -> bytes:
-        """Wait until what was sent ends so; return all of it."""
+        """Wait until the output ends with *end*; return all of it."""
         async with asyncio.timeout(PATIENCE):
             while not self.transport.sent.endswith(end):
                 self.transport.changed.clear()
@@ -161,7 +161,7 @@ async def test_a_separator_that_does_not_come() -> None:
             await peer.outcome()
 
 
-async def test_reading_no_octets_waits_for_none() -> None:
+async def test_reading_zero_bytes_does_not_wait() -> None:
     """asyncio.StreamReader.read: if n is 0, return an empty bytes object immediately."""
     async with acting(reading("read", 0)) as peer:
         await turn()

@@ -190,7 +190,9 @@ class Methods:
         (lambda: coroutine(), False),
     ],
 )
-async def test_what_makes_a_coroutine(function: Callable[[], Any], expected: bool) -> None:
+async def test_coroutine_functions_are_recognized(
+    function: Callable[[], Any], expected: bool
+) -> None:
     assert hooks.is_async(function) is expected
 
 

@@ -38,7 +38,7 @@ async def in_the_loop(function: Callable[[], object]) -> None:
 
 
 class Waiting:
-    """A task that awaits one wakeup, and notes what befalls it."""
+    """A task that awaits one wakeup, and records its wake-ups and cancellations."""
 
     def __init__(self, rounds: int = 1) -> None:
         self.wakeup = Wakeup(asyncio.get_running_loop())
