@@ -31,7 +31,7 @@ class Codes:
 
 
 class Whence:
-    """Tells who the client is thought to be."""
+    """Replies with the name and address of the client."""
 
     async def handle_CONNECT(self, *args: Any) -> str:
         host, port = args[-2:]

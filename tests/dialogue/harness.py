@@ -35,7 +35,7 @@ PATIENCE = 5.0
 """Seconds until something that must happen is given up."""
 
 TURNS = 8
-"""Turns of the loop in which the server works on what arrived, where no reply tells of it."""
+"""Turns of the loop in which the server handles input to which it sends no reply."""
 
 TRANSACTION = (b"MAIL", b"RCPT", b"DATA")
 """The commands that clients with PIPELINING send together."""
@@ -311,7 +311,7 @@ async def finish(transport: MemoryTransport) -> None:
 
 
 async def settle() -> None:
-    """Let the server do what it can do now."""
+    """Let the server do all that it can do now."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
 

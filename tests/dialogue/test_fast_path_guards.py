@@ -315,7 +315,7 @@ async def test_mail_needs_auth_if_the_settings_say_so() -> None:
     assert await server.ask(MAIL) == b"530 5.7.0 Authentication required\r\n"
 
 
-async def test_mail_needs_auth_if_a_program_says_so_later() -> None:
+async def test_mail_needs_auth_if_a_program_requires_it_later() -> None:
     server = await greeted()
     server._auth_required = True
     assert await server.ask(MAIL) == b"530 5.7.0 Authentication required\r\n"
@@ -391,7 +391,7 @@ class Timed(Server):
         super()._reset_timeout(duration)
 
 
-async def test_the_timer_begins_anew_with_each_command() -> None:
+async def test_each_command_restarts_the_timer() -> None:
     server = await greeted(kind=Timed, data_timeout=50)
     assert isinstance(server, Timed)
     for said, patience in ((MAIL, None), (RCPT * 2, None), (DATA, 50)):
@@ -400,7 +400,7 @@ async def test_the_timer_begins_anew_with_each_command() -> None:
         assert server.patience == [patience]
 
 
-async def test_the_timer_begins_anew_before_a_part_of_a_line() -> None:
+async def test_the_timer_restarts_before_a_part_of_a_line() -> None:
     server = await greeted(kind=Timed)
     assert isinstance(server, Timed)
     server.patience.clear()

@@ -156,7 +156,7 @@ async def test_a_reset_ends_a_push_that_waits() -> None:
     await server.over()
 
 
-async def test_a_transport_may_say_so_late_or_twice() -> None:
+async def test_late_or_repeated_transport_calls_are_harmless() -> None:
     server = await connected()
     server.resume_writing()
     server.network.reset()

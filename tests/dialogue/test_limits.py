@@ -24,7 +24,7 @@ class TestErrors:
         farewell = b"421 4.7.0 Too many errors, closing connection\r\n"
         assert server.network.sent == GREETING + BAD * 3 + farewell
 
-    async def test_who_leaves_may(self) -> None:
+    async def test_the_client_may_quit_at_the_error_limit(self) -> None:
         server = await connected(max_errors=1)
         server.network.feed(b"\r\nQUIT\r\n")
         await server.over()
@@ -41,7 +41,7 @@ class TestErrors:
         assert server.network.sent.count(b"550 nay\r\n") == 2
         assert b"250" not in server.network.sent
 
-    async def test_an_accepted_message_begins_anew(self) -> None:
+    async def test_an_accepted_message_resets_the_count(self) -> None:
         server = await connected(max_errors=2)
         server.network.feed((b"\r\n" + TO_THE_DATA + b".\r\n") * 4 + b"QUIT\r\n")
         await server.over()
@@ -90,7 +90,7 @@ class TestTime:
         server = await connected(data_timeout=0.05)
         server.network.feed(TO_THE_DATA + b".\r\n")
         await server.sent(GO_ON + OK)
-        # One that begins later, and whose time for mail data is over.
+        # A session that begins later, after its time for mail data.
         other = await connected(data_timeout=0.05)
         other.network.feed(TO_THE_DATA)
         await other.over()
@@ -241,7 +241,7 @@ class TestTurns:
         assert server.network.sent.endswith(OK + farewell)
         assert server.network.sent.count(OK) < 200
 
-    async def test_one_that_goes_between_turns(self) -> None:
+    async def test_a_client_that_goes_between_turns(self) -> None:
         server = await connected()
         server.network.feed(b"NOOP\r\n" * 20_000)
         server.network.reset()

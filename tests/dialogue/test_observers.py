@@ -1,4 +1,4 @@
-"""Observers over a transport in memory: what each method gets, and in what order."""
+"""Observers over a transport in memory: the arguments of each method, and the order."""
 
 import asyncio
 from base64 import b64encode
@@ -167,7 +167,7 @@ async def test_a_reply_that_comes_line_by_line_is_reported_whole() -> None:
     assert ("sent", b"not a reply\r\n") in seen.calls
 
 
-async def test_a_verb_that_is_unknown_is_not_told_as_one() -> None:
+async def test_an_unknown_verb_is_reported_as_empty() -> None:
     seen = Seen()
     long = b"NOOP " + b"x" * 2000 + b"\r\n"
     lines = [b"noop\r\n", b"FROB x\r\n", b"\xff y\r\n", b"\r\n", b"NOOP\r\n" + long]
@@ -339,7 +339,7 @@ async def test_in_lmtp_a_chunk_that_is_refused_has_one_reply() -> None:
     assert sent.endswith(b"550 5.0.0 no\r\n250 2.1.0 OK\r\n250 2.1.5 OK\r\n250 2.0.0 3\r\n")
 
 
-# AUTH, and what is secret.
+# AUTH and its secrets.
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ async def test_hooks_may_pause_too() -> None:
 
 
 @pytest.mark.parametrize("stage", [name for name in STAGES if name != "auth"])
-async def test_the_next_reply_is_sent_in_another_way(stage: str) -> None:
+async def test_an_observer_may_wrap_the_next_reply(stage: str) -> None:
     got: list[bytes] = []
 
     def wrap(server: SMTP) -> None:

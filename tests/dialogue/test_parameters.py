@@ -41,7 +41,7 @@ NO_XTEXT = ("a=b", "a+", "a+2", "a+2b", "a+zz", "\u00e9", "a+0D+0Ab", "+00", "+7
 
 @attrs.frozen
 class Row:
-    """A parameter: where its rules stand, a good value, bad ones, and the refusal of these."""
+    """A parameter: its section of an RFC, a good value, bad ones, and the refusal of these."""
 
     verb: str
     name: str
@@ -138,7 +138,7 @@ def without(name: str) -> list[Any]:
 
 @asynccontextmanager
 async def open_to(row: Row, hello: str = "EHLO", **keywords: Any) -> AsyncIterator[Conversation]:
-    """Connect and come to where the row's verb may be sent."""
+    """Connect, and send all that must come before the row's verb."""
     settings = {"extensions": "all", "enable_SMTPUTF8": True, "data_size_limit": 1000, **keywords}
     server = SMTP(Sink(), hostname="mx.test", **settings)
     async with Conversation(server, tls=row.tls) as client:
@@ -188,7 +188,7 @@ def wrongs(row: Row) -> Iterator[tuple[str, str]]:
 
 
 @every_row
-async def test_in_every_way_that_is_wrong(row: Row) -> None:
+async def test_every_wrong_form_of_a_parameter_is_refused(row: Row) -> None:
     for text, refusal in wrongs(row):
         async with open_to(row) as client:
             told = await client.ask(f"{PATH[row.verb]} {text}")
@@ -320,7 +320,7 @@ async def test_an_attribute_as_it_should_be(verb: str, row: Attribute) -> None:
 
 
 @every_attribute
-async def test_an_attribute_in_every_way_that_is_wrong(verb: str, row: Attribute) -> None:
+async def test_every_wrong_form_of_an_attribute_is_refused(verb: str, row: Attribute) -> None:
     good = f"{row.name}={row.good}"
     syntax = f"501 5.5.4 Syntax: {verb} NAME=value ..."
     bad = f"501 5.5.4 Error: bad value of {row.name}"

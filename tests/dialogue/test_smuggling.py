@@ -25,7 +25,7 @@ ENDS = [
 
 
 class Keeper:
-    """Keeps what is delivered."""
+    """Keeps each delivered message."""
 
     def __init__(self) -> None:
         self.senders: list[str | None] = []
@@ -86,7 +86,7 @@ async def test_no_end_of_a_chunk_but_its_count(policy: str) -> None:
     [b"", b"MAIL FROM:<a@b.test>\r\n", b"MAIL FROM:<a@b.test>\r\nRCPT TO:<>\r\n"],
     ids=["no sender", "no recipient", "a refused recipient"],
 )
-async def test_the_octets_of_a_refused_chunk(begin: bytes) -> None:
+async def test_the_bytes_of_a_refused_chunk_are_not_commands(begin: bytes) -> None:
     chunk = b"\r\n.\r\n" + SMUGGLED + b"\r\n.\r\n"
     for last in (b"", b" LAST"):
         keeper = Keeper()
@@ -119,7 +119,7 @@ def by_chunks(chunks: list[bytes]) -> tuple[bytes, list[str], bytes]:
 
 
 def given_up(chunk: bytes) -> tuple[bytes, list[str], None]:
-    """Begin a message, think better of it, and send a chunk that belongs to none."""
+    """Begin a message, reset, and send a chunk outside of a transaction."""
     wire = BEGIN + b"BDAT %d\r\n" % len(chunk) + chunk + b"DATA\r\nRSET\r\n"
     wire += b"BDAT %d LAST\r\n" % len(chunk) + chunk
     return wire, ["250", "250", "250", "503", "250", "503"], None
@@ -134,7 +134,7 @@ TRANSACTIONS = st.lists(
 
 @given(TRANSACTIONS, st.sets(st.integers(1, 400), max_size=6))
 @settings(deadline=None)
-async def test_what_arrives_is_what_was_sent(
+async def test_messages_arrive_as_they_were_sent(
     transactions: list[tuple[bytes, list[str], bytes | None]], cuts: set[int]
 ) -> None:
     """All in one burst, however it is cut: as many messages as were sent, and the same."""

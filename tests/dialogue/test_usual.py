@@ -188,7 +188,7 @@ async def test_the_replies_are_those_of_the_driver(
         await greeted(ByTheDriver, **SETTINGS[setting]), said, in_lines
     )
     assert fast == slow
-    # What only the second driver ran, the fast path ran for the first server.
+    # Commands that only the second driver ran were run by the first server's fast path.
     assert {*(by_slow - by_fast)} >= fast_verbs(script, setting, in_lines)
     if setting in ALWAYS_DRIVER:
         assert by_fast == by_slow
@@ -278,7 +278,7 @@ def fast_verbs_with(kind: type[Hearing], script: str, setting: str, in_lines: bo
 @pytest.mark.parametrize("setting", ["none", "modern", "few recipients"])
 @pytest.mark.parametrize("kind", [Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing])
 @pytest.mark.parametrize("script", SCRIPTS)
-async def test_hooks_hear_and_say_what_they_do_by_the_driver(
+async def test_the_fast_path_calls_hooks_as_the_driver_does(
     script: str, kind: type[Hearing], setting: str, in_lines: bool
 ) -> None:
     said = SCRIPTS[script] + QUIT
@@ -326,7 +326,7 @@ async def test_replies_that_wait_are_sent_first() -> None:
     await closed(server)
 
 
-async def test_the_handler_gets_what_was_said() -> None:
+async def test_the_handler_gets_the_whole_transaction() -> None:
     got: list[Envelope] = []
 
     class Handler:

@@ -93,7 +93,7 @@ class MemoryTransport(asyncio.Transport):
         return self._reading and not self._closing
 
     def pause_reading(self) -> None:
-        """Hold back what arrives."""
+        """Hold back data that arrives."""
         self._reading = False
 
     def resume_reading(self) -> None:
@@ -116,7 +116,7 @@ class MemoryTransport(asyncio.Transport):
         return 0
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Pass what arrives to another protocol from now on."""
+        """Pass data that arrives to another protocol from now on."""
         if not isinstance(protocol, asyncio.Protocol):
             raise TypeError(type(protocol).__name__)
         self._protocol = protocol
@@ -126,7 +126,7 @@ class MemoryTransport(asyncio.Transport):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what a TCP transport knows."""
+        """Return extra information as a TCP transport does."""
         return super().get_extra_info(name, default)
 
     def _deliver(self) -> None:
