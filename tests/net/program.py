@@ -94,7 +94,7 @@ class Program:
         return lines[-1]
 
     def listens(self) -> None:
-        """Read where it listens."""
+        """Read the addresses at which it listens."""
         where = self.until(LISTENING).partition(LISTENING)[2]
         self.addresses = where.strip().split(" and ")
 

@@ -1,4 +1,4 @@
-"""A server in a thread, and what tests over sockets share."""
+"""A server in a thread, and other helpers of tests over sockets."""
 
 import asyncio
 import functools

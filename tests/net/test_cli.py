@@ -170,7 +170,7 @@ def test_debug(flag: str, commands: bool, loop: bool, tmp_path: Path) -> None:
     assert (" DEBUG mail.log: " in err) is commands
 
 
-def test_without_debug_nothing_is_said_of_clients() -> None:
+def test_without_debug_the_log_has_no_records_of_clients() -> None:
     with serving() as program:
         with Client(program.port) as client:
             client.ask(b"JUNK")

@@ -19,7 +19,7 @@ SHOW = ("--show-dialogue", "--hostname", "mx.test", "--extensions", "classic")
 
 
 def lines(program: Program) -> list[str]:
-    """Return what was shown, without numbers and times."""
+    """Return the lines shown, without numbers and times."""
     shown = [re.sub(r"^#\d+ +\d+\.\d\d\d (?=.. )", "", line) for line in _all(program)]
     return [re.sub(r"\d\d:\d\d:\d\d (connection from) .*", r"\1", line) for line in shown]
 
@@ -63,7 +63,7 @@ def test_a_session_in_both_directions() -> None:
             "-- disconnected: QUIT",
         ]
         code, out, err = program.end()
-    # The standard output stays what it is.
+    # The standard output is not changed.
     assert (code, out.count("MESSAGE FOLLOWS"), err) == (0, 1, "")
 
 
@@ -151,7 +151,7 @@ def test_unix_sockets_and_faults(tmp_path: object) -> None:
         assert "S: 450 4.2.1 busy" in lines(program)
 
 
-def test_a_reader_that_goes_does_no_harm() -> None:
+def test_a_closed_stderr_does_not_end_sessions() -> None:
     with inherited("--show-dialogue") as (program, port):
         assert program.process.stderr is not None
         program.process.stderr.close()

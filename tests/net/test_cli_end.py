@@ -154,7 +154,7 @@ def test_a_closed_stream_at_the_start(closed: int) -> None:
             assert program.end() == (0, "", "")
 
 
-# Who it is.
+# Users.
 
 
 WHO = """

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by
 
 
 class Files:
-    """A certificate and its key in files, made anew when asked."""
+    """A certificate and its key in files, made at the first use."""
 
     def __init__(self, certificates: Certificates, folder: Path) -> None:
         self._authority = certificates.authority

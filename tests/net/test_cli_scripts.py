@@ -183,7 +183,7 @@ def test_an_exit_code_is_the_reply(command: str, reply: bytes, said: str) -> Non
 def test_a_command_that_takes_too_long(tmp_path: Path) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
-    # Both the shell and what it runs hold the pipe open.
+    # Both the shell and its child hold the pipe open.
     command = f"exec 3>{fifo}; sleep 600; true"
     with (
         serving("--on-message-timeout", "0.5", "--on-message", command) as program,
@@ -277,7 +277,7 @@ def test_a_message_that_was_given_up_does_not_count() -> None:
         assert program.ended() == (0, "", "")
 
 
-# The file that tells where it listens.
+# The file with the addresses.
 
 
 def test_a_ready_file(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_subclass_may_name_the_host_later() -> None:
         assert controller.addresses == [("127.0.0.1", controller.port)]
 
 
-# What `factory()` may do.
+# Effects of `factory()`.
 
 
 @pytest.mark.parametrize("error", [ValueError("in factory()"), TimeoutError("in factory()")])

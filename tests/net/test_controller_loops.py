@@ -1,4 +1,4 @@
-"""Controllers in a loop that the program runs, and what ends them."""
+"""Controllers in a loop that the program runs, and their ends."""
 
 import asyncio
 import signal

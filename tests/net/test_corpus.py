@@ -72,7 +72,7 @@ def stuffed(content: bytes) -> bytes:
 
 
 class Digests:
-    """Keeps of each message what tells it from all others."""
+    """Keeps of each message enough to tell it from all others."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, str]] = []
@@ -102,7 +102,7 @@ def in_pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
             before = place
 
 
-def test_every_message_arrives_octet_for_octet() -> None:
+def test_every_message_arrives_byte_for_byte() -> None:
     handler = Digests()
     expected = []
     with serving(handler) as controller, Client(controller.port) as client:

@@ -52,7 +52,7 @@ def test_without_the_extension_its_verbs_are_unknown() -> None:
         assert client.ask(b"MAIL FROM:<a@b.test> COLOUR=RED")[:3] == b"555"
 
 
-def test_what_parameters_mean_reaches_the_handler() -> None:
+def test_the_handler_gets_the_meaning_of_parameters() -> None:
     """RFC 3461, RFC 2852, RFC 6710."""
     handler = Catcher()
     with serving(handler, extensions="all") as controller, Client(controller.port) as client:

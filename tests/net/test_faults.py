@@ -101,7 +101,7 @@ def test_only_a_known_verb_gives_more_time() -> None:
         assert client.rest() == b"421 4.4.2 Timeout, closing connection\r\n"
 
 
-def test_time_begins_anew_when_a_command_has_ended() -> None:
+def test_the_timer_restarts_when_a_command_has_ended() -> None:
     keywords = {"timeout": 0.6, "auth_require_tls": False}
     with serving(Catcher(), **keywords) as controller, Client(controller.port) as client:
         client.ask(b"EHLO client.test")

@@ -1,4 +1,4 @@
-"""Faults on real sockets: each stage, each effect, and what the handler gets of it."""
+"""Faults on real sockets: each stage, each effect, and the handler's part in it."""
 
 import asyncio
 import io
@@ -304,7 +304,7 @@ def test_a_delay_is_waited_for_and_the_command_is_done_then() -> None:
     assert catcher.envelope().rcpt_tos == ["c@d.test"]
 
 
-def test_a_delay_and_a_reply_go_together_whatever_their_order() -> None:
+def test_a_delay_and_a_reply_go_together_in_any_order() -> None:
     waited = []
 
     async def sleep(seconds: float) -> None:
@@ -319,7 +319,7 @@ def test_a_delay_and_a_reply_go_together_whatever_their_order() -> None:
     assert waited == [7.0]
 
 
-def test_a_reply_drips_octet_by_octet() -> None:
+def test_a_reply_drips_byte_by_byte() -> None:
     pauses = Pauses()
     with (
         serving("connect: drip 0.5", "mail: drip", sleep=pauses) as controller,
@@ -518,7 +518,7 @@ def test_in_lmtp_a_message_over_the_limit_meets_no_fault() -> None:
         assert transaction(client, hello=b"LHLO")[:3] == b"552"
 
 
-def test_in_lmtp_a_chunk_that_is_refused_leaves_nothing_behind() -> None:
+def test_in_lmtp_a_refused_chunk_leaves_no_state() -> None:
     catcher = Catcher()
     with (
         serving(

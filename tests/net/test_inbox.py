@@ -116,7 +116,7 @@ async def test_waiting_in_an_event_loop() -> None:
             await inbox.assert_none_async(subject="1")
 
 
-def test_a_message_after_the_event_loop_of_who_waited() -> None:
+def test_a_message_after_the_event_loop_of_a_waiter_has_ended() -> None:
     with Inbox() as inbox:
         loop = asyncio.new_event_loop()
         tell = asyncio.Event().set
@@ -359,7 +359,7 @@ def test_it_does_not_grow_without_end() -> None:
         assert inbox.transcript.count("\n") == 499
 
 
-# What goes wrong.
+# Failures.
 
 
 def test_faults() -> None:

@@ -128,7 +128,7 @@ def test_behind_a_proxy_clients_count() -> None:
 
 
 def handshakes(port: int, number: int) -> tuple[list[Client], list[Client]]:
-    """Connect and send nothing; return who is kept and who is sent away, by the order of coming."""
+    """Connect and send nothing; return which clients are kept and refused, in their order."""
     clients = [Client(port, greet=False) for _ in range(number)]
     gone = []
     for client in clients[2:]:
@@ -257,7 +257,7 @@ def test_handshakes_over_a_unix_socket_have_no_host(
             client.expect(b"220 ")
 
 
-def test_a_new_start_begins_to_count_anew() -> None:
+def test_a_restarted_server_counts_from_zero() -> None:
     with serving(Sink(), max_connection_rate=1) as controller:
         Client(controller.port).close()
         controller.stop()

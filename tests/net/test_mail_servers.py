@@ -71,7 +71,7 @@ class ListeningLMTP(LMTP, Listening):
 
 
 class Office:
-    """Takes what it gets, but nothing for ``nobody``."""
+    """Takes all mail, but nothing for ``nobody``."""
 
     def __init__(self) -> None:
         self.arrived: Queue[Arrived] = Queue()
@@ -118,7 +118,7 @@ def public_folder() -> Iterator[Path]:
 
 
 def run(*command: str, data: bytes = b"", environment: dict[str, str] | None = None) -> bytes:
-    """Run a program, which must succeed; return what it says."""
+    """Run a program, which must succeed; return its output."""
     done = subprocess.run(
         command,
         input=data,
@@ -298,7 +298,7 @@ def test_postfix_speaks_for_its_client(postfix: Postfix) -> None:
     assert came.body == BODY
 
 
-def test_postfix_bounces_what_is_refused(postfix: Postfix) -> None:
+def test_postfix_bounces_refused_recipients(postfix: Postfix) -> None:
     postfix.submit("nobody@d.test", "c@d.test", data=BODY)
     came = postfix.office.next()
     assert came.envelope.rcpt_tos == ["c@d.test"]
@@ -390,7 +390,7 @@ def exim() -> Iterator[Exim]:
         pytest.skip("exim4 is not installed, nor unpacked in EXIM_FOLDER")
     with public_folder() as folder:
         (folder / "log").mkdir()
-        # For the user whom Exim becomes.
+        # For the user that Exim becomes.
         (folder / "log").chmod(0o777)
         environment = {}
         for wrapper in unpacked.glob("usr/lib/*/libnss_wrapper.so"):

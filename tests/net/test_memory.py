@@ -107,7 +107,7 @@ WAYS = pytest.mark.parametrize("send", [by_data, by_chunks])
 
 
 @WAYS
-def test_a_stream_takes_none(send: Callable[[int, int], None]) -> None:
+def test_a_streamed_message_takes_no_memory(send: Callable[[int, int], None]) -> None:
     with watched("Streams") as server:
         send(server.port, 5)
         assert server.growth_while(lambda: send(server.port, 100)) < 2 * MEGABYTE

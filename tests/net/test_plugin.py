@@ -31,7 +31,7 @@ def send(inbox, subject="hi", **tls):
 
 @pytest.fixture(autouse=True)
 def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs begin quickly: pytester imports every plugin anew for each."""
+    """Let runs begin quickly: pytester imports every plugin again for each."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 

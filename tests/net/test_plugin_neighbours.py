@@ -20,13 +20,13 @@ def old(*functions, **words):
 
 pytest.hookimpl = old
 """
-"""Lets only pytest itself use what pluggy has from 1.2 on."""
+"""Lets only pytest itself use features that pluggy has from 1.2 on."""
 
 NO_STASH = """
 import pytest
 del pytest.StashKey
 """
-"""Takes away what pytest has from 7.0 on."""
+"""Takes away features that pytest has from 7.0 on."""
 
 FIRST = """
 import aiosmtpd

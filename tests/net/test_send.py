@@ -213,7 +213,7 @@ def test_tls_that_is_required_and_not_there(
         assert "STARTTLS was refused: 454 4.7.0 not now (temporary: try again" in sent.error
 
 
-def test_tls_from_the_first_octet(send: Callable[..., Sent], certificates: Certificates) -> None:
+def test_tls_from_the_first_byte(send: Callable[..., Sent], certificates: Certificates) -> None:
     with serving(ssl_context=certificates.server_context()) as controller:
         where = f"smtps://localhost:{controller.port}"
         sent = send(where, "--cafile", str(certificates.ca_file))

@@ -138,7 +138,7 @@ def test_recipients_are_those_of_cc_and_bcc_too(eml: Eml) -> None:
     assert eml(header) == ("me@a.test", recipients)
 
 
-def test_a_resent_message_goes_to_the_last_ones(eml: Eml) -> None:
+def test_a_resent_message_goes_to_the_newest_resent_fields(eml: Eml) -> None:
     second = "Resent-Date: now\nResent-From: r2@a.test\nResent-To: r2@b.test\nResent-Bcc: h@b.test"
     first = "Resent-Date: then\nResent-From: r1@a.test\nResent-To: r1@b.test\nResent-Cc: c@b.test"
     header = f"Received: x\n{second}\n{first}\n{FROM}Sender: s@a.test{TO}"

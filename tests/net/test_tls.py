@@ -365,7 +365,7 @@ def go(client: Client) -> None:
 def in_the_handshake(
     told: Queue[str], certificates: Certificates, timeout: float
 ) -> Iterator[tuple[Controller, Client]]:
-    """Serve a client that has said STARTTLS; *told* gets what becomes of its connection."""
+    """Serve a client that has said STARTTLS; *told* gets the end of its connection."""
 
     class Losing(SMTP):
         def connection_lost(self, error: Exception | None) -> None:
@@ -396,7 +396,7 @@ def test_a_handshake_that_fails_ends_the_connection_once(
     do: Callable[[Client], None], certificates: Certificates
 ) -> None:
     told: Queue[str] = Queue()
-    # Only who stays silent is waited for.
+    # The server waits only for a client that stays silent.
     timeout = 0.3 if do is stay else PATIENCE
     with in_the_handshake(told, certificates, timeout) as (_, client):
         do(client)
