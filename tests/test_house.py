@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: arrows between the rooms, sizes, what is imported."""
+"""The house rules that a machine can check: arrows between the rooms, sizes, imports."""
 
 import ast
 from collections.abc import Iterator

@@ -365,7 +365,7 @@ class Commands(Connection):
     def _tell_line(self, watch: Watch, line: bytes) -> None:
         """Tell the observers of a line, even if it is not a command."""
         verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
-        # "AUTH" may be followed by a tab in place of the blank: the line is secret then too.
+        # With any character after it: a client may write a tab for the blank.
         secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
         # Name only verbs that exist: another word may be a secret, and clients can send any number.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)

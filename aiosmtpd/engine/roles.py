@@ -91,7 +91,7 @@ class ServerSide(Protocol):
         """Send the reply to a whole transaction."""
 
     def _send_now(self, data: bytes) -> None:
-        """Send bytes at once that the observers were told of."""
+        """Send bytes at once that the observers know of."""
 
     def _hold(self, data: bytes) -> None:
         """Put bytes after those that are sent next."""

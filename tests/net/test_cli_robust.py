@@ -1,4 +1,4 @@
-"""What goes wrong around the command line: readers that go, full disks, keys pressed too often."""
+"""Failures around the command line: readers that go, full disks, keys pressed too often."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def test_it_ends_when_its_reader_has_gone(more: list[str]) -> None:
             assert program.process.stdout is not None
             program.process.stdout.close()
             program.process.stdout = None
-            # What has not begun is refused.
+            # A message that has not begun is refused.
             assert client.reply()[:3] == b"421"
         code, _, err = program.ended()
     assert code == 1
@@ -57,7 +57,7 @@ def test_a_running_transaction_gets_no_250() -> None:
             client.send(MESSAGE)
             reply = client.reply()
         except ConnectionError:
-            # It has been told 421, and was not reading.
+            # It got 421, and was not reading.
             reply = b""
         assert not reply.startswith(b"2")
         assert program.ended().code == 1
@@ -178,7 +178,7 @@ def test_an_interrupt_before_there_is_a_server(
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_client_without_tls_is_told(certificates: Certificates) -> None:
+def test_a_client_without_tls_gets_a_reply(certificates: Certificates) -> None:
     with serving(*cert(certificates, "smtps")) as program:
         with Client(program.port, greet=False) as client:
             client.send(b"EHLO x\r\n")

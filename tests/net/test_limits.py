@@ -128,7 +128,7 @@ def test_behind_a_proxy_clients_count() -> None:
 
 
 def handshakes(port: int, number: int) -> tuple[list[Client], list[Client]]:
-    """Connect and send nothing; return who is kept and who is sent away, by the order of coming."""
+    """Connect and send nothing; return which clients are kept and refused, in their order."""
     clients = [Client(port, greet=False) for _ in range(number)]
     gone = []
     for client in clients[2:]:
@@ -159,7 +159,7 @@ def other_host(port: int) -> Client:
         pytest.skip("this machine has one address of its own only")
 
 
-def test_who_is_refused_in_tls_takes_no_room_from_others(certificates: Certificates) -> None:
+def test_a_client_refused_in_tls_takes_no_room_from_others(certificates: Certificates) -> None:
     keywords: dict[str, Any] = {
         "max_connections": 4,
         "max_connections_per_host": 2,
@@ -194,7 +194,7 @@ class Ends(logging.Handler):
             self.seen.put(text)
 
 
-def test_who_is_refused_behind_a_handshake_is_not_waited_for(
+def test_a_refusal_after_a_handshake_ends_without_the_client(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("aiosmtpd.engine.connection.CLOSE_NOTIFY", 0.1)
@@ -257,7 +257,7 @@ def test_handshakes_over_a_unix_socket_have_no_host(
             client.expect(b"220 ")
 
 
-def test_a_new_start_begins_to_count_anew() -> None:
+def test_a_restarted_server_counts_from_zero() -> None:
     with serving(Sink(), max_connection_rate=1) as controller:
         Client(controller.port).close()
         controller.stop()

@@ -1,4 +1,4 @@
-"""Accepting connections, whatever the kernel, other programs and clients do to a socket."""
+"""Accepting connections, in spite of the kernel, other programs and clients."""
 
 import asyncio
 import errno
@@ -90,7 +90,7 @@ async def test_the_public_surface() -> None:
             await hello(address)
 
 
-async def test_one_who_waits_may_be_cancelled() -> None:
+async def test_a_waiting_task_may_be_cancelled() -> None:
     async with accepting(await loopback()) as listener:
         for _ in range(2):
             waiting = asyncio.create_task(listener.wait_closed())
@@ -343,7 +343,7 @@ def test_out_of_descriptors() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE)
     assert done.stdout == "waited True\n" + 4 * "served b'220 '\n"
     assert done.returncode == 0
-    # Told once, not thousands of times.
+    # Logged once, not thousands of times.
     assert done.stderr.count("Connections wait, none can be accepted") == 1
 
 
@@ -427,7 +427,7 @@ async def test_one_free_port_for_all_addresses() -> None:
 
 
 @LINUX
-async def test_a_port_that_is_not_free_on_every_address_is_looked_for_again(
+async def test_a_port_must_be_free_on_every_address(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real, rounds = socket.socket.bind, []
