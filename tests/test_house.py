@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "proxy_protocol": set(),
     "observers": {"mail", "protocol"},
     "mail": {"engine", "protocol"},
-    "listen": {"engine", "protocol"},
+    "listen": set(),
     "engine": {"sasl", "protocol"},
     "sasl": {"protocol"},
     "delivery": {"protocol"},

@@ -175,7 +175,7 @@ class Commands(Connection):
         if self.registry is not None:
             self._ask_for_admission(self.registry)
         if self.tls_from_start is not None:
-            # Not before: its end would be told without its beginning.
+            # handle_DISCONNECT is not called for a client that never came to a session.
             told, self._told = self._told, True
             await self._begin_tls(self.tls_from_start)
             self._told = told
@@ -188,11 +188,12 @@ class Commands(Connection):
         limits = self.limits
         if limits.max_connections_per_host or limits.max_connection_rate:
             host = networks.host_key(self.session.client_address[0])
-        refusal = registry.crowd.admit(host, len(registry.connections), limits, monotonic())
+        refusal = registry.crowd.admit(host, self._arrived_as, limits, monotonic())
         if refusal is not None:
             # handle_CONNECT is not called, so handle_DISCONNECT is not called either.
             self._told = True
             self._reason = refusal
+            registry.refuse(self)
             if self._watch is not None:
                 self._watch.tell(self._watch.methods.refused, refusal)
             raise Refused(refusal)

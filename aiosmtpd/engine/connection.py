@@ -85,7 +85,8 @@ class Connection(Wire):
 
     # fmt: off
     __slots__ = (
-        "__dict__", "__weakref__", "_at_rest", "_closing", "_commits", "_end", "_end_due", "_eof",
+        "__dict__", "__weakref__", "_arrived_as", "_at_rest", "_closing", "_commits", "_end",
+        "_end_due", "_eof",
         "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
         "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_taken",
         "_tls_failure", "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry",
@@ -112,6 +113,7 @@ class Connection(Wire):
         self._last_status: str | bytes = ""
         # A command that was parsed already: the driver runs it next.
         self._taken: tuple[Callable[..., Awaitable[None]], Any] | None = None
+        self._arrived_as = 0
         self._closing = self._at_rest = False
         self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
@@ -193,7 +195,7 @@ class Connection(Wire):
         if self._handler_coroutine is not None:
             return
         if self.registry is not None:
-            self.registry.connections.add(self)
+            self._arrived_as = self.registry.add(self)
         if self.limits.session_timeout is not None:
             self._session_timer = self.loop.call_later(
                 self.limits.session_timeout, self.shut_down, replies.TIMED_OUT
@@ -329,7 +331,7 @@ class Connection(Wire):
 
     def _leave_registry(self, registry: Registry) -> None:
         """Count this connection no longer."""
-        registry.connections.discard(self)
+        registry.discard(self)
 
     def ended(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection and its task have ended."""
@@ -575,7 +577,7 @@ class Connection(Wire):
         if plain:
             self.data_received(plain)
         if tls.ended and not self._eof:
-            # A close_notify is a FIN: what was complete before it is served.
+            # A close_notify is a FIN: the complete commands before it are served.
             self.eof_received()
 
     def _break_off(self, tls: TLS, error: ssl.SSLError) -> None:

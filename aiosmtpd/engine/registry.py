@@ -36,7 +36,22 @@ class Registry:
 
     def __init__(self) -> None:
         self.connections: set[Member] = set()
+        self._refused: set[Member] = set()
         self.crowd = Crowd(_descriptors())
+
+    def add(self, connection: Member) -> int:
+        """Add a connection; return how many there are with it, without those that are refused."""
+        self.connections.add(connection)
+        return len(self.connections) - len(self._refused)
+
+    def refuse(self, connection: Member) -> None:
+        """Count a connection that was refused no longer; it is still to end."""
+        self._refused.add(connection)
+
+    def discard(self, connection: Member) -> None:
+        """Forget a connection that has ended."""
+        self.connections.discard(connection)
+        self._refused.discard(connection)
 
     async def stop(self, timeout: float = 10.0) -> None:
         """End every connection; return when none is left, and no task of theirs.

@@ -47,7 +47,7 @@ class TLS:
         self.established = self.ended = self.closed = self._holds_tickets = False
 
     def feed(self, data: bytes) -> None:
-        """Take ciphertext; what it means is for :meth:`shake_hands` and :meth:`read`."""
+        """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
         self._incoming.write(data)
 
     def shake_hands(self) -> bool:

@@ -87,7 +87,7 @@ def _parameters(text: str, position: int) -> list[tuple[str, str]]:
 
 
 def _begin(text: str, position: int) -> int:
-    """Return where a value begins: after a comment, unless it looks like a part of the value."""
+    """Return the position of a value: after a comment, unless that looks like a part of it."""
     blanks = _BLANKS.match(text, position)
     position = blanks.end() if blanks else position
     comment = _COMMENT_BEFORE.match(text, position)

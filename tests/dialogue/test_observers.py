@@ -129,7 +129,7 @@ async def test_the_banner_comes_after_the_beginning() -> None:
     class First:
         def began(self, server: SMTP) -> None:
             assert server.session.peer == PEER
-            network = server.transport
+            network = getattr(server.transport, "raw", None)
             assert isinstance(network, MemoryTransport)
             assert not network.sent
             self.called = True
