@@ -384,7 +384,7 @@ class Connection(Wire):
     def resume_writing(self) -> None:
         """Let the driver go on; after our close_notify, give the client a little time for its."""
         super().resume_writing()
-        if self._tls is not None and self._tls.closed:
+        if self._closing:
             self._cut_off_later(CLOSE_NOTIFY)
 
     def _close(self) -> None:
@@ -393,18 +393,11 @@ class Connection(Wire):
         raw = self._raw
         if raw is None or raw.is_closing():
             return
-        if self._tls is not None:
-            if farewell := self._tls.close():
-                raw.write(farewell)
-            if not self._eof and raw.can_write_eof():
-                # Closed when the client has taken its leave, which a reset would cut short.
-                with suppress(OSError):
-                    raw.write_eof()
-                if not raw.is_reading():
-                    # Bytes before the client's leave are dropped, but must be read.
-                    raw.resume_reading()
-                self._cut_off_later(CLOSE_NOTIFY)
-                return
+        if self._tls is not None and (farewell := self._tls.close()):
+            raw.write(farewell)
+        if not self._eof and self._talks_on(raw) and raw.can_write_eof():
+            self._linger(raw)
+            return
         raw.close()
         # close() waits for ever for a peer that does not read (docs/reference/limits, "unread
         # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
@@ -412,6 +405,28 @@ class Connection(Wire):
             self._cut_off_later()
         elif self._tls_protocol:
             self._cut_off_later(CLOSE_NOTIFY)
+
+    def _talks_on(self, raw: asyncio.Transport) -> bool:
+        """Return True if the client is about to send more: in TLS its close_notify at least."""
+        if self._tls is not None:
+            return True
+        has_sent_more = bool(self._receiver.waiting) or self._reading_paused
+        return has_sent_more and raw.get_extra_info("socket") is not None
+
+    @property
+    def is_hung_up(self) -> bool:
+        """True after the server has closed the connection, though the client may not have."""
+        return self._closing
+
+    def _linger(self, raw: asyncio.Transport) -> None:
+        """Close when the client has: a close before that may send a reset after the last reply."""
+        # Bytes before the client's end are dropped, but must be read.
+        raw.set_protocol(Ciphertext(self))
+        with suppress(OSError):
+            raw.write_eof()
+        if not raw.is_reading():
+            raw.resume_reading()
+        self._cut_off_later(CLOSE_NOTIFY)
 
     # The driver.
 

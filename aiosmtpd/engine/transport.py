@@ -21,6 +21,10 @@ class Line(Protocol):
     def hang_up(self) -> None:
         """Send the replies that wait, then close."""
 
+    @property
+    def is_hung_up(self) -> bool:
+        """True after the server has closed the connection."""
+
 
 class Encrypted(Line, Protocol):
     """A connection in TLS."""
@@ -140,7 +144,7 @@ class Transport(asyncio.Transport):
 
     def is_closing(self) -> bool:
         """Return True if the transport is closed or about to be."""
-        return self.raw.is_closing() or (self._tls is not None and self._tls.closed)
+        return self.raw.is_closing() or (self._line is not None and self._line.is_hung_up)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Give the bytes that come to another protocol, as ``loop.start_tls()`` does.

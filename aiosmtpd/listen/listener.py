@@ -164,8 +164,9 @@ class Listener(asyncio.AbstractServer):
                 arrival.cancel()
             if late:
                 await asyncio.wait(late)
-            # A transport closes its socket one turn later.
-            await asyncio.sleep(0)
+            # A transport closes its socket one turn later, that of the loop's TLS three.
+            for _ in range(3):
+                await asyncio.sleep(0)
 
     def _accept_all(self, sock: socket.socket) -> None:
         """Accept the connections that wait in a socket which is about to close."""

@@ -331,12 +331,9 @@ def test_the_last_reply_of_ehlo_always_comes(context: ssl.SSLContext) -> None:
 
 @pytest.mark.parametrize("size", [100, 60_000, 400_000, 3_000_000])
 def test_a_last_reply_comes_though_the_client_talks_on(
-    connect: Connect, context: ssl.SSLContext, size: int, request: pytest.FixtureRequest
+    connect: Connect, context: ssl.SSLContext, size: int
 ) -> None:
     """Bytes that are not read when a socket closes make a reset, which may overtake the reply."""
-    if size > 200_000 and request.node.callspec.params["connect"] == "clear":
-        known = "a reset comes after the reply"
-        request.applymarker(pytest.mark.xfail(strict=False, reason=known))
     more = b"NOOP\r\n" * (size // 6)
     with serving(Ending, context) as controller:
         for _ in range(TIMES if size < 1_000_000 else 3):
