@@ -269,13 +269,15 @@ class BaseController(metaclass=ABCMeta):
             await self._finish(0)
             raise
 
-    async def stop_async(self, no_assert: bool = False, timeout: float | None = None) -> None:
+    async def stop_async(
+        self, no_assert: bool = False, timeout: float | None = None, *, linger: float = 0.0
+    ) -> None:
         """Stop after ``start_async()``, with the meaning and the parameters of ``stop()``."""
         if self.server is None:
             if no_assert:
                 return
             raise AssertionError(NOT_RUNNING)
-        await self._finish(timeout)
+        await self._finish(timeout, linger)
 
     async def __aenter__(self) -> Self:
         await self.start_async()
@@ -296,9 +298,9 @@ class BaseController(metaclass=ABCMeta):
         if self._thread_exception is not None:
             raise self._thread_exception
 
-    async def _finish(self, timeout: float | None) -> None:
+    async def _finish(self, timeout: float | None, linger: float = 0.0) -> None:
         try:
-            await self._current_server().stop(timeout)
+            await self._current_server().stop(timeout, linger=linger)
         finally:
             self._cleanup()
             self._loop = self._loop_before
@@ -438,10 +440,13 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         if self.smtpd is None:
             raise RuntimeError("Unknown Error, failed to init SMTP server")
 
-    def stop(self, no_assert: bool = False, timeout: float | None = None) -> None:
+    def stop(
+        self, no_assert: bool = False, timeout: float | None = None, *, linger: float = 0.0
+    ) -> None:
         """Stop listening, let transactions end, close the loop and join the thread.
 
-        Idle clients get ``421 4.3.2`` at once. Running transactions have *timeout* seconds
+        For *linger* seconds the sessions go on and end by themselves. Then clients between two
+        transactions get ``421 4.3.2``. Running transactions have *timeout* seconds
         (``shutdown_timeout`` if None); then they are aborted. Raises AssertionError if not running,
         unless *no_assert*.
         """
@@ -450,35 +455,37 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
             if no_assert:
                 return
             raise AssertionError(NOT_RUNNING)
-        self._request_stop(timeout)
+        self._request_stop(timeout, linger)
         thread.join()
         self.loop.close()
         self._thread = self._stopping = None
         self._cleanup()
 
-    def _request_stop(self, timeout: float | None) -> None:
+    def _request_stop(self, timeout: float | None, linger: float = 0.0) -> None:
         self._stop_requested = True
         # RuntimeError: the thread of a failed start() has closed the loop.
         with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self._begin_stop, timeout)
+            self.loop.call_soon_threadsafe(self._begin_stop, timeout, linger)
 
-    def _begin_stop(self, timeout: float | None) -> None:
+    def _begin_stop(self, timeout: float | None, linger: float) -> None:
         if not self._loop_left:
-            self._stopping = self.loop.create_task(self._drain_and_cancel(timeout))
+            self._stopping = self.loop.create_task(self._drain_and_cancel(timeout, linger))
 
-    async def _drain_and_cancel(self, timeout: float | None) -> None:
+    async def _drain_and_cancel(self, timeout: float | None, linger: float) -> None:
         try:
-            await self._current_server().stop(timeout)
+            await self._current_server().stop(timeout, linger=linger)
         finally:
             if not self._loop_left:
                 self.cancel_tasks()
 
-    async def stop_async(self, no_assert: bool = False, timeout: float | None = None) -> None:
+    async def stop_async(
+        self, no_assert: bool = False, timeout: float | None = None, *, linger: float = 0.0
+    ) -> None:
         """Stop after ``start_async()`` or ``start()``, with the parameters of ``stop()``."""
         if self._thread is None:
-            await super().stop_async(no_assert, timeout)
+            await super().stop_async(no_assert, timeout, linger=linger)
         else:
-            await asyncio.to_thread(self.stop, no_assert, timeout)
+            await asyncio.to_thread(self.stop, no_assert, timeout, linger=linger)
 
     def run(self) -> None:
         """Serve until Ctrl-C, SIGTERM or another thread's ``stop()``; start first if need be."""

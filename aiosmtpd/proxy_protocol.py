@@ -9,6 +9,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, ClassVar, Protocol
@@ -422,6 +423,9 @@ async def _read_v2(reader: AsyncReader, data: ProxyData, begun: bytes) -> None:
         raise _Refused("PROXYv2 unsupported command")
     data.command = V2_CMD(data.command)
     data.family = fixed[1] >> 4
+    if data.command == V2_CMD.LOCAL:
+        await _read_local_block(reader, data, signature + fixed)
+        return
     if data.family not in V2_VALID_FAMS:
         raise _Refused("PROXYv2 unsupported family")
     data.family = AF(data.family)
@@ -435,6 +439,23 @@ async def _read_v2(reader: AsyncReader, data: ProxyData, begun: bytes) -> None:
         _parse_v2_addresses(tail, data, data.family)
     else:
         data.rest = tail
+
+
+async def _read_local_block(reader: AsyncReader, data: ProxyData, begun: bytes) -> None:
+    """Read the rest of the header of the proxy's own connection, such as a health check.
+
+    "The receiver must accept this connection as valid and must use the real connection endpoints
+    and discard the protocol block including the family which is ignored" (section 2.2).
+    """
+    family, protocol = data.family, begun[-3] & 0x0F
+    data.family = AF(family) if family in V2_VALID_FAMS else AF.UNSPEC
+    data.protocol = PROTO(protocol) if protocol in V2_VALID_PROS else PROTO.UNSPEC
+    tail = await _read_part(reader, int.from_bytes(begun[-2:], "big"), "tail part")
+    data.whole_raw = bytearray(begun + tail)
+    data.rest = tail
+    if begun[-3] in V2_PARSE_ADDR_FAMPRO:
+        with suppress(_Refused):
+            _parse_v2_addresses(tail, data, data.family)
 
 
 async def _read_part(reader: AsyncReader, size: int, name: str) -> bytes:

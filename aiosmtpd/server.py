@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeAlias, Unpack
 
-import attrs
 from public import public
 
 from aiosmtpd import smtp
@@ -163,10 +162,11 @@ class Server:
             await self.stop(0)
             raise
 
-    async def stop(self, timeout: float | None = None) -> None:
+    async def stop(self, timeout: float | None = None, *, linger: float = 0.0) -> None:
         """Stop listening and end the connections; does nothing if the server does not run.
 
-        Idle clients get ``421 4.3.2`` at once. Running transactions have *timeout* seconds
+        For *linger* seconds the sessions go on and end by themselves. Then clients between two
+        transactions get ``421 4.3.2``. Running transactions have *timeout* seconds
         (``shutdown_timeout`` if None); then they are aborted.
         """
         listeners, self.listeners = self.listeners, []
@@ -176,6 +176,8 @@ class Server:
             for listener in listeners:
                 if isinstance(listener, Listener):
                     await listener.end_arrivals()
+            if linger > 0:
+                await self._registry.wait(linger)
             await self._end_connections(self.shutdown_timeout if timeout is None else timeout)
         except asyncio.CancelledError:
             # If a graceful stop is cancelled, abort the remaining connections.
@@ -231,9 +233,6 @@ class Server:
 
     async def _bind(self, place: Listen) -> Listener:
         limits = self.settings.limits
-        if self.settings.proxy_protocol_timeout is not None:
-            # Behind a proxy all clients come from one host.
-            limits = attrs.evolve(limits, max_connections_per_host=None)
         context = self.ssl_context if place.scheme in (None, "smtps") else None
         if context is not None and not isinstance(context, ssl.SSLContext):
             context = context()
@@ -242,9 +241,7 @@ class Server:
             partial(self._protocol, place),
             ssl_context=context,
             handshake_timeout=handshake_timeout(self.settings.timeout or 300, limits),
-            limits=limits,
-            registry=self._registry,
-            remove_files=place.fd is None,
+            is_shared=place.fd is not None,
         )
 
     def _protocol(self, place: Listen) -> asyncio.BaseProtocol:

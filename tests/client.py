@@ -42,7 +42,7 @@ class Client:
     """
 
     resets_are_ends = False
-    """Whether a connection that is reset, or cut within TLS, counts as closed."""
+    """True if a connection that is reset, or cut within TLS, counts as closed."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Client:
         assert not self.left, f"said before the handshake: {bytes(self.left)!r}"
         self.socket = context.wrap_socket(self.socket, server_hostname=host)
 
-    # What it says.
+    # Sending.
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
@@ -114,7 +114,7 @@ class Client:
         self.begin()
         self.ask(b"DATA", b"354")
 
-    # What it hears.
+    # Receiving.
 
     def fill(self) -> bool:
         """Receive once; return False if the server has closed."""
@@ -128,7 +128,7 @@ class Client:
         return bool(data)
 
     def line(self) -> bytes:
-        """Read one line; what there is of it if the server closes."""
+        """Read one line, or a part of it if the server closes."""
         while (end := self.left.find(b"\n") + 1) == 0:
             if not self.fill():
                 end = len(self.left)
@@ -138,7 +138,7 @@ class Client:
         return line
 
     def reply(self) -> bytes:
-        """Read one reply, all its lines; what there is of it if the server closes."""
+        """Read one reply, all its lines, or a part of it if the server closes."""
         lines = b""
         while line := self.line():
             lines += line

@@ -1,4 +1,4 @@
-"""What all tests share: certificates, and the event loop of the run."""
+"""Fixtures for all tests: certificates, and the event loop of the run."""
 
 import asyncio
 import asyncio.events
@@ -14,7 +14,7 @@ import pytest
 import trustme
 from hypothesis import HealthCheck, settings
 
-# A busy machine is no fault of what is tested.
+# A test must not fail because the machine is busy.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 

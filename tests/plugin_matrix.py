@@ -198,7 +198,7 @@ def tried(name: str, folder: Path) -> bool:
     for variant, args in VARIANTS.items():
         if variant and files is not BESIDE:
             continue
-        # Warnings of others are none of our business.
+        # Only our own warnings matter here.
         strict = ["-q", "--strict-markers", "-W", "error:::aiosmtpd"]
         passed, output = ran([python, "-m", "pytest", *strict, *args], folder)
         last = output.strip().rpartition("\n")[2]

@@ -25,7 +25,7 @@ def test_an_example(
         pytester.makepyfile(block)
         pytester.runpytest_inprocess("-p", "aiosmtpd.testing.plugin").assert_outcomes(passed=1)
     elif "serve_forever" in block:
-        # Nobody would end it.
+        # It would never end.
         compile(block, "README.rst", "exec")
     else:
         exec(block, {"__name__": "readme"})

@@ -122,8 +122,8 @@ class _AddressList:
     """An address list: RFC 5322 section 3.4, with the obsolete forms of section 4.4.
 
     Iteration yields the addresses as the list spells them, without comments and blanks. An entry of
-    words alone, without ``@``, is skipped. Raises ValueError with the text of an entry that is no
-    address, at once or while iterating.
+    words alone, without ``@``, is skipped. Raises ValueError with the text of an entry that is not
+    an address, at once or while iterating.
     """
 
     def __init__(self, text: str) -> None:

@@ -10,19 +10,19 @@ from aiosmtpd.protocol.extensions import parse_parameters
 from aiosmtpd.protocol.replies import Refused, Reply
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.roles import Server
+    from aiosmtpd.engine.roles import ServerSide
 
 MAIL_SYNTAX = "MAIL FROM: <address>"
 RCPT_SYNTAX = "RCPT TO: <address>"
 
 
-def path_syntax(server: Server, text: str) -> Reply:
+def path_syntax(server: ServerSide, text: str) -> Reply:
     """Return the 501 that shows how MAIL or RCPT is written."""
     extended = " [SP <mail-parameters>]" if server.session.extended_smtp else ""
     return replies.syntax_of(text + extended)
 
 
-def read_path(server: Server, keyword: str, arg: str | None, syntax: str) -> tuple[str, str]:
+def read_path(server: ServerSide, keyword: str, arg: str | None, syntax: str) -> tuple[str, str]:
     """Return the address and the parameters' text of MAIL or RCPT; raises Refused."""
     path = server._strip_command_keyword(keyword, arg) if arg else None
     if not path:
@@ -44,7 +44,7 @@ def read_path(server: Server, keyword: str, arg: str | None, syntax: str) -> tup
 
 
 def read_parameters(
-    server: Server, text: str, parsers: Mapping[str, Any], syntax: str, unknown: Reply
+    server: ServerSide, text: str, parsers: Mapping[str, Any], syntax: str, unknown: Reply
 ) -> tuple[list[str], dict[str, Any]]:
     """Return the options of MAIL or RCPT, ``KEY=value``, and their meanings; raises Refused."""
     given = server._getparams(paths.words(text))
@@ -60,7 +60,7 @@ def read_parameters(
     return options, meanings
 
 
-def check_charset(server: Server, address: str) -> None:
+def check_charset(server: ServerSide, address: str) -> None:
     """Refuse an address that needs SMTPUTF8 without it: RFC 6531 section 3.5."""
     if not address.isascii() and not server.envelope.smtp_utf8:
         raise Refused(replies.ADDRESS_NEEDS_SMTPUTF8)

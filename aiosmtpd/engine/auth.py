@@ -20,7 +20,7 @@ from aiosmtpd.protocol.session import MISSING, AuthResult, _Missing
 from aiosmtpd.sasl.exchange import Claim, Exchange, Malformed
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.roles import Server
+    from aiosmtpd.engine.roles import ServerSide
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,7 +71,7 @@ def mechanisms(server: Any) -> dict[str, Callable[..., Awaitable[Any]]]:
     return found
 
 
-def offer(server: Server, *, vain: bool) -> str | None:
+def offer(server: ServerSide, *, vain: bool) -> str | None:
     """Return the EHLO line of AUTH, or None if it is not offered now.
 
     If *vain* is false, PLAIN and LOGIN are offered only if something can check passwords.
@@ -89,7 +89,7 @@ def offer(server: Server, *, vain: bool) -> str | None:
     return " ".join(["AUTH", *names]) if names else None
 
 
-def _can_verify(server: Server) -> bool:
+def _can_verify(server: ServerSide) -> bool:
     settings = server.settings
     return (
         settings.authenticator is not None
@@ -101,7 +101,7 @@ def _can_verify(server: Server) -> bool:
 class Authentication:
     """One AUTH command, from its words to the reply."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerSide) -> None:
         self._server = server
 
     async def run(self, arg: str | None) -> None:
@@ -182,7 +182,7 @@ class Authentication:
 
 
 async def challenge(
-    server: Server, challenge: str | bytes, encode_to_b64: bool, log_client_response: bool
+    server: ServerSide, challenge: str | bytes, encode_to_b64: bool, log_client_response: bool
 ) -> bytes | _Missing:
     """See ``SMTP.challenge_auth``."""
     octets = challenge.encode() if isinstance(challenge, str) else challenge
@@ -197,14 +197,14 @@ async def challenge(
     if server._watch is not None:
         server._watch.line("AUTH", line, True)
     if log_client_response:
-        server._log(logging.DEBUG, "%r answered a challenge: %r", server.session.peer, line)
+        server._log(logging.DEBUG, "%r answered a challenge: %r", server._client, line)
     if line.strip() == b"*":
         await server.push(replies.AUTH_ABORTED)
         return MISSING
     return await _decoded(server, line)
 
 
-async def _decoded(server: Server, response: bytes) -> bytes | _Missing:
+async def _decoded(server: ServerSide, response: bytes) -> bytes | _Missing:
     """Decode base64; refuse a response that is something else."""
     try:
         return b64decode(response.strip(), validate=True)
@@ -231,7 +231,7 @@ async def run_exchange(server: Any, exchange: Exchange, args: list[str]) -> Auth
     return AuthResult(success=False)
 
 
-async def judge(server: Server, mechanism: str, credentials: Any) -> AuthResult:
+async def judge(server: ServerSide, mechanism: str, credentials: Any) -> AuthResult:
     """Ask the authenticator about a client's credentials, or ``auth_callback`` if there is none."""
     settings = server.settings
     if settings.authenticator is not None:
@@ -249,5 +249,5 @@ async def judge(server: Server, mechanism: str, credentials: Any) -> AuthResult:
             success=verdict, handled=False, auth_data=credentials if verdict else None
         )
     message = "%r authenticator returned %s: no AuthResult or bool"
-    server._log(logging.ERROR, message, server.session.peer, type(verdict).__name__)
+    server._log(logging.ERROR, message, server._client, type(verdict).__name__)
     return AuthResult(success=False, handled=False, message=replies.CANNOT_AUTHENTICATE)

@@ -22,7 +22,7 @@ _OF_HANDLERS = ("handle_", "auth_", "process_message")
 
 @public
 class Mail:
-    """One message as it was received: what a function that is a handler gets.
+    """One message as it was received: the argument of a function that is a handler.
 
     ``session`` and ``envelope`` are those of the hooks.
     """
@@ -71,7 +71,7 @@ class FunctionHandler:
 
 
 def handler_of(handler: Any) -> Any:
-    """Return the handler, or one that calls it where it is a function or like one."""
+    """Return the handler, or one that calls it if it is a function or like one."""
     kind = type(handler)
     if not callable(handler) or isclass(handler) or hasattr(kind, "__getattr__"):
         # A class may be a handler itself, and a mock can be called whatever it stands for.

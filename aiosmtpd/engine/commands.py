@@ -146,6 +146,15 @@ class Commands(Connection):
 
     # Before the first command, and after the last.
 
+    def _shown(self, raw: Any) -> asyncio.Transport:
+        # A STARTTLS of the program's own gives its transport to loop.start_tls(), and uvloop's
+        # takes transports of its own alone: docs/howto/migrate.
+        method = getattr(type(self), "smtp_STARTTLS", None)
+        is_ours = getattr(method, "__module__", "").startswith("aiosmtpd.")
+        if not is_ours and type(raw).__module__.startswith("uvloop"):
+            return cast(asyncio.Transport, raw)
+        return super()._shown(raw)
+
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; forget the transaction of a command in ``_taken``."""
         if self._taken is not None:
@@ -165,7 +174,12 @@ class Commands(Connection):
             await self._receive_proxy_header(self.settings.proxy_protocol_timeout)
         if self.registry is not None:
             self._ask_for_admission(self.registry)
-        self._log(logging.DEBUG, "%r connected", self.session.peer)
+        if self.tls_from_start is not None:
+            # handle_DISCONNECT is not called for a client that never came to a session.
+            told, self._told = self._told, True
+            await self._begin_tls(self.tls_from_start)
+            self._told = told
+        self._log(logging.DEBUG, "%r connected", self._client)
         await self.welcome()
 
     def _ask_for_admission(self, registry: Registry) -> None:
@@ -174,11 +188,12 @@ class Commands(Connection):
         limits = self.limits
         if limits.max_connections_per_host or limits.max_connection_rate:
             host = networks.host_key(self.session.client_address[0])
-        refusal = registry.crowd.admit(host, len(registry.connections), limits, monotonic())
+        refusal = registry.crowd.admit(host, self._arrived_as, limits, monotonic())
         if refusal is not None:
             # handle_CONNECT is not called, so handle_DISCONNECT is not called either.
             self._told = True
             self._reason = refusal
+            registry.refuse(self)
             if self._watch is not None:
                 self._watch.tell(self._watch.methods.refused, refusal)
             raise Refused(refusal)
@@ -213,7 +228,7 @@ class Commands(Connection):
         try:
             if self._watch is not None:
                 await self._before("connect")
-            status = await self._call_later_hook("CONNECT", *self.session.client_address)
+            status = await self._call_new_hook("CONNECT", *self.session.client_address)
             if status is MISSING:
                 status = f"220 {self.hostname} {self.settings.ident}"
             return replies.from_hook(status)
@@ -231,6 +246,9 @@ class Commands(Connection):
         if not networks.holds(trusted, self.session.peer):
             self._reason = "PROXY header from a host that is not trusted"
             raise Disconnected
+        while not self._receiver.waiting:
+            # A client that leaves now was a probe.
+            await self._more()
         data = await self._read_proxy_header()
         self.session.proxy_data = data
         accepted = data.valid and await self._call_handler_hook("PROXY", data)
@@ -277,10 +295,10 @@ class Commands(Connection):
 
     async def _tell_of_end(self) -> None:
         try:
-            await self._call_later_hook("DISCONNECT", self._reason)
+            await self._call_new_hook("DISCONNECT", self._reason)
         except Exception as error:
             message = "%r handle_DISCONNECT failed"
-            self._log(logging.ERROR, message, self.session.peer, error=error)
+            self._log(logging.ERROR, message, self._client, error=error)
 
     def _timeout_cb(self) -> None:
         if self.settings.proxy_protocol_timeout is not None and self.session.proxy_data is None:
@@ -289,6 +307,21 @@ class Commands(Connection):
             self.disconnect()
         else:
             super()._timeout_cb()
+
+    def _is_probe(self) -> bool:
+        # A balancer's check: it leaves before its header, or sends no MAIL after LOCAL.
+        if self.settings.proxy_protocol_timeout is None or "transaction" in vars(self):
+            return False
+        proxied = self.session.proxy_data
+        return self._eof if proxied is None else proxied.command == 0
+
+    def _is_in_transaction(self) -> bool:
+        # The session's end is the last that a timer may ask for: it waits for nothing.
+        return (
+            self.session is not None
+            and self._stopping is not replies.TIMED_OUT
+            and self.envelope.mail_from is not None
+        )
 
     # A command.
 
@@ -333,7 +366,7 @@ class Commands(Connection):
     def _tell_line(self, watch: Watch, line: bytes) -> None:
         """Tell the observers of a line, even if it is not a command."""
         verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
-        # "AUTH" may be followed by a tab in place of the blank: the line is secret then too.
+        # With any character after it: a client may write a tab for the blank.
         secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
         # Name only verbs that exist: another word may be a secret, and clients can send any number.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)
@@ -342,7 +375,7 @@ class Commands(Connection):
         name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
         if self._masked:
             name = shown = "********"
-        self._log(logging.DEBUG, "%r sent %s %r", self.session.peer, name, shown)
+        self._log(logging.DEBUG, "%r sent %s %r", self._client, name, shown)
 
     def _split(self, line: bytes) -> tuple[str, str | None]:
         """Return verb and argument of a command line; raise Refused if there is no verb."""
@@ -423,6 +456,7 @@ class Commands(Connection):
             or self._meter.farewell is not None
             or self.command_size_limits
             or self.command_size_limit < fast_path.LONGEST
+            or 0 < (self.line_length_limit or 0) < fast_path.LONGEST
             or self.local_part_limit
             or (self._watch is not None and self._watch.methods.before)
             or log.isEnabledFor(logging.DEBUG)
@@ -595,7 +629,7 @@ class Commands(Connection):
             return await called
         return await self._in_time(called, command, self.limits.handler_timeout)
 
-    async def _call_later_hook(self, command: str, *args: Any) -> Any:
+    async def _call_new_hook(self, command: str, *args: Any) -> Any:
         """Call a hook that is newer than 1.4 ("later" is not a delay).
 
         Programs for 1.4 override ``_call_handler_hook`` to record the commands. Their override does
@@ -612,7 +646,7 @@ class Commands(Connection):
             if not limit.expired():
                 raise
         message = "%r handle_%s took longer than %g s and was cancelled"
-        self._log(logging.ERROR, message, self.session.peer, command, seconds)
+        self._log(logging.ERROR, message, self._client, command, seconds)
         raise Refused(replies.HANDLER_TOO_SLOW)
 
     async def handle_exception(self, error: Exception) -> str:
@@ -631,7 +665,7 @@ class Commands(Connection):
             return replies.TLS_NOT_AVAILABLE
         reference = os.urandom(4).hex()
         message = "%r internal error (ref %s)"
-        self._log(logging.ERROR, message, self.session.peer, reference, error=error)
+        self._log(logging.ERROR, message, self._client, reference, error=error)
         if self.expose_exceptions:
             return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
         return replies.internal_error(reference)

@@ -14,6 +14,7 @@ import attrs
 
 from aiosmtpd.engine import auth, hooks
 from aiosmtpd.engine.connection import Connection, Disconnected
+from aiosmtpd.engine.transport import Transport
 
 
 class Reader:
@@ -24,7 +25,7 @@ class Reader:
 
     @property
     def _transport(self) -> asyncio.BaseTransport | None:
-        return self._connection.transport
+        return _transport_of(self._connection)
 
     @_transport.setter
     def _transport(self, transport: asyncio.BaseTransport) -> None:
@@ -88,7 +89,7 @@ class Writer:
 
     @property
     def _transport(self) -> asyncio.BaseTransport | None:
-        return self._connection.transport
+        return _transport_of(self._connection)
 
     @_transport.setter
     def _transport(self, transport: asyncio.BaseTransport) -> None:
@@ -126,10 +127,21 @@ class Writer:
         return default if transport is None else transport.get_extra_info(name, default)
 
 
+def _transport_of(connection: Connection) -> asyncio.BaseTransport | None:
+    """Return the transport of a connection: the one that the program has set, if it has."""
+    transport = connection.transport
+    if isinstance(transport, Transport) and transport.is_foreign:
+        return transport.raw
+    return transport
+
+
 def _switch_transport(connection: Connection, transport: asyncio.BaseTransport) -> None:
     """Go on with another transport, as a subclass's own STARTTLS wants; a session begins."""
-    if transport is not connection.session_transport:
-        connection._begin_session(transport)
+    if transport in (connection.session_transport, _transport_of(connection)):
+        return
+    connection._begin_session(transport)
+    if isinstance(connection.transport, Transport):
+        connection.transport.is_foreign = connection.transport is not transport
 
 
 def setting(name: str) -> Any:

@@ -12,12 +12,15 @@ import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.observer import Watch
+from aiosmtpd.engine.tls import TLS
+from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected as Disconnected
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
@@ -41,8 +44,7 @@ CLOSE_NOTIFY = 2.0
 SLOW_HOOK = 0.1
 """Seconds for which one command may block the event loop before the log says so."""
 
-LONG_LINE = 340
-"""Bytes of a command line that no line limit below this lets the fast path take."""
+LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
@@ -83,11 +85,12 @@ class Connection(Wire):
 
     # fmt: off
     __slots__ = (
-        "__dict__", "__weakref__", "_at_rest", "_closing", "_commits", "_end", "_end_due", "_eof",
+        "__dict__", "__weakref__", "_arrived_as", "_at_rest", "_closing", "_commits", "_end",
+        "_end_due", "_eof",
         "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
         "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_taken",
-        "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry", "session",
-        "session_transport",
+        "_tls_failure", "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry",
+        "session", "session_transport", "tls_from_start",
     )
     # fmt: on
 
@@ -110,12 +113,16 @@ class Connection(Wire):
         self._last_status: str | bytes = ""
         # A command that was parsed already: the driver runs it next.
         self._taken: tuple[Callable[..., Awaitable[None]], Any] | None = None
+        self._arrived_as = 0
         self._closing = self._at_rest = False
         self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
         self._commits, self._end_due = 0, False
         self._session_timer: asyncio.TimerHandle | None = None
         self._tls_protocol: Any = None
+        self._tls_failure: Exception | None = None
+        # The context of a port that speaks TLS from the start; the listener sets it.
+        self.tls_from_start: ssl.SSLContext | None = None
         self._tls_handshake_okay = True
         self._original_transport: asyncio.BaseTransport | None = None
         self._end: asyncio.Future[None] | None = None
@@ -158,6 +165,14 @@ class Connection(Wire):
         """
         return data
 
+    def _is_probe(self) -> bool:
+        """Return True if a connection that has ended is not worth a line at INFO."""
+        return False
+
+    def _is_in_transaction(self) -> bool:
+        """Return True if the client should be let finish before the server stops."""
+        return False
+
     async def handle_exception(self, error: Exception) -> str:
         """Return the reply to a command that raised *error*."""
         raise NotImplementedError
@@ -180,7 +195,7 @@ class Connection(Wire):
         if self._handler_coroutine is not None:
             return
         if self.registry is not None:
-            self.registry.connections.add(self)
+            self._arrived_as = self.registry.add(self)
         if self.limits.session_timeout is not None:
             self._session_timer = self.loop.call_later(
                 self.limits.session_timeout, self.shut_down, replies.TIMED_OUT
@@ -196,6 +211,9 @@ class Connection(Wire):
 
     def _begin_session(self, transport: Any) -> None:
         before = self.session
+        if not isinstance(transport, Transport):
+            self._raw = transport
+            transport = self._shown(transport)
         self.transport = self.session_transport = transport
         self._with_codes = False
         self._renew_envelope()
@@ -206,22 +224,33 @@ class Connection(Wire):
             self.session.proxy_data = before.proxy_data
             self.session.xclient = getattr(before, "xclient", None)
         if transport.get_extra_info("sslcontext") is not None:
-            self._tls_protocol = transport
-            self.session.ssl = {
-                key: transport.get_extra_info(key)
-                for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
-            }
+            self._note_tls(transport)
+
+    def _shown(self, raw: Any) -> asyncio.Transport:
+        """Return the transport that programs see."""
+        return Transport(self, raw)
+
+    def _note_tls(self, transport: asyncio.Transport) -> None:
+        """Tell the session of TLS, with the five keys that 1.4 has."""
+        self._tls_protocol = transport
+        self.session.ssl = {
+            key: transport.get_extra_info(key)
+            for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
+        }
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; a running hook gets two seconds to end."""
+        if self._tls is not None and not (self._tls.established or self._reason):
+            self._reason = f"TLS handshake failed: {error or 'the client has gone'}"
         self._lost = self._closing = True
-        self.transport = None
+        self.transport = self._raw = None
         self._cancel_timers()
         if self._session_timer is not None:
             self._session_timer.cancel()
         if not self._reason:
             self._reason = f"connection lost: {error}" if error else "closed by the client"
-        self._log(logging.INFO, "%r disconnected: %s", self.session.peer, self._reason)
+        level = logging.DEBUG if self._is_probe() else logging.INFO
+        self._log(level, "%r disconnected: %s", self._client, self._reason)
         if self._watch is not None:
             self._watch.end_pause()
         self.resume_writing()
@@ -234,7 +263,7 @@ class Connection(Wire):
             driver.add_done_callback(self._leave)
 
     def eof_received(self) -> bool | None:
-        """Serve what came before a half-close; in TLS the event loop closes the connection."""
+        """Serve what came before a half-close."""
         self._eof = True
         if not self._wakeup.waiting and not self._receiver.has_line():
             # A command runs, and no complete line is buffered. Few clients half-close and still
@@ -243,7 +272,11 @@ class Connection(Wire):
         if self._watch is not None:
             self._watch.end_pause()
         self._wakeup.wake()
-        return self._tls_protocol is None
+        if self._closing and self._raw is not None:
+            # The client has taken its leave too.
+            self._raw.close()
+        # The event loop's own TLS cannot stay half-open.
+        return self._tls_protocol is None or self._tls is not None
 
     def _end_soon(self) -> None:
         """Give a running hook a little time; then it is cancelled."""
@@ -292,10 +325,13 @@ class Connection(Wire):
     def _let_go(self) -> None:
         """Drop the parts that point back to the connection: it is freed at once."""
         self._watch = None
+        for transport in self.session_transport, self._original_transport, self._tls_protocol:
+            if isinstance(transport, Transport):
+                transport.let_go()
 
     def _leave_registry(self, registry: Registry) -> None:
         """Count this connection no longer."""
-        registry.connections.discard(self)
+        registry.discard(self)
 
     def ended(self) -> asyncio.Future[None]:
         """Return a future that is done when the connection and its task have ended."""
@@ -305,17 +341,19 @@ class Connection(Wire):
         return self._end
 
     def shut_down(self, reply: Reply = replies.SHUTTING_DOWN) -> None:
-        """End the connection: now if the client is waited for, else after the running command."""
+        """End the connection: now if it rests between transactions, else when it does so next."""
         self._stopping = reply
-        if self._wakeup.waiting:
+        if self._wakeup.waiting and not self._is_in_transaction():
             self.disconnect(reply)
         elif self._watch is not None:
             self._watch.end_pause()
 
     def abort(self) -> None:
         """End the connection and its task now."""
-        if self.transport is not None:
-            self.transport.abort()
+        if self._stopping is not None and self._wakeup.waiting and not self._closing:
+            self.disconnect(self._stopping)
+        if self._raw is not None:
+            self._raw.abort()
         if self._handler_coroutine is not None:
             self._handler_coroutine.cancel()
 
@@ -326,24 +364,69 @@ class Connection(Wire):
         """
         if reply is not None:
             reply = replies.from_hook(reply)
-            if self._watch is not None:
-                self._watch.reply(self._coded(reply))
-            self.send(self._octets(reply))
+            if not self._is_before_tls:
+                if self._watch is not None:
+                    self._watch.reply(self._coded(reply))
+                self.send(self._octets(reply))
+            # The client may be in the middle of a sentence.
+            self._flush()
+            self._drop_unread()
         self._reason = self._reason or reason or reply or "closed by the server"
         self._close()
         self._wakeup.wake()
 
+    def hang_up(self) -> None:
+        """Close, as a program asks for by its transport; the replies that wait are sent first."""
+        self._reason = self._reason or "closed by the server"
+        self._close()
+        self._wakeup.wake()
+
+    def resume_writing(self) -> None:
+        """Let the driver go on; after our close_notify, give the client a little time for its."""
+        super().resume_writing()
+        if self._closing:
+            self._cut_off_later(CLOSE_NOTIFY)
+
     def _close(self) -> None:
         self._closing = True
         self._flush()
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.close()
-            # close() waits for ever for a peer that does not read (docs/reference/limits,
-            # "unread replies"). In TLS it waits half a minute for the peer's close_notify.
-            if self.transport.get_write_buffer_size():
-                self._cut_off_later()
-            elif self._tls_protocol:
-                self._cut_off_later(CLOSE_NOTIFY)
+        raw = self._raw
+        if raw is None or raw.is_closing():
+            return
+        if self._tls is not None and (farewell := self._tls.close()):
+            raw.write(farewell)
+        if not self._eof and self._talks_on(raw) and raw.can_write_eof():
+            self._linger(raw)
+            return
+        raw.close()
+        # close() waits for ever for a peer that does not read (docs/reference/limits, "unread
+        # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
+        if raw.get_write_buffer_size():
+            self._cut_off_later()
+        elif self._tls_protocol:
+            self._cut_off_later(CLOSE_NOTIFY)
+
+    def _talks_on(self, raw: asyncio.Transport) -> bool:
+        """Return True if the client is about to send more: in TLS its close_notify at least."""
+        if self._tls is not None:
+            return True
+        has_sent_more = bool(self._receiver.waiting) or self._reading_paused
+        return has_sent_more and raw.get_extra_info("socket") is not None
+
+    @property
+    def is_hung_up(self) -> bool:
+        """True after the server has closed the connection, though the client may not have."""
+        return self._closing
+
+    def _linger(self, raw: asyncio.Transport) -> None:
+        """Close when the client has: a close before that may send a reset after the last reply."""
+        # Bytes before the client's end are dropped, but must be read.
+        raw.set_protocol(Ciphertext(self))
+        with suppress(OSError):
+            raw.write_eof()
+        if not raw.is_reading():
+            raw.resume_reading()
+        self._cut_off_later(CLOSE_NOTIFY)
 
     # The driver.
 
@@ -372,7 +455,7 @@ class Connection(Wire):
             await self.handle_exception(error)
         except GeneratorExit:
             # The program has abandoned the event loop, and nothing can be sent in it.
-            self.transport = None
+            self._raw = None
             raise
         finally:
             # Without waking the driver, which runs.
@@ -425,7 +508,7 @@ class Connection(Wire):
 
     async def _give_way(self) -> None:
         """Let other connections have their turn, however much this one has sent."""
-        if self._stopping is not None:
+        if self._stopping is not None and not self._is_in_transaction():
             self.disconnect(self._stopping)
         await asyncio.sleep(0)
 
@@ -442,23 +525,18 @@ class Connection(Wire):
             # Data may arrive while writing is paused, without a wake-up: return so that the caller
             # checks the receiver again.
             return self._drained
-        if self._stopping is not None and not self._closing:
+        if self._stopping is not None and not (self._closing or self._is_in_transaction()):
             self.disconnect(self._stopping)
         if self._closing or self._eof:
             raise Disconnected
-        if self._reading_paused and self.transport is not None:
+        if self._reading_paused and self._raw is not None:
             self._reading_paused = False
-            self.transport.resume_reading()
+            self._raw.resume_reading()
         return self._wakeup
 
     def data_received(self, data: bytes) -> None:
-        """Take what the socket gave, and let the driver run if it waits for it."""
-        if (
-            self._at_rest
-            and self._wakeup.waiting
-            and self._drained is None
-            and not 0 < (self.line_length_limit or 0) < LONG_LINE
-        ):
+        """Take plain bytes, and let the driver run if it waits for them."""
+        if self._at_rest and self._wakeup.waiting and self._drained is None:
             if (rest := self._take_at_once(data)) is None:
                 return
             data = rest
@@ -477,8 +555,57 @@ class Connection(Wire):
         if self._wakeup.waiting or self._reading_paused or len(self._receiver) <= HIGH_WATER:
             return
         self._reading_paused = True
-        if self.transport is not None:
-            self.transport.pause_reading()
+        if self._raw is not None:
+            self._raw.pause_reading()
+
+    def _go_on_with_handshake(self) -> None:
+        """Take the next step of the handshake, with all that the client has sent."""
+        tls = self._tls
+        if tls is None or self._closing:
+            return
+        try:
+            if tls.shake_hands():
+                # The client may have said more already. The driver goes on in any case.
+                self._read_records(tls)
+                self._wakeup.wake()
+        except ssl.SSLError as error:
+            self._break_off(tls, error)
+        if self._raw is not None and (out := tls.output()):
+            self._raw.write(out)
+
+    def ciphertext_received(self, data: bytes) -> None:
+        """Take what the socket gave, once TLS has begun."""
+        if (tls := self._tls) is None or self._closing:
+            return
+        tls.feed(data)
+        if tls.established:
+            self._read_records(tls)
+        else:
+            handshakes_of(self.loop).run(self.loop, self._go_on_with_handshake)
+
+    def _read_records(self, tls: TLS) -> None:
+        try:
+            plain = tls.read()
+        except ssl.SSLError as error:
+            self._break_off(tls, error)
+            return
+        if plain:
+            self.data_received(plain)
+        if tls.ended and not self._eof:
+            # A close_notify is a FIN: the complete commands before it are served.
+            self.eof_received()
+
+    def _break_off(self, tls: TLS, error: ssl.SSLError) -> None:
+        """End a connection whose TLS has failed, with the alert that says so."""
+        self._tls_failure = error
+        self._reason = self._reason or f"TLS failed: {error}"
+        self._closing = True
+        self._out = b""
+        if self._raw is not None:
+            if alert := tls.output():
+                self._raw.write(alert)
+            self._raw.close()
+        self._wakeup.wake()
 
     # Replies.
 
@@ -539,9 +666,23 @@ class Connection(Wire):
 
     def _timeout_cb(self) -> None:
         """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
-        self.disconnect(replies.TIMED_OUT)
+        if self._is_before_tls:
+            self._fail_to_begin_tls()
+        else:
+            self.disconnect(replies.TIMED_OUT)
 
     # TLS.
+
+    def _fail_to_begin_tls(self) -> None:
+        """End a connection whose handshake takes too long, or never began."""
+        seconds = handshake_timeout(self.settings.timeout, self.limits)
+        if self._tls is None:
+            # A client that waits for a banner sends nothing.
+            why = f"nothing came in {seconds:g} seconds{LIKELY_CAUSE}"
+        else:
+            why = f"it took more than {seconds:g} seconds"
+        self._tls_failure = TimeoutError(why)
+        self.disconnect(reason=f"TLS handshake failed: {why}")
 
     async def _start_tls(
         self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
@@ -551,35 +692,75 @@ class Connection(Wire):
             context = context()
         await go_ahead
         self._flush()
-        if self.transport is None or self._closing:
+        if self._raw is None or self._closing:
             raise Disconnected
-        # No await from here to start_tls: commands sent in the clear are never run (RFC 3207
+        # No await from here to the handshake: commands sent in the clear are never run (RFC 3207
         # section 6).
         self._receiver.clear()
-        self._reading_paused = False
         self._original_transport = self.transport
-        try:
-            transport = await self.loop.start_tls(
-                self.transport,
-                self,
-                context,
-                server_side=True,
-                ssl_handshake_timeout=handshake_timeout(self.settings.timeout, self.limits),
-            )
-            if transport is None:
-                raise ConnectionResetError("connection lost in the TLS handshake")
-        except BaseException as error:
-            self._reason = f"TLS handshake failed: {error}"
-            if self._watch is not None:
-                self._watch.tls(str(error) or type(error).__name__)
-            self._lose_soon()
-            if isinstance(error, TimeoutError | OSError):
-                raise TLSSetupException from error
-            raise
-        self.connection_made(transport)
+        await self._shake_hands(context)
+        if self._raw is not None:
+            self.connection_made(Transport(self, self._raw, self._tls))
         if self._watch is not None:
             self._watch.tls("ok")
         await self._tls_established()
+
+    async def _begin_tls(self, context: ssl.SSLContext) -> None:
+        """Begin a session in TLS, on a port that speaks TLS from the start.
+
+        A client that speaks without TLS is answered so. Raises Disconnected.
+        """
+        self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
+        while not self._receiver.waiting:
+            await self._more()
+        if not self._receiver.starts_with(TLS_HANDSHAKE):
+            self.tls_from_start = None
+            self.disconnect(replies.TLS_ONLY, reason=f"TLS handshake failed: no TLS{LIKELY_CAUSE}")
+            raise Disconnected
+        try:
+            await self._shake_hands(context)
+        except TLSSetupException:
+            raise Disconnected from None
+        if self._raw is None:
+            raise Disconnected
+        self.transport = self.session_transport = Transport(self, self._raw, self._tls)
+        self._note_tls(self.transport)
+        if self._watch is not None:
+            self._watch.tls("ok")
+
+    @property
+    def _is_before_tls(self) -> bool:
+        """True while no reply can be sent: TLS is to come, or its handshake goes on."""
+        return self._tls_protocol is None and (
+            self.tls_from_start is not None or self._tls is not None
+        )
+
+    async def _shake_hands(self, context: ssl.SSLContext) -> None:
+        """Be the server of a TLS handshake; raise TLSSetupException if it fails."""
+        self._tls = tls = TLS(context)
+        if self._raw is not None:
+            self._raw.set_protocol(Ciphertext(self))
+        try:
+            if early := self._receiver.take(len(self._receiver)):
+                # TLS from the start: the first bytes of the handshake have been looked at.
+                self.ciphertext_received(early)
+            self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
+            while not tls.established:
+                if self._tls_failure is not None:
+                    raise self._tls_failure
+                await self._more()
+        except (Disconnected, OSError) as error:
+            failure = self._tls_failure or error
+            why = str(failure) or self._reason or "the client has gone"
+            if not self._reason.startswith("TLS handshake failed"):
+                self._reason = f"TLS handshake failed: {why}"
+            if self._watch is not None:
+                self._watch.tls(str(failure) or type(failure).__name__)
+            self._closing = True
+            if self._raw is not None:
+                self._raw.close()
+            raise TLSSetupException from failure
+        self._reset_timeout()
 
     @property
     def session_id(self) -> str:
@@ -587,6 +768,14 @@ class Connection(Wire):
         if not self._session_id:
             self._session_id = os.urandom(4).hex()
         return self._session_id
+
+    @property
+    def _client(self) -> Any:
+        """The client, as log lines name it: behind a proxy by its own address."""
+        session = self.session
+        if session is None or (session.proxy_data is None and session.xclient is None):
+            return None if session is None else session.peer
+        return session.client_address
 
     def _log(self, level: int, message: str, *args: Any, error: Exception | None = None) -> None:
         if log.isEnabledFor(level):

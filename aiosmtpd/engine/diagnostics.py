@@ -93,7 +93,7 @@ def warn_of_blocking(handler: type, hook: str, seconds: float) -> None:
 def look_at_settings(server: type, settings: Settings) -> None:
     """Warn of passwords in the clear, and of an authenticator that rejects no mail.
 
-    Raises TypeError for an observer that is none.
+    Raises TypeError for an observer that does not have its methods.
     """
     if settings.observers:
         observer.check(settings.observers)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiosmtpd.protocol import replies
 
 if TYPE_CHECKING:
-    from aiosmtpd.engine.roles import Server
+    from aiosmtpd.engine.roles import ServerSide
     from aiosmtpd.protocol.replies import Reply
     from aiosmtpd.protocol.session import Envelope
 
@@ -54,7 +54,7 @@ def methods_of(server: type) -> tuple[Any, ...]:
     return tuple(getattr(server, name) for name in _METHODS)
 
 
-def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None:
+def run(server: ServerSide, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None:
     """Run the common commands that *data* begins with; return the rest of it, for the driver.
 
     Returns None if nothing is left for the driver to do now. *unchanged* are the methods of
@@ -98,7 +98,7 @@ def run(server: Server, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None
     return None
 
 
-def _applies(server: Server, unchanged: tuple[Any, ...]) -> bool:
+def _applies(server: ServerSide, unchanged: tuple[Any, ...]) -> bool:
     """Return True if no method is overridden and the handler's hooks are plain attributes."""
     if hasattr(type(server.event_handler), "__getattr__"):
         # Such a handler may answer to every name, as mocks do: the driver looks for its hooks.
@@ -110,7 +110,7 @@ def _applies(server: Server, unchanged: tuple[Any, ...]) -> bool:
         return False
 
 
-def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply | None:
+def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Reply | None:
     """Run a command and return its reply, or None if the driver must run it.
 
     If it has a hook, this leaves the parsed command in ``_taken`` for the driver. If it is out of
@@ -148,7 +148,7 @@ def _take(server: Server, envelope: Envelope, verb: str, word: bytes) -> Reply |
 
 
 def _take_row(
-    server: Server, envelope: Envelope, data: bytes, position: int, answers: list[bytes]
+    server: ServerSide, envelope: Envelope, data: bytes, position: int, answers: list[bytes]
 ) -> int:
     """Take the RCPT commands that come next; return the position after them.
 

@@ -238,7 +238,7 @@ class Watch:
         self.tell(self.methods.auth, mechanism, success)
 
     def line(self, verb: str, line: bytes, secret: bool) -> None:
-        """Tell of a line; *verb* is given to the observers with the replies to it."""
+        """Tell of a line; its replies are reported with *verb*."""
         self.verb, self._is_secret = verb, secret
         if self.methods.line:
             self.tell(self.methods.line, line, secret)

@@ -36,26 +36,39 @@ class Registry:
 
     def __init__(self) -> None:
         self.connections: set[Member] = set()
+        self._refused: set[Member] = set()
         self.crowd = Crowd(_descriptors())
-        self.stopping = False
+
+    def add(self, connection: Member) -> int:
+        """Add a connection; return how many there are with it, without those that are refused."""
+        self.connections.add(connection)
+        return len(self.connections) - len(self._refused)
+
+    def refuse(self, connection: Member) -> None:
+        """Count a connection that was refused no longer; it is still to end."""
+        self._refused.add(connection)
+
+    def discard(self, connection: Member) -> None:
+        """Forget a connection that has ended."""
+        self.connections.discard(connection)
+        self._refused.discard(connection)
 
     async def stop(self, timeout: float = 10.0) -> None:
         """End every connection; return when none is left, and no task of theirs.
 
-        Clients that are waited for get ``421 4.3.2`` at once. A running command gets *timeout*
-        seconds to end; after that its task is cancelled and the connection is aborted. RFC 5321
-        section 3.8.
+        Clients between two transactions get ``421 4.3.2`` at once. A running transaction gets
+        *timeout* seconds to end; after that its task is cancelled and the connection is aborted.
+        RFC 5321 section 3.8.
         """
-        self.stopping = True
         for connection in list(self.connections):
             connection.shut_down()
-        await self._wait(timeout)
+        await self.wait(timeout)
         for connection in list(self.connections):
             connection.abort()
-        await self._wait(None)
-        self.stopping = False
+        await self.wait(None)
 
-    async def _wait(self, timeout: float | None) -> None:
+    async def wait(self, timeout: float | None) -> None:
+        """Wait *timeout* seconds at most until the connections that are open have ended."""
         ended = [connection.ended() for connection in list(self.connections)]
         if ended:
             await asyncio.wait(ended, timeout=timeout)

@@ -33,7 +33,7 @@ class Transactions(Protocol):
         """Return the seconds for which the server waits for mail data."""
 
 
-class Server(Protocol):
+class ServerSide(Protocol):
     """The server's side of one connection."""
 
     session: Session
@@ -72,6 +72,10 @@ class Server(Protocol):
         """The name of this server."""
 
     @property
+    def _client(self) -> Any:
+        """The client, as log lines name it."""
+
+    @property
     def session_id(self) -> str:
         """Eight hexadecimal digits."""
 
@@ -87,7 +91,7 @@ class Server(Protocol):
         """Send the reply to a whole transaction."""
 
     def _send_now(self, data: bytes) -> None:
-        """Send bytes at once that the observers were told of."""
+        """Send bytes at once that the observers know of."""
 
     def _hold(self, data: bytes) -> None:
         """Put bytes after those that are sent next."""
@@ -114,7 +118,7 @@ class Server(Protocol):
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command."""
 
-    async def _call_later_hook(self, command: str, *args: Any) -> Any:
+    async def _call_new_hook(self, command: str, *args: Any) -> Any:
         """Call a hook that 1.4 does not have."""
 
     async def _before(self, stage: Stage, argument: Any = None) -> None:

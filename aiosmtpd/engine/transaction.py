@@ -20,7 +20,7 @@ from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Deliver, Watch
-    from aiosmtpd.engine.roles import Server
+    from aiosmtpd.engine.roles import ServerSide
 
 CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 
@@ -46,7 +46,7 @@ class Transaction:
 
     __slots__ = ("_count", "_domains", "_server", "verdicts")
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ServerSide) -> None:
         self._server = server
         self._count = 0
         self._domains: set[str] | None = None
@@ -203,7 +203,7 @@ class Transaction:
         if log.isEnabledFor(logging.INFO):
             text = "%r sent a message of %d bytes from %r to %d recipients: %.60r"
             what = source.size, envelope.mail_from, len(envelope.rcpt_tos), status
-            server._log(logging.INFO, text, server.session.peer, *what)
+            server._log(logging.INFO, text, server._client, *what)
         if not _is_refusal(status):
             server._meter.message_accepted()
 
@@ -260,7 +260,7 @@ class Transaction:
             if not isinstance(error, OSError):
                 raise
             server = self._server
-            server._log(logging.ERROR, "%r message not kept: %s", server.session.peer, error)
+            server._log(logging.ERROR, "%r message not kept: %s", server._client, error)
             raise Refused(replies.NO_STORAGE) from error
 
     def _refuse_loops(self, message: bytes) -> None:
@@ -274,7 +274,7 @@ class Transaction:
         try:
             if watch is not None:
                 await self._before_handler(watch)
-            status = await self._server._call_later_hook("BODY", BodyStream(source))
+            status = await self._server._call_new_hook("BODY", BodyStream(source))
             wanted = not _is_refusal(status)
         except IncompleteBody:
             # source.finish(), called by _finish() below, raises the reason.
@@ -406,7 +406,7 @@ class Transaction:
         self._keep_pace(monotonic() - began, size)
 
 
-def trace_fields(server: Server, session: Session, envelope: Envelope) -> bytes:
+def trace_fields(server: ServerSide, session: Session, envelope: Envelope) -> bytes:
     """Return Return-Path and Received for a message, with CRLFs: RFC 5321 section 4.4."""
     from email.utils import formatdate  # seldom needed
 

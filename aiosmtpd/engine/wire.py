@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -11,13 +13,19 @@ from aiosmtpd.engine.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Watch
+    from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.settings import Settings
+
+Data = bytes | bytearray | memoryview
 
 READ_SIZE = 131_072
 """The most bytes that one read takes: asyncio takes twice as many, which is no faster."""
 
 HIGH_WATER = 65536
 """Bytes of input that may wait for a busy command, and of replies that may wait for each other."""
+
+DROPS = 16
+"""Reads of unread bytes before a close, at most: 2 MiB."""
 
 SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less if ``timeout`` is less."""
@@ -51,8 +59,8 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
     # fmt: off
     __slots__ = (
         "_client_is_active", "_corked", "_deadline", "_drained", "_handler_coroutine", "_lost",
-        "_out", "_slow_reader", "_timer", "_timer_due", "_wakeup", "_watch", "loop", "settings",
-        "transport",
+        "_out", "_raw", "_slow_reader", "_timer", "_timer_due", "_tls", "_wakeup", "_watch", "loop",
+        "settings", "transport",
     )
     # fmt: on
 
@@ -60,6 +68,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self.loop = loop
         self.settings = settings
         self.transport: asyncio.Transport | None = None
+        # The event loop's own transport, below the one that programs see.
+        self._raw: asyncio.Transport | None = None
+        self._tls: TLS | None = None
         self._watch: Watch | None = None
         self._wakeup = Wakeup(loop)
         self._handler_coroutine: asyncio.Task[None] | None = None
@@ -71,19 +82,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._client_is_active = False
         self._deadline = self._timer_due = 0.0
         self._timer: asyncio.TimerHandle | None = None
-
-    def _lose_soon(self) -> None:
-        """Make sure that ``connection_lost`` is called, once.
-
-        If a TLS handshake is broken off by a timeout, by a reset or by the server, the event
-        loop's TLS layer does not call it. In all other cases it has, one turn before this.
-        """
-
-        def lose() -> None:
-            if not self._lost:
-                self.connection_lost(None)
-
-        self.loop.call_soon(lose)
 
     # In.
 
@@ -128,18 +126,52 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._send_now(data)
 
     def _send_now(self, data: bytes) -> None:
-        """Send bytes at once that the observers were told of."""
-        if self._out or self.transport is None:
+        """Send bytes at once, after the observers."""
+        if self._out or self._raw is None:
             self._hold(data)
             self._flush()
+        elif self._tls is None:
+            self._raw.write(data)
         else:
-            self.transport.write(data)
+            self._encrypt(self._raw, self._tls, data)
+
+    def _encrypt(self, raw: asyncio.Transport, tls: TLS, data: Data) -> None:
+        # Bytes after the end give no ciphertext; asyncio refuses any write after its write_eof().
+        if ciphertext := tls.write(data):
+            raw.write(ciphertext)
 
     def _flush(self) -> None:
         if self._out:
             out, self._out = self._out, b""
-            if self.transport is not None:
-                self.transport.write(out)
+            if self._raw is None:
+                return
+            if self._tls is None:
+                self._raw.write(out)
+            else:
+                self._encrypt(self._raw, self._tls, out)
+
+    def write_through(self, data: Data) -> None:
+        """Send the bytes that a program writes to its transport, after those that wait."""
+        self._flush()
+        if not data or self._raw is None:
+            return
+        if self._tls is None:
+            self._raw.write(data)
+        else:
+            self._encrypt(self._raw, self._tls, data)
+
+    def _drop_unread(self) -> None:
+        """Read and drop the bytes that wait in the socket.
+
+        To close with unread bytes sends a reset, which may overtake the last reply.
+        """
+        sock = None if self._raw is None else self._raw.get_extra_info("socket")
+        if sock is None or os.name != "posix":
+            return
+        with suppress(OSError):
+            for _ in range(DROPS):
+                if not os.read(sock.fileno(), READ_SIZE):
+                    break
 
     def pause_writing(self) -> None:
         """Hold the driver: the peer does not read. If that goes on, the peer is cut off."""
@@ -147,9 +179,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._cut_off_later()
 
     def _cut_off_later(self, seconds: float = SLOW_READER) -> None:
-        if self.transport is not None and self._slow_reader is None:
+        if self._raw is not None and self._slow_reader is None:
             self._slow_reader = self.loop.call_later(
-                min(self.settings.timeout, seconds), self.transport.abort
+                min(self.settings.timeout, seconds), self._raw.abort
             )
 
     def resume_writing(self) -> None:

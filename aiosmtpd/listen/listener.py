@@ -12,18 +12,13 @@ import errno
 import logging
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from ssl import SSLContext, SSLError
+from ssl import SSLContext
 from typing import Any
 
-from aiosmtpd.engine.registry import Registry
 from aiosmtpd.listen.sockets import file_of
-from aiosmtpd.protocol import networks, replies
-from aiosmtpd.protocol.limits import Limits
-from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
 
 log = logging.getLogger("mail.log")
 
@@ -38,8 +33,8 @@ SHORTEST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
 """Seconds without accepting when there are no descriptors; doubled until there are some."""
 
-FAREWELL = 2.0
-"""Seconds in which a client that speaks without TLS may read the reply."""
+ARRIVAL = 0.5
+"""Seconds for connections to begin that were accepted before the end."""
 
 TELL_AGAIN = 60.0
 """Seconds until the log says again that there are no descriptors."""
@@ -48,9 +43,10 @@ TELL_AGAIN = 60.0
 class Listener(asyncio.AbstractServer):
     """Bound sockets that serve one kind of protocol, in TLS if there is a context.
 
-    :meth:`start_serving` begins to accept connections. *handshake_timeout* is in seconds. *limits*
-    hold for TLS handshakes together with the connections of *registry*. With *remove_files*,
-    closing removes the files of Unix sockets.
+    :meth:`start_serving` begins to accept connections. A client in TLS is an ordinary connection
+    from then on. *handshake_timeout* (seconds) is for protocols of other libraries. The sockets
+    that *is_shared* names are other processes' too: closing leaves the files of Unix sockets, and
+    the connections that wait.
     """
 
     def __init__(
@@ -60,20 +56,15 @@ class Listener(asyncio.AbstractServer):
         *,
         ssl_context: SSLContext | None = None,
         handshake_timeout: float = 30.0,
-        limits: Limits | None = None,
-        registry: Registry | None = None,
-        remove_files: bool = True,
+        is_shared: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._sockets = tuple(sockets)
         self._protocols = protocols
-        self._tls: dict[str, Any] = {}
-        if ssl_context is not None:
-            self._tls = {"ssl": ssl_context, "ssl_handshake_timeout": handshake_timeout}
-        self._limits = limits if self._tls else None
-        self._registry = registry or Registry()
-        self._handshakes: Counter[str] = Counter()
-        self._files = [file for sock in sockets if (file := file_of(sock))] if remove_files else []
+        self._context = ssl_context
+        self._handshake_timeout = handshake_timeout
+        self._is_shared = is_shared
+        self._files = [file for sock in sockets if (file := file_of(sock))] if not is_shared else []
         self._servers: list[asyncio.Server] = []
         self._arrivals: set[asyncio.Task[Any]] = set()
         self._pauses: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -89,8 +80,8 @@ class Listener(asyncio.AbstractServer):
 
     def use_tls(self, context: SSLContext) -> None:
         """Begin new connections with this context, if they begin with TLS."""
-        if self._tls:
-            self._tls["ssl"] = context
+        if self._context is not None:
+            self._context = context
 
     def is_serving(self) -> bool:
         """Tell whether connections are accepted."""
@@ -102,6 +93,12 @@ class Listener(asyncio.AbstractServer):
 
     def close(self) -> None:
         """Stop listening and remove the files of Unix sockets; open connections go on."""
+        if self.is_serving() and not self._is_shared:
+            # The kernel has answered these clients: they are not dropped without a word.
+            for sock in self._sockets:
+                if sock not in self._pauses:
+                    with suppress(OSError):
+                        self._accept_all(sock)
         for pause in self._pauses.values():
             pause.cancel()
         # First the loop's own servers: they cannot let go of a closed socket.
@@ -141,7 +138,7 @@ class Listener(asyncio.AbstractServer):
                 except NotImplementedError:
                     # The proactor of Windows has no readers.
                     server = await self._loop.create_server(
-                        self._protocols, sock=sock, backlog=BACKLOG, **self._tls
+                        self._protocol, sock=sock, backlog=BACKLOG
                     )
                     self._servers.append(server)
         except BaseException:
@@ -157,13 +154,28 @@ class Listener(asyncio.AbstractServer):
         raise asyncio.CancelledError
 
     async def end_arrivals(self) -> None:
-        """Drop the connections that have no protocol yet because their TLS handshake goes on."""
+        """Let the connections begin that were accepted; drop those that take longer.
+
+        Only the event loop's own TLS handshakes take longer than a few turns.
+        """
         if arrivals := set(self._arrivals):
-            for arrival in arrivals:
+            _, late = await asyncio.wait(arrivals, timeout=ARRIVAL)
+            for arrival in late:
                 arrival.cancel()
-            await asyncio.wait(arrivals)
-            # A transport closes its socket one turn later.
-            await asyncio.sleep(0)
+            if late:
+                await asyncio.wait(late)
+            # A transport closes its socket one turn later, that of the loop's TLS three.
+            for _ in range(3):
+                await asyncio.sleep(0)
+
+    def _accept_all(self, sock: socket.socket) -> None:
+        """Accept the connections that wait in a socket which is about to close."""
+        waiting = -1
+        for _ in range(BACKLOG // ACCEPTS_PER_TURN):
+            if len(self._arrivals) == waiting:
+                return
+            waiting = len(self._arrivals)
+            self._accept(sock)
 
     def _accept(self, sock: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_TURN):
@@ -177,100 +189,25 @@ class Listener(asyncio.AbstractServer):
                 self._pause_accepting(sock, error)
                 return
             self._pause = SHORTEST_PAUSE
-            if (host := self._admit(peer)) is None:
-                connection.close()
-                continue
             connection.setblocking(False)
-            arrival = self._loop.create_task(
-                self._begin_tls(connection, host)
-                if self._tls
-                else self._loop.connect_accepted_socket(self._protocols, connection)
-            )
+            arrival = self._loop.create_task(self._serve(connection))
             self._arrivals.add(arrival)
             arrival.add_done_callback(partial(self._arrived, connection, peer))
 
-    def _admit(self, peer: Any) -> str | None:
-        """Reserve a slot for a client that starts its TLS handshake.
+    def _protocol(self) -> asyncio.BaseProtocol:
+        """Make the protocol of a connection; one of ours begins TLS itself."""
+        protocol = self._protocols()
+        if self._context is not None and hasattr(protocol, "tls_from_start"):
+            protocol.tls_from_start = self._context
+        return protocol
 
-        Return its counting key, or None if a connection limit is reached. The limits of the server
-        count connections, and before the end of the handshake there is no connection.
-        """
-        limits = self._limits
-        if limits is None:
-            return ""
-        host = ""
-        # A Unix socket's peer has no address.
-        if limits.max_connections_per_host and isinstance(peer, tuple):
-            host = networks.host_key(peer[0])
-        connections = len(self._registry.connections) + self._handshakes.total() + 1
-        others = self._handshakes[host]
-        refusal = self._registry.crowd.refusal(host, others, connections, limits)
-        if refusal is None:
-            self._handshakes[host] += 1
-            return host
-        log.info("%r refused before its TLS handshake: %s", peer, refusal)
-        return None
-
-    async def _begin_tls(self, connection: socket.socket, host: str) -> None:
-        """Serve a client in TLS, and free its slot when the handshake has ended."""
-        try:
-            await self._shake_hands(connection)
-        finally:
-            self._handshakes[host] -= 1
-            if self._handshakes[host] <= 0:
-                # A host that has gone takes no memory.
-                del self._handshakes[host]
-
-    async def _shake_hands(self, connection: socket.socket) -> None:
-        """Serve a client that begins a handshake in time; refuse one that speaks without TLS."""
-        limit = self._tls["ssl_handshake_timeout"]
-        begin = self._loop.time()
-        try:
-            async with asyncio.timeout(limit):
-                first = await self._peek(connection)
-        except TimeoutError:
-            # A client that waits for a greeting does not speak TLS.
-            raise ConnectionAbortedError(f"nothing came in {limit:g} seconds") from None
-        if first and first != TLS_HANDSHAKE:
-            await self._turn_away(connection)
-            raise ConnectionAbortedError("no TLS in what the client sent")
-        left = max(limit - (self._loop.time() - begin), SHORTEST_PAUSE)
-        settings = {**self._tls, "ssl_handshake_timeout": left}
-        await self._loop.connect_accepted_socket(self._protocols, connection, **settings)
-
-    async def _peek(self, connection: socket.socket) -> bytes:
-        """Return the first byte from a client without taking it; empty at the end of its data."""
-        came: asyncio.Future[bytes] = self._loop.create_future()
-
-        def look() -> None:
-            try:
-                first = connection.recv(1, socket.MSG_PEEK)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError:
-                # The handshake will fail, and the log has the reason.
-                first = b""
-            # Called again, or too late: the loop removes the reader in a later turn.
-            with suppress(asyncio.InvalidStateError):
-                came.set_result(first)
-
-        look()
-        if came.done():
-            return came.result()
-        self._loop.add_reader(connection.fileno(), look)
-        try:
-            return await came
-        finally:
-            self._loop.remove_reader(connection.fileno())
-
-    async def _turn_away(self, connection: socket.socket) -> None:
-        """Send the reply that this port speaks TLS. Read on for a while, or it would be lost."""
-        with suppress(OSError):
-            connection.send(replies.TLS_ONLY.octets)
-            connection.shutdown(socket.SHUT_WR)
-            async with asyncio.timeout(FAREWELL):
-                while await self._loop.sock_recv(connection, 65536):
-                    pass
+    async def _serve(self, connection: socket.socket) -> None:
+        protocol = self._protocol()
+        tls: dict[str, Any] = {}
+        if self._context is not None and not hasattr(protocol, "tls_from_start"):
+            # A protocol of the program's own has the event loop's TLS.
+            tls = {"ssl": self._context, "ssl_handshake_timeout": self._handshake_timeout}
+        await self._loop.connect_accepted_socket(lambda: protocol, connection, **tls)
 
     def _arrived(self, connection: socket.socket, peer: object, arrival: asyncio.Task[Any]) -> None:
         self._arrivals.discard(arrival)
@@ -280,7 +217,7 @@ class Listener(asyncio.AbstractServer):
             connection.close()
             if not isinstance(error, OSError):
                 raise error
-            log.info("%r TLS handshake failed: %s%s", peer, error, _likely_cause(error))
+            log.info("%r TLS handshake failed: %s", peer, error)
 
     def _pause_accepting(self, sock: socket.socket, error: OSError) -> None:
         if (now := self._loop.time()) - self._told >= TELL_AGAIN:
@@ -291,10 +228,3 @@ class Listener(asyncio.AbstractServer):
             self._pause, self._loop.add_reader, sock.fileno(), self._accept, sock
         )
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
-
-
-def _likely_cause(error: OSError) -> str:
-    plain = isinstance(error, SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST")
-    if plain or isinstance(error, ConnectionAbortedError):
-        return " (this port speaks TLS from the start, the client may not)"
-    return ""

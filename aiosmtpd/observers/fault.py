@@ -1,4 +1,4 @@
-"""What goes wrong, as a value: the stages, the effects, the patterns, and how they are written."""
+"""Faults as values: their stages, effects and patterns, and how they are written."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STAGES = {
 """Every stage, and what a pattern without a name is about there."""
 
 DRIP = 0.1
-"""Seconds between two octets of a ``drip``, where it does not say them."""
+"""Seconds between two bytes of a ``drip`` that does not give them."""
 
 _KEYS = {"from": "sender", "to": "recipient", "client": "client"}
 _KNOWN = {"client": ["client"], "sender": ["client", "sender"], "recipient": list(_KEYS.values())}
@@ -58,7 +58,7 @@ def _check_pattern(_: Any, attribute: Attribute[Any], pattern: str | None) -> No
     try:
         _compiled(pattern)
     except (re.error, OverflowError, RecursionError, Warning) as error:
-        raise ValueError(f"{shown} is no regular expression: {error}") from None
+        raise ValueError(f"{shown} is not a regular expression: {error}") from None
 
 
 def _check_number(_: Any, attribute: Attribute[Any], number: int | None) -> None:
@@ -68,7 +68,7 @@ def _check_number(_: Any, attribute: Attribute[Any], number: int | None) -> None
 
 
 def _normal(text: str) -> str:
-    """Return one line with one blank between words; raises ValueError where that cannot be."""
+    """Return one line with one blank between words; raises ValueError if that cannot be."""
     text = re.sub(" +", " ", text).strip(" ")
     if not text.isprintable():
         raise ValueError(f"{text!r:.60} is to be one line of printable characters")
@@ -88,19 +88,19 @@ class Fault:
       reply says: a 250 at ``end-of-data`` loses the message;
     * ``say TEXT``: a line that need not be a reply, in the same way;
     * ``delay SECONDS``: wait, then do the command;
-    * ``drip [SECONDS]``: do it and send the reply octet by octet, so many seconds apart;
+    * ``drip [SECONDS]``: do it and send the reply byte by byte, so many seconds apart;
     * ``drop``: close the connection in place of the command; ``drop after``: do the command, send
       the reply, close;
     * ``truncate [OCTETS]``: do the command, send so much of the reply and close, by default
       half of its last line;
-    * ``tls-failure``: let the TLS handshake behind STARTTLS fail.
+    * ``tls-failure``: let the TLS handshake after STARTTLS fail.
 
     *sender*, *recipient* and *client* (its address) are patterns that have to match, in any case
     of letters: globs such as ``*@slow.test``, or regular expressions between slashes, which match
     anywhere. At most one of the others says how often: the first *times*, each *every*-th time,
     *percent* of the times (by random numbers from *seed*, so that it is the same in each run), or
     what is more than *per_minute* in a minute. ``str()`` gives the text that
-    :func:`parse_fault` reads. Raises ValueError, with one line, for what cannot be.
+    :func:`parse_fault` reads. Raises ValueError, with one line, for a fault that cannot be.
     """
 
     stage: str = field()
@@ -181,7 +181,7 @@ def parse_fault(text: str) -> Fault:
     head, colon, effect = f"{_normal(text)} ".partition(": ")
     words = head.split(" ")
     if not colon or not words[0]:
-        raise ValueError(f"{text!r:.60} is no fault: {_SHAPE}")
+        raise ValueError(f"{text!r:.60} is not a fault: {_SHAPE}")
     stage = words[0]
     if stage not in STAGES:
         raise ValueError(f"unknown stage {stage!r:.40}: write one of {', '.join(STAGES)}")

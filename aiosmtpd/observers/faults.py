@@ -30,7 +30,7 @@ P = TypeVar("P")
 REASON = "closed by a fault"
 
 _Plan: TypeAlias = dict[str, Any]
-"""What strikes at one event: the kinds of effects, and what they need to know."""
+"""The effects that strike at one event: their kinds, and what they need to know."""
 
 
 class _Rule:
@@ -73,10 +73,10 @@ class Faults:
     """The faults of one server, for all of its connections: they may change while it runs.
 
     They are asked in their order, and of each kind of effect the first that strikes is the one
-    that happens; a fault behind it does not count the event. Kinds are: a reply (or ``say``),
+    that happens; a fault after it does not count the event. Kinds are: a reply (or ``say``),
     ``delay``, ``drip``, ``drop``, ``drop after``, ``truncate`` and ``tls-failure``. *faults* are
     :class:`Fault` or their texts; *clock* (seconds) and *sleep* (a coroutine function of seconds)
-    are for tests. Raises ValueError for a text that is no fault.
+    are for tests. Raises ValueError for a text that is not a fault.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Faults:
         return iter([rule.fault for rule in self._rules])
 
     def add(self, fault: Fault | str) -> Fault:
-        """Put a fault behind the others, its count at zero; return it. From any thread."""
+        """Put a fault after the others, its count at zero; return it. From any thread."""
         if isinstance(fault, str):
             fault = parse_fault(fault)
         self._rules = (*self._rules, _Rule(fault, self._clock))
@@ -211,8 +211,8 @@ def _half_of_last_line(reply: bytes) -> int:
 def faulty(protocol: type[P], faults: Faults | Iterable[Fault | str]) -> type[P]:
     """Return a subclass of *protocol*, which is ``SMTP``, ``LMTP`` or one of theirs, with faults.
 
-    The keyword ``observers=[Faults(...)]`` does the same. Raises ValueError for a text that is no
-    fault.
+    The keyword ``observers=[Faults(...)]`` does the same. Raises ValueError for a text that is not
+    a fault.
     """
     observer = faults if isinstance(faults, Faults) else Faults(faults)
 

@@ -197,19 +197,6 @@ class Crowd:
         self._hosts[host] = count + 1
         return None
 
-    def refusal(self, host: str, others: int, connections: int, limits: Limits) -> Reply | None:
-        """Return the reply that refuses a client before its TLS handshake, or None.
-
-        Nothing is counted. *others* is the number of handshakes of the same host that are under
-        way, *connections* the number of open connections including all handshakes.
-        """
-        if (refusal := self._too_many(connections, limits)) is not None or not host:
-            return refusal
-        limit = limits.max_connections_per_host
-        if limit is not None and self._hosts.get(host, 0) + others >= limit:
-            return replies.TOO_MANY_OF_HOST
-        return None
-
     def _too_many(self, connections: int, limits: Limits) -> Reply | None:
         limit = limits.max_connections
         if limit == "descriptors":

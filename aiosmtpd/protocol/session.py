@@ -107,7 +107,8 @@ class Session:
         if self.xclient and (address := self.xclient.get("ADDR")):
             return address, int(self.xclient.get("PORT") or 0)
         proxied = self.proxy_data
-        if proxied is not None and proxied and proxied.src_port is not None:
+        # The command 0, LOCAL, is the proxy's own connection: its addresses mean nothing.
+        if proxied and proxied.src_port is not None and proxied.command != 0:
             return str(proxied.src_addr), proxied.src_port
         if isinstance(self.peer, tuple):
             return self.peer[0], self.peer[1]

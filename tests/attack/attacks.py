@@ -1,4 +1,4 @@
-"""The attacks: one table, name by name, with what is measured and what is the criterion."""
+"""The attacks: one table, name by name, with its measure and its criterion."""
 
 from tests.attack import (
     auth,
@@ -82,7 +82,7 @@ FLOODS = (
         *("connections", 50, 80, 500, ("smtp",)),
         {"keywords": {"max_connections": 50}},
     ),
-    # What the command line allows one address.
+    # Limits of the command line for one address.
     Attack("connections-of-a-host", floods.served_at_a_time, "connections", 50, 80, 500, ("cli",)),
     Attack(
         "handshakes-of-a-host",

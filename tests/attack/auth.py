@@ -1,4 +1,4 @@
-"""Who says to be somebody: guessing, and secrets that show up in the log."""
+"""Attacks on AUTH: guessing passwords, and secrets that show up in the log."""
 
 import base64
 
@@ -66,7 +66,7 @@ def in_the_clear(starter: Starter, _: int) -> float:
 
 
 def bypass(place: Place, _: int) -> float:
-    """Return the commands that are done for somebody who has not authenticated."""
+    """Return the commands that are done for a client that has not authenticated."""
     done = 0
     with Attacker(place) as client:
         client.hello()

@@ -1,4 +1,4 @@
-"""Mail that was acknowledged is kept, whatever happens; mail that is kept is whole."""
+"""Crashes and full disks: acknowledged mail must be kept, and kept mail must be whole."""
 
 import email
 import hashlib
@@ -23,7 +23,7 @@ PER_ROUND = 120
 
 
 class Senders:
-    """Clients that send messages until their server goes; what it acknowledged is in `done`."""
+    """Clients that send messages until their server goes; `done` has the acknowledged ones."""
 
     def __init__(self, place: Place, first: int, enough: int) -> None:
         self.done: list[str] = []
@@ -247,6 +247,6 @@ def _failing_hop(hop: socket.socket, step: str, answer: bytes) -> None:
             if word == step and not answer:
                 return
             usual = b"354 go\r\n" if word == "DATA" else b"250 hop\r\n"
-            # HELO may come behind a refused EHLO: that is refused too.
+            # HELO may come after a refused EHLO: that is refused too.
             failing = word == step or (step, word) == ("EHLO", "HELO")
             connection.sendall(answer if failing else usual)

@@ -1,4 +1,4 @@
-"""Many clients, or greedy ones: what the figures tell is how long another client waits."""
+"""Many clients, or greedy ones: most figures tell how long another client waits."""
 
 import select
 import socket
@@ -74,11 +74,11 @@ def served_at_a_time(place: Place, number: int) -> float:
         with Attacker(place, greet=False) as client:
             if client.reply().startswith(b"220"):
                 return served
-    raise ConnectionError("nobody is served any more")
+    raise ConnectionError("no client is served any more")
 
 
 def room_for_others(place: Place, number: int) -> float:
-    """Keep what connections one host can get; return 1 if another host gets none then."""
+    """Keep all connections that one host can get; return 1 if another host gets none then."""
     kept: list[Attacker] = []
     try:
         for _ in range(number):
@@ -107,7 +107,7 @@ def handshakes_at_a_time(place: Place, number: int) -> float:
         for _ in range(number):
             clients.append(Attacker(place, greet=False))
         kept = [client.socket for client in clients]
-        # The server says nothing before a handshake: what can be read is the end.
+        # The server says nothing before a handshake: a socket that can be read has ended.
         while kept and (gone := select.select(kept, [], [], 0.5)[0]):
             kept = [sock for sock in kept if sock not in gone]
         return len(kept)
@@ -117,7 +117,7 @@ def handshakes_at_a_time(place: Place, number: int) -> float:
 
 
 def served_in_a_row(place: Place, number: int) -> float:
-    """Return how many connections are served, one behind the other."""
+    """Return how many connections are served, one after the other."""
     served = 0
     for _ in range(number):
         with Attacker(place, greet=False) as client:
@@ -168,7 +168,7 @@ def resets(place: Place, rounds: int) -> float:
 def exhausted_descriptors(victim: Victim, number: int) -> float:
     """Take all descriptors, let go; return the log records that the burst has cost.
 
-    Raises TimeoutError where the server does not recover.
+    Raises TimeoutError if the server does not recover.
     """
     place = victim.place
     clients = []
@@ -248,7 +248,7 @@ def parser_starvation(place: Place, commands: int) -> float:
 
 
 def _wait_beside(place: Place, send: Callable[[Attacker], None], commands: int) -> float:
-    """Return the longest wait of another client while one has sent what takes long."""
+    """Return the longest wait of another client while one has sent slow commands."""
     with Attacker(place) as busy:
         busy.transaction()
         send(busy)

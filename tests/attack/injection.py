@@ -1,4 +1,4 @@
-"""Octets that want to be something else: another message, a command, a reply, a log record."""
+"""Bytes that want to be something else: another message, a command, a reply, a log record."""
 
 import re
 import socket
@@ -18,7 +18,7 @@ FALSE_ENDS = (
     ),
     *(b"\x85.\x85", b"\xe2\x80\xa8.\xe2\x80\xa8", b"\r\n..\r\n", b"\x0b.\x0b", b"\x0c.\x0c"),
 )
-"""What other programs have taken for the end of mail data."""
+"""Bytes that other programs have taken for the end of mail data."""
 
 CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -55,7 +55,7 @@ def smuggling_through(starter: Starter, _: int) -> float:
 
 
 def starttls(place: Place, _: int) -> float:
-    """Send commands in the clear behind STARTTLS; return those that are answered inside."""
+    """Send commands in the clear after STARTTLS; return those that are answered inside."""
     plain = Place(place.host, place.port, "smtp", place.pid)
     with Attacker(plain) as client:
         client.hello()
@@ -76,7 +76,7 @@ def starttls(place: Place, _: int) -> float:
 
 
 def response_splitting(place: Place, _: int) -> float:
-    """Send control characters where they may come back; return the replies that are malformed."""
+    """Send control characters that may come back; return the replies that are malformed."""
     wrong = 0
     for command in (
         *(b"NO\x00OP", b"X\rY", b"X\x0b250 OK", b"X\x85250", b"VRFY a\rb", b"VRFY \x1b[2J"),
@@ -158,7 +158,7 @@ def spoofed_proxy(place: Place, _: int) -> float:
 
 
 def malformed_proxy(place: Place, _: int) -> float:
-    """Return the malformed PROXY headers behind which a session is opened."""
+    """Return the malformed PROXY headers after which a session is opened."""
     opened = 0
     for header in (
         *(b"PROXY TCPxx4 1.2.3.4 1.2.3.4 1 1", b"PROXY TCP44 1.2.3.4 1.2.3.4 1 1", b"PROXY TCP4"),

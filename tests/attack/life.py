@@ -1,4 +1,4 @@
-"""Beginning and ending: figures are seconds, or what the process had to complain of."""
+"""Start and end of servers: figures are seconds, or complaints of the process."""
 
 import signal
 import subprocess
@@ -18,7 +18,7 @@ with socket.create_server(("127.0.0.1", 0)) as sock:
     port = sock.getsockname()[1]
 controller = Controller(Sink(), hostname="127.0.0.1", port=port)
 for number in range(int(sys.argv[1])):
-    # Releases that cannot be started again are made anew.
+    # Releases that cannot be started again are made again.
     controller = Controller(Sink(), hostname="127.0.0.1", port=port)
     controller.start()
     if number % 10 == 0:

@@ -1,4 +1,4 @@
-"""What never ends must not be kept: figures are the memory of the server's process."""
+"""Input without an end, which must not be kept: figures are the memory of the server's process."""
 
 from tests.attack.wire import MIB, PROXY_HEADER, Attacker, Growth, Place, Skipped, memory
 
@@ -40,7 +40,7 @@ def endless_data(place: Place, mib: int) -> float:
 
 
 def short_lines(place: Place, mib: int) -> float:
-    """Return the octets of memory, beside one MiB, for each octet of a message of empty lines."""
+    """Return the bytes of memory, beside one MiB, for each byte of a message of empty lines."""
     growth = Growth(place)
     with Attacker(place) as client:
         client.transaction()
@@ -101,7 +101,7 @@ def endless_chunk(place: Place, mib: int) -> float:
 
 
 def tiny_chunks(place: Place, bursts: int) -> float:
-    """Send one message in bursts of 1,000 chunks of one octet; return MiB of memory."""
+    """Send one message in bursts of 1,000 chunks of one byte; return MiB of memory."""
     growth = Growth(place)
     with Attacker(place) as client:
         if b"CHUNKING" not in client.hello():

@@ -90,14 +90,14 @@ def faults_of(replies: bytes) -> int:
 
 
 def hold(client: Attacker, data: bytes, chance: random.Random) -> bytes:
-    """Say it all, in one or two pieces, or in none; return all that the server says."""
+    """Send it all, in one or two pieces; return all replies of the server."""
     at = chance.randrange(len(data) + 1) if chance.random() < 0.3 else len(data)
     try:
         client.send(data[:at])
         client.send(data[at:])
         client.socket.shutdown(socket.SHUT_WR)
     except OSError:
-        # The server has gone already; what it said can still be read.
+        # The server has gone already; its replies can still be read.
         pass
     replies = b""
     while reply := client.reply():

@@ -32,7 +32,7 @@ def _ask(client: Attacker, command: bytes) -> tuple[float, bytes]:
     client.send(command + b"\r\n")
     reply = client.reply()
     waited, after = time.monotonic() - began, processor_time(client.place)
-    # Others may use the machine: then waiting is no measure.
+    # Others may use the machine: then the time of waiting measures nothing.
     return (waited if used is None or after is None else min(waited, after - used)), reply
 
 

@@ -33,7 +33,7 @@ class Victim:
         return self.folder / "box"
 
     def delivered(self) -> list[dict[str, Any]]:
-        """Return what the handler wrote down."""
+        """Return the records that the handler wrote."""
         file = self.folder / "deliveries"
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         return [json.loads(line) for line in text.splitlines()]
@@ -63,7 +63,7 @@ class Victim:
 class Starter:
     """Starts servers with one Python; *python* is its path, ours by default.
 
-    With *reuse* one server of each kind is there for all who borrow one.
+    With *reuse* all tests that borrow a server of one kind share it.
     """
 
     python: str = sys.executable

@@ -1,4 +1,4 @@
-"""Clients that send an octet now and then: the server's limit is half a second here."""
+"""Clients that send a byte now and then: the server's limit is half a second here."""
 
 import select
 import ssl
@@ -16,7 +16,7 @@ def command(place: Place, _: int) -> float:
 
 
 def unknown_commands(place: Place, _: int) -> float:
-    """Keep a connection open with lines that are no commands."""
+    """Keep a connection open with lines that are not commands."""
     with Attacker(place) as client:
         return client.closed_within(GIVE_UP, b"\r\n", 0.2)
 
@@ -49,7 +49,7 @@ def proxy_header(place: Place, _: int) -> float:
 
 
 def _hello_of_tls() -> bytes:
-    """Return the first octets of a TLS client."""
+    """Return the first bytes of a TLS client."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = untrusting().wrap_bio(incoming, outgoing)
     try:
@@ -78,7 +78,7 @@ def silent_tls(place: Place, _: int) -> float:
 
 
 def honest(place: Place, tenths: int) -> float:
-    """Send 1,000 octets a second for longer than the limit; return 1 if the message is lost."""
+    """Send 1,000 bytes a second for longer than the limit; return 1 if the message is lost."""
     with Attacker(place) as client:
         client.transaction()
         for _ in range(tenths):
@@ -91,7 +91,7 @@ def honest(place: Place, tenths: int) -> float:
 
 
 def honest_chunk(place: Place, tenths: int) -> float:
-    """Send a chunk with 1,000 octets a second; return 1 if the message is lost."""
+    """Send a chunk with 1,000 bytes a second; return 1 if the message is lost."""
     with Attacker(place) as client:
         if b"CHUNKING" not in client.hello():
             raise Skipped("no CHUNKING")
@@ -129,7 +129,7 @@ def chatty(place: Place, _: int) -> float:
 
 
 def tls_on_a_plain_port(place: Place, _: int) -> float:
-    """Begin a TLS handshake where none is expected; return the seconds until that is over."""
+    """Begin a TLS handshake on a port without TLS; return the seconds until that is over."""
     with Attacker(place) as client:
         client.send(_hello_of_tls())
         return client.closed_within(GIVE_UP)

@@ -1,4 +1,4 @@
-"""What an attack is, and how one is made."""
+"""One attack, and how it is made."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ class Attack:
 
 @attrs.frozen
 class Outcome:
-    """What came of an attack: `figure` is None where it could not be made or had no end."""
+    """The result of an attack: `figure` is None if it could not be made or had no end."""
 
     attack: Attack
     mode: str

@@ -38,7 +38,7 @@ GARBAGE: dict[str, Any] = {
     "control": "250 \x00\x1b[2J\x85",
     "long": "250 " + "x" * 5000,
 }
-"""What a hook may return, by the local part that asks for it."""
+"""Values that a hook may return, by the local part that asks for them."""
 
 
 def note(path: str, told: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def note(path: str, told: dict[str, Any]) -> None:
 
 
 class Keep:
-    """Takes every message and writes down what came, one JSON object a line."""
+    """Takes every message and writes it down, one JSON object a line."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         self.deliveries = options["deliveries"]

@@ -1,4 +1,4 @@
-"""The attacker's side: a client of any mode, and what /proc tells of the victim."""
+"""The attacker's side: a client of any mode, and figures of the victim from /proc."""
 
 import os
 import re
@@ -27,7 +27,7 @@ class Skipped(Exception):
 
 @attrs.frozen
 class Place:
-    """Where a server is, and how it wants to be spoken to; *pid* is its process, if known."""
+    """The address of a server, and how to speak to it; *pid* is its process, if known."""
 
     host: str
     port: int
@@ -99,7 +99,7 @@ class Attacker(Client):
     def push(self, data: bytes, seconds: float) -> int:
         """Send without reading until all is sent, the server closes, or nothing moves for so long.
 
-        Return the octets sent.
+        Return how many bytes were sent.
         """
         self.socket.settimeout(seconds)
         sent = 0
@@ -113,9 +113,9 @@ class Attacker(Client):
         return sent
 
     def closed_within(self, seconds: float, dribble: bytes = b"", pace: float = 0.05) -> float:
-        """Send an octet of *dribble* at each *pace*; return the seconds until the server closed.
+        """Send a byte of *dribble* at each *pace*; return the seconds until the server closed.
 
-        Infinity where it did not.
+        Infinity if it did not.
         """
         began = time.monotonic()
         sent = 0
@@ -133,7 +133,7 @@ class Attacker(Client):
 
 
 def well_formed(reply: bytes) -> bool:
-    """Tell whether octets are whole reply lines, and of one code."""
+    """Tell whether bytes are whole reply lines, and of one code."""
     lines = reply.splitlines(keepends=True)
     return (
         bool(lines)
@@ -142,7 +142,7 @@ def well_formed(reply: bytes) -> bool:
     )
 
 
-# What /proc tells.
+# Figures from /proc.
 
 
 def _proc(place: Place, name: str) -> Path:
@@ -166,7 +166,7 @@ class Growth:
     def __init__(self, place: Place) -> None:
         self._place = place
         try:
-            # Makes the peak what is resident now.
+            # Sets the peak to the memory that is resident now.
             _proc(place, "clear_refs").write_text("5")
         except PermissionError as error:
             raise Skipped("the peak of memory cannot be reset") from error
@@ -184,14 +184,14 @@ def wait_for_descriptors(place: Place, number: int, seconds: float = 5.0) -> int
     """Return how many descriptors are open, when they are so few or the time is over."""
     end = time.monotonic() + seconds
     while (now := descriptors(place)) > number and time.monotonic() < end:
-        # Each question is answered after what the server had to do before it.
+        # The server answers each question after its earlier work.
         with Attacker(place) as client:
             client.ask(b"NOOP")
     return now
 
 
 def processor_time(place: Place) -> float | None:
-    """Return the seconds of processor time of all threads of the server; None if nobody tells."""
+    """Return the seconds of processor time of all threads of the server; None if unknown."""
     seconds = 0.0
     try:
         for task in _proc(place, "task").iterdir():

@@ -1,4 +1,4 @@
-"""Differences from 1.4 that fix what users ran into; each test fails on 1.4.6."""
+"""Differences from 1.4 that fix problems of users; each test fails on 1.4.6."""
 
 import asyncio
 import contextlib

@@ -182,7 +182,7 @@ SIGNATURES: list[tuple[Any, str]] = [
         controller.UnixSocketController.__init__,
         "self handler unix_socket loop=None **kwargs",
     ),
-    (controller.BaseThreadedController.stop, "self no_assert=False timeout=None"),
+    (controller.BaseThreadedController.stop, "self no_assert=False timeout=None linger=0.0"),
     (controller.BaseController.cancel_tasks, "self stop_loop=True"),
     (handlers.Debugging, "stream=None"),
     (handlers.Proxy, "remote_hostname remote_port"),

@@ -192,7 +192,9 @@ class LocalServer(Controller):
         with Client(self.port) as probe:
             self.triggered = bool(probe.greeting)
 
-    def stop(self, no_assert: bool = False, timeout: float | None = None) -> None:
+    def stop(  # type: ignore[override]
+        self, no_assert: bool = False, timeout: float | None = None
+    ) -> None:
         if self._thread is not None:
             self.loop.call_soon_threadsafe(self.cancel_tasks)
             self._thread.join(PATIENCE)

@@ -56,7 +56,7 @@ class TestTLV:
         assert read(v2(0x20, 0x00, tlv(0x01, b"h2"))).tlv == {"ALPN": b"h2"}
         assert read(v2(0x21, 0x00, tlv(0x01, b"h2"))).tlv == {"ALPN": b"h2"}
 
-    def test_no_vectors_is_none(self) -> None:
+    def test_without_vectors_there_is_no_tlv(self) -> None:
         assert read(v2(0x21, 0x11, INET)).tlv is None
         assert read(V1_TCP4).tlv is None
         assert ProxyData(version=2).tlv is None
@@ -64,7 +64,7 @@ class TestTLV:
         assert ProxyTLV.parse(b"") == ({}, {})
 
     @DIFFERS
-    def test_version_1_has_none(self) -> None:
+    def test_version_1_has_no_tlv(self) -> None:
         header = b"PROXY UNKNOWN \x00\x05\x01\x00\x00\x00\x00\r\n"
         assert ProxyTLV.from_raw(read(header).rest) == {
             "SSL": True,

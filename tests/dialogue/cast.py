@@ -1,4 +1,4 @@
-"""Who plays in the transcripts: servers, handlers and values, by name."""
+"""The cast of the transcripts: servers, handlers and values, by name."""
 
 import ast
 import asyncio
@@ -53,7 +53,7 @@ class Ping(SMTP):
 
     @syntax("SEVERAL")
     async def smtp_SEVERAL(self, arg: str | None) -> None:
-        """Send what push() is given, as it is given."""
+        """Push several lines."""
         await self.push("259-one\r\n259 two")
         await self.push("259 three")
 
@@ -87,7 +87,7 @@ class Rescued(Ping):
 
 
 class Exposed(Ping):
-    """Tells clients what went wrong, as 1.4 did."""
+    """Sends the text of exceptions to clients, as 1.4 did."""
 
     expose_exceptions = True
 
@@ -101,11 +101,11 @@ def limited(**attributes: Any) -> type[SMTP]:
 
 
 class Nothing:
-    """No hooks: the server does what it does."""
+    """Has no hooks: the server decides."""
 
 
 class Echo:
-    """Every hook tells in its reply what it was given."""
+    """Every hook repeats its arguments in its reply."""
 
     async def handle_HELO(
         self, server: SMTP, session: Session, envelope: Envelope, hostname: str
@@ -227,11 +227,11 @@ class NullSender:
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
         envelope.mail_from = ""
-        return "250 nobody"
+        return "250 no sender"
 
 
 class PlainHooks:
-    """Has hooks that are no coroutines."""
+    """Has hooks that are not coroutines."""
 
     def handle_NOOP(
         self, server: SMTP, session: Session, envelope: Envelope, arg: str | None
@@ -304,7 +304,7 @@ class OldMessage:
         self.answer = answer
 
     def process_message(self, peer: Any, mailfrom: str, rcpttos: list[str], data: Any) -> Any:
-        """Tell what was given, unless there is an answer."""
+        """Push the arguments, unless there is an answer."""
         return None if self.answer is None else self.answer.format(mailfrom, rcpttos, data)
 
 
@@ -312,7 +312,7 @@ class OldAsyncMessage(OldMessage):
     """The same as a coroutine."""
 
     async def process_message(self, peer: Any, mailfrom: str, rcpttos: list[str], data: Any) -> Any:
-        """Tell what was given, unless there is an answer."""
+        """Push the arguments, unless there is an answer."""
         return super().process_message(peer, mailfrom, rcpttos, data)
 
 
@@ -323,7 +323,7 @@ class Mechanism:
         self.returns, self.pushes, self.asks = returns, pushes, asks
 
     async def auth_X__TEST(self, server: SMTP, args: list[str]) -> Any:
-        """Do as told."""
+        """Push, ask and return as the transcript says."""
         if self.pushes:
             await server.push(self.pushes)
         if self.asks is not None:
@@ -338,7 +338,7 @@ class OwnPlain:
     """Has a PLAIN of its own."""
 
     async def auth_PLAIN(self, server: SMTP, args: list[str]) -> AuthResult:
-        """Tell what was given."""
+        """Push the arguments."""
         return AuthResult(success=False, handled=False, message=f"535 mine {args!r}")
 
 
@@ -385,13 +385,13 @@ def check_silently(
 async def check_later(
     server: SMTP, session: Session, envelope: Envelope, mechanism: str, auth_data: LoginPassword
 ) -> AuthResult:
-    """Know one user, after asking somebody."""
+    """Know one user, after a turn of the event loop."""
     await asyncio.sleep(0)
     return check_password(server, session, envelope, mechanism, auth_data)
 
 
 def check_wrongly(*args: Any) -> Any:
-    """Return what no authenticator returns."""
+    """Return a value that no authenticator may return."""
     return 5
 
 
@@ -459,7 +459,7 @@ def _expression(text: str) -> ast.expr:
 
 
 def named(text: str) -> Any:
-    """Return the class called `text`, or what a call `Name(key=value)` gives."""
+    """Return the class called `text`, or the result of a call `Name(key=value)`."""
     node = _expression(text)
     if not isinstance(node, ast.Call):
         return value_of(node)
@@ -468,7 +468,7 @@ def named(text: str) -> Any:
 
 
 def server_factory(transcript: Transcript) -> Callable[[], SMTP]:
-    """Return what makes the server of `transcript`, with a handler of its own."""
+    """Return the factory of the server of `transcript`, with a handler of its own."""
     keywords = {name: value_of(node) for name, node in keyword_nodes(transcript.keywords).items()}
     keywords = {"hostname": HOSTNAME, "ident": IDENT} | keywords
 

@@ -1,4 +1,4 @@
-"""Who plays in the transcripts of what 1.4 does not have."""
+"""The cast of the transcripts of features that 1.4 does not have."""
 
 from typing import Any, ClassVar
 
@@ -31,7 +31,7 @@ class Codes:
 
 
 class Whence:
-    """Tells who the client is thought to be."""
+    """Replies with the name and address of the client."""
 
     async def handle_CONNECT(self, *args: Any) -> str:
         host, port = args[-2:]
@@ -45,7 +45,7 @@ class Whence:
 
 
 class Leaves:
-    """Ends the connection with a text that is no single reply."""
+    """Ends the connection with a text that is not a single reply."""
 
     async def handle_NOOP(self, server: Any, *args: Any) -> str:
         server.disconnect("421 go\r\n250 on")

@@ -1,4 +1,4 @@
-"""A dialogue that a test holds itself: what the client says, and the reply to it."""
+"""A dialogue that a test holds itself: send the client's commands, get the replies."""
 
 import asyncio
 from typing import Any, Self
@@ -36,7 +36,7 @@ class Conversation:
         self.transport.feed(data)
 
     async def reply(self) -> str:
-        """Return the next reply, its lines joined by LF; empty where the server closes instead."""
+        """Return the next reply, its lines joined by LF; empty if the server closes instead."""
         lines: list[str] = []
         while line := await self._line():
             lines.append(line)
@@ -50,7 +50,7 @@ class Conversation:
         return await self.reply()
 
     async def rest(self) -> bytes:
-        """Return what the server still sends, when the connection is over."""
+        """Wait for the end of the connection; return all that the server still sent."""
         await finish(self.transport)
         return bytes(self.transport.sent[self._read :])
 

@@ -25,7 +25,7 @@ GO_AHEAD = b"354 End data with <CR><LF>.<CR><LF>\r\n"
 
 
 class Network(MemoryTransport):
-    """A transport whose client, if told so, reads nothing; with TLS if told so."""
+    """A transport with an optional client that reads nothing, and optional TLS."""
 
     def __init__(self, server: asyncio.Protocol, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(asyncio.get_running_loop(), server)

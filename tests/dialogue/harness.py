@@ -1,9 +1,9 @@
-"""Replays a transcript over a transport in memory, however the client's octets are cut.
+"""Replays a transcript over a transport in memory, however the client's bytes are cut.
 
-The dialogue is the same each time; only the arrival of the client's octets differs:
+The dialogue is the same each time; only the arrival of the client's bytes differs:
 
 - lockstep: each line when everything before it was answered,
-- singly: one octet at a time,
+- singly: one byte at a time,
 - burst: all at once,
 - pipelined: MAIL, RCPT and DATA at once, each other line when everything before was answered,
 - cut: one of these, but for one cut.
@@ -35,18 +35,18 @@ PATIENCE = 5.0
 """Seconds until something that must happen is given up."""
 
 TURNS = 8
-"""Turns of the loop in which the server works on what arrived, where no reply tells of it."""
+"""Turns of the loop in which the server handles input to which it sends no reply."""
 
 TRANSACTION = (b"MAIL", b"RCPT", b"DATA")
 """The commands that clients with PIPELINING send together."""
 
 CUTS = 240
-"""A transcript with more octets than this is cut near its line ends and at even steps only."""
+"""A transcript with more bytes than this is cut near its line ends and at even steps only."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Octets that arrive together."""
+    """Bytes that arrive together."""
 
     data: bytes
 
@@ -63,7 +63,7 @@ Action = Feed | Await | Eof
 
 @dataclass
 class Outcome:
-    """What one replay came to."""
+    """The result of one replay."""
 
     lines: list[bytes] = field(default_factory=list)
     rest: bytes = b""
@@ -171,7 +171,7 @@ def burst(steps: Sequence[Step]) -> list[Action]:
 
 
 def singly(steps: Sequence[Step]) -> list[Action]:
-    """Send one octet at a time."""
+    """Send one byte at a time."""
     actions: list[Action] = []
     for action in burst(steps):
         if isinstance(action, Feed):
@@ -203,7 +203,7 @@ def pipelined(steps: Sequence[Step]) -> list[Action]:
 
 
 def cut(actions: Sequence[Action], position: int) -> list[Action]:
-    """Do the same, but for one cut after `position` octets."""
+    """Do the same, but for one cut after `position` bytes."""
     result: list[Action] = []
     before = 0
     for action in actions:
@@ -254,7 +254,7 @@ async def replay(transcript: Transcript, actions: Sequence[Action], level: int) 
 async def vanish(
     transcript: Transcript, actions: Sequence[Action], position: int, level: int, *, reset: bool
 ) -> Outcome:
-    """Let the client go after `position` octets, with a FIN or a RST."""
+    """Let the client go after `position` bytes, with a FIN or a RST."""
     factory = server_factory(transcript)
     with watched(level) as outcome:
         transport = connect(factory)
@@ -311,7 +311,7 @@ async def finish(transport: MemoryTransport) -> None:
 
 
 async def settle() -> None:
-    """Let the server do what it can do now."""
+    """Let the server do all that it can do now."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
 
@@ -355,7 +355,7 @@ def judge(transcript: Transcript, outcome: Outcome) -> None:
     if len(outcome.lines) < len(expected):
         raise AssertionError(_report(transcript, len(outcome.lines), "it never came"))
     surplus = outcome.lines[len(expected) :]
-    assert not surplus, f"{transcript.source}: nobody asked for {surplus!r}"
+    assert not surplus, f"{transcript.source}: no step expects {surplus!r}"
     assert outcome.rest == b"", f"{transcript.source}: half a line: {outcome.rest!r}"
     assert outcome.late == b"", f"{transcript.source}: written after close: {outcome.late!r}"
     if any(isinstance(step, Close) for step in transcript.steps):
@@ -372,7 +372,7 @@ def judge(transcript: Transcript, outcome: Outcome) -> None:
 
 
 def judge_quiet(transcript: Transcript, outcome: Outcome) -> None:
-    """Raise `AssertionError` if anything was said that should not be, or not where it was said."""
+    """Raise `AssertionError` for complaints, unexpected ERROR records and secrets in the log."""
     assert outcome.complaints == [], transcript.source
     for record in outcome.records:
         text = logging.Formatter().format(record)

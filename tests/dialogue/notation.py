@@ -10,9 +10,9 @@ for the whole file. Blank lines and lines that begin with `#` are comments.
     logs: ERROR                                               an ERROR record is written
     logs: TRACEBACK                                           the same with a traceback
     secret: AHUAcA==                                          must not be found in any log record
-    differs: users.md A6                                      1.4.6 answers otherwise, and why
+    differs: 1.4.6 has no BDAT                                1.4.6 answers otherwise, and why
 
-    C: text       the client sends text and CRLF; in it \\xNN \\r \\n \\t \\0 \\\\ are octets
+    C: text       the client sends text and CRLF; in it \\xNN \\r \\n \\t \\0 \\\\ are single bytes
     C-raw: text   the same without CRLF
     S: text       the server sends exactly this line
     S~ regex      the server sends a line that matches the expression from end to end
@@ -44,7 +44,7 @@ _SETTING = re.compile(r"(with|handler|server|warns|logs|secret|differs):\s*(.*)"
 
 @dataclass(frozen=True)
 class Send:
-    """Octets from the client."""
+    """Bytes from the client."""
 
     data: bytes
 
@@ -116,7 +116,7 @@ class Transcript:
 
     @property
     def ends_by_server(self) -> bool:
-        """Whether the server is the one that closes."""
+        """True if the server is the one that closes."""
         return bool(self.steps) and isinstance(self.steps[-1], Close)
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ def _with_setting(current: Transcript, key: str, value: str, where: str) -> Tran
             return replace(current, warns=(*current.warns, value))
         case "logs":
             if value not in ("ERROR", "TRACEBACK"):
-                raise NotationError(f"{where}: only ERROR and TRACEBACK are told apart")
+                raise NotationError(f"{where}: only ERROR and TRACEBACK are known")
             return replace(current, logs=value)
         case "secret":
             return replace(current, secrets=(*current.secrets, octets(value).decode()))
@@ -219,7 +219,7 @@ def _step(line: str, where: str) -> Step:
         except re.error as error:
             raise NotationError(f"{where}: {error}") from error
         return Expect(pattern, is_pattern=True)
-    raise NotationError(f"{where}: {line!r} is no step")
+    raise NotationError(f"{where}: {line!r} is not a step")
 
 
 def _base64_text(found: re.Match[str]) -> str:

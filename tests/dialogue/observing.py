@@ -1,4 +1,4 @@
-"""Observers that keep what they are told, and conversations over a transport in memory."""
+"""Observers that record their calls, and conversations over a transport in memory."""
 
 import asyncio
 import contextlib
@@ -61,7 +61,7 @@ class Seen:
         return [call for call in self.calls if call[0] in names]
 
     def plain(self) -> list[tuple[Any, ...]]:
-        """Return all calls, `taken` by what is the same in each run, bytes sent joined."""
+        """Return all calls; of `taken` only the parts that each run has, bytes sent joined."""
         calls: list[tuple[Any, ...]] = []
         for name, *args in self.calls:
             if name == "taken":
@@ -73,7 +73,7 @@ class Seen:
 
 
 class Asked:
-    """An observer with `before` alone; it keeps the stages, and does what it was given for them."""
+    """An observer with `before` alone; it keeps the stages, and calls their functions."""
 
     def __init__(self, **acts: Callable[[SMTP], Any]) -> None:
         self.stages: list[tuple[str, str | None]] = []
@@ -98,7 +98,7 @@ class Conversation:
         self._read = 0
 
     async def say(self, *pieces: bytes) -> bytes:
-        """Feed each piece when the server has done all it can; return what it has sent since."""
+        """Feed each piece when the server has done all it can; return its output since then."""
         await settle()
         for piece in pieces:
             self.network.feed(piece)
@@ -119,7 +119,7 @@ class Conversation:
 
 
 async def said(pieces: Sequence[bytes], *observers: Any, **keywords: Any) -> bytes:
-    """Hold a whole conversation; return what the server sent."""
+    """Hold a whole conversation; return all that the server sent."""
     conversation = Conversation(*observers, **keywords)
     await conversation.say(*pieces)
     await conversation.end()

@@ -1,4 +1,4 @@
-"""Transcripts made from tables: paths and parameters, many of which want one line each."""
+"""Transcripts made from tables: paths and parameters, most of them in one line each."""
 
 from collections.abc import Iterator, Sequence
 
@@ -50,7 +50,7 @@ ACCEPTED = [
     ('<"a".b@c.test>', "a.b@c.test"),
     ('<a."b c".d@e.test>', '"a.b c.d"@e.test'),
 ]
-"""What follows the colon, and the address that a hook gets."""
+"""Texts after the colon, and the address that a hook gets."""
 
 REFUSED = [
     "< >",
@@ -76,7 +76,7 @@ REFUSED = [
     ";",
     ":",
 ]
-"""What gets 553."""
+"""Texts that get 553."""
 
 REFUSED_BY_US = [
     "<a@b.test",
@@ -100,7 +100,10 @@ REFUSED_BY_US = [
     "<a@[somewhere]>",
     "<a@[]>",
 ]
-"""What gets 553 from us, and something else from 1.4.6 (limits.md L26)."""
+"""Texts that get 553 from us, and another reply from 1.4.6.
+
+The rule is docs/explain/threat-model, "strict paths".
+"""
 
 REFUSED_SOMEHOW = [
     "Foo <a@b.test>",
@@ -116,7 +119,10 @@ REFUSED_SOMEHOW = [
     "<a@b]>",
     '""',
 ]
-"""What must not be accepted; whether address or parameters are at fault (553, 501) is open."""
+"""Texts that must be refused, as a wrong address (553) or as wrong parameters (501)."""
+
+
+STRICT = 'docs/explain/threat-model, "strict paths"'
 
 
 def path_transcripts() -> Iterator[Transcript]:
@@ -126,7 +132,7 @@ def path_transcripts() -> Iterator[Transcript]:
         refused = ((text, f"S: {MALFORMED}") for text in REFUSED)
         yield from _refusals(verb, "malformed", refused)
         refused = ((text, f"S: {MALFORMED}") for text in REFUSED_BY_US)
-        yield from _refusals(verb, "malformed for us", refused, "limits.md L26")
+        yield from _refusals(verb, "malformed for us", refused, STRICT)
         refused = ((text, "S~ (501|553) .*") for text in REFUSED_SOMEHOW)
         yield from _refusals(verb, "no single path", refused)
     yield from read_text("\n".join(_verified()), "paths/VRFY")

@@ -5,7 +5,7 @@ import string
 import pytest
 from hypothesis import given, strategies as st
 
-from aiosmtpd.engine import connection, fast_path
+from aiosmtpd.engine import fast_path
 from aiosmtpd.protocol import paths
 from tests.dialogue.fed import (
     DATA,
@@ -30,9 +30,7 @@ def check(mailbox: str) -> bool:
         return False
     assert found["RCPT"].decode() == mailbox
     assert paths.parse(line[8:-2].decode()) == (mailbox, "")
-    assert len(line) <= min(fast_path.LONGEST, connection.LONG_LINE) - len("MAIL FROM") + len(
-        "RCPT TO"
-    )
+    assert len(line) <= fast_path.LONGEST - len("MAIL FROM") + len("RCPT TO")
     return True
 
 

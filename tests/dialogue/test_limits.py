@@ -24,13 +24,13 @@ class TestErrors:
         farewell = b"421 4.7.0 Too many errors, closing connection\r\n"
         assert server.network.sent == GREETING + BAD * 3 + farewell
 
-    async def test_who_leaves_may(self) -> None:
+    async def test_the_client_may_quit_at_the_error_limit(self) -> None:
         server = await connected(max_errors=1)
         server.network.feed(b"\r\nQUIT\r\n")
         await server.over()
         assert server.network.sent == GREETING + BAD + b"221 Bye\r\n"
 
-    async def test_what_a_subclass_pushes_counts(self) -> None:
+    async def test_errors_that_a_subclass_pushes_count(self) -> None:
         class Refusing(Server):
             async def smtp_NAY(self, arg: str | None) -> None:
                 await self.push("550 nay" if arg else b"550 nay")
@@ -41,7 +41,7 @@ class TestErrors:
         assert server.network.sent.count(b"550 nay\r\n") == 2
         assert b"250" not in server.network.sent
 
-    async def test_an_accepted_message_begins_anew(self) -> None:
+    async def test_an_accepted_message_resets_the_count(self) -> None:
         server = await connected(max_errors=2)
         server.network.feed((b"\r\n" + TO_THE_DATA + b".\r\n") * 4 + b"QUIT\r\n")
         await server.over()
@@ -90,7 +90,7 @@ class TestTime:
         server = await connected(data_timeout=0.05)
         server.network.feed(TO_THE_DATA + b".\r\n")
         await server.sent(GO_ON + OK)
-        # One that begins later, and whose time for mail data is over.
+        # A session that begins later, after its time for mail data.
         other = await connected(data_timeout=0.05)
         other.network.feed(TO_THE_DATA)
         await other.over()
@@ -178,7 +178,7 @@ class TestTime:
         await server.over()
         assert server.network.sent == GREETING + TIMED_OUT
 
-    async def test_a_session_ends_behind_the_running_command(self) -> None:
+    async def test_a_session_ends_after_the_running_command(self) -> None:
         class Telling(Server):
             def shut_down(self, *reply: Any) -> None:
                 super().shut_down(*reply)
@@ -241,7 +241,7 @@ class TestTurns:
         assert server.network.sent.endswith(OK + farewell)
         assert server.network.sent.count(OK) < 200
 
-    async def test_one_that_goes_between_turns(self) -> None:
+    async def test_a_client_that_goes_between_turns(self) -> None:
         server = await connected()
         server.network.feed(b"NOOP\r\n" * 20_000)
         server.network.reset()
@@ -262,7 +262,7 @@ class Received:
 
 class TestCommitted:
     async def test_a_hook_that_has_committed_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """limits.md L33."""
+        """The rule is docs/reference/limits, "vanished client"."""
         monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.02)
         events: list[str] = []
 
@@ -275,19 +275,19 @@ class TestCommitted:
                         events.append("kept")
                     await asyncio.get_running_loop().create_future()
                 except asyncio.CancelledError:
-                    events.append("cancelled behind it")
+                    events.append("cancelled after it")
                     raise
                 return MISSING
 
         server = await connected(handler=Careful())
         server.network.feed(b"NOOP\r\n")
         await server.over()
-        assert events == ["kept", "cancelled behind it"]
+        assert events == ["kept", "cancelled after it"]
 
-    async def test_what_was_sent_before_a_fin_is_served(
+    async def test_commands_sent_before_a_fin_are_served(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """limits.md L31: such a client waits for its replies."""
+        """docs/reference/limits, "half-closed client": it waits for its replies."""
         monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.02)
 
         class Careful:
@@ -319,7 +319,7 @@ class TestCommitted:
 
 @pytest.mark.parametrize("first", [b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n"])
 async def test_a_tls_handshake_on_a_plain_port(first: bytes) -> None:
-    """limits.md L19."""
+    """The rule is docs/reference/limits, "foreign protocol"."""
     server = await connected()
     server.network.feed(first)
     await server.over()

@@ -36,12 +36,12 @@ BAD_AUTH = "501 5.5.4 Error: AUTH= takes xtext or <>"
 HAS_VALUE = "501 5.5.4 Error: SMTPUTF8 takes no arguments"
 
 NO_XTEXT = ("a=b", "a+", "a+2", "a+2b", "a+zz", "\u00e9", "a+0D+0Ab", "+00", "+7F")
-"""What is no xtext (RFC 3461 section 4), or that of control characters."""
+"""Texts that are not xtext (RFC 3461 section 4), or stand for control characters."""
 
 
 @attrs.frozen
 class Row:
-    """A parameter: where its rules stand, a good value, bad ones, and the refusal of these."""
+    """A parameter: its section of an RFC, a good value, bad ones, and the refusal of these."""
 
     verb: str
     name: str
@@ -138,7 +138,7 @@ def without(name: str) -> list[Any]:
 
 @asynccontextmanager
 async def open_to(row: Row, hello: str = "EHLO", **keywords: Any) -> AsyncIterator[Conversation]:
-    """Connect and come to where the row's verb may be sent."""
+    """Connect, and send all that must come before the row's verb."""
     settings = {"extensions": "all", "enable_SMTPUTF8": True, "data_size_limit": 1000, **keywords}
     server = SMTP(Sink(), hostname="mx.test", **settings)
     async with Conversation(server, tls=row.tls) as client:
@@ -172,7 +172,7 @@ async def test_as_it_should_be(row: Row) -> None:
 
 
 def wrongs(row: Row) -> Iterator[tuple[str, str]]:
-    """Yield what may stand behind the path, and the refusal of it."""
+    """Yield wrong texts after the path, each with its refusal."""
     good = given(row, row.good)
     yield f"{good} {good}", SYNTAX[row.verb]
     yield f"{good} {good.lower()}", SYNTAX[row.verb]
@@ -188,7 +188,7 @@ def wrongs(row: Row) -> Iterator[tuple[str, str]]:
 
 
 @every_row
-async def test_in_every_way_that_is_wrong(row: Row) -> None:
+async def test_every_wrong_form_of_a_parameter_is_refused(row: Row) -> None:
     for text, refusal in wrongs(row):
         async with open_to(row) as client:
             told = await client.ask(f"{PATH[row.verb]} {text}")
@@ -223,8 +223,8 @@ async def test_without_its_extension(row: Row) -> None:
 
 
 @every_row
-async def test_where_its_verb_may_not_be_sent(row: Row) -> None:
-    """RFC 5321 section 4.1.4: what is wrong with the order of commands is told first."""
+async def test_a_verb_out_of_order_is_refused_first(row: Row) -> None:
+    """RFC 5321 section 4.1.4: the order of commands is checked before the parameters."""
     command = f"{PATH[row.verb]} {row.name}=?"
     async with open_to(row) as client:
         if row.verb == "MAIL":
@@ -242,8 +242,8 @@ async def test_without_smtputf8_nothing_but_ascii(row: Row) -> None:
         assert told == "500 5.6.7 Error: strict ASCII mode"
 
 
-async def test_what_depends_on_the_server() -> None:
-    """BODY where mail data is decoded, SMTPUTF8 and REQUIRETLS where they are not offered."""
+async def test_some_refusals_depend_on_the_server() -> None:
+    """BODY if mail data is decoded, SMTPUTF8 and REQUIRETLS if they are not offered."""
     plain = Row("MAIL", "REQUIRETLS", "RFC 8689 section 4.2.1", None, ())
     cases: list[tuple[dict[str, Any], str, str]] = [
         ({"decode_data": True}, "BODY=7BIT", UNKNOWN["MAIL"]),
@@ -256,12 +256,12 @@ async def test_what_depends_on_the_server() -> None:
             assert await client.ask(f"{PATH['MAIL']} {text}") == refusal
 
 
-# What proxies say of their clients.
+# Attributes that proxies send of their clients.
 
 
 @attrs.frozen
 class Attribute:
-    """An attribute of XCLIENT or XFORWARD: a good value, and values that are none."""
+    """An attribute of XCLIENT or XFORWARD: a good value, and wrong ones."""
 
     name: str
     good: str
@@ -320,7 +320,7 @@ async def test_an_attribute_as_it_should_be(verb: str, row: Attribute) -> None:
 
 
 @every_attribute
-async def test_an_attribute_in_every_way_that_is_wrong(verb: str, row: Attribute) -> None:
+async def test_every_wrong_form_of_an_attribute_is_refused(verb: str, row: Attribute) -> None:
     good = f"{row.name}={row.good}"
     syntax = f"501 5.5.4 Syntax: {verb} NAME=value ..."
     bad = f"501 5.5.4 Error: bad value of {row.name}"

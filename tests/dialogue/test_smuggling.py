@@ -1,4 +1,4 @@
-"""Whatever mail data holds, it is one message or none, and nothing of it is a command.
+"""Any mail data is one message or an error: no part of it is run as a command.
 
 RFC 5321 section 4.1.1.4, RFC 3030 section 2; CVE-2023-51764 and its kin.
 """
@@ -25,7 +25,7 @@ ENDS = [
 
 
 class Keeper:
-    """Keeps what is delivered."""
+    """Keeps each delivered message."""
 
     def __init__(self) -> None:
         self.senders: list[str | None] = []
@@ -38,7 +38,7 @@ class Keeper:
 
 
 async def replies_to(keeper: Keeper, script: bytes, cuts: set[int], **keywords: str) -> list[str]:
-    """Send it all behind EHLO, cut there; return the replies up to the one to QUIT."""
+    """Send it all after EHLO, cut there; return the replies up to the one to QUIT."""
     server = SMTP(keeper, hostname="mx.test", extensions="modern", **keywords)  # type: ignore[arg-type]
     async with Conversation(server) as client:
         assert (await client.ask("EHLO client.test")).startswith("250-")
@@ -86,7 +86,7 @@ async def test_no_end_of_a_chunk_but_its_count(policy: str) -> None:
     [b"", b"MAIL FROM:<a@b.test>\r\n", b"MAIL FROM:<a@b.test>\r\nRCPT TO:<>\r\n"],
     ids=["no sender", "no recipient", "a refused recipient"],
 )
-async def test_the_octets_of_a_refused_chunk(begin: bytes) -> None:
+async def test_the_bytes_of_a_refused_chunk_are_not_commands(begin: bytes) -> None:
     chunk = b"\r\n.\r\n" + SMUGGLED + b"\r\n.\r\n"
     for last in (b"", b" LAST"):
         keeper = Keeper()
@@ -119,7 +119,7 @@ def by_chunks(chunks: list[bytes]) -> tuple[bytes, list[str], bytes]:
 
 
 def given_up(chunk: bytes) -> tuple[bytes, list[str], None]:
-    """Begin a message, think better of it, and send a chunk that belongs to none."""
+    """Begin a message, reset, and send a chunk outside of a transaction."""
     wire = BEGIN + b"BDAT %d\r\n" % len(chunk) + chunk + b"DATA\r\nRSET\r\n"
     wire += b"BDAT %d LAST\r\n" % len(chunk) + chunk
     return wire, ["250", "250", "250", "503", "250", "503"], None
@@ -134,7 +134,7 @@ TRANSACTIONS = st.lists(
 
 @given(TRANSACTIONS, st.sets(st.integers(1, 400), max_size=6))
 @settings(deadline=None)
-async def test_what_arrives_is_what_was_sent(
+async def test_messages_arrive_as_they_were_sent(
     transactions: list[tuple[bytes, list[str], bytes | None]], cuts: set[int]
 ) -> None:
     """All in one burst, however it is cut: as many messages as were sent, and the same."""
@@ -146,7 +146,7 @@ async def test_what_arrives_is_what_was_sent(
     assert set(keeper.senders) <= {"a@b.test"}
 
 
-# Counts that are none.
+# Wrong counts.
 
 COUNTS = [
     *("", "-1", "+1", "1.5", "1e3", "0x10", "1,0", "one", "\u0663", "\u00b2", "'5'"),
@@ -161,8 +161,8 @@ COUNTS = [
     [b"", BEGIN, BEGIN + b"BDAT 2\r\nhi"],
     ids=["no transaction", "a transaction", "between chunks"],
 )
-async def test_a_count_that_is_none_ends_the_session(begin: bytes, count: str) -> None:
-    """Nobody knows how many octets follow: none of them may be taken for a command."""
+async def test_a_wrong_count_ends_the_session(begin: bytes, count: str) -> None:
+    """The length of the chunk is unknown: no byte of it may be taken for a command."""
     keeper = Keeper()
     server = SMTP(keeper, hostname="mx.test", extensions="modern", enable_SMTPUTF8=True)
     async with Conversation(server) as client:
@@ -209,7 +209,7 @@ async def test_a_chunk_before_starttls_ends_the_session() -> None:
 )
 @pytest.mark.parametrize("begin", [BEGIN, b""], ids=["a message", "a refused chunk"])
 async def test_silence_after_bdat(begin: bytes, sent: bytes) -> None:
-    """RFC 5321 section 4.5.3.2: the client is told, and half a message is none."""
+    """RFC 5321 section 4.5.3.2: the client gets a reply, and half a message is dropped."""
     keeper = Keeper()
     async with Conversation(SMTP(keeper, extensions="modern", timeout=0.05)) as client:
         await client.ask("EHLO client.test")

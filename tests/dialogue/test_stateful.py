@@ -1,4 +1,4 @@
-"""Any order of commands, against a simple model of what RFC 5321 section 4.1.4 says of it."""
+"""Any order of commands, against a simple model of RFC 5321 section 4.1.4."""
 
 import asyncio
 import logging
@@ -33,7 +33,7 @@ class Keeper:
 
 
 class Dialogue(RuleBasedStateMachine):
-    """A client that says anything, and what it should be told."""
+    """A client that sends any command, and the replies that it should get."""
 
     transport: MemoryTransport
 
@@ -47,7 +47,7 @@ class Dialogue(RuleBasedStateMachine):
         self.expected: list[tuple[str | None, list[str], bytes]] = []
         self.handler = Keeper()
         self.loop = asyncio.new_event_loop()
-        # In development mode asyncio logs each step that takes longer: a busy machine is no fault.
+        # In development mode asyncio logs each step that takes longer: the machine may be busy.
         self.loop.slow_callback_duration = PATIENCE
         self.connected = False
         self.stack = ExitStack()
@@ -107,7 +107,7 @@ class Dialogue(RuleBasedStateMachine):
             code = 421
         self.errors += reply.startswith(b"5")
         assert int(reply[:3]) == code, (octets, reply)
-        assert self.read == len(self.transport.sent), "nobody asked for more"
+        assert self.read == len(self.transport.sent), "the server sent more than one reply"
         return reply
 
     def _forget(self) -> None:

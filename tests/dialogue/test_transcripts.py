@@ -43,7 +43,7 @@ each_level = pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO], ids
 
 
 def sent_at(level: int) -> Callable[[Sequence[Step]], list[Action]]:
-    """Return how the client sends: the fast path begins only where the driver rests."""
+    """Return how the client sends: the fast path begins only while the driver waits."""
     return burst if level == logging.DEBUG else pipelined
 
 

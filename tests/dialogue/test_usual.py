@@ -35,7 +35,7 @@ class Server(SMTP):
         self.network = MemoryTransport(asyncio.get_running_loop(), self)
 
     async def ask(self, data: bytes) -> bytes:
-        """Return the replies to *data*, the last of which is that to a NOOP behind it."""
+        """Send *data* and a NOOP; return the replies, with that to the NOOP."""
         before = len(self.network.sent)
         self.network.feed(data)
         self.network.feed(b"NOOP end\r\n")
@@ -188,7 +188,7 @@ async def test_the_replies_are_those_of_the_driver(
         await greeted(ByTheDriver, **SETTINGS[setting]), said, in_lines
     )
     assert fast == slow
-    # What only the second driver ran, the fast path ran for the first server.
+    # Commands that only the second driver ran were run by the first server's fast path.
     assert {*(by_slow - by_fast)} >= fast_verbs(script, setting, in_lines)
     if setting in ALWAYS_DRIVER:
         assert by_fast == by_slow
@@ -207,7 +207,7 @@ class Hearing:
 
 
 class Telling(Hearing):
-    """Has hooks for MAIL and RCPT that accept, and notes all that they are told."""
+    """Has hooks for MAIL and RCPT that accept, and records their arguments."""
 
     async def handle_MAIL(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -278,7 +278,7 @@ def fast_verbs_with(kind: type[Hearing], script: str, setting: str, in_lines: bo
 @pytest.mark.parametrize("setting", ["none", "modern", "few recipients"])
 @pytest.mark.parametrize("kind", [Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing])
 @pytest.mark.parametrize("script", SCRIPTS)
-async def test_hooks_hear_and_say_what_they_do_by_the_driver(
+async def test_the_fast_path_calls_hooks_as_the_driver_does(
     script: str, kind: type[Hearing], setting: str, in_lines: bool
 ) -> None:
     said = SCRIPTS[script] + QUIT
@@ -309,7 +309,7 @@ async def test_a_hook_is_run_in_the_task_of_its_connection() -> None:
     await closed(server)
 
 
-async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() -> None:
+async def test_usual_commands_are_answered_as_soon_as_they_arrive() -> None:
     server = await greeted()
     assert server.at_once(MAIL) == OK
     assert server.at_once(RCPT) == OK
@@ -319,14 +319,14 @@ async def test_usual_commands_are_answered_in_the_call_in_which_they_arrive() ->
     await closed(server)
 
 
-async def test_what_waits_to_be_sent_goes_first() -> None:
+async def test_replies_that_wait_are_sent_first() -> None:
     server = await greeted()
     await server.push("250 said by the program")
     assert server.at_once(MAIL) == b"250 said by the program\r\n" + OK
     await closed(server)
 
 
-async def test_the_handler_gets_what_was_said() -> None:
+async def test_the_handler_gets_the_whole_transaction() -> None:
     got: list[Envelope] = []
 
     class Handler:
@@ -393,7 +393,7 @@ async def a_limit_of_local_parts(server: Server) -> None:
         (a_limit_of_local_parts, b"553 5.1.3 Error: malformed address\r\n"),
     ],
 )
-async def test_what_a_program_changes_counts_at_once(
+async def test_changes_by_a_program_count_at_once(
     change: Callable[[Server], Any], reply: bytes
 ) -> None:
     server = await greeted()
@@ -414,7 +414,7 @@ async def test_the_log_tells_of_each_command(caplog: pytest.LogCaptureFixture) -
     await closed(server)
 
 
-async def test_a_client_that_goes_before_its_message_leaves_no_transaction() -> None:
+async def test_a_client_that_goes_before_its_message_leaves_nothing() -> None:
     seen: list[Envelope] = []
 
     class Handler:

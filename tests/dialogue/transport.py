@@ -1,4 +1,4 @@
-"""A transport in memory: what a socket transport promises, and nothing that needs a socket."""
+"""A transport in memory, which behaves as a socket transport does, without a socket."""
 
 import asyncio
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ LOCAL = ("192.0.2.1", 25)
 
 
 class MemoryTransport(asyncio.Transport):
-    """Connects a protocol to a test that feeds it octets and reads what it wrote.
+    """Connects a protocol to a test that feeds it bytes and reads what it wrote.
 
     It keeps the order of calls of the event loop's own transports: nothing comes while reading
     is paused or after close(), and connection_lost() comes in a later turn of the loop, once.
@@ -30,7 +30,7 @@ class MemoryTransport(asyncio.Transport):
         self.lost = asyncio.Event()
         loop.call_soon(protocol.connection_made, self)
 
-    # What the test does.
+    # For the test.
 
     def feed(self, data: bytes) -> None:
         """Let `data` arrive from the peer."""
@@ -54,7 +54,7 @@ class MemoryTransport(asyncio.Transport):
         """Let the peer's RST arrive."""
         self._end(ConnectionResetError("Connection reset by peer"))
 
-    # What the protocol does.
+    # For the protocol.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Take `data` as sent."""
@@ -85,15 +85,15 @@ class MemoryTransport(asyncio.Transport):
         self._end(None)
 
     def is_closing(self) -> bool:
-        """Whether it is closed or closing."""
+        """Return True if it is closed or closing."""
         return self._closing
 
     def is_reading(self) -> bool:
-        """Whether octets are passed on."""
+        """Return True if bytes are passed on."""
         return self._reading and not self._closing
 
     def pause_reading(self) -> None:
-        """Hold back what arrives."""
+        """Hold back data that arrives."""
         self._reading = False
 
     def resume_reading(self) -> None:
@@ -116,7 +116,7 @@ class MemoryTransport(asyncio.Transport):
         return 0
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Pass what arrives to another protocol from now on."""
+        """Pass data that arrives to another protocol from now on."""
         if not isinstance(protocol, asyncio.Protocol):
             raise TypeError(type(protocol).__name__)
         self._protocol = protocol
@@ -126,7 +126,7 @@ class MemoryTransport(asyncio.Transport):
         return self._protocol
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what a TCP transport knows."""
+        """Return extra information as a TCP transport does."""
         return super().get_extra_info(name, default)
 
     def _deliver(self) -> None:

@@ -34,7 +34,7 @@ def test_the_corpus_breaks_no_target(file: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
-def test_made_octets(name: str) -> None:
+def test_generated_bytes(name: str) -> None:
     @settings(
         max_examples=200,
         deadline=None,

@@ -32,7 +32,7 @@ def taken() -> Iterator[int]:
 
 @contextmanager
 def stopping(controller: BaseThreadedController) -> Iterator[None]:
-    """End a controller whatever the test found."""
+    """End a controller, also after a failed test."""
     try:
         yield
     finally:

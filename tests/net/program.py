@@ -27,14 +27,14 @@ ROOT_ONLY = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Return our environment without what changes how Python prints, warns or debugs."""
+    """Return our environment without the variables of Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     ours = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", "PYTHONDONTWRITEBYTECODE": "1"}
     return {**kept, **ours, **more}
 
 
 class Ended(NamedTuple):
-    """What is left of a process."""
+    """The result of a process."""
 
     code: int
     out: str
@@ -51,7 +51,7 @@ class Program:
         command = [sys.executable, *python, *args]
         self.process: subprocess.Popen[bytes] = subprocess.Popen(command, bufsize=0, **keywords)
         self.addresses: list[str] = []
-        # Whoever waits for its output sees an end instead.
+        # A test that waits for its output sees an end instead.
         self._watchdog = threading.Timer(2 * PATIENCE, self.process.kill)
         self._watchdog.start()
 
@@ -94,7 +94,7 @@ class Program:
         return lines[-1]
 
     def listens(self) -> None:
-        """Read where it listens."""
+        """Read the addresses at which it listens."""
         where = self.until(LISTENING).partition(LISTENING)[2]
         self.addresses = where.strip().split(" and ")
 

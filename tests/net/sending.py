@@ -15,7 +15,7 @@ from tests.client import PATIENCE
 
 
 class Sent(NamedTuple):
-    """What came of a command."""
+    """The result of a command."""
 
     code: int
     lines: list[str]
@@ -43,7 +43,7 @@ Answers = Callable[[bytes], bytes | None]
 
 @contextmanager
 def answering(greeting: bytes, answer: Answers) -> Iterator[str]:
-    """Run a server that says to each line what a function does; None: it hangs up."""
+    """Run a server that replies to each line with the result of a function; None closes."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

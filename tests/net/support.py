@@ -1,4 +1,4 @@
-"""A server in a thread, and what tests over sockets share."""
+"""A server in a thread, and other helpers of tests over sockets."""
 
 import asyncio
 import functools
@@ -31,7 +31,7 @@ class Catcher:
 
 
 def free_port() -> int:
-    """Return a port of the loopback that nobody listens at just now."""
+    """Return a port of the loopback that is free just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -60,5 +60,5 @@ async def aside(function: Callable[..., T], *arguments: Any, **keywords: Any) ->
 async def until(happened: Callable[[], bool]) -> None:
     """Let the loop go on until this is so."""
     async with asyncio.timeout(PATIENCE):
-        while not happened():  # noqa: ASYNC110 - nobody tells
+        while not happened():  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)

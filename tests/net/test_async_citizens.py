@@ -1,4 +1,4 @@
-"""Serving in the program's own event loop, whoever runs it."""
+"""Serving in the program's own event loop, however it runs."""
 
 import asyncio
 import functools
@@ -61,7 +61,7 @@ class Caller(Box):
 
 
 @pytest.mark.parametrize("name", ["append", "partial", "object"])
-async def test_whatever_can_be_called_is_a_function_too(name: str) -> None:
+async def test_any_callable_counts_as_a_function(name: str) -> None:
     """Else its mail would be answered 250 and lost."""
     box = Caller()
     kinds = {"append": box.mail.append, "partial": functools.partial(box.take), "object": box}
@@ -204,7 +204,7 @@ async def test_a_connection_that_has_ended_is_freed_at_once() -> None:
 
 
 def held() -> tuple[int, set[threading.Thread]]:
-    """Count what a process holds: descriptors and threads."""
+    """Count the descriptors and threads of a process."""
     folder = Path("/proc/self/fd")
     return len(os.listdir(folder)) if folder.is_dir() else 0, set(threading.enumerate())
 

@@ -1,4 +1,4 @@
-"""The command line as real processes: what it prints and what its options do."""
+"""The command line as real processes: its output, and the effect of its options."""
 
 import os
 import re
@@ -24,7 +24,7 @@ from tests.net.program import (
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
-# What is printed.
+# The output.
 
 
 def test_a_message_is_printed_at_once() -> None:
@@ -83,8 +83,8 @@ def test_messages_for_people_and_for_programs(option: str) -> None:
     assert expected in out
 
 
-def test_letters_of_old_charsets_whoever_one_is() -> None:
-    # A server that was root's can load no charset any more where Python is in root's folder.
+def test_letters_of_old_charsets_after_leaving_root() -> None:
+    # A server that has left root cannot load a charset any more if Python is in root's folder.
     with Program("-l", "127.0.0.1:0", "--pretty") as program:
         program.listens()
         with Client(program.port) as client:
@@ -121,7 +121,7 @@ def test_help() -> None:
     }
 
 
-def test_port_0_is_told() -> None:
+def test_the_number_of_port_0_is_printed() -> None:
     with Program("-n", "-l", "127.0.0.1:0") as program:
         assert re.fullmatch(r"Server is listening on 127\.0\.0\.1:[1-9]\d+\n", program.err_line())
         assert program.end() == (0, "", "")
@@ -170,14 +170,14 @@ def test_debug(flag: str, commands: bool, loop: bool, tmp_path: Path) -> None:
     assert (" DEBUG mail.log: " in err) is commands
 
 
-def test_without_debug_nothing_is_said_of_clients() -> None:
+def test_without_debug_the_log_has_no_records_of_clients() -> None:
     with serving() as program:
         with Client(program.port) as client:
             client.ask(b"JUNK")
         assert program.end() == (0, "", "")
 
 
-# What the options do to the service.
+# Options of the service.
 
 
 def test_size() -> None:
@@ -245,6 +245,6 @@ def test_faults_are_those_of_all_places() -> None:
             assert client.ask(b"MAIL FROM:<a@b.test>") == b"250 2.1.0 OK\r\n"
 
 
-def test_a_fault_that_is_none() -> None:
+def test_a_wrong_fault_is_refused() -> None:
     said = refused("--fault", "mail: shout")
     assert "argument --fault: unknown effect 'shout': write a reply (450 4.2.1 busy)" in said

@@ -1,4 +1,4 @@
-"""Arguments of the command line: what is refused, and which class a name means."""
+"""Arguments of the command line: refusals, and the class that a name means."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from tests.net.program import MESSAGE, MODULE, Program, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
-# What cannot work: one line, exit code 2.
+# Arguments that cannot work: one line, exit code 2.
 
 NO_DNS = ("no-such-host.invalid:0", "Cannot listen: ")
 
@@ -155,9 +155,7 @@ def test_certificates_that_cannot_be(
     assert said.format(name=name, **pem) in refused("-n", "-l", "127.0.0.1:0", *parts)
 
 
-def test_a_pass_phrase_that_nobody_can_be_asked_for(
-    certificates: Certificates, tmp_path: Path
-) -> None:
+def test_a_pass_phrase_without_a_terminal(certificates: Certificates, tmp_path: Path) -> None:
     serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
     secret = serialization.load_pem_private_key(certificates.key_file.read_bytes(), None)
     how = serialization.BestAvailableEncryption(b"secret")

@@ -44,7 +44,7 @@ def test_a_user_sends_in_the_clear(mechanism: str) -> None:
         assert b64encode(secret).decode() not in err
 
 
-def test_without_require_auth_anybody_sends_too() -> None:
+def test_without_require_auth_every_client_may_send() -> None:
     with serving(*JOE) as program:
         with client_of(program) as client:
             assert client.sendmail(*MAIL) == {}

@@ -48,7 +48,7 @@ def test_long_commands_are_refused_all_the_same() -> None:
         assert client.reply().startswith(b"421 4.7.0")
 
 
-def test_a_line_length_that_is_no_size(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_line_length_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.parseargs(["--line-length", "long"])
     assert "argument --line-length: invalid size: 'long'" in capsys.readouterr().err

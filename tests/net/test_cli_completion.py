@@ -15,7 +15,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="descriptors are pass
 
 
 def completions(line: str, shell: str = "bash") -> list[str]:
-    """Return what may follow on a command line, by a process of its own."""
+    """Return the completions of a command line, by a process of its own."""
     pytest.importorskip("argcomplete")
     reader, writer = os.pipe()
     asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_SHELL": shell, "IFS": "\v", "COMP_TYPE": "9"}
@@ -58,7 +58,7 @@ def test_completions(line: str, found: list[str]) -> None:
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_shells_that_show_what_an_option_does(shell: str) -> None:
+def test_shells_show_the_help_of_options(shell: str) -> None:
     said, _ = completions("aiosmtpd --auth-", shell)
     mark = ":" if shell == "zsh" else "\t"
     assert said == f"--auth-any{mark}Offer AUTH and accept any user and password."

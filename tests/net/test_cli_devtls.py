@@ -40,7 +40,7 @@ def test_clients_that_verify_reach_it(tmp_path: Path) -> None:
         for name in "localhost", "127.0.0.1":
             with smtplib.SMTP("127.0.0.1", starttls, timeout=PATIENCE) as client:
                 assert client.docmd("MAIL FROM:<a@b.test>")[0] == 530
-                # What the context compares with the certificate.
+                # The name that the context compares with the certificate.
                 client._host = name  # type: ignore[attr-defined]
                 client.starttls(context=context)
                 assert client.sendmail(*MAIL) == {}

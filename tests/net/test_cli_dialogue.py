@@ -1,4 +1,4 @@
-"""``--show-dialogue``: what is shown of sessions, and what is not."""
+"""``--show-dialogue``: the parts of sessions that it shows, and those that it hides."""
 
 import io
 import os
@@ -19,7 +19,7 @@ SHOW = ("--show-dialogue", "--hostname", "mx.test", "--extensions", "classic")
 
 
 def lines(program: Program) -> list[str]:
-    """Return what was shown, without numbers and times."""
+    """Return the lines shown, without numbers and times."""
     shown = [re.sub(r"^#\d+ +\d+\.\d\d\d (?=.. )", "", line) for line in _all(program)]
     return [re.sub(r"\d\d:\d\d:\d\d (connection from) .*", r"\1", line) for line in shown]
 
@@ -63,7 +63,7 @@ def test_a_session_in_both_directions() -> None:
             "-- disconnected: QUIT",
         ]
         code, out, err = program.end()
-    # The standard output stays what it is.
+    # The standard output is not changed.
     assert (code, out.count("MESSAGE FOLLOWS"), err) == (0, 1, "")
 
 
@@ -104,7 +104,7 @@ def test_no_secret_is_shown() -> None:
     assert "C: ********\nS: 500 ********\n" in text
 
 
-def test_timeouts_are_no_answers_to_a_challenge() -> None:
+def test_timeouts_are_not_answers_to_a_challenge() -> None:
     with serving(*SHOW, "--auth-any", "--timeout", "2") as program:
         with Client(program.port) as client:
             client.ask(b"EHLO x")
@@ -113,7 +113,7 @@ def test_timeouts_are_no_answers_to_a_challenge() -> None:
         assert [line[:6] for line in lines(program)[-3:]] == ["S: 334", "S: 421", "-- dis"]
 
 
-def test_tls_is_told(certificates: Certificates) -> None:
+def test_the_version_of_tls_is_shown(certificates: Certificates) -> None:
     with serving(*SHOW, *cert(certificates, "tls")) as program:
         with reach(program.addresses[0]) as client:
             assert client.ask(b"STARTTLS")[:3] == b"220"
@@ -151,7 +151,7 @@ def test_unix_sockets_and_faults(tmp_path: object) -> None:
         assert "S: 450 4.2.1 busy" in lines(program)
 
 
-def test_a_reader_that_goes_does_no_harm() -> None:
+def test_a_closed_stderr_does_not_end_sessions() -> None:
     with inherited("--show-dialogue") as (program, port):
         assert program.process.stderr is not None
         program.process.stderr.close()

@@ -154,7 +154,7 @@ def test_a_closed_stream_at_the_start(closed: int) -> None:
             assert program.end() == (0, "", "")
 
 
-# Who it is.
+# Users.
 
 
 WHO = """
@@ -177,7 +177,7 @@ def who() -> Iterator[Path]:
 
 @ROOT_ONLY
 @pytest.mark.parametrize("more", [[], ["--user", "daemon"], ["--group", "daemon"]])
-def test_root_binds_and_becomes_somebody_else(more: list[str], who: Path) -> None:
+def test_root_binds_and_becomes_another_user(more: list[str], who: Path) -> None:
     pwd, grp = pytest.importorskip("pwd"), pytest.importorskip("grp")
     user = pwd.getpwnam(more[1] if more[:1] == ["--user"] else "nobody")
     gid = grp.getgrnam("daemon").gr_gid if more[:1] == ["--group"] else user.pw_gid
@@ -200,5 +200,5 @@ def test_root_binds_and_becomes_somebody_else(more: list[str], who: Path) -> Non
         (["-c", "Mailbox", "box"], "box cannot be written by nobody: give it to nobody"),
     ],
 )
-def test_who_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:
+def test_users_that_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:
     assert said in refused("-l", "127.0.0.1:0", *args, cwd=tmp_path)

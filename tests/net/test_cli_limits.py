@@ -35,7 +35,7 @@ def test_0_removes_a_limit() -> None:
         assert [client.reply()[:3] for _ in range(201)] == [b"250"] * 200 + [b"221"]
 
 
-def test_a_wrong_number_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_number_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.parseargs(["--max-errors", "many"])
     assert "invalid number: 'many'" in capsys.readouterr().err

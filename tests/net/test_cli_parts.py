@@ -75,7 +75,7 @@ def test_a_command_as_a_handler(
 
 @POSIX
 @pytest.mark.parametrize(("command", "reply"), [("exit 0", b"250"), ("exit 3", b"554")])
-def test_a_command_that_ends_before_it_is_told_the_message(
+def test_a_command_that_ends_before_it_gets_the_message(
     command: str, reply: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = asyncio.create_subprocess_shell
@@ -105,7 +105,7 @@ def test_a_command_that_fails_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
 @POSIX
 def test_a_command_without_a_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    handler = OnMessage("echo nobody reads this", PATIENCE)
+    handler = OnMessage("echo unread", PATIENCE)
     with Variant(SMTP, handler) as server, Client(server.port) as client:
         assert delivered(client)[:3] == b"250"
 
@@ -160,7 +160,7 @@ def test_lmtp_counts_too() -> None:
         assert over.wait(PATIENCE)
 
 
-# What is said.
+# Output.
 
 
 def test_a_dialogue() -> None:
@@ -331,7 +331,7 @@ def test_it_stops_when_the_reader_has_gone(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @POSIX
-def test_streams_that_are_no_pipes(tmp_path: Path) -> None:
+def test_streams_that_are_not_pipes(tmp_path: Path) -> None:
     assert _exit.pipe_of(None) is None
     assert _exit.pipe_of(io.StringIO()) is None
     with (tmp_path / "file").open("w") as file:
@@ -339,11 +339,11 @@ def test_streams_that_are_no_pipes(tmp_path: Path) -> None:
 
 
 @POSIX
-def test_flushing_a_broken_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flushing_a_broken_pipe_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     output = open(writer, "w", encoding="utf-8")  # noqa: SIM115 - its closing is what is tested
-    output.write("nobody reads this")
+    output.write("unread")
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(sys, "stderr", None)
     _exit.flush_standard_streams()

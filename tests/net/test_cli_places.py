@@ -1,4 +1,4 @@
-"""Where the command line listens."""
+"""The places at which the command line listens."""
 
 import os
 import re
@@ -60,7 +60,7 @@ def test_the_port_by_default(args: list[str]) -> None:
     with Program("-n", "-d", *args) as program:
         line = program.err_line()
         if "address already in use" in line:
-            pytest.skip("port 8025 is somebody else's")
+            pytest.skip("port 8025 is in use")
         assert "127.0.0.1:8025" in line
         with Client(8025) as client:
             assert client.ask(b"NOOP") == b"250 OK\r\n"
@@ -133,6 +133,6 @@ def test_each_scheme_is_served(certificates: Certificates) -> None:
         assert program.end() == (0, "", "")
 
 
-def test_addresses_are_told_in_the_order_given(path: str) -> None:
+def test_addresses_are_printed_in_the_order_given(path: str) -> None:
     with serving("-l", f"lmtp://unix:{path}", "-l", "smtp://127.0.0.1:0") as program:
         assert program.addresses[0] == path

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by
 
 
 class Files:
-    """A certificate and its key in files, made anew when asked."""
+    """A certificate and its key in files, made at the first use."""
 
     def __init__(self, certificates: Certificates, folder: Path) -> None:
         self._authority = certificates.authority
@@ -111,7 +111,7 @@ def _port_25_is_free() -> bool:
 @ROOT_ONLY
 def test_port_25_is_served_by_nobody() -> None:
     if not _port_25_is_free():
-        pytest.skip("port 25 is somebody else's")
+        pytest.skip("port 25 is in use")
     nobody = pytest.importorskip("pwd").getpwnam("nobody")
     with Program("-d", "-l", "127.0.0.1:25", "-c", "Sink") as program:
         program.listens()

@@ -1,4 +1,4 @@
-"""What scripts use: sockets from systemd, commands for messages, an end, a file that tells."""
+"""Help for scripts: sockets from systemd, commands for messages, an end, a file when ready."""
 
 import json
 import os
@@ -183,7 +183,7 @@ def test_an_exit_code_is_the_reply(command: str, reply: bytes, said: str) -> Non
 def test_a_command_that_takes_too_long(tmp_path: Path) -> None:
     fifo = str(tmp_path / "fifo")
     os.mkfifo(fifo)
-    # Both the shell and what it runs hold the pipe open.
+    # Both the shell and its child hold the pipe open.
     command = f"exec 3>{fifo}; sleep 600; true"
     with (
         serving("--on-message-timeout", "0.5", "--on-message", command) as program,
@@ -243,7 +243,7 @@ def test_it_ends_after_so_many_messages() -> None:
         with Client(program.port) as client:
             assert delivered(client) == b"250 2.0.0 OK\r\n"
             assert delivered(client) == b"250 2.0.0 OK\r\n"
-            # The last client may say goodbye, and nobody sends a third message.
+            # The last client may say goodbye, and no client can send a third message.
             assert delivered(client)[:3] == b"421"
         code, out, err = program.ended()
     assert (code, out.count("MESSAGE FOLLOWS"), err) == (0, 2, "")
@@ -277,7 +277,7 @@ def test_a_message_that_was_given_up_does_not_count() -> None:
         assert program.ended() == (0, "", "")
 
 
-# The file that tells where it listens.
+# The file with the addresses.
 
 
 def test_a_ready_file(tmp_path: Path) -> None:
@@ -410,7 +410,7 @@ def test_a_proxy_names_the_client() -> None:
         assert behind(program.port, b"EHLO x\r\n") == b""
 
 
-def test_others_are_no_proxy() -> None:
+def test_other_hosts_are_not_proxies() -> None:
     networks = ("--proxy-protocol", "192.0.2.0/24", "--proxy-protocol", "2001:db8::1")
     with serving(*networks) as program:
         assert behind(program.port) == b""

@@ -109,7 +109,7 @@ def test_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capfd.readouterr().out)["subject"] == "Your password ✓"
 
 
-def test_its_client_may_say_goodbye_and_others_are_answered() -> None:
+def test_its_client_may_quit_and_others_get_replies() -> None:
     with waiting() as program, Client(program.port) as other, Client(program.port) as client:
         for one in other, client:
             one.transaction()
@@ -147,7 +147,7 @@ def test_a_file_for_scripts(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-# What does not come.
+# Messages that do not come.
 
 
 def test_nothing_in_time(capfd: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_an_address_in_text_is_printed_safely(text: str, link: str) -> None:
         ("Go to <https://x.test/reset?\ntoken=abc>", "https://x.test/reset?token=abc"),
     ],
 )
-def test_where_an_address_ends(text: str, link: str) -> None:
+def test_the_end_of_an_address(text: str, link: str) -> None:
     assert link_in(plain(text)) == link + "\n"
 
 

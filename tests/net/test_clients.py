@@ -36,7 +36,7 @@ class Errand:
         return str(self.certificates.ca_file)
 
     def run(self, program: str, *arguments: str, text: str = "") -> None:
-        """Run a program, which must succeed; skip the test where there is none."""
+        """Run a program, which must succeed; skip the test if it is not installed."""
         path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin")
         if path is None:
             pytest.skip(f"{program} is not installed")
@@ -210,7 +210,7 @@ def test_swaks_speaks_for_another_client(certificates: Certificates, tmp_path: P
 
 
 def test_curl_sends_addresses_in_unicode(certificates: Certificates, tmp_path: Path) -> None:
-    """SMTPUTF8 (RFC 6531), which curl asks for where an address needs it."""
+    """SMTPUTF8 (RFC 6531), which curl asks for if an address needs it."""
     handler = Catcher()
     message = tmp_path / "message"
     message.write_bytes(b"Subject: from curl\r\n\r\nhello\r\n")

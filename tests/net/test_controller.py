@@ -182,7 +182,7 @@ def test_a_subclass_may_name_the_host_later() -> None:
         assert controller.addresses == [("127.0.0.1", controller.port)]
 
 
-# What `factory()` may do.
+# Effects of `factory()`.
 
 
 @pytest.mark.parametrize("error", [ValueError("in factory()"), TimeoutError("in factory()")])
@@ -270,7 +270,7 @@ def test_a_check_of_the_programs_own() -> None:
     controller.stop()
 
 
-def test_a_check_that_is_too_slow_is_no_failure() -> None:
+def test_a_check_that_is_too_slow_is_not_a_failure() -> None:
     class Checking(Controller):
         def _trigger_server(self) -> None:
             raise TimeoutError

@@ -22,7 +22,7 @@ def name_of_the_server(port: int) -> bytes:
         return sock.recv(100).split()[1]
 
 
-def test_all_connections_share_settings_until_the_keywords_change() -> None:
+def test_connections_share_settings_until_the_keywords_change() -> None:
     seen: list[Settings] = []
 
     class Observing(Controller):

@@ -1,4 +1,4 @@
-"""Controllers in a loop that the program runs, and what ends them."""
+"""Controllers in a loop that the program runs, and their ends."""
 
 import asyncio
 import signal
@@ -179,7 +179,7 @@ async def test_stop_async_ends_the_thread_too() -> None:
     assert controller.addresses == []
 
 
-# Ended by what stops its loop or its program.
+# Ended by its loop or its program.
 
 
 def test_cancel_tasks_from_outside() -> None:
@@ -274,7 +274,7 @@ def test_run_until_a_signal(kind: str, begun: str, number: int) -> None:
 
 
 class StartedByRun(Controller):
-    """Calls a function when `run()` has started it: behind this, `run()` only waits."""
+    """Calls a function when `run()` has started it: after this, `run()` only waits."""
 
     then: Callable[[], None]
 
@@ -309,7 +309,7 @@ def test_run_in_the_main_thread_ends_with_the_server() -> None:
 
 
 def test_a_controller_of_the_programs_own() -> None:
-    """What the abstract classes ask of a program, they say by being abstract."""
+    """The abstract classes name the methods that a program must have."""
     for kind in BaseThreadedController, BaseUnthreadedController:
         with pytest.raises(TypeError, match="_create_server"):
             kind(Sink())  # type: ignore[abstract]

@@ -1,4 +1,4 @@
-"""A thousand messages of every size and kind: each arrives octet for octet, however it is cut."""
+"""A thousand messages of every size and kind: each arrives byte for byte, however it is cut."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from tests.net.support import serving
 MESSAGES = 1000
 LARGEST = 5 * 10**6
 CUT_BELOW = 10**6
-"""Octets up to which a message is also sent cut at random places."""
+"""Bytes up to which a message is also sent cut at random places."""
 
 KINDS = ("text", "lone dots", "leading dots", "8-bit", "UTF-8 header", "base64", "long lines")
 
@@ -72,7 +72,7 @@ def stuffed(content: bytes) -> bytes:
 
 
 class Digests:
-    """Keeps of each message what tells it from all others."""
+    """Keeps of each message enough to tell it from all others."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, str]] = []
@@ -102,7 +102,7 @@ def in_pieces(data: bytes, chance: random.Random) -> Iterator[bytes]:
             before = place
 
 
-def test_every_message_arrives_octet_for_octet() -> None:
+def test_every_message_arrives_byte_for_byte() -> None:
     handler = Digests()
     expected = []
     with serving(handler) as controller, Client(controller.port) as client:

@@ -45,14 +45,14 @@ def test_a_keyword_a_parameter_and_a_verb() -> None:
     assert handler.envelope().mail_options == ["COLOUR=RED"]
 
 
-def test_without_it_nothing_of_it_is_there() -> None:
+def test_without_the_extension_its_verbs_are_unknown() -> None:
     with serving(Catcher()) as controller, Client(controller.port) as client:
         assert b"COLOUR" not in client.ask(b"EHLO client.test")
         assert client.ask(b"PAINT it") == b'500 Error: command "PAINT" not recognized\r\n'
         assert client.ask(b"MAIL FROM:<a@b.test> COLOUR=RED")[:3] == b"555"
 
 
-def test_what_parameters_mean_reaches_the_handler() -> None:
+def test_the_handler_gets_the_meaning_of_parameters() -> None:
     """RFC 3461, RFC 2852, RFC 6710."""
     handler = Catcher()
     with serving(handler, extensions="all") as controller, Client(controller.port) as client:

@@ -69,7 +69,7 @@ def test_a_client_that_goes_anywhere(reset: bool, caplog: pytest.LogCaptureFixtu
 
 
 def test_half_close_after_a_pipelined_transaction() -> None:
-    """RFC 5321 4.1.1.10, limits.md L31: every reply arrives, and one delivery."""
+    """docs/reference/limits, "half-closed client": every reply arrives, and one delivery."""
     handler = Catcher()
     with serving(handler) as controller, Client(controller.port) as client:
         client.send(b"".join(DIALOGUE[:-1]))
@@ -89,7 +89,7 @@ def test_half_close_inside_the_data() -> None:
         assert handler.caught.empty()
 
 
-def test_a_silent_client_is_told() -> None:
+def test_a_silent_client_gets_a_reply() -> None:
     with serving(Catcher(), timeout=0.2) as controller, Client(controller.port) as client:
         assert client.rest() == b"421 4.4.2 Timeout, closing connection\r\n"
 
@@ -101,7 +101,7 @@ def test_only_a_known_verb_gives_more_time() -> None:
         assert client.rest() == b"421 4.4.2 Timeout, closing connection\r\n"
 
 
-def test_time_begins_anew_when_a_command_has_ended() -> None:
+def test_the_timer_restarts_when_a_command_has_ended() -> None:
     keywords = {"timeout": 0.6, "auth_require_tls": False}
     with serving(Catcher(), **keywords) as controller, Client(controller.port) as client:
         client.ask(b"EHLO client.test")
@@ -155,7 +155,7 @@ def test_a_slow_hook_is_not_the_clients_silence() -> None:
 def test_a_hook_whose_client_went_is_cancelled(
     reset: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """limits.md L33."""
+    """The rule is docs/reference/limits, "vanished client"."""
     monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.1)
     handler = Slow()
     with serving(handler) as controller:
@@ -168,10 +168,10 @@ def test_a_hook_whose_client_went_is_cancelled(
         handler.let_go.set()
 
 
-def test_a_hook_whose_client_asked_for_more_before_its_fin_may_end(
+def test_a_hook_may_end_if_its_client_asked_for_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """limits.md L31 and L33."""
+    """The rule is docs/reference/limits, "half-closed client"."""
     monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.1)
     handler = Slow()
     with serving(handler) as controller, Client(controller.port) as client:
@@ -213,7 +213,7 @@ def test_a_flood_of_mail_data_ends_the_session() -> None:
 
 
 def test_another_protocol_is_sent_away() -> None:
-    """limits.md L19: a web page's POST delivers no mail."""
+    """docs/reference/limits, "foreign protocol": a web page's POST delivers no mail."""
     handler = Catcher()
     with serving(handler) as controller, Client(controller.port) as client:
         client.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\n" + WHOLE)
@@ -286,7 +286,7 @@ def test_stop_does_not_wait_for_ever() -> None:
         assert not stopper.is_alive()
 
 
-def test_nobody_else_waits_for_a_stalled_client() -> None:
+def test_no_other_client_waits_for_a_stalled_one() -> None:
     with serving(Catcher()) as controller, Client(controller.port) as stalled:
         stalled.send(b"NOO")
         with Client(controller.port) as client:
@@ -295,7 +295,7 @@ def test_nobody_else_waits_for_a_stalled_client() -> None:
         assert stalled.reply() == b"250 OK\r\n"
 
 
-def test_no_limit_for_lines_is_none_for_commands_either() -> None:
+def test_without_a_limit_for_lines_commands_have_no_limit() -> None:
     handler = Catcher()
     with serving(handler, line_length_limit=0) as controller, Client(controller.port) as client:
         client.transaction()

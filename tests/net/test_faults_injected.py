@@ -1,4 +1,4 @@
-"""Faults on real sockets: each stage, each effect, and what the handler gets of it."""
+"""Faults on real sockets: each stage, each effect, and the handler's part in it."""
 
 import asyncio
 import io
@@ -107,7 +107,7 @@ class Reasons:
         ("end-of-data: 250 lost", b"250 lost\r\n"),
     ],
 )
-def test_a_reply_in_place_of_what_is_not_done(fault: str, reply: bytes) -> None:
+def test_a_reply_in_place_of_a_command(fault: str, reply: bytes) -> None:
     catcher = Catcher()
     with serving(fault + " x1", handler=catcher) as controller, Client(controller.port) as client:
         assert transaction(client) == reply
@@ -142,7 +142,7 @@ def test_a_refused_ehlo_leaves_the_client_unknown() -> None:
         assert client.ask(b"MAIL FROM:<a@b.test>")[:3] == b"503"
 
 
-def test_a_greeting_that_is_none() -> None:
+def test_a_greeting_that_is_not_220() -> None:
     faults = "connect: 554 5.7.1 no service here x1", "connect 127.*: say SSH-2.0-OpenSSH_9.9 x1"
     with serving(*faults) as controller:
         with Client(controller.port, greet=False) as client:
@@ -178,7 +178,7 @@ def test_auth_and_quit() -> None:
         assert client.reply() == b""
 
 
-def test_after_a_successful_auth_the_connection_is_dropped_but_not_at_its_challenge() -> None:
+def test_drop_after_auth_waits_for_its_last_reply() -> None:
     with (
         serving("auth: drop after", authenticator=accept, auth_require_tls=False) as controller,
         Client(controller.port) as client,
@@ -189,7 +189,7 @@ def test_after_a_successful_auth_the_connection_is_dropped_but_not_at_its_challe
         assert client.reply() == b""
 
 
-def test_enhanced_status_codes_are_added_to_a_fault_s_reply_but_not_to_what_it_says() -> None:
+def test_only_replies_of_faults_get_enhanced_status_codes() -> None:
     faults = "mail: 450 busy x1", "mail: say 450 busy x1"
     with (
         serving(*faults, extensions="modern") as controller,
@@ -212,7 +212,7 @@ def test_starttls_is_refused_or_its_handshake_fails(certificates: Certificates) 
         with smtplib.SMTP("127.0.0.1", controller.port, timeout=PATIENCE) as client:
             with pytest.raises(smtplib.SMTPResponseException, match="not now"):
                 client.starttls(context=context)
-            # The second one strikes where the first does, too, but only with its reply.
+            # The second one strikes with the first one, too, but only with its reply.
             client.ehlo()
             client.starttls(context=context)
         assert reasons.given.get(timeout=PATIENCE) == "QUIT"
@@ -290,7 +290,7 @@ def test_a_delay_is_waited_for_and_the_command_is_done_then() -> None:
         seconds, end = pauses.asked.get(timeout=PATIENCE)
         assert seconds == 2.5
         with Client(controller.port) as another:
-            # Nobody else waits; and the reply of the first is not there before.
+            # No other client waits; and the reply of the first is not there before.
             assert another.ask(b"NOOP") == b"250 OK\r\n"
             client.socket.setblocking(False)
             with pytest.raises(BlockingIOError):
@@ -304,7 +304,7 @@ def test_a_delay_is_waited_for_and_the_command_is_done_then() -> None:
     assert catcher.envelope().rcpt_tos == ["c@d.test"]
 
 
-def test_a_delay_and_a_reply_go_together_whatever_their_order() -> None:
+def test_a_delay_and_a_reply_go_together_in_any_order() -> None:
     waited = []
 
     async def sleep(seconds: float) -> None:
@@ -319,7 +319,7 @@ def test_a_delay_and_a_reply_go_together_whatever_their_order() -> None:
     assert waited == [7.0]
 
 
-def test_a_reply_drips_octet_by_octet() -> None:
+def test_a_reply_drips_byte_by_byte() -> None:
     pauses = Pauses()
     with (
         serving("connect: drip 0.5", "mail: drip", sleep=pauses) as controller,
@@ -330,7 +330,7 @@ def test_a_reply_drips_octet_by_octet() -> None:
             piece = client.socket.recv(1000)
             assert len(piece) == 1
             greeting += piece
-            # Behind the last octet there is nothing to wait for.
+            # After the last byte there is nothing to wait for.
             assert piece == b"\n" or pauses.end() == 0.5
         assert greeting.startswith(b"220 mx.test ")
         client.ask(b"EHLO client.test")
@@ -344,7 +344,7 @@ def test_a_reply_drips_octet_by_octet() -> None:
     ("octets", "end"),
     [("", b"250 H"), (" 0", b""), (" 13", b"250-mx.test\r\n"), (" 15", b"250-mx.test\r\n25")],
 )
-def test_a_reply_of_several_lines_drips_whole_and_is_cut_anywhere(octets: str, end: bytes) -> None:
+def test_a_reply_of_several_lines_drips_whole_or_is_cut(octets: str, end: bytes) -> None:
     async def sleep(seconds: float) -> None:
         pass
 
@@ -361,7 +361,7 @@ def test_a_reply_of_several_lines_drips_whole_and_is_cut_anywhere(octets: str, e
 
 @pytest.mark.parametrize("fault", ["mail: delay 600", "mail: drip 600"])
 @pytest.mark.parametrize("how", ["close", "reset", "stop"])
-def test_what_is_slow_ends_with_its_client_and_with_its_server(fault: str, how: str) -> None:
+def test_a_slow_fault_ends_with_its_client_and_its_server(fault: str, how: str) -> None:
     pauses, reasons = Pauses(), Reasons()
     with (
         serving(fault, sleep=pauses, handler=reasons) as controller,
@@ -401,7 +401,7 @@ def test_a_connection_is_dropped_in_place_of_a_command(stage: str) -> None:
             assert transaction(client) == b"250 OK\r\n"
 
 
-def test_a_connection_is_dropped_behind_a_reply() -> None:
+def test_a_connection_is_dropped_after_a_reply() -> None:
     catcher = Catcher()
     faults = "end-of-data: drop after x1", "ehlo client=10.*: drop after", "connect: drop after x1"
     with serving(*faults, handler=catcher) as controller:
@@ -424,7 +424,7 @@ def test_a_message_is_taken_and_the_client_never_hears_of_it() -> None:
             assert catcher.envelope().rcpt_tos == ["c@d.test"]
 
 
-def test_pipelined_commands_behind_a_dropped_connection_are_not_run() -> None:
+def test_pipelined_commands_after_a_drop_are_not_run() -> None:
     catcher = Catcher()
     with (
         serving("data: drop after", handler=catcher, extensions="modern") as controller,
@@ -486,7 +486,7 @@ def test_in_lmtp_each_recipient_has_faults_of_its_own() -> None:
         assert client.ask(b"NOOP") == b"250 OK\r\n"
 
 
-def test_in_lmtp_a_message_for_nobody_does_not_reach_the_handler() -> None:
+def test_in_lmtp_a_message_refused_for_all_is_not_handled() -> None:
     catcher = Catcher()
     faults = "end-of-data: 452 4.2.2 full x2", "end-of-data: drop every 3"
     with serving(*faults, protocol=LMTP, handler=catcher) as controller:
@@ -510,7 +510,7 @@ def test_in_lmtp_the_connection_is_lost_between_two_replies() -> None:
         assert catcher.envelope().rcpt_tos == ["a@d.test", "c@d.test"]
 
 
-def test_in_lmtp_a_message_that_is_refused_before_its_hook_meets_no_fault() -> None:
+def test_in_lmtp_a_message_over_the_limit_meets_no_fault() -> None:
     with (
         serving("end-of-data: drop", protocol=LMTP, data_size_limit=5) as controller,
         Client(controller.port) as client,
@@ -518,7 +518,7 @@ def test_in_lmtp_a_message_that_is_refused_before_its_hook_meets_no_fault() -> N
         assert transaction(client, hello=b"LHLO")[:3] == b"552"
 
 
-def test_in_lmtp_a_chunk_that_is_refused_leaves_nothing_behind() -> None:
+def test_in_lmtp_a_refused_chunk_leaves_no_state() -> None:
     catcher = Catcher()
     with (
         serving(
@@ -581,7 +581,7 @@ def test_a_subclass_of_the_user_s_own_may_be_faulty_too() -> None:
         assert client.reply() == b""
 
 
-def test_transcripts_show_a_reply_that_drips_in_one_line_and_a_part_of_one() -> None:
+def test_transcripts_show_replies_that_drip_or_are_cut() -> None:
     with Inbox() as inbox:
         inbox.fail("mail", "drip 0.0001")
         inbox.fail("rcpt", "truncate 6")

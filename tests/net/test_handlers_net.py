@@ -219,7 +219,7 @@ class TestForwarding:
         ],
         ids=["empty", "dot", "dots", "8-bit", "long", "from", "large"],
     )
-    async def test_octet_for_octet(self, body: bytes) -> None:
+    async def test_the_next_hop_gets_the_same_bytes(self, body: bytes) -> None:
         with hop(EHLO=b"250 hop\r\n") as server:
             assert await forward(server.port, b"A:  b \r\n\tc\r\n\r\n" + body) == "250 OK"
         assert server.accepted == [b"A:  b \r\n\tc\r\nX-Peer: 127.0.0.1\r\n\r\n" + body]

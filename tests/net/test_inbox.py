@@ -1,4 +1,4 @@
-"""Inboxes for tests: what they catch, how they wait, and what they say when nothing comes."""
+"""Inboxes for tests: how they catch and wait, and their errors if no message comes."""
 
 import asyncio
 import json
@@ -44,10 +44,10 @@ class Later:
         self._thread.join(PATIENCE)
 
 
-# What comes.
+# Messages that come.
 
 
-def test_a_message_is_there_when_the_client_is_told_so() -> None:
+def test_a_message_is_there_when_the_client_gets_its_250() -> None:
     with Inbox() as inbox:
         send(inbox, subject="One", body="Use 123456 at https://example.com/reset?x=1")
         send(inbox, "bob@example.org", "Two")
@@ -77,7 +77,7 @@ def test_clear() -> None:
         assert inbox.address != before
 
 
-def test_waiting_for_what_is_there() -> None:
+def test_waiting_for_a_message_that_is_there() -> None:
     with Inbox() as inbox:
         send(inbox, "anna@example.org", "Your order")
         send(inbox, "bob@example.org", "Your order is on its way", body="Parcel 7")
@@ -95,7 +95,7 @@ def test_waiting_for_what_is_there() -> None:
         assert inbox.wait().recipients == ["anna@example.org"]
 
 
-def test_waiting_for_what_comes() -> None:
+def test_waiting_for_a_message_that_comes_later() -> None:
     with Inbox() as inbox:
         send(inbox, subject="another")
         with Later(inbox, lambda: send(inbox, subject="This")):
@@ -116,7 +116,7 @@ async def test_waiting_in_an_event_loop() -> None:
             await inbox.assert_none_async(subject="1")
 
 
-def test_a_message_after_the_event_loop_of_who_waited() -> None:
+def test_a_message_after_the_event_loop_of_a_waiter_has_ended() -> None:
     with Inbox() as inbox:
         loop = asyncio.new_event_loop()
         tell = asyncio.Event().set
@@ -137,7 +137,7 @@ def test_that_nothing_comes() -> None:
             inbox.assert_none(to="bob@*", within=PATIENCE)
 
 
-def test_a_session_that_ends_after_clear_is_no_news() -> None:
+def test_a_session_that_ends_after_clear_is_not_shown() -> None:
     with Inbox() as inbox:
         with Client(inbox.port) as client:
             client.ask(b"EHLO client.test")
@@ -155,7 +155,7 @@ def test_a_session_that_ends_after_clear_is_no_news() -> None:
     ]
 
 
-# What does not.
+# Messages that do not come.
 
 
 def complaint(inbox: Inbox, **patterns: Any) -> str:
@@ -194,7 +194,7 @@ def test_a_client_that_was_refused_is_a_reason() -> None:
         )
 
 
-def test_what_cannot_be() -> None:
+def test_wrong_arguments_and_names_are_refused() -> None:
     for wrong in {"tls": "ssl"}, {"protocol": "pop3"}:
         with pytest.raises(ValueError, match="not '"):
             Inbox(**wrong)  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def test_a_host_of_ipv6_in_an_address() -> None:
     assert Inbox(host="::1", port=8025).url == "smtp://[::1]:8025"
 
 
-# What is said.
+# Transcripts.
 
 
 def test_the_transcript() -> None:
@@ -359,7 +359,7 @@ def test_it_does_not_grow_without_end() -> None:
         assert inbox.transcript.count("\n") == 499
 
 
-# What goes wrong.
+# Failures.
 
 
 def test_faults() -> None:

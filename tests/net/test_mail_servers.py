@@ -28,7 +28,7 @@ POSTFIX = shutil.which("postfix", path=SUBMISSION)
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 BODY = b"hello\n.\n..two dots\n\xc3\xa9 and \xff\nend\n"
-"""Lines that are changed on the wire, or by who thinks that they are text of seven bits."""
+"""Lines that are changed on the wire, or by a program that takes them for seven-bit text."""
 
 
 @attrs.frozen
@@ -45,7 +45,7 @@ class Arrived:
         return content.partition(b"\r\n\r\n")[2].replace(b"\r\n", b"\n")
 
     def read_with(self, word: bytes) -> bytes:
-        """Return the octets that came at once with this word in them."""
+        """Return the bytes that came at once with this word in them."""
         return next(read for read in self.reads if word in read)
 
 
@@ -71,7 +71,7 @@ class ListeningLMTP(LMTP, Listening):
 
 
 class Office:
-    """Takes what it gets, but nothing for ``nobody``."""
+    """Takes all mail, but nothing for ``nobody``."""
 
     def __init__(self) -> None:
         self.arrived: Queue[Arrived] = Queue()
@@ -118,7 +118,7 @@ def public_folder() -> Iterator[Path]:
 
 
 def run(*command: str, data: bytes = b"", environment: dict[str, str] | None = None) -> bytes:
-    """Run a program, which must succeed; return what it says."""
+    """Run a program, which must succeed; return its output."""
     done = subprocess.run(
         command,
         input=data,
@@ -174,7 +174,7 @@ postlog unix-dgram n - n - 1 postlogd
 
 
 class Journal:
-    """What a program prints, line by line, while it runs."""
+    """The output of a program, line by line, while it runs."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._lines: list[str] = []
@@ -261,7 +261,7 @@ def postfix() -> Iterator[Postfix]:
 
 
 def test_postfix_asks_for_notifications(postfix: Postfix) -> None:
-    """DSN (RFC 3461) and SMTPUTF8 (RFC 6531), pipelined (RFC 2920), behind XFORWARD."""
+    """DSN (RFC 3461) and SMTPUTF8 (RFC 6531), pipelined (RFC 2920), after XFORWARD."""
     asked = ("-N", "success,failure", "-V", "order+17", "-R", "hdrs")
     postfix.submit(*asked, "cé@d.test", data=b"hello\n")
     came = postfix.office.next()
@@ -298,7 +298,7 @@ def test_postfix_speaks_for_its_client(postfix: Postfix) -> None:
     assert came.body == BODY
 
 
-def test_postfix_bounces_what_is_refused(postfix: Postfix) -> None:
+def test_postfix_bounces_refused_recipients(postfix: Postfix) -> None:
     postfix.submit("nobody@d.test", "c@d.test", data=BODY)
     came = postfix.office.next()
     assert came.envelope.rcpt_tos == ["c@d.test"]
@@ -390,7 +390,7 @@ def exim() -> Iterator[Exim]:
         pytest.skip("exim4 is not installed, nor unpacked in EXIM_FOLDER")
     with public_folder() as folder:
         (folder / "log").mkdir()
-        # For the user whom Exim becomes.
+        # For the user that Exim becomes.
         (folder / "log").chmod(0o777)
         environment = {}
         for wrapper in unpacked.glob("usr/lib/*/libnss_wrapper.so"):
@@ -467,7 +467,7 @@ def test_exim_without_chunking(exim: Exim) -> None:
     assert "=> c@d.test" in exim.log
 
 
-def test_the_chunk_behind_refused_recipients_is_no_command(
+def test_the_chunk_after_refused_recipients_is_not_a_command(
     exim: Exim, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Exim does not wait for the replies to RCPT: RFC 2920 section 3.1, RFC 3030 section 2."""

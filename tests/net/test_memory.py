@@ -1,4 +1,4 @@
-"""What messages take of the server's memory: users.md B3, limits.md L9."""
+"""Memory that messages take: docs/reference/limits, "one copy of a message"."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ class Watched:
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
     def growth_while(self, work: Callable[[], None]) -> int:
-        """Return how many octets more than before it had at the peak."""
+        """Return how many bytes more than before it had at the peak."""
         self.peaks.write_text("5")
         before = self.octets("VmRSS")
         work()
@@ -107,7 +107,7 @@ WAYS = pytest.mark.parametrize("send", [by_data, by_chunks])
 
 
 @WAYS
-def test_a_stream_takes_none(send: Callable[[int, int], None]) -> None:
+def test_a_streamed_message_takes_no_memory(send: Callable[[int, int], None]) -> None:
     with watched("Streams") as server:
         send(server.port, 5)
         assert server.growth_while(lambda: send(server.port, 100)) < 2 * MEGABYTE
@@ -124,7 +124,7 @@ def test_a_message_is_kept_once(
         assert grown <= times * 25 * len(LINES) + MEGABYTE
 
 
-def test_who_waits_for_a_slow_hook_is_not_kept() -> None:
+def test_input_of_clients_that_wait_for_a_slow_hook_is_bounded() -> None:
     """At most 64 KiB and one read of each client: 0.4 MiB."""
 
     def all_send() -> None:
@@ -134,9 +134,9 @@ def test_who_waits_for_a_slow_hook_is_not_kept() -> None:
                 try:
                     client.socket.send(LINES)
                 except BlockingIOError:
-                    # What fits into the kernel's buffers.
+                    # The kernel's buffers are full.
                     break
-        # Who is served in between has been read from as far as the server reads.
+        # When this client is served, the server has read all that it reads of the others.
         with begun(server.port):
             pass
 

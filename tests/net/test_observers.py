@@ -46,7 +46,7 @@ NAMES = {ssl.TLSVersion.TLSv1_2: "TLSv1.2", ssl.TLSVersion.TLSv1_3: "TLSv1.3"}
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("starttls", [True, False])
-def test_a_handshake_is_told_and_begins_no_connection(
+def test_a_handshake_is_reported_within_its_connection(
     certificates: Certificates, starttls: bool, version: ssl.TLSVersion
 ) -> None:
     told, context = Told(), certificates.client_context()
@@ -67,7 +67,7 @@ def test_a_handshake_is_told_and_begins_no_connection(
     assert told.calls.empty()
 
 
-def test_a_handshake_that_fails_is_told_and_ends_the_connection(
+def test_a_handshake_that_fails_is_reported_before_the_end(
     certificates: Certificates,
 ) -> None:
     told = Told()
@@ -85,7 +85,7 @@ def test_a_handshake_that_fails_is_told_and_ends_the_connection(
     assert told.calls.empty()
 
 
-def test_a_client_that_leaves_its_handshake_is_told(certificates: Certificates) -> None:
+def test_a_client_that_leaves_its_handshake_is_reported(certificates: Certificates) -> None:
     told = Told()
     tls = certificates.server_context()
     with serving(Sink(), observers=[told], tls_context=tls) as controller:
@@ -142,7 +142,7 @@ def test_before_starttls_may_refuse(certificates: Certificates) -> None:
     ]
 
 
-def test_every_connection_of_a_stopped_server_is_told_as_ended() -> None:
+def test_each_connection_of_a_stopped_server_is_reported_ended() -> None:
     told = Told()
     with serving(Sink(), observers=[told]) as controller:
         clients = [Client(controller.port) for _ in range(3)]
@@ -154,7 +154,7 @@ def test_every_connection_of_a_stopped_server_is_told_as_ended() -> None:
     assert calls == ["began"] * 3 + ["ended"] * 3
 
 
-def test_one_too_many_is_told() -> None:
+def test_one_connection_too_many_is_reported() -> None:
     told = Told("refused", "ended")
     with (
         serving(Sink(), observers=[told], max_connections=1) as controller,

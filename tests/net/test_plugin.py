@@ -31,7 +31,7 @@ def send(inbox, subject="hi", **tls):
 
 @pytest.fixture(autouse=True)
 def few_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let runs begin quickly: pytester imports every plugin anew for each."""
+    """Let runs begin quickly: pytester imports every plugin again for each."""
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
@@ -203,7 +203,7 @@ def test_one(smtp_inbox, number):
     result.assert_outcomes(passed=40)
 
 
-def test_it_is_found_where_the_package_is_installed() -> None:
+def test_the_entry_point_names_the_plugin() -> None:
     assert entry_points(group="pytest11")["aiosmtpd"].value == "aiosmtpd.testing.plugin"
 
 
@@ -234,7 +234,7 @@ def test_a_misspelt_option_of_the_marker(suite: Callable[..., pytest.RunResult])
     )
 
 
-def test_it_costs_nothing_where_it_is_not_used() -> None:
+def test_an_unused_plugin_imports_nothing() -> None:
     code = (
         "import pytest, sys; before = set(sys.modules); import aiosmtpd.testing.plugin;"
         "print(sorted(set(sys.modules) - before))"

@@ -1,4 +1,4 @@
-"""The plugin for pytest where it is not used: it must never end a run of anybody's tests."""
+"""The plugin for pytest if it is not used: it must never end a run of other tests."""
 
 import os
 import subprocess
@@ -20,13 +20,13 @@ def old(*functions, **words):
 
 pytest.hookimpl = old
 """
-"""Lets only pytest itself use what pluggy has from 1.2 on."""
+"""Lets only pytest itself use features that pluggy has from 1.2 on."""
 
 NO_STASH = """
 import pytest
 del pytest.StashKey
 """
-"""Takes away what pytest has from 7.0 on."""
+"""Takes away features that pytest has from 7.0 on."""
 
 FIRST = """
 import aiosmtpd
@@ -80,7 +80,7 @@ ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 def run(folder: Path, before: str, tests: str, *args: str, **variables: str) -> str:
-    """Run tests in a process of their own, of which one passes and one fails."""
+    """Run tests in a process of their own: one that passes and one that fails."""
     (folder / "test_it.py").write_text(dedent(tests))
     done = subprocess.run(
         [sys.executable, "-c", before + RUN, *args],

@@ -1,4 +1,4 @@
-"""``aiosmtpd send``: what it sends and shows, with TLS, AUTH, LMTP and Unix sockets."""
+"""``aiosmtpd send``: its messages and output, with TLS, AUTH, LMTP and Unix sockets."""
 
 import getpass
 import io
@@ -75,7 +75,7 @@ def test_quiet_shows_nothing(send: Callable[..., Sent]) -> None:
         assert send(at(controller), "-q") == (0, [], "")
 
 
-def test_what_is_sent_can_be_chosen(send: Callable[..., Sent], tmp_path: Path) -> None:
+def test_the_message_can_be_chosen(send: Callable[..., Sent], tmp_path: Path) -> None:
     catcher = Catcher()
     (tmp_path / "list.csv").write_bytes(b"a,b\n")
     (tmp_path / "odd.unknown").write_bytes(b"\0\xff")
@@ -169,7 +169,7 @@ def test_a_server_that_knows_no_ehlo(send: Callable[..., Sent]) -> None:
 # TLS.
 
 
-def test_starttls_where_it_is_offered(
+def test_starttls_is_used_if_it_is_offered(
     send: Callable[..., Sent], certificates: Certificates
 ) -> None:
     with serving(tls_context=certificates.server_context(), require_starttls=True) as controller:
@@ -213,7 +213,7 @@ def test_tls_that_is_required_and_not_there(
         assert "STARTTLS was refused: 454 4.7.0 not now (temporary: try again" in sent.error
 
 
-def test_tls_from_the_first_octet(send: Callable[..., Sent], certificates: Certificates) -> None:
+def test_tls_from_the_first_byte(send: Callable[..., Sent], certificates: Certificates) -> None:
     with serving(ssl_context=certificates.server_context()) as controller:
         where = f"smtps://localhost:{controller.port}"
         sent = send(where, "--cafile", str(certificates.ca_file))

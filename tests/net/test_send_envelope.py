@@ -138,7 +138,7 @@ def test_recipients_are_those_of_cc_and_bcc_too(eml: Eml) -> None:
     assert eml(header) == ("me@a.test", recipients)
 
 
-def test_a_resent_message_goes_to_the_last_ones(eml: Eml) -> None:
+def test_a_resent_message_goes_to_the_newest_resent_fields(eml: Eml) -> None:
     second = "Resent-Date: now\nResent-From: r2@a.test\nResent-To: r2@b.test\nResent-Bcc: h@b.test"
     first = "Resent-Date: then\nResent-From: r1@a.test\nResent-To: r1@b.test\nResent-Cc: c@b.test"
     header = f"Received: x\n{second}\n{first}\n{FROM}Sender: s@a.test{TO}"
@@ -147,7 +147,7 @@ def test_a_resent_message_goes_to_the_last_ones(eml: Eml) -> None:
     assert eml(header, "--to", "x@b.test") == ("s@a.test", ["x@b.test"])
 
 
-def test_lines_that_are_no_fields_hide_none(eml: Eml) -> None:
+def test_lines_that_are_not_fields_hide_no_field(eml: Eml) -> None:
     header = f"From someone\n{FROM}no field\nX: y\n folded: To: x@evil.test\nSubject: é\r{TO[1:]}"
     lines = header.replace("\r", "\n")
     assert eml(lines) == ("me@a.test", ["you@b.test"])
@@ -187,7 +187,7 @@ def test_options_come_before_the_header(eml: Eml) -> None:
         b"j\xfcrgen@b.test",
     ],
 )
-def test_what_is_no_address_is_an_error(refused: Refused, value: str | bytes) -> None:
+def test_a_wrong_address_is_an_error(refused: Refused, value: str | bytes) -> None:
     raw = value if isinstance(value, bytes) else value.encode()
     error = refused(b"From: me@a.test\nTo: " + raw)
     assert error.startswith("To has an invalid address: '")
@@ -237,7 +237,7 @@ def test_utf8_that_no_server_takes_is_not_sent(
 
 
 @pytest.mark.parametrize("offered", [True, False])
-def test_8bit_that_is_not_offered_is_told(
+def test_a_notice_says_that_8bitmime_is_not_offered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], offered: bool
 ) -> None:
     file = tmp_path / "mail.eml"
@@ -309,7 +309,7 @@ def test_ipv6_needs_no_brackets(text: str, place: tuple[str, str, int, str]) -> 
 
 
 @pytest.mark.parametrize("text", ["[::1", "::1]", "[localhost]:25", "[::g]", "1::2::3"])
-def test_what_is_no_ipv6_address(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_ipv6_address_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _send.main([text], "send")
     assert f"invalid server: {text!r}" in capsys.readouterr().err

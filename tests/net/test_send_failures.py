@@ -34,7 +34,10 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes get POSIX 
             "the connection was refused: 421 4.3.2 too busy (temporary: try again later)",
         ),
         ("mail: 450 4.7.1 greylisted", "was refused: 450 4.7.1 greylisted (temporary"),
-        ("rcpt: 550 5.1.1 nobody", "RCPT TO:<recipient@example.com> was refused: 550 5.1.1 nobody"),
+        (
+            "rcpt: 550 5.1.1 unknown",
+            "RCPT TO:<recipient@example.com> was refused: 550 5.1.1 unknown",
+        ),
         ("data: 451 4.3.0 oops", "DATA was refused: 451 4.3.0 oops (temporary"),
         ("data: 250 what", "DATA was refused: 250 what (unexpected: look into"),
         ("end-of-data: 552 5.3.4 too big", "the message was refused: 552 5.3.4 too big (permanent"),
@@ -51,7 +54,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes get POSIX 
         ("mail: 530 5.7.0 no", "530 5.7.0 no (give --auth USER:PASSWORD, or use TLS)"),
     ],
 )
-def test_what_a_server_may_do(send: Callable[..., Sent], fault: str, says: str) -> None:
+def test_failures_of_a_server_are_named(send: Callable[..., Sent], fault: str, says: str) -> None:
     with serving(fault) as controller:
         sent = send(at(controller))
     assert sent.code == 1
@@ -123,7 +126,7 @@ def test_a_server_that_does_not_read_the_message(send: Callable[..., Sent], tmp_
     assert "the message" in sent.error
 
 
-def test_nobody_listens(send: Callable[..., Sent]) -> None:
+def test_a_port_at_which_no_server_listens(send: Callable[..., Sent]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     sent = send(f"127.0.0.1:{port}")
@@ -134,7 +137,9 @@ def test_nobody_listens(send: Callable[..., Sent]) -> None:
     )
 
 
-def test_a_name_that_nobody_has(send: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_found(
+    send: Callable[..., Sent], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -165,7 +170,7 @@ def test_a_host_that_is_out_of_reach(
     assert says in send("mx.test").error
 
 
-def test_what_a_server_says_cannot_steer_the_terminal(send: Callable[..., Sent]) -> None:
+def test_replies_cannot_steer_the_terminal(send: Callable[..., Sent]) -> None:
     with answering(b"554 \x1b[2Jgone\r\n", lambda _: None) as server:
         sent = send(server)
     assert "S: 554 \\x1b[2Jgone" in sent.lines

@@ -39,7 +39,7 @@ def test_many_messages_and_a_summary(send: Callable[..., Sent]) -> None:
     assert len(sent.lines) == 2
 
 
-def test_many_messages_of_which_some_fail(send: Callable[..., Sent]) -> None:
+def test_many_messages_with_failures(send: Callable[..., Sent]) -> None:
     with serving("end-of-data: 452 4.3.1 full x2") as controller:
         sent = send(at(controller), "--repeat", "5", "-q")
         assert sent.code == 1
@@ -119,7 +119,7 @@ def test_neither_asyncio_nor_attrs_nor_the_server_is_imported() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let what is started here hear Ctrl-C, which a shell takes from what runs behind it."""
+    """Let child processes get Ctrl-C, which a shell takes from those in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
@@ -129,7 +129,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture
 def silent() -> Iterator[socket.socket]:
-    """Return a listening socket on which nobody greets."""
+    """Return a listening socket that sends no greeting."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(PATIENCE)
         yield listening
@@ -188,7 +188,7 @@ def on_a_terminal(*args: str, **variables: str) -> str:
             while piece := os.read(ours, 4096):
                 shown += piece
         except OSError:
-            # Linux says so where the other side is closed.
+            # Linux says so if the other side is closed.
             pass
         os.close(ours)
         assert process.wait(PATIENCE) in (0, 1)

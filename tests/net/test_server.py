@@ -36,7 +36,7 @@ async def greeting(address: Place, tls: ssl.SSLContext | None = None) -> bytes:
         return await aside(client.line)
 
 
-# Where it listens.
+# Places.
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1:0", "smtp://127.0.0.1:0", "localhost:0", "0"])
@@ -129,11 +129,11 @@ async def test_an_inherited_socket(tmp_path: Path) -> None:
         ours.bind(str(tmp_path / "s"))
         async with Server(Sink(), listen=f"fd:{ours.fileno()}") as server:
             assert (await greeting(server.addresses[0])).startswith(b"220 ")
-    # Whoever made the file removes it.
+    # The program that made the file removes it.
     assert (tmp_path / "s").exists()
 
 
-# What it serves.
+# Service.
 
 
 async def test_keywords_reach_the_connections() -> None:
@@ -190,14 +190,14 @@ async def test_without_a_thread_the_greeting_has_the_short_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(socket, "gethostname", lambda: "short")
-    # One whose answer nobody knows yet.
+    # A name that was not looked up before.
     monkeypatch.setattr(socket, "getfqdn", lambda: "full.test")
     async with Server(Sink()) as server:
         asyncio.get_running_loop().set_default_executor(NoThreads())
         assert (await greeting(server.addresses[0])).startswith(b"220 short Python SMTP ")
 
 
-async def test_a_reply_in_octets() -> None:
+async def test_a_reply_may_be_bytes() -> None:
     class Octets(SMTP):
         async def smtp_PING(self, arg: str | None) -> None:
             await self.push(b"250 \xff")  # as push() takes them too
@@ -226,7 +226,7 @@ async def test_start_and_stop() -> None:
             await greeting(address)
 
 
-async def test_stop_tells_those_who_are_there() -> None:
+async def test_stop_sends_421_to_connected_clients() -> None:
     async with Server(Sink()) as server:
         client = await reach(server.addresses[0])
         await aside(client.expect, b"220")
@@ -236,7 +236,7 @@ async def test_stop_tells_those_who_are_there() -> None:
 
 
 async def test_a_server_that_its_own_hook_stops() -> None:
-    """The end of a connection is then told by its hook's task and asked for by the server."""
+    """The hook's task reports the end of its connection while the server waits for it."""
     stopped: list[asyncio.Task[None]] = []
 
     class Stops:
@@ -325,7 +325,7 @@ async def test_a_stop_that_is_cancelled_ends_the_connections() -> None:
         assert (await aside(client.line))[:3] in (b"", b"421")
 
 
-async def test_what_refuses_to_end_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+async def test_stop_leaves_hooks_that_refuse_to_end(caplog: pytest.LogCaptureFixture) -> None:
     handler = Hangs(stubborn=True)
     server = Server(handler, shutdown_timeout=0)
     await server.start()
@@ -336,7 +336,7 @@ async def test_what_refuses_to_end_is_left_behind(caplog: pytest.LogCaptureFixtu
             await server.stop()
     assert "1 connections refuse to end, their hooks too" in caplog.text
     handler.let_go.set()
-    # Nothing of it is left in the loop.
+    # No task of it is left in the loop.
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=PATIENCE)
@@ -374,7 +374,7 @@ def test_a_loop_is_closed_though_a_task_does_not_end() -> None:
     assert ended == [1]
     assert not task.done()
     let_go.set()
-    # asyncio says that it was destroyed while pending; that is what we made of it.
+    # The test leaves the task pending on purpose: asyncio must not complain of it.
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 

@@ -17,7 +17,7 @@ Read = Callable[[BodyStream], Awaitable[Any]]
 
 
 class Streams:
-    """Reads as it is told, and keeps what came of it."""
+    """Reads the body with a function of the test, and keeps its result."""
 
     def __init__(self, read: Read) -> None:
         self.read = read
@@ -141,7 +141,7 @@ def test_the_log_tells_of_it(
 
 
 @WAYS
-def test_what_is_left_unread_is_dropped(send: Send) -> None:
+def test_mail_data_left_unread_is_dropped(send: Send) -> None:
     with (
         serving(Streams(nothing), extensions="modern") as controller,
         Client(controller.port) as client,
@@ -278,7 +278,7 @@ def test_one_reply_for_each_recipient() -> None:
                 assert client.reply() == b"550 5.0.0 no\r\n"
 
 
-def test_who_does_not_read_lets_the_client_wait() -> None:
+def test_while_the_hook_does_not_read_the_client_waits() -> None:
     go = asyncio.Event()
 
     async def late(body: BodyStream) -> str:

@@ -71,10 +71,10 @@ REFUSED = b"AUTH PLAIN AHUAcA=="
     ],
     ids=["calls", "unknown verbs", "failed AUTH", "transactions"],
 )
-def test_what_is_counted_before_starttls_counts_behind_it(
+def test_counts_from_before_starttls_hold_after_it(
     certificates: Certificates, keywords: dict[str, Any], command: bytes, times: int, answer: bytes
 ) -> None:
-    """A client does not begin anew by TLS: users.md A13."""
+    """A client cannot reset its counts with TLS."""
     context = certificates.server_context()
     settings = {"tls_context": context, "auth_require_tls": False, **keywords}
     with serving(Catcher(), **settings) as controller, Client(controller.port) as client:
@@ -134,8 +134,8 @@ def test_the_context_may_be_a_callable(certificates: Certificates) -> None:
         assert client.reply() == b"250 OK\r\n"
 
 
-def test_plaintext_behind_starttls_is_never_run(certificates: Certificates) -> None:
-    """CVE-2011-0411: what stands in the same segment as STARTTLS is dropped."""
+def test_plaintext_after_starttls_is_never_run(certificates: Certificates) -> None:
+    """CVE-2011-0411: bytes in the same segment as STARTTLS are dropped."""
     handler = Catcher()
     with (
         serving(handler, tls_context=certificates.server_context()) as controller,
@@ -222,7 +222,7 @@ class RefusesTLS(Catcher):
 
 
 class RefusesTLSLater(Catcher):
-    """What this hook returns is awaited: a coroutine would be true."""
+    """Has a hook that is awaited: its coroutine would be true."""
 
     async def handle_STARTTLS(self, server: SMTP, session: Session, envelope: Envelope) -> bool:
         return False
@@ -365,7 +365,7 @@ def go(client: Client) -> None:
 def in_the_handshake(
     told: Queue[str], certificates: Certificates, timeout: float
 ) -> Iterator[tuple[Controller, Client]]:
-    """Serve a client that has said STARTTLS; *told* gets what becomes of its connection."""
+    """Serve a client that has said STARTTLS; *told* gets the end of its connection."""
 
     class Losing(SMTP):
         def connection_lost(self, error: Exception | None) -> None:
@@ -396,7 +396,7 @@ def test_a_handshake_that_fails_ends_the_connection_once(
     do: Callable[[Client], None], certificates: Certificates
 ) -> None:
     told: Queue[str] = Queue()
-    # Only who stays silent is waited for.
+    # The server waits only for a client that stays silent.
     timeout = 0.3 if do is stay else PATIENCE
     with in_the_handshake(told, certificates, timeout) as (_, client):
         do(client)

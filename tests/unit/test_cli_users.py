@@ -1,4 +1,4 @@
-"""Who may send by the command line."""
+"""Users of the command line: the clients that may send mail."""
 
 from pathlib import Path
 

@@ -19,7 +19,7 @@ Act = Callable[["Acting"], Awaitable[Any]]
 
 
 class Acting(SMTP):
-    """Has a verb that does what a test says."""
+    """Has a verb that calls a function of the test."""
 
     def __init__(self, act: Act, handler: object = None) -> None:
         super().__init__(handler or Sink(), hostname="mx.test", ident="test")
@@ -29,7 +29,7 @@ class Acting(SMTP):
 
     @syntax("ACT")
     async def smtp_ACT(self, arg: str | None) -> None:
-        """Act, and tell what came of it."""
+        """Call the function, and keep its result."""
         self.begun.set()
         try:
             self.outcome.set_result(await self.act(self))
@@ -54,7 +54,7 @@ class Peer:
         return await asyncio.wait_for(self.server.outcome, PATIENCE)
 
     async def sent(self, end: bytes) -> bytes:
-        """Wait until what was sent ends so; return all of it."""
+        """Wait until the output ends with *end*; return all of it."""
         async with asyncio.timeout(PATIENCE):
             while not self.transport.sent.endswith(end):
                 self.transport.changed.clear()
@@ -113,7 +113,7 @@ async def test_reading(name: str, args: Any, pieces: list[bytes], expected: byte
         assert await peer.outcome() == expected
 
 
-async def test_what_waits_in_the_receiver_is_read_and_the_rest_is_a_command() -> None:
+async def test_a_reader_takes_buffered_bytes_and_leaves_commands() -> None:
     peer = Peer(reading("readexactly", 5))
     await peer.sent(b"220 mx.test test\r\n")
     peer.feed(b"ACT\r\nQUIT\nNOOP\r\n")
@@ -161,7 +161,7 @@ async def test_a_separator_that_does_not_come() -> None:
             await peer.outcome()
 
 
-async def test_reading_no_octets_waits_for_none() -> None:
+async def test_reading_zero_bytes_does_not_wait() -> None:
     """asyncio.StreamReader.read: if n is 0, return an empty bytes object immediately."""
     async with acting(reading("read", 0)) as peer:
         await turn()
@@ -238,7 +238,7 @@ async def test_draining_waits_for_a_peer_that_does_not_read() -> None:
         await peer.outcome()
 
 
-async def test_what_a_writer_knows_of_its_transport() -> None:
+async def test_a_writer_knows_its_transport() -> None:
     async def act(server: Acting) -> tuple[object, ...]:
         writer = server._writer
         return (
@@ -249,7 +249,9 @@ async def test_what_a_writer_knows_of_its_transport() -> None:
         )
 
     async with acting(act) as peer:
-        assert await peer.outcome() == (peer.transport, PEER, None, 5)
+        transport, *known = await peer.outcome()
+        assert transport.raw is peer.transport
+        assert known == [PEER, None, 5]
 
 
 async def test_closing() -> None:
@@ -279,11 +281,13 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
         shown = getattr(server, facade)
         same = shown._transport
         shown._transport = same
-        assert (server.session, server.envelope) == before, "the same transport is no news"
+        assert (server.session, server.envelope) == before, "the same transport changes nothing"
         # It is the driver's own task that goes on with the other transport.
         other = Silent(server.loop, {"peername": ("192.0.2.9", 9), "sslcontext": "tls"})
         shown._transport = other
-        assert getattr(server, facade)._transport is server.transport is other
+        assert getattr(server, facade)._transport is other
+        shown_transport: Any = server.transport
+        assert shown_transport.raw is other
         assert server.session is not before[0]
         assert server.envelope is not before[1]
         after = server.session
@@ -292,12 +296,13 @@ async def test_another_transport_begins_a_session(facade: str) -> None:
         return same, after.peer
 
     async with acting(act) as peer:
-        # The peer of a connection stays, whatever carries it.
-        assert await peer.outcome() == (peer.transport, PEER)
+        # The peer of a connection stays if its transport changes.
+        transport, peer_name = await peer.outcome()
+        assert (transport.raw, peer_name) == (peer.transport, PEER)
 
 
 class Silent(asyncio.Transport):
-    """Takes what is written and says nothing."""
+    """Drops the bytes that are written, and sends none."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, extra: dict[str, object]) -> None:
         super().__init__(extra)
@@ -314,7 +319,7 @@ class Silent(asyncio.Transport):
 
 
 class Hooks:
-    """Has two hooks, and more that is none."""
+    """Has two hooks, and a method that is not a hook."""
 
     async def handle_DATA(self, *_: object) -> str:
         return "250 OK"
@@ -323,7 +328,7 @@ class Hooks:
         return "250 OK"
 
     async def auth_MINE(self, *_: object) -> None:
-        """Be no hook of a verb."""
+        """Stand for a method that is not the hook of a verb."""
 
 
 async def nothing(server: Acting) -> None:

@@ -74,7 +74,7 @@ def faults(draw: st.DrawFn) -> Fault:
 
 @settings(deadline=None)
 @given(faults())
-def test_what_a_fault_is_written_as_is_that_fault(fault: Fault) -> None:
+def test_the_text_of_a_fault_is_parsed_to_that_fault(fault: Fault) -> None:
     assert parse_fault(str(fault)) == fault
 
 
@@ -117,8 +117,8 @@ def test_the_text_of_a_fault(text: str, fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "'' is no fault: write 'STAGE [PATTERN]: EFFECT [TIMES]'"),
-        ("rcpt 450 busy", "is no fault"),
+        ("", "'' is not a fault: write 'STAGE [PATTERN]: EFFECT [TIMES]'"),
+        ("rcpt 450 busy", "is not a fault"),
         ("rset: 450 busy", "unknown stage 'rset': write one of connect, ehlo,"),
         ("rcpt:", "unknown effect '': write a reply (450 4.2.1 busy), say TEXT"),
         ("rcpt: x2", "unknown effect ''"),
@@ -133,8 +133,8 @@ def test_the_text_of_a_fault(text: str, fault: Fault) -> None:
         ("rcpt a b: drop", "two patterns for the recipient: a and b"),
         ("mail to=a: drop", "the recipient is not known at mail"),
         ("connect from=a: drop", "the sender is not known at connect"),
-        ("rcpt /(/: drop", "the pattern '/(/' is no regular expression: missing )"),
-        ("rcpt /a{99999999999}/: drop", "is no regular expression"),
+        ("rcpt /(/: drop", "the pattern '/(/' is not a regular expression: missing )"),
+        ("rcpt /a{99999999999}/: drop", "is not a regular expression"),
         ("rcpt a:: drop", "must not end with a colon: write [:]"),
         ("rcpt to=: drop", "the pattern '' is to be one printable word"),
         ("rcpt " + "a" * 501 + ": drop", "has more than 500 characters"),
@@ -142,7 +142,7 @@ def test_the_text_of_a_fault(text: str, fault: Fault) -> None:
         ("rcpt: 450 two\nlines", "is to be one line of printable characters"),
     ],
 )
-def test_what_is_no_fault_is_said_in_one_line(text: str, says: str) -> None:
+def test_a_wrong_text_is_refused_in_one_line(text: str, says: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_fault(text)
     assert says in str(caught.value)
@@ -158,12 +158,12 @@ def test_what_is_no_fault_is_said_in_one_line(text: str, says: str) -> None:
         ({"recipient": "two words"}, "one printable word"),
     ],
 )
-def test_what_no_text_can_say_is_refused_in_code_too(keywords: Any, says: str) -> None:
+def test_wrong_keywords_of_a_fault_are_refused(keywords: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Fault("rcpt", "drop", **keywords)
 
 
-def test_a_stage_that_is_none_in_code() -> None:
+def test_an_unknown_stage_is_refused_in_code() -> None:
     with pytest.raises(ValueError, match="unknown stage 'never': write one of connect"):
         Fault("never", "drop")
 
@@ -190,7 +190,7 @@ def test_patterns(patterns: Any, expected: bool) -> None:
     assert matches(Fault("data", "drop", **patterns)) is expected
 
 
-def test_a_fault_is_of_one_stage_and_the_null_sender_is_a_sender() -> None:
+def test_a_fault_has_one_stage_and_may_match_the_null_sender() -> None:
     assert not matches(Fault("rcpt", "drop"))
     assert matches(Fault("data", "drop", sender="<>"), sender="<>")
     assert not matches(Fault("data", "drop", sender="<>"), sender=None)
@@ -208,7 +208,7 @@ def test_the_first_times_and_every_nth_time() -> None:
     assert strikes(Faults(["quit: drop"]), 3) == [True] * 3
 
 
-def test_a_percentage_is_the_same_in_each_run_and_another_with_another_seed() -> None:
+def test_a_percentage_depends_on_its_seed_alone() -> None:
     random = Random(7)
     expected = [random.random() < 0.3 for _ in range(200)]
     assert strikes(Faults(["quit: drop 30% seed 7"]), 200) == expected
@@ -216,7 +216,7 @@ def test_a_percentage_is_the_same_in_each_run_and_another_with_another_seed() ->
     assert strikes(Faults(["quit: drop 100%"]), 20) == [True] * 20
 
 
-def test_more_than_so_many_in_a_minute() -> None:
+def test_a_rate_strikes_the_events_over_it_in_a_minute() -> None:
     now = 1000.0
     faults = Faults(["quit: drop over 2/min"], clock=lambda: now)
     assert strikes(faults, 4) == [False, False, True, True]
@@ -226,7 +226,7 @@ def test_more_than_so_many_in_a_minute() -> None:
     assert strikes(faults, 3) == [False, False, True]
 
 
-def test_of_each_kind_the_first_that_strikes_happens_and_those_behind_it_do_not_count() -> None:
+def test_the_first_fault_of_a_kind_strikes_and_later_ones_wait() -> None:
     faults = Faults(["quit: 450 a x1", "quit: 451 b x1", "quit: delay 1", "quit: delay 2"])
     events = [faults.struck("quit", sender=None, recipients=[], client="") for _ in range(3)]
     assert [event.get("reply") for event in events] == ["450 a", "451 b", None]
@@ -245,7 +245,7 @@ def test_faults_may_change_while_they_are_in_force() -> None:
     assert strikes(faults, 2) == [True, False]
 
 
-def test_a_faulty_class_says_what_it_is_and_a_wrong_text_shows_at_once() -> None:
+def test_faulty_names_its_class_and_refuses_a_wrong_text() -> None:
     made = faulty(SMTP, ["quit: drop"])
     assert issubclass(made, SMTP)
     assert made.__name__ == "FaultySMTP"

@@ -89,7 +89,7 @@ class TestDebugging:
         assert await data(Debugging(stream), PLAIN) == "250 OK"
         assert "body\n" in "".join(pieces)
 
-    async def test_what_the_stream_cannot_encode_is_escaped(self) -> None:
+    async def test_characters_the_stream_cannot_encode_are_escaped(self) -> None:
         raw = io.BytesIO()
         stream = io.TextIOWrapper(raw, encoding="ascii", newline="\n")
         assert await data(Debugging(stream), "Subject: é\udcff\r\n\r\nok\r\n") == "250 OK"

@@ -102,7 +102,7 @@ def test_a_module_or_a_class_may_be_a_handler() -> None:
     assert hooks.find(threading, "get_ident") is threading.get_ident
 
 
-def test_what_getattr_makes_up_is_no_hook() -> None:
+def test_attributes_that_getattr_makes_up_are_not_hooks() -> None:
     handler = AnswersToAll()
     assert hooks.find(handler, "handle_DATA") == handler.handle_DATA
     assert hooks.find(handler, "handle_MAIL") is None
@@ -190,7 +190,9 @@ class Methods:
         (lambda: coroutine(), False),
     ],
 )
-async def test_what_makes_a_coroutine(function: Callable[[], Any], expected: bool) -> None:
+async def test_coroutine_functions_are_recognized(
+    function: Callable[[], Any], expected: bool
+) -> None:
     assert hooks.is_async(function) is expected
 
 
@@ -214,7 +216,7 @@ async def test_a_plain_function_runs_in_a_thread() -> None:
     assert await hooks.call(object(), here) != here()
 
 
-async def test_a_plain_function_runs_in_the_loop_where_the_handler_says_so() -> None:
+async def test_with_sync_in_loop_a_plain_function_runs_in_the_loop() -> None:
     handler = Handler()
     vars(handler)["sync_in_loop"] = True
     assert await hooks.call(handler, here) == here()
@@ -233,7 +235,7 @@ async def test_arguments_are_passed_and_results_returned() -> None:
 
 
 @pytest.mark.parametrize("sync_in_loop", [False, True])
-async def test_what_a_plain_function_returns_is_awaited_if_it_can_be(sync_in_loop: bool) -> None:
+async def test_an_awaitable_from_a_plain_function_is_awaited(sync_in_loop: bool) -> None:
     loop = asyncio.get_running_loop()
     handler = mock.Mock(sync_in_loop=sync_in_loop)
     done: Awaitable[str] = loop.create_future()

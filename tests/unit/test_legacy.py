@@ -11,7 +11,7 @@ from aiosmtpd.smtp import SMTP
 
 @pytest.fixture
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """An event loop that nobody runs."""
+    """An event loop that does not run."""
     loop = asyncio.new_event_loop()
     yield loop
     loop.close()
@@ -56,6 +56,6 @@ def test_other_forms_are_of_five(
     assert not recwarn.list
 
 
-def test_a_hook_of_three_is_none(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_hook_of_three_arguments_is_refused(loop: asyncio.AbstractEventLoop) -> None:
     with pytest.raises(RuntimeError, match="Unsupported EHLO Hook"):
         SMTP(OfThree(), loop=loop)

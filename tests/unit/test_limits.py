@@ -152,18 +152,6 @@ class TestCrowd:
             crowd.leave(host)
         assert crowd._hosts == {}
 
-    def test_a_refused_handshake_counts_nothing(self) -> None:
-        crowd = Crowd(None)
-        limits = Limits(max_connections=4, max_connections_per_host=2)
-        assert crowd.admit("a", 1, limits, 0) is None
-        for _ in range(3):
-            assert crowd.refusal("a", 0, 2, limits) is None
-        assert crowd.refusal("a", 1, 3, limits) is replies.TOO_MANY_OF_HOST
-        assert crowd.refusal("b", 1, 3, limits) is None
-        assert crowd.refusal("b", 1, 5, limits) is replies.TOO_MANY_CONNECTIONS
-        assert crowd.refusal("", 9, 4, limits) is None
-        assert crowd.refusal("a", 9, 9, Limits(max_connections=None)) is None
-
     def test_new_connections_in_a_minute_are_limited(self) -> None:
         crowd, limits = Crowd(None), Limits(max_connection_rate=2)
         for now in (100, 101):

@@ -1,4 +1,4 @@
-"""The command line by itself: how options are read, and what they say together."""
+"""The command line by itself: how options are read, and how they combine."""
 
 import ast
 import asyncio
@@ -90,7 +90,7 @@ def test_the_top_imports_nothing_heavy() -> None:
 
 
 def run_alone(code: str, *args: str, **more: str) -> str:
-    """Return what a fresh interpreter prints."""
+    """Return the output of a fresh interpreter."""
     folder = Path(aiosmtpd.__file__).parent.parent
     command = [sys.executable, "-c", code, *args]
     env = {**os.environ, **more}
@@ -146,7 +146,7 @@ def say(args: list[str], program: str) -> int:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a command that says what it was called with."""
+    """Add a command that prints its arguments."""
     known = _options.Command(f"{__name__}:say", "say something")
     monkeypatch.setitem(_options.COMMANDS, "speak", known)
     monkeypatch.setattr(main, "PROGRAM", "other")
@@ -473,7 +473,7 @@ def encrypt(path: Path) -> None:
     )
 
 
-# What cannot be bound.
+# Addresses that cannot be bound.
 
 
 @pytest.mark.parametrize(
@@ -504,7 +504,7 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="there are no users to bec
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, object]]:
-    """A process of root whose changes of user are only written down."""
+    """A process of root that only records its changes of user."""
     made: list[tuple[str, object]] = []
     for name in "setgroups", "setgid", "setuid":
         monkeypatch.setattr(os, name, lambda value, name=name: made.append((name, value)))

@@ -132,7 +132,7 @@ def test_hold_until_is_a_time_in_the_future() -> None:
         ("RRVS", "2026-01-02T12:00:00Z;"),
     ],
 )
-def test_values_that_are_none(name: str, value: str | None) -> None:
+def test_wrong_values_are_refused(name: str, value: str | None) -> None:
     with pytest.raises(Refused) as caught:
         parse(name, value)
     assert caught.value.reply.startswith("501 ")
@@ -142,7 +142,7 @@ def test_values_that_are_none(name: str, value: str | None) -> None:
     ("seconds", "end"), [(2 * LONGEST_HOLD, None), (3600, -1)], ids=["too late", "without a zone"]
 )
 def test_hold_until_is_refused(seconds: float, end: int | None) -> None:
-    test_values_that_are_none("HOLDUNTIL", in_the_future(seconds)[:end])
+    test_wrong_values_are_refused("HOLDUNTIL", in_the_future(seconds)[:end])
 
 
 def test_requiretls_is_unknown_without_tls() -> None:

@@ -277,7 +277,7 @@ def test_the_text_after_an_address_is_returned(text: str, rest: str) -> None:
     ],
 )
 def test_the_local_part_limit_ignores_quotes(local: str, length: int) -> None:
-    """The limit is in characters; RFC 5321 section 4.5.3.1.1 says 64 octets."""
+    """The limit is in characters, that of RFC 5321 section 4.5.3.1.1 in bytes: 64."""
     for text in (f"<{local}@b.test>", f"<@c.test:{local}@b.test>", f"{local}@b.test", f"<{local}>"):
         address = paths.parse(text, 0)
         assert paths.parse(text, length) == address

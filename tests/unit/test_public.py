@@ -1,4 +1,4 @@
-"""The public surface: the names at the top, the public modules, and what the docs name."""
+"""The public surface: the names at the top, the public modules, and the names in the docs."""
 
 import ast
 import re

@@ -63,7 +63,7 @@ def test_any_text_has_addresses_or_an_error(text: str) -> None:
     else:
         assert sender is not None
         assert "@" in sender
-        # Nothing but comments, blanks and what is around them is left out.
+        # The result has no characters that the text does not have.
         assert set(sender) <= set(text)
 
 

@@ -84,7 +84,7 @@ def test_an_auth_result_never_shows_its_data() -> None:
     assert result.auth_data == (b"anne", b"secret")
 
 
-def test_an_auth_result_has_its_defaults_and_takes_keywords_only() -> None:
+def test_an_auth_result_has_defaults_and_takes_keywords_only() -> None:
     result = AuthResult(success=False)
     assert (result.success, result.handled, result.message, result.auth_data) == (
         False,

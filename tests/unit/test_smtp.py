@@ -1,4 +1,4 @@
-"""What `SMTP` is made of and refuses to be made of."""
+"""The arguments of `SMTP`: those that it takes, and those that it refuses."""
 
 import asyncio
 import socket
@@ -15,7 +15,7 @@ from aiosmtpd.smtp import CLASSIC, SMTP, auth_mechanism, sanitize, sanitized_log
 
 @pytest.fixture
 def loop() -> Any:
-    """An event loop that nobody runs."""
+    """An event loop that does not run."""
     loop = asyncio.new_event_loop()
     yield loop
     loop.close()
@@ -68,7 +68,9 @@ def test_the_host_name_is_the_machines_unless_it_is_given(
     assert first.hostname == "mx.test"
 
 
-def test_where_no_loop_runs_the_one_that_was_set_is_taken(loop: asyncio.AbstractEventLoop) -> None:
+def test_without_a_running_loop_the_one_that_was_set_is_used(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
     found = []
 
     def make() -> None:
@@ -98,7 +100,7 @@ def test_a_mechanism_needs_a_name_that_is_one(name: str) -> None:
         auth_mechanism(name)
 
 
-def test_sanitize_hides_what_stands_behind_a_mechanism() -> None:
+def test_sanitize_hides_the_text_after_a_mechanism() -> None:
     assert sanitize(b"AUTH PLAIN c2VjcmV0\r\n") == b"AUTH PLAIN ********\r\n"
     assert sanitize(b"auth login") == b"auth login"
     told: list[Any] = []

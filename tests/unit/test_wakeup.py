@@ -20,7 +20,7 @@ async def turn() -> None:
 
 
 async def in_the_loop(function: Callable[[], object]) -> None:
-    """Call a function from the loop, where no task is running; raises what it raises."""
+    """Call a function from the loop, outside of a task; pass on its exception."""
     loop = asyncio.get_running_loop()
     called = loop.create_future()
 
@@ -38,7 +38,7 @@ async def in_the_loop(function: Callable[[], object]) -> None:
 
 
 class Waiting:
-    """A task that awaits one wakeup, and notes what befalls it."""
+    """A task that awaits one wakeup, and records its wake-ups and cancellations."""
 
     def __init__(self, rounds: int = 1) -> None:
         self.wakeup = Wakeup(asyncio.get_running_loop())
@@ -104,7 +104,7 @@ async def test_waiting_tells_whether_a_task_waits() -> None:
     await waiting.task
 
 
-async def test_a_wake_that_nobody_waits_for_is_forgotten() -> None:
+async def test_a_wake_without_a_waiting_task_is_forgotten() -> None:
     waiting = Waiting()
     waiting.wakeup.wake()
     await turn()
@@ -140,7 +140,7 @@ async def test_the_task_keeps_its_own_context() -> None:
     assert seen == ["green", "green"]
 
 
-async def test_what_the_task_raises_does_not_reach_who_woke_it() -> None:
+async def test_an_exception_of_the_task_does_not_reach_its_waker() -> None:
     wakeup = Wakeup(asyncio.get_running_loop())
 
     async def run() -> None:
@@ -166,7 +166,7 @@ async def test_a_waiting_task_can_be_cancelled() -> None:
     waiting.wakeup.wake()
 
 
-async def test_a_wake_behind_a_cancellation_does_not_undo_it() -> None:
+async def test_a_wake_after_a_cancellation_does_not_undo_it() -> None:
     waiting = Waiting(rounds=2)
     await turn()
     waiting.task.cancel()
@@ -176,7 +176,7 @@ async def test_a_wake_behind_a_cancellation_does_not_undo_it() -> None:
     assert waiting.notes == ["cancelled"]
 
 
-async def test_a_cancellation_behind_a_wake_is_not_lost() -> None:
+async def test_a_cancellation_after_a_wake_is_not_lost() -> None:
     waiting = Waiting(rounds=2)
     await turn()
     waiting.wakeup.wake()
@@ -218,7 +218,7 @@ async def test_a_task_that_swallows_its_cancellation_can_wait_on() -> None:
     assert notes == ["cancelled", "woken"]
 
 
-async def test_cancelling_where_nobody_waits() -> None:
+async def test_cancelling_without_a_waiting_task() -> None:
     wakeup = Wakeup(asyncio.get_running_loop())
     assert wakeup.cancel() is False
     asyncio.get_running_loop().call_soon(wakeup.wake)

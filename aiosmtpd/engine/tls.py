@@ -1,0 +1,132 @@
+"""TLS as a layer of bytes: ciphertext in and plain bytes out, and the other way.
+
+Without a socket and without an event loop: the connection moves the bytes. The same layer serves
+STARTTLS and TLS from the start.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from contextlib import suppress
+from typing import Any
+
+RECORD = 16_384
+"""Bytes of plain text in one record, at most: RFC 8446 section 5.1."""
+
+PLAIN_SIZE = 131_072 + RECORD
+"""Bytes of the buffer for plain text: as many as one read of ciphertext can hold, and a record."""
+
+
+class _Buffer(threading.local):
+    """One buffer for each thread: several event loops read at the same time."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(PLAIN_SIZE))
+
+
+_buffer = _Buffer()
+
+
+class TLS:
+    """The server's side of one TLS connection.
+
+    :attr:`established` is True after the handshake, :attr:`ended` after the peer's close_notify:
+    no plain bytes come any more. :attr:`closed` is True after ours: no plain bytes leave any more.
+    """
+
+    # fmt: off
+    __slots__ = (
+        "_holds_tickets", "_incoming", "_object", "_outgoing", "closed", "ended", "established",
+    )
+    # fmt: on
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.established = self.ended = self.closed = self._holds_tickets = False
+
+    def feed(self, data: bytes) -> None:
+        """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
+        self._incoming.write(data)
+
+    def shake_hands(self) -> bool:
+        """Go on with the handshake; return True when it is done. Raises ssl.SSLError."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        self.established = True
+        self._holds_tickets = self._object.version() == "TLSv1.3"
+        return True
+
+    def read(self) -> bytes:
+        """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
+        view, pieces, size = _buffer.view, [], 0
+        try:
+            while count := self._object.read(PLAIN_SIZE - size, view[size:]):
+                size += int(count)
+                if size == PLAIN_SIZE:
+                    pieces.append(bytes(view))
+                    size = 0
+            self.ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+        except ssl.SSLError:
+            # The alert that tells the client why waits for nothing.
+            self._holds_tickets = False
+            raise
+        plain = bytes(view[:size])
+        return b"".join([*pieces, plain]) if pieces else plain
+
+    def write(self, data: bytes | bytearray | memoryview) -> bytes:
+        """Return *data* as ciphertext. Raises ssl.SSLError.
+
+        Before the handshake is done, and after :meth:`close`, bytes cannot be sent: they are
+        dropped, as asyncio's transports do after their close().
+        """
+        if self.closed or not self.established:
+            return b""
+        written = self._object.write(data)
+        if written < len(data):
+            # One call writes one record.
+            rest = memoryview(data)
+            while written < len(rest):
+                written += self._object.write(rest[written:])
+        self._holds_tickets = False
+        return self._outgoing.read()
+
+    def output(self) -> bytes:
+        """Return the ciphertext that is to be sent now: a part of the handshake, or an alert.
+
+        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) wait for the next :meth:`write`: that saves
+        a packet.
+        """
+        return b"" if self._holds_tickets else self._outgoing.read()
+
+    def close(self) -> bytes:
+        """Return the ciphertext of our close_notify; nothing if the handshake is not done."""
+        self.closed = True
+        if self.established:
+            # It asks for the peer's close_notify too, which nothing waits for.
+            with suppress(ssl.SSLError):
+                self._object.unwrap()
+        return self._outgoing.read()
+
+    def info(self, name: str) -> Any:
+        """Return what :meth:`asyncio.BaseTransport.get_extra_info` knows of TLS, or None."""
+        if name == "ssl_object":
+            return self._object
+        if name == "sslcontext":
+            return self._object.context
+        if not self.established:
+            return None
+        if name == "peercert":
+            return self._object.getpeercert()
+        if name == "cipher":
+            return self._object.cipher()
+        if name == "compression":
+            return self._object.compression()
+        return None
