@@ -166,7 +166,7 @@ def test_a_multipart_without_parts_is_text(spelt: str) -> None:
         ("Content-Type: image/png; charset=x-new", ""),
     ],
 )
-def test_what_cannot_be_decoded_has_a_notice(head: str, notice: str) -> None:
+def test_an_undecodable_part_has_a_notice(head: str, notice: str) -> None:
     mail = mail_of(part(head, "=41"))
     assert (mail.root.notice, mail.root.content) == (notice, b"=41")
     assert mail.notices == ([f"part 0: {notice}"] if notice else [])
