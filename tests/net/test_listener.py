@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import struct
@@ -288,6 +289,8 @@ async def test_their_handshakes_end_with_the_server(
             writer.close()
             with suppress(ConnectionResetError):
                 await writer.wait_closed()
+    # Now, and not in another test.
+    gc.collect()
 
 
 async def test_connections_that_wait_are_accepted_at_the_end() -> None:
