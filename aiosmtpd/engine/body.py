@@ -1,4 +1,4 @@
-"""Mail data on its way in: what follows DATA, and the chunks of BDAT, read in the same way.
+"""Mail data on its way in: the lines after DATA, or the chunks of BDAT, read in the same way.
 
 A source belongs to one message. Its reader, the server (for ``handle_DATA``) or the handler
 (``handle_BODY``), pulls from the connection's receiver. While nothing is read, the client waits.

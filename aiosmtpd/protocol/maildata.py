@@ -46,7 +46,7 @@ def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
 
 
 def _on_the_wire(piece: bytes, position: int) -> int:
-    """Return where in *piece* that byte of the message is: stuffed dots are no part of it."""
+    """Return the index in *piece* of a byte of the message, which has no stuffed dots."""
     found = position
     while (moved := position + piece.count(b"\r\n.", 0, found + 1)) != found:
         found = moved

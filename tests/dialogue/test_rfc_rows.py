@@ -270,7 +270,7 @@ async def test_an_equals_sign_is_an_empty_initial_response(extensions: str) -> N
         claims.append((mechanism, data.login, data.password))
         return AuthResult(success=False)
 
-    keywords = {"authenticator": judge, "auth_require_tls": False, "extensions": extensions}
+    keywords: dict[str, Any] = AUTH | {"authenticator": judge, "extensions": extensions}
     conversation = Conversation(handler=handler, **keywords)
     await conversation.say(EHLO)
     assert await conversation.say(b"AUTH LOGIN =\r\n") == b"334 UGFzc3dvcmQA\r\n"
