@@ -366,7 +366,7 @@ def _as_bytes(content: object) -> bytes:
         return content.encode("utf-8", "surrogateescape")
     if isinstance(content, (bytes, bytearray, memoryview)):
         return bytes(content)
-    raise TypeError(f"message content is {type(content).__name__}, not bytes or str")
+    raise TypeError(f"Expected str or bytes, got {type(content)}")
 
 
 def _lines(content: object) -> list[str]:

@@ -98,15 +98,15 @@ class UnknownTypeTLV(KeyError):
 class AsyncReader(Protocol):
     """The source of a header: an ``asyncio.StreamReader`` or an object with these methods."""
 
-    async def read(self, n: int = ...) -> bytes:
+    async def read(self, n: int = ...) -> bytes | bytearray:
         """Return at most *n* bytes, ``b""`` at the end."""
         ...
 
-    async def readexactly(self, n: int) -> bytes:
+    async def readexactly(self, n: int) -> bytes | bytearray:
         """Return *n* bytes; raises IncompleteReadError if the input ends before."""
         ...
 
-    async def readuntil(self, separator: bytes = ...) -> bytes:
+    async def readuntil(self, separator: bytes = ...) -> bytes | bytearray:
         """Return the bytes up to and including *separator*; raises IncompleteReadError."""
         ...
 
@@ -322,7 +322,7 @@ async def get_proxy(reader_func: AsyncReader) -> ProxyData:
     """
     data = ProxyData(version=None)
     try:
-        signature = await reader_func.readexactly(len(_V1_SIGNATURE))
+        signature = bytes(await reader_func.readexactly(len(_V1_SIGNATURE)))
         if signature == _V1_SIGNATURE:
             data.version = 1
             await _read_v1(reader_func, data)
@@ -460,7 +460,7 @@ async def _read_local_block(reader: AsyncReader, data: ProxyData, begun: bytes) 
 
 async def _read_part(reader: AsyncReader, size: int, name: str) -> bytes:
     try:
-        return await reader.readexactly(size)
+        return bytes(await reader.readexactly(size))
     except asyncio.IncompleteReadError:
         raise ConnectionError(f"Connection lost while waiting for {name}") from None
 

@@ -31,7 +31,9 @@ def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
     if hasattr(found, "from_cli"):
         return found.from_cli(parser, *settings.classargs)
     if settings.classargs:
-        parser.error(f"Handler class {found.__module__} takes no arguments")
+        # As in 1.4: the module, as the user wrote it.
+        module = settings.classpath.rpartition(":" if ":" in settings.classpath else ".")[0]
+        parser.error(f"Handler class {module or settings.classpath} takes no arguments")
     return found()
 
 

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LINES_AFTER = 2
+"""Lines to keep out of the log after a refused AUTH: the client may still send its credentials."""
+
 VALID_AUTHMECH = re.compile(r"[A-Z0-9_-]+\Z")
 
 _PREFIX = "auth_"
@@ -110,9 +113,7 @@ class Authentication:
         if server._auth_failures_left == 0:
             server.disconnect(replies.TOO_MANY_AUTH_FAILURES)
             return
-        # After a refusal the client may still send its credentials: keep the next two lines out
-        # of the log.
-        server._masked = 2
+        server._masked = LINES_AFTER
         words = self._words(arg)
         methods = mechanisms(server)
         words[0] = words[0].upper()
@@ -142,6 +143,9 @@ class Authentication:
             raise Refused(replies.AUTH_NEEDS_TLS)
         if server.session.authenticated:
             raise Refused(replies.ALREADY_AUTHENTICATED)
+        extensions = server.settings.extensions
+        if server.envelope.mail_from is not None and not extensions.auth_in_transaction:
+            raise Refused(replies.NO_AUTH_IN_TRANSACTION)
         words = arg.split() if arg else []
         if not words:
             raise Refused(replies.NOT_ENOUGH_VALUE)
@@ -216,7 +220,10 @@ async def _decoded(server: ServerSide, response: bytes) -> bytes | _Missing:
 async def run_exchange(server: Any, exchange: Exchange, args: list[str]) -> AuthResult:
     """Run an exchange of a built-in mechanism; *args* are the words after AUTH."""
     response: bytes | _Missing | None = None
-    if len(args) > 1:
+    if len(args) > 1 and args[1] == "=":
+        # How a client writes an empty initial response: RFC 4954 section 4.
+        response = b""
+    elif len(args) > 1:
         # Get back the bytes that the client sent: they may not be text.
         response = await _decoded(server, args[1].encode("utf-8", "surrogateescape"))
     while not isinstance(response, _Missing):

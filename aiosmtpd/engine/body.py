@@ -165,7 +165,7 @@ class DotSource:
         if self._data.refusal is None:
             return
         if self._data.flooded:
-            self._connection.give_up(replies.TOO_MUCH_MAIL_DATA)
+            self._connection.give_up(self._data.refusal)
             raise Disconnected
         raise Refused(self._data.refusal)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
+import warnings
 from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
 from inspect import CO_COROUTINE, isawaitable
@@ -41,6 +43,9 @@ OTHER_PROTOCOLS = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
 
 NOT_BETWEEN_CHUNKS = {"MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"}
 """Verbs refused between two chunks of BDAT (RFC 3030, section 2)."""
+
+_SECRET = re.compile(rb"[^A-Z]*AUTH\s*\S", re.IGNORECASE)
+"""A line that may have a secret in it: AUTH with anything after it, however it is spelt."""
 
 _full_names: dict[Callable[[], str], str] = {}
 
@@ -328,35 +333,40 @@ class Commands(Connection):
     async def _execute(self, line: bytes) -> None:
         if self._watch is not None:
             self._tell_line(self._watch, line)
-        verb, arg = self._split(line)
-        if log.isEnabledFor(logging.DEBUG):
-            self._log_command(verb, arg)
-        self._last_hook = ""
-        if self._masked:
-            self._masked -= 1
-        if not self._tls_handshake_okay and verb != "QUIT":
-            raise self._unread(verb, replies.LACK_OF_SECURITY)
-        if not self.mail_is_allowed and verb not in self._before_tls:
-            raise self._unread(verb, replies.NEED_STARTTLS)
-        if verb in JUNK:
-            self._meter.count_junk()
-        if (farewell := self._meter.farewell) is not None and verb != "QUIT":
-            self.disconnect(farewell)
-            return
-        if self.settings.command_call_limit is not None and self._used_up(verb):
-            self._reason = "421 4.7.0 command_call_limit"
-            self.disconnect(replies.sent_too_many_times(verb))
-            return
-        if self._chunks is not None and verb in NOT_BETWEEN_CHUNKS:
-            raise Refused(replies.BETWEEN_CHUNKS)
-        method = self._find_verb(verb)
-        if method is None:
-            self._refuse_unknown(verb)
-            return
         try:
-            await method(arg)
-        finally:
-            self._client_is_active = True
+            verb, arg = self._split(line)
+            if log.isEnabledFor(logging.DEBUG):
+                self._log_command(line, verb, arg)
+            self._last_hook = ""
+            if self._masked:
+                self._masked -= 1
+            if not self._tls_handshake_okay and verb != "QUIT":
+                raise self._unread(verb, replies.LACK_OF_SECURITY)
+            if not self.mail_is_allowed and verb not in self._before_tls:
+                raise self._unread(verb, replies.NEED_STARTTLS)
+            if verb in JUNK:
+                self._meter.count_junk()
+            if (farewell := self._meter.farewell) is not None and verb != "QUIT":
+                self.disconnect(farewell)
+                return
+            if self.settings.command_call_limit is not None and self._used_up(verb):
+                self._reason = "421 4.7.0 command_call_limit"
+                self.disconnect(replies.sent_too_many_times(verb))
+                return
+            if self._chunks is not None and verb in NOT_BETWEEN_CHUNKS:
+                raise Refused(replies.BETWEEN_CHUNKS)
+            method = self._find_verb(verb)
+            if method is None:
+                self._refuse_unknown(verb)
+                return
+            try:
+                await method(arg)
+            finally:
+                self._client_is_active = True
+        except Refused:
+            if _SECRET.match(line):
+                self._masked = auth.LINES_AFTER
+            raise
 
     @property
     def mail_is_allowed(self) -> bool:
@@ -365,31 +375,37 @@ class Commands(Connection):
 
     def _tell_line(self, watch: Watch, line: bytes) -> None:
         """Tell the observers of a line, even if it is not a command."""
-        verb = line.partition(b" ")[0].decode("ascii", "replace").upper()
-        # With any character after it: a client may write a tab for the blank.
-        secret = bool(self._masked) or (verb.startswith("AUTH") and bool(line[4:].strip()))
+        verb = line.replace(b"\t", b" ").partition(b" ")[0].decode("ascii", "replace").upper()
+        secret = bool(self._masked) or _SECRET.match(line) is not None
         # Name only verbs that exist: another word may be a secret, and clients can send any number.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)
 
-    def _log_command(self, verb: str, arg: str | None) -> None:
-        name, shown = replies.escape(verb), "********" if verb == "AUTH" and arg else arg
-        if self._masked:
-            name = shown = "********"
+    def _log_command(self, line: bytes, verb: str, arg: str | None) -> None:
+        name, shown = replies.escape(verb), arg
+        if self._masked or _SECRET.match(line):
+            # A verb that is not AUTH may be the secret, or have it in it.
+            name = name if verb == "AUTH" and not self._masked else "********"
+            shown = "********"
         self._log(logging.DEBUG, "%r sent %s %r", self._client, name, shown)
 
     def _split(self, line: bytes) -> tuple[str, str | None]:
-        """Return verb and argument of a command line; raise Refused if there is no verb."""
+        """Return verb and argument of a command line; raise Refused if there is no verb.
+
+        A blank or a tab ends the verb, and those around the argument are dropped: RFC 5321 section
+        4.1.1 wants those at the end of the line tolerated.
+        """
         if not line:
             raise Refused(replies.BAD_SYNTAX)
-        try:
-            word, _, arg = line.decode("ascii").partition(" ")
-        except UnicodeDecodeError:
-            word, _, arg = line.decode("utf-8", "surrogateescape").partition(" ")
-            if not word.isascii():
-                raise Refused(replies.BAD_SYNTAX) from None
-            if not self.settings.enable_SMTPUTF8:
-                raise self._unread(word.upper(), replies.NOT_ASCII) from None
+        text = line.decode("utf-8", "surrogateescape")
+        word, _, arg = text.partition(" ")
+        if "\t" in word:
+            word, _, arg = text.partition("\t")
         verb = word.upper()
+        if not text.isascii():
+            if not word.isascii():
+                raise Refused(replies.BAD_SYNTAX)
+            if not self.settings.enable_SMTPUTF8:
+                raise self._unread(verb, replies.NOT_ASCII)
         if (len(line) > self.command_size_limit or self.command_size_limits) and len(
             line
         ) > self._size_limit_of(verb):
@@ -534,8 +550,12 @@ class Commands(Connection):
 
         Returns MISSING if there is no usable answer. The client has then got a reply: ``501 5.7.0``
         if it cancelled, ``501 5.5.2`` if the answer was not base64, 500 if it had more than 12,288
-        bytes. *log_client_response* logs the answer at DEBUG: do not use it if that is a secret.
+        bytes. *log_client_response* logs the answer at DEBUG, and warns: do not use it if that is a
+        secret.
         """
+        if log_client_response:
+            warnings.warn("AUTH interaction logging is enabled!", stacklevel=2)
+            warnings.warn("Sensitive information might be leaked!", stacklevel=2)
         return await auth.challenge(self, challenge, encode_to_b64, log_client_response)
 
     def offer_of_auth(self, *, vain: bool = True) -> str | None:

@@ -209,9 +209,13 @@ class Transaction:
 
     async def _hand_over(self) -> Any:
         """Give the message to the handler; return its answer."""
-        status = await self._server._call_handler_hook("DATA")
-        if status is MISSING:
-            status = await self._server._process_message()
+        server = self._server
+        # As in 1.4, an override of _call_handler_hook() sees DATA only if there is a hook.
+        if (
+            getattr(server.event_handler, "handle_DATA", None) is None
+            or (status := await server._call_handler_hook("DATA")) is MISSING
+        ):
+            status = await server._process_message()
         return replies.OK if status is MISSING else status
 
     async def _keep(self, envelope: Envelope, source: Source) -> None:

@@ -60,10 +60,10 @@ async def ehlo_lines(server: Any, hostname: str, lines: list[str]) -> list[str]:
             return lines[-1:]
         return [replies.from_hook(status)]
     if hook is None:
+        # As in 1.4, an override of _call_handler_hook() sees EHLO only if there is a hook.
         server.session.host_name = hostname
-    answer = await server._call_handler_hook("EHLO", hostname, lines)
-    if answer is MISSING and hook is None:
         return lines
+    answer = await server._call_handler_hook("EHLO", hostname, lines)
     if not isinstance(answer, list | tuple) or not answer:
         raise TypeError("handle_EHLO returned no list of reply lines")
     return replies.lines_from_hook(answer)

@@ -85,7 +85,7 @@ class Transcript:
     def client(self, line: bytes, *, secret: bool) -> None:
         """Write a command line; hide a secret, and the text of the reply to it."""
         text = line.decode("utf-8", "backslashreplace")
-        verb, _, argument = text.partition(" ")
+        verb, _, argument = text.replace("\t", " ").partition(" ")
         is_answer, self._awaits_secret = self._awaits_secret, False
         self._veiled = False
         if is_answer:

@@ -137,6 +137,8 @@ class ExtensionTable:
     verbs: Mapping[str, Verb]
     checks: tuple[Callable[[Mapping[str, Any]], None], ...]
     has_codes: bool
+    auth_in_transaction: bool
+    """True with the AUTH of 1.4. RFC 4954 section 4 does not allow it in a mail transaction."""
 
     def lines(self, server: Any) -> list[str]:
         """Return the lines of extensions in the reply to EHLO, without the reply code."""
@@ -193,6 +195,7 @@ def _table(extensions: tuple[Extension, ...]) -> ExtensionTable:
         merged("verbs"),
         checks=tuple(one.check_mail for one in extensions if one.check_mail is not None),
         has_codes=any(one.keyword == "ENHANCEDSTATUSCODES" for one in extensions),
+        auth_in_transaction=AUTH in extensions,
     )
 
 

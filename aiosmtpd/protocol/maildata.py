@@ -1,8 +1,9 @@
-"""Read the mail data of DATA: RFC 5321 sections 4.1.1.4 and 4.5.2."""
+"""Read the mail data of DATA: RFC 5321 sections 4.1.1.4 and 4.5.2, RFC 1870 section 5."""
 
 from __future__ import annotations
 
 import re
+import sys
 
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.receiver import Receiver
@@ -44,13 +45,22 @@ def _equal_lines(piece: bytes, begin: int, limit: int) -> int:
     return 0
 
 
+def _on_the_wire(piece: bytes, position: int) -> int:
+    """Return the index in *piece* of a byte of the message, which has no stuffed dots."""
+    found = position
+    while (moved := position + piece.count(b"\r\n.", 0, found + 1)) != found:
+        found = moved
+    return found
+
+
 class MailData:
     """The mail data of one DATA command: finds its end, removes stuffed dots, keeps the limits.
 
-    *line_limit* and *size_limit* are in bytes on the wire, CRLFs and stuffed dots included; 0 or
-    None means no limit. *bare_newline* decides about a CR or LF that is not part of a CRLF:
-    ``"accept"`` keeps it, ``"normalize"`` replaces it with CRLF before anything is measured,
-    ``"reject"`` refuses the message.
+    *line_limit* is in bytes on the wire, CRLF and stuffed dot included. *size_limit* and
+    :attr:`size` are in bytes of the message, CRLFs included, without stuffed dots and the final
+    dot: RFC 1870 section 5. A limit of 0 or None means no limit. *bare_newline* decides about a CR
+    or LF that is not part of a CRLF: ``"accept"`` keeps it, ``"normalize"`` replaces it with CRLF
+    before anything is measured, ``"reject"`` refuses the message.
 
     :attr:`done` is True once :meth:`read` has found the end. :attr:`refusal` is then the reply to
     a message that broke a limit, else None; :meth:`read` returns nothing more of a refused
@@ -96,7 +106,7 @@ class MailData:
 
     def read(self) -> bytes:
         """Return the mail data that has arrived, without stuffed dots; may be empty."""
-        arrived = self._receiver.take(len(self._receiver))
+        arrived = self._receiver.take(sys.maxsize)
         if not arrived:
             return b""
         if self._held:
@@ -107,23 +117,24 @@ class MailData:
         if end >= 0:
             self.done = True
             self._held = b""
-            if end + len(END_OF_DATA) < len(arrived):
-                self._receiver.put_back(arrived[end + len(END_OF_DATA) :])
+            if len(arrived) > (after := end + 5):
+                self._receiver.put_back(arrived[after:])
             arrived = arrived[: end + 2]
         else:
             arrived = self._hold_back(arrived)
         if self._bare_newline == "normalize" and _has_bare_newline(arrived):
             # Before measuring: each of these newlines ends a line.
             arrived = _normalized(arrived)
-        self._keep_limits(arrived)
-        if self.refusal is not None or not arrived:
-            return b""
+        message = arrived
         if has_dot and b"\r\n." in arrived:
-            arrived = arrived.replace(b"\r\n.", b"\r\n")
+            message = arrived.replace(b"\r\n.", b"\r\n")
+        self._keep_limits(arrived, len(message))
+        if self.refusal is not None or not message:
+            return b""
         if self._skip:
-            arrived = arrived[self._skip :]
+            message = message[self._skip :]
             self._skip = 0
-        return arrived
+        return message
 
     def _hold_back(self, arrived: bytes) -> bytes:
         """Return *arrived* without trailing bytes that may begin END_OF_DATA; keep those."""
@@ -138,16 +149,18 @@ class MailData:
         self._held = held
         return arrived[: -len(held)] if held else arrived
 
-    def _keep_limits(self, piece: bytes) -> None:
+    def _keep_limits(self, piece: bytes, size: int) -> None:
+        """Note the refusal if *piece*, which is *size* bytes of the message, breaks a limit."""
         before = self.size
-        self.size += len(piece)
+        self.size += size
         if self.refusal is not None:
             return
         broken: list[tuple[int, Reply]] = []
         if self._line_limit and (at := self._long_line(piece)) >= 0:
             broken.append((at, replies.LINE_TOO_LONG))
         if 0 < self._size_limit < self.size:
-            broken.append((self._size_limit - before, replies.TOO_MUCH_MAIL_DATA))
+            at = _on_the_wire(piece, self._size_limit - before)
+            broken.append((at, replies.TOO_MUCH_MAIL_DATA))
         if self._bare_newline == "reject" and _has_bare_newline(piece):
             at = next(_BARE_NEWLINE.finditer(piece)).start()
             broken.append((at, replies.BARE_NEWLINE))

@@ -6,6 +6,8 @@ mail data or a number of bytes. Input is buffered nowhere else.
 
 from __future__ import annotations
 
+import re
+
 LINE_FLOOD = 65536
 """Bytes of an over-long command line to read and drop before the session ends."""
 
@@ -20,6 +22,9 @@ length.
 """
 
 
+_LONGER = re.compile(rb"AUTH[ \t]", re.IGNORECASE)
+
+
 class LineTooLong(Exception):
     """A command line was over the limit. It has been dropped, and the next can be read."""
 
@@ -30,7 +35,7 @@ class LineFlood(Exception):
 
 def _is_over(limit: int, buffer: bytes, start: int, end: int) -> bool:
     size = end - start
-    return size > limit and (size > AUTH_LINE or buffer[start : start + 5].upper() != b"AUTH ")
+    return size > limit and (size > AUTH_LINE or not _LONGER.match(buffer, start))
 
 
 class Receiver:

@@ -142,6 +142,8 @@ class FixtureController(Controller):
         self.start()
 
 
+@pytest.mark.filterwarnings("ignore:AUTH interaction logging is enabled!")
+@pytest.mark.filterwarnings("ignore:Sensitive information might be leaked!")
 def test_a_library_of_fixtures(certificates: Certificates) -> None:
     before = set(threading.enumerate())
     controller = FixtureController(certificates)

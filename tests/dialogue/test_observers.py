@@ -358,7 +358,11 @@ async def test_in_lmtp_a_chunk_that_is_refused_has_one_reply() -> None:
         ),
         ([b"AUTH LOGIN", b"*", b"x", b"y", b"NOOP"], [1, 1, 1, 1, 0], [("LOGIN", False)]),
         ([b"AUTH password", b"x", b"y", b"NOOP"], [1, 1, 1, 0], []),
-        ([b"auth\tPLAIN password", b"AUTH \xff", b"NOOP"], [1, 1, 0], []),
+        (
+            [b"auth\tPLAIN password", b"AUTH \xff", *[b"NOOP"] * 3],
+            [1, 1, 1, 1, 0],
+            [("PLAIN", False)],
+        ),
         ([b"AUTH", b"NOOP", b"NOOP", b"NOOP"], [0, 1, 1, 0], []),
     ],
 )

@@ -101,7 +101,7 @@ class TestDebugging:
 
     @pytest.mark.parametrize("content", [None, 7, ["x"]])
     async def test_content_of_another_type_raises(self, content: object) -> None:
-        with pytest.raises(TypeError, match="not bytes or str"):
+        with pytest.raises(TypeError, match="Expected str or bytes, got <class"):
             await data(Debugging(io.StringIO()), content)
 
 

@@ -59,7 +59,11 @@ class Expected:
 
 
 def model(wire: bytes, line_limit: int, size_limit: int, policy: str) -> Expected:
-    """Split at CRLF, find the single dot, measure the lines and remove stuffed dots."""
+    """Split at CRLF, find the single dot, remove stuffed dots and measure.
+
+    Lines are measured with stuffed dots, the message without them: RFC 1870 section 5. Which limit
+    is broken first counts on the wire.
+    """
     lines = wire.split(b"\r\n")
     if b"." not in lines[:-1]:
         return Expected(False, b"", {None}, 0, b"")
@@ -75,21 +79,23 @@ def model(wire: bytes, line_limit: int, size_limit: int, policy: str) -> Expecte
             for number, part in enumerate(parts)
         ]
     broken: dict[str, int] = {}
-    size = 0
-    content = []
+    wire_size = 0
+    content = b""
     for line in lines:
         if 0 < line_limit < len(line) + 2:
-            broken.setdefault(replies.LINE_TOO_LONG, size + line_limit)
+            broken.setdefault(replies.LINE_TOO_LONG, wire_size + line_limit)
         bare = re.search(rb"[\r\n]", line)
         if bare and policy == "reject":
-            broken.setdefault(replies.BARE_NEWLINE, size + bare.start())
-        size += len(line) + 2
-        content.append(line.removeprefix(b".") + b"\r\n")
-    if 0 < size_limit < size:
-        broken[replies.TOO_MUCH_MAIL_DATA] = size_limit
+            broken.setdefault(replies.BARE_NEWLINE, wire_size + bare.start())
+        kept = line.removeprefix(b".") + b"\r\n"
+        if 0 < size_limit < len(content) + len(kept):
+            at = wire_size + len(line) + 2 - len(kept) + size_limit - len(content)
+            broken.setdefault(replies.TOO_MUCH_MAIL_DATA, at)
+        wire_size += len(line) + 2
+        content += kept
     # If one byte breaks two limits, either may be reported.
     first = {name for name, at in broken.items() if at == min(broken.values())}
-    return Expected(True, b"".join(content), set(first) or {None}, size, behind)
+    return Expected(True, content, set(first) or {None}, len(content), behind)
 
 
 def check(wire: bytes, cuts: set[int], line_limit: int, size_limit: int, policy: str) -> None:
@@ -246,7 +252,7 @@ def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None
     assert ended.done
     assert ended.behind == BEHIND
     if policy != "normalize":
-        assert ended.size == len(body) + 2
+        assert ended.size == len(body.replace(b"\r\n.", b"\r\n")) + 2
     if policy == "accept":
         assert ended.content.startswith(b"x" + sequence.replace(b"\r\n.", b"\r\n"))
     if ended.refusal is None:
@@ -322,18 +328,22 @@ def test_a_line_counts_its_crlf_and_its_stuffed_dot(
     [
         (b"12345678\r\n", None),
         (b"123456789\r\n", replies.TOO_MUCH_MAIL_DATA),
-        (b"..345678\r\n", None),
-        (b"..3456789\r\n", replies.TOO_MUCH_MAIL_DATA),
+        (b"..2345678\r\n", None),
+        (b"..23456789\r\n", replies.TOO_MUCH_MAIL_DATA),
+        (b"..2\r\n..567\r\n", None),
+        (b"..2\r\n..5678\r\n", replies.TOO_MUCH_MAIL_DATA),
         (b"\r\n" * 5, None),
         (b"\r\n" * 6, replies.TOO_MUCH_MAIL_DATA),
         (b"", None),
     ],
 )
-def test_the_size_counts_crlfs_and_stuffed_dots(
+def test_the_size_counts_crlfs_and_no_stuffed_dots(
     body: bytes, refusal: str | None, cuts: set[int]
 ) -> None:
+    """RFC 1870 section 5; a message of exactly the limit is accepted."""
     outcome = read(body + b".\r\n", cuts, None, 10)
-    assert (outcome.done, outcome.refusal, outcome.size) == (True, refusal, len(body))
+    message = (b"\r\n" + body).replace(b"\r\n.", b"\r\n")[2:]
+    assert (outcome.done, outcome.refusal, outcome.size) == (True, refusal, len(message))
 
 
 @pytest.mark.parametrize("cuts", [set(), set(range(1, 99)), {30}])
@@ -343,6 +353,9 @@ def test_the_size_counts_crlfs_and_stuffed_dots(
         (b"x" * 30 + b"\r\n" + b"y\r\n" * 10, replies.LINE_TOO_LONG),
         (b"y\r\n" * 10 + b"x" * 30 + b"\r\n", replies.TOO_MUCH_MAIL_DATA),
         (b"y\r\n" * 3 + b"x" * 30 + b"\r\n", replies.TOO_MUCH_MAIL_DATA),
+        # Two stuffed dots: the line is too long at its 20th byte, 24 bytes into the message.
+        (b"..ab\r\n." + b"x" * 30 + b"\r\n", replies.LINE_TOO_LONG),
+        (b"..\r\n" * 2 + b"x" * 30 + b"\r\n", replies.TOO_MUCH_MAIL_DATA),
     ],
 )
 def test_the_limit_broken_first_is_reported(body: bytes, refusal: str, cuts: set[int]) -> None:
