@@ -345,7 +345,7 @@ class SMTP(Commands):
 
     async def smtp_EXPN(self, arg: str | None) -> None:
         """RFC 5321 section 3.5.2: not implemented, unless the handler has ``handle_EXPN``."""
-        status = await self._call_later_hook("EXPN", arg)
+        status = await self._call_new_hook("EXPN", arg)
         await self._answer(replies.NO_EXPN if status is MISSING else status)
 
     @syntax("HELP [command]")
