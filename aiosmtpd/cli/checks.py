@@ -42,9 +42,6 @@ def _check_places(parser: ArgumentParser, settings: Namespace) -> None:
     certificate = settings.smtpscert or settings.tls
     if not certificate and any(place.scheme == "smtps" for place in settings.places):
         parser.error("smtps:// needs --smtpscert and --smtpskey, or --tls self-signed")
-    implicit = settings.smtpscert and not all(place.scheme for place in settings.places)
-    if settings.proxy_protocol and (implicit or "smtps" in {p.scheme for p in settings.places}):
-        parser.error("A PROXY header comes before TLS: let the proxy end TLS, or use --tlscert")
     first = settings.places[0]
     settings.host, settings.port = first.host, first.port
     if first.path is None and first.fd is None:

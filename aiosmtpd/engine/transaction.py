@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
+    from tempfile import SpooledTemporaryFile
+
     from aiosmtpd.engine.observer import Deliver, Watch
     from aiosmtpd.engine.roles import ServerSide
 
@@ -212,7 +215,7 @@ class Transaction:
         server = self._server
         # As in 1.4, an override of _call_handler_hook() sees DATA only if there is a hook.
         if (
-            getattr(server.event_handler, "handle_DATA", None) is None
+            hooks.find(server.event_handler, "handle_DATA") is None
             or (status := await server._call_handler_hook("DATA")) is MISSING
         ):
             status = await server._process_message()
@@ -246,7 +249,7 @@ class Transaction:
             while piece := await source.read():
                 size += len(piece)
                 if size > limit:
-                    await hooks.in_worker(file.write, piece)
+                    await _write(file, piece)
                 else:
                     file.write(piece)
             file.seek(0)
@@ -435,3 +438,22 @@ def trace_fields(server: ServerSide, session: Session, envelope: Envelope) -> by
 def _is_refusal(status: Any) -> bool:
     text = status.decode("latin-1") if isinstance(status, bytes) else str(status)
     return text[:1] in ("4", "5")
+
+
+async def _write(file: SpooledTemporaryFile[bytes], piece: bytes) -> None:
+    """Write in a worker thread; if the await is cancelled, close *file* when the thread is done.
+
+    The caller cannot: a write that goes on may replace the memory of *file* by an open file.
+    """
+
+    def close(writing: asyncio.Future[int]) -> None:
+        if not writing.cancelled():
+            writing.exception()  # that the file is closed is no news
+        file.close()
+
+    writing = asyncio.ensure_future(hooks.in_worker(file.write, piece))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        writing.add_done_callback(close)
+        raise

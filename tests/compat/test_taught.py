@@ -54,7 +54,7 @@ class Later:
 
     async def handle_EXPN(self, *_: Any) -> str:
         self.called.append("EXPN")
-        return "250 nobody"
+        return "250 list"
 
 
 class WithBody(Later):
@@ -109,7 +109,7 @@ async def test_an_override_sees_the_names_of_1_4_alone(
     assert kind.recorded == recorded  # type: ignore[attr-defined]
     later = ["CONNECT", *(["BODY"] if isinstance(handler, WithBody) else []), "EXPN", "DISCONNECT"]
     assert handler.called == later
-    assert b"250 nobody\r\n" in sent
+    assert b"250 list\r\n" in sent
 
 
 async def test_an_override_sees_auth_with_its_words() -> None:
@@ -126,7 +126,7 @@ async def test_an_override_may_answer_without_super() -> None:
 
     handler = WithBody()
     sent = await talk(Deaf, handler, EHLO, b"NOOP\r\nEXPN x\r\n")
-    assert sent.endswith(b"250 NOOP\r\n250 nobody\r\n")
+    assert sent.endswith(b"250 NOOP\r\n250 list\r\n")
     assert handler.called == ["CONNECT", "EXPN", "DISCONNECT"]
 
 

@@ -180,7 +180,7 @@ PLACES: dict[str, tuple[bytes, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 @pytest.mark.parametrize("place", PLACES)
-async def test_what_follows_auth_is_never_logged(
+async def test_the_argument_of_auth_is_never_logged(
     place: str, spelling: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nor do the two lines that a client sends although it was refused."""

@@ -13,6 +13,7 @@ import pytest
 
 from aiosmtpd import main
 from tests.client import PATIENCE, Client
+from tests.conftest import Certificates
 from tests.net.program import MESSAGE, Program, environment, inherited, reach, refused, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
@@ -424,19 +425,18 @@ def test_a_handler_may_refuse_a_proxy_header(tmp_path: Path) -> None:
         assert behind(program.port, HEADER.replace(b"49152", b"1"))[:3] == b"220"
 
 
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (["--proxy-protocol", "10.0.0.1/8"], "invalid network: '10.0.0.1/8' (write 10.0.0.0/8, "),
-        (
-            ["--proxy-protocol", "::1", "--tls", "self-signed", "-l", "smtps://:1"],
-            "A PROXY header comes before TLS",
-        ),
-        (
-            ["--proxy-protocol", "::1", "--smtpscert", __file__, "--smtpskey", __file__],
-            "A PROXY header comes before TLS",
-        ),
-    ],
-)
-def test_invalid_proxies(args: list[str], said: str) -> None:
-    assert said in refused("-n", *args)
+def test_the_proxy_header_comes_before_tls(certificates: Certificates) -> None:
+    files = ("--smtpscert", str(certificates.cert_file), "--smtpskey", str(certificates.key_file))
+    command = ("--on-message", "echo $SMTP_PEER $SMTP_PEER_PORT")
+    with serving("--proxy-protocol", "127.0.0.0/8", *files, *command) as program:
+        with Client(program.port, greet=False) as client:
+            client.send(HEADER)
+            client.start_tls(certificates.client_context())
+            assert client.reply()[:3] == b"220"
+            assert delivered(client)[:3] == b"250"
+        assert program.err_line() == "192.0.2.7 49152\n"
+
+
+def test_an_invalid_network_of_proxies() -> None:
+    said = "invalid network: '10.0.0.1/8' (write 10.0.0.0/8, "
+    assert said in refused("-n", "--proxy-protocol", "10.0.0.1/8")

@@ -144,7 +144,7 @@ def test_before_starttls_may_refuse(certificates: Certificates) -> None:
 
 def test_each_connection_of_a_stopped_server_is_reported_ended() -> None:
     told = Told()
-    with serving(Sink(), observers=[told]) as controller:
+    with serving(Sink(), observers=[told], shutdown_timeout=0.1) as controller:
         clients = [Client(controller.port) for _ in range(3)]
         clients[0].transaction()
         clients[1].ask(b"EHLO client.test")

@@ -3,6 +3,8 @@
 import gc
 import io
 import os
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,19 @@ import pytest
 
 from aiosmtpd.handlers import Mailbox
 from aiosmtpd.smtp import Envelope
-from tests.client import Client
+from tests.client import PATIENCE, Client
 from tests.net.support import Catcher, serving
+
+
+class Ended:
+    """An observer of the end of a connection."""
+
+    def __init__(self) -> None:
+        self.happened = threading.Event()
+
+    def ended(self, *_: Any) -> None:
+        self.happened.set()
+
 
 SMALL = b"Subject: x\r\n\r\n.\r\n"
 LARGE = b"Subject: x\r\n\r\n" + (b"y" * 70 + b"\r\n") * 30_000
@@ -111,6 +124,32 @@ def test_a_client_that_goes() -> None:
             assert by_data(client, SMALL) == b"250 OK\r\n"
         assert handler.envelope().content == SMALL
     assert handler.caught.empty()
+    assert files() == before
+
+
+def test_a_client_that_goes_while_a_thread_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    began, gone, wrote = threading.Event(), threading.Event(), threading.Event()
+    rollover = tempfile.SpooledTemporaryFile.rollover
+
+    def slow(file: Any) -> None:
+        began.set()
+        assert gone.wait(PATIENCE)
+        try:
+            rollover(file)
+        finally:
+            wrote.set()
+
+    monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", slow)
+    ended = Ended()
+    before = files()
+    with serving(Catcher(), spill_size=1000, observers=[ended]) as controller:
+        with Client(controller.port) as client:
+            client.transaction()
+            client.send(LARGE[:8000])
+            assert began.wait(PATIENCE)
+        assert ended.happened.wait(PATIENCE)
+        gone.set()
+        assert wrote.wait(PATIENCE)
     assert files() == before
 
 
