@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import weakref
 from typing import IO, Any
 
 
@@ -14,9 +15,9 @@ class Spill:
         self._file = file
         self._lock = threading.Lock()
         self.size = size
-
-    def __del__(self) -> None:
-        self._file.close()
+        # Not __del__(): of a cycle that is collected, the file's own __del__() may come first, and
+        # warns of a file that nothing has closed.
+        weakref.finalize(self, file.close)
 
     def read_at(self, position: int, size: int) -> bytes:
         """Return at most *size* bytes from a position."""

@@ -87,6 +87,18 @@ def test_messages_of_both_kinds(send: Send) -> None:
     assert files() == before
 
 
+def test_an_envelope_in_a_cycle() -> None:
+    """No ResourceWarning, which would fail the test, whatever the collector ends first."""
+    handler = Catcher()
+    before = files()
+    with serving(handler, spill_size=10) as controller, Client(controller.port) as client:
+        by_data(client, SMALL)
+        envelope = handler.envelope()
+        envelope.itself = envelope  # type: ignore[attr-defined]
+    del envelope
+    assert files() == before
+
+
 def test_as_text() -> None:
     handler = Catcher()
     with (
