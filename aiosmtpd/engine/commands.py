@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Deliver, Sleep, Stage, Watch
     from aiosmtpd.engine.registry import Registry
     from aiosmtpd.protocol.session import Envelope, _Missing
-    from aiosmtpd.protocol.settings import Settings
+    from aiosmtpd.protocol.settings import CallLimits, Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -157,7 +157,7 @@ class Commands(Connection):
         method = getattr(type(self), "smtp_STARTTLS", None)
         is_ours = getattr(method, "__module__", "").startswith("aiosmtpd.")
         if not is_ours and type(raw).__module__.startswith("uvloop"):
-            return cast(asyncio.Transport, raw)
+            return cast(asyncio.Transport, raw)  # pragma: no cover - in the tests on uvloop
         return super()._shown(raw)
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -273,7 +273,7 @@ class Commands(Connection):
 
     async def _process_message(self) -> Any:
         """Hand the message to a handler of an old form; return MISSING for every other handler."""
-        return MISSING
+        raise NotImplementedError
 
     async def _tls_established(self) -> None:
         hook = hooks.find(self.event_handler, "handle_STARTTLS")
@@ -349,7 +349,8 @@ class Commands(Connection):
             if (farewell := self._meter.farewell) is not None and verb != "QUIT":
                 self.disconnect(farewell)
                 return
-            if self.settings.command_call_limit is not None and self._used_up(verb):
+            call_limits = self.settings.command_call_limit
+            if call_limits is not None and self._used_up(verb, call_limits):
                 self._reason = "421 4.7.0 command_call_limit"
                 self.disconnect(replies.sent_too_many_times(verb))
                 return
@@ -429,11 +430,8 @@ class Commands(Connection):
         limit = self.command_size_limits.get(verb, usual)
         return limit + self.settings.extensions.growth(verb, self)
 
-    def _used_up(self, verb: str) -> bool:
+    def _used_up(self, verb: str, limits: CallLimits) -> bool:
         """Count a verb; return True if it came more often than ``command_call_limit`` allows."""
-        limits = self.settings.command_call_limit
-        if limits is None:
-            return False
         if self._calls is None:
             self._calls = {}
         self._calls[verb] = self._calls.get(verb, 0) + 1
@@ -581,8 +579,7 @@ class Commands(Connection):
 
     async def _before_message(self, envelope: Envelope) -> None:
         """Ask the observers before a message is handed over; raise Refused as they do."""
-        if self._watch is not None:
-            await self._before("end-of-data")
+        await self._before("end-of-data")
 
     def _set_post_data_state(self) -> None:
         """Forget the transaction that has ended."""

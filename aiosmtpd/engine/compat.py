@@ -140,7 +140,7 @@ def _switch_transport(connection: Connection, transport: asyncio.BaseTransport) 
     if transport in (connection.session_transport, _transport_of(connection)):
         return
     connection._begin_session(transport)
-    if isinstance(connection.transport, Transport):
+    if isinstance(connection.transport, Transport):  # pragma: no branch - it is not, on uvloop
         connection.transport.is_foreign = connection.transport is not transport
 
 

@@ -163,15 +163,15 @@ class Connection(Wire):
         Called while the driver is at rest. Returns None if the driver has nothing to do now, and
         leaves its next command in ``_taken`` if that is parsed already.
         """
-        return data
+        raise NotImplementedError
 
     def _is_probe(self) -> bool:
         """Return True if a connection that has ended is not worth a line at INFO."""
-        return False
+        raise NotImplementedError
 
     def _is_in_transaction(self) -> bool:
         """Return True if the client should be let finish before the server stops."""
-        return False
+        raise NotImplementedError
 
     async def handle_exception(self, error: Exception) -> str:
         """Return the reply to a command that raised *error*."""
@@ -601,10 +601,11 @@ class Connection(Wire):
         self._reason = self._reason or f"TLS failed: {error}"
         self._closing = True
         self._out = b""
-        if self._raw is not None:
-            if alert := tls.output():
-                self._raw.write(alert)
-            self._raw.close()
+        raw = self._raw
+        assert raw is not None, "no ciphertext comes after connection_lost()"
+        if alert := tls.output():
+            raw.write(alert)
+        raw.close()
         self._wakeup.wake()
 
     # Replies.
@@ -698,9 +699,8 @@ class Connection(Wire):
         # section 6).
         self._receiver.clear()
         self._original_transport = self.transport
-        await self._shake_hands(context)
-        if self._raw is not None:
-            self.connection_made(Transport(self, self._raw, self._tls))
+        raw = await self._shake_hands(context)
+        self.connection_made(Transport(self, raw, self._tls))
         if self._watch is not None:
             self._watch.tls("ok")
         await self._tls_established()
@@ -718,12 +718,10 @@ class Connection(Wire):
             self.disconnect(replies.TLS_ONLY, reason=f"TLS handshake failed: no TLS{LIKELY_CAUSE}")
             raise Disconnected
         try:
-            await self._shake_hands(context)
+            raw = await self._shake_hands(context)
         except TLSSetupException:
             raise Disconnected from None
-        if self._raw is None:
-            raise Disconnected
-        self.transport = self.session_transport = Transport(self, self._raw, self._tls)
+        self.transport = self.session_transport = Transport(self, raw, self._tls)
         self._note_tls(self.transport)
         if self._watch is not None:
             self._watch.tls("ok")
@@ -735,12 +733,16 @@ class Connection(Wire):
             self.tls_from_start is not None or self._tls is not None
         )
 
-    async def _shake_hands(self, context: ssl.SSLContext) -> None:
-        """Be the server of a TLS handshake; raise TLSSetupException if it fails."""
+    async def _shake_hands(self, context: ssl.SSLContext) -> asyncio.Transport:
+        """Be the server of a TLS handshake; return the transport of the ciphertext.
+
+        Raises TLSSetupException if the handshake fails, or if the client has gone.
+        """
         self._tls = tls = TLS(context)
-        if self._raw is not None:
-            self._raw.set_protocol(Ciphertext(self))
         try:
+            if self._raw is None:
+                raise Disconnected
+            self._raw.set_protocol(Ciphertext(self))
             if early := self._receiver.take(len(self._receiver)):
                 # TLS from the start: the first bytes of the handshake have been looked at.
                 self.ciphertext_received(early)
@@ -749,6 +751,8 @@ class Connection(Wire):
                 if self._tls_failure is not None:
                     raise self._tls_failure
                 await self._more()
+            if (raw := self._raw) is None:
+                raise Disconnected
         except (Disconnected, OSError) as error:
             failure = self._tls_failure or error
             why = str(failure) or self._reason or "the client has gone"
@@ -761,6 +765,7 @@ class Connection(Wire):
                 self._raw.close()
             raise TLSSetupException from failure
         self._reset_timeout()
+        return raw
 
     @property
     def session_id(self) -> str:

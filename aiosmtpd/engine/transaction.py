@@ -447,8 +447,7 @@ async def _write(file: SpooledTemporaryFile[bytes], piece: bytes) -> None:
     """
 
     def close(writing: asyncio.Future[int]) -> None:
-        if not writing.cancelled():
-            writing.exception()
+        writing.exception()
         file.close()
 
     writing = asyncio.ensure_future(hooks.in_worker(file.write, piece))

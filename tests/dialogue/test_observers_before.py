@@ -519,3 +519,27 @@ async def test_the_base_class_is_empty() -> None:
         await said([EHLO, MAIL, QUIT], mine)
     assert mine.reason == "QUIT"
     assert "MAIL" not in ran
+
+
+async def test_a_plain_function_may_decide() -> None:
+    class Plain:
+        def before(self, server: SMTP, stage: str, argument: str | None) -> None:
+            if stage == "rcpt":
+                raise Refused("450 4.2.1 Later")
+
+    sent = await said([EHLO, b"MAIL FROM:<a@b.test>\r\n", b"RCPT TO:<c@d.test>\r\n"], Plain())
+    assert sent.endswith(b"250 OK\r\n450 4.2.1 Later\r\n")
+
+
+async def test_no_observer_is_needed_to_send_at_once() -> None:
+    class Sending:
+        async def handle_NOOP(self, server: SMTP, *_: Any) -> str:
+            async def deliver(data: bytes) -> None:
+                raise AssertionError
+
+            server.wrap_next_reply(deliver)
+            server.send_now(b"250-Not alone\r\n")
+            return "250 OK"
+
+    sent = await said([EHLO, b"NOOP\r\n"], handler=Sending())
+    assert sent.endswith(b"250-Not alone\r\n250 OK\r\n")

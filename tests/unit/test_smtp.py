@@ -133,3 +133,18 @@ def test_networks(trusted: Any, peer: Any, held: bool) -> None:
 
 def test_no_networks_are_all() -> None:
     assert networks.holds(None, ("192.0.2.1", 25))
+
+
+def test_no_limit_on_calls(loop: asyncio.AbstractEventLoop) -> None:
+    assert SMTP(Sink(), loop=loop, command_call_limit=None).settings.command_call_limit is None
+
+
+def test_a_subclass_may_set_an_attribute_before_its_keywords(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    class Early(SMTP):
+        def __init__(self) -> None:
+            self.enable_SMTPUTF8 = True
+            super().__init__(Sink(), loop=loop)
+
+    assert Early().enable_SMTPUTF8 is False

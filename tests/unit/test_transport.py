@@ -452,3 +452,20 @@ async def test_a_program_may_close_in_a_handshake(certificates: Certificates) ->
     server.transport.close()
     await peer.finish()
     assert len(peer.transport.sent) == size
+
+
+async def test_the_end_of_a_transport_whose_connection_is_over(connect: Connect) -> None:
+    async def keep(server: Acting) -> None:
+        kept.append(server.transport)
+
+    kept: list[Any] = []
+    peer = await connect(keep)
+    await peer.ask(b"ACT", b"250 Acted\r\n")
+    await peer.finish()
+    (transport,) = kept
+    if transport.can_write_eof():
+        transport.write_eof()
+        assert peer.transport.has_ended
+    else:
+        with pytest.raises(NotImplementedError):
+            transport.write_eof()

@@ -1,0 +1,113 @@
+"""Handshakes that wait for a turn of the loop, and clients that go at their end."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP
+from tests.conftest import Certificates
+
+from .conversation import Conversation
+from .observing import Seen
+from .tls import Client, Peer
+
+BANNER = b"220 mx.test test\r\n"
+
+
+@pytest.fixture
+def served(certificates: Certificates) -> Callable[..., Peer]:
+    """Return a function that connects to a server; *seen* is its observer."""
+
+    def connect(seen: Seen, *, from_start: bool = False) -> Peer:
+        context = certificates.server_context()
+        server = SMTP(
+            Sink(),
+            hostname="mx.test",
+            ident="test",
+            tls_context=None if from_start else context,
+            observers=[seen],
+        )
+        if from_start:
+            server.tls_from_start = context
+        return Peer(server)
+
+    return connect
+
+
+async def test_handshakes_over_the_budget_of_a_turn_wait(
+    served: Callable[..., Peer], certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.engine.handshakes.BUDGET", 1e-9)
+    peers = [served(Seen(), from_start=True) for _ in range(3)]
+    clients = [Client(certificates.client_context()) for _ in peers]
+    await asyncio.gather(
+        *(peer.shake_hands(client) for peer, client in zip(peers, clients, strict=True))
+    )
+    for peer in peers:
+        await peer.until(BANNER)
+        await peer.finish()
+
+
+async def test_a_client_that_goes_before_its_turn(
+    served: Callable[..., Peer], certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.engine.handshakes.BUDGET", 1e-9)
+    seen = Seen()
+    peers = [served(one, from_start=True) for one in (Seen(), seen)]
+    for peer in peers:
+        peer.transport.feed(Client(certificates.client_context()).shake_hands())
+    await asyncio.sleep(0)
+    for peer in peers:
+        peer.transport.abort()
+        await asyncio.wait_for(peer.transport.lost.wait(), 10)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert [call[0] for call in seen.calls] == ["began", "tls", "ended"]
+
+
+async def test_a_client_that_goes_with_its_first_bytes(
+    served: Callable[..., Peer], certificates: Certificates
+) -> None:
+    seen = Seen()
+    peer = served(seen, from_start=True)
+    await asyncio.sleep(0)
+    peer.transport.feed(Client(certificates.client_context()).shake_hands())
+    peer.server.connection_lost(None)
+    await asyncio.wait_for(peer.server._handler_coroutine, 10)
+    assert [call[:2] for call in seen.calls] == [
+        ("began",),
+        ("tls", "Disconnected"),
+        ("ended", "TLS handshake failed: closed by the client"),
+    ]
+
+
+@pytest.mark.parametrize("from_start", [False, True])
+async def test_a_client_that_goes_with_the_last_bytes_of_its_handshake(
+    served: Callable[..., Peer], certificates: Certificates, from_start: bool
+) -> None:
+    seen = Seen()
+    peer = served(seen, from_start=from_start)
+    if not from_start:
+        await peer.until(BANNER)
+        await peer.asks_for_tls()
+    client = Client(certificates.client_context())
+    peer.transport.feed(client.shake_hands())
+    while not (data := peer.ciphertext()):
+        await peer._change()
+    client.feed(data)
+    peer.transport.feed(client.shake_hands())
+    assert client.established
+    peer.server.connection_lost(None)
+    await asyncio.wait_for(peer.server._handler_coroutine, 10)
+    (told,) = seen.of("tls")
+    assert told[1] != "ok"
+    assert seen.calls[-1][0] == "ended"
+
+
+async def test_the_event_loops_own_tls_is_reported() -> None:
+    """As with ``loop.create_server(..., ssl=context)``."""
+    seen = Seen()
+    async with Conversation(SMTP(Sink(), observers=[seen]), tls=True):
+        assert [call[:2] for call in seen.calls[:2]] == [("began",), ("tls", "ok")]
