@@ -84,7 +84,7 @@ async def test_a_client_that_goes_with_its_first_bytes(
 
 
 @pytest.mark.parametrize("from_start", [False, True])
-async def test_a_client_that_goes_with_the_last_bytes_of_its_handshake(
+async def test_a_client_that_goes_after_its_last_bytes(
     served: Callable[..., Peer], certificates: Certificates, from_start: bool
 ) -> None:
     seen = Seen()
