@@ -108,11 +108,12 @@ def draw_rooms() -> None:
         "mail": (A, 276),
         "listen": (B, 276),
         "lmtp": (C, 276),
+        "extensions": (D, 276),
         "smtp": (C, 340),
         "legacy": (D, 340),
         "sasl": (C, 486),
     }
-    public = {"main", "testing", "controller", "handlers", "server", "lmtp", "smtp"}
+    public = {"main", "testing", "controller", "handlers", "server", "lmtp", "smtp", "extensions"}
     for name, (x, y) in rooms.items():
         picture.box(x, y, 96, 36, name, accent=name in public)
     picture.box(B, 72, 320, 44, "cli", "uses every room below")
@@ -133,7 +134,6 @@ def _draw_arrows_in_the_columns(picture: Diagram) -> None:
     picture.arrow((408, 116), (408, 148))  # cli, handlers
     picture.arrow((184, 184), (184, 212))  # controller, server
     picture.arrow((184, 248), (184, 276))  # server, listen
-    picture.arrow((184, 312), (184, 404))  # listen, engine
     picture.arrow((72, 248), (72, 276))  # observers, mail
     picture.arrow((72, 312), (72, 404))  # mail, engine
     picture.arrow((408, 184), (408, 212))  # handlers, delivery
@@ -150,11 +150,9 @@ def _draw_arrows_around(picture: Diagram) -> None:
     for room in (166, 230, 294):  # testing; process, observers, mail
         picture.arrow((10, room), (24, room))
     picture.arrow((120, 94), (128, 94), (128, 166), (136, 166))  # testing, controller
-    picture.arrow((120, 230), (128, 230), (128, 404))  # observers, engine
     picture.arrow((232, 230), (296, 230), (296, 276))  # server, lmtp
-    picture.line((456, 230), (470, 230), (470, 577))
-    for room in (433, 577):  # delivery; engine, protocol
-        picture.arrow((470, room), (456, room))
+    picture.line((456, 294), (470, 294))  # extensions, protocol
+    picture.arrow((456, 230), (470, 230), (470, 577), (456, 577))  # delivery, protocol
 
 
 def draw_message() -> None:
