@@ -17,8 +17,8 @@ from aiosmtpd.engine.connection import Connection, Disconnected
 from aiosmtpd.engine.transport import Transport
 
 
-class Reader:
-    """Reads like an :class:`asyncio.StreamReader` from a connection's receiver."""
+class _Side:
+    """What the reader and the writer of a connection have in common."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -30,6 +30,10 @@ class Reader:
     @_transport.setter
     def _transport(self, transport: asyncio.BaseTransport) -> None:
         _switch_transport(self._connection, transport)
+
+
+class Reader(_Side):
+    """Reads like an :class:`asyncio.StreamReader` from a connection's receiver."""
 
     def at_eof(self) -> bool:
         """Return True if nothing waits and nothing will come."""
@@ -81,19 +85,8 @@ class Reader:
             return error.partial
 
 
-class Writer:
+class Writer(_Side):
     """Writes like an :class:`asyncio.StreamWriter` to a connection."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    @property
-    def _transport(self) -> asyncio.BaseTransport | None:
-        return _transport_of(self._connection)
-
-    @_transport.setter
-    def _transport(self, transport: asyncio.BaseTransport) -> None:
-        _switch_transport(self._connection, transport)
 
     @property
     def transport(self) -> asyncio.BaseTransport | None:

@@ -11,7 +11,7 @@ from tests.conftest import Certificates
 
 from .conversation import Conversation
 from .observing import Seen
-from .tls import Client, Peer
+from .tls import PATIENCE, Client, Peer
 
 BANNER = b"220 mx.test test\r\n"
 
@@ -58,12 +58,12 @@ async def test_a_client_that_goes_before_its_turn(
     peers = [served(one, from_start=True) for one in (Seen(), seen)]
     for peer in peers:
         peer.transport.feed(Client(certificates.client_context()).shake_hands())
-    await asyncio.sleep(0)
+    while peers[1].server._tls is None:
+        await asyncio.sleep(0)
+    # Its step is in the queue.
     for peer in peers:
-        peer.transport.abort()
-        await asyncio.wait_for(peer.transport.lost.wait(), 10)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+        peer.server.connection_lost(None)
+        await asyncio.wait_for(peer.server._handler_coroutine, PATIENCE)
     assert [call[0] for call in seen.calls] == ["began", "tls", "ended"]
 
 
@@ -75,7 +75,7 @@ async def test_a_client_that_goes_with_its_first_bytes(
     await asyncio.sleep(0)
     peer.transport.feed(Client(certificates.client_context()).shake_hands())
     peer.server.connection_lost(None)
-    await asyncio.wait_for(peer.server._handler_coroutine, 10)
+    await asyncio.wait_for(peer.server._handler_coroutine, PATIENCE)
     assert [call[:2] for call in seen.calls] == [
         ("began",),
         ("tls", "Disconnected"),
@@ -100,7 +100,7 @@ async def test_a_client_that_goes_after_its_last_bytes(
     peer.transport.feed(client.shake_hands())
     assert client.established
     peer.server.connection_lost(None)
-    await asyncio.wait_for(peer.server._handler_coroutine, 10)
+    await asyncio.wait_for(peer.server._handler_coroutine, PATIENCE)
     (told,) = seen.of("tls")
     assert told[1] != "ok"
     assert seen.calls[-1][0] == "ended"
