@@ -18,7 +18,7 @@ from aiosmtpd.engine.transport import Transport
 
 
 class _Side:
-    """What the reader and the writer of a connection have in common."""
+    """The parts that the reader and the writer of a connection share."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
