@@ -96,7 +96,7 @@ class CheckedObserver(Observer):
 
 
 class MistakenObserver(Observer):
-    def ended(self, server: SMTP) -> None:  # type: ignore[override]
+    def ended(self, server: SMTP) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         """Lack the reason: an error."""
 
 
