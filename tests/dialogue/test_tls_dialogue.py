@@ -254,6 +254,8 @@ async def ends(handler: Handler, times: int = 1) -> str:
     """Wait until handle_DISCONNECT has been called; return what it was given."""
     async with asyncio.timeout(PATIENCE):
         me = asyncio.current_task()
+        while len(handler.ends) < times:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
         while left := {task for task in asyncio.all_tasks() if task is not me}:
             await asyncio.wait(left)
     assert len(handler.ends) == times

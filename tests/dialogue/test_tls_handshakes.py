@@ -10,6 +10,7 @@ from aiosmtpd.smtp import SMTP
 from tests.conftest import Certificates
 
 from .conversation import Conversation
+from .harness import settle
 from .observing import Seen
 from .tls import PATIENCE, Client, Peer
 
@@ -65,6 +66,7 @@ async def test_a_client_that_goes_before_its_turn(
         peer.server.connection_lost(None)
     for peer in peers:
         await asyncio.wait_for(peer.server._handler_coroutine, PATIENCE)
+    await settle()
     assert [call[0] for call in seen.calls] == ["began", "tls", "ended"]
 
 
@@ -77,6 +79,7 @@ async def test_a_client_that_goes_with_its_first_bytes(
     peer.transport.feed(Client(certificates.client_context()).shake_hands())
     peer.server.connection_lost(None)
     await asyncio.wait_for(peer.server._handler_coroutine, PATIENCE)
+    await settle()
     assert [call[:2] for call in seen.calls] == [
         ("began",),
         ("tls", "Disconnected"),
@@ -102,6 +105,7 @@ async def test_a_client_that_goes_after_its_last_bytes(
     assert client.established
     peer.server.connection_lost(None)
     await asyncio.wait_for(peer.server._handler_coroutine, PATIENCE)
+    await settle()
     (told,) = seen.of("tls")
     assert told[1] != "ok"
     assert seen.calls[-1][0] == "ended"
