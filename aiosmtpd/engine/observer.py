@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import attrs
 from public import public
@@ -134,8 +134,7 @@ class Observer(Protocol):
             raise RuntimeError
 
 
-@attrs.frozen(eq=False)
-class Methods:
+class Methods(NamedTuple):
     """The methods that a server's observers have, by name."""
 
     began: tuple[Callable[..., Any], ...]
@@ -151,7 +150,7 @@ class Methods:
     ended: tuple[Callable[..., Any], ...]
 
 
-NAMES = tuple(field.name for field in attrs.fields(Methods))
+NAMES = Methods._fields
 
 
 def check(observers: tuple[Any, ...]) -> None:
