@@ -647,7 +647,7 @@ class Commands(Connection):
         return await self._in_time(called, command, self.limits.handler_timeout)
 
     async def _call_new_hook(self, command: str, *args: Any) -> Any:
-        """Call a hook that is newer than 1.4 ("later" is not a delay).
+        """Call a hook that is newer than 1.4.
 
         Programs for 1.4 override ``_call_handler_hook`` to record the commands. Their override does
         not get this hook.

@@ -776,7 +776,7 @@ class Connection(Wire):
 
     @property
     def _client(self) -> Any:
-        """The client, as log lines name it: behind a proxy by its own address."""
+        """The client's address for log lines; behind a proxy, that of the real client."""
         session = self.session
         if session is None or (session.proxy_data is None and session.xclient is None):
             return None if session is None else session.peer
