@@ -46,13 +46,6 @@ from aiosmtpd.legacy.forms import (
 from aiosmtpd.protocol import paths, replies
 from aiosmtpd.protocol.extensions import CLASSIC as CLASSIC, Extension as Extension
 from aiosmtpd.protocol.limits import Limits as Limits
-from aiosmtpd.protocol.modern import (
-    ALL as ALL,
-    MODERN as MODERN,
-    DeliverBy as DeliverBy,
-    OriginalRecipient as OriginalRecipient,
-    ValidSince as ValidSince,
-)
 from aiosmtpd.protocol.replies import Refused as Refused, Reply as Reply
 from aiosmtpd.protocol.session import (
     MISSING as MISSING,
@@ -70,11 +63,30 @@ from aiosmtpd.protocol.settings import (
     Settings as Settings,
     SMTPKeywords as SMTPKeywords,
 )
-from aiosmtpd.protocol.xclient import xclient as xclient, xforward as xforward
 from aiosmtpd.sasl.exchange import Login, Plain
 
 if TYPE_CHECKING:
+    from aiosmtpd.protocol.modern import (
+        ALL as ALL,
+        MODERN as MODERN,
+        DeliverBy as DeliverBy,
+        OriginalRecipient as OriginalRecipient,
+        ValidSince as ValidSince,
+    )
+    from aiosmtpd.protocol.xclient import xclient as xclient, xforward as xforward
     from aiosmtpd.proxy_protocol import ProxyData
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import the names of extensions that 1.4 did not have only when they are asked for."""
+        from aiosmtpd.protocol import modern, xclient
+
+        if name in {"ALL", "MODERN", "DeliverBy", "OriginalRecipient", "ValidSince"}:
+            return getattr(modern, name)
+        if name in {"xclient", "xforward"}:
+            return getattr(xclient, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 AuthCallbackType = Callable[[str, bytes, bytes], bool]
 AuthenticatorType = Callable[

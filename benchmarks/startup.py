@@ -34,7 +34,7 @@ def surroundings(path: str) -> dict[str, str]:
 def import_milliseconds(contestant: Contestant) -> float:
     """Return the time of one import of ``aiosmtpd.smtp``, after asyncio and attrs."""
     environ = surroundings(contestant.path)
-    command = [contestant.command[0], "-c", IMPORT]
+    command = [contestant.command[0], "-P", "-c", IMPORT]
     told = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     return float(told.stdout)
 
@@ -73,10 +73,10 @@ def greeting_times(us: list[Contestant]) -> dict[str, float]:
     for _ in range(TIMES):
         port = free_port()
         bare = BARE.format(here=str(HERE), port=port)
-        found["bare"].append(first_greeting(us[0].command[0], ["-c", bare], "", port))
+        found["bare"].append(first_greeting(us[0].command[0], ["-P", "-c", bare], "", port))
         for one in us:
             port = free_port()
-            arguments = ["-m", "aiosmtpd", "-n", "-l", f"127.0.0.1:{port}"]
+            arguments = ["-P", "-m", "aiosmtpd", "-n", "-l", f"127.0.0.1:{port}"]
             arguments += ["-c", "aiosmtpd.handlers.Sink"]
             found[one.name].append(first_greeting(one.command[0], arguments, one.path, port))
     return {name: statistics.median(times) for name, times in found.items()}

@@ -44,7 +44,7 @@ OTHER_PROTOCOLS = {"GET", "POST", "PUT", "HEAD", "CONNECT", "OPTIONS"}
 NOT_BETWEEN_CHUNKS = {"MAIL", "RCPT", "DATA", "STARTTLS", "AUTH"}
 """Verbs refused between two chunks of BDAT (RFC 3030, section 2)."""
 
-_SECRET = re.compile(rb"[^A-Z]*AUTH\s*\S", re.IGNORECASE)
+_SECRET = rb"(?i)[^A-Z]*AUTH\s*\S"
 """A line that may have a secret in it: AUTH with anything after it, however it is spelt."""
 
 _full_names: dict[Callable[[], str], str] = {}
@@ -365,7 +365,7 @@ class Commands(Connection):
             finally:
                 self._client_is_active = True
         except Refused:
-            if _SECRET.match(line):
+            if re.match(_SECRET, line):
                 self._masked = auth.LINES_AFTER
             raise
 
@@ -377,13 +377,13 @@ class Commands(Connection):
     def _tell_line(self, watch: Watch, line: bytes) -> None:
         """Tell the observers of a line, even if it is not a command."""
         verb = line.replace(b"\t", b" ").partition(b" ")[0].decode("ascii", "replace").upper()
-        secret = bool(self._masked) or _SECRET.match(line) is not None
+        secret = bool(self._masked) or re.match(_SECRET, line) is not None
         # Name only verbs that exist: another word may be a secret, and clients can send any number.
         watch.line(verb if self._find_verb(verb) is not None else "", line, secret)
 
     def _log_command(self, line: bytes, verb: str, arg: str | None) -> None:
         name, shown = replies.escape(verb), arg
-        if self._masked or _SECRET.match(line):
+        if self._masked or re.match(_SECRET, line):
             # A verb that is not AUTH may be the secret, or have it in it.
             name = name if verb == "AUTH" and not self._masked else "********"
             shown = "********"

@@ -17,9 +17,7 @@ from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.observer import Watch
-from aiosmtpd.engine.tls import TLS
 from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected as Disconnected
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
@@ -31,6 +29,7 @@ from aiosmtpd.protocol.session import Envelope, Session
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.registry import Registry
+    from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.settings import Settings
 
 log = logging.getLogger("mail.log")
@@ -581,6 +580,8 @@ class Connection(Wire):
         if tls.established:
             self._read_records(tls)
         else:
+            from aiosmtpd.engine.handshakes import handshakes_of  # not needed without TLS
+
             handshakes_of(self.loop).run(self.loop, self._go_on_with_handshake)
 
     def _read_records(self, tls: TLS) -> None:
@@ -738,6 +739,8 @@ class Connection(Wire):
 
         Raises TLSSetupException if the handshake fails, or if the client has gone.
         """
+        from aiosmtpd.engine.tls import TLS  # not needed without TLS
+
         self._tls = tls = TLS(context)
         try:
             if self._raw is None:

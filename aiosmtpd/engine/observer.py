@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
-import attrs
 from public import public
 
 from aiosmtpd.engine.wakeup import Disconnected
@@ -30,8 +29,7 @@ Sleep: TypeAlias = Callable[[float], Awaitable[object]]
 
 
 @public
-@attrs.frozen(kw_only=True, eq=False)
-class TakenMessage:
+class TakenMessage(NamedTuple):
     """A message whose replies are decided; the argument of :meth:`Observer.taken`."""
 
     envelope: Envelope
@@ -134,23 +132,31 @@ class Observer(Protocol):
             raise RuntimeError
 
 
-class Methods(NamedTuple):
+Functions: TypeAlias = tuple[Callable[..., Any], ...]
+
+
+class Methods:
     """The methods that a server's observers have, by name."""
 
-    began: tuple[Callable[..., Any], ...]
-    refused: tuple[Callable[..., Any], ...]
-    tls: tuple[Callable[..., Any], ...]
-    auth: tuple[Callable[..., Any], ...]
-    line: tuple[Callable[..., Any], ...]
-    reply: tuple[Callable[..., Any], ...]
-    sent: tuple[Callable[..., Any], ...]
-    before: tuple[Callable[..., Any], ...]
-    data: tuple[Callable[..., Any], ...]
-    taken: tuple[Callable[..., Any], ...]
-    ended: tuple[Callable[..., Any], ...]
+    began: Functions
+    refused: Functions
+    tls: Functions
+    auth: Functions
+    line: Functions
+    reply: Functions
+    sent: Functions
+    before: Functions
+    data: Functions
+    taken: Functions
+    ended: Functions
+
+    def __init__(self, observers: Iterable[Any]) -> None:
+        for name in NAMES:
+            found = (getattr(observer, name, None) for observer in observers)
+            setattr(self, name, tuple(method for method in found if callable(method)))
 
 
-NAMES = Methods._fields
+NAMES = tuple(Methods.__annotations__)
 
 
 def check(observers: tuple[Any, ...]) -> None:
@@ -177,11 +183,7 @@ class _Same:
 
 @lru_cache(maxsize=16)
 def _methods_of(*keys: _Same) -> Methods:
-    def named(name: str) -> tuple[Callable[..., Any], ...]:
-        found = (getattr(key.observer, name, None) for key in keys)
-        return tuple(method for method in found if callable(method))
-
-    return Methods(*map(named, NAMES))
+    return Methods([key.observer for key in keys])
 
 
 class Watch:
@@ -210,7 +212,7 @@ class Watch:
         self._began = self._data_seconds = 0.0
         self._handed_over: float | None = None
 
-    def tell(self, methods: tuple[Callable[..., Any], ...], *args: Any) -> None:
+    def tell(self, methods: Functions, *args: Any) -> None:
         """Call each of these methods; log what they raise."""
         for method in methods:
             try:

@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine import diagnostics, hooks
 from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected, log
-from aiosmtpd.engine.spill import Spill
 from aiosmtpd.protocol import replies, trace
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
@@ -30,14 +29,15 @@ CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 DRIBBLE_GRACE = 60.0
 """Seconds of waiting for mail data before its rate is checked; less if ``timeout`` is less."""
 
-_CHUNK = re.compile(r"([0-9]{1,18})( +LAST)?", re.ASCII | re.IGNORECASE)
+_CHUNK = r"(?ai)([0-9]{1,18})( +LAST)?"
 
 
-class Verdict(NamedTuple):
+class Verdict:
     """The observers' answer to one recipient of a message in LMTP."""
 
-    refusal: Reply | None
-    deliver: Deliver | None
+    def __init__(self, refusal: Reply | None, deliver: Deliver | None) -> None:
+        self.refusal = refusal
+        self.deliver = deliver
 
 
 class Transaction:
@@ -258,6 +258,8 @@ class Transaction:
                 file.close()
             else:
                 self._refuse_loops(file.read(limit))
+                from aiosmtpd.engine.spill import Spill  # seldom needed
+
                 envelope._keep(Spill(file, size), self._decode)
         except BaseException as error:
             file.close()
@@ -343,7 +345,7 @@ class Transaction:
 
         If *arg* is malformed, close the connection and raise Disconnected.
         """
-        if not (found := _CHUNK.fullmatch(arg or "")):
+        if not (found := re.fullmatch(_CHUNK, arg or "")):
             # The size of the chunk is unknown, so the next command cannot be found.
             self._server.disconnect(replies.syntax_of(CHUNK_SYNTAX))
             raise Disconnected

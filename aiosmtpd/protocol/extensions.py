@@ -7,7 +7,7 @@ its verbs, and how much longer it lets MAIL and RCPT be.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -127,18 +127,20 @@ CLASSIC: tuple[Extension, ...] = (SIZE, EIGHTBITMIME, SMTPUTF8, STARTTLS, AUTH)
 _CHECKED_FIRST = {"BODY": 0, "SMTPUTF8": 1, "SIZE": 2}
 
 
-@attrs.frozen
 class ExtensionTable:
     """A set of extensions, indexed for lookup."""
 
-    extensions: tuple[Extension, ...]
-    mail: Mapping[str, Parser]
-    rcpt: Mapping[str, Parser]
-    verbs: Mapping[str, Verb]
-    checks: tuple[Callable[[Mapping[str, Any]], None], ...]
-    has_codes: bool
-    auth_in_transaction: bool
-    """True with the AUTH of 1.4. RFC 4954 section 4 does not allow it in a mail transaction."""
+    def __init__(self, extensions: tuple[Extension, ...]) -> None:
+        if {"BINARYMIME", "CHUNKING"} & {one.keyword for one in extensions} == {"BINARYMIME"}:
+            raise ValueError("BINARYMIME needs CHUNKING: RFC 3030 section 3")
+        self.extensions = extensions
+        self.mail: Mapping[str, Parser] = _merged(one.mail for one in extensions)
+        self.rcpt: Mapping[str, Parser] = _merged(one.rcpt for one in extensions)
+        self.verbs: Mapping[str, Verb] = _merged(one.verbs for one in extensions)
+        self.has_codes = any(one.keyword == "ENHANCEDSTATUSCODES" for one in extensions)
+        self.auth_in_transaction = AUTH in extensions
+        """True with the AUTH of 1.4. RFC 4954 section 4 does not allow it in a transaction."""
+        self._checks = [one.check_mail for one in extensions if one.check_mail is not None]
 
     def lines(self, server: Any) -> list[str]:
         """Return the lines of extensions in the reply to EHLO, without the reply code."""
@@ -155,48 +157,23 @@ class ExtensionTable:
 
     def check_mail(self, meanings: Mapping[str, Any]) -> None:
         """Refuse parameters of MAIL that cannot be combined; raises Refused."""
-        for check in self.checks:
+        for check in self._checks:
             check(meanings)
 
     @classmethod
-    def of(cls, extensions: str | Iterable[Extension]) -> ExtensionTable:
-        """Return the table for a preset's name or for extensions; raises ValueError, TypeError."""
-        if isinstance(extensions, str):
-            if extensions not in PRESETS:
-                raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
-            return _preset(extensions)
+    def of(cls, extensions: Iterable[Extension]) -> ExtensionTable:
+        """Return the table of these extensions; raises ValueError, TypeError."""
         return _table(tuple(extensions))
 
 
-PRESETS: dict[str, tuple[Extension, ...]] = {"classic": CLASSIC}
-"""Sets of extensions by name; ``modern.py`` adds the other ones."""
+_table = lru_cache(maxsize=64)(ExtensionTable)
 
 
-@cache
-def _preset(name: str) -> ExtensionTable:
-    return _table(PRESETS[name])
-
-
-@lru_cache(maxsize=64)
-def _table(extensions: tuple[Extension, ...]) -> ExtensionTable:
-    if {"BINARYMIME", "CHUNKING"} & {one.keyword for one in extensions} == {"BINARYMIME"}:
-        raise ValueError("BINARYMIME needs CHUNKING: RFC 3030 section 3")
-
-    def merged(field: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for extension in extensions:
-            found.update(getattr(extension, field))
-        return dict(sorted(found.items(), key=lambda item: _CHECKED_FIRST.get(item[0], 3)))
-
-    return ExtensionTable(
-        extensions,
-        merged("mail"),
-        merged("rcpt"),
-        merged("verbs"),
-        checks=tuple(one.check_mail for one in extensions if one.check_mail is not None),
-        has_codes=any(one.keyword == "ENHANCEDSTATUSCODES" for one in extensions),
-        auth_in_transaction=AUTH in extensions,
-    )
+def _merged(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for one in each:
+        found.update(one)
+    return dict(sorted(found.items(), key=lambda item: _CHECKED_FIRST.get(item[0], 3)))
 
 
 def parse_parameters(

@@ -3,8 +3,6 @@
 Nothing here reads a clock: the time is an argument.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Literal, TypedDict
@@ -16,6 +14,8 @@ from aiosmtpd.protocol.replies import Reply
 
 DESCRIPTORS_KEPT = 32
 """File descriptors kept free for the rest of the process."""
+
+# Annotations are values here: text would be compiled for each key of the dict.
 
 MINUTE = 60.0
 

@@ -22,7 +22,7 @@ length.
 """
 
 
-_LONGER = re.compile(rb"AUTH[ \t]", re.IGNORECASE)
+_LONGER = rb"(?i)AUTH[ \t]"
 
 
 class LineTooLong(Exception):
@@ -35,7 +35,7 @@ class LineFlood(Exception):
 
 def _is_over(limit: int, buffer: bytes, start: int, end: int) -> bool:
     size = end - start
-    return size > limit and (size > AUTH_LINE or not _LONGER.match(buffer, start))
+    return size > limit and (size > AUTH_LINE or not re.match(_LONGER, buffer[start : start + 5]))
 
 
 class Receiver:

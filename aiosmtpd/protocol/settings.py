@@ -1,23 +1,21 @@
 """Everything that is the same for all connections of a server, validated once."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict
+from functools import cache, lru_cache
+from ssl import SSLContext
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
 from aiosmtpd._version import __version__
 from aiosmtpd.protocol import networks
-from aiosmtpd.protocol.extensions import Extension, ExtensionTable
+from aiosmtpd.protocol.extensions import CLASSIC, Extension, ExtensionTable
 from aiosmtpd.protocol.limits import DEFAULT_LIMITS, LIMIT_NAMES, LimitKeywords, Limits, limits_of
 from aiosmtpd.protocol.networks import Networks
 
-if TYPE_CHECKING:
-    from ssl import SSLContext
+# Annotations are values here: text would be compiled for each key of the dicts.
 
-TLSContext: TypeAlias = "SSLContext | Callable[[], SSLContext]"
+TLSContext: TypeAlias = SSLContext | Callable[[], SSLContext]
 Preset: TypeAlias = Literal["classic", "modern", "all"]
 UnknownParams: TypeAlias = Literal["reject", "ignore"]
 BareNewline: TypeAlias = Literal["accept", "normalize", "reject"]
@@ -56,7 +54,28 @@ class CommonKeywords(LimitKeywords, total=False):
     observers: Sequence[Any]
 
 
-_CLASSIC = ExtensionTable.of("classic")
+PRESETS: tuple[Preset, ...] = get_args(Preset)
+
+
+def extension_table(extensions: str | Iterable[Extension]) -> ExtensionTable:
+    """Return the table for a preset's name or for extensions; raises ValueError, TypeError."""
+    if not isinstance(extensions, str):
+        return ExtensionTable.of(extensions)
+    if extensions not in PRESETS:
+        raise ValueError(f"extensions must be one of {', '.join(PRESETS)}, or a list")
+    return _preset(extensions)
+
+
+@cache
+def _preset(name: str) -> ExtensionTable:
+    if name == "classic":
+        return ExtensionTable.of(CLASSIC)
+    from aiosmtpd.protocol import modern  # 1 ms, and a library's server seldom needs it
+
+    return ExtensionTable.of(modern.MODERN if name == "modern" else modern.ALL)
+
+
+_CLASSIC = _preset("classic")
 
 
 class CallLimits(TypedDict):
@@ -138,7 +157,7 @@ class Settings:
         )
 
     @classmethod
-    def of(cls, keywords: Mapping[str, Any]) -> Settings:
+    def of(cls, keywords: Mapping[str, Any]) -> "Settings":
         """Return the settings that these keywords of ``SMTP`` ask for.
 
         Raises TypeError for an unknown keyword, with the name that is closest, and ValueError or
@@ -227,7 +246,7 @@ _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "auth_exclude_mechanism": lambda names: tuple(name.upper() for name in names or ()),
     "command_call_limit": _call_limits,
     "proxy_protocol_timeout": _proxy_timeout,
-    "extensions": ExtensionTable.of,
+    "extensions": extension_table,
     "unknown_params": _one_of("unknown_params", "reject", "ignore"),
     "bare_newline": _one_of("bare_newline", "accept", "normalize", "reject"),
     "proxy_trusted": lambda hosts: None if hosts is None else networks.parse(hosts),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Protocol
 
 from aiosmtpd.protocol.session import LoginPassword
 
@@ -11,10 +11,11 @@ class Malformed(Exception):
     """A client's response cannot be taken apart."""
 
 
-class Claim(NamedTuple):
+class Claim:
     """The end of an exchange: the credentials that the client gave, for the server to judge."""
 
-    credentials: Any
+    def __init__(self, credentials: Any) -> None:
+        self.credentials = credentials
 
 
 class Exchange(Protocol):

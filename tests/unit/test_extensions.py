@@ -9,7 +9,6 @@ from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.extensions import (
     CLASSIC,
     EIGHTBITMIME,
-    PRESETS,
     SIZE,
     SMTPUTF8,
     STARTTLS,
@@ -19,6 +18,7 @@ from aiosmtpd.protocol.extensions import (
 )
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
+from aiosmtpd.protocol.settings import extension_table
 
 WRONG = Reply("501 Syntax: MAIL FROM: <address>")
 
@@ -43,7 +43,7 @@ class Server:
 
 def meaning(server: Server, keyword: str, value: str | None) -> Any:
     """Parse one parameter of MAIL."""
-    table = ExtensionTable.of("classic")
+    table = extension_table("classic")
     meanings, strangers = parse_parameters(server, table.mail, {keyword: value})
     if strangers:
         assert (meanings, strangers) == ({}, {keyword})
@@ -72,7 +72,7 @@ def meaning(server: Server, keyword: str, value: str | None) -> Any:
     ],
 )
 def test_ehlo_lines_depend_on_the_settings(server: Server, lines: list[str]) -> None:
-    assert ExtensionTable.of("classic").lines(server) == lines
+    assert extension_table("classic").lines(server) == lines
 
 
 def test_ehlo_lines_keep_the_order_of_the_list() -> None:
@@ -96,7 +96,7 @@ def test_the_default_ehlo_line_is_the_keyword() -> None:
 )
 def test_offered_extensions_lengthen_mail(server: Server, growth: int) -> None:
     """RFC 1870 section 3 and RFC 6531 section 3.3."""
-    assert ExtensionTable.of("classic").growth("MAIL", server) == growth
+    assert extension_table("classic").growth("MAIL", server) == growth
 
 
 def test_a_programs_extension_lengthens_mail() -> None:
@@ -206,14 +206,14 @@ def test_a_malformed_auth_is_refused(value: str | None) -> None:
 
 
 def test_unknown_parameters_are_returned() -> None:
-    table = ExtensionTable.of("classic")
+    table = extension_table("classic")
     given = {"RET": "HDRS", "SIZE": "1", "ENVID": None}
     assert parse_parameters(Server(), table.mail, given) == ({"SIZE": 1}, {"RET", "ENVID"})
     assert parse_parameters(Server(), table.mail, {}) == ({}, set())
 
 
 def test_rcpt_has_no_parameters_by_default() -> None:
-    table = ExtensionTable.of("classic")
+    table = extension_table("classic")
     assert parse_parameters(Server(), table.rcpt, {"SIZE": "1"}) == ({}, {"SIZE"})
 
 
@@ -267,9 +267,9 @@ def test_the_last_of_two_equal_parameters_wins() -> None:
 
 
 def test_presets_by_name() -> None:
-    assert ExtensionTable.of("classic").extensions == CLASSIC == PRESETS["classic"]
+    assert extension_table("classic").extensions == CLASSIC
     with pytest.raises(ValueError, match="extensions must be one of classic"):
-        ExtensionTable.of("modern?")
+        extension_table("modern?")
     with pytest.raises(TypeError):
         ExtensionTable.of(5)  # type: ignore[arg-type]
 

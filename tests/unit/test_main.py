@@ -130,8 +130,7 @@ def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_defaults_that_help_tells_are_the_true_ones() -> None:
-    from aiosmtpd.protocol import modern  # noqa: F401 - it adds to the presets
-    from aiosmtpd.protocol.extensions import PRESETS
+    from aiosmtpd.protocol.settings import PRESETS
     from aiosmtpd.smtp import DATA_SIZE_DEFAULT
 
     assert tuple(sorted(PRESETS)) == _options.EXTENSIONS

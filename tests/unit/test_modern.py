@@ -17,8 +17,9 @@ from aiosmtpd.protocol.modern import (
     ValidSince,
 )
 from aiosmtpd.protocol.replies import Refused, Reply, with_code
+from aiosmtpd.protocol.settings import extension_table
 
-TABLE = ExtensionTable.of("all")
+TABLE = extension_table("all")
 SECURE = SimpleNamespace(session=SimpleNamespace(ssl={}), decode_data=False, data_size_limit=None)
 SECURE.session.ssl = {"cipher": None}
 PLAIN = SimpleNamespace(session=SimpleNamespace(ssl=None), decode_data=False, data_size_limit=None)
@@ -179,9 +180,9 @@ def test_binarymime_needs_chunking() -> None:
 def test_each_preset_contains_the_smaller_one() -> None:
     keywords = [{one.keyword for one in preset} for preset in (MODERN, ALL)]
     assert keywords[0] < keywords[1]
-    assert ExtensionTable.of("modern").extensions == MODERN
-    assert ExtensionTable.of("modern").has_codes
-    assert not ExtensionTable.of("classic").has_codes
+    assert extension_table("modern").extensions == MODERN
+    assert extension_table("modern").has_codes
+    assert not extension_table("classic").has_codes
 
 
 def test_extensions_lengthen_commands() -> None:
