@@ -114,7 +114,7 @@ def _domain(text: str, position: int) -> tuple[str, int]:
             ipaddress.IPv4Address(literal[1])
     except ValueError:
         raise MalformedPath("bad address literal") from None
-    return literal.group(), literal.end()
+    return literal.group(), position + literal.end()
 
 
 def _rest(text: str) -> str:

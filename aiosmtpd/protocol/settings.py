@@ -2,8 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cache, lru_cache
-from ssl import SSLContext
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import attrs
 
@@ -13,9 +12,12 @@ from aiosmtpd.protocol.extensions import CLASSIC, Extension, ExtensionTable
 from aiosmtpd.protocol.limits import DEFAULT_LIMITS, LIMIT_NAMES, LimitKeywords, Limits, limits_of
 from aiosmtpd.protocol.networks import Networks
 
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 # Annotations are values here: text would be compiled for each key of the dicts.
 
-TLSContext: TypeAlias = SSLContext | Callable[[], SSLContext]
+TLSContext: TypeAlias = "SSLContext | Callable[[], SSLContext]"
 Preset: TypeAlias = Literal["classic", "modern", "all"]
 UnknownParams: TypeAlias = Literal["reject", "ignore"]
 BareNewline: TypeAlias = Literal["accept", "normalize", "reject"]
@@ -33,7 +35,7 @@ class CommonKeywords(LimitKeywords, total=False):
     enable_SMTPUTF8: bool
     decode_data: bool
     ident: str | None
-    tls_context: TLSContext | None
+    tls_context: "TLSContext | None"
     require_starttls: bool
     timeout: float
     auth_required: bool
@@ -107,7 +109,7 @@ class ControllerKeywords(CommonKeywords, ServingKeywords, total=False):
     """The keywords of all controllers; ``ready_timeout`` is for those with a thread."""
 
     ready_timeout: float
-    ssl_context: TLSContext | None
+    ssl_context: "TLSContext | None"
     server_hostname: str | None
 
 

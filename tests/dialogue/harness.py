@@ -21,6 +21,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import FrameType
 
 from aiosmtpd.smtp import SMTP
@@ -239,8 +240,10 @@ async def replay(transcript: Transcript, actions: Sequence[Action], level: int) 
     factory = server_factory(transcript)
     with watched(level) as outcome:
         transport = connect(factory)
-        for action in actions:
-            if not await _perform(action, transport):
+        for action, following in pairwise([*actions, None]):
+            assert action is not None
+            # An answer that is waited for takes the turns that it needs.
+            if not await _perform(action, transport, rests=not isinstance(following, Await)):
                 break
         await settle()
         outcome.closed_by_server = transport.is_closing()
@@ -316,21 +319,27 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def _perform(action: Action, transport: MemoryTransport) -> bool:
-    """Do it; tell whether to go on."""
+async def _perform(action: Action, transport: MemoryTransport, *, rests: bool = True) -> bool:
+    """Do it, and let the server handle it if the client *rests* then; tell whether to go on."""
     if isinstance(action, Await):
         return await _answered(transport, action.lines)
     if isinstance(action, Eof):
         transport.feed_eof()
         return True
     transport.feed(action.data)
-    for _ in range(2 if len(action.data) == 1 else TURNS):
-        await asyncio.sleep(0)
+    if rests:
+        for _ in range(2 if len(action.data) == 1 else TURNS):
+            await asyncio.sleep(0)
     return True
 
 
 async def _answered(transport: MemoryTransport, lines: int) -> bool:
     """Wait for so many lines or the end; tell whether they came."""
+    # Most replies come in a few turns; a timeout takes longer to make.
+    for _ in range(TURNS):
+        if transport.sent.count(b"\r\n") >= lines:
+            return True
+        await asyncio.sleep(0)
     try:
         async with asyncio.timeout(PATIENCE):
             while transport.sent.count(b"\r\n") < lines:

@@ -223,4 +223,6 @@ async def test_the_streams_of_asyncio_as_client(
             writer.write(FIVE_MB + b".\r\nQUIT\r\n")
             await writer.drain()
             assert await reader.read() == b"250 OK\r\n221 Bye\r\n"
+            writer.close()
+            await writer.wait_closed()
         assert handler.envelope().content == FIVE_MB
