@@ -4,6 +4,8 @@ import signal
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from tests.attack.servers import Starter, Victim
 from tests.attack.wire import PATIENCE, TLS, Attacker
@@ -127,7 +129,10 @@ def restarts(starter: Starter, number: int) -> float:
 def developers_mode(starter: Starter, rounds: int) -> float:
     """Mistreat servers under -X dev -W error; return the lines that they complain in."""
     strict = starter.strict()
-    return sum(_complaints(strict, mode, rounds) for mode in ("smtp", "lmtp", "proxy", *TLS))
+    modes = ("smtp", "lmtp", "proxy", *TLS)
+    # Side by side: each of them waits for a start and an end most of the time.
+    with ThreadPoolExecutor(len(modes)) as pool:
+        return sum(pool.map(partial(_complaints, strict, rounds=rounds), modes))
 
 
 def _complaints(strict: Starter, mode: str, rounds: int) -> int:
