@@ -63,6 +63,7 @@ class TLS:
     def read(self) -> bytes:
         """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
         view, pieces, size = _buffer.view, [], 0
+        unsent = self._outgoing.pending
         try:
             while count := self._object.read(PLAIN_SIZE - size, view[size:]):
                 size += int(count)
@@ -78,6 +79,10 @@ class TLS:
             # The alert that tells the client why waits for nothing.
             self._holds_tickets = False
             raise
+        if self._outgoing.pending > unsent and self._object.version() != "TLSv1.3":
+            # OpenSSL has refused with a warning. A client may ask again and again: each warning
+            # would wait here.
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client asked for a renegotiation")
         plain = bytes(view[:size])
         return b"".join([*pieces, plain]) if pieces else plain
 
