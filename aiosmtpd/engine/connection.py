@@ -687,12 +687,15 @@ class Connection(Wire):
         self.disconnect(reason=f"TLS handshake failed: {why}")
 
     async def _start_tls(
-        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
+        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Reply
     ) -> None:
-        """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails."""
+        """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails.
+
+        The client gets *go_ahead* if there is a context.
+        """
         if not isinstance(context, ssl.SSLContext) and callable(context):
             context = context()
-        await go_ahead
+        await self.push(go_ahead)
         self._flush()
         if self._raw is None or self._closing:
             raise Disconnected
