@@ -351,6 +351,7 @@ class Connection(Wire):
         """End the connection and its task now."""
         if self._stopping is not None and self._wakeup.waiting and not self._closing:
             self.disconnect(self._stopping)
+        self._reason = self._reason or "aborted, the server stops"
         if self._raw is not None:
             self._raw.abort()
         if self._handler_coroutine is not None:
