@@ -43,6 +43,8 @@ CLOSE_NOTIFY = 2.0
 SLOW_HOOK = 0.1
 """Seconds for which one command may block the event loop before the log says so."""
 
+CLOSED_BY_CLIENT = "closed by the client"
+
 LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
 TURN_SECONDS = 0.005
@@ -247,7 +249,7 @@ class Connection(Wire):
         if self._session_timer is not None:
             self._session_timer.cancel()
         if not self._reason:
-            self._reason = f"connection lost: {error}" if error else "closed by the client"
+            self._reason = f"connection lost: {error}" if error else CLOSED_BY_CLIENT
         level = logging.DEBUG if self._is_probe() else logging.INFO
         self._log(level, "%r disconnected: %s", self._client, self._reason)
         if self._watch is not None:
