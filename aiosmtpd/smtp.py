@@ -235,7 +235,7 @@ class SMTP(Commands):
         if not self.tls_context:
             raise Refused(replies.TLS_NOT_AVAILABLE)
         await self._before("starttls")
-        await self._start_tls(self.tls_context, self.push(replies.READY_FOR_TLS))
+        await self._start_tls(self.tls_context, replies.READY_FOR_TLS)
 
     @syntax("AUTH <mechanism>")
     async def smtp_AUTH(self, arg: str | None) -> None:

@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 from public import public
 
 from aiosmtpd.engine import auth, diagnostics, fast_path, hooks
-from aiosmtpd.engine.connection import Connection, Disconnected, OnDemand, TLSSetupException, log
+from aiosmtpd.engine.connection import (
+    CLOSED_BY_CLIENT,
+    Connection,
+    Disconnected,
+    OnDemand,
+    TLSSetupException,
+    log,
+)
 from aiosmtpd.engine.transaction import Transaction
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.limits import JUNK
@@ -318,7 +325,9 @@ class Commands(Connection):
         if self.settings.proxy_protocol_timeout is None or "transaction" in vars(self):
             return False
         proxied = self.session.proxy_data
-        return self._eof if proxied is None else proxied.command == 0
+        if proxied is None:
+            return self._eof and self._reason == CLOSED_BY_CLIENT
+        return bool(proxied.command == 0)
 
     def _is_in_transaction(self) -> bool:
         # The session's end is the last that a timer may ask for: it waits for nothing.

@@ -43,6 +43,8 @@ CLOSE_NOTIFY = 2.0
 SLOW_HOOK = 0.1
 """Seconds for which one command may block the event loop before the log says so."""
 
+CLOSED_BY_CLIENT = "closed by the client"
+
 LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
 TURN_SECONDS = 0.005
@@ -247,7 +249,7 @@ class Connection(Wire):
         if self._session_timer is not None:
             self._session_timer.cancel()
         if not self._reason:
-            self._reason = f"connection lost: {error}" if error else "closed by the client"
+            self._reason = f"connection lost: {error}" if error else CLOSED_BY_CLIENT
         level = logging.DEBUG if self._is_probe() else logging.INFO
         self._log(level, "%r disconnected: %s", self._client, self._reason)
         if self._watch is not None:
@@ -351,6 +353,7 @@ class Connection(Wire):
         """End the connection and its task now."""
         if self._stopping is not None and self._wakeup.waiting and not self._closing:
             self.disconnect(self._stopping)
+        self._reason = self._reason or "aborted, the server stops"
         if self._raw is not None:
             self._raw.abort()
         if self._handler_coroutine is not None:
@@ -687,12 +690,15 @@ class Connection(Wire):
         self.disconnect(reason=f"TLS handshake failed: {why}")
 
     async def _start_tls(
-        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Awaitable[None]
+        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Reply
     ) -> None:
-        """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails."""
+        """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails.
+
+        The client gets *go_ahead* if there is a context.
+        """
         if not isinstance(context, ssl.SSLContext) and callable(context):
             context = context()
-        await go_ahead
+        await self.push(go_ahead)
         self._flush()
         if self._raw is None or self._closing:
             raise Disconnected

@@ -18,6 +18,10 @@ PLAIN_SIZE = 131_072 + RECORD
 """Bytes of the buffer for plain text: as many as one read of ciphertext can hold, and a record."""
 
 
+PIECE = 2 * RECORD
+"""Bytes of ciphertext that OpenSSL gets at a time: a memory BIO never gives back its room."""
+
+
 class _Buffer(threading.local):
     """One buffer for each thread: several event loops read at the same time."""
 
@@ -37,25 +41,42 @@ class TLS:
 
     # fmt: off
     __slots__ = (
-        "_holds_tickets", "_incoming", "_object", "_outgoing", "closed", "ended", "established",
+        "_holds_tickets", "_incoming", "_later", "_object", "_outgoing", "closed", "ended",
+        "established",
     )
     # fmt: on
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._later: memoryview | None = None
         self.established = self.ended = self.closed = self._holds_tickets = False
 
     def feed(self, data: bytes) -> None:
         """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
-        self._incoming.write(data)
+        if len(data) <= PIECE and self._later is None:
+            self._incoming.write(data)
+            return
+        self._later = memoryview(data if self._later is None else bytes(self._later) + data)
+        self._feed_more()
+
+    def _feed_more(self) -> bool:
+        """Give OpenSSL the next piece; return False if there is none."""
+        if (later := self._later) is None:
+            return False
+        self._incoming.write(later[:PIECE])
+        self._later = later[PIECE:] if len(later) > PIECE else None
+        return True
 
     def shake_hands(self) -> bool:
         """Go on with the handshake; return True when it is done. Raises ssl.SSLError."""
-        try:
-            self._object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
+        while True:
+            try:
+                self._object.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                if not self._feed_more():
+                    return False
         self.established = True
         self._holds_tickets = self._object.version() == "TLSv1.3"
         return True
@@ -63,21 +84,30 @@ class TLS:
     def read(self) -> bytes:
         """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
         view, pieces, size = _buffer.view, [], 0
+        unsent = self._outgoing.pending
         try:
-            while count := self._object.read(PLAIN_SIZE - size, view[size:]):
-                size += int(count)
+            while not self.ended:
+                try:
+                    count = int(self._object.read(PLAIN_SIZE - size, view[size:]))
+                except ssl.SSLWantReadError:
+                    if self._feed_more():
+                        continue
+                    break
+                self.ended = count == 0
+                size += count
                 if size == PLAIN_SIZE:
                     pieces.append(bytes(view))
                     size = 0
-            self.ended = True
-        except ssl.SSLWantReadError:
-            pass
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError:
             # The alert that tells the client why waits for nothing.
             self._holds_tickets = False
             raise
+        if self._outgoing.pending > unsent and self._object.version() != "TLSv1.3":
+            # OpenSSL has refused with a warning. A client may ask again and again: each warning
+            # would wait here.
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client asked for a renegotiation")
         plain = bytes(view[:size])
         return b"".join([*pieces, plain]) if pieces else plain
 

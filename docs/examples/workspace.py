@@ -57,3 +57,10 @@ def _certificate() -> dict[str, str]:
             MAKE_CERTIFICATE, cwd=folder, check=True, capture_output=True
         )
         return {name: (Path(folder) / name).read_text() for name in ("cert.pem", "key.pem")}
+
+
+def make_certificate(host: str, cert: str, key: str) -> None:
+    """Make another certificate, in these files of the workspace."""
+    new = {"localhost": host, "cert.pem": cert, "key.pem": key}
+    command = [new.get(word, word.replace("localhost", host)) for word in MAKE_CERTIFICATE]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - a command of ours

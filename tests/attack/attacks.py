@@ -31,8 +31,8 @@ MEMORY = (
     Attack("short-lines", memory.short_lines, "octets an octet", 1.5, 8, 24, (*PLAIN, *TLS)),
     Attack("ten-thousand-recipients", memory.recipients, "recipients", 1000, 1500, 10_000, EVERY),
     Attack("idle-connections", memory.idle_connections, "KiB each", 16, 100, 1000, PLAIN[:5]),
-    # For each TLS connection asyncio keeps 256 KiB to read into.
-    Attack("idle-tls-connections", memory.idle_connections, "KiB each", 350, 50, 1000, TLS),
+    # Nearly all of it is OpenSSL's.
+    Attack("idle-tls-connections", memory.idle_connections, "KiB each", 64, 50, 1000, TLS),
     Attack("endless-auth", memory.endless_auth, "MiB", 4, 16, 300, ("smtp", *TLS), OPEN_AUTH),
     Attack("endless-chunk", memory.endless_chunk, "MiB", 4, 16, 300, ESMTP, SMALL),
     Attack("tiny-chunks", memory.tiny_chunks, "MiB", 4, 10, 400, ESMTP),

@@ -273,7 +273,8 @@ def test_stop_lets_a_running_hook_end() -> None:
         assert not stopper.is_alive()
 
 
-def test_stop_does_not_wait_for_ever() -> None:
+def test_stop_does_not_wait_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     handler = Slow()
     with serving(handler, shutdown_timeout=0.1) as controller, Client(controller.port) as client:
         client.send(b"NOOP\r\n")
@@ -284,6 +285,7 @@ def test_stop_does_not_wait_for_ever() -> None:
         handler.let_go.set()
         stopper.join(PATIENCE)
         assert not stopper.is_alive()
+    assert "disconnected: aborted, the server stops" in caplog.text
 
 
 def test_no_other_client_waits_for_a_stalled_one() -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.client import Client
+from tests.conftest import Certificates
 
 MEGABYTE = 2**20
 LINES = (b"x" * 76 + b"\r\n") * 13_000
 
 SERVER = """
-import asyncio, sys
+import asyncio, ssl, sys
 from aiosmtpd.smtp import SMTP
 
 class Keeps:
@@ -35,6 +36,9 @@ class Waits:
 async def serve(handler, **keywords):
     loop = asyncio.get_running_loop()
     keywords |= {"hostname": "mx.test", "extensions": "modern", "data_size_limit": None}
+    if "tls" in sys.argv:
+        keywords["tls_context"] = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*sys.argv[-2:])
     server = await loop.create_server(lambda: SMTP(handler, **keywords), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
@@ -122,6 +126,30 @@ def test_a_message_is_kept_once(
         send(server.port, 1)
         grown = server.growth_while(lambda: send(server.port, 25))
         assert grown <= times * 25 * len(LINES) + MEGABYTE
+
+
+def test_a_tls_connection_that_rests_is_small_again(certificates: Certificates) -> None:
+    """OpenSSL keeps the room of the largest piece that it got: 175 KB if a read came whole."""
+
+    def send_and_rest() -> Client:
+        client = Client(server.port)
+        client.socket.settimeout(60)
+        client.ask(b"EHLO client.test")
+        client.ask(b"STARTTLS")
+        client.start_tls(certificates.client_context())
+        client.transaction()
+        client.send(LINES)
+        assert client.ask(b".")[:3] == b"250"
+        return client
+
+    files = str(certificates.cert_file), str(certificates.key_file)
+    with watched("Keeps", "tls", *files) as server:
+        clients = [send_and_rest() for _ in range(5)]
+        before = server.octets("VmRSS")
+        clients += [send_and_rest() for _ in range(40)]
+        assert server.octets("VmRSS") - before < 40 * 100_000
+        for client in clients:
+            client.close()
 
 
 def test_input_of_clients_that_wait_for_a_slow_hook_is_bounded() -> None:

@@ -134,6 +134,19 @@ def test_the_context_may_be_a_callable(certificates: Certificates) -> None:
         assert client.reply() == b"250 OK\r\n"
 
 
+def test_a_callable_without_a_context_is_an_error_of_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails() -> ssl.SSLContext:
+        raise FileNotFoundError("cert.pem")
+
+    with serving(Catcher(), tls_context=fails) as controller, Client(controller.port) as client:
+        client.hello()
+        assert client.ask(b"STARTTLS")[:9] == b"451 4.3.0"
+        assert client.ask(b"NOOP") == b"250 OK\r\n"
+    assert "FileNotFoundError: cert.pem" in caplog.text
+
+
 def test_plaintext_after_starttls_is_never_run(certificates: Certificates) -> None:
     """CVE-2011-0411: bytes in the same segment as STARTTLS are dropped."""
     handler = Catcher()

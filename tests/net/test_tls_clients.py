@@ -139,6 +139,27 @@ def test_s_client_comes_back_with_its_session(
 
 
 @SECURITIES
+def test_s_client_asks_for_a_renegotiation(certificates: Certificates, security: str) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("openssl is not installed")
+    handler = Ends()
+    keyword = "tls_context" if security == STARTTLS else "ssl_context"
+    with serving(handler, **{keyword: certificates.server_context()}) as controller:
+        subprocess.run(
+            [
+                *(openssl, "s_client", "-connect", f"127.0.0.1:{controller.port}", "-tls1_2"),
+                *starting(security),
+            ],
+            input=b"R\n",
+            capture_output=True,
+            timeout=60,
+        )
+        reason = handler.ends.get(timeout=PATIENCE)
+    assert reason == "TLS failed: the client asked for a renegotiation"
+
+
+@SECURITIES
 def test_s_client_with_a_certificate(
     certificates: Certificates, tmp_path: Path, security: str
 ) -> None:
