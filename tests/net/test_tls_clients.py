@@ -15,7 +15,7 @@ import pytest
 from tests.client import PATIENCE
 from tests.conftest import Certificates
 from tests.net.support import Catcher, serving
-from tests.net.test_clients import Errand, by_curl, by_msmtp, by_smtplib, by_swaks
+from tests.net.test_clients import CLIENTS, Errand
 from tests.net.test_tls_edges import (
     FIVE_MB,
     FROM_THE_START,
@@ -155,9 +155,7 @@ def test_s_client_with_a_certificate(
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-@pytest.mark.parametrize(
-    "send", [by_smtplib, by_curl, by_swaks, by_msmtp], ids=lambda send: send.__name__[3:]
-)
+@pytest.mark.parametrize("send", CLIENTS, ids=lambda send: send.__name__[3:])
 def test_a_mail_program_leaves_a_quiet_server(
     certificates: Certificates,
     quiet_server: Quiet,
