@@ -37,14 +37,16 @@ class TLS:
 
     # fmt: off
     __slots__ = (
-        "_holds_tickets", "_incoming", "_object", "_outgoing", "closed", "ended", "established",
+        "_held", "_incoming", "_object", "_outgoing", "closed", "ended", "established",
     )
     # fmt: on
 
     def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.established = self.ended = self.closed = self._holds_tickets = False
+        self.established = self.ended = self.closed = False
+        # Bytes of the tickets that wait.
+        self._held = 0
 
     def feed(self, data: bytes) -> None:
         """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
@@ -57,7 +59,8 @@ class TLS:
         except ssl.SSLWantReadError:
             return False
         self.established = True
-        self._holds_tickets = self._object.version() == "TLSv1.3"
+        if self._object.version() == "TLSv1.3":
+            self._held = self._outgoing.pending
         return True
 
     def read(self) -> bytes:
@@ -76,7 +79,7 @@ class TLS:
             self.ended = True
         except ssl.SSLError:
             # The alert that tells the client why waits for nothing.
-            self._holds_tickets = False
+            self._held = 0
             raise
         plain = bytes(view[:size])
         return b"".join([*pieces, plain]) if pieces else plain
@@ -91,16 +94,16 @@ class TLS:
             return b""
         # One call writes all of it: a memory BIO is never full.
         self._object.write(data)
-        self._holds_tickets = False
+        self._held = 0
         return self._outgoing.read()
 
     def output(self) -> bytes:
-        """Return the ciphertext that is to be sent now: a part of the handshake, or an alert.
+        """Return the ciphertext that is to be sent now: of the handshake, an alert, new keys.
 
-        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) wait for the next :meth:`write`: that saves
-        a packet.
+        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) alone wait for the next :meth:`write`: that
+        saves a packet.
         """
-        return b"" if self._holds_tickets else self._outgoing.read()
+        return b"" if self._outgoing.pending == self._held else self._outgoing.read()
 
     def close(self) -> bytes:
         """Return the ciphertext of our close_notify; nothing if the handshake is not done."""

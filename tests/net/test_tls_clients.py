@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.net.test_tls_edges import (
     before_the_last_message,
     in_the_first_message,
 )
+from tests.unit.test_tls_layer import Commanded
 
 # Real clients, and a server that has nothing to complain of.
 
@@ -136,6 +138,23 @@ def test_s_client_comes_back_with_its_session(
     assert text.count("drop connection and then reconnect") == 5
     if version == "-tls1_2":
         assert text.count("\nReused, ") == 5
+
+
+@SECURITIES
+def test_s_client_may_not_renegotiate(
+    certificates: Certificates, quiet_server: Quiet, security: str
+) -> None:
+    """RFC 5746 section 4.5: the refusal comes at once, not with the next reply."""
+    with quiet_server(security) as port:
+        client = Commanded(("127.0.0.1", port), "-tls1_2", *starting(security))
+        watchdog = threading.Timer(PATIENCE, client.program.kill)
+        watchdog.start()
+        client.shown(b"250 HELP" if security == STARTTLS else b"220 ")
+        client.type(b"R\n")
+        with client.program as program:
+            text = program.communicate(timeout=2 * PATIENCE)[0]
+        watchdog.cancel()
+    assert b"no renegotiation" in text
 
 
 @SECURITIES
