@@ -93,9 +93,13 @@ class Writer(_Side):
         """The connection's transport."""
         return self._connection.transport
 
-    def write(self, data: bytes) -> None:
-        """Send *data* after the replies that wait."""
-        self._connection.send(data)
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send *data* after the replies that wait.
+
+        Raises TypeError, as asyncio does, unless *data* is bytes-like.
+        """
+        # A copy: the program may change a buffer of its own while these bytes wait.
+        self._connection.send(bytes(memoryview(data)))
 
     def writelines(self, data: list[bytes]) -> None:
         """Send all of *data*."""

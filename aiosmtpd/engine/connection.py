@@ -595,6 +595,13 @@ class Connection(Wire):
             return
         if plain:
             self.data_received(plain)
+        if (out := tls.output()) and self._raw is not None:
+            # An answer to a renegotiation or to new keys. It waits for no reply.
+            if self._drained is None:
+                self._raw.write(out)
+            else:
+                # The client asks for more of them than it reads.
+                self._raw.abort()
         if tls.ended and not self._eof:
             # A close_notify is a FIN: the complete commands before it are served.
             self.eof_received()

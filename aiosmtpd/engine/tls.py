@@ -41,8 +41,7 @@ class TLS:
 
     # fmt: off
     __slots__ = (
-        "_holds_tickets", "_incoming", "_later", "_object", "_outgoing", "closed", "ended",
-        "established",
+        "_held", "_incoming", "_later", "_object", "_outgoing", "closed", "ended", "established",
     )
     # fmt: on
 
@@ -50,7 +49,9 @@ class TLS:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._later: memoryview | None = None
-        self.established = self.ended = self.closed = self._holds_tickets = False
+        self.established = self.ended = self.closed = False
+        # Bytes of the tickets that wait.
+        self._held = 0
 
     def feed(self, data: bytes) -> None:
         """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
@@ -78,13 +79,13 @@ class TLS:
                 if not self._feed_more():
                     return False
         self.established = True
-        self._holds_tickets = self._object.version() == "TLSv1.3"
+        if self._object.version() == "TLSv1.3":
+            self._held = self._outgoing.pending
         return True
 
     def read(self) -> bytes:
         """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
         view, pieces, size = _buffer.view, [], 0
-        unsent = self._outgoing.pending
         try:
             while not self.ended:
                 try:
@@ -102,12 +103,8 @@ class TLS:
             self.ended = True
         except ssl.SSLError:
             # The alert that tells the client why waits for nothing.
-            self._holds_tickets = False
+            self._held = 0
             raise
-        if self._outgoing.pending > unsent and self._object.version() != "TLSv1.3":
-            # OpenSSL has refused with a warning. A client may ask again and again: each warning
-            # would wait here.
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, "the client asked for a renegotiation")
         plain = bytes(view[:size])
         return b"".join([*pieces, plain]) if pieces else plain
 
@@ -121,16 +118,16 @@ class TLS:
             return b""
         # One call writes all of it: a memory BIO is never full.
         self._object.write(data)
-        self._holds_tickets = False
+        self._held = 0
         return self._outgoing.read()
 
     def output(self) -> bytes:
-        """Return the ciphertext that is to be sent now: a part of the handshake, or an alert.
+        """Return the ciphertext that is to be sent now: of the handshake, an alert, new keys.
 
-        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) wait for the next :meth:`write`: that saves
-        a packet.
+        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) alone wait for the next :meth:`write`: that
+        saves a packet.
         """
-        return b"" if self._holds_tickets else self._outgoing.read()
+        return b"" if self._outgoing.pending == self._held else self._outgoing.read()
 
     def close(self) -> bytes:
         """Return the ciphertext of our close_notify; nothing if the handshake is not done."""

@@ -132,7 +132,122 @@ def by_s_nail(errand: Errand) -> None:
     errand.run("s-nail", "-:/", *options, "-s", "from s-nail", "c@d.test", text=BODY)
 
 
-CLIENTS: list[Send] = [by_smtplib, by_curl, by_swaks, by_msmtp, by_s_nail]
+def by_gnutls_cli(errand: Errand) -> None:
+    """Type a session without waiting for replies, which the server must answer to its end."""
+    if errand.security == "plain":
+        pytest.skip("gnutls-cli speaks only TLS")
+    stuffed = ("\n" + BODY).replace("\n.", "\n..")
+    session = (
+        "EHLO client.test\nMAIL FROM:<a@b.test>\nRCPT TO:<c@d.test>\nDATA\n"
+        f"Subject: from gnutls-cli\n{stuffed}.\nQUIT\n"
+    )
+    errand.run(
+        "gnutls-cli",
+        f"--x509cafile={errand.authority}",
+        f"--port={errand.port}",
+        *(["--starttls-proto=smtp"] if errand.security == "starttls" else []),
+        "localhost",
+        text=session.replace("\n", "\r\n"),
+    )
+
+
+NODEMAILER = """
+const [port, security, ca] = process.argv.slice(1);
+const transport = require("nodemailer").createTransport({
+  host: "localhost", port: Number(port), name: "client.test",
+  secure: security === "tls", requireTLS: security === "starttls", ignoreTLS: security === "plain",
+  tls: { ca: require("fs").readFileSync(ca) },
+});
+const raw = "Subject: from nodemailer\\r\\n\\r\\n" + require("fs").readFileSync(0, "utf8");
+transport.sendMail({ envelope: { from: "a@b.test", to: ["c@d.test"] }, raw })
+  .then(() => transport.close());
+"""
+
+
+def by_nodemailer(errand: Errand) -> None:
+    node = shutil.which("node")
+    if (
+        node is None
+        or subprocess.run(
+            [node, "-e", "require('nodemailer')"], stderr=subprocess.DEVNULL
+        ).returncode
+    ):
+        pytest.skip("nodemailer is not installed, or not in NODE_PATH")
+    errand.run(
+        node, "-e", NODEMAILER, str(errand.port), errand.security, errand.authority, text=BODY
+    )
+
+
+GO = """
+package main
+
+import (
+    "crypto/tls"
+    "crypto/x509"
+    "io"
+    "net/smtp"
+    "os"
+)
+
+func must(err error) {
+    if err != nil {
+        panic(err)
+    }
+}
+
+func main() {
+    address, security := "localhost:"+os.Args[1], os.Args[2]
+    authority, err := os.ReadFile(os.Args[3])
+    must(err)
+    body, err := io.ReadAll(os.Stdin)
+    must(err)
+    config := &tls.Config{ServerName: "localhost", RootCAs: x509.NewCertPool()}
+    config.RootCAs.AppendCertsFromPEM(authority)
+    var client *smtp.Client
+    if security == "tls" {
+        wire, err := tls.Dial("tcp", address, config)
+        must(err)
+        client, err = smtp.NewClient(wire, "localhost")
+        must(err)
+    } else {
+        client, err = smtp.Dial(address)
+        must(err)
+    }
+    must(client.Hello("client.test"))
+    if security == "starttls" {
+        must(client.StartTLS(config))
+    }
+    must(client.Mail("a@b.test"))
+    must(client.Rcpt("c@d.test"))
+    data, err := client.Data()
+    must(err)
+    _, err = data.Write(append([]byte("Subject: from go\\r\\n\\r\\n"), body...))
+    must(err)
+    must(data.Close())
+    must(client.Quit())
+}
+"""
+
+
+def by_go(errand: Errand) -> None:
+    """Send by Go's net/smtp; the program is built once in a run."""
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("go is not installed")
+    folder = errand.certificates.folder / "go"
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "client.go").write_text(GO)
+        environment = {**os.environ, "GOCACHE": str(folder / "cache"), "GO111MODULE": "off"}
+        command = [go, "build", "-o", "client", "client.go"]
+        subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120)
+    client = str(folder / "client")
+    errand.run(client, str(errand.port), errand.security, errand.authority, text=BODY)
+
+
+CLIENTS: list[Send] = [
+    *(by_smtplib, by_curl, by_swaks, by_msmtp, by_s_nail, by_gnutls_cli, by_nodemailer, by_go)
+]
 
 
 @pytest.mark.parametrize("preset", ["classic", "all"])

@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,18 +16,18 @@ import pytest
 from tests.client import PATIENCE
 from tests.conftest import Certificates
 from tests.net.support import Catcher, serving
-from tests.net.test_clients import Errand, by_curl, by_msmtp, by_smtplib, by_swaks
+from tests.net.test_clients import CLIENTS, Errand
 from tests.net.test_tls_edges import (
     FIVE_MB,
     FROM_THE_START,
     SECURITIES,
     STARTTLS,
-    Ends,
     Handshake,
     at_once,
     before_the_last_message,
     in_the_first_message,
 )
+from tests.unit.test_tls_layer import Commanded
 
 # Real clients, and a server that has nothing to complain of.
 
@@ -139,24 +140,20 @@ def test_s_client_comes_back_with_its_session(
 
 
 @SECURITIES
-def test_s_client_asks_for_a_renegotiation(certificates: Certificates, security: str) -> None:
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
-    handler = Ends()
-    keyword = "tls_context" if security == STARTTLS else "ssl_context"
-    with serving(handler, **{keyword: certificates.server_context()}) as controller:
-        subprocess.run(
-            [
-                *(openssl, "s_client", "-connect", f"127.0.0.1:{controller.port}", "-tls1_2"),
-                *starting(security),
-            ],
-            input=b"R\n",
-            capture_output=True,
-            timeout=60,
-        )
-        reason = handler.ends.get(timeout=PATIENCE)
-    assert reason == "TLS failed: the client asked for a renegotiation"
+def test_s_client_may_not_renegotiate(
+    certificates: Certificates, quiet_server: Quiet, security: str
+) -> None:
+    """RFC 5746 section 4.5: the refusal comes at once, not with the next reply."""
+    with quiet_server(security) as port:
+        client = Commanded(("127.0.0.1", port), "-tls1_2", *starting(security))
+        watchdog = threading.Timer(PATIENCE, client.program.kill)
+        watchdog.start()
+        client.shown(b"250 HELP" if security == STARTTLS else b"220 ")
+        client.type(b"R\n")
+        with client.program as program:
+            text = program.communicate(timeout=2 * PATIENCE)[0]
+        watchdog.cancel()
+    assert b"no renegotiation" in text
 
 
 @SECURITIES
@@ -176,9 +173,7 @@ def test_s_client_with_a_certificate(
 
 
 @pytest.mark.parametrize("security", ["starttls", "tls"])
-@pytest.mark.parametrize(
-    "send", [by_smtplib, by_curl, by_swaks, by_msmtp], ids=lambda send: send.__name__[3:]
-)
+@pytest.mark.parametrize("send", CLIENTS, ids=lambda send: send.__name__[3:])
 def test_a_mail_program_leaves_a_quiet_server(
     certificates: Certificates,
     quiet_server: Quiet,

@@ -219,6 +219,28 @@ async def test_writing() -> None:
     assert sent == b"220 mx.test test\r\n250-one\r\n250-two\r\n250 Acted\r\n"
 
 
+@pytest.mark.parametrize("data", ["250 text", None, 3])
+async def test_a_writer_refuses_what_is_not_bytes(data: Any) -> None:
+    async def act(server: Acting) -> None:
+        with pytest.raises(TypeError, match="bytes-like"):
+            server._writer.write(data)
+
+    async with acting(act) as peer:
+        await peer.outcome()
+        assert (await peer.sent(b"Acted\r\n")).endswith(b"220 mx.test test\r\n250 Acted\r\n")
+
+
+async def test_a_writer_keeps_a_copy() -> None:
+    async def act(server: Acting) -> None:
+        data = bytearray(b"250-first\r\n")
+        server._writer.write(data)
+        data.clear()
+
+    async with acting(act) as peer:
+        await peer.outcome()
+        assert b"250-first\r\n250 Acted\r\n" in await peer.sent(b"Acted\r\n")
+
+
 async def test_draining_waits_for_a_peer_that_does_not_read() -> None:
     async with acting(lambda server: server._writer.drain()) as peer:
         await peer.outcome()

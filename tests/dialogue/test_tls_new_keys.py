@@ -1,0 +1,89 @@
+"""New keys within TLS 1.3 (RFC 8446 section 4.6.3), which a client may ask for at any time."""
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from aiosmtpd.handlers import Sink
+from aiosmtpd.smtp import SMTP
+from tests.conftest import Certificates
+
+from .tls import PATIENCE, Client, Peer
+
+UPDATE = bytes([24, 0, 0, 1, 1])
+"""A KeyUpdate that asks for one in return."""
+
+HANDSHAKE = bytes([22])
+
+
+def expand(secret: bytes, label: str, size: int) -> bytes:
+    """HKDF-Expand-Label with an empty context: RFC 8446 section 7.1."""
+    name = b"tls13 " + label.encode()
+    info = size.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0"
+    return HKDFExpand(SHA384(), size, info).derive(secret)
+
+
+class Keys:
+    """The keys of a client for the bytes that it sends, which the ssl module does not change."""
+
+    def __init__(self, log: Path) -> None:
+        lines = [line.split() for line in log.read_text().splitlines()]
+        (secret,) = (line[2] for line in lines if line[0] == "CLIENT_TRAFFIC_SECRET_0")
+        self._secret = bytes.fromhex(secret)
+
+    def update(self) -> bytes:
+        """Return a record that asks for new keys: the first one that these keys encrypt."""
+        key, nonce = expand(self._secret, "key", 32), expand(self._secret, "iv", 12)
+        self._secret = expand(self._secret, "traffic upd", 48)
+        plain = UPDATE + HANDSHAKE
+        header = bytes([23, 3, 3]) + (len(plain) + 16).to_bytes(2, "big")
+        return header + AESGCM(key).encrypt(nonce, plain, header)
+
+
+@pytest.fixture
+async def updates(certificates: Certificates, tmp_path: Path) -> tuple[Peer, Keys]:
+    """Connect, begin TLS, and give the keys of the client."""
+    server = SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context())
+    context = certificates.client_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.keylog_filename = str(tmp_path / "keys")
+    peer = Peer(server)
+    await peer.asks_for_tls()
+    await peer.shake_hands(Client(context))
+    assert peer.tls is not None
+    cipher = peer.tls.object.cipher()
+    assert cipher is not None
+    assert cipher[0] == "TLS_AES_256_GCM_SHA384"
+    return peer, Keys(tmp_path / "keys")
+
+
+async def test_new_keys_are_answered_without_a_reply(updates: tuple[Peer, Keys]) -> None:
+    """A server that keeps its answers for its next reply keeps as many as a client asks for."""
+    peer, keys = updates
+    # OpenSSL answers when it sees that there is more to read.
+    peer.transport.feed(keys.update())
+    for _ in range(100):
+        before = len(peer.transport.sent)
+        peer.transport.feed(keys.update())
+        assert len(peer.transport.sent) > before
+    # The client follows all these keys.
+    assert await peer.finish() == b""
+
+
+async def test_a_flood_of_new_keys_is_not_kept(updates: tuple[Peer, Keys]) -> None:
+    """A client that asks and does not read is cut off."""
+    peer, keys = updates
+    peer.transport.feed(keys.update())
+    assert not peer.transport.is_closing()
+    sent = len(peer.transport.sent)
+    peer.server.pause_writing()
+    peer.transport.feed(keys.update())
+    assert peer.transport.is_closing()
+    assert len(peer.transport.sent) == sent
+    async with asyncio.timeout(PATIENCE):
+        await peer.transport.lost.wait()
