@@ -572,7 +572,7 @@ class Connection(Wire):
         if self._raw is not None and (out := tls.output()):
             self._raw.write(out)
 
-    def ciphertext_received(self, data: bytes) -> None:
+    def ciphertext_received(self, data: bytes | memoryview) -> None:
         """Take what the socket gave, once TLS has begun."""
         if (tls := self._tls) is None or self._closing:
             return
