@@ -402,7 +402,7 @@ class Connection(Wire):
         # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
         if raw.get_write_buffer_size():
             self._cut_off_later()
-        elif self._tls_protocol:
+        elif self._tls_protocol and self._tls is None:
             self._cut_off_later(CLOSE_NOTIFY)
 
     def _talks_on(self, raw: asyncio.Transport) -> bool:
