@@ -410,6 +410,9 @@ class Connection(Wire):
         if self._tls is not None:
             return True
         has_sent_more = bool(self._receiver.waiting) or self._reading_paused
+        if self._stopping is not None and self.registry is not None and self.registry.is_patient:
+            # A command may be on its way while the 421 is.
+            has_sent_more = True
         return has_sent_more and raw.get_extra_info("socket") is not None
 
     @property
