@@ -177,6 +177,7 @@ class Server:
                 if isinstance(listener, Listener):
                     await listener.end_arrivals()
             if linger > 0:
+                self._registry.is_patient = True
                 await self._registry.wait(linger)
             await self._end_connections(self.shutdown_timeout if timeout is None else timeout)
         except asyncio.CancelledError:

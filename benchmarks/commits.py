@@ -1,7 +1,8 @@
 """Compare two commits of this project side by side, to check that a change is an improvement.
 
 Run ``python benchmarks/commits.py BASE [HEAD]``. Each is checked out under ``build/``. Without
-HEAD, the working tree is compared with BASE. A ratio above 1: HEAD uses less CPU.
+HEAD, the working tree is compared with BASE. A ratio above 1: HEAD uses less CPU. ``--floor``
+adds the floor's ratio: more cannot be saved.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from contestants import BUILD, ROOT, ours, prepare
+from contestants import BUILD, ROOT, floor, ours, prepare
 from measuring import ROUNDS, Figures, idle_memory, measure
 from scenarios import SCENARIOS
 from startup import import_times
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2 * ROUNDS)
     parser.add_argument("--scenario", action="append", choices=[*SCENARIOS, "memory", "startup"])
     parser.add_argument("--uvloop", action="store_true")
+    parser.add_argument("--floor", action="store_true", help="measure the floor too")
     parser.add_argument("--json", type=Path, help="write the ratios here")
     options = parser.parse_args()
     prepare()
@@ -60,10 +62,13 @@ def main() -> None:
     ratios = {}
     with checked_out(options.base) as (before, old), checked_out(options.head) as (after, new):
         them = [ours(before, old, loop), ours(after, new, loop)]
+        runners = [*them, floor(them[1])] if options.floor else them
         for name, scenario in SCENARIOS.items():
             if name in (options.scenario or SCENARIOS):
-                base, head = measure(scenario, them, options.rounds).values()
+                base, head, *bare = measure(scenario, runners, options.rounds).values()
                 print(row(scenario.title, base, head), flush=True)
+                for figures in bare:
+                    print(row("  floor", base, figures), flush=True)
                 ratios[name] = head.ratio(base)
         if "memory" in (options.scenario or ["memory"]):
             octets = [idle_memory(one, 2000, False) for one in them]

@@ -18,7 +18,7 @@ ROOT = HERE.parent
 BUILD = ROOT / "build" / "benchmarks"
 PEM = BUILD / "server.pem"
 PUBLISHED = "1.4.6"
-EVERYTHING = frozenset({"smtp", "hooks", "thread", "starttls", "modern", "stream"})
+EVERYTHING = frozenset({"smtp", "hooks", "thread", "starttls", "smtps", "modern", "stream"})
 SERVER_CPU, LOAD_CPU = 0, 1
 
 
@@ -51,6 +51,12 @@ def ours(name: str, tree: Path, loop: str) -> Contestant:
     return Contestant(name, command, path=str(tree), loop=loop)
 
 
+def floor(us: Contestant) -> Contestant:
+    """Return the floor; it runs in this project's venv, with its layer of TLS."""
+    skills = frozenset({"smtp", "starttls", "smtps"})
+    return attrs.evolve(us, name="floor", command=(*us.command, "floor"), skills=skills)
+
+
 def contestants(loop: str) -> list[Contestant]:
     """Return all servers that can run here; those in Python run on the given event loop."""
     published = environment("published", f"aiosmtpd=={PUBLISHED}", "uvloop")
@@ -64,7 +70,7 @@ def contestants(loop: str) -> list[Contestant]:
             loop=loop,
         ),
         us,
-        Contestant("floor", (us.command[0], script, "floor", loop), frozenset({"smtp"}), loop=loop),
+        floor(us),
         *others(),
     ]
 

@@ -3,7 +3,12 @@
 import asyncio
 from typing import cast
 
-ANSWERS = {b"DATA": b"354 go\r\n", b"EHLO": b"250 HELP\r\n", b"QUIT": b"221 Bye\r\n"}
+ANSWERS = {
+    b"DATA": b"354 go\r\n",
+    b"EHLO": b"250 HELP\r\n",
+    b"QUIT": b"221 Bye\r\n",
+    b"STAR": b"220 go\r\n",
+}
 
 
 class Floor(asyncio.Protocol):
@@ -14,7 +19,7 @@ class Floor(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.buffer = b""
         self.in_data = False
-        self.transport.write(b"220 floor\r\n")
+        self.send(b"220 floor\r\n")
 
     def data_received(self, data: bytes) -> None:
         buffer = self.buffer + data if self.buffer else data
@@ -38,6 +43,9 @@ class Floor(asyncio.Protocol):
             buffer[max(position, len(buffer) - 4) :] if self.in_data else buffer[position:]
         )
         if out:
-            self.transport.write(out)
+            self.send(out)
             if out.endswith(b"221 Bye\r\n"):
                 self.transport.close()
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(data)

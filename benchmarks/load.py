@@ -65,19 +65,26 @@ def check(got: bytes, code: bytes) -> None:
 
 
 class Client:
-    """A connection that waits for each reply."""
+    """A connection that waits for each reply, in TLS after STARTTLS or from the start."""
 
-    def __init__(self, port: int, tls: bool = False) -> None:
+    def __init__(self, port: int, tls: bool = False, from_start: bool = False) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if from_start:
+            self.shake_hands()
+            self.ask(*GREETED)
+            return
         self.ask(*GREETED)
         if tls:
             self.ask(Step(STARTTLS, b"220"))
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-            self.socket = context.wrap_socket(self.socket)
+            self.shake_hands()
             self.ask(Step(EHLO))
+
+    def shake_hands(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self.socket = context.wrap_socket(self.socket)
 
     def ask(self, *steps: Step) -> None:
         for step in steps:

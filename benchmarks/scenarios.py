@@ -24,20 +24,21 @@ class Scenario:
 
     def load(self, port: int) -> "Load":
         if self.each and self.tls:
-            return Handshakes(port, self.steps)
+            return Handshakes(port, self.steps, self.server == "smtps")
         return Crowd(port, self.connections, self.steps, self.tls, self.each)
 
 
 class Handshakes:
-    """A connection and a STARTTLS handshake for each message, one after the other."""
+    """A connection and a TLS handshake for each message, one after the other."""
 
-    def __init__(self, port: int, steps: Sequence[Step]) -> None:
+    def __init__(self, port: int, steps: Sequence[Step], from_start: bool) -> None:
         self.port = port
+        self.from_start = from_start
         self.steps = steps
 
     def run(self, messages: int) -> list[float]:
         for _ in range(messages):
-            client = Client(self.port, tls=True)
+            client = Client(self.port, tls=True, from_start=self.from_start)
             client.ask(*self.steps)
             client.close()
         return []
@@ -83,6 +84,10 @@ SCENARIOS = {
     "tls": Scenario(
         "1 KB on an open TLS connection", ALWAYS, 300, 10, "starttls", tls=True, goals=(3, 4)
     ),
+    "smtps": Scenario(
+        "TLS from the start and 1 KB, each", ALWAYS, 40, 1, "smtps", each=True, tls=True
+    ),
+    "1MB-tls": Scenario("1 MB over TLS", MEGABYTE, 10, 1, "starttls", tls=True),
     "thousand": Scenario("1 KB, 1,000 connections at once", ALWAYS, 2000, 1000, goals=(5, 6)),
     "modern": Scenario("1 KB in one write, modern", in_one_write(SMALL), 400, 10, "modern"),
     "1MB-chunk": Scenario("1 MB by BDAT, modern", in_chunk(message(10**6)), 10, 1, "modern"),

@@ -1,8 +1,9 @@
 """The server side of a benchmark: ``python server.py WHAT LOOP``, the same in each venv.
 
-WHAT is ``smtp``, ``hooks``, ``thread``, ``starttls``, ``modern``, ``stream`` or ``floor``; LOOP
+WHAT is ``smtp``, ``hooks``, ``thread``, ``starttls``, ``smtps``, ``modern`` or ``stream``; LOOP
 ``asyncio`` or ``uvloop``. A third argument may be ``limited`` or ``unlimited``: this server with
-the limits of the command line, or without limits. Prints the port, serves until it is killed.
+the limits of the command line, or without limits; or ``floor``: the floor in its place. Prints the
+port, serves until it is killed.
 """
 
 import asyncio
@@ -75,18 +76,30 @@ def limits(all_of_them: bool) -> dict[str, Any]:
     return {"registry": registry, **dict.fromkeys(counted, 10**9)}
 
 
-def factory(what: str, limited: str = "") -> Callable[[], asyncio.Protocol]:
-    if what == "floor":
+def tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(os.environ["BENCHMARK_PEM"])
+    return context
+
+
+def floor(what: str) -> Callable[[], asyncio.Protocol]:
+    if what not in ("starttls", "smtps"):
         from floor import Floor
 
         return Floor
+    from floor_tls import TLSFloor
+
+    context = tls_context()
+    return lambda: TLSFloor(context, from_start=what == "smtps")
+
+
+def factory(what: str, limited: str = "") -> Callable[[], asyncio.Protocol]:
+    if limited == "floor":
+        return floor(what)
     import aiosmtpd
     from aiosmtpd.smtp import SMTP
 
-    context = None
-    if what == "starttls":
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(os.environ["BENCHMARK_PEM"])
+    context = tls_context() if what == "starttls" else None
     kinds = {"hooks": HooksHandler, "stream": StreamHandler, "thread": PlainHandler}
     if aiosmtpd.__version__ == "1.4.6":
         # 1.4.6 awaits the result of each hook, so it supports only coroutines.
@@ -101,10 +114,31 @@ def factory(what: str, limited: str = "") -> Callable[[], asyncio.Protocol]:
 
 
 async def serve(what: str, *limited: str) -> None:
+    if what == "smtps" and not limited and await serve_smtps():
+        return
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(factory(what, *limited), "127.0.0.1", 0, backlog=1024)
+    context = tls_context() if what == "smtps" and not limited else None
+    server = await loop.create_server(
+        factory(what, *limited), "127.0.0.1", 0, backlog=1024, ssl=context
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+async def serve_smtps() -> bool:
+    """Serve TLS from the start; return False if this version leaves that to the event loop."""
+    try:
+        from aiosmtpd.server import Server
+    except ImportError:
+        return False
+    context = tls_context()
+    server = Server(
+        Handler(), listen="smtps://127.0.0.1:0", ssl_context=context, hostname="mx.test"
+    )
+    await server.start()
+    print(server.addresses[0][1], flush=True)
+    await server.serve_forever()
+    return True
 
 
 if __name__ == "__main__":

@@ -405,7 +405,7 @@ class Connection(Wire):
         # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
         if raw.get_write_buffer_size():
             self._cut_off_later()
-        elif self._tls_protocol:
+        elif self._tls_protocol and self._tls is None:
             self._cut_off_later(CLOSE_NOTIFY)
 
     def _talks_on(self, raw: asyncio.Transport) -> bool:
@@ -413,6 +413,9 @@ class Connection(Wire):
         if self._tls is not None:
             return True
         has_sent_more = bool(self._receiver.waiting) or self._reading_paused
+        if self._stopping is not None and self.registry is not None and self.registry.is_patient:
+            # A command may be on its way while the 421 is.
+            has_sent_more = True
         return has_sent_more and raw.get_extra_info("socket") is not None
 
     @property
@@ -575,7 +578,7 @@ class Connection(Wire):
         if self._raw is not None and (out := tls.output()):
             self._raw.write(out)
 
-    def ciphertext_received(self, data: bytes) -> None:
+    def ciphertext_received(self, data: bytes | memoryview) -> None:
         """Take what the socket gave, once TLS has begun."""
         if (tls := self._tls) is None or self._closing:
             return

@@ -38,6 +38,8 @@ class Registry:
         self.connections: set[Member] = set()
         self._refused: set[Member] = set()
         self.crowd = Crowd(_descriptors())
+        self.is_patient = False
+        """True if the server stops with a *linger*: its closes wait for bytes on their way."""
 
     def add(self, connection: Member) -> int:
         """Add a connection; return how many there are with it, without those that are refused."""

@@ -53,12 +53,13 @@ class TLS:
         # Bytes of the tickets that wait.
         self._held = 0
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
         if len(data) <= PIECE and self._later is None:
             self._incoming.write(data)
             return
-        self._later = memoryview(data if self._later is None else bytes(self._later) + data)
+        # A copy: the caller's buffer is for the next read, and a handshake may wait for its turn.
+        self._later = memoryview(b"".join((self._later or b"", data)))
         self._feed_more()
 
     def _feed_more(self) -> bool:
@@ -87,18 +88,21 @@ class TLS:
         """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
         view, pieces, size = _buffer.view, [], 0
         try:
-            while not self.ended:
+            # Ask no more if nothing is left: an exception says so, which takes 1 µs.
+            while self._incoming.pending or size == PLAIN_SIZE or self._feed_more():
+                if size == PLAIN_SIZE:
+                    pieces.append(bytes(view))
+                    size = 0
                 try:
                     count = int(self._object.read(PLAIN_SIZE - size, view[size:]))
                 except ssl.SSLWantReadError:
                     if self._feed_more():
                         continue
                     break
-                self.ended = count == 0
+                if not count:
+                    self.ended = True
+                    break
                 size += count
-                if size == PLAIN_SIZE:
-                    pieces.append(bytes(view))
-                    size = 0
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError:

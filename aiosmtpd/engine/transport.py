@@ -32,7 +32,7 @@ class Encrypted(Line, Protocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the event loop the buffer to read into."""
 
-    def ciphertext_received(self, data: bytes) -> None:
+    def ciphertext_received(self, data: bytes | memoryview) -> None:
         """Take what the socket gave."""
 
     def eof_received(self) -> bool | None:
@@ -66,7 +66,7 @@ class Ciphertext(asyncio.Protocol, asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
         view = self._connection.get_buffer(nbytes)
-        self._connection.ciphertext_received(bytes(view[:nbytes]))
+        self._connection.ciphertext_received(view[:nbytes])
 
     def data_received(self, data: bytes) -> None:
         """Take what was read by an event loop with a buffer of its own."""

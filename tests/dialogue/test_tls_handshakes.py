@@ -70,6 +70,29 @@ async def test_a_client_that_goes_before_its_turn(
     assert [call[0] for call in seen.calls] == ["began", "tls", "ended"]
 
 
+async def test_a_handshake_in_the_queue_ends_at_its_timeout(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No handshake gets its turn.
+    monkeypatch.setattr("aiosmtpd.engine.handshakes.BUDGET", 0.0)
+    seen = Seen()
+    server = SMTP(Sink(), hostname="mx.test", observers=[seen], handshake_timeout=0.05)
+    server.tls_from_start = certificates.server_context()
+    peer = Peer(server)
+    peer.transport.feed(Client(certificates.client_context()).shake_hands())
+    async with asyncio.timeout(PATIENCE):
+        while not peer.transport.has_ended:
+            await peer._change()
+    peer.server.connection_lost(None)
+    await settle()
+    why = "it took more than 0.05 seconds"
+    assert [call[:2] for call in seen.calls] == [
+        ("began",),
+        ("tls", why),
+        ("ended", f"TLS handshake failed: {why}"),
+    ]
+
+
 async def test_a_client_that_goes_with_its_first_bytes(
     served: Callable[..., Peer], certificates: Certificates
 ) -> None:
