@@ -22,6 +22,7 @@ from tests.net.test_tls_edges import (
     FROM_THE_START,
     SECURITIES,
     STARTTLS,
+    Ends,
     Handshake,
     at_once,
     before_the_last_message,
