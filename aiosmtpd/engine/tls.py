@@ -128,10 +128,15 @@ class TLS:
     def output(self) -> bytes:
         """Return the ciphertext that is to be sent now: of the handshake, an alert, new keys.
 
-        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) alone wait for the next :meth:`write`: that
-        saves a packet.
+        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) alone wait for the next :meth:`write`, such
+        as the greeting, which saves a packet; or for :meth:`tickets`.
         """
         return b"" if self._outgoing.pending == self._held else self._outgoing.read()
+
+    def tickets(self) -> bytes:
+        """Return the tickets that wait, for a session in which the client speaks first."""
+        self._held = 0
+        return self._outgoing.read()
 
     def close(self) -> bytes:
         """Return the ciphertext of our close_notify; nothing if the handshake is not done."""

@@ -99,10 +99,12 @@ def _bind_all(addresses: Sequence[tuple[socket.AddressFamily, _SockAddr]]) -> li
 
 def _bind(family: int, address: tuple[str | int, ...] | str) -> socket.socket:
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        is_local = family == getattr(socket, "AF_UNIX", None)
+        # asyncio sets TCP_NODELAY only on connections to a socket that was made for TCP by name.
+        sock = socket.socket(family, socket.SOCK_STREAM, 0 if is_local else socket.IPPROTO_TCP)
         try:
             sock.setblocking(False)
-            if family != getattr(socket, "AF_UNIX", None) and os.name == "posix":
+            if not is_local and os.name == "posix":
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -20,7 +20,7 @@ from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import ALL, SMTP, Envelope, OriginalRecipient, Session, xforward
 from tests.net.support import free_port
 
-DEADLINE = 90.0
+DEADLINE = 8.0
 """Seconds until a program that must do something has failed to: some of them start slowly."""
 
 SUBMISSION = "/usr/sbin:/usr/lib/postfix/sbin:" + os.environ.get("PATH", "")
@@ -209,14 +209,11 @@ class Journal:
 
 
 @attrs.frozen
-class Postfix:
-    """Debian's Postfix, which hands all mail on: to ``office``, or to ``lmtp`` for that domain."""
+class Running:
+    """A Postfix that runs."""
 
     configuration: str
-    port: int
     journal: Journal
-    office: Office
-    lmtp: Office
 
     def submit(self, *arguments: str, data: bytes) -> None:
         program = shutil.which("sendmail", path=SUBMISSION)
@@ -225,39 +222,55 @@ class Postfix:
         run(*command, data=b"Subject: from Postfix\n\n" + data)
 
 
-@pytest.fixture(scope="module")
-def postfix() -> Iterator[Postfix]:
+@contextmanager
+def running_postfix(folder: Path, main: str, master: str) -> Iterator[Running]:
+    """Run Postfix with these files in a folder; skip the test if it cannot run."""
     if POSTFIX is None:
         pytest.skip("postfix is not installed")
     if not IS_ROOT:
         pytest.skip("only root can run Postfix")
+    for name in ("etc", "queue", "data"):
+        (folder / name).mkdir()
+    shutil.chown(folder / "data", "postfix")
+    (folder / "etc/main.cf").write_text(main)
+    (folder / "etc/master.cf").write_text(master)
+    configuration = str(folder / "etc")
+    with subprocess.Popen(
+        [POSTFIX, "-c", configuration, "start-fg"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        journal = Journal(process)
+        try:
+            journal.wait_for("daemon started")
+            yield Running(configuration, journal)
+        finally:
+            run(POSTFIX, "-c", configuration, "stop")
+            process.wait(DEADLINE)
+            journal.close()
+
+
+@attrs.frozen
+class Postfix(Running):
+    """Debian's Postfix, which hands all mail on: to ``office``, or to ``lmtp`` for that domain."""
+
+    port: int
+    office: Office
+    lmtp: Office
+
+
+@pytest.fixture(scope="module")
+def postfix() -> Iterator[Postfix]:
     with (
         office() as relay,
         office(ListeningLMTP) as lmtp,
         public_folder() as folder,
     ):
         port = free_port()
-        for name in ("etc", "queue", "data"):
-            (folder / name).mkdir()
-        shutil.chown(folder / "data", "postfix")
         main = MAIN_CF.format(folder=folder, relay=relay.port, lmtp=lmtp.port)
-        (folder / "etc/main.cf").write_text(main)
-        (folder / "etc/master.cf").write_text(MASTER_CF.format(port=port))
-        configuration = str(folder / "etc")
-        with subprocess.Popen(
-            [POSTFIX, "-c", configuration, "start-fg"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as process:
-            journal = Journal(process)
-            try:
-                journal.wait_for("daemon started")
-                yield Postfix(configuration, port, journal, relay.handler, lmtp.handler)
-            finally:
-                run(POSTFIX, "-c", configuration, "stop")
-                process.wait(DEADLINE)
-                journal.close()
+        with running_postfix(folder, main, MASTER_CF.format(port=port)) as own:
+            yield Postfix(own.configuration, own.journal, port, relay.handler, lmtp.handler)
 
 
 def test_postfix_asks_for_notifications(postfix: Postfix) -> None:

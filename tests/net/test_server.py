@@ -18,7 +18,7 @@ from aiosmtpd import Server
 from aiosmtpd.handlers import Sink
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.server import close_loop
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Session
 from tests.client import PATIENCE, Client, Place
 from tests.conftest import Certificates
 from tests.net.support import Catcher, aside, until
@@ -139,6 +139,28 @@ async def test_an_inherited_socket(tmp_path: Path) -> None:
 async def test_keywords_reach_the_connections() -> None:
     async with Server(Sink(), hostname="mx.test", ident="Mine") as server:
         assert await greeting(server.addresses[0]) == b"220 mx.test Mine\r\n"
+
+
+class NoDelay:
+    """Tells for each HELO whether the connection sends every write at once."""
+
+    async def handle_HELO(self, server: SMTP, session: Session, envelope: Any, name: str) -> str:
+        assert server.transport is not None
+        session.host_name = name
+        # A copy: the one of uvloop has fewer methods.
+        copy = os.dup(server.transport.get_extra_info("socket").fileno())
+        with socket.socket(fileno=copy) as sock:
+            return f"250 {sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0}"
+
+
+@POSIX
+async def test_no_reply_waits_for_an_acknowledgement() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        async with Server(NoDelay(), listen=["127.0.0.1:0", f"fd:{inherited.fileno()}"]) as server:
+            for address in server.addresses:
+                with await reach(address) as client:
+                    await aside(client.line)
+                    assert await aside(client.ask, b"HELO client.test") == b"250 True\r\n"
 
 
 async def test_a_factory() -> None:

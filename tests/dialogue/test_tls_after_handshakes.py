@@ -1,4 +1,4 @@
-"""New keys within TLS 1.3 (RFC 8446 section 4.6.3), which a client may ask for at any time."""
+"""Messages of TLS 1.3 after the handshake (RFC 8446 section 4.6): tickets and new keys."""
 
 import asyncio
 import ssl
@@ -60,6 +60,24 @@ async def updates(certificates: Certificates, tmp_path: Path) -> tuple[Peer, Key
     assert cipher is not None
     assert cipher[0] == "TLS_AES_256_GCM_SHA384"
     return peer, Keys(tmp_path / "keys")
+
+
+def has_ticket(peer: Peer) -> bool:
+    """Read what has come, but no text; return True if the client could resume its session."""
+    assert peer.read() == b""
+    session = None if peer.tls is None else peer.tls.object.session
+    return session is not None and session.has_ticket
+
+
+async def test_the_tickets_wait_for_no_command(certificates: Certificates) -> None:
+    """A client with Nagle's algorithm would send its EHLO 40 ms later without them."""
+    peer = Peer(SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context()))
+    await peer.starttls(certificates.client_context())
+    async with asyncio.timeout(PATIENCE):
+        while not has_ticket(peer):
+            peer.transport.changed.clear()
+            await peer.transport.changed.wait()
+    await peer.finish()
 
 
 async def test_new_keys_are_answered_without_a_reply(updates: tuple[Peer, Keys]) -> None:
