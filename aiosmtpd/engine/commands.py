@@ -695,3 +695,7 @@ class Commands(Connection):
         if self.expose_exceptions:
             return replies.from_hook(f"500 Error: ({type(error).__name__}) {error}")
         return replies.internal_error(reference)
+
+
+# The verbs and mechanisms are methods of SMTP and of its subclasses.
+hooks.WITHOUT_VERBS.update(Commands.__mro__)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from aiosmtpd.engine.wire import read_buffer
+
 if TYPE_CHECKING:
     from aiosmtpd.engine.tls import TLS
 
@@ -28,9 +30,6 @@ class Line(Protocol):
 
 class Encrypted(Line, Protocol):
     """A connection in TLS."""
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Give the event loop the buffer to read into."""
 
     def ciphertext_received(self, data: bytes | memoryview) -> None:
         """Take what the socket gave."""
@@ -61,12 +60,11 @@ class Ciphertext(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the event loop what to read into."""
-        return self._connection.get_buffer(sizehint)
+        return read_buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
-        view = self._connection.get_buffer(nbytes)
-        self._connection.ciphertext_received(view[:nbytes])
+        self._connection.ciphertext_received(read_buffer.view[:nbytes])
 
     def data_received(self, data: bytes) -> None:
         """Take what was read by an event loop with a buffer of its own."""

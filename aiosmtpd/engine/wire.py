@@ -30,9 +30,9 @@ DROPS = 16
 SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less if ``timeout`` is less."""
 
-LONGEST_SLEEP = 150.0
-"""Seconds until the timer looks at the deadline, at most. It is shorter than the patience with
-mail data, or each message would arm the timer anew (8 µs)."""
+LONGEST_SLEEP = 30.0
+"""Seconds until the timer looks at the deadline, at most. It is no longer than the patience with a
+TLS handshake or with mail data, or each of them would arm the timer anew (8 µs)."""
 
 
 class _Buffer(threading.local):
@@ -43,7 +43,7 @@ class _Buffer(threading.local):
         self.view = memoryview(bytearray(READ_SIZE))
 
 
-_buffer = _Buffer()
+read_buffer = _Buffer()
 
 
 class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
@@ -87,11 +87,11 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the event loop the buffer to read into."""
-        return _buffer.view
+        return read_buffer.view
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the bytes that were read."""
-        self.data_received(bytes(_buffer.view[:nbytes]))
+        self.data_received(bytes(read_buffer.view[:nbytes]))
 
     # Out.
 

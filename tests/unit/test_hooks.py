@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 
 from aiosmtpd.engine import hooks
+from aiosmtpd.smtp import SMTP
 
 
 class Handler:
@@ -65,6 +66,29 @@ def with_a_hook_of_its_own() -> Handler:
 def test_names_are_those_of_dir(owner: Any) -> None:
     expected = [name for name in dir(owner) if name.startswith(("handle_", "find"))]
     assert sorted(hooks.names(owner, "handle_") + hooks.names(owner, "find")) == sorted(expected)
+
+
+class Verbs:
+    """Verbs and mechanisms to mix in: it comes after the server's own classes."""
+
+    async def smtp_XTURN(self, arg: str | None) -> None:
+        """A verb of its own."""
+
+    async def auth_TOKEN(self, server: SMTP, args: list[str]) -> None:
+        """A mechanism of its own."""
+
+
+class Extended(SMTP, Verbs):
+    """A server with both."""
+
+
+@pytest.mark.parametrize("prefix", ["smtp_", "auth_"])
+async def test_names_of_a_server_are_those_of_dir(prefix: str) -> None:
+    server = Extended(Handler(), hostname="mx.test")
+    vars(server)[prefix + "XYZ"] = print
+    found = hooks.names(server, prefix)
+    assert found == [name for name in dir(server) if name.startswith(prefix)]
+    assert len(found) > 3
 
 
 # find
