@@ -20,7 +20,7 @@ from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import ALL, SMTP, Envelope, OriginalRecipient, Session, xforward
 from tests.net.support import free_port
 
-DEADLINE = 8.0
+DEADLINE = 90.0
 """Seconds until a program that must do something has failed to: some of them start slowly."""
 
 SUBMISSION = "/usr/sbin:/usr/lib/postfix/sbin:" + os.environ.get("PATH", "")

@@ -358,6 +358,32 @@ def test_a_subclass_with_its_own_starttls(certificates: Certificates) -> None:
         assert session.ssl is not None
 
 
+def test_a_subclass_with_its_own_starttls_closes_after_a_reply() -> None:
+    """On uvloop its transport is the event loop's own."""
+
+    class Own(SMTP):
+        async def smtp_STARTTLS(self, arg: str | None) -> None:
+            await super().smtp_STARTTLS(arg)
+
+        async def smtp_NOOP(self, arg: str | None) -> None:
+            await self.push("421 later")
+            assert self.transport is not None
+            self.transport.close()
+
+    from aiosmtpd.controller import Controller
+
+    class Owned(Controller):
+        def factory(self) -> SMTP:
+            return Own(self.handler)
+
+    with (
+        Owned(Catcher(), hostname="127.0.0.1", port=0) as controller,
+        Client(controller.port) as client,
+    ):
+        assert client.ask(b"NOOP") == b"421 later\r\n"
+        assert client.rest() == b""
+
+
 def stay(client: Client) -> None:
     assert client.socket.recv(100) == b""
 

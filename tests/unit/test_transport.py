@@ -12,7 +12,7 @@ from aiosmtpd.engine.transport import Transport
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP, syntax
 from tests.conftest import Certificates
-from tests.dialogue.tls import PATIENCE, Client, Peer
+from tests.dialogue.tls import PATIENCE, Client, HalfOpen, Peer
 from tests.dialogue.transport import LOCAL, PEER
 
 Act = Callable[["Acting"], Awaitable[Any]]
@@ -469,3 +469,32 @@ async def test_the_end_of_a_transport_whose_connection_is_over(connect: Connect)
     else:
         with pytest.raises(NotImplementedError):
             transport.write_eof()
+
+
+async def test_uvloops_own_transport_gets_each_reply_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A program with a STARTTLS of its own has it, and may write to it or close it."""
+    monkeypatch.setattr(HalfOpen, "__module__", "uvloop.loop")
+
+    class Own(Acting):
+        async def smtp_STARTTLS(self, arg: str | None) -> None:
+            raise NotImplementedError
+
+    async def act(server: Acting) -> bool:
+        assert isinstance(server.transport, HalfOpen)
+        await server.push("250-one")
+        server._writer.write(b"250-two\r\n")
+        server.transport.write(b"250 three\r\n")
+        await server.push("421 four")
+        server.transport.close()
+        return True
+
+    server = Own(Sink(), hostname="mx.test", ident="test")
+    server.act = act
+    peer = Peer(server)
+    await peer.until(b"220 mx.test test\r\n")
+    peer.text = b""
+    peer.send(b"ACT\r\n")
+    await peer.ended()
+    assert await peer.finish() == b"250-one\r\n250-two\r\n250 three\r\n421 four\r\n"
