@@ -21,6 +21,9 @@ Data = bytes | bytearray | memoryview
 READ_SIZE = 131_072
 """The most bytes that one read takes: asyncio takes twice as many, which is no faster."""
 
+CIPHERTEXT_SIZE = 65_536
+"""The most bytes of ciphertext that one read takes."""
+
 HIGH_WATER = 65536
 """Bytes of input that may wait for a busy command, and of replies that may wait for each other."""
 
@@ -41,6 +44,8 @@ class _Buffer(threading.local):
     def __init__(self) -> None:
         # A view: the event loop's TLS layer reads into slices of it.
         self.view = memoryview(bytearray(READ_SIZE))
+        # Less at a time: what comes of it in TLS then fits into memory that malloc() keeps.
+        self.ciphertext = self.view[:CIPHERTEXT_SIZE]
 
 
 read_buffer = _Buffer()

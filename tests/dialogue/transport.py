@@ -18,7 +18,7 @@ class MemoryTransport(asyncio.Transport):
     def __init__(self, loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol) -> None:
         super().__init__({"peername": PEER, "sockname": LOCAL, "socket": None, "sslcontext": None})
         self._loop = loop
-        self._protocol: asyncio.Protocol = protocol
+        self._protocol: asyncio.Protocol | asyncio.BufferedProtocol = protocol
         self._waiting: list[bytes] = []
         self._eof_waiting = False
         self._reading = True
@@ -36,10 +36,22 @@ class MemoryTransport(asyncio.Transport):
         """Let `data` arrive from the peer."""
         if self._closing or not data:
             return
-        if self._reading and not self._waiting:
+        is_first = not self._waiting
+        self._waiting.append(data)
+        if is_first:
+            self._deliver()
+
+    def _give(self, data: bytes) -> None:
+        """Give data to the protocol: a buffer's worth at a time, if it has one."""
+        if isinstance(self._protocol, asyncio.Protocol):
             self._protocol.data_received(data)
-        else:
-            self._waiting.append(data)
+            return
+        view = memoryview(self._protocol.get_buffer(len(data)))
+        size = min(len(view), len(data))
+        view[:size] = data[:size]
+        if size < len(data):
+            self._waiting.insert(0, data[size:])
+        self._protocol.buffer_updated(size)
 
     def feed_eof(self) -> None:
         """Let the peer's FIN arrive."""
@@ -117,7 +129,7 @@ class MemoryTransport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """Pass data that arrives to another protocol from now on."""
-        if not isinstance(protocol, asyncio.Protocol):
+        if not isinstance(protocol, asyncio.Protocol | asyncio.BufferedProtocol):
             raise TypeError(type(protocol).__name__)
         self._protocol = protocol
 
@@ -131,7 +143,7 @@ class MemoryTransport(asyncio.Transport):
 
     def _deliver(self) -> None:
         while self._waiting and self._reading and not self._closing:
-            self._protocol.data_received(self._waiting.pop(0))
+            self._give(self._waiting.pop(0))
         if self._eof_waiting and self._reading and not self._waiting:
             self._eof_waiting = False
             self.feed_eof()
