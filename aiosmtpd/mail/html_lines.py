@@ -17,6 +17,12 @@ _LINE = re.compile(r"\n[^\n]*+|[^\n]++")
 _AT_END = " \t\xa0"
 _JOINERS = re.compile("[^\u200c\u200d]+")
 
+_SHORT = 9
+"""Pieces, at most, of a short text."""
+
+_MOST_PIECES = 5000
+"""Pieces that wait before they are joined."""
+
 _DEEPEST = 40
 """Columns of an indent to which no deeper list or quotation adds."""
 
@@ -48,6 +54,8 @@ class Lines:
     def __init__(self) -> None:
         self.number = 0
         self._pieces: list[str] = []
+        # The number of pieces that were written, and of those at the begin that were joined.
+        self._place = self._joined_pieces = 0
         self._breaks = 1
         self._blank = False
         self._new_cell = self._joined = False
@@ -90,15 +98,25 @@ class Lines:
         if self._breaks:
             if self._pieces:
                 self._strip()
-                self._pieces.append("\n" * self._breaks)
-            self._pieces.append(self._indents[-1] if self._first is None else self._first)
+                self._add("\n" * self._breaks)
+            self._add(self._indents[-1] if self._first is None else self._first)
             self._first = None
             self._breaks = 0
             self.number += 1
         elif self._blank:
-            self._pieces.append(" ")
+            self._add(" ")
         self._blank = self._new_cell = self._joined = False
-        self._pieces.append(text)
+        self._add(text)
+
+    def _add(self, piece: str) -> None:
+        self._pieces.append(piece)
+        self._place += 1
+        if len(self._pieces) - self._joined_pieces > _MOST_PIECES:
+            # Small strings need ten times as much memory as their text.
+            self._pieces[self._joined_pieces : -_SHORT] = [
+                "".join(self._pieces[self._joined_pieces : -_SHORT])
+            ]
+            self._joined_pieces += 1
 
     def line_end(self) -> None:
         """End the line, or write an empty line if it has already ended."""
@@ -145,11 +163,12 @@ class Lines:
 
     def place(self) -> int:
         """Return a place for :meth:`since`."""
-        return len(self._pieces)
+        return self._place
 
     def since(self, place: int) -> str:
         """Return a short text since a place; ``""`` if it is long."""
-        return "".join(self._pieces[place:]).strip() if len(self._pieces) - place < 9 else ""
+        number = self._place - place
+        return "".join(self._pieces[-number:]).strip() if 0 < number < _SHORT else ""
 
     def _strip(self) -> None:
         """Drop the blanks at the end of the line."""
@@ -158,6 +177,8 @@ class Lines:
             if self._pieces[-1]:
                 break
             self._pieces.pop()
+            self._place -= 1
+        self._joined_pieces = min(self._joined_pieces, len(self._pieces))
 
     def __str__(self) -> str:
         self._strip()

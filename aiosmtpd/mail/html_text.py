@@ -39,6 +39,7 @@ _BLOCKS = frozenset({"block", "flex", "grid", "list-item", "table"})
 _WANTED = frozenset({"alt", "class", "hidden", "href", "id", "media", "start", "style", "value"})
 _NUMBER = re.compile(r"[ \t\n\f]*([+-]?[0-9]{1,9})")
 _ABSOLUTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*+:")
+_CALLED = ("mailto:", "sms:", "tel:")
 _LINE_ENDS = re.compile(r"[\t\n]+")
 _EDGES = "".join(map(chr, range(33)))
 
@@ -67,8 +68,8 @@ def read(html: str) -> Hypertext:
 def shown(html: str, *, targets: bool = False) -> str:
     """Return the visible text of *html* for a terminal.
 
-    Lists have bullets or numbers, quotations ``>``. With *targets*, an address in ``<>`` follows
-    each link whose text is another one.
+    Lists have bullets or numbers, quotations ``>``. With *targets*, its address in ``<>`` follows
+    each link whose text is another one: a web or mail address, or a number to call.
     """
     return str(_Reader(html, marks=True, targets=targets).lines)
 
@@ -246,15 +247,21 @@ class _Reader:
 
     def _anchor_end(self, *, seen: bool) -> None:
         target, place = self._anchors.pop()
-        if self._targets and seen and target and not target.startswith("#"):
+        if self._targets and seen and target:
             target = self._absolute(target)
-            if self.lines.since(place) != target:
+            wanted = is_web_address(target) or target.lower().startswith(_CALLED)
+            if wanted and not _says(self.lines.since(place), target):
                 self.lines.text(f" <{target}>")
 
 
 def _number(attributes: Attributes, name: str, default: int) -> int:
     number = _NUMBER.match(attributes.get(name, ""))
     return int(number[1]) if number else default
+
+
+def _says(text: str, target: str) -> bool:
+    """Return True if the text of a link is its address."""
+    return text.rstrip("/") in {target.rstrip("/"), target.partition(":")[2]}
 
 
 def _address(href: str) -> str:

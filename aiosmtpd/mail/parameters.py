@@ -18,7 +18,7 @@ MOST_PARAMETERS = 1000
 _MAIN = re.compile(r"[^;()\s]*+")
 _NAME = re.compile(r"[^;=()\"\s]++")
 _BLANKS = re.compile(r"\s*+")
-_COMMENT = re.compile(r"[^()\\]++|\\.|[()\\]", re.DOTALL)
+_COMMENT = re.compile(r"[^()\\]++|\\.|\(++|[)\\]", re.DOTALL)
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # A value in no quotes may have blanks in it, but not if another parameter follows them.
@@ -64,7 +64,7 @@ def _skip(text: str, position: int) -> int:
             return position
         depth = 0
         for piece in _COMMENT.finditer(text, position):
-            depth += (piece[0] == "(") - (piece[0] == ")")
+            depth += len(piece[0]) if piece[0][0] == "(" else -(piece[0] == ")")
             position = piece.end()
             if not depth:
                 break
