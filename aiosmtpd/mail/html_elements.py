@@ -80,6 +80,9 @@ _LEAVES_SVG = (_FORMATTING - {"a", "font"}) | _words(
 _HIDES = 8
 """A flag beside those of styles: an element that is hidden with its content."""
 
+DEEPEST = 5000
+"""Open elements to which no more are added; browsers nest 512."""
+
 UNSEEN = -1
 
 Closed = tuple[str, int]
@@ -110,6 +113,11 @@ class Elements:
         """True within SVG or MathML, but not within HTML in it."""
         outer = self._last(("math", "svg")) if self.had_foreign else -1
         return outer >= 0 and self._last(_PAGE_OF_HTML) < outer
+
+    @property
+    def full(self) -> bool:
+        """True if no more elements can be opened."""
+        return len(self._names) >= DEEPEST
 
     @property
     def visible(self) -> bool:

@@ -13,7 +13,7 @@ from urllib.parse import urljoin
 from aiosmtpd.mail.html_elements import MAKES_ROOM, UNSEEN, VOID, Closed, Elements
 from aiosmtpd.mail.html_lines import Lines, cleaned
 from aiosmtpd.mail.html_styles import PREFORMATTED, Sheet, Style
-from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
+from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tag, Tokens, attributes_of
 from aiosmtpd.mail.links import is_web_address
 
 _LISTS = frozenset({"dir", "menu", "ol", "ul"})
@@ -126,6 +126,9 @@ class _Reader:
         if name in VOID:
             self._void(name, attributes, style)
             return
+        if elements.full and name not in WITHOUT_TAGS:
+            self._flat(name, attributes, style)
+            return
         if name == "a":
             self._anchor(attributes)
         elif name == "style":
@@ -141,6 +144,15 @@ class _Reader:
             self._tokens.foreign = elements.foreign
             if self._tokens.foreign and tag.source.endswith("/"):
                 self._end(name)
+
+    def _flat(self, name: str, attributes: Attributes, style: Style) -> None:
+        """Read the start tag of an element that is too deep to be opened."""
+        if name == "a":
+            self._link(attributes)
+        if self._elements.seen:
+            if name in {"td", "th"}:
+                self.lines.cell()
+            self.lines.block(self._breaks(name, style))
 
     def _looked(self, tag: Tag) -> tuple[Attributes, Style]:
         """Return the attributes of a start tag, and their effect on its text."""
