@@ -75,8 +75,8 @@ _WITHOUT_ALIASES = (
 _OF_PYTHON = frozenset({*aliases, *aliases.values(), *_WITHOUT_ALIASES.split()})
 """Codecs of Python, and their other names. It keeps all names that it does not know in memory."""
 
-_IN_PIECES = frozenset(_CODECS.values())
-"""Codecs that decode a text piece by piece. Others of Python may be without, or slow."""
+_IN_PIECES = frozenset(_CODECS.values()) - {"iso-2022-jp"}
+"""Codecs that read a text alike piece by piece; some others raise an error, or are slow."""
 
 # Codecs that take quadratic time, or that are for program text: mail does not use them.
 _NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"})
@@ -179,8 +179,8 @@ def _decoded_pieces(read: Pieces, name: str) -> Iterator[str]:
         name = "utf-8" if _can_be(read, "utf-8") else "cp1252"
     elif name == "big5":
         name = next((one for one in _BIG5 if _can_be(read, one)), _BIG5[0])
-    elif name in _JAPANESE:
-        name = _JAPANESE[name]
+    elif name == "euc-jp":
+        name = "euc_jp"
         unknown = sum(one.count("\ufffd") for one in codecs.iterdecode(read(), name, errors))
         errors = "aiosmtpd.added" if 0 < unknown <= _MOST_ADDED else errors
     if _WINDOWS.fullmatch(name):
@@ -239,17 +239,16 @@ def _big5(data: bytes) -> str:
 # Programs in Japan use letters that Microsoft added to JIS X 0208, such as "①" and "㈱". Only the
 # codec of its Shift_JIS has them.
 
-_JAPANESE = {"euc-jp": "euc_jp", "iso-2022-jp": "iso2022_jp_ext"}
-
 _MOST_ADDED = 10_000
 """Letters of one text that are looked up there: that is slow."""
 
 
 def _japanese(data: bytes, codec: str) -> str:
     text = data.decode(codec, "replace")
-    if 0 < text.count("\ufffd") <= _MOST_ADDED:
-        text = data.decode(codec, "aiosmtpd.added")
-    return text
+    if not 0 < text.count("\ufffd") <= _MOST_ADDED:
+        return text
+    del text
+    return data.decode(codec, "aiosmtpd.added")
 
 
 def _added(error: UnicodeError) -> tuple[str, int]:
@@ -272,6 +271,6 @@ codecs.register_error("aiosmtpd.added", _added)
 _SPECIAL: dict[str, Callable[[bytes], str]] = {
     "ascii": _ascii,
     "big5": _big5,
-    "euc-jp": lambda data: _japanese(data, _JAPANESE["euc-jp"]),
-    "iso-2022-jp": lambda data: _japanese(data, _JAPANESE["iso-2022-jp"]),
+    "euc-jp": lambda data: _japanese(data, "euc_jp"),
+    "iso-2022-jp": lambda data: _japanese(data, "iso2022_jp_ext"),
 }

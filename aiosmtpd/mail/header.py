@@ -35,13 +35,13 @@ _WORD = re.compile(r"=\?([!->@-~]{1,99})\?([bBqQ])\?([^?]*+(?:(?<!=)\?(?!=)[^?]*
 
 def fields_of(block: bytes | memoryview) -> Iterator[tuple[str, str]]:
     """Yield the names and the unfolded values of the fields in a header block."""
+    if bytes(block[: len(BOM_UTF8)]) == BOM_UTF8:
+        block = block[len(BOM_UTF8) :]
     view = memoryview(block)
-    if bytes(view[: len(BOM_UTF8)]) == BOM_UTF8:
-        view = view[len(BOM_UTF8) :]
-    for match in islice(_FIELD.finditer(view), MOST_FIELDS):
+    for match in islice(_FIELD.finditer(block), MOST_FIELDS):
         name, value = match.span(1), match.span(2)
-        spelt = bytes(view[name[0] : name[1]])
-        if not (spelt.startswith(_MBOX_LINES) and not _PROPER_NAME.match(view, name[0])):
+        spelt = bytes(block[name[0] : name[1]])
+        if not (spelt.startswith(_MBOX_LINES) and not _PROPER_NAME.match(block, name[0])):
             # Not a slice of bytes: a field may be as large as the message.
             text = unfolded(view[value[0] : value[1]])
             yield spelt.rstrip(b" \t").decode("utf-8", "replace"), text

@@ -115,11 +115,6 @@ class Elements:
         return outer >= 0 and self._last(_PAGE_OF_HTML) < outer
 
     @property
-    def full(self) -> bool:
-        """True if no more elements can be opened."""
-        return len(self._names) >= DEEPEST
-
-    @property
     def visible(self) -> bool:
         """True if a reader sees an image here, or text that is large enough."""
         return not (self._hidden or self.flags & INVISIBLE)

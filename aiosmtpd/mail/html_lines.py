@@ -54,8 +54,8 @@ class Lines:
     def __init__(self) -> None:
         self.number = 0
         self._pieces: list[str] = []
-        # The number of pieces that were written, and of those at the begin that were joined.
-        self._place = self._joined_pieces = 0
+        # Pieces at the begin that were joined, and by how many they became fewer.
+        self._packed = self._gone = 0
         self._breaks = 1
         self._blank = False
         self._new_cell = self._joined = False
@@ -98,25 +98,24 @@ class Lines:
         if self._breaks:
             if self._pieces:
                 self._strip()
-                self._add("\n" * self._breaks)
-            self._add(self._indents[-1] if self._first is None else self._first)
+                self._pieces.append("\n" * self._breaks)
+            self._pieces.append(self._indents[-1] if self._first is None else self._first)
             self._first = None
             self._breaks = 0
             self.number += 1
         elif self._blank:
-            self._add(" ")
+            self._pieces.append(" ")
         self._blank = self._new_cell = self._joined = False
-        self._add(text)
+        self._pieces.append(text)
+        if len(self._pieces) > self._packed + _MOST_PIECES:
+            self._pack()
 
-    def _add(self, piece: str) -> None:
-        self._pieces.append(piece)
-        self._place += 1
-        if len(self._pieces) - self._joined_pieces > _MOST_PIECES:
-            # Small strings need ten times as much memory as their text.
-            self._pieces[self._joined_pieces : -_SHORT] = [
-                "".join(self._pieces[self._joined_pieces : -_SHORT])
-            ]
-            self._joined_pieces += 1
+    def _pack(self) -> None:
+        # Small strings need ten times as much memory as their text.
+        pieces = self._pieces[self._packed : -_SHORT]
+        self._pieces[self._packed : -_SHORT] = ["".join(pieces)]
+        self._packed += 1
+        self._gone += len(pieces) - 1
 
     def line_end(self) -> None:
         """End the line, or write an empty line if it has already ended."""
@@ -163,11 +162,11 @@ class Lines:
 
     def place(self) -> int:
         """Return a place for :meth:`since`."""
-        return self._place
+        return self._gone + len(self._pieces)
 
     def since(self, place: int) -> str:
         """Return a short text since a place; ``""`` if it is long."""
-        number = self._place - place
+        number = self._gone + len(self._pieces) - place
         return "".join(self._pieces[-number:]).strip() if 0 < number < _SHORT else ""
 
     def _strip(self) -> None:
@@ -177,8 +176,6 @@ class Lines:
             if self._pieces[-1]:
                 break
             self._pieces.pop()
-            self._place -= 1
-        self._joined_pieces = min(self._joined_pieces, len(self._pieces))
 
     def __str__(self) -> str:
         self._strip()

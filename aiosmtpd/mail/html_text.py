@@ -10,7 +10,7 @@ import re
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from aiosmtpd.mail.html_elements import MAKES_ROOM, UNSEEN, VOID, Closed, Elements
+from aiosmtpd.mail.html_elements import DEEPEST, MAKES_ROOM, UNSEEN, VOID, Closed, Elements
 from aiosmtpd.mail.html_lines import Lines, cleaned
 from aiosmtpd.mail.html_styles import PREFORMATTED, Sheet, Style
 from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tag, Tokens, attributes_of
@@ -126,7 +126,7 @@ class _Reader:
         if name in VOID:
             self._void(name, attributes, style)
             return
-        if elements.full and name not in WITHOUT_TAGS:
+        if len(elements.labels) >= DEEPEST and name not in WITHOUT_TAGS:
             self._flat(name, attributes, style)
             return
         if name == "a":

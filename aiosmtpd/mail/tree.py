@@ -127,7 +127,7 @@ class Part:
     def headers(self) -> Headers:
         """The decoded header fields of the part."""
         source, size = self._source, self.body_position - self.position
-        if isinstance(source, InMemory):
+        if size > PIECE and isinstance(source, InMemory):
             return Headers(header.decoded_fields(source.view_at(self.position, size)))
         return Headers(header.decoded_fields(self.header))
 

@@ -120,6 +120,7 @@ NAMES = st.sampled_from(
     st.integers(4, 9),
 )
 @example(b"\xff\xfea\0", "utf-16", 4)
+@example(b"\x1b$B\xf0(\xf0(\xf0(\x1b\xf0\xf0\xf0\xf0", "iso-2022-jp", 4)
 @example(b"\xef\xbb\xbfa", "", 4)
 def test_pieces_make_no_difference(data: bytes, label: str, size: int) -> None:
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
