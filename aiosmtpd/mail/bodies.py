@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from aiosmtpd.mail import flowed
@@ -60,21 +61,45 @@ def text_of(parts: list[Part], kind: str) -> str:
 
     The source of parts that could not be divided is plain text, too.
     """
-    return "\n".join(_text(part) for part in parts if part.type == kind or _unread(part, kind))
+    text = ""
+    for piece in _pieces([one for one in parts if one.type == kind or _unread(one, kind)]):
+        # Python resizes the string in place; a join would need twice the memory.
+        text += piece
+    return text
 
 
 def _unread(part: Part, kind: str) -> bool:
     return kind == "text/plain" and part.type not in _READ
 
 
-def _text(part: Part) -> str:
-    text = part.text.replace("\r\n", "\n")
+def _pieces(parts: list[Part]) -> Iterator[str]:
+    for number, part in enumerate(parts):
+        if number:
+            yield "\n"
+        if part.type == "text/plain" and part.parameters.get("format", "").lower() == "flowed":
+            delsp = part.parameters.get("delsp", "").lower() == "yes"
+            yield flowed.joined("".join(_lines(part)), without_blank=delsp)
+        else:
+            yield from _lines(part)
+
+
+def _lines(part: Part) -> Iterator[str]:
+    r"""Yield the text of a part in pieces, with ``\n`` line ends."""
+    held = ""
+    for piece in part.texts():
+        # A return at the end of a piece may be the first half of a line end.
+        whole = held + piece
+        end = len(whole.rstrip("\r"))
+        held = whole[end:]
+        yield _with_line_feeds(whole[:end])
+    yield _with_line_feeds(held)
+
+
+def _with_line_feeds(text: str) -> str:
+    text = text.replace("\r\n", "\n")
     if "\r" in text:
         # Some programs encode the line end that mail has anyway: "=0D" before the real one.
         text = _RETURNS.sub(_line_ends, text)
-    if part.parameters.get("format", "").lower() == "flowed" and part.type == "text/plain":
-        delsp = part.parameters.get("delsp", "").lower() == "yes"
-        text = flowed.joined(text, without_blank=delsp)
     return text
 
 

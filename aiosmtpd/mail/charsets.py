@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from encodings import normalize_encoding
 from encodings.aliases import aliases
@@ -75,6 +75,9 @@ _WITHOUT_ALIASES = (
 _OF_PYTHON = frozenset({*aliases, *aliases.values(), *_WITHOUT_ALIASES.split()})
 """Codecs of Python, and their other names. It keeps all names that it does not know in memory."""
 
+_IN_PIECES = frozenset(_CODECS.values()) - {"iso-2022-jp"}
+"""Codecs that read a text alike piece by piece; some others raise an error, or are slow."""
+
 # Codecs that take quadratic time, or that are for program text: mail does not use them.
 _NO_CHARSETS = frozenset({"punycode", "idna", "unicode-escape", "raw-unicode-escape", "undefined"})
 
@@ -100,12 +103,35 @@ def decode(data: bytes, label: str, *, html: bool = False) -> str:
     """
     if not label and data.isascii() and b"\x1b" not in data and not html:
         return data.decode("ascii")
+    return _decoded(data, _codec(data, label, html=html)).removeprefix("\ufeff")
+
+
+Pieces = Callable[[], Iterator[bytes]]
+
+
+def decode_pieces(read: Pieces, label: str, *, html: bool = False) -> Iterator[str]:
+    """Yield the text of the pieces of a large body, which each call of *read* yields anew.
+
+    All as :func:`decode` does it, but without the whole body in memory.
+    """
+    name = _codec(next(read(), b""), label, html=html)
+    if name not in _IN_PIECES:
+        yield decode(b"".join(read()), label, html=html)
+        return
+    begun = False
+    for piece in _decoded_pieces(read, name):
+        yield piece if begun else piece.removeprefix("\ufeff")
+        begun = begun or bool(piece)
+
+
+def _codec(data: bytes, label: str, *, html: bool) -> str:
+    """Return the name of the codec for a body that begins with *data*."""
     name = _codec_of(label) or _codec_of_mark(data) or (_codec_of_page(data) if html else "")
     if name.startswith("utf-16"):
         # The mark says which byte comes first, whatever the name says.
         marked = _codec_of_mark(data)
         name = marked if marked.startswith("utf-16") else name
-    return _decoded(data, name or "utf-8").removeprefix("\ufeff")
+    return name or "utf-8"
 
 
 def is_known(label: str) -> bool:
@@ -139,12 +165,36 @@ def _codec_of_page(data: bytes) -> str:
 
 
 def _decoded(data: bytes, name: str) -> str:
-    try:
+    with suppress(Exception):
         if _WINDOWS.fullmatch(name):
             return codecs.charmap_decode(data, "replace", _windows(name))[0]
         return _SPECIAL[name](data) if name in _SPECIAL else _characters(data.decode(name))
-    except Exception:
-        return _leniently(data, name)
+    # Not in an ``except`` clause: the error has a copy of the data.
+    return _leniently(data, name)
+
+
+def _decoded_pieces(read: Pieces, name: str) -> Iterator[str]:
+    errors = "replace"
+    if name == "ascii":
+        name = "utf-8" if _can_be(read, "utf-8") else "cp1252"
+    elif name == "big5":
+        name = next((one for one in _BIG5 if _can_be(read, one)), _BIG5[0])
+    elif name == "euc-jp":
+        name = "euc_jp"
+        unknown = sum(one.count("\ufffd") for one in codecs.iterdecode(read(), name, errors))
+        errors = "aiosmtpd.added" if 0 < unknown <= _MOST_ADDED else errors
+    if _WINDOWS.fullmatch(name):
+        for piece in read():
+            yield codecs.charmap_decode(piece, errors, _windows(name))[0]
+    else:
+        yield from codecs.iterdecode(read(), name, errors)
+
+
+def _can_be(read: Pieces, name: str) -> bool:
+    try:
+        return all(isinstance(piece, str) for piece in codecs.iterdecode(read(), name))
+    except UnicodeDecodeError:
+        return False
 
 
 def _leniently(data: bytes, name: str) -> str:
@@ -176,8 +226,11 @@ def _ascii(data: bytes) -> str:
         return codecs.charmap_decode(data, "replace", _windows("cp1252"))[0]
 
 
+_BIG5 = ("big5hkscs", "cp950")
+
+
 def _big5(data: bytes) -> str:
-    for codec in "big5hkscs", "cp950":
+    for codec in _BIG5:
         with suppress(UnicodeDecodeError):
             return data.decode(codec)
     return data.decode("big5hkscs", "replace")
@@ -192,9 +245,10 @@ _MOST_ADDED = 10_000
 
 def _japanese(data: bytes, codec: str) -> str:
     text = data.decode(codec, "replace")
-    if 0 < text.count("\ufffd") <= _MOST_ADDED:
-        text = data.decode(codec, "aiosmtpd.added")
-    return text
+    if not 0 < text.count("\ufffd") <= _MOST_ADDED:
+        return text
+    del text
+    return data.decode(codec, "aiosmtpd.added")
 
 
 def _added(error: UnicodeError) -> tuple[str, int]:

@@ -24,16 +24,23 @@ _MBOX_LINES = (b"From ", b">From ")
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 # A "?" in the text is an error that is common; the limit of their number keeps it linear.
+_LONGEST_WORD = 1 << 16
+"""Characters of an encoded word; RFC 2047 allows 75. A longer one is left as source."""
+
+_MOST_ENCODED = 1 << 16
+"""Bytes of adjacent encoded words that are decoded at once."""
+
 _WORD = re.compile(r"=\?([!->@-~]{1,99})\?([bBqQ])\?([^?]*+(?:(?<!=)\?(?!=)[^?]*+){0,9})\?=")
 
 
-def fields_of(block: bytes) -> Iterator[tuple[str, str]]:
+def fields_of(block: bytes | memoryview) -> Iterator[tuple[str, str]]:
     """Yield the names and the unfolded values of the fields in a header block."""
-    block = block.removeprefix(BOM_UTF8)
+    if bytes(block[: len(BOM_UTF8)]) == BOM_UTF8:
+        block = block[len(BOM_UTF8) :]
     view = memoryview(block)
     for match in islice(_FIELD.finditer(block), MOST_FIELDS):
         name, value = match.span(1), match.span(2)
-        spelt = block[name[0] : name[1]]
+        spelt = bytes(block[name[0] : name[1]])
         if not (spelt.startswith(_MBOX_LINES) and not _PROPER_NAME.match(block, name[0])):
             # Not a slice of bytes: a field may be as large as the message.
             text = unfolded(view[value[0] : value[1]])
@@ -72,7 +79,7 @@ def _without_folds(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
 
 
-def decoded_fields(block: bytes) -> list[tuple[str, str]]:
+def decoded_fields(block: bytes | memoryview) -> list[tuple[str, str]]:
     """Return all fields of a header block as pairs of name and decoded value."""
     return [
         (name, value if value.isascii() and "=?" not in value else decode_header(value))
@@ -102,10 +109,13 @@ def _with_words(value: str) -> str:
     made = TextBuilder()
     encoded, charset, position = bytearray(), "", 0
     for word in _WORD.finditer(value):
+        if word.end() - word.start() > _LONGEST_WORD:
+            continue
         between = value[position : word.start()]
         named = word[1].partition("*")[0]
         adjacent = bool(charset) and not between.strip(" \t\r\n")
-        if charset and not (adjacent and named.lower() == charset.lower()):
+        same = adjacent and named.lower() == charset.lower() and len(encoded) < _MOST_ENCODED
+        if charset and not same:
             # Join adjacent words first: senders split a multi-byte character between two of them.
             made.add(decode(bytes(encoded), charset))
             encoded.clear()

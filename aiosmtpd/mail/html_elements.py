@@ -80,6 +80,9 @@ _LEAVES_SVG = (_FORMATTING - {"a", "font"}) | _words(
 _HIDES = 8
 """A flag beside those of styles: an element that is hidden with its content."""
 
+DEEPEST = 5000
+"""Open elements to which no more are added; browsers nest 512."""
+
 UNSEEN = -1
 
 Closed = tuple[str, int]

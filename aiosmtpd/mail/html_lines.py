@@ -17,6 +17,12 @@ _LINE = re.compile(r"\n[^\n]*+|[^\n]++")
 _AT_END = " \t\xa0"
 _JOINERS = re.compile("[^\u200c\u200d]+")
 
+_SHORT = 9
+"""Pieces, at most, of a short text."""
+
+_MOST_PIECES = 5000
+"""Pieces that wait before they are joined."""
+
 _DEEPEST = 40
 """Columns of an indent to which no deeper list or quotation adds."""
 
@@ -48,6 +54,8 @@ class Lines:
     def __init__(self) -> None:
         self.number = 0
         self._pieces: list[str] = []
+        # Pieces at the begin that were joined, and by how many they became fewer.
+        self._packed = self._gone = 0
         self._breaks = 1
         self._blank = False
         self._new_cell = self._joined = False
@@ -99,6 +107,15 @@ class Lines:
             self._pieces.append(" ")
         self._blank = self._new_cell = self._joined = False
         self._pieces.append(text)
+        if len(self._pieces) > self._packed + _MOST_PIECES:
+            self._pack()
+
+    def _pack(self) -> None:
+        # Small strings need ten times as much memory as their text.
+        pieces = self._pieces[self._packed : -_SHORT]
+        self._pieces[self._packed : -_SHORT] = ["".join(pieces)]
+        self._packed += 1
+        self._gone += len(pieces) - 1
 
     def line_end(self) -> None:
         """End the line, or write an empty line if it has already ended."""
@@ -145,11 +162,12 @@ class Lines:
 
     def place(self) -> int:
         """Return a place for :meth:`since`."""
-        return len(self._pieces)
+        return self._gone + len(self._pieces)
 
     def since(self, place: int) -> str:
         """Return a short text since a place; ``""`` if it is long."""
-        return "".join(self._pieces[place:]).strip() if len(self._pieces) - place < 9 else ""
+        number = self._gone + len(self._pieces) - place
+        return "".join(self._pieces[-number:]).strip() if 0 < number < _SHORT else ""
 
     def _strip(self) -> None:
         """Drop the blanks at the end of the line."""

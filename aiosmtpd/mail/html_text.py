@@ -10,10 +10,10 @@ import re
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from aiosmtpd.mail.html_elements import MAKES_ROOM, UNSEEN, VOID, Closed, Elements
+from aiosmtpd.mail.html_elements import DEEPEST, MAKES_ROOM, UNSEEN, VOID, Closed, Elements
 from aiosmtpd.mail.html_lines import Lines, cleaned
 from aiosmtpd.mail.html_styles import PREFORMATTED, Sheet, Style
-from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
+from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tag, Tokens, attributes_of
 from aiosmtpd.mail.links import is_web_address
 
 _LISTS = frozenset({"dir", "menu", "ol", "ul"})
@@ -39,6 +39,7 @@ _BLOCKS = frozenset({"block", "flex", "grid", "list-item", "table"})
 _WANTED = frozenset({"alt", "class", "hidden", "href", "id", "media", "start", "style", "value"})
 _NUMBER = re.compile(r"[ \t\n\f]*([+-]?[0-9]{1,9})")
 _ABSOLUTE = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*+:")
+_CALLED = ("mailto:", "sms:", "tel:")
 _LINE_ENDS = re.compile(r"[\t\n]+")
 _EDGES = "".join(map(chr, range(33)))
 
@@ -67,8 +68,8 @@ def read(html: str) -> Hypertext:
 def shown(html: str, *, targets: bool = False) -> str:
     """Return the visible text of *html* for a terminal.
 
-    Lists have bullets or numbers, quotations ``>``. With *targets*, an address in ``<>`` follows
-    each link whose text is another one.
+    Lists have bullets or numbers, quotations ``>``. With *targets*, its address in ``<>`` follows
+    each link whose text is another one: a web or mail address, or a number to call.
     """
     return str(_Reader(html, marks=True, targets=targets).lines)
 
@@ -125,6 +126,9 @@ class _Reader:
         if name in VOID:
             self._void(name, attributes, style)
             return
+        if len(elements.labels) >= DEEPEST and name not in WITHOUT_TAGS:
+            self._flat(name, attributes, style)
+            return
         if name == "a":
             self._anchor(attributes)
         elif name == "style":
@@ -140,6 +144,15 @@ class _Reader:
             self._tokens.foreign = elements.foreign
             if self._tokens.foreign and tag.source.endswith("/"):
                 self._end(name)
+
+    def _flat(self, name: str, attributes: Attributes, style: Style) -> None:
+        """Read the start tag of an element that is too deep to be opened."""
+        if name == "a":
+            self._link(attributes)
+        if self._elements.seen:
+            if name in {"td", "th"}:
+                self.lines.cell()
+            self.lines.block(self._breaks(name, style))
 
     def _looked(self, tag: Tag) -> tuple[Attributes, Style]:
         """Return the attributes of a start tag, and their effect on its text."""
@@ -246,15 +259,21 @@ class _Reader:
 
     def _anchor_end(self, *, seen: bool) -> None:
         target, place = self._anchors.pop()
-        if self._targets and seen and target and not target.startswith("#"):
+        if self._targets and seen and target:
             target = self._absolute(target)
-            if self.lines.since(place) != target:
+            wanted = is_web_address(target) or target.lower().startswith(_CALLED)
+            if wanted and not _says(self.lines.since(place), target):
                 self.lines.text(f" <{target}>")
 
 
 def _number(attributes: Attributes, name: str, default: int) -> int:
     number = _NUMBER.match(attributes.get(name, ""))
     return int(number[1]) if number else default
+
+
+def _says(text: str, target: str) -> bool:
+    """Return True if the text of a link is its address."""
+    return text.rstrip("/") in {target.rstrip("/"), target.partition(":")[2]}
 
 
 def _address(href: str) -> str:

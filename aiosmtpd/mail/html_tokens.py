@@ -30,7 +30,7 @@ _COMMENT_END = re.compile(r"--!?>")
 
 _RAW = frozenset({"iframe", "noembed", "noframes", "script", "style", "xmp"})
 _DECODED = frozenset({"textarea", "title"})
-_WITHOUT_TAGS = _RAW | _DECODED | {"plaintext"}
+WITHOUT_TAGS = _RAW | _DECODED | {"plaintext"}
 _END_TAG = {
     name: re.compile(rf"</{name}(?=[\t\n\f />])", re.IGNORECASE | re.ASCII)
     for name in _RAW | _DECODED
@@ -94,7 +94,7 @@ class Tokens:
                 more = _MORE.match(html, position)
                 complete, position = (more[1], more.end()) if more else ("", len(html))
             name = found[2].lower()
-            without_tags = not (self.foreign or found[1]) and name in _WITHOUT_TAGS
+            without_tags = not (self.foreign or found[1]) and name in WITHOUT_TAGS
             yield Tag(name, bool(found[1]), html[found.start(3) : position - 1])
             if without_tags:
                 begin, position = position, _end_of_raw_text(html, name, position)

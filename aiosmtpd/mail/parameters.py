@@ -15,10 +15,11 @@ from aiosmtpd.mail.charsets import decode
 MOST_PARAMETERS = 1000
 """Parameters of one field that are read."""
 
-_MAIN = re.compile(r"[^;()\s]*+")
-_NAME = re.compile(r"[^;=()\"\s]++")
+_MAIN = re.compile(r"[^;,()\s]*+")
+_QUOTED_MAIN = re.compile(r"""(["'])([!-~]{1,200}?)\1(?=[;,()\s]|\Z)""")
+_NAME = re.compile(r"[^;,=()\"\s]++")
 _BLANKS = re.compile(r"\s*+")
-_COMMENT = re.compile(r"[^()\\]++|\\.|[()\\]", re.DOTALL)
+_COMMENT = re.compile(r"[^()\\]++|\\.|\(++|[)\\]", re.DOTALL)
 _QUOTED = re.compile(r'"((?:[^"\\]++|\\.)*+)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 # A value in no quotes may have blanks in it, but not if another parameter follows them.
@@ -39,6 +40,8 @@ class Value(NamedTuple):
 def parse(text: str) -> Value:
     """Parse an unfolded value; of several parameters with one name, the first counts."""
     position = _skip(text, 0)
+    if quoted := _QUOTED_MAIN.match(text, position):
+        return Value(quoted[2].lower(), _joined(_parameters(text, quoted.end())))
     main = _MAIN.match(text, position)
     found = main[0] if main else ""
     if "=" in found and "/" not in found.partition("=")[0]:
@@ -64,7 +67,7 @@ def _skip(text: str, position: int) -> int:
             return position
         depth = 0
         for piece in _COMMENT.finditer(text, position):
-            depth += (piece[0] == "(") - (piece[0] == ")")
+            depth += len(piece[0]) if piece[0][0] == "(" else -(piece[0] == ")")
             position = piece.end()
             if not depth:
                 break
@@ -124,8 +127,9 @@ def _joined(found: list[tuple[str, str]]) -> dict[str, str]:
             known = sections.setdefault(match[1], {})
             # One extended value is better than pieces (section 4.1).
             known.setdefault(int(match[2]) if match[2] else -1, (value, bool(match[3])))
-    # As in RFC 6266 section 4.3, the extended value is the better one.
-    return plain | {name: _continued(pieces) for name, pieces in sections.items()}
+    # As in RFC 6266 section 4.3, the extended value is the better one, if there is one.
+    better = {name: _continued(pieces) for name, pieces in sections.items()}
+    return plain | {name: value or plain.get(name, "") for name, value in better.items()}
 
 
 def _continued(pieces: dict[int, tuple[str, bool]]) -> str:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from public import public
 
+from aiosmtpd.mail import html_text as hypertext, links as addresses
+from aiosmtpd.mail.builder import TextBuilder
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 
@@ -33,24 +35,43 @@ def pretty(mail: DecodedMail, terminal: Terminal | None = None) -> str:
     The lines show the envelope, the most useful headers, the text, a list of the attachments, and
     notices of parts that cannot be read as the sender meant them.
     """
-    terminal = terminal or Terminal()
-    lines = [terminal.rule()]
+    made = TextBuilder()
+    for line in _lines(mail, terminal or Terminal()):
+        made.add(line)
+        made.add("\n")
+    made.add("\n")
+    return made.text()
+
+
+def _lines(mail: DecodedMail, terminal: Terminal) -> Iterator[str]:
+    yield terminal.rule()
     for label, value in _fields(mail):
-        lines += _field(terminal, label, value)
-    if body := safe(mail.readable).strip("\n"):
-        lines += [terminal.rule(), *terminal.wrapped(body)]
-    links = [] if mail.text.strip() else mail.links
-    below = [("Link", link) for link in links]
-    below += [
-        ("Attached", f"{part.name or '-'}, {part.type}, {_size(part.size)}")
-        for part in mail.attached
-    ]
-    below += [("Notice", notice) for notice in mail.notices]
-    if below:
-        lines.append(terminal.rule())
-    for label, value in below:
-        lines += _field(terminal, label, value)
-    return "\n".join([*lines, terminal.rule(), "", ""])
+        yield from _field(terminal, label, value)
+    body = safe(_body(mail)).strip("\n")
+    if body:
+        yield terminal.rule()
+        yield from terminal.wrapped(body)
+    for number, (label, value) in enumerate(_below(mail, body)):
+        if not number:
+            yield terminal.rule()
+        yield from _field(terminal, label, value)
+    yield terminal.rule()
+
+
+def _body(mail: DecodedMail) -> str:
+    """Return the text, or that of the HTML with the addresses of its links."""
+    return mail.text if mail.text.strip() else hypertext.shown(mail.html, targets=True)
+
+
+def _below(mail: DecodedMail, body: str) -> Iterator[tuple[str, str]]:
+    """Yield the links that the HTML does not show in its text, the attachments, the notices."""
+    if not mail.text.strip():
+        shown = {link.rstrip("/") for link in addresses.find(body)}
+        yield from (("Link", link) for link in mail.links if link.rstrip("/") not in shown)
+    for part in mail.attached:
+        yield "Attached", f"{part.name or '-'}, {part.type}, {_size(part.size)}"
+    for notice in mail.notices:
+        yield "Notice", notice
 
 
 def _fields(mail: DecodedMail) -> Iterator[tuple[str, str]]:

@@ -36,6 +36,10 @@ class InMemory:
         """Return a slice of the message."""
         return self.content[position : position + size]
 
+    def view_at(self, position: int, size: int) -> memoryview:
+        """Return a slice of the message that shares its memory."""
+        return memoryview(self.content)[position : position + size]
+
 
 class InFile:
     """A message in a file: *open* returns a new reader, so that several threads may read."""

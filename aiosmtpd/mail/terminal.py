@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
-import textwrap
 from collections.abc import Iterator
+from functools import lru_cache
 from shutil import get_terminal_size
 from typing import NamedTuple, TextIO
 
+from aiosmtpd.mail.builder import TextBuilder
+
 # Emoji and some scripts need the two joiners, which Python does not count as printable.
 _UNSAFE = re.compile(r"[^\n -~\u200c\u200d]")
+
+_PIECE = 1000
+"""Characters that are escaped at once."""
 
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
@@ -37,17 +42,35 @@ class Terminal(NamedTuple):
 
     def wrapped(self, text: str, indent: int = 0) -> Iterator[str]:
         """Yield the lines of *text*, wrapped at blanks only: a link stays whole, to be copied."""
-        for line in text.split("\n"):
-            if len(line) <= self.columns - indent or not self.columns:
-                yield line
-            else:
-                yield from textwrap.wrap(
-                    line,
-                    max(self.columns - indent, 10),
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                    replace_whitespace=False,
-                )
+        width = max(self.columns - indent, 10)
+        position = 0
+        while self.columns and position <= len(text):
+            end = text.find("\n", position)
+            end = len(text) if end < 0 else end
+            yield from _wrapped(text, position, end, width)
+            position = end + 1
+        if not self.columns:
+            yield text
+
+
+def _wrapped(text: str, position: int, end: int, width: int) -> Iterator[str]:
+    """Yield a line of *text* in pieces of *width* columns, if it has blanks."""
+    if end - position <= width:
+        yield text[position:end]
+        return
+    while end - position > width:
+        cut = text.rfind(" ", position, position + width + 1)
+        if cut < 0:
+            cut = text.find(" ", position + width, end)
+        if cut < 0:
+            break
+        if piece := text[position:cut].rstrip(" "):
+            yield piece
+        position = cut
+        while text.startswith(" ", position, end):
+            position += 1
+    if rest := text[position:end].rstrip(" "):
+        yield rest
 
 
 def terminal_of(stream: TextIO) -> Terminal:
@@ -65,7 +88,16 @@ def safe(text: str) -> str:
 
     Line ends are kept, tabs become blanks.
     """
-    return _UNSAFE.sub(_escaped, text.expandtabs(4).replace("\r\n", "\n"))
+    text = text.expandtabs(4).replace("\r\n", "\n")
+    if len(text) <= _PIECE:
+        return _UNSAFE.sub(_of_match, text)
+    made = TextBuilder()
+    for begin in range(0, len(text), _PIECE):
+        piece = text[begin : begin + _PIECE]
+        # A regular expression would need a string for each letter that is not ASCII.
+        is_safe = piece.replace("\n", "").isprintable()
+        made.add(piece if is_safe else _UNSAFE.sub(_of_match, piece))
+    return made.text()
 
 
 def safe_line(text: str) -> str:
@@ -73,8 +105,12 @@ def safe_line(text: str) -> str:
     return safe(" ".join(text.splitlines()))
 
 
-def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
+def _of_match(match: re.Match[str]) -> str:
+    return _escaped(match[0])
+
+
+@lru_cache(1000)
+def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     if character.isspace() and character not in "\v\f\x1c\x1d\x1e\x1f\r\x85\u2028\u2029":

@@ -9,11 +9,12 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 _NOT_BASE64 = bytes(byte for byte in range(256) if not re.match(rb"[A-Za-z0-9+/=]", bytes([byte])))
 
 _HELD = 1 << 16
-"""Bytes of a line of quoted-printable that are kept until its end comes."""
+"""Bytes that are kept: of a line of quoted-printable, until its end comes."""
 
 # The lookbehind keeps it linear: only the first blank of a run is tried.
 _TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
@@ -23,6 +24,7 @@ _BLANK_ENDS = (b" \r\n", b"\t\r\n", b" \n", b"\t\n")
 _SOFT_RETURN = re.compile(rb"=\r(?!\n)")
 
 _UU_BEGIN = re.compile(rb"(?:^|\n)begin [0-7]{3,4} [^\n]*+(?:\n|$)", re.I)
+_LINE = re.compile(rb"[^\n]++")
 _UU_NAMES = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 
 
@@ -38,7 +40,7 @@ def decoded(read: Callable[[], Iterator[bytes]], encoding: str) -> Iterator[byte
     if encoding == "quoted-printable":
         yield from from_quoted_printable(read())
     elif encoding in _UU_NAMES:
-        yield _from_uu(b"".join(read()))
+        yield from _from_uu(b"".join(read()))
     elif encoding == "base64":
         found = False
         for piece in from_base64(read()):
@@ -113,20 +115,26 @@ def unquoted(data: bytes) -> bytes:
     return binascii.a2b_qp(data)
 
 
-def _from_uu(data: bytes) -> bytes:
+def _from_uu(data: bytes) -> Iterator[bytes]:
     begin = _UU_BEGIN.search(data)
     if begin is None:
-        return data
+        yield data
+        return
     made = bytearray()
-    for line in data[begin.end() :].split(b"\n"):
-        line = line.rstrip(b"\r")
+    # Blanks that stand for zeros may be missing at the end of a line, but not for ever.
+    missing = len(data)
+    for found in _LINE.finditer(data, begin.end()):
+        line = found[0].rstrip(b"\r")
         if line == b"end":
             break
-        if not line:
+        length = (line[0] - 32) & 63 if line else 0
+        size = (length * 4 + 5) // 3
+        missing -= max(size + 1 - len(line), 0)
+        if not length or missing < 0:
             continue
-        size = (((line[0] - 32) & 63) * 4 + 5) // 3
-        try:
+        with suppress(binascii.Error):
             made += binascii.a2b_uu(line[: size + 1])
-        except binascii.Error:
-            continue
-    return bytes(made)
+        if len(made) >= _HELD:
+            yield bytes(made)
+            made.clear()
+    yield bytes(made)

@@ -16,7 +16,7 @@ from public import public
 
 from aiosmtpd.mail import charsets, header, parameters, transfer
 from aiosmtpd.mail.mime import Headers
-from aiosmtpd.mail.source import Searcher, Source, pieces
+from aiosmtpd.mail.source import PIECE, InMemory, Searcher, Source, pieces
 
 DEEPEST = 50
 """Levels of nested parts that are read; deeper ones are left as source."""
@@ -55,9 +55,15 @@ class Part:
     The root of a message that is part 2 has the number ``"2.0"``, its parts ``"2.1"``.
     """
 
+    # There may be a thousand. The dict is only made for the values that are kept after a call.
+    __slots__ = (
+        *("_source", "_spelt_disposition", "_spelt_id", "_undivided", "number", "type"),
+        *("parameters", "encoding", "position", "body_position", "end", "parts", "__dict__"),
+    )
+
     def __init__(self, source: Source, number: str, position: int) -> None:
         self._source = source
-        self._values: dict[str, str] = {}
+        self._spelt_disposition = self._spelt_id = ""
         self._undivided = ""
         #: The number of the part, such as ``"1.2"``.
         self.number = number
@@ -95,9 +101,9 @@ class Part:
             return f"the charset {self.charset[:40]} is unknown: read as UTF-8"
         return ""
 
-    @cached_property
+    @property
     def _disposition(self) -> parameters.Value:
-        return parameters.parse(self._values.get("disposition", ""))
+        return parameters.parse(self._spelt_disposition)
 
     @property
     def disposition(self) -> str:
@@ -113,13 +119,16 @@ class Part:
     @cached_property
     def content_id(self) -> str:
         """The content id without angle brackets; ``""`` without one."""
-        value = header.decode_header(self._values.get("id", ""))
+        value = header.decode_header(self._spelt_id)
         inside = re.search(r"<([^<>]*+)>", value)
         return inside[1].strip() if inside else value.strip()
 
     @cached_property
     def headers(self) -> Headers:
         """The decoded header fields of the part."""
+        source, size = self._source, self.body_position - self.position
+        if size > PIECE and isinstance(source, InMemory):
+            return Headers(header.decoded_fields(source.view_at(self.position, size)))
         return Headers(header.decoded_fields(self.header))
 
     @property
@@ -161,7 +170,19 @@ class Part:
     @property
     def text(self) -> str:
         """The decoded body as text, with line ends as the sender wrote them."""
-        return charsets.decode(self.content, self.charset, html=self.type == "text/html")
+        text = ""
+        for piece in self.texts():
+            # Python resizes the string in place; a join would need twice the memory.
+            text += piece
+        return text
+
+    def texts(self) -> Iterator[str]:
+        """Yield the decoded body as text in pieces."""
+        html = self.type == "text/html"
+        if self.end - self.body_position <= PIECE:
+            yield charsets.decode(self.content, self.charset, html=html)
+        else:
+            yield from charsets.decode_pieces(self.pieces, self.charset, html=html)
 
     def walk(self) -> Iterator[Part]:
         """Yield this part, then all below it in their order."""
@@ -345,19 +366,18 @@ def _describe(part: Part, block: bytes, default: str) -> bytes:
     if header.has_more_fields(block):
         part._undivided = f"only {header.MOST_FIELDS} fields of the header are read"
     block = block.removeprefix(BOM_UTF8)
+    values: dict[str, str] = {}
     for field in _FIELDS.finditer(block):
         end = min(field.end(2), field.start(2) + _LONGEST_VALUE)
         # The first of each kind counts.
-        part._values.setdefault(
-            field[1].decode().lower(), header.unfolded(block[field.start(2) : end])
-        )
+        values.setdefault(field[1].decode().lower(), header.unfolded(block[field.start(2) : end]))
+    part._spelt_disposition, part._spelt_id = values.get("disposition", ""), values.get("id", "")
     part.type = default
-    if "transfer-encoding" in part._values:
-        encoding = parameters.parse(part._values.pop("transfer-encoding")).main
-        part.encoding = header.characters(encoding)
-    if "type" not in part._values:
+    if "transfer-encoding" in values:
+        part.encoding = header.characters(parameters.parse(values["transfer-encoding"]).main)
+    if "type" not in values:
         return b""
-    value = parameters.parse(part._values.pop("type"))
+    value = parameters.parse(values["type"])
     # A value that is not a media type counts as none (RFC 2045 section 5.2).
     part.type = value.main if _MEDIA_TYPE.fullmatch(value.main) else "text/plain"
     part.parameters = {

@@ -13,7 +13,7 @@ from typing import Any
 
 MAIL_NAMES = (
     *("header_block", "mime_field", "encoded_word", "base64", "quoted_printable", "charset"),
-    "message",
+    *("uuencode", "message"),
 )
 
 CORPUS = Path(__file__).with_name("corpus")

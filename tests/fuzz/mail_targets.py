@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from aiosmtpd.mail import bodies
-from aiosmtpd.mail.charsets import decode
+from aiosmtpd.mail.charsets import decode, decode_pieces
 from aiosmtpd.mail.header import decode_header, decoded_fields
 from aiosmtpd.mail.parameters import parse
 from aiosmtpd.mail.source import InMemory
@@ -67,6 +67,15 @@ def quoted_printable(data: bytes) -> None:
     assert b"".join(decoded(lambda: iter([whole]), "quoted-printable")) == data
 
 
+def uuencode(data: bytes) -> None:
+    """Check that pieces make no difference, and that zeros left out do not add up."""
+    _transfer(data, "uuencode")
+    made = b"".join(decoded(lambda: iter([b"begin 644 a\n", data]), "uuencode"))
+    assert len(made) <= 2 * len(data) + 45
+    lines = b"".join(binascii.b2a_uu(data[at : at + 45]) for at in range(0, len(data), 45))
+    assert b"".join(decoded(lambda: iter([b"begin 644 a\n", lines]), "uuencode")) == data
+
+
 def _transfer(data: bytes, encoding: str) -> None:
     if data:
         size, body = data[0] % 16 + 1, data[1:]
@@ -76,9 +85,12 @@ def _transfer(data: bytes, encoding: str) -> None:
 
 
 def charset(data: bytes) -> None:
-    """Check that all bytes are text by any name; the name is the first line."""
-    label, _, body = data.partition(b"\n")
-    decode(body, label.decode("latin-1"), html=True).encode()
+    """Check that all bytes are text by any name, the first line, and pieces read alike."""
+    name, _, body = data.partition(b"\n")
+    label = name.decode("latin-1")
+    decode(body, label, html=True).encode()
+    pieces = [body[at : at + 5] for at in range(0, len(body), 5)]
+    assert "".join(decode_pieces(lambda: iter(pieces), label)) == decode(body, label)
 
 
 def message(data: bytes) -> None:
@@ -105,6 +117,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "encoded_word": encoded_word,
     "base64": base64,
     "quoted_printable": quoted_printable,
+    "uuencode": uuencode,
     "charset": charset,
     "message": message,
 }

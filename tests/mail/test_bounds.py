@@ -9,13 +9,21 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aiosmtpd.mail.message import DecodedMail
+from aiosmtpd.mail.printing import pretty
+from aiosmtpd.mail.terminal import Terminal
 from aiosmtpd.mail.tree import DEEPEST, MOST_PARTS
 from tests.mail.making import mail_of, multipart, part, tree_of
+from tests.mail.test_printing import received
 from tests.mail.test_tree import with_all
 
 HEAD = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n"
 BASE64 = b"Content-Transfer-Encoding: base64\r\n\r\n"
 QUOTED = b"Content-Transfer-Encoding: quoted-printable\r\n\r\n"
+
+
+UUENCODE = b"Content-Transfer-Encoding: x-uuencode\r\n\r\n"
+DISPOSITION = b"Content-Disposition: attachment"
+PAGE = b"Content-Type: text/html\r\n\r\n"
 
 
 def nested(kind: str, number: int) -> bytes:
@@ -42,10 +50,18 @@ ATTACKS: dict[str, bytes] = {
     "one header of 10 MB": b"Subject: " + b"a" * 10 * MB + b"\r\n\r\nx",
     "a folded header of 2 MB": b"Subject: " + b"a\r\n " * 500_000 + b"\r\n\r\nx",
     "2 MB of parameters": b"Content-Type: text/plain" + b"; a=b" * 400_000 + b"\r\n\r\nx",
+    "10,000 continuations": DISPOSITION + b"".join(map(b"; name*%d=x".__mod__, range(10_000))),
+    "10,000 out of order": DISPOSITION
+    + b"".join(b";\r\n filename*%d*=%%41" % n for n in range(9_999, -1, -1)),
+    "2 MB of escapes": DISPOSITION + b"; filename*=utf-8''" + b"%C3%A9" * 350_000,
+    "2 MB of backslashes": DISPOSITION + b'; filename="' + b"\\" * 2 * MB,
     "2 MB of blanks": b"Content-Type: text/plain;" + b" " * 2 * MB + b"\r\n\r\nx",
     "2 MB of comments": b"Content-Type: " + b"(" * 2 * MB + b"\r\n\r\nx",
     "1 MB of encoded words": b"Subject: " + b"=?utf-8?q?=C3=A9?= " * 52_000 + b"\r\n\r\n",
     "1 MB of words of two charsets": b"Subject: " + b"=?gbk?b?YQ==?= =?utf-8?q?x?= " * 30_000,
+    "100,000 words between text": b"Subject: " + b"=?utf-8?q?a?= b " * 100_000 + b"\r\n\r\n",
+    "words of two-byte letters": b"Subject: " + (b"=?koi8-r?b?" + b"wcHB" * 15 + b"?= ") * 30_000,
+    "a word of 2 MB": b"Subject: =?utf-8?b?" + b"YQ==" * 500_000 + b"?=\r\n\r\n",
     "1 MB of half words": b"Subject: " + b"=?utf-8?q?" * 100_000,
     "boundaries that begin alike": HEAD
     + b"".join(
@@ -57,15 +73,23 @@ ATTACKS: dict[str, bytes] = {
     "2 MB of NUL": b"\0" * 2 * MB,
     "2 MB of NUL in a header": b"Subject: x\r\n" + b"\0" * 2 * MB,
     "2 MB of padding": BASE64 + b"A=" * MB,
+    "2 MB of base64 and junk": BASE64 + b"Y!Q" * 700_000,
+    "2 MB like uuencode": UUENCODE + b"\nbegin 644" * 200_000,
+    "2 MB of short uuencode": UUENCODE + b"begin 644 a\n" + b"~\n" * MB,
     "2 MB that are not base64": BASE64 + b"!" * 2 * MB,
     "2 MB of trailing blanks": QUOTED + b" " * 2 * MB + b"x",
     "2 MB of equals signs": QUOTED + b"=" * 2 * MB,
     "2 MB of line ends": QUOTED + b" \r\n" * 700_000,
     "2 MB of returns": b"\r\n" + b"\r" * 2 * MB,
     "soft breaks": b"Content-Type: text/plain; format=flowed\r\n\r\n" + b"> a \r\n" * 300_000,
+    "9 MB of undecodable GBK": text_with("gbk") + b"\xff" * 9 * MB,
+    "5 MB of KOI8-R": text_with("koi8-r") + b"\xc1\r\n" * 1_700_000,
+    "Big5 with an error at its end": text_with("big5") + "中".encode("big5") * MB + b"\xff",
+    "ASCII with a Chinese letter at its end": text_with("utf-8") + b"a" * 3 * MB + "中".encode(),
     "undecodable JIS": text_with("iso-2022-jp") + b"\x1b$B\x7f\x7f\x1b(B" * 200_000,
     "undecodable EUC": text_with("euc-jp") + b"\xad\xa1\xff" * 300_000,
-    "half a page of meta": b"Content-Type: text/html\r\n\r\n" + b"<meta " * 300_000,
+    "text of many elements": PAGE + b"te <b>xt</b> " * 100_000,
+    "half a page of meta": PAGE + b"<meta " * 300_000,
 }
 
 
@@ -104,7 +128,26 @@ def test_the_memory_is_three_times_the_message(name: str) -> None:
     mail = mail_of(ATTACKS[name])
     with memory(3 * len(ATTACKS[name]) + 2**20):
         assert len(mail.parts) <= MOST_PARTS + 1
-        assert len(mail.text) + len(mail.subject) <= len(ATTACKS[name])
+        assert len(mail.text) + len(mail.subject) + len(mail.root.name) <= len(ATTACKS[name])
+
+
+# The text itself needs a third of the memory, and printing it makes a copy or two.
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(
+            text_with("koi8-r") + b"\xc1" * MB,
+            b"Subject: " + b"\xff" * MB,
+            HEAD + b"a\r\n" * 300_000,
+        ),
+        *(b"\r\n" + b"word " * 200_000, PAGE + b"te <b>xt</b> " * 100_000),
+    ],
+    ids=lambda content: repr(content[-5:]),
+)
+def test_the_memory_to_print_is_bounded(content: bytes) -> None:
+    mail = received(content)
+    with memory(9 * len(content) + 2**20):
+        assert pretty(mail, Terminal(columns=80))
 
 
 @pytest.mark.parametrize("kind", ["multipart/mixed; boundary=", "message/rfc822; x="])

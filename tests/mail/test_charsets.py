@@ -3,9 +3,10 @@
 import tracemalloc
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
-from aiosmtpd.mail.charsets import decode
+from aiosmtpd.mail.charsets import decode, decode_pieces
+from aiosmtpd.mail.source import PIECE
 from tests.mail.making import mail_of, part
 
 JIS_ONE = b"\x1b$B-!-j\x1b(B"  # "①㈱" in ISO-2022-JP, as programs in Japan write it
@@ -97,6 +98,39 @@ def test_plain_text_names_no_charset() -> None:
 )
 def test_any_bytes_are_text(data: bytes, label: str) -> None:
     decode(data, label).encode()
+
+
+NAMES = st.sampled_from(
+    [
+        *("", "utf-8", "us-ascii", "iso-8859-1", "koi8-r", "gb2312", "big5", "shift_jis", "euc-kr"),
+        *("euc-jp", "iso-2022-jp", "utf-16", "utf-7", "utf-32", "rot13", "x-unknown", "iso-8859-8"),
+    ]
+)
+
+
+# A large body is decoded piece by piece.
+@given(
+    st.one_of(
+        st.binary(),
+        st.lists(
+            st.sampled_from([JIS_ONE, "嘅é①".encode(), "碁".encode("cp950"), b"\xad\xa1"])
+        ).map(b"".join),
+    ),
+    NAMES,
+    st.integers(4, 9),
+)
+@example(b"\xff\xfea\0", "utf-16", 4)
+@example(b"\x1b$B\xf0(\xf0(\xf0(\x1b\xf0\xf0\xf0\xf0", "iso-2022-jp", 4)
+@example(b"\xef\xbb\xbfa", "", 4)
+def test_pieces_make_no_difference(data: bytes, label: str, size: int) -> None:
+    pieces = [data[at : at + size] for at in range(0, len(data), size)]
+    made = "".join(decode_pieces(lambda: iter(pieces), label))
+    assert made == decode(data, label)
+
+
+def test_a_large_page_may_name_its_charset() -> None:
+    data = b"<meta charset=iso-8859-2>\xb1" + b" " * PIECE
+    assert mail_of(part("Content-Type: text/html", data)).html.strip().endswith("ą")
 
 
 def test_unknown_names_are_not_remembered() -> None:

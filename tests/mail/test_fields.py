@@ -22,6 +22,9 @@ from tests.mail.making import mail_of, multipart, part, tree_of
         "text/html; charset*=us-ascii'en'iso-8859-2",
         "text/html; charset=iso-8859-2 x=y",
         "text/html;;; charset=iso-8859-2",
+        "text/html, charset=iso-8859-2",
+        '"text/html"; charset=iso-8859-2',
+        "'TEXT/html';charset=iso-8859-2",
     ],
 )
 def test_media_types(spelt: str) -> None:
@@ -40,7 +43,17 @@ def test_other_values_are_plain_text(spelt: str) -> None:
 # RFC 2045 section 6.1.
 @pytest.mark.parametrize(
     "spelt",
-    ["base64 ", "base64;", "BASE64", "base64 (c)", "(c)base64", "\r\n base64", "base64; x=y"],
+    [
+        "base64 ",
+        "base64;",
+        "BASE64",
+        "base64 (c)",
+        "(c)base64",
+        "\r\n base64",
+        "base64; x=y",
+        '"Base64"',
+        "base64, 7bit",
+    ],
 )
 def test_transfer_encodings(spelt: str) -> None:
     root = tree_of(part(f"Content-Transfer-Encoding:{spelt}", "SGVsbG8="))
@@ -94,6 +107,7 @@ def test_a_folded_boundary(spelt: str) -> None:
         ("filename=a.pdf; filename*=utf-8''%E2%82%AC.pdf", "€.pdf"),
         ("filename*=utf-8''%E2%82%AC.pdf; filename=a.pdf", "€.pdf"),
         ("filename*0=a; filename*1=b; filename=c", "ab"),
+        ("filename*=utf-8''; filename=a.pdf", "a.pdf"),
         ("filename*1=b; filename*0=a", "ab"),
         ("filename*0*=utf-8''%E2%82; filename*1*=%AC; filename*2=%41", "€%41"),
         ("filename*0*=iso-2022-jp'ja'%1B%24BF%7CK%5C; filename*1*=%1B%28B", "日本"),
@@ -137,6 +151,14 @@ def test_the_name_of_the_media_type_is_the_second_choice() -> None:
 def test_a_media_type_may_have_any_character() -> None:
     mail = mail_of(multipart("rela=ed", part("X: y", "a"), part("Content-Type: x/a=b")))
     assert (mail.text, mail.parts[-1].type) == ("a", "x/a=b")
+
+
+@pytest.mark.parametrize(
+    "spelt", ['"attachment"', "attachment,", "Attachment (c)", "(c)attachment"]
+)
+def test_the_kind_of_a_disposition(spelt: str) -> None:
+    root = tree_of(part(f"Content-Disposition: {spelt}; filename=a,b.pdf"))
+    assert (root.disposition, root.name) == ("attachment", "a,b.pdf")
 
 
 def test_a_disposition_without_its_kind() -> None:

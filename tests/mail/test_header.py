@@ -114,6 +114,12 @@ def test_encoded_words(value: str, text: str) -> None:
     assert decode_header(value) == text
 
 
+def test_words_that_are_far_too_long_are_source() -> None:
+    long = f"=?utf-8?q?{'=C3=A9' * 20_000}?="
+    assert decode_header(f"=?utf-8?q?=C3=A9?= {long} =?utf-8?q?=C3=A9?=") == f"é {long} é"
+    assert decode_header("=?utf-8?q?=C3=A9?= " * 50_000).strip() == "é" * 50_000
+
+
 def test_no_more_fields_are_read_than_allowed() -> None:
     root = tree_of("X: y\r\n" * (MOST_FIELDS + 5) + "\r\nbody")
     assert len(root.headers.fields) == MOST_FIELDS

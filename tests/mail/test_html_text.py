@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
+from aiosmtpd.mail.html_elements import DEEPEST
 from aiosmtpd.mail.html_text import read, shown
 
 
@@ -290,6 +291,13 @@ def test_many_links_with_a_long_base_stay_as_they_are() -> None:
     assert found[0] == f"https://a.test/{'b/' * 1999}x"
     assert found[-1] == "../x"
     assert sum(map(len, found)) < 3 * len(page)
+
+
+def test_far_too_deep_elements_are_read_flat() -> None:
+    deep = "<div>" * DEEPEST
+    page = f"a{deep}<p hidden>b<td>c<td><a href=https://a.test/x>d</a><script>e</script>f</td>"
+    assert read(page) == ("a\n\nb c df", ["https://a.test/x"])
+    assert text(f"{page}{'</div>' * DEEPEST}<p hidden>g</p>h") == "a\n\nb c df\nh"
 
 
 # Text for a terminal.

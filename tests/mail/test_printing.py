@@ -15,6 +15,7 @@ from aiosmtpd import Envelope
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.printing import JSONLines, Pretty, as_json, pretty
 from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
+from tests.mail.making import multipart, part
 from tests.mail.test_message import mutated, with_everything
 
 
@@ -78,10 +79,55 @@ def test_pretty_prints_envelope_headers_and_text() -> None:
     ]
 
 
+def shown_of(html: str, **abilities: Any) -> list[str]:
+    """Return the lines below the header of a message in HTML."""
+    mail = received(b"Content-Type: text/html; charset=utf-8\r\n\r\n" + html.encode())
+    rule, *lines = pretty(mail, Terminal(**abilities)).splitlines()
+    return lines[lines.index(rule) + 1 : -2]
+
+
 def test_html_without_text_is_shown_with_its_links() -> None:
-    mail = received(b"Content-Type: text/html\r\n\r\n<p>Look <a href=https://a.test/b>here</a>")
-    lines = pretty(mail, Terminal(unicode=True)).splitlines()
-    assert lines[-5:] == ["Look here", "─" * 72, "Link       https://a.test/b", "─" * 72, ""]
+    assert shown_of("<p>Look <a href=https://a.test/b>here</a>", unicode=True) == [
+        "Look here <https://a.test/b>"
+    ]
+
+
+# No address is shown twice for one link.
+@pytest.mark.parametrize(
+    ("html", "line"),
+    [
+        ("<a href=https://a.test/b>https://a.test/b</a>", "https://a.test/b"),
+        ("<a href=https://a.test/>https://a.test</a>", "https://a.test"),
+        ("<a href=mailto:a@b.test>a@b.test</a>", "a@b.test"),
+        ("<a href=tel:+4912>+4912</a>", "+4912"),
+        ("<a href=https://a.test/b> <b>https://a.test/b</b> </a>", "https://a.test/b"),
+        ("<a href=https://a.test/b>a.test</a>", "a.test <https://a.test/b>"),
+        ("<a href=https://b.test>https://a.test</a>", "https://a.test <https://b.test>"),
+        ("<a href=mailto:a@b.test?subject=x>a@b.test</a>", "a@b.test <mailto:a@b.test?subject=x>"),
+        ("<a href=https://a.test/b><img src=x></a>", "<https://a.test/b>"),
+        ("<a href=#top>a</a> <a href=javascript:x()>b</a> <a href=/c>c</a>", "a b c"),
+        ("<a href=data:text/html,x>a</a> <a href=cid:x>b</a> <a href=''>c</a>", "a b c"),
+        ("<a href='https://a.test/\x1b[2J'>a</a>", "a <https://a.test/[2J>"),
+    ],
+)
+def test_the_target_of_a_link_follows_its_text(html: str, line: str) -> None:
+    assert shown_of(html) == [line]
+
+
+def test_a_target_is_whole_to_be_copied() -> None:
+    target = f"https://a.test/{'b' * 60}"
+    lines = shown_of(f"<p>You can look at all of it <a href={target}>here</a>, if", columns=40)
+    assert lines == ["You can look at all of it here", f"<{target}>,", "if"]
+
+
+def test_links_that_the_text_does_not_show_are_below_it() -> None:
+    html = "<a href=https://a.test/b>b</a><p hidden><a href=https://a.test/c>c</a>"
+    assert shown_of(html) == ["b <https://a.test/b>", "-" * 72, "Link       https://a.test/c"]
+
+
+def test_links_of_html_beside_text_are_not_shown() -> None:
+    text, page = part("X: y", "See there."), part("Content-Type: text/html", "<a href=http://a>")
+    assert "http" not in pretty(received(multipart("alternative", text, page)))
 
 
 def test_parts_that_cannot_be_read_have_a_notice() -> None:

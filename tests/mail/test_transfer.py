@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, strategies as st
 
+from aiosmtpd.mail.source import PIECE
 from aiosmtpd.mail.transfer import decoded
 from tests.mail.making import mail_of, part
 
@@ -93,6 +94,12 @@ def test_an_unknown_encoding_is_ignored() -> None:
 )
 def test_text_has_line_feeds(encoding: str, body: bytes, text: str) -> None:
     assert mail_of(part(f"Content-Transfer-Encoding: {encoding}", body)).text == text
+
+
+def test_a_piece_may_end_in_a_line_end() -> None:
+    for place in range(PIECE - 4, PIECE + 1):
+        body = b"a" * place + b"\r\r\nb\r\nc\rd\r"
+        assert mail_of(b"\r\n" + body).text == "a" * place + "\nb\nc\nd\n"
 
 
 def test_a_part_has_its_line_ends_as_they_came() -> None:

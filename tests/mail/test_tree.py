@@ -3,6 +3,7 @@
 from base64 import b64encode
 from collections.abc import Callable
 from io import BytesIO
+from quopri import encodestring
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
@@ -82,10 +83,17 @@ def test_each_part_is_where_it_says(end: bytes) -> None:
     assert root.parts[3].content == SIGNED.replace(b"\r\n", end)
 
 
+ENCODE: dict[str, Callable[[bytes], bytes]] = {
+    **dict.fromkeys(("7bit", "8bit", "binary"), bytes),
+    "base64": b64encode,
+    "quoted-printable": encodestring,
+}
+
+
 # RFC 2046 section 5.2.1: nothing is folded or spelt anew, so that a signature stays valid.
-@pytest.mark.parametrize("encoding", ["7bit", "base64"])
+@pytest.mark.parametrize("encoding", ENCODE)
 def test_an_attached_message_has_its_bytes(encoding: str) -> None:
-    body = b64encode(SIGNED) if encoding == "base64" else SIGNED
+    body = ENCODE[encoding](SIGNED)
     head = f"Content-Type: message/rfc822\nContent-Transfer-Encoding: {encoding}"
     mail = mail_of(multipart("mixed", part("X: y", "see below"), part(head, body)))
     (inner,) = mail.attachments

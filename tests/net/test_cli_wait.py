@@ -104,6 +104,19 @@ def test_part_of_the_message_is_printed(
     assert capfd.readouterr().out == printed
 
 
+@pytest.mark.parametrize(
+    "page",
+    [
+        "<head><title>111111</title><body>code 482913",
+        "<table><tr><td>Your code</td><td>482913</td></tr></table>",
+    ],
+)
+def test_a_code_in_html_is_printed(page: str, capfd: pytest.CaptureFixture[str]) -> None:
+    head = "Subject: x\nContent-Type: text/html\n\n"
+    assert run("--code", client=lambda port: send(port, head + page)) == 0
+    assert capfd.readouterr().out == "482913\n"
+
+
 def test_json(capfd: pytest.CaptureFixture[str]) -> None:
     assert run("--json") == 0
     assert json.loads(capfd.readouterr().out)["subject"] == "Your password ✓"
