@@ -11,9 +11,9 @@ LIMIT = 5
 class Breaker:
     """Decides whether a route may be tried now.
 
-    While the route is up, every try is allowed. After *limit* failures in a row it is down: only one
-    try at a time is allowed, the probe. After each failed probe comes a pause, which gets longer as
-    *retry* says. A success ends this. Times are in seconds, of one clock.
+    While the route is up, every try is allowed. After *limit* failures in a row it is down: only
+    one try at a time is allowed, the probe. After each failed probe comes a pause, which gets
+    longer as *retry* says. A success ends this. Times are in seconds, of one clock.
     """
 
     def __init__(self, retry: Retry, limit: int = LIMIT) -> None:

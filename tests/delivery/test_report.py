@@ -39,9 +39,8 @@ def parsed(of: Item, failures: dict[str, Failure] | None = None) -> EmailMessage
 
 def fields(of: Item, failures: dict[str, Failure] | None = None) -> list[dict[str, str]]:
     """Return the blocks of the machine's part."""
-    part = list(parsed(of, failures).iter_parts())[1]
-    text = part.get_payload(decode=True) or part.as_bytes().partition(b"\n\n")[2]
-    assert isinstance(text, bytes)
+    text = octets(of, failures).partition(b"delivery-status\r\n")[2].partition(b"\r\n\r\n")[2]
+    text = text.partition(b"\r\n--")[0]
     unfolded = re.sub(r"\n[ \t]+", " ", text.replace(b"\r\n", b"\n").decode())
     blocks = unfolded.strip().split("\n\n")
     return [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]

@@ -53,7 +53,7 @@ def test_jitter(random: float, due: float) -> None:
     assert Retry(first=10, jitter=0.2).next_due(1, 0, 0, random) == pytest.approx(due)
 
 
-def test_many_attempts_are_no_overflow() -> None:
+def test_many_attempts_do_not_overflow() -> None:
     assert Retry(factor=1000).delay(10**6) == 3600
     assert Retry(factor=1, max=5).delay(10**9) == 5
 
