@@ -3,7 +3,6 @@
 import contextlib
 import email.generator
 import email.message
-import errno
 import io
 import itertools
 import mailbox
@@ -12,10 +11,9 @@ import socket
 import time
 from typing import Any
 
-_SUBDIRECTORIES = ("tmp", "new", "cur")
+from aiosmtpd.delivery.disk import sync_directory
 
-# Errors of file systems (network, FUSE) that cannot sync a directory.
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_SUBDIRECTORIES = ("tmp", "new", "cur")
 
 _deliveries = itertools.count(1)
 
@@ -102,20 +100,3 @@ def unique_name() -> str:
     # The random part is for containers with the same host name and process numbers.
     unique = f"M{fraction // 1000}P{os.getpid()}Q{next(_deliveries)}R{os.urandom(8).hex()}"
     return f"{seconds}.{unique}.{host}"
-
-
-def sync_directory(path: str) -> None:
-    """Write the entries of a directory to the disk, if the system can do that.
-
-    Raises OSError if the disk fails.
-    """
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
