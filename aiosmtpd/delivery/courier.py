@@ -25,6 +25,9 @@ POLL = 0.5
 MORE = 32
 """Rows that one look at the spool asks for."""
 
+ENDING = 64
+"""Messages of one route that is down which are given up at the same time."""
+
 LONGEST_PAUSE = 30.0
 """Seconds, at most, between two tries to write a result to a spool that takes nothing now."""
 
@@ -54,11 +57,16 @@ class Lane:
 
     def __init__(self, route: Route) -> None:
         self.route = route
-        self.running = 0
+        self.running = self.ending = 0
         self.is_open = False
         self.error = "the route is down"
         self.opening = asyncio.Lock()
         self.direct = asyncio.Semaphore(route.concurrency)
+
+    @property
+    def is_busy(self) -> bool:
+        """True if no more tries may run now."""
+        return self.running >= self.route.concurrency
 
 
 class Courier:
@@ -220,18 +228,21 @@ class Courier:
 
     async def _take_due(self) -> None:
         now, taken = self._clock(), 1
+        self._expiring.clear()
         while taken and not self._stopping:
             due = self._spool.due(now, MORE, self._not_now(now), self._claimed())
             taken = sum([self._take(job, now) for job in await self._asked(due)])
 
     def _not_now(self, now: float) -> set[str]:
         """Return the routes whose rows are not wanted: unknown, busy, or down."""
-        expiring, self._expiring = self._expiring, set()
         names = set(self.missing)
         for name, lane in self._lanes.items():
-            route = lane.route
-            is_busy = lane.running >= route.concurrency
-            if is_busy or not (route.breaker.allows(now) or name in expiring):
+            if name in self._expiring:
+                # More of its messages may have expired.
+                is_busy = lane.ending >= ENDING
+            else:
+                is_busy = lane.is_busy or not lane.route.breaker.allows(now)
+            if is_busy:
                 names.add(name)
         return names
 
@@ -244,22 +255,24 @@ class Courier:
             self._miss(job.route)
             return False
         lane = self._lane(route)
-        if lane.running >= route.concurrency:
-            return False
         if route.breaker.allows(now):
+            if lane.is_busy:
+                return False
             route.breaker.begin()
-            work = self._deliver(job, lane)
-        elif now >= job.item.arrival.time + route.retry.give_up:
-            # A route that is down for days lets its messages end all the same.
-            self._expiring.add(route.name)
-            work = self._conclude(job, route, _all(job.item, Later(lane.error)))
-        else:
+            lane.running += 1
+            self._begin(job, lane, self._deliver(job, lane))
+            return True
+        if now < job.item.arrival.time + route.retry.give_up:
             return False
-        lane.running += 1
-        task = asyncio.get_running_loop().create_task(work)
-        self._running[job.number] = task
-        task.add_done_callback(lambda task: self._let_go(job, lane, task))
+        # A route that is down for days lets its messages end all the same.
+        self._expiring.add(route.name)
+        lane.ending += 1
+        self._begin(job, lane, self._expire(job, lane))
         return True
+
+    def _begin(self, job: Job, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
+        task = self._running[job.number] = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(lambda task: self._let_go(job, lane, task))
 
     def _lane(self, route: Route) -> Lane:
         lane = self._lanes.get(route.name)
@@ -278,7 +291,6 @@ class Courier:
         )
 
     def _let_go(self, job: Job, lane: Lane, task: asyncio.Task[None]) -> None:
-        lane.running -= 1
         del self._running[job.number]
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, SpoolLost):
@@ -311,11 +323,19 @@ class Courier:
         route = lane.route
         try:
             tried = await self._try(lane, job.item, route.timeout)
+            self._judge(lane, tried)
+            await self._conclude(job, route, tried.failures)
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
-        self._judge(lane, tried)
-        await self._conclude(job, route, tried.failures)
+        finally:
+            lane.running -= 1
+
+    async def _expire(self, job: Job, lane: Lane) -> None:
+        try:
+            await self._conclude(job, lane.route, _all(job.item, Later(lane.error)))
+        finally:
+            lane.ending -= 1
 
     async def _try(self, lane: Lane, item: Item, timeout: float) -> Tried:
         """Give a message to the outlet; cancelled only when the courier ends."""
