@@ -72,9 +72,8 @@ class Lane:
 class Courier:
     """Delivers the messages of *spool* by *routes*, from :meth:`start` to :meth:`stop`.
 
-    *hostname* is the server's name in reports. When the courier stops, running tries have *grace*
-    seconds. *on_failure* is called in the courier's thread when the spool has failed. *clock*
-    returns the seconds since 1970.
+    When the courier stops, running tries have *grace* seconds. *on_failure* is called in the
+    courier's thread when the spool has failed. *clock* returns the seconds since 1970.
     """
 
     def __init__(
@@ -82,12 +81,10 @@ class Courier:
         spool: Spool,
         routes: Routes,
         *,
-        hostname: str = "localhost",
         grace: float = 5.0,
         on_failure: Callable[[BaseException], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.hostname = hostname
         self.missing: set[str] = set()
         """Names of routes that messages in the spool have, and that no route has."""
         self._spool = spool
@@ -475,16 +472,15 @@ class Courier:
         # A crash before the next commit tries the job again: the same id stops a second report.
         queue_id = f"{item.id}-{job.number}-{item.attempts}"
         failures = {recipient: dead[recipient] for recipient in wanted}
-        content = report.make_report(
-            item, failures, hostname=self.hostname, queue_id=queue_id, now=now
-        )
+        hostname = item.arrival.hostname or "localhost"
+        content = report.make_report(item, failures, hostname=hostname, queue_id=queue_id, now=now)
         options = () if content.isascii() else ("BODY=8BITMIME",)
         is_utf8 = not (item.sender + "".join(wanted)).isascii()
         arrival = Arrival(
             mail_options=(*options, "SMTPUTF8") if is_utf8 else options,
             smtp_utf8=is_utf8,
             time=now,
-            hostname=self.hostname,
+            hostname=hostname,
         )
         parts = [(bounce.name, (item.sender,))]
         try:

@@ -262,7 +262,7 @@ class Delivery:
             arrival = arrival_of(server, session, envelope)
             sender = envelope.mail_from or "<>"
             message = _Message(queue_id, sender, arrival, content)
-            # The client may have gone: what is committed is committed all the same.
+            # A client that goes now does not stop the commit.
             async with server.committed():
                 return await self._hand_over(server, courier, message, parts, envelope.rcpt_tos)
         except (OSError, SpoolError) as error:

@@ -114,7 +114,7 @@ def parse_route(text: str, **keywords: Any) -> Route:
 
 
 class Routes:
-    """Several routes, of which the first that matches counts. Raises ValueError for equal names."""
+    """Several routes; the first that matches counts. Raises ValueError for equal names."""
 
     def __init__(self, routes: Iterable[RouteLike]) -> None:
         self.all = tuple(map(route_of, routes))

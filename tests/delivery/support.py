@@ -44,7 +44,7 @@ class Place:
         if callable(answer):
             answer = answer(item)
         self.items.put((item, await item.body()))
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     async def close(self) -> None:
         self.closed += 1

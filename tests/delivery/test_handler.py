@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import smtplib
-import threading
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -229,14 +228,12 @@ async def test_servers_share_a_handler(tmp_path: Path) -> None:
     handler = Delivery(tmp_path / "spool", [route(place)])
     async with handler:
         async with Server(handler) as server, Server(handler):
-            host, port = server.addresses[0][:2]
+            assert server.addresses[0][0] == "127.0.0.1"
         assert place.closed == 0
         async with Server(handler):
             pass
         assert place.closed == 0
     assert place.closed == 1
-    assert threading.active_count() < 20
-    assert (host, bool(port)) == ("127.0.0.1", True)
 
 
 def lmtp(handler: Delivery, *recipients: bytes) -> list[bytes]:

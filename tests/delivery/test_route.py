@@ -92,13 +92,15 @@ def test_a_text_that_is_not_a_route_hides_passwords() -> None:
         {"unknown": 1},
     ],
 )
-@pytest.mark.parametrize("to", ["smtp://mx.test", Place(), "reject"], ids=str)
+@pytest.mark.parametrize(
+    "to", ["smtp://mx.test", Place(), "reject"], ids=["url", "object", "reject"]
+)
 def test_wrong_options_are_one_line(to: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
         Route(to, **options)
 
 
-@pytest.mark.parametrize("to", [None, 3, object()])
+@pytest.mark.parametrize("to", [None, 3, object()], ids=["none", "number", "object"])
 def test_things_that_are_not_outlets(to: Any) -> None:
     with pytest.raises(ValueError, match="neither a URL nor an outlet"):
         Route(to)
