@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from aiosmtpd.delivery import Spool
 from tests.client import PATIENCE
 from tests.delivery.support import until
 from tests.net.program import Program, free_port
@@ -120,4 +121,12 @@ def test_kill_9_under_load_loses_nothing(tmp_path: Path) -> None:
     print(f"{len(acknowledged)} acknowledged, 0 lost, {twice} twice, {KILLS} kills")
     assert len(acknowledged) > 100
     assert twice <= 0.01 * len(acknowledged)
+    # Files of messages that were never acknowledged are removed an hour later.
+    files = list((tmp_path / "spool" / "large").iterdir())
+    for file in files:
+        os.utime(file, (0, 0))
+    spool = Spool(tmp_path / "spool")
+    spool.open()
+    assert spool.counts().result().messages == 0
+    spool.close()
     assert list((tmp_path / "spool" / "large").iterdir()) == []
