@@ -99,7 +99,9 @@ def _check(options: dict[str, Any], from_url: Any) -> None:
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+            advice = (
+                f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'no options'}"
+            )
             raise ValueError(f"unknown option {name!r}: {advice}")
 
 

@@ -66,8 +66,7 @@ class Client(smtplib.SMTP):
         self.seconds = timeout
         self.in_mail_data = False
         self._aborted = False
-        if place.scheme == "lmtp":
-            self.ehlo_msg = "lhlo"
+        self.ehlo_msg = "LHLO" if place.scheme == "lmtp" else "EHLO"
 
     def begin(self, context: ssl.SSLContext | None) -> None:
         """Connect, begin TLS if the place wants it, and say EHLO.
@@ -171,7 +170,7 @@ class Client(smtplib.SMTP):
         code, text = self.ehlo()
         if 500 <= code <= 599 and self.place.scheme != "lmtp":
             code, text = self.helo()
-        self._expect(2, code, text, self.ehlo_msg.upper())
+        self._expect(2, code, text, self.ehlo_msg)
 
     def _say(self, command: str, secret: bytes) -> tuple[int, bytes]:
         self.send(f"{command} {base64.b64encode(secret).decode()}".strip() + "\r\n")

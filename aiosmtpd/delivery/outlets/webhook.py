@@ -120,13 +120,16 @@ class WebhookOutlet:
 
         The server is first reached with a message.
         """
+        if self._client is not None:
+            return
+        try:
+            verify = await self._workers.run(self._context)
+        except OSError as error:
+            line = f"{shown(self.url)}: cafile: {error.strerror or error}"
+            raise Misconfigured(line) from None
+        await self._warn()
+        # Several put() may have come here; from here on there is no other await.
         if self._client is None:
-            await self._warn()
-            try:
-                verify = await self._workers.run(self._context)
-            except OSError as error:
-                line = f"{shown(self.url)}: cafile: {error.strerror or error}"
-                raise Misconfigured(line) from None
             self._client = httpx2.AsyncClient(
                 verify=verify,
                 timeout=self.reply_timeout,
