@@ -96,7 +96,7 @@ def open_database(folder: str) -> sqlite3.Connection:
     if new:
         # SQLite gives its other files the rights of this one.
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)
+    connection = _connect(folder, BUSY)
     try:
         if _is_empty(connection):
             connection.execute(f"pragma page_size = {PAGE}")
@@ -127,7 +127,7 @@ def open_beside(folder: str, busy: float) -> sqlite3.Connection:
     path = os.path.join(folder, "spool.db")
     if not os.path.isfile(path):
         raise SpoolError(f"{folder} has no spool.db: name the folder of a spool")
-    connection = sqlite3.connect(path, timeout=busy, isolation_level=None)
+    connection = _connect(folder, busy)
     try:
         check_format(connection, folder)
         connection.executescript("pragma synchronous = full; pragma secure_delete = off;")
@@ -158,7 +158,7 @@ def check_format(connection: sqlite3.Connection, folder: str) -> None:
 def explained(error: sqlite3.Error, folder: str) -> SpoolError:
     """Return the error of SQLite as one line that says what to do."""
     code = primary(error)
-    if code == sqlite3.SQLITE_FULL:
+    if is_full(error):
         return SpoolFull(f"The disk of {folder} is full: make room")
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return SpoolError(f"Another program keeps {folder}/spool.db locked: end that program")
@@ -187,6 +187,14 @@ def is_full(error: BaseException) -> bool:
     """
     code = getattr(error, "sqlite_errorcode", 0)
     return code in _FULL_CODES
+
+
+def _connect(folder: str, busy: float) -> sqlite3.Connection:
+    path = os.path.join(folder, "spool.db")
+    try:
+        return sqlite3.connect(path, timeout=busy, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise explained(error, folder) from error
 
 
 def _is_missing(folder: str, path: str) -> bool:

@@ -10,7 +10,8 @@ from typing import BinaryIO
 
 from public import public
 
-from aiosmtpd.delivery.disk import sync_directory, sync_file
+from aiosmtpd.delivery.database import SpoolFull
+from aiosmtpd.delivery.disk import NO_ROOM, sync_directory, sync_file
 
 LARGE = 256 * 1024
 """Bytes of the largest message that is stored in a row."""
@@ -23,8 +24,9 @@ ORPHAN_AGE = 3600.0
 class Large:
     """A message that is written to a file while it comes.
 
-    Its name begins with a dot until :meth:`finish`. All methods block; each raises OSError if the
-    disk is full or fails. *on_error* gets an error of a sync.
+    Its name begins with a dot until :meth:`finish`. All methods block; each raises
+    :exc:`SpoolFull` if the disk is full, and OSError if it fails. *on_error* gets an error of a
+    sync, unless the disk is full.
     """
 
     def __init__(self, folder: str, name: str, on_error: Callable[[OSError], None]) -> None:
@@ -36,15 +38,24 @@ class Large:
         self._temporary = os.path.join(folder, "." + name)
         self._on_error = on_error
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._file: BinaryIO | None = os.fdopen(os.open(self._temporary, flags, 0o600), "wb", 0)
+        try:
+            descriptor = os.open(self._temporary, flags, 0o600)
+        except OSError as error:
+            self._raise_if_full(error)
+            raise
+        self._file: BinaryIO | None = os.fdopen(descriptor, "wb", 0)
 
     def write(self, data: bytes) -> None:
         """Add *data* to the message."""
         if self._file is None:
             raise ValueError("the message is finished")
         view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            self._raise_if_full(error)
+            raise
         self.size += len(data)
 
     def finish(self) -> None:
@@ -52,18 +63,19 @@ class Large:
         file, self._file = self._file, None
         if file is None:
             raise ValueError("the message is finished")
-        with file:
-            try:
-                sync_file(file.fileno())
-            except OSError as error:
-                self._on_error(error)
-                raise
-        os.rename(self._temporary, self.path)
         try:
+            with file:
+                sync_file(file.fileno())
+            os.rename(self._temporary, self.path)
             sync_directory(self.folder)
         except OSError as error:
+            self._raise_if_full(error)
             self._on_error(error)
             raise
+
+    def _raise_if_full(self, error: OSError) -> None:
+        if error.errno in NO_ROOM:
+            raise SpoolFull(f"The disk of {self.folder} is full: make room") from error
 
     @property
     def finished(self) -> bool:
