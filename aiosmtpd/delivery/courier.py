@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from aiosmtpd.delivery import report
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
 from aiosmtpd.delivery.spool import Duplicate, Job, Spool
@@ -22,8 +23,8 @@ T = TypeVar("T")
 POLL = 0.5
 """Seconds, at most, between two looks at the spool: the queue command changes its rows."""
 
-MORE = 32
-"""Rows that one look at the spool asks for."""
+MORE = 64
+"""Rows, at most, that one look at the spool asks for."""
 
 ENDING = 64
 """Messages of one route that is down which are given up at the same time."""
@@ -98,7 +99,8 @@ class Courier:
         self._stopping = False
         self._awake = False
         self._looked = 0.0
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.new_event_loop()
+        self._landing = Landing(self._loop)
         self._event: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
@@ -120,7 +122,7 @@ class Courier:
 
     def wake(self) -> None:
         """Look at the spool now: a message has come."""
-        if self._awake or self._loop is None:
+        if self._awake:
             return
         self._awake = True
         try:
@@ -138,7 +140,7 @@ class Courier:
         return self._in_loop(self._open_all())
 
     def _in_loop(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._loop is None or self._stopping:
+        if self._stopping:
             coroutine.close()
             raise RuntimeError("the courier does not run")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -146,7 +148,7 @@ class Courier:
     # In the thread.
 
     def _main(self) -> None:
-        loop = asyncio.new_event_loop()
+        loop = self._loop
         try:
             loop.run_until_complete(self._run())
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -157,7 +159,6 @@ class Courier:
             loop.close()
 
     async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._event = asyncio.Event()
         self._started.set()
         try:
@@ -180,7 +181,7 @@ class Courier:
             self._event.set()
 
     async def _work(self) -> None:
-        event = self._event = asyncio.Event()
+        event = self._event or asyncio.Event()
         while not self._stopping:
             event.clear()
             await self._look_for_changes()
@@ -208,7 +209,7 @@ class Courier:
     async def _asked(self, future: Future[T]) -> T:
         """Wait for the spool; raises SpoolLost if it has failed for good."""
         try:
-            return await asyncio.wrap_future(future)
+            return await self._landing.wait(future)
         except Exception as error:
             raise SpoolLost from error
 
@@ -227,8 +228,17 @@ class Courier:
         now, taken = self._clock(), 1
         self._expiring.clear()
         while taken and not self._stopping:
-            due = self._spool.due(now, MORE, self._not_now(now), self._claimed())
+            due = self._spool.due(now, self._room(), self._not_now(now), self._claimed())
             taken = sum([self._take(job, now) for job in await self._asked(due)])
+
+    def _room(self) -> int:
+        """Return how many tries may begin now: no more rows are read than that."""
+        free = 0
+        for route in self._routes.by_name.values():
+            lane = self._lanes.get(route.name)
+            free += route.concurrency - (lane.running if lane is not None else 0)
+            free += ENDING if route.name in self._expiring else 0
+        return max(1, min(free, MORE))
 
     def _not_now(self, now: float) -> set[str]:
         """Return the routes whose rows are not wanted: unknown, busy, or down."""
@@ -252,19 +262,17 @@ class Courier:
             self._miss(job.route)
             return False
         lane = self._lane(route)
-        if route.breaker.allows(now):
-            if lane.is_busy:
-                return False
-            route.breaker.begin()
-            lane.running += 1
-            self._begin(job, lane, self._deliver(job, lane))
+        if route.breaker.is_down and now >= job.item.arrival.time + route.retry.give_up:
+            # A route that is down for days lets its messages end all the same.
+            self._expiring.add(route.name)
+            lane.ending += 1
+            self._begin(job, lane, self._expire(job, lane))
             return True
-        if now < job.item.arrival.time + route.retry.give_up:
+        if lane.is_busy or not route.breaker.allows(now):
             return False
-        # A route that is down for days lets its messages end all the same.
-        self._expiring.add(route.name)
-        lane.ending += 1
-        self._begin(job, lane, self._expire(job, lane))
+        route.breaker.begin()
+        lane.running += 1
+        self._begin(job, lane, self._deliver(job, lane))
         return True
 
     def _begin(self, job: Job, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
@@ -504,7 +512,7 @@ class Courier:
         while True:
             try:
                 # If the courier ends meanwhile, the result is written all the same.
-                return await asyncio.shield(asyncio.wrap_future(write()))
+                return await self._landing.wait(write())
             except Duplicate:
                 raise
             except Exception as error:

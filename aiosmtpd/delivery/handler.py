@@ -9,7 +9,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
 from public import public
 
@@ -17,6 +18,7 @@ from aiosmtpd.delivery.courier import Courier, Tried
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.incoming import Incoming
 from aiosmtpd.delivery.item import Arrival, Full, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
 from aiosmtpd.delivery.spool import Counts, Spool, SpoolError, SpoolFull
@@ -26,6 +28,8 @@ from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
+
+T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds that a client waits for the commit of its message, or for a direct delivery."""
@@ -104,6 +108,7 @@ class Delivery:
         self._spool = Spool(spool, min_free=min_free, max_bytes=max_bytes)
         self._grace = grace
         self._courier: Courier | None = None
+        self._landing: Landing | None = None
         self._lock = threading.Lock()
         self._users = 0
         self._has_failed = False
@@ -198,6 +203,13 @@ class Delivery:
             log.error("%s", error)
             raise Refused(CLOSED) from error
         return await self._ready()
+
+    def _land(self, future: Future[T]) -> asyncio.Future[T]:
+        """Return a future of the running loop with the result of another thread."""
+        loop = asyncio.get_running_loop()
+        if self._landing is None or self._landing.loop is not loop:
+            self._landing = Landing(loop)
+        return self._landing.wait(future)
 
     def _lose_spool(self, error: BaseException) -> None:
         with self._lock:
@@ -334,10 +346,9 @@ class Delivery:
             parts=[(part.route.name, part.recipients) for part in parts],
             due=message.arrival.time,
         )
-        committed = asyncio.wrap_future(stored)
         try:
             async with asyncio.timeout(PATIENCE):
-                await asyncio.shield(committed)
+                await self._land(stored)
         except TimeoutError:
             # If the disk has not begun with it, it is not stored; else it may come twice.
             stored.cancel()
