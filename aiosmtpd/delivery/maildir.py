@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any
 
-from aiosmtpd.delivery.disk import sync_directory
+from aiosmtpd.delivery.disk import sync_directory as sync_directory
 
 _SUBDIRECTORIES = ("tmp", "new", "cur")
 
