@@ -38,6 +38,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "send": Command("aiosmtpd.cli.send:main", "send a message, show the dialogue"),
+    "queue": Command("aiosmtpd.cli.queue:main", "look into a spool, retry messages"),
     "wait": Command("aiosmtpd.cli.wait:main", "wait for a message, print it"),
 }
 """The commands by name."""

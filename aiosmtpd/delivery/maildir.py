@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from aiosmtpd.delivery.disk import sync_directory
+from aiosmtpd.delivery.disk import sync_directory as sync_directory
 
 _SUBDIRECTORIES = ("tmp", "new", "cur")
 
