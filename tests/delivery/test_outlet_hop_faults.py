@@ -63,19 +63,14 @@ async def test_a_refused_session_is_later(step: str) -> None:
 @pytest.mark.parametrize("step", ["MAIL", "RCPT", "DATA", "."])
 @pytest.mark.parametrize(("reply", "kind"), [("550 5.7.1 No", Never), ("450 4.7.1 Wait", Later)])
 async def test_the_first_digit_says_when(step: str, reply: str, kind: type[Exception]) -> None:
-    try:
-        results = await deliver(Script(**{step: reply}))
-    except (Later, Never) as failure:
-        assert step == "MAIL"
-        assert (type(failure), str(failure)) == (kind, reply)
-    else:
-        assert kinds(results) == {"a": (kind, reply), "b": (kind, reply)}
+    results = await deliver(Script(**{step: reply}))
+    assert kinds(results) == {"a": (kind, reply), "b": (kind, reply)}
 
 
 @pytest.mark.parametrize("reply", ["999 what", "hello", "\x01\x02", "2", "250-never\r\nended"])
 async def test_a_reply_that_is_not_smtp_is_later(reply: str) -> None:
-    with pytest.raises(Later):
-        await deliver(Script(MAIL=reply))
+    found = kinds(await deliver(Script(MAIL=reply)))
+    assert {kind for kind, _ in found.values()} == {Later}
 
 
 async def test_a_hop_without_esmtp_gets_helo() -> None:
@@ -185,9 +180,8 @@ async def test_a_refusal_amid_the_message_counts(
 
 async def test_the_text_of_a_reply_is_one_safe_line() -> None:
     script = Script(MAIL=b"550-5.7.1 first\r\n550 5.7.1 \x1b[31msecond\xff \x00\r\n")
-    with pytest.raises(Never) as caught:
-        await deliver(script)
-    assert str(caught.value) == "550 5.7.1 first 5.7.1 ?[31msecond\ufffd ?"
+    found = kinds(await deliver(script))
+    assert found["a"] == (Never, "550 5.7.1 first 5.7.1 ?[31msecond\ufffd ?")
 
 
 async def test_eight_bit_mail_that_the_hop_cannot_take() -> None:

@@ -77,6 +77,22 @@ async def test_each_kind_of_message_arrives(name: str, in_file: bool, tmp_path: 
     assert hop.content == expected
 
 
+@pytest.mark.parametrize(
+    ("front", "rest"),
+    [
+        (b"Return-Path: <a@example.com>\r\n", b"Received: x\r\n\r\nbody\r\n"),
+        (b"return-path:\r\n <a@example.com>\r\n", b"Return-Path: <theirs>\r\n\r\nbody\r\n"),
+        (b"", b"Received: x\r\nReturn-Path: <theirs>\r\n\r\nbody\r\n"),
+    ],
+)
+async def test_the_return_path_in_front_is_not_relayed(front: bytes, rest: bytes) -> None:
+    hop = Taking()
+    async with serving(hop) as place:
+        await deliver(f"smtp://{place}", item_of(content=front + rest))
+    assert hop.content == rest
+    assert hop.envelope.mail_options == [f"SIZE={len(rest)}"]
+
+
 @pytest.mark.parametrize("shift", range(4))
 async def test_a_large_message_in_a_file_arrives(shift: int, tmp_path: Path) -> None:
     # Line ends and dots at each place of the border between two pieces.

@@ -153,7 +153,7 @@ class SMTPOutlet:
 
     def _deliver(self, client: Client, item: Item) -> Results:
         with item.open() as file:
-            facts = wire.facts_of(file)
+            facts = wire.facts_of(wire.to_relay(file))
         transaction = _Transaction(client, item, facts, self.final_timeout)
         try:
             context = self.tls.context() if self.tls is not None else None
@@ -182,15 +182,16 @@ class _Transaction:
         self.results: dict[str, Later | Never] = {}
 
     def run(self) -> Results:
-        """Send the message; raise Later or Never if the hop takes it for none of the recipients."""
+        """Send the message; raise Later if the hop is of no use now, Never if it cannot be sent."""
         sender = "" if self.item.sender == "<>" else self.item.sender
         if not _is_path(sender):
             raise Never("553 5.1.7 Sender's address cannot be sent")
         parameters = self._mail_parameters(sender)
-        path = " ".join((f"FROM:<{sender}>", *parameters))
-        reply = self.client.docmd("MAIL", path)
-        if reply[0] // 100 != 2:
+        reply = self.client.docmd("MAIL", " ".join((f"FROM:<{sender}>", *parameters)))
+        if reply[0] == 421:
             raise _failure(*reply)
+        if reply[0] // 100 != 2:
+            return dict.fromkeys(self.item.recipients, _failure(*reply))
         accepted = [recipient for recipient in self.item.recipients if self._accepts(recipient)]
         if accepted:
             self._send(accepted)
@@ -279,8 +280,7 @@ class _Transaction:
         client = self.client
         client.in_mail_data = True
         with self.item.open() as file:
-            pieces = wire.mail_data(file)
-            for piece in pieces:
+            for piece in wire.mail_data(wire.to_relay(file)):
                 try:
                     client.send_piece(piece)
                 except OSError:

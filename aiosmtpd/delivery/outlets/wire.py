@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -20,6 +21,20 @@ class Facts:
     """The message is ASCII."""
     plain_headers: bool
     """The header section is ASCII."""
+
+
+_RETURN_PATH = re.compile(rb"(?i)Return-Path:[^\r\n]*(?:\r\n[ \t][^\r\n]*)*\r\n")
+
+
+def to_relay(file: BinaryIO) -> BinaryIO:
+    """Go to the begin of a message, after a Return-Path field in front; return the file.
+
+    The server puts that field there, for a mailbox. The server of the mailbox makes its own: RFC
+    5321 section 4.4.
+    """
+    found = _RETURN_PATH.match(file.read(4096))
+    file.seek(found.end() if found is not None else 0)
+    return file
 
 
 def facts_of(file: BinaryIO) -> Facts:
