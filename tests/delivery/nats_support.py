@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -75,9 +76,13 @@ class NatsServer:
                 return
         raise AssertionError("".join(lines))
 
-    def send(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
+    def stop(self) -> None:
+        """Let the server hang; it does when this returns."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         """End the server at once; it is gone when this returns."""
@@ -126,8 +131,8 @@ class NatsServer:
 @contextmanager
 def running(binary: Path, folder: Path, **settings: Any) -> Iterator[NatsServer]:
     server = NatsServer(found(binary), folder, **settings)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

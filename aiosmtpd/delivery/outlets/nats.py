@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import AsyncIterator
@@ -170,6 +171,10 @@ class NatsOutlet:
         """Return the connection, a new one if need be; many callers share one try."""
         if self._ready is not None and self._ready.link.usable:
             return self._ready
+        if self._connecting is not None:
+            # It may have begun long ago: if it fails, there is time for another one.
+            with contextlib.suppress(Exception):
+                return await asyncio.shield(self._connecting)
         if self._connecting is None:
             self._connecting = asyncio.get_running_loop().create_task(self._connect())
             self._connecting.add_done_callback(self._has_connected)
