@@ -18,6 +18,7 @@ from aiosmtpd.delivery.link import Access, Link, advice_for, is_broken, stream_o
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription
     from nats.js import JetStreamContext
     from nats.js.api import ConsumerConfig
 
@@ -44,6 +45,7 @@ class Delivery:
     """How often the server has given it to a consumer, this time included."""
     manifest: Manifest | None = None
     entered: bool = False
+    answered: bool = False
     ours_until: float | None = None
     """The end of a wait for its block; None if it waits for its turn, or is in its block."""
 
@@ -90,6 +92,8 @@ class Intake:
         self._ready: deque[Delivery] = deque()
         self._held: dict[int, Delivery] = {}
         self._run: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[object] | None = None
+        self._inbox: Subscription | None = None
         self._wanted = 0
         self._heard = 0.0
         self._trouble = ""
@@ -106,6 +110,7 @@ class Intake:
 
     async def next(self) -> Delivery:
         """Return the next message; raises Misconfigured if there cannot be one."""
+        self._watch_reader()
         while not self._ready:
             self._arrived.clear()
             if self._run is not None and self._run.done():
@@ -129,31 +134,40 @@ class Intake:
         if self._held.get(delivery.sequence) is delivery:
             del self._held[delivery.sequence]
         self._work.set()
-        if self._stopping and not self._held:
-            await self._end()
+        if self._stopping:
+            await self.stop()
 
     async def stop(self) -> None:
         """Give back the messages that wait; the connection ends after the last block."""
-        self._stopping = True
-        waiting = [one for one in self._held.values() if not one.entered]
-        self._ready.clear()
-        if self.bound is not None:
-            await asyncio.gather(*(self.confirm(one, b"-NAK") for one in waiting))
-        for one in waiting:
-            self._held.pop(one.sequence, None)
-        if not self._held:
-            await self._end()
+        self._begin_stop()
+        if self._run is not None and not self._in_blocks():
+            await asyncio.wait([self._run])
 
-    async def _end(self) -> None:
-        run, self._run = self._run, None
-        if run is not None:
-            run.cancel()
-            await asyncio.wait([run])
+    def _begin_stop(self) -> None:
+        self._stopping = True
+        self._ready.clear()
+        if self._run is not None and not self._in_blocks():
+            self._run.cancel()
+
+    def _in_blocks(self) -> bool:
+        return any(one.entered for one in self._held.values())
+
+    def _watch_reader(self) -> None:
+        """Stop when the task that iterates has ended: it may have left the iterator open."""
+        task = asyncio.current_task()
+        if task is not None and task is not self._reader:
+            self._reader = task
+            task.add_done_callback(self._reader_ended)
+
+    def _reader_ended(self, task: asyncio.Task[object]) -> None:
+        if task is self._reader:
+            self._begin_stop()
 
     # -- answers
 
     async def confirm(self, delivery: Delivery, answer: bytes) -> bool:
         """Tell the server about a message; return False if it does not confirm that."""
+        delivery.answered = True
         try:
             await self.ask("", answer, about=delivery)
         except Exception as error:
@@ -225,12 +239,33 @@ class Intake:
                     raise
                 log.warning("%s: %s; next try in %.1f s", self._access.address, error, pause)
             finally:
+                await self._give_back()
                 self.bound = None
                 self._connected.clear()
                 if link is not None:
                     await link.end()
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _give_back(self) -> None:
+        """Let other processes have the messages that no block has; only at the end."""
+        bound = self.bound
+        if bound is None or not self._stopping or not bound.link.usable:
+            return
+        inbox, self._inbox = self._inbox, None
+        if inbox is not None:
+            # First, or the server would give them to this process again. When it is asked about
+            # the consumer, it drops our request; until then, 2.9 keeps back what we give back.
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(min(self._access.timeout, 1.0)):
+                    await inbox.drain()
+                    await bound.jetstream.consumer_info(bound.stream, self._durable)
+            self._ready.clear()
+        with contextlib.suppress(Exception):
+            for one in [*self._held.values()]:
+                if not one.entered:
+                    del self._held[one.sequence]
+                    await bound.link.client.publish(one.message.reply, b"-NAK")
 
     async def _bind(self, link: Link) -> Bound:
         """Find the stream, and find or make the consumer."""
@@ -283,7 +318,7 @@ class Intake:
     async def _pull(self, bound: Bound) -> None:
         """Ask for messages until the connection fails; always raises."""
         inbox = bound.link.client.new_inbox()
-        await bound.link.client.subscribe(inbox, cb=self._receive)
+        self._inbox = await bound.link.client.subscribe(inbox, cb=self._receive)
         self._wanted, self._trouble = 0, ""
         self.bound = bound
         self._connected.set()
@@ -295,6 +330,7 @@ class Intake:
                 raise ConnectionResetError("the connection is lost")
             if self._trouble:
                 raise ConnectionError(self._trouble)
+            await self._give_back()
             await self._ask_for_more(bound, inbox)
             if _now() >= renewal:
                 renewal = _now() + every
@@ -332,16 +368,14 @@ class Intake:
         self._wanted = max(0, self._wanted - 1)
         about = message.metadata
         held = self._held.get(about.sequence.stream)
-        if held is not None:
+        if held is not None and not held.answered:
             # It came again while it is here: answer for both at once.
             held.message, held.number = message, about.num_delivered
-        elif not self._stopping:
+        else:
             one = Delivery(message, about.stream, about.sequence.stream, about.num_delivered)
             self._held[one.sequence] = one
             self._ready.append(one)
             self._arrived.set()
-        else:
-            await message.nak()
         self._work.set()
 
     def _receive_status(self, headers: dict[str, str]) -> None:

@@ -150,23 +150,22 @@ class Link:
         await asyncio.shield(self._end)
 
     async def _ended(self) -> None:
-        self._drop_unsent()
-        with contextlib.suppress(Exception):
-            async with asyncio.timeout(self.timeout):
-                await self.client.close()
-
-    def _drop_unsent(self) -> None:
-        """Drop the bytes that the server has not taken; nats-py would wait for it without end.
-
-        nats-py has no public way to do so. Their senders already know that they have failed.
-        """
+        # nats-py would wait without end for a server that takes no more bytes, and has no public
+        # way not to. The senders of the bytes that are dropped here know that they have failed.
         writer = getattr(getattr(self.client, "_transport", None), "_io_writer", None)
-        if writer is None:
-            return
-        if self.client.pending_data_size or writer.transport.get_write_buffer_size():
+        if writer is not None and (
+            self.lost or self.retired or writer.transport.get_write_buffer_size()
+        ):
             self.client._pending = []
             self.client._pending_data_size = 0
             writer.transport.abort()
+        try:
+            async with asyncio.timeout(self.timeout):
+                await self.client.close()
+        except Exception as error:
+            log.debug("NATS: %r at the end of a connection", error)
+            if writer is not None:
+                writer.transport.abort()
 
 
 async def stream_of(stream: JetStreamContext, subject: str) -> StreamInfo | None:
