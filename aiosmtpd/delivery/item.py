@@ -26,11 +26,19 @@ class Later(Exception):
     """A delivery has failed for now; raise it, or return it for a recipient.
 
     *after*, in seconds, asks for the next try not before that time; None leaves it to the route.
+    *reply* is what the client gets if the route has ``mode="direct"`` and no fallback.
     """
 
-    def __init__(self, text: str = "", after: float | None = None) -> None:
+    def __init__(
+        self,
+        text: str = "",
+        after: float | None = None,
+        *,
+        reply: str = "451 4.3.0 Delivery has failed for now, try again later",
+    ) -> None:
         super().__init__(text)
         self.after = after
+        self.reply = Reply(reply)
 
 
 @public
@@ -45,6 +53,9 @@ class Never(Exception):
 @public
 class Full(Later):
     """The outlet has no room now: the reply of ``mode="direct"`` is ``452 4.3.1``."""
+
+    def __init__(self, text: str = "", after: float | None = None) -> None:
+        super().__init__(text, after, reply="452 4.3.1 No room now, try again later")
 
 
 @public
