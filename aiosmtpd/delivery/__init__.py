@@ -6,6 +6,7 @@ The names are imported when they are asked for.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aiosmtpd.delivery.consumer import ConsumedMail as ConsumedMail, consume as consume
     from aiosmtpd.delivery.handler import Delivery as Delivery
     from aiosmtpd.delivery.item import (
         Arrival as Arrival,
@@ -17,16 +18,19 @@ if TYPE_CHECKING:
         Outlet as Outlet,
         TooLarge as TooLarge,
     )
+    from aiosmtpd.delivery.mail import Mail as Mail
     from aiosmtpd.delivery.route import Route as Route
     from aiosmtpd.delivery.schedule import Retry as Retry
     from aiosmtpd.delivery.spool import Spool as Spool, SpoolError as SpoolError
 else:
     _HOMES = {
         "Arrival": "item",
+        "ConsumedMail": "consumer",
         "Delivery": "handler",
         "Full": "item",
         "Item": "item",
         "Later": "item",
+        "Mail": "mail",
         "Misconfigured": "item",
         "Never": "item",
         "Outlet": "item",
@@ -35,6 +39,7 @@ else:
         "Spool": "spool",
         "SpoolError": "spool",
         "TooLarge": "item",
+        "consume": "consumer",
     }
 
     __all__ = list(_HOMES)

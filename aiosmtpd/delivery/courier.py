@@ -37,6 +37,7 @@ DAY = 86400.0
 LONGEST_TEXT = 500
 """Characters of an error that are kept."""
 
+UNREACHABLE = "451 4.4.1 Next hop unavailable, try again later"
 REJECTED = "550 5.7.1 Recipient refused"
 
 log = logging.getLogger("mail.log")
@@ -366,7 +367,7 @@ class Courier:
             late = isinstance(error, TimeoutError) and limit.expired()
             text = f"no answer within {timeout:g} seconds" if late else _line(error)
             log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
-            return Tried(_all(item, Later(text)), is_down=True)
+            return Tried(_all(item, Later(text, reply=UNREACHABLE)), is_down=True)
 
     async def _open(self, lane: Lane) -> None:
         if not lane.is_open and lane.route.outlet is not None:
@@ -402,12 +403,13 @@ class Courier:
     async def _try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
         lane = self._lane(route)
         if not route.breaker.allows(self._clock()):
-            return Tried(_all(item, Later(lane.error)), is_down=True)
+            failure = Later(lane.error, reply=UNREACHABLE)
+            return Tried(_all(item, failure), is_down=True)
         try:
             async with asyncio.timeout(timeout):
                 await lane.direct.acquire()
         except TimeoutError:
-            return Tried(_all(item, Later("the route is busy")))
+            return Tried(_all(item, Later("the route is busy", reply=UNREACHABLE)))
         try:
             route.breaker.begin()
             tried = await self._try(lane, item, timeout)

@@ -17,7 +17,7 @@ from public import public
 from aiosmtpd.delivery.courier import Courier, Tried
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.incoming import Incoming
-from aiosmtpd.delivery.item import Arrival, Full, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
@@ -42,7 +42,6 @@ NO_ROOM = "452 4.3.1 Insufficient system storage"
 NOT_STORED = "451 4.3.0 Message not stored, try again later"
 CLOSED = "451 4.3.0 Mail system not available, try again later"
 ONE_AT_A_TIME = "452 4.5.3 Send the message to this recipient separately"
-NOT_NOW = "451 4.4.1 Message not delivered, try again later"
 
 OPTIONS = "options_by_recipient"
 """The attribute of the envelope that keeps the parameters of each RCPT as sent."""
@@ -409,6 +408,4 @@ def _sorted(part: _Part, tried: Tried, each: bool) -> tuple[tuple[str, ...], dic
 
 
 def _reply(error: Later | Never) -> str:
-    if isinstance(error, Never):
-        return error.reply
-    return NO_ROOM if isinstance(error, Full) else NOT_NOW
+    return error.reply

@@ -81,7 +81,7 @@ class Route:
             raise ValueError(
                 f"route {self.name}: dead='drop' needs a bounce, or mail would be lost"
             )
-        self.outlet: Outlet | None = None if self.rejects else _outlet(to, options)
+        self.outlet: Outlet | None = None if self.rejects else _outlet(to, mode, options)
         self.breaker = Breaker(self.retry)
         self.bounce: Route | None = None
         if bounce is not None:
@@ -151,10 +151,13 @@ def _one_of(name: str, keyword: str, value: object, known: tuple[object, ...]) -
         raise ValueError(f"route {name}: {keyword} must be {words}, not {value!r}")
 
 
-def _outlet(to: str | Outlet, options: dict[str, Any]) -> Outlet:
+def _outlet(to: str | Outlet, mode: str, options: dict[str, Any]) -> Outlet:
     if isinstance(to, str):
         from aiosmtpd.delivery.outlets import make_outlet
 
+        if to.lower().startswith("nats:"):
+            # It checks whether the stream keeps what a 250 would promise.
+            options = {**options, "mode": mode}
         return make_outlet(to, **options)
     if options:
         raise ValueError(f"{type(to).__name__} is an outlet already: it takes no options")

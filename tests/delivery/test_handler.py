@@ -272,7 +272,8 @@ def test_lmtp_clients_get_a_reply_each(tmp_path: Path) -> None:
         (None, "250 2.0.0 OK delivered as "),
         (Never("550 5.1.1 No such user"), "550 5.1.1 No such user"),
         (TooLarge(5), "552 5.3.4 Message too large: the limit is 5 bytes"),
-        (Later("busy"), "451 4.4.1 "),
+        (Later("busy", reply="451 4.4.1 Soon"), "451 4.4.1 Soon"),
+        (Later("busy"), "451 4.3.0 "),
         (Full(), "452 4.3.1 "),
         (OSError("down"), "451 4.4.1 "),
     ],
@@ -329,7 +330,7 @@ def test_lmtp_clients_get_direct_results(tmp_path: Path) -> None:
     assert replies[0].startswith(b"250 2.0.0 OK delivered as")
     assert replies[1:] == [
         b"550 5.1.1 No such user\r\n",
-        b"451 4.4.1 Message not delivered, try again later\r\n",
+        b"451 4.3.0 Delivery has failed for now, try again later\r\n",
     ]
 
 
