@@ -3,13 +3,17 @@
 import builtins
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiosmtpd.delivery.item import Misconfigured
 from aiosmtpd.delivery.outlets import has_secret, make_outlet, shown
+from aiosmtpd.delivery.outlets.maildir import MaildirOutlet
 from aiosmtpd.delivery.outlets.place import parse
+from aiosmtpd.delivery.outlets.smtp import SMTPOutlet
+from aiosmtpd.delivery.outlets.webhook import WebhookOutlet
 
 WRONG = {
     "": "not a place to deliver to",
@@ -77,6 +81,45 @@ def test_a_wrong_option_is_one_line(url: str, options: dict[str, Any], said: str
     assert said in str(caught.value)
     assert str(caught.value).startswith(f"{url}: ")
     assert "my secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("smtps://host#verfy=no", "unknown option 'verfy': did you mean verify?"),
+        ("smtps://host#verify", "write #verify=VALUE"),
+        ("smtps://host#verify=maybe", "verify is yes or no, not 'maybe'"),
+        ("smtps://host#verify=no&verify=no", "option 'verify' is there twice"),
+        ("smtps://host#reply_timeout=soon", "reply_timeout is a number, not 'soon'"),
+        ("smtps://host#context=x", "option 'context' cannot be in a URL"),
+        ("https://host/#headers=x", "option 'headers' cannot be in a URL"),
+        ("https://host/#secret=hidden", "secret: write whsec_"),
+        ("https://host/#secret=file:/no/such", "secret: /no/such: No such file or directory"),
+    ],
+)
+def test_a_wrong_option_in_a_url(url: str, said: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        make_outlet(url)
+    assert said in str(caught.value)
+    assert "hidden" not in str(caught.value)
+
+
+def test_options_in_a_url(tmp_path: Path) -> None:
+    url = "smtps://me:p#ss@host#verify=no&reply_timeout=2.5&hostname=mx.example.com"
+    hop = make_outlet(url, reply_timeout=3)
+    assert isinstance(hop, SMTPOutlet)
+    assert str(hop.place) == "smtps://host:465"
+    assert hop.login == ("me", "p#ss")
+    assert hop.tls is not None
+    assert not hop.tls.verify
+    assert (hop.reply_timeout, hop.hostname) == (3, "mx.example.com")
+    (tmp_path / "a secret").write_text("whsec_" + "A" * 32 + "\n")
+    hook = make_outlet(f"https://host/a?b=c#format=json&secret=file:{tmp_path}/a%20secret")
+    assert isinstance(hook, WebhookOutlet)
+    assert hook.url == "https://host/a?b=c"
+    assert (hook.format, hook.keys) == ("json", (bytes(24),))
+    assert isinstance(folder := make_outlet("maildir:/a#b=c"), MaildirOutlet)
+    assert folder.folder == "/a#b=c"
 
 
 @pytest.mark.parametrize(
