@@ -292,7 +292,8 @@ class Courier:
         self.missing.add(name)
         log.error(
             "No route is called %r: its messages wait. Add the route again, or move them with "
-            "aiosmtpd queue retry --route",
+            "aiosmtpd queue retry --spool DIR --route %s --to NAME",
+            name,
             name,
         )
 

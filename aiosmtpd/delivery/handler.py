@@ -95,7 +95,7 @@ class Delivery:
     def __init__(
         self,
         spool: str | os.PathLike[str],
-        routes: Iterable[RouteLike] | str | Route,
+        routes: Iterable[RouteLike] | RouteLike,
         *,
         min_free: int = MIN_FREE,
         max_bytes: int | None = None,
@@ -103,7 +103,7 @@ class Delivery:
         on_failure: Callable[[BaseException], object] | None = None,
     ) -> None:
         self.on_failure = on_failure
-        self._routes = Routes([routes] if isinstance(routes, str | Route) else routes)
+        self._routes = Routes(_as_routes(routes))
         self._spool = Spool(spool, min_free=min_free, max_bytes=max_bytes)
         self._grace = grace
         self._courier: Courier | None = None
@@ -357,6 +357,11 @@ class Delivery:
             return self._why_not(error)
         courier.wake()
         return f"250 2.0.0 OK queued as {message.queue_id}"
+
+
+def _as_routes(routes: Any) -> list[RouteLike]:
+    """Return the routes as a list; a single one may stand alone."""
+    return [routes] if isinstance(routes, str) or not isinstance(routes, Iterable) else [*routes]
 
 
 def arrival_of(server: Any, session: Session, envelope: Envelope) -> Arrival:

@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
-from typing import Any, Literal, TypeAlias
+from inspect import isclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from urllib.parse import unquote
 
+import attrs
 from public import public
 
 from aiosmtpd.delivery.breaker import Breaker
 from aiosmtpd.delivery.item import Outlet
 from aiosmtpd.delivery.schedule import RetryLike, retry_of, seconds
+
+if TYPE_CHECKING:
+    from aiosmtpd.delivery.mail import Mail
 
 REJECT = "reject"
 """The place that refuses its recipients: 550 5.7.1 at RCPT."""
@@ -20,6 +26,19 @@ TIMEOUT = 600.0
 """Seconds for one try; RFC 5321 section 4.5.3.2.6 gives ten minutes to the end of the data."""
 
 _SPECIFICATION = r"(?s)(?:([^:]*)=)?(reject|[a-zA-Z][a-zA-Z0-9+.-]*:.+)"
+IN_URL = {
+    "name",
+    "retry",
+    "give_up",
+    "concurrency",
+    "timeout",
+    "dead",
+    "bounce",
+    "mode",
+    "fallback",
+}
+"""Keywords of a route that may be in its URL on the command line."""
+
 _NAME = r"(?a)[\w.@*+-][\w.@*+:-]{0,99}"
 
 
@@ -27,7 +46,8 @@ _NAME = r"(?a)[\w.@*+-][\w.@*+:-]{0,99}"
 class Route:
     """The way of a recipient's mail: to an outlet, by a pattern of the address.
 
-    *to* is a URL, an outlet object, or ``"reject"``, which refuses the recipients. *match* is a
+    *to* is a URL, an outlet object, a function that gets each :class:`Mail`, or ``"reject"``, which
+    refuses the recipients. *match* is a
     pattern or several (``*@example.com``; ``*`` and ``?`` as for files; the domain in any case).
     *name* is stored with each message, and its meaning is looked up at each try; give routes names
     that stay. It is made of *to* and *match* if there is none.
@@ -45,7 +65,7 @@ class Route:
 
     def __init__(
         self,
-        to: str | Outlet,
+        to: str | Outlet | Callable[[Mail], Any],
         match: str | Sequence[str] = "*",
         name: str | None = None,
         *,
@@ -96,8 +116,8 @@ class Route:
         return self._match(address)
 
 
-RouteLike: TypeAlias = Route | str | Outlet
-"""A :class:`Route`, a URL, or an outlet, which is a route for all recipients."""
+RouteLike: TypeAlias = "Route | str | Outlet | Callable[[Mail], Any]"
+"""A :class:`Route`, or a URL, an outlet or a function, which is a route for all recipients."""
 
 
 def route_of(value: RouteLike) -> Route:
@@ -106,11 +126,45 @@ def route_of(value: RouteLike) -> Route:
 
 
 def parse_route(text: str, **keywords: Any) -> Route:
-    """Return the route for ``[PATTERN=]URL``; raises ValueError and Misconfigured."""
+    """Return the route for ``[PATTERN=]URL``; raises ValueError and Misconfigured.
+
+    Some keywords of the route may be in the URL, beside the options of its outlet:
+    ``smtp://relay.test#retry=remote&give_up=2d``.
+    """
     found = re.fullmatch(_SPECIFICATION, text)
     if found is None:
         raise ValueError(f"{_shown(text)!r} is not [PATTERN=]URL")
-    return Route(found[2], found[1] or "*", **keywords)
+    url, options = _options_of(found[2])
+    return Route(url, found[1] or "*", **{**options, **keywords})
+
+
+def _options_of(url: str) -> tuple[str, dict[str, Any]]:
+    """Return a URL without the keywords of a route, and these keywords."""
+    from aiosmtpd.delivery.outlets import fragment
+
+    place, written = fragment.split(url)
+    options: dict[str, Any] = {}
+    rest = []
+    for part in filter(None, written.split("&")):
+        name, mark, value = part.partition("=")
+        if mark and name in IN_URL:
+            options[name] = unquote(value)
+        else:
+            rest.append(part)
+    if "concurrency" in options:
+        options["concurrency"] = _number(options["concurrency"])
+    if options.get("fallback") == "none":
+        options["fallback"] = None
+    if "give_up" in options:
+        retry = retry_of(options.get("retry", "local"))
+        options["retry"] = attrs.evolve(retry, give_up=options.pop("give_up"))
+    return f"{place}#{'&'.join(rest)}" if rest else place, options
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise ValueError(f"concurrency is a number, not {text!r}")
+    return int(text)
 
 
 class Routes:
@@ -139,8 +193,11 @@ class Routes:
         return None
 
 
-def _default_name(to: str | Outlet, patterns: Sequence[str]) -> str:
-    place = to.partition(":")[0] if isinstance(to, str) else type(to).__name__
+def _default_name(to: object, patterns: Sequence[str]) -> str:
+    if isinstance(to, str):
+        place = to.partition(":")[0]
+    else:
+        place = getattr(to, "__name__", type(to).__name__)
     text = "+".join((place.lower(), *(one for one in patterns if one != "*")))
     return re.sub(r"(?a)[^\w.@*+-]", "-", text)[:100]
 
@@ -151,7 +208,7 @@ def _one_of(name: str, keyword: str, value: object, known: tuple[object, ...]) -
         raise ValueError(f"route {name}: {keyword} must be {words}, not {value!r}")
 
 
-def _outlet(to: str | Outlet, mode: str, options: dict[str, Any]) -> Outlet:
+def _outlet(to: Any, mode: str, options: dict[str, Any]) -> Outlet:
     if isinstance(to, str):
         from aiosmtpd.delivery.outlets import make_outlet
 
@@ -160,10 +217,18 @@ def _outlet(to: str | Outlet, mode: str, options: dict[str, Any]) -> Outlet:
             options = {**options, "mode": mode}
         return make_outlet(to, **options)
     if options:
-        raise ValueError(f"{type(to).__name__} is an outlet already: it takes no options")
-    if not callable(getattr(to, "put", None)):
-        raise ValueError(f"{to!r} is neither a URL nor an outlet")
-    return to
+        name = getattr(to, "__name__", type(to).__name__)
+        raise ValueError(f"route to {name}: unknown option {min(options)!r}")
+    outlet: Outlet
+    if callable(getattr(to, "put", None)) and not isclass(to):
+        outlet = to
+    elif callable(to) and not isclass(to):
+        from aiosmtpd.delivery.outlets.python import PythonOutlet
+
+        outlet = PythonOutlet(to)
+    else:
+        raise ValueError(f"{to!r} is neither a URL, an outlet nor a function")
+    return outlet
 
 
 def _shown(to: object) -> str:

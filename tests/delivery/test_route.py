@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Misconfigured, Retry, Route
+from aiosmtpd.delivery import Mail, Misconfigured, Retry, Route
 from aiosmtpd.delivery.route import Routes, parse_route
 from tests.delivery.support import Place, route
 
@@ -69,6 +69,27 @@ def test_routes_as_text(text: str, pattern: str, name: str) -> None:
     assert (parsed.patterns, parsed.name) == ((pattern,), name)
 
 
+def test_options_in_a_url() -> None:
+    one = parse_route(
+        "*@a.test=smtps://mx.test#verify=no&name=out&retry=remote&give_up=2d&concurrency=3"
+        "&timeout=1m&mode=direct&fallback=none&bounce=smtp%3A//relay.test&dead=drop"
+    )
+    assert (one.name, one.concurrency, one.timeout) == ("out", 3, 60)
+    assert (one.retry.first, one.retry.give_up) == (300, 2 * 86400)
+    assert (one.mode, one.fallback, one.dead) == ("direct", None, "drop")
+    assert one.bounce is not None
+    assert one.bounce.to == "smtp://relay.test"
+    assert one.to == "smtps://mx.test#verify=no"
+
+
+@pytest.mark.parametrize(
+    "options", ["concurrency=many", "give_up=soon", "retry=x", "mode=x", "verify=2", "x=1", "x"]
+)
+def test_wrong_options_in_a_url(options: str) -> None:
+    with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
+        parse_route(f"smtps://mx.test#{options}")
+
+
 def test_a_text_that_is_not_a_route_hides_passwords() -> None:
     with pytest.raises(ValueError) as caught:
         parse_route("smpt://ann:secret@mx.test")
@@ -100,10 +121,21 @@ def test_wrong_options_are_one_line(to: Any, options: dict[str, Any]) -> None:
         Route(to, **options)
 
 
-@pytest.mark.parametrize("to", [None, 3, object()], ids=["none", "number", "object"])
+@pytest.mark.parametrize(
+    "to", [None, 3, object(), Place], ids=["none", "number", "object", "class"]
+)
 def test_things_that_are_not_outlets(to: Any) -> None:
-    with pytest.raises(ValueError, match="neither a URL nor an outlet"):
+    with pytest.raises(ValueError, match="neither a URL, an outlet nor a function"):
         Route(to)
+
+
+def test_a_function_is_an_outlet() -> None:
+    def receive(mail: Mail) -> None:
+        pass
+
+    one = Route(receive, "*@a.test")
+    assert one.name == "receive+*@a.test"
+    assert type(one.outlet).__name__ == "PythonOutlet"
 
 
 def test_options_of_a_route() -> None:
