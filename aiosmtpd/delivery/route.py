@@ -46,7 +46,7 @@ _NAME = r"(?a)[\w.@*+-][\w.@*+:-]{0,99}"
 class Route:
     """The way of a recipient's mail: to an outlet, by a pattern of the address.
 
-    *to* is a URL, an outlet object, a function that gets each :class:`Mail`, or ``"reject"``, which
+    *to* is a URL, an outlet object, a function that gets each ``Mail``, or ``"reject"``, which
     refuses the recipients. *match* is a
     pattern or several (``*@example.com``; ``*`` and ``?`` as for files; the domain in any case).
     *name* is stored with each message, and its meaning is looked up at each try; give routes names
