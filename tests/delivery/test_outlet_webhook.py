@@ -194,6 +194,13 @@ async def test_4xx_is_never(status: int) -> None:
     assert found.reply.endswith(": no ?[31m such customer")
 
 
+async def test_too_many_recipients_for_a_header() -> None:
+    with receiving(answer=431, text=b"") as receiver:
+        found = await failure(receiver)
+    assert isinstance(found, Never)
+    assert found.reply.endswith("(with format=json, the envelope is in the body)")
+
+
 async def test_a_redirect_is_not_followed() -> None:
     with receiving() as target:
         location = f"{target.url}?token=hidden"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 
@@ -55,6 +56,8 @@ def from_url(
     user, password = user or place.user, password or place.password
     if bool(user) != bool(password):
         raise ValueError("AUTH needs a user and a password")
+    if place.path and not hasattr(socket, "AF_UNIX"):
+        raise ValueError("this system has no Unix sockets")
     encrypted = place.scheme in {"smtps", "smtp+starttls"}
     if user and not (encrypted or place.path or plain_auth):
         raise ValueError(
@@ -164,6 +167,8 @@ class SMTPOutlet:
             return transaction.run()
         except ssl.SSLCertVerificationError as error:
             raise Later(f"{self.place}: certificate: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise Later(f"{self.place}: TLS: {error.reason or _said(error)}") from error
         except (OSError, ValueError) as error:
             raise Later(f"{self.place}: {_said(error)}") from error
         finally:
