@@ -98,7 +98,7 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
-        return json.dumps(attrs.asdict(self), separators=(",", ":"))
+        return json.dumps(attrs.asdict(self, recurse=False), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> Arrival:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from nats.js.api import RetentionPolicy
 
-from aiosmtpd.delivery.consume import ConsumedMail, consume
+from aiosmtpd.delivery.consumer import ConsumedMail, consume
 from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
 from tests.delivery.nats_support import SERVERS, SUBJECT, NatsServer, mail, running
@@ -311,7 +311,7 @@ async def test_a_killed_consumer_loses_nothing(server: NatsServer, outlet: NatsO
     await outlet.put(mail())
     program = (
         "import asyncio, sys\n"
-        "from aiosmtpd.delivery.consume import consume\n"
+        "from aiosmtpd.delivery.consumer import consume\n"
         "async def main():\n"
         "    async for mail in consume(sys.argv[1], durable='app', ack_wait=1):\n"
         "        async with mail:\n"

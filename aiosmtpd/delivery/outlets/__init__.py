@@ -11,6 +11,7 @@ from typing import Any
 from public import public
 
 from aiosmtpd.delivery.item import Misconfigured, Outlet
+from aiosmtpd.delivery.outlets import fragment
 
 _MODULES = {
     "smtp": "smtp",
@@ -45,8 +46,9 @@ _MASK = "***"
 def make_outlet(url: str, **options: Any) -> Outlet:
     """Return the outlet that *url* and *options* describe.
 
-    Raises ValueError, with one line, if it cannot be one, and :exc:`Misconfigured` if the package
-    for it is not installed.
+    A part of the URL after ``#`` has options too: ``#verify=no&cafile=ca.pem``. Raises ValueError,
+    with one line, if it cannot be an outlet, and :exc:`Misconfigured` if the package for it is not
+    installed.
     """
     scheme = _SCHEME.fullmatch(url)
     name = scheme[1].lower() if scheme else ""
@@ -55,8 +57,12 @@ def make_outlet(url: str, **options: Any) -> Outlet:
     module_name = _MODULES[name]
     try:
         from_url = import_module(f"{__name__}.{module_name}").from_url
-        _check(options, from_url)
-        outlet: Outlet = from_url(url, **options)
+        known = dict(inspect.signature(from_url).parameters)
+        del known["url"]
+        place, written = fragment.split(url)
+        options = {**fragment.options(written, known), **options}
+        _check(options, [*known])
+        outlet: Outlet = from_url(place, **options)
     except ModuleNotFoundError as error:
         needed = _EXTRAS.get(module_name)
         if needed is None or (error.name or "").partition(".")[0] != needed:
@@ -94,12 +100,12 @@ def _without_password(found: re.Match[str]) -> str:
     return f"{user}:{_MASK}@" if colon else f"{user}@"
 
 
-def _check(options: dict[str, Any], from_url: Any) -> None:
-    known = [name for name in inspect.signature(from_url).parameters if name != "url"]
+def _check(options: dict[str, Any], known: list[str]) -> None:
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            advice = f"did you mean {near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+            has = f"it has {', '.join(known) or 'no options'}"
+            advice = f"did you mean {near[0]}?" if near else has
             raise ValueError(f"unknown option {name!r}: {advice}")
 
 
