@@ -15,7 +15,7 @@ from nats.js.errors import (
     ServiceUnavailableError,
 )
 
-from aiosmtpd.delivery.consume import consume
+from aiosmtpd.delivery.consumer import consume
 from aiosmtpd.delivery.item import Arrival, Full, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.jetstream import (
     Address,
@@ -269,7 +269,7 @@ def test_consume_refuses_wrong_arguments(wrong: dict[str, Any]) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiosmtpd.delivery.outlets.nats.find_spec", lambda name: None)
-    monkeypatch.setattr("aiosmtpd.delivery.consume.find_spec", lambda name: None)
+    monkeypatch.setattr("aiosmtpd.delivery.consumer.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as missing:
         from_url("nats://host/mail")
     assert missing.value.name == "nats"
