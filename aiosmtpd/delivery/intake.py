@@ -258,7 +258,7 @@ class Intake:
             # the consumer, it drops our request; until then, 2.9 keeps back what we give back.
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(min(self._access.timeout, 1.0)):
-                    await inbox.drain()
+                    await inbox.drain()  # type: ignore[no-untyped-call]
                     await bound.jetstream.consumer_info(bound.stream, self._durable)
             self._ready.clear()
         with contextlib.suppress(Exception):

@@ -19,15 +19,19 @@ from nats.js import JetStreamContext
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 
 from aiosmtpd.delivery.item import Arrival, Item
+from tests.delivery.nats_fake import FakeNats
 
 DEBIAN = Path("/usr/sbin/nats-server")
 NEW = Path(sys.executable).parent / "nats-server"
 SUBJECT = "mail.in"
 
 
-def binaries() -> list[Any]:
-    """Return both servers as parameters of a fixture."""
-    return [pytest.param(DEBIAN, id="debian"), pytest.param(NEW, id="new")]
+REAL = [
+    pytest.param(DEBIAN, id="debian", marks=pytest.mark.engines),
+    pytest.param(NEW, id="new", marks=pytest.mark.engines),
+]
+SERVERS = [pytest.param(None, id="fake"), *REAL]
+"""Parameters of a fixture: the fake one for each run, the real ones for those of engines."""
 
 
 def found(binary: Path) -> Path:
@@ -41,57 +45,32 @@ def found(binary: Path) -> Path:
 
 
 class NatsServer:
-    """A nats-server with JetStream in a folder of its own, on a free loopback port."""
+    """The parts that are the same for real servers and the fake one."""
 
-    def __init__(self, binary: Path, folder: Path, *, always: bool = False, **lines: Any) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self.port: int = listening.getsockname()[1]
-        sync = "sync_interval: always\n" if always else ""
-        self.config = folder / "nats.conf"
-        self.config.write_text(
-            f"host: 127.0.0.1\nport: {self.port}\n"
-            + "".join(f"{name}: {value}\n" for name, value in lines.items())
-            + f'jetstream {{\nstore_dir: "{folder}/store"\n{sync}}}\n'
-        )
-        self._command = [str(binary), "-c", str(self.config)]
-        self._process: subprocess.Popen[str] | None = None
+    port: int
 
     @property
     def url(self) -> str:
         return f"nats://127.0.0.1:{self.port}/{SUBJECT}"
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
     def start(self) -> None:
-        process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
-        self._process = process
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if "Server is ready" in line:
-                return
-        raise AssertionError("".join(lines))
-
-    def stop(self) -> None:
-        """Let the server hang; it does when this returns."""
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitpid(self.pid, os.WUNTRACED)
-
-    def go_on(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
+        raise NotImplementedError
 
     def kill(self) -> None:
-        """End the server at once; it is gone when this returns."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            assert process.stderr is not None
-            process.stderr.close()
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        raise NotImplementedError
+
+    def end(self) -> None:
+        raise NotImplementedError
+
+    def limit_payload(self, size: int) -> None:
+        """Set ``max_payload`` for the next start."""
+        raise NotImplementedError
 
     @asynccontextmanager
     async def jetstream(self) -> AsyncIterator[JetStreamContext]:
@@ -128,14 +107,76 @@ class NatsServer:
         return messages
 
 
+class RealNats(NatsServer):
+    """A nats-server with JetStream in a folder of its own, on a free loopback port."""
+
+    def __init__(self, binary: Path, folder: Path, *, always: bool = False, **lines: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            self.port: int = listening.getsockname()[1]
+        sync = "sync_interval: always\n" if always else ""
+        self.config = folder / "nats.conf"
+        self.config.write_text(
+            f"host: 127.0.0.1\nport: {self.port}\n"
+            + "".join(f"{name}: {value}\n" for name, value in lines.items())
+            + f'jetstream {{\nstore_dir: "{folder}/store"\n{sync}}}\n'
+        )
+        self._command = [str(binary), "-c", str(self.config)]
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        process = subprocess.Popen(self._command, stderr=subprocess.PIPE, text=True)
+        self._process = process
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "Server is ready" in line:
+                return
+        raise AssertionError("".join(lines))
+
+    def stop(self) -> None:
+        """Let the server hang; it does when this returns."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def end(self) -> None:
+        self.kill()
+
+    def limit_payload(self, size: int) -> None:
+        self.config.write_text(f"max_payload: {size}\n" + self.config.read_text())
+
+    def kill(self) -> None:
+        """End the server at once; it is gone when this returns."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
+
+
+class MemoryNats(FakeNats, NatsServer):
+    """The fake server."""
+
+
 @contextmanager
-def running(binary: Path, folder: Path, **settings: Any) -> Iterator[NatsServer]:
-    server = NatsServer(found(binary), folder, **settings)
+def running(binary: Path | None, folder: Path, **settings: Any) -> Iterator[NatsServer]:
+    """Run a server, the fake one for None."""
+    server: NatsServer
+    server = MemoryNats() if binary is None else RealNats(found(binary), folder, **settings)
     try:
         server.start()
         yield server
     finally:
-        server.kill()
+        server.end()
 
 
 def mail(queue_id: str = "7F3A", size: int = 400, **facts: Any) -> Item:

@@ -14,12 +14,10 @@ from nats.js.api import RetentionPolicy
 from aiosmtpd.delivery.consumer import ConsumedMail, consume
 from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
-from tests.delivery.nats_support import SUBJECT, NatsServer, binaries, mail, running
-
-pytestmark = pytest.mark.engines
+from tests.delivery.nats_support import SERVERS, SUBJECT, NatsServer, mail, running
 
 
-@pytest.fixture(params=binaries())
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
     with running(request.param, tmp_path) as server:
         yield server

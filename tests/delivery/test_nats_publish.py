@@ -3,9 +3,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
@@ -13,14 +13,20 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
 from aiosmtpd.delivery.item import Misconfigured, TooLarge
 from aiosmtpd.delivery.jetstream import SPARE, header_size, headers_of
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
-from tests.delivery.nats_support import DEBIAN, SUBJECT, NatsServer, binaries, mail, running
-
-pytestmark = pytest.mark.engines
+from tests.delivery.nats_support import (
+    DEBIAN,
+    SERVERS,
+    SUBJECT,
+    NatsServer,
+    RealNats,
+    mail,
+    running,
+)
 
 MAX_PAYLOAD = 1 << 20
 
 
-@pytest.fixture(params=binaries())
+@pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServer]:
     with running(request.param, tmp_path) as server:
         yield server
@@ -34,6 +40,10 @@ async def outlet_of(server: NatsServer, **options: Any) -> AsyncIterator[NatsOut
         yield outlet
     finally:
         await outlet.close()
+
+
+def real(folder: Path) -> AbstractContextManager[RealNats]:
+    return cast(AbstractContextManager[RealNats], running(DEBIAN, folder))
 
 
 async def test_a_message_is_stored_as_it_came(server: NatsServer) -> None:
@@ -184,8 +194,9 @@ async def test_one_replica_without_fsync_is_warned_of(
     assert caplog.text == ""
 
 
+@pytest.mark.engines
 async def test_open_says_that_jetstream_is_missing(tmp_path: Path) -> None:
-    with running(DEBIAN, tmp_path) as server:
+    with real(tmp_path) as server:
         text = server.config.read_text()
         server.kill()
         server.config.write_text(text[: text.index("jetstream")])
@@ -196,8 +207,9 @@ async def test_open_says_that_jetstream_is_missing(tmp_path: Path) -> None:
         await outlet.close()
 
 
+@pytest.mark.engines
 async def test_user_and_password_of_the_url_are_used(tmp_path: Path) -> None:
-    with running(DEBIAN, tmp_path) as server:
+    with real(tmp_path) as server:
         await server.add_stream()
         server.kill()
         users = 'authorization { user: "mail", password: "se:cret" }\n'
