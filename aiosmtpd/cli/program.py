@@ -310,7 +310,12 @@ class Program:
         handler = self._settings.handler
         if delivery is not None and isinstance(handler, delivery.Delivery):
             loop = asyncio.get_running_loop()
-            handler.on_failure = lambda error: loop.call_soon_threadsafe(self._spool_lost, error)
+            handler.on_failure = partial(self._hear_of_spool, loop)
+
+    def _hear_of_spool(self, loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
+        # Called in another thread; the loop may be closed by now.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._spool_lost, error)
 
     def _spool_lost(self, error: BaseException) -> None:
         log.critical("The disk of the spool has failed: stopping: %s", error)

@@ -26,6 +26,9 @@ POLL = 0.5
 MORE = 64
 """Rows, at most, that one look at the spool asks for."""
 
+CHECK = 3.0
+"""Seconds for which the start waits for an outlet to open."""
+
 ENDING = 64
 """Messages of one route that is down which are given up at the same time."""
 
@@ -169,8 +172,6 @@ class Courier:
             log.critical("The spool has failed, nothing is delivered any more: %s", cause)
             if self._on_failure is not None:
                 self._on_failure(cause)
-        except Exception:
-            log.exception("The courier has failed: nothing is delivered until the next start")
         finally:
             self._stopping = True
             await self._end_tries()
@@ -185,9 +186,16 @@ class Courier:
         event = self._event or asyncio.Event()
         while not self._stopping:
             event.clear()
-            await self._look_for_changes()
-            await self._take_due()
-            pause = await self._pause()
+            pause = POLL
+            try:
+                await self._look_for_changes()
+                await self._take_due()
+                pause = await self._pause()
+            except SpoolLost:
+                raise
+            except Exception:
+                # Messages must not wait for the next start, whatever this is.
+                log.exception("The courier has failed, and goes on")
             try:
                 async with asyncio.timeout(pause):
                     await event.wait()
@@ -382,7 +390,7 @@ class Courier:
 
     async def _check(self, route: Route) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(CHECK):
                 await self._open(self._lane(route))
         except Misconfigured:
             raise

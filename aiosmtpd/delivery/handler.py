@@ -109,6 +109,7 @@ class Delivery:
         self._courier: Courier | None = None
         self._landing: Landing | None = None
         self._lock = threading.Lock()
+        self._failing = threading.Lock()
         self._users = 0
         self._has_failed = False
 
@@ -211,7 +212,8 @@ class Delivery:
         return self._landing.wait(future)
 
     def _lose_spool(self, error: BaseException) -> None:
-        with self._lock:
+        # Not the lock of _end(), which waits for the courier: it may call this.
+        with self._failing:
             if self._has_failed:
                 return
             self._has_failed = True
