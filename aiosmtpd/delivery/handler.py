@@ -43,6 +43,11 @@ NOT_STORED = "451 4.3.0 Message not stored, try again later"
 CLOSED = "451 4.3.0 Mail system not available, try again later"
 ONE_AT_A_TIME = "452 4.5.3 Send the message to this recipient separately"
 
+UNSUPPORTED = "555 5.5.4 Parameter not supported here:"
+
+NOT_KEPT = {"BY", "HOLDFOR", "HOLDUNTIL", "RRVS"}
+"""Parameters that ask for deliveries at a time, or for checks, that this handler does not make."""
+
 OPTIONS = "options_by_recipient"
 """The attribute of the envelope that keeps the parameters of each RCPT as sent."""
 
@@ -231,6 +236,9 @@ class Delivery:
         mail_options: list[str],
     ) -> Any:
         """Refuse the transaction if the spool has no room or has failed."""
+        for option in mail_options:
+            if (name := option.partition("=")[0].upper()) in NOT_KEPT:
+                return f"{UNSUPPORTED} {name}"
         await self._ready()
         if self._spool.failed is not None:
             log.error("The spool has failed, a message is refused: %s", self._spool.failed)
@@ -254,6 +262,9 @@ class Delivery:
             if route is not first and "direct" in (route.mode, first.mode if first else ""):
                 # One reply cannot stand for two next hops.
                 return ONE_AT_A_TIME
+        for option in rcpt_options:
+            if (name := option.partition("=")[0].upper()) in NOT_KEPT:
+                return f"{UNSUPPORTED} {name}"
         if rcpt_options:
             options = getattr(envelope, OPTIONS, {})
             setattr(envelope, OPTIONS, {**options, address: tuple(rcpt_options)})
