@@ -46,9 +46,8 @@ pragma user_version = {FORMAT};
 commit;
 """
 """``body`` is null if the message is in ``large/``. ``delivery.id`` is the id of the message in the
-upper bits and a number in the lower 16: this needs no index, of which each commit would write a
-page. ``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried``
-has the routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due``
+upper bits and a number in the lower 16. It saves an index, and so a page in each commit.
+``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried`` has the routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due``
 begins with the route, so that a route with a long queue does not delay others."""
 
 ROWS = 16

@@ -23,7 +23,7 @@ def new_queue_id() -> str:
     messages writes few pages.
     """
     # Not a secret: it need only differ from the ids of the same microsecond.
-    number = (time.time_ns() // 1000 << 5 * _RANDOM) | random.getrandbits(5 * _RANDOM)  # noqa: S311
+    number = (time.time_ns() // 1000 << 5 * _RANDOM) | random.getrandbits(5 * _RANDOM)
     return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
