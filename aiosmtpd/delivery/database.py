@@ -47,8 +47,9 @@ commit;
 """
 """``body`` is null if the message is in ``large/``. ``delivery.id`` is the id of the message in the
 upper bits and a number in the lower 16. It saves an index, and so a page in each commit.
-``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried`` has the routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due``
-begins with the route, so that a route with a long queue does not delay others."""
+``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried`` has the
+routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due`` begins with
+the route, so that a route with a long queue does not delay others."""
 
 ROWS = 16
 """Bits of the number of a delivery in its id."""
@@ -68,7 +69,6 @@ pragma temp_store = memory;
 the checkpoints, after it has resolved its futures. A commit of several megabytes stays in memory
 until it is complete: otherwise its pages would be written more than once. So do the pages that a
 savepoint may restore."""
-
 
 _FULL_CODES = {
     sqlite3.SQLITE_FULL,

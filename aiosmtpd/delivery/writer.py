@@ -37,8 +37,8 @@ ROW = 4096
 LOG = 64 << 20
 """Bytes of the log after which it is copied in any case."""
 
-GATHER = 0.0005
-"""Seconds to wait for one more task if the last batches had more than twice as many."""
+GATHER = 0.002
+"""Seconds to wait for more tasks if the last batches had more than twice as many."""
 
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
@@ -190,6 +190,7 @@ class Writer:
         batch: list[Task] = []
         size = 0
         task = self._wait(connection)
+        end = monotonic() + GATHER
         while task is not None:
             if task.future.set_running_or_notify_cancel():
                 batch.append(task)
@@ -200,7 +201,7 @@ class Writer:
                 self._usual = len(batch)
                 return batch
             try:
-                task = self._next(len(batch))
+                task = self._next(len(batch), end)
             except Empty:
                 if batch:
                     self._usual = max(len(batch), self._usual // 2)
@@ -210,14 +211,14 @@ class Writer:
             self._tasks.put(None)
         return batch
 
-    def _next(self, number: int) -> Task | None:
+    def _next(self, number: int, end: float) -> Task | None:
         """Return the next task for a batch of *number*; raises Empty if there is none.
 
         The sessions whose messages were committed together send their next ones together too. The
         first of these would be alone in a commit, while the others wait for its sync.
         """
-        if number and number < self._usual // 2:
-            return self._tasks.get(timeout=GATHER)
+        if number and number < self._usual // 2 and (left := end - monotonic()) > 0:
+            return self._tasks.get(timeout=left)
         return self._tasks.get_nowait()
 
     def _wait(self, connection: sqlite3.Connection) -> Task | None:
