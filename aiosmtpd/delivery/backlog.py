@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from aiosmtpd.delivery.database import SpoolError, explained, open_beside
+from aiosmtpd.delivery.database import ROWS, SpoolError, explained, open_beside
 from aiosmtpd.delivery.ids import VALID
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.spool import envelope_from, remove_delivered
@@ -40,10 +40,6 @@ class Selection:
     route: str | None = None
     dead: bool = False
 
-    def values(self, after: int) -> dict[str, Any]:
-        """Return the values of the queries, for the rows after one."""
-        return {**attrs.asdict(self), "after": after, "page": PAGE}
-
 
 @attrs.frozen(kw_only=True)
 class Delivery:
@@ -64,11 +60,9 @@ class Delivery:
 
 _WHERE = """
 from delivery join message on message.id = delivery.message
-where delivery.id > :after
+where delivery.id > :after and delivery.id < :end
     and (:route is null or delivery.route = :route)
     and (not :dead or delivery.dead)
-    and (:queue_id is null
-        or delivery.message = (select id from message where queue_id = :queue_id))
 order by delivery.id limit :page
 """
 
@@ -158,8 +152,13 @@ class Backlog:
             raise SpoolError(f"{error.filename}: {error.strerror}; check its rights") from error
 
     def _pages(self, query: str, selection: Selection) -> Iterator[list[Any]]:
-        after = 0
-        while page := self._read(query, selection.values(after)):
+        values = {"route": selection.route, "dead": selection.dead, "page": PAGE}
+        after, end = 0, 1 << 62
+        if selection.queue_id is not None:
+            found = self._read("select id from message where queue_id = ?", (selection.queue_id,))
+            message = found[0][0] if found else -1
+            after, end = (message << ROWS) - 1, (message + 1) << ROWS
+        while page := self._read(query, {**values, "after": after, "end": end}):
             yield page
             after = page[-1][0]
 

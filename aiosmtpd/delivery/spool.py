@@ -17,12 +17,14 @@ from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from heapq import nsmallest
+from itertools import chain
 from typing import Any, BinaryIO
 
 import attrs
 from public import public
 
 from aiosmtpd.delivery.database import (
+    ROWS,
     Duplicate as Duplicate,
     SpoolError as SpoolError,
     SpoolFull as SpoolFull,
@@ -54,7 +56,6 @@ class Job:
     route: str
     item: Item
     due: float
-    message: int = attrs.field(repr=False)
 
 
 @public
@@ -193,8 +194,9 @@ class Spool:
         envelope = f'{{"sender":{json.dumps(sender)},"arrival":{arrival.to_json()}}}'
         message = (queue_id, float(arrival.time), envelope, size, body)
         rows = [(_text(route), json.dumps(recipients), float(due)) for route, recipients in parts]
-        work = partial(_put, self._tally, message, rows)
-        return self._submit(Task(work, len(body or b""), dropped=dropped))
+        put = _Put(self._tally, message, rows)
+        task = Task(put, len(body or b""), dropped=dropped, together=_put_together)
+        return self._submit(task)
 
     def due(
         self,
@@ -365,15 +367,28 @@ class _Tally:
         self.bytes = 0
         self._messages = 0
         self._bytes = 0
+        self._last = 0
         self._files: list[str] = []
 
     def read(self, connection: sqlite3.Connection) -> None:
-        query = "select count(*), coalesce(sum(size), 0) from message"
+        query = (
+            "select count(*), coalesce(sum(size), 0) "
+            "from (select max(size) as size from delivery group by message)"
+        )
         self.messages, self.bytes = connection.execute(query).fetchone()
+        newest = connection.execute("select coalesce(max(id), 0) from message").fetchone()[0]
+        self._last = max(self._last, newest)
 
-    def add(self, size: int) -> None:
+    def add(self, size: int) -> int:
+        """Count a message; return its number, which no other message has had in this process.
+
+        SQLite would give the number of a message that was dropped again, while the result of its
+        try is still to come.
+        """
         self._messages += 1
         self._bytes += size
+        self._last += 1
+        return self._last
 
     def remove(self, size: int, file: str | None) -> None:
         self._messages -= 1
@@ -394,25 +409,85 @@ class _Tally:
         self._files = []
 
 
-def _put(
-    tally: _Tally,
-    message: tuple[str, float, str, int, bytes | None],
-    rows: list[tuple[str, str, float]],
-    connection: sqlite3.Connection,
-) -> None:
+@attrs.frozen(eq=False)
+class _Put:
+    """A message to insert: the columns of its row after the id, and of its deliveries."""
+
+    tally: _Tally
+    message: tuple[str, float, str, int, bytes | None]
+    deliveries: list[tuple[str, str, float]]
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        """Insert it alone."""
+        number, size = self.add(), self.message[3]
+        try:
+            _insert(connection, _INSERT_MESSAGES, [(number, *self.message)])
+        except sqlite3.IntegrityError as error:
+            self.tally.remove(size, None)
+            raise Duplicate(f"The spool has a message {self.message[0]} already") from error
+        _insert(connection, _INSERT_DELIVERIES, self.rows(number))
+
+    def add(self) -> int:
+        return self.tally.add(self.message[3])
+
+    def rows(self, number: int) -> list[tuple[Any, ...]]:
+        size = self.message[3]
+        return [
+            (row, number, size, *columns)
+            for row, columns in enumerate(self.deliveries, number << ROWS)
+        ]
+
+
+def _put_together(connection: sqlite3.Connection, puts: list[_Put]) -> bool:
+    """Insert messages with few statements; return False and insert nothing if one is a duplicate.
+
+    Python gives its lock away in each statement, and has to wait to get it back while the event
+    loop works.
+    """
+    connection.execute("savepoint puts")
+    numbers = [put.add() for put in puts]
+    numbered = list(zip(numbers, puts, strict=True))
     try:
-        number = connection.execute(
-            "insert into message(queue_id, arrived, envelope, size, body) values (?, ?, ?, ?, ?)",
-            message,
-        ).lastrowid
-    except sqlite3.IntegrityError as error:
-        raise Duplicate(f"The spool has a message {message[0]} already") from error
-    for row in rows:
-        connection.execute(
-            "insert into delivery(message, route, recipients, due) values (?, ?, ?, ?)",
-            (number, *row),
+        messages = [(number, *put.message) for number, put in numbered]
+        _insert(connection, _INSERT_MESSAGES, messages)
+        _insert(
+            connection,
+            _INSERT_DELIVERIES,
+            [row for number, put in numbered for row in put.rows(number)],
         )
-    tally.add(message[3])
+    except sqlite3.IntegrityError:
+        for put in puts:
+            put.tally.remove(put.message[3], None)
+        connection.execute("rollback to puts")
+        connection.execute("release puts")
+        return False
+    connection.execute("release puts")
+    return True
+
+
+_LOTS = (32, 8, 1)
+"""Rows of one statement."""
+
+
+def _inserts(columns: str) -> dict[int, str]:
+    marks = ", ".join("?" for _ in columns.split(","))
+    head = f"insert into {columns} values "  # noqa: S608 - of our own words
+    return {lot: head + ", ".join([f"({marks})"] * lot) for lot in _LOTS}
+
+
+_INSERT_MESSAGES = _inserts("message(id, queue_id, arrived, envelope, size, body)")
+_INSERT_DELIVERIES = _inserts("delivery(id, message, size, route, recipients, due)")
+
+
+def _insert(
+    connection: sqlite3.Connection, statements: dict[int, str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    begin = 0
+    for lot, statement in statements.items():
+        while begin + lot <= len(rows):
+            values = list(chain.from_iterable(rows[begin : begin + lot]))
+            connection.execute(statement, values)
+            begin += lot
 
 
 _ROUTES = """
@@ -432,7 +507,7 @@ where dead = 0 and route = ? and due <= ? order by due, id limit ?
 
 _JOB = """
 select delivery.id, delivery.route, delivery.recipients, delivery.due, delivery.attempts,
-    message.id, message.queue_id, message.envelope, message.size, message.body
+    message.queue_id, message.envelope, message.size, message.body
 from delivery join message on message.id = delivery.message where delivery.id = ?
 """
 
@@ -464,14 +539,14 @@ def _due(
             _give_up(connection, number, f"The row cannot be read: {error!r}")
             continue
         jobs.append(job)
-        size += len(row[9] or b"")
+        size += len(row[8] or b"")
         if size >= BYTES:
             break
     return jobs
 
 
 def _job(large: str, row: Any) -> Job:
-    number, route, recipients, due, attempts, message, queue_id, envelope, size, body = row
+    number, route, recipients, due, attempts, queue_id, envelope, size, body = row
     sender, arrival = envelope_from(envelope)
     item = Item(
         id=queue_id,
@@ -482,7 +557,7 @@ def _job(large: str, row: Any) -> Job:
         attempts=attempts,
         content=partial(_open, os.path.join(large, queue_id)) if body is None else body,
     )
-    return Job(number=number, route=route, item=item, due=due, message=message)
+    return Job(number=number, route=route, item=item, due=due)
 
 
 def envelope_from(text: str) -> tuple[str, Arrival]:
@@ -506,8 +581,8 @@ def _next_due(
 
 
 def _done(tally: _Tally, job: Job, connection: sqlite3.Connection) -> None:
-    connection.execute("delete from delivery where id = ?", (job.number,))
-    remove_delivered(connection, job.message, tally.remove)
+    connection.execute("delete from delivery where id = ? and dead = 0", (job.number,))
+    remove_delivered(connection, job.number >> ROWS, tally.remove)
 
 
 def remove_delivered(
@@ -516,8 +591,8 @@ def remove_delivered(
     """Remove a message without deliveries; call *removed* with its size and its file, if any."""
     row = connection.execute(
         "select size, case when body is null then queue_id end from message "
-        "where id = ? and not exists (select 1 from delivery where message = ?)",
-        (message, message),
+        "where id = ? and not exists (select 1 from delivery where id >= ? and id < ?)",
+        (message, message << ROWS, (message + 1) << ROWS),
     ).fetchone()
     if row is not None:
         connection.execute("delete from message where id = ?", (message,))
@@ -534,31 +609,36 @@ def _settle(
         assert dead is not None
         connection.execute(
             "update delivery set recipients = ?, error = ?, attempts = attempts + 1, dead = 1 "
-            "where id = ?",
+            "where id = ? and dead = 0",
             (*dead, job.number),
         )
         return
     changed = connection.execute(
         "update delivery set recipients = ?, due = ?, error = ?, attempts = attempts + 1 "
-        "where id = ?",
+        "where id = ? and dead = 0",
         (*waiting, job.number),
     ).rowcount
     # A row that `aiosmtpd queue drop` has removed stays removed.
     if changed and dead is not None:
-        connection.execute(_DEAD_COPY, (*dead, job.number))
+        _copy_dead(connection, job.number, *dead)
 
 
 def _split(
     number: int, rest: str, recipients: str, error: str, connection: sqlite3.Connection
 ) -> None:
-    connection.execute(_DEAD_COPY, (recipients, error, number))
-    connection.execute("update delivery set recipients = ? where id = ?", (rest, number))
+    _copy_dead(connection, number, recipients, error)
+    update = "update delivery set recipients = ? where id = ? and dead = 0"
+    connection.execute(update, (rest, number))
 
 
-_DEAD_COPY = """
-insert into delivery(message, route, recipients, due, attempts, error, dead)
-select message, route, ?, due, attempts, ?, 1 from delivery where id = ?
-"""
+def _copy_dead(connection: sqlite3.Connection, number: int, recipients: str, error: str) -> None:
+    """Add a dead row beside a row, if that is still there, with the next free number."""
+    connection.execute(
+        "insert into delivery(id, message, size, route, recipients, due, attempts, error, dead) "
+        "select (select max(id) + 1 from delivery where id < ?), "
+        "message, size, route, ?, due, attempts, ?, 1 from delivery where id = ? and dead = 0",
+        (((number >> ROWS) + 1) << ROWS, recipients, error, number),
+    )
 
 
 def _give_up(connection: sqlite3.Connection, number: int, error: str) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -36,6 +37,9 @@ ROW = 4096
 LOG = 64 << 20
 """Bytes of the log after which it is copied in any case."""
 
+GATHER = 0.002
+"""Seconds to wait for more tasks if the last batches had more than twice as many."""
+
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
 
@@ -55,10 +59,11 @@ STEP, BUSY_STEP = 1024, 64
 class Task:
     """One piece of work: a function of the connection, and the future of its result.
 
-    *size* is in bytes. *dropped* is called if the work has certainly not been done.
+    *size* is in bytes. *dropped* is called if the work has certainly not been done. *together*
+    does the work of tasks that follow each other; it returns False if they must be done one by one.
     """
 
-    __slots__ = ("dropped", "error", "future", "size", "value", "work", "writes")
+    __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
 
     def __init__(
         self,
@@ -66,11 +71,13 @@ class Task:
         size: int = 0,
         writes: bool = True,
         dropped: Callable[[], None] | None = None,
+        together: Callable[[sqlite3.Connection, list[Any]], bool] | None = None,
     ) -> None:
         self.work = work
         self.size = size
         self.writes = writes
         self.dropped = dropped
+        self.together = together
         self.future: Future[Any] = Future()
         self.value: Any = None
         self.error: Exception | None = None
@@ -104,6 +111,7 @@ class Writer:
         self._gate = threading.Lock()
         self._ended = False
         self._log = os.path.join(folder, "spool.db-wal")
+        self._usual = 0
         self._written = 0
         self._next_look = 0.0
         self._untidy = True
@@ -182,6 +190,7 @@ class Writer:
         batch: list[Task] = []
         size = 0
         task = self._wait(connection)
+        end = monotonic() + GATHER
         while task is not None:
             if task.future.set_running_or_notify_cancel():
                 batch.append(task)
@@ -189,16 +198,28 @@ class Writer:
             elif task.dropped:
                 task.dropped()
             if len(batch) >= ROWS or size >= BYTES:
+                self._usual = len(batch)
                 return batch
             try:
-                task = self._tasks.get_nowait()
+                task = self._next(len(batch), end)
             except Empty:
                 if batch:
+                    self._usual = max(len(batch), self._usual // 2)
                     return batch
                 task = self._wait(connection)
         if batch:
             self._tasks.put(None)
         return batch
+
+    def _next(self, number: int, end: float) -> Task | None:
+        """Return the next task for a batch of *number*; raises Empty if there is none.
+
+        The sessions whose messages were committed together send their next ones together too. The
+        first of these would be alone in a commit, while the others wait for its sync.
+        """
+        if number and number < self._usual // 2 and (left := end - monotonic()) > 0:
+            return self._tasks.get(timeout=left)
+        return self._tasks.get_nowait()
 
     def _wait(self, connection: sqlite3.Connection) -> Task | None:
         while self._untidy:
@@ -217,11 +238,8 @@ class Writer:
         undone = True
         try:
             connection.execute("begin immediate" if writes else "begin")
-            for task in batch:
-                try:
-                    task.value = task.work(connection)
-                except SpoolError as error:
-                    task.error = error
+            for together, tasks in groupby(batch, _together):
+                _work(connection, together, list(tasks))
             undone = False
             connection.execute("commit")
         except Exception as error:
@@ -315,6 +333,25 @@ class Writer:
 
 _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
+
+
+def _together(task: Task) -> Callable[[sqlite3.Connection, list[Any]], bool] | None:
+    return task.together
+
+
+def _work(
+    connection: sqlite3.Connection,
+    together: Callable[[sqlite3.Connection, list[Any]], bool] | None,
+    tasks: list[Task],
+) -> None:
+    works = [task.work for task in tasks]
+    if together is not None and len(works) > 1 and together(connection, works):
+        return
+    for task in tasks:
+        try:
+            task.value = task.work(connection)
+        except SpoolError as error:
+            task.error = error
 
 
 def _for_good(error: Exception) -> bool:
