@@ -272,7 +272,8 @@ class Intake:
         jetstream = link.jetstream()
         info = await stream_of(jetstream, self._subject)
         if info is None:
-            raise Misconfigured(advice_for(self._subject, "MAIL"))
+            subjects = f"{self._subject},{self._subject}.>"
+            raise Misconfigured(advice_for(self._subject, "MAIL", subjects))
         for subject in self._needs:
             if await stream_of(jetstream, subject) is None:
                 raise Misconfigured(

@@ -183,11 +183,11 @@ async def stream_of(stream: JetStreamContext, subject: str) -> StreamInfo | None
         raise
 
 
-def advice_for(subject: str, name: str, stream_subject: str = "") -> str:
-    """Return the command that makes a stream for *subject*."""
+def advice_for(subject: str, name: str, subjects: str) -> str:
+    """Return the command that makes a stream, which *subject* needs."""
     return (
-        f"no stream takes the subject {subject}: nats stream add {name} --subjects"
-        f" {stream_subject or subject} --storage file --discard new --retention work"
+        f"no stream takes the subject {subject}: nats stream add {name} --subjects '{subjects}'"
+        " --storage file --discard new --retention work --defaults"
     )
 
 

@@ -12,7 +12,9 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
 
 from aiosmtpd.delivery.item import Misconfigured, TooLarge
 from aiosmtpd.delivery.jetstream import SPARE, header_size, headers_of
+from aiosmtpd.delivery.outlets import make_outlet
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
+from aiosmtpd.testing.outlets import check_outlet
 from tests.delivery.nats_support import (
     DEBIAN,
     SERVERS,
@@ -226,3 +228,27 @@ async def test_user_and_password_of_the_url_are_used(tmp_path: Path) -> None:
             await outlet.open()
         assert "wrong" not in str(refused.value)
         await outlet.close()
+
+
+async def test_it_keeps_the_contract_of_outlets(server: NatsServer) -> None:
+    await server.add_stream()
+
+    async def took() -> list[bytes]:
+        return [await _whole(server, one) for one in await server.stored()]
+
+    await check_outlet(
+        make_outlet(f"{server.url}#timeout=1&fsync=yes"),
+        took,
+        down=server.kill,
+        up=server.start,
+        timeout=2,
+    )
+
+
+async def _whole(server: NatsServer, message: Any) -> bytes:
+    if "Aiosmtpd-Blob" not in message.headers:
+        return bytes(message.data or b"")
+    pieces = json.loads(message.data)["pieces"]
+    async with server.jetstream() as jetstream:
+        chunks = [await jetstream.get_msg("MAIL", piece["sequence"]) for piece in pieces]
+    return b"".join(chunk.data or b"" for chunk in chunks)

@@ -200,7 +200,8 @@ class NatsOutlet:
         jetstream = link.jetstream()
         info = await stream_of(jetstream, self.subject)
         if info is None:
-            raise Misconfigured(advice_for(self.subject, "MAIL"))
+            subjects = f"{self.subject},{self.subject}.>"
+            raise Misconfigured(advice_for(self.subject, "MAIL", subjects))
         self._check(info.config)
         blobs = await stream_of(jetstream, f"{self.blob}.id.0")
         if blobs is not None:
