@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
 from inspect import isclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 import attrs
@@ -15,9 +15,6 @@ from public import public
 from aiosmtpd.delivery.breaker import Breaker
 from aiosmtpd.delivery.item import Outlet
 from aiosmtpd.delivery.schedule import RetryLike, retry_of, seconds
-
-if TYPE_CHECKING:
-    from aiosmtpd.delivery.mail import Mail
 
 REJECT = "reject"
 """The place that refuses its recipients: 550 5.7.1 at RCPT."""
@@ -65,7 +62,7 @@ class Route:
 
     def __init__(
         self,
-        to: str | Outlet | Callable[[Mail], Any],
+        to: str | Outlet | Callable[[Any], Any],
         match: str | Sequence[str] = "*",
         name: str | None = None,
         *,
@@ -116,7 +113,7 @@ class Route:
         return self._match(address)
 
 
-RouteLike: TypeAlias = "Route | str | Outlet | Callable[[Mail], Any]"
+RouteLike: TypeAlias = Route | str | Outlet | Callable[[Any], Any]
 """A :class:`Route`, or a URL, an outlet or a function, which is a route for all recipients."""
 
 
