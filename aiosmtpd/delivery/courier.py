@@ -16,7 +16,7 @@ from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
-from aiosmtpd.delivery.spool import Duplicate, Job, Spool
+from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolError
 
 T = TypeVar("T")
 
@@ -25,6 +25,9 @@ POLL = 0.5
 
 MORE = 64
 """Rows, at most, that one look at the spool asks for."""
+
+LAST_RESORT = 1.0
+"""Seconds that cancelled tries and closing outlets have, at least."""
 
 CHECK = 3.0
 """Seconds for which the start waits for an outlet to open."""
@@ -35,7 +38,7 @@ ENDING = 64
 LONGEST_PAUSE = 30.0
 """Seconds, at most, between two tries to write a result to a spool that takes nothing now."""
 
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 LONGEST_TEXT = 500
 """Characters of an error that are kept."""
@@ -155,6 +158,11 @@ class Courier:
         loop = self._loop
         try:
             loop.run_until_complete(self._run())
+            if tasks := asyncio.all_tasks(loop):
+                # Tasks that outlets have left.
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_RESORT))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             # Worker threads that go on are not waited for: loop.close() lets them end.
@@ -193,9 +201,13 @@ class Courier:
                 pause = await self._pause()
             except SpoolLost:
                 raise
+            except SpoolError as error:
+                log.error("The spool cannot be used now, next try in %g s: %s", POLL, error)
             except Exception:
                 # Messages must not wait for the next start, whatever this is.
                 log.exception("The courier has failed, and goes on")
+            if self._spool.failed is not None:
+                raise SpoolLost from self._spool.failed
             try:
                 async with asyncio.timeout(pause):
                     await event.wait()
@@ -216,11 +228,13 @@ class Courier:
         return frozenset(self._running)
 
     async def _asked(self, future: Future[T]) -> T:
-        """Wait for the spool; raises SpoolLost if it has failed for good."""
+        """Wait for the spool; raises SpoolLost if it has failed for good, else SpoolError."""
         try:
             return await self._landing.wait(future)
         except Exception as error:
-            raise SpoolLost from error
+            if self._spool.failed is not None:
+                raise SpoolLost from error
+            raise
 
     async def _look_for_changes(self) -> None:
         now = time.monotonic()
@@ -286,7 +300,7 @@ class Courier:
 
     def _begin(self, job: Job, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
         task = self._running[job.number] = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(lambda task: self._let_go(job, lane, task))
+        task.add_done_callback(lambda task: self._let_go(job, task))
 
     def _lane(self, route: Route) -> Lane:
         lane = self._lanes.get(route.name)
@@ -305,12 +319,14 @@ class Courier:
             name,
         )
 
-    def _let_go(self, job: Job, lane: Lane, task: asyncio.Task[None]) -> None:
-        del self._running[job.number]
+    def _let_go(self, job: Job, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, SpoolLost):
-            log.error("%s: internal error", job.item.id, exc_info=error)
-            lane.route.breaker.abandon()
+        if error is None:
+            del self._running[job.number]
+        elif not isinstance(error, SpoolLost):
+            # Its row stays claimed, or it would be tried again at once, and without an end.
+            text = "%s: internal error, it waits for the next start"
+            log.critical(text, job.item.id, exc_info=error)
         self._rouse()
 
     async def _end_tries(self) -> None:
@@ -321,16 +337,18 @@ class Courier:
                 task.cancel()
             if late:
                 # A task that refuses to end is left behind: its row is still in the spool.
-                await asyncio.wait(late, timeout=1.0)
+                await asyncio.wait(late, timeout=LAST_RESORT)
 
     async def _close_outlets(self) -> None:
-        for lane in self._lanes.values():
-            if lane.is_open and lane.route.outlet is not None:
-                try:
-                    async with asyncio.timeout(self._grace):
-                        await lane.route.outlet.close()
-                except Exception as error:
-                    log.warning("Route %s: cannot close it: %s", lane.route.name, _line(error))
+        await asyncio.gather(*map(self._close, self._lanes.values()))
+
+    async def _close(self, lane: Lane) -> None:
+        if lane.is_open and lane.route.outlet is not None:
+            try:
+                async with asyncio.timeout(max(self._grace, LAST_RESORT)):
+                    await lane.route.outlet.close()
+            except Exception as error:
+                log.warning("Route %s: cannot close it: %s", lane.route.name, _line(error))
 
     # One try.
 
@@ -340,11 +358,24 @@ class Courier:
             tried = await self._try(lane, job.item, route.timeout)
             self._judge(lane, tried)
             await self._conclude(job, route, tried.failures)
+        except SpoolLost:
+            raise
+        except Exception:
+            log.exception("%s: internal error, next try in an hour", job.item.id)
+            await self._postpone(job)
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
         finally:
             lane.running -= 1
+
+    async def _postpone(self, job: Job) -> None:
+        """Let a message wait whose result cannot be written because of a bug."""
+        due = self._clock() + HOUR
+        recipients = job.item.recipients
+        await self._written(
+            lambda: self._spool.later(job, due=due, error="internal error", recipients=recipients)
+        )
 
     async def _expire(self, job: Job, lane: Lane) -> None:
         try:
@@ -555,11 +586,11 @@ def _checked(item: Item, results: object) -> dict[str, Later | Never]:
 
 
 def _text(failure: Later | Never) -> str:
-    return (_line(failure) if not str(failure) else " ".join(str(failure).split()))[:LONGEST_TEXT]
+    return report.one_line(str(failure))[:LONGEST_TEXT] or type(failure).__name__
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_TEXT]
+    return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
 
 
 def _not_before(failures: Iterable[Later], due: float, now: float) -> float:

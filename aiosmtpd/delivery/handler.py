@@ -181,6 +181,7 @@ class Delivery:
             if self._courier is not None:
                 return
             self._spool.open()
+            self._has_failed = False
             courier = Courier(
                 self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool
             )
