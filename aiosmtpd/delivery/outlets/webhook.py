@@ -141,7 +141,7 @@ class WebhookOutlet:
             async with asyncio.timeout(seconds) as limit:
                 await self._post(request, limit)
         except TimeoutError:
-            raise Later(f"{shown(self.url)}: no reply in {seconds:.0f} seconds") from None
+            raise Later(f"{shown(self.url)}: no reply in {seconds:.1f} seconds") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             said = _one_line(str(error)) or type(error).__name__
             raise Later(f"{shown(self.url)}: {said}") from error
