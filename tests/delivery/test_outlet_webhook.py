@@ -162,9 +162,20 @@ async def test_a_broken_message_as_json() -> None:
 
 async def test_own_headers_are_sent() -> None:
     with receiving() as receiver:
-        await deliver(receiver.url, headers={"Authorization": "Bearer x", "webhook-id": "mine"})
-    assert receiver.request.headers["authorization"] == "Bearer x"
-    assert receiver.request.headers["webhook-id"] == "queue-id-1"
+        own = {"Authorization": "Bearer x", "Webhook-Id": "mine", "User-Agent": "shop"}
+        await deliver(receiver.url, headers=own)
+    headers = receiver.request.headers
+    assert headers["authorization"] == "Bearer x"
+    assert headers["user-agent"] == "shop"
+    assert headers["webhook-id"] == "queue-id-1"
+
+
+async def test_control_characters_of_a_client_are_escaped() -> None:
+    with receiving() as receiver:
+        assert await deliver(receiver.url, item_of(helo="a\x7f\r\nb: c\x00\u2028")) is None
+    envelope = json.loads(receiver.request.headers["aiosmtpd-envelope"])
+    assert envelope["arrival"]["helo"] == "a\x7f\r\nb: c\x00\u2028"
+    assert "b" not in receiver.request.headers
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
