@@ -5,9 +5,10 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -104,8 +105,12 @@ class Shop:
         Shop.seen.append((mail, threading.current_thread(), b"".join(pieces)))
 
     @staticmethod
-    def partly(mail: Mail) -> dict[str, Later]:
-        return {mail.recipients[0]: Later("not now")}
+    def partly(mail: Mail) -> Mapping[str, Later]:
+        return MappingProxyType({mail.recipients[0]: Later("not now")})
+
+    @staticmethod
+    def returns_later(mail: Mail) -> Later:
+        return Later("not now", 60)
 
     @staticmethod
     def never(mail: Mail) -> None:
@@ -118,6 +123,10 @@ class Shop:
     @staticmethod
     def returns_a_coroutine(mail: Mail) -> Any:
         return Shop.coroutine(mail)
+
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("DATABASE")
 
     class Own:
         """An outlet."""
@@ -171,15 +180,21 @@ async def test_a_function_refuses() -> None:
     assert [*results] == ["a@example.com"]
     with pytest.raises(Never, match=r"550 5\.1\.1 No such customer"):
         await deliver(f"python:{__name__}:Shop.never", item)
-    with pytest.raises(Later, match="the database is away") as caught:
-        await deliver(f"python:{__name__}:Shop.later", item)
-    assert caught.value.after == 60
+    for name, text in ("later", "the database is away"), ("returns_later", "not now"):
+        with pytest.raises(Later, match=text) as caught:
+            await deliver(f"python:{__name__}:Shop.{name}", item)
+        assert caught.value.after == 60
 
 
 async def test_an_outlet_of_the_program(seen: list[Any]) -> None:
     item = item_of()
     assert await deliver(f"python:{__name__}:Shop.Own", item) is None
     assert seen == ["open", item, "close"]
+
+
+def test_an_outlet_that_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match=r"cannot make Shop\.Broken: KeyError: 'DATABASE'"):
+        make_outlet(f"python:{__name__}:Shop.Broken")
 
 
 async def test_a_blocking_function_leaves_the_loop_free(seen: list[Any]) -> None:

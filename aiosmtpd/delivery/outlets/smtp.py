@@ -20,6 +20,7 @@ from aiosmtpd.delivery.nexthop import (
     NO_REQUIRETLS,
     NO_UTF8_ADDRESS,
     NO_UTF8_HEADER,
+    own_name,
 )
 from aiosmtpd.delivery.outlets import wire
 from aiosmtpd.delivery.outlets.client import Client, one_line
@@ -138,6 +139,9 @@ class SMTPOutlet:
 
     async def put(self, item: Item) -> Results:
         """Send the message, in a worker thread; if this is cancelled, the connection ends."""
+        if not self.hostname:
+            # In a thread: the first time, it may wait for the DNS.
+            self.hostname = await self._workers.run(own_name)
         client = Client(self.place, self.reply_timeout, self.hostname)
         self._clients.add(client)
         try:

@@ -141,7 +141,7 @@ class WebhookOutlet:
             async with asyncio.timeout(seconds) as limit:
                 await self._post(request, limit)
         except TimeoutError:
-            raise Later(f"{shown(self.url)}: no reply in {seconds:.0f} seconds") from None
+            raise Later(f"{shown(self.url)}: no reply in {seconds:.1f} seconds") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             said = _one_line(str(error)) or type(error).__name__
             raise Later(f"{shown(self.url)}: {said}") from error
@@ -214,15 +214,17 @@ class _Request:
         now = str(int(time.time()))
         json_format = self._json is not None
         size = item.size if self._json is None else len(self._json)
-        self.headers = {
-            **outlet.headers,
-            "User-Agent": f"aiosmtpd/{__version__}",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json" if json_format else "message/rfc822",
-            "Content-Length": str(size),
-            "webhook-id": item.id,
-            "webhook-timestamp": now,
-        }
+        self.headers = httpx2.Headers({"User-Agent": f"aiosmtpd/{__version__}"})
+        self.headers.update(outlet.headers)
+        self.headers.update(
+            {
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json" if json_format else "message/rfc822",
+                "Content-Length": str(size),
+                "webhook-id": item.id,
+                "webhook-timestamp": now,
+            }
+        )
         if not json_format:
             self.headers["Aiosmtpd-Envelope"] = _envelope(item)
         if outlet.keys:
@@ -264,7 +266,8 @@ def _envelope(item: Item) -> str:
         "recipients": item.recipients,
         "arrival": attrs.asdict(item.arrival),
     }
-    return json.dumps(envelope, separators=(",", ":"))
+    # DEL is the one control character that JSON does not escape.
+    return json.dumps(envelope, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def as_json(item: Item) -> bytes:
