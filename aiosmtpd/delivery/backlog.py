@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from aiosmtpd.delivery.database import ROWS, SpoolError, explained, open_beside
+from aiosmtpd.delivery.database import NUMBER_BITS, SpoolError, explained, open_beside
 from aiosmtpd.delivery.ids import VALID
 from aiosmtpd.delivery.item import Arrival
-from aiosmtpd.delivery.spool import envelope_from, remove_delivered
+from aiosmtpd.delivery.rows import envelope_from, remove_delivered
 
 BUSY = 10.0
 """Seconds to wait for a commit of the server."""
@@ -157,7 +157,7 @@ class Backlog:
         if selection.queue_id is not None:
             found = self._read("select id from message where queue_id = ?", (selection.queue_id,))
             message = found[0][0] if found else -1
-            after, end = (message << ROWS) - 1, (message + 1) << ROWS
+            after, end = (message << NUMBER_BITS) - 1, (message + 1) << NUMBER_BITS
         while page := self._read(query, {**values, "after": after, "end": end}):
             yield page
             after = page[-1][0]

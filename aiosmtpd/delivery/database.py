@@ -51,7 +51,7 @@ upper bits and a number in the lower 16. It saves an index, and so a page in eac
 routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due`` begins with
 the route, so that a route with a long queue does not delay others."""
 
-ROWS = 16
+NUMBER_BITS = 16
 """Bits of the number of a delivery in its id."""
 
 PRAGMAS = """

@@ -167,13 +167,11 @@ class Writer:
         except Exception as error:
             self.fail(error)
         self._refuse_rest()
-        try:
-            if self.failed is None or _without_sync(connection):
-                connection.close()
-        except sqlite3.Error as error:
-            self.fail(error)
+        closable = self.failed is None or _without_sync(connection)
+        if closable:
+            connection.close()
         self._done.set()
-        if self.failed is not None and not _without_sync(connection):
+        if not closable:
             # The frame of a daemon thread keeps the connection from being closed, also at the end
             # of the process: Python 3.11 cannot close a database without a sync.
             threading.Event().wait()
