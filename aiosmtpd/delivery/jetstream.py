@@ -75,18 +75,22 @@ def _login(secrets: str) -> dict[str, str]:
     return {"user": unquote(user), "password": unquote(password)}
 
 
+# Made once: json.dumps() would make an encoder for each message.
+_compact = json.JSONEncoder(separators=(",", ":")).encode
+
+
 def headers_of(item: Item, stream: str) -> dict[str, str]:
     """Return the headers with which *item* is published."""
     envelope = {
         "sender": item.sender,
         "recipients": item.recipients,
-        "arrival": attrs.asdict(item.arrival),
+        "arrival": attrs.asdict(item.arrival, recurse=False),
     }
     return {
         ID: item.id,
         MESSAGE_ID: item.id,
         EXPECTED_STREAM: stream,
-        ENVELOPE: json.dumps(envelope, separators=(",", ":")),
+        ENVELOPE: _compact(envelope),
     }
 
 
@@ -145,7 +149,7 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON, in ASCII."""
-        return json.dumps(attrs.asdict(self), separators=(",", ":")).encode()
+        return _compact(attrs.asdict(self)).encode()
 
     @classmethod
     def from_bytes(cls, body: bytes) -> Manifest:
