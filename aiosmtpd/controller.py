@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, Unpack
 from public import public
 
 from aiosmtpd import smtp
-from aiosmtpd.engine import diagnostics
+from aiosmtpd.engine import diagnostics, hooks
 from aiosmtpd.listen import sockets
 from aiosmtpd.listen.addresses import Address, Listen
 from aiosmtpd.protocol.limits import LIMIT_NAMES
@@ -261,6 +261,7 @@ class BaseController(metaclass=ABCMeta):
         self._prepare()
         self._loop_before, self._loop = self._loop, asyncio.get_running_loop()
         try:
+            await self._inner_server.open_handler()
             self.server_coro = self._create_server()
             self.server = await self.server_coro
             self._factory_invoker()
@@ -362,6 +363,8 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         loop = self.loop
         try:
             try:
+                if hooks.lifetime(self.handler) is not None:
+                    loop.run_until_complete(self._inner_server.open_handler())
                 self.server_coro = self._create_server()
                 self.server = loop.run_until_complete(self.server_coro)
             except (Exception, asyncio.CancelledError) as error:

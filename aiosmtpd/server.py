@@ -8,7 +8,7 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self, TypeAlias, Unpack
@@ -16,7 +16,7 @@ from typing import Any, Self, TypeAlias, Unpack
 from public import public
 
 from aiosmtpd import smtp
-from aiosmtpd.engine import diagnostics
+from aiosmtpd.engine import diagnostics, hooks
 from aiosmtpd.engine.connection import handshake_timeout
 from aiosmtpd.engine.registry import Registry
 from aiosmtpd.listen import sockets
@@ -113,6 +113,7 @@ class Server:
         self._factory = factory
         self._registry = Registry()
         self._stopped = asyncio.Event()
+        self._close_handler: Callable[[], Awaitable[object]] | None = None
 
     @property
     def addresses(self) -> list[Address]:
@@ -145,8 +146,9 @@ class Server:
     async def start(self) -> None:
         """Accept connections at all places, or at none if one fails; ready when it returns.
 
-        Binds the places if :meth:`bind` has not done so. Raises the errors of :meth:`bind` and of
-        *factory*, and RuntimeError if the server is already running.
+        Binds the places if :meth:`bind` has not done so, and awaits the handler's ``open()`` if it
+        has one. Raises the errors of :meth:`bind`, of *factory* and of ``open()``, and RuntimeError
+        if the server is already running.
         """
         if any(listener.is_serving() for listener in self.listeners):
             raise RuntimeError(ALREADY_RUNNING)
@@ -156,6 +158,7 @@ class Server:
                 self._make(place)
             if not self.listeners:
                 await self.bind()
+            await self.open_handler()
             for listener in self.listeners:
                 await listener.start_serving()
         except BaseException:
@@ -167,7 +170,8 @@ class Server:
 
         For *linger* seconds the sessions go on and end by themselves. Then clients between two
         transactions get ``421 4.3.2``. Running transactions have *timeout* seconds
-        (``shutdown_timeout`` if None); then they are aborted.
+        (``shutdown_timeout`` if None); then they are aborted. At the end, the handler's ``close()``
+        is awaited if its ``open()`` was.
         """
         listeners, self.listeners = self.listeners, []
         for listener in listeners:
@@ -185,7 +189,25 @@ class Server:
             await self._end_connections(0)
             raise
         finally:
-            self._stopped.set()
+            try:
+                await self._end_handler()
+            finally:
+                self._stopped.set()
+
+    async def open_handler(self) -> None:
+        """Await the handler's ``open()``, if it has one; :meth:`stop` awaits its ``close()``.
+
+        For controllers whose sockets are not those of this server.
+        """
+        lifetime = hooks.lifetime(self.handler)
+        if lifetime is not None and self._close_handler is None:
+            await lifetime.open()
+            self._close_handler = lifetime.close
+
+    async def _end_handler(self) -> None:
+        close, self._close_handler = self._close_handler, None
+        if close is not None:
+            await close()
 
     async def _end_connections(self, timeout: float) -> None:
         registry = self._registry

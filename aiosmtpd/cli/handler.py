@@ -17,6 +17,8 @@ from aiosmtpd.process.failure import one_line
 
 def make_handler(parser: ArgumentParser, settings: Namespace) -> Any:
     """Return the handler; exit with a usage error if the options do not name one."""
+    if settings.spool is not None or settings.deliver:
+        return _make_delivery(parser, settings)
     if settings.pretty or settings.json:
         if settings.on_message is not None:
             parser.error("--on-message cannot be combined with --pretty or --json")
@@ -47,6 +49,19 @@ def _make_printer(parser: ArgumentParser, settings: Namespace) -> Any:
     return Pretty() if settings.pretty else JSONLines()
 
 
+def _make_delivery(parser: ArgumentParser, settings: Namespace) -> Any:
+    if settings.spool is None or not settings.deliver:
+        parser.error("--spool DIR and --deliver URL need each other: give both")
+    if settings.classpath != DEFAULT_CLASS or settings.classargs:
+        parser.error("--deliver takes the place of a class: leave out -c and its arguments")
+    if settings.pretty or settings.json or settings.on_message is not None:
+        parser.error("--deliver cannot be combined with --pretty, --json or --on-message")
+    _look_in_current_folder()
+    from aiosmtpd.delivery.handler import Delivery
+
+    return Delivery.from_cli(parser, settings.spool, *settings.deliver)
+
+
 def _make_command_handler(parser: ArgumentParser, settings: Namespace) -> Any:
     if settings.classpath != DEFAULT_CLASS or settings.classargs:
         parser.error("--on-message takes the place of a class: leave out -c and its arguments")
@@ -68,14 +83,20 @@ def _advise(parser: ArgumentParser, word: str) -> None:
         parser.error(f"Unexpected argument {word!r}: to listen there, write -l {word}")
 
 
+def _look_in_current_folder() -> None:
+    """Let modules in the current folder be imported."""
+    if "" not in sys.path and os.getcwd() not in sys.path and not sys.flags.safe_path:
+        # At the end, so that nothing in the folder hides an installed module.
+        sys.path.append(os.getcwd())
+
+
 def _find(parser: ArgumentParser, classpath: str) -> Any:
     """Import the class or the function of ``-c``."""
     module_name, _, name = classpath.rpartition(":" if ":" in classpath else ".")
     if not module_name:
         module_name = "aiosmtpd.handlers"
-    elif "" not in sys.path and os.getcwd() not in sys.path and not sys.flags.safe_path:
-        # At the end, so that nothing in the folder hides an installed module.
-        sys.path.append(os.getcwd())
+    else:
+        _look_in_current_folder()
     try:
         module = import_module(module_name)
     except Exception as error:

@@ -38,6 +38,7 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "send": Command("aiosmtpd.cli.send:main", "send a message, show the dialogue"),
+    "queue": Command("aiosmtpd.cli.queue:main", "look into a spool, retry messages"),
     "wait": Command("aiosmtpd.cli.wait:main", "wait for a message, print it"),
 }
 """The commands by name."""
@@ -85,6 +86,7 @@ def make_parser(program: str) -> ArgumentParser:
     version = f"{program} {__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_handler_options(parser)
+    add_delivery_options(parser)
     add_output_options(parser)
     add_mail_options(parser)
     add_network_options(parser)
@@ -114,9 +116,9 @@ def add_handler_options(parser: ArgumentParser) -> None:
         dest="classpath",
         default=DEFAULT_CLASS,
         help="The handler of the mail: a class by its name in aiosmtpd.handlers (Debugging, "
-        "Mailbox, Sink, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is called with "
-        "each Mail. A module may be in the current folder. Default: Debugging, which prints "
-        "messages.",
+        "Delivery, Mailbox, Sink, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is "
+        "called with each Mail. A module may be in the current folder. Default: Debugging, which "
+        "prints messages.",
     )
     group.add_argument(
         "--on-message",
@@ -131,6 +133,27 @@ def add_handler_options(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         default=60.0,
         help="Kill a command that runs longer. Default: 60.",
+    )
+
+
+def add_delivery_options(parser: ArgumentParser) -> None:
+    """Add the options that store messages and deliver them."""
+    group = parser.add_argument_group("delivery")
+    group.add_argument(
+        "--spool",
+        metavar="DIR",
+        help="Answer 250 once a message is on the disk, in this folder, and bring it to the places "
+        "of --deliver. A place that cannot take it now is tried again for five days.",
+    )
+    group.add_argument(
+        "--deliver",
+        action="append",
+        metavar="[PATTERN=]URL",
+        help="A place for the messages to addresses that match, such as '*@example.com': "
+        "smtp://HOST:PORT, smtp+starttls://, smtps://, lmtp://HOST:PORT, lmtp:///SOCKET, "
+        "maildir:/FOLDER, python:MODULE:FUNCTION, command:COMMAND, https://HOST/PATH, "
+        "nats://HOST/SUBJECT, or reject. May be given several times: the first that matches "
+        "counts, and other recipients are refused. Needs --spool.",
     )
 
 

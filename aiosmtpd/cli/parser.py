@@ -19,9 +19,13 @@ NARROW = 60
 class Parser(ArgumentParser):
     """Reports errors in one line; suggests an option for one that is unknown."""
 
+    intermixed = False
+    """True if options may stand between arguments of the same name."""
+
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line; exit with code 2 if it is wrong."""
-        settings, unknown = self.parse_known_args(args, namespace)
+        parse = self.parse_known_intermixed_args if self.intermixed else self.parse_known_args
+        settings, unknown = parse(args, namespace)
         if unknown:
             # The text after "=" may be a secret.
             word = next((word for word in unknown if word.startswith("-")), unknown[0])

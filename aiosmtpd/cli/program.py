@@ -44,6 +44,9 @@ CHECK_RIGHTS = "check --user, --group and -n"
 LOGIN_PROMPTS = "Username:", "Password:"
 """The prompts of AUTH LOGIN that many devices look for. Those of the classes are 1.4's."""
 
+SPOOL_FAILED = 74
+"""Exit code (EX_IOERR) after an error of the spool's disk."""
+
 PROXY_TIMEOUT = 5.0
 """Seconds for the PROXY header."""
 
@@ -97,6 +100,16 @@ def _hint(text: str) -> Iterator[None]:
         raise Failure(f"{failure}; try running with -n option.", failure.code) from failure
     except Failure as failure:
         raise Failure(f"{failure}; {text}", failure.code) from failure
+
+
+def _errors_of_delivery() -> tuple[type[Exception], ...]:
+    """Return the exceptions whose text is one line that says what to do."""
+    database = sys.modules.get("aiosmtpd.delivery.database")
+    if database is None:
+        return ()
+    from aiosmtpd.delivery.item import Misconfigured
+
+    return Misconfigured, database.SpoolError
 
 
 class Program:
@@ -273,6 +286,7 @@ class Program:
 
     async def _serve(self, identity: Identity | None) -> None:
         try:
+            self._watch_spool()
             await self._start(identity)
             self._announce()
             self._watch_output()
@@ -290,6 +304,24 @@ class Program:
             # The writing end of a pipe becomes readable when its reader has gone.
             asyncio.get_running_loop().add_reader(output, self._output_lost, output)
 
+    def _watch_spool(self) -> None:
+        """End when the disk of the handler's spool cannot be trusted."""
+        delivery = sys.modules.get("aiosmtpd.delivery.handler")
+        handler = self._settings.handler
+        if delivery is not None and isinstance(handler, delivery.Delivery):
+            loop = asyncio.get_running_loop()
+            handler.on_failure = partial(self._hear_of_spool, loop)
+
+    def _hear_of_spool(self, loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
+        # Called in another thread; the loop may be closed by now.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._spool_lost, error)
+
+    def _spool_lost(self, error: BaseException) -> None:
+        log.critical("The disk of the spool has failed: stopping: %s", error)
+        self.signalled, self.code = True, SPOOL_FAILED
+        self.finish()
+
     def _output_lost(self, output: int) -> None:
         asyncio.get_running_loop().remove_reader(output)
         log.error("The reader of the standard output has gone: stopping")
@@ -305,6 +337,8 @@ class Program:
             await self._server.start()
         except OSError as error:
             raise Failure(why_not_listening(error)) from error
+        except _errors_of_delivery() as error:
+            raise Failure(str(error)) from error
 
     def _announce(self) -> None:
         addresses = self._server.addresses

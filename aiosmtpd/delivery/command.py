@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -59,14 +60,14 @@ class OnMessage:
         return LATER if code in TEMPORARY or not 0 <= code <= LAST else NEVER
 
     async def _run(self, session: Session, envelope: Envelope) -> int:
-        output = _output()
+        target = output()
         process = await asyncio.create_subprocess_shell(
             self.command,
             stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
+            stdout=target,
+            stderr=target,
             env={**os.environ, **environment(session, envelope)},
-            # A process group of its own: _kill() ends its children too, and Ctrl-C ends only us.
+            # A process group of its own: kill() ends its children too, and Ctrl-C ends only us.
             start_new_session=os.name == "posix",
         )
         try:
@@ -80,7 +81,7 @@ class OnMessage:
                     await process.wait()
         finally:
             if process.returncode is None:
-                _kill(process)
+                kill(process)
                 await process.wait()
         return process.returncode if process.returncode is not None else -1
 
@@ -100,10 +101,16 @@ def environment(session: Session, envelope: Envelope) -> dict[str, str]:
         "SMTP_TLS": cipher[1] if cipher else "",
         "SMTP_SIZE": str(len(envelope.original_content or b"")),
     }
+    return without_nul(values)
+
+
+def without_nul(values: Mapping[str, str | None]) -> dict[str, str]:
+    """Return values as the environment takes them."""
     return {name: (value or "").replace("\0", "") for name, value in values.items()}
 
 
-def _output() -> int:
+def output() -> int:
+    """Return the file descriptor to which commands print: the server's standard error."""
     try:
         sys.stderr.flush()
         return sys.stderr.fileno()
@@ -111,7 +118,8 @@ def _output() -> int:
         return subprocess.DEVNULL
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
+def kill(process: asyncio.subprocess.Process | subprocess.Popen[bytes]) -> None:
+    """End a command and its children."""
     with suppress(ProcessLookupError):
         if os.name == "posix":
             os.killpg(process.pid, signal.SIGKILL)

@@ -26,11 +26,19 @@ class Later(Exception):
     """A delivery has failed for now; raise it, or return it for a recipient.
 
     *after*, in seconds, asks for the next try not before that time; None leaves it to the route.
+    *reply* is what the client gets if the route has ``mode="direct"`` and no fallback.
     """
 
-    def __init__(self, text: str = "", after: float | None = None) -> None:
+    def __init__(
+        self,
+        text: str = "",
+        after: float | None = None,
+        *,
+        reply: str = "451 4.3.0 Delivery has failed for now, try again later",
+    ) -> None:
         super().__init__(text)
         self.after = after
+        self.reply = Reply(reply)
 
 
 @public
@@ -45,6 +53,9 @@ class Never(Exception):
 @public
 class Full(Later):
     """The outlet has no room now: the reply of ``mode="direct"`` is ``452 4.3.1``."""
+
+    def __init__(self, text: str = "", after: float | None = None) -> None:
+        super().__init__(text, after, reply="452 4.3.1 No room now, try again later")
 
 
 @public
@@ -87,7 +98,9 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
-        return json.dumps(attrs.asdict(self), separators=(",", ":"))
+        # attrs.asdict() takes ten times as long.
+        facts = {name: getattr(self, name) for name in _FACTS}
+        return _encode({**facts, "rcpt_options": dict(self.rcpt_options)})
 
     @classmethod
     def from_json(cls, text: str) -> Arrival:
@@ -96,6 +109,10 @@ class Arrival:
         facts["mail_options"] = tuple(facts["mail_options"])
         facts["rcpt_options"] = {to: tuple(said) for to, said in facts["rcpt_options"].items()}
         return cls(**facts)
+
+
+_FACTS = tuple(field.name for field in attrs.fields(Arrival))
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @public

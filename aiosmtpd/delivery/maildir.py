@@ -3,19 +3,18 @@
 import contextlib
 import email.generator
 import email.message
-import errno
 import io
 import itertools
 import mailbox
 import os
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
-_SUBDIRECTORIES = ("tmp", "new", "cur")
+from aiosmtpd.delivery.disk import sync_directory as sync_directory
 
-# Errors of file systems (network, FUSE) that cannot sync a directory.
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+_SUBDIRECTORIES = ("tmp", "new", "cur")
 
 _deliveries = itertools.count(1)
 
@@ -48,19 +47,30 @@ class DurableMaildir(mailbox.Maildir):
         :mod:`mailbox` knows, which is serialised with LF line ends. Raises OSError if it cannot be
         stored, for example because the disk is full; after any exception, no part of it is left.
         """
-        key = unique_name()
-        temporary = os.path.join(self.directory, "tmp", key)
-        final = self._destination(key, message)
         content = message if isinstance(message, bytes) else serialised(message)
+        date = message.get_date() if isinstance(message, mailbox.MaildirMessage) else None
+        key = unique_name()
+        self._store(key, self._destination(key, message), (content,), date)
+        return key
+
+    def add_pieces(self, pieces: Iterable[bytes]) -> str:
+        """Store a message that comes in pieces, as :meth:`add` stores bytes; return its key."""
+        key = unique_name()
+        self._store(key, self._destination(key, b""), pieces, None)
+        return key
+
+    def _store(self, key: str, final: str, pieces: Iterable[bytes], date: float | None) -> None:
+        temporary = os.path.join(self.directory, "tmp", key)
         # Opened outside the block: an existing file of this name is not ours to remove.
         file = open(temporary, "xb")  # noqa: SIM115
         try:
             with file:
-                file.write(content)
+                for piece in pieces:
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            if isinstance(message, mailbox.MaildirMessage):
-                os.utime(temporary, (time.time(), message.get_date()))
+            if date is not None:
+                os.utime(temporary, (time.time(), date))
             os.rename(temporary, final)
             sync_directory(os.path.dirname(final))
         except BaseException:
@@ -68,7 +78,6 @@ class DurableMaildir(mailbox.Maildir):
                 with contextlib.suppress(OSError):
                     os.unlink(path)
             raise
-        return key
 
     def _destination(self, key: str, message: object) -> str:
         if not isinstance(message, mailbox.MaildirMessage):
@@ -102,20 +111,3 @@ def unique_name() -> str:
     # The random part is for containers with the same host name and process numbers.
     unique = f"M{fraction // 1000}P{os.getpid()}Q{next(_deliveries)}R{os.urandom(8).hex()}"
     return f"{seconds}.{unique}.{host}"
-
-
-def sync_directory(path: str) -> None:
-    """Write the entries of a directory to the disk, if the system can do that.
-
-    Raises OSError if the disk fails.
-    """
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
-            raise
-    finally:
-        os.close(descriptor)

@@ -14,13 +14,16 @@ Refusals: TypeAlias = dict[str, tuple[int, bytes]]
 _GOODBYE_TIMEOUT = 2.0
 
 # smtplib's timeout is for one call of send(): send a large message in pieces of so many bytes.
-_PIECE = 65536
+PIECE = 65536
+
+NO_BINARY = (554, b"5.6.1 Body type not supported")
+NO_8BIT = (554, b"5.6.3 Next hop takes no 8-bit message")
+NO_UTF8_ADDRESS = (554, b"5.6.7 Next hop takes no address in UTF-8")
+NO_UTF8_HEADER = (554, b"5.6.9 Next hop takes no header in UTF-8")
+NO_REQUIRETLS = (550, b"5.7.30 REQUIRETLS support required")
 
 # Parameters of MAIL that promise the sender something that DATA to the next hop cannot keep.
-_CANNOT_KEEP = {
-    "BODY=BINARYMIME": (554, b"5.6.1 Body type not supported"),
-    "REQUIRETLS": (550, b"5.7.30 REQUIRETLS support required"),
-}
+_CANNOT_KEEP = {"BODY=BINARYMIME": NO_BINARY, "REQUIRETLS": NO_REQUIRETLS}
 
 log = logging.getLogger("mail.debug")
 
@@ -62,7 +65,7 @@ class NextHop:
     def _send(
         self, mail_from: str, rcpt_tos: list[str], data: bytes, mail_options: Sequence[str]
     ) -> Refusals:
-        client = smtplib.SMTP(local_hostname=_own_name(), timeout=self._timeout)
+        client = smtplib.SMTP(local_hostname=own_name(), timeout=self._timeout)
         try:
             greeting = client.connect(self._hostname, self._port)
             # Not an int if a program's test replaces smtplib with a mock.
@@ -116,8 +119,8 @@ class AllOrNone:
 
     def send(self, text: bytes | str) -> None:
         """Send a command or a message in pieces, with the timeout for each."""
-        for start in range(0, len(text), _PIECE):
-            self._send(text[start : start + _PIECE])
+        for start in range(0, len(text), PIECE):
+            self._send(text[start : start + PIECE])
 
 
 def offered(
@@ -137,15 +140,15 @@ def offered(
         if _offers(client, "8bitmime"):
             options.append("BODY=8BITMIME")
         elif not data.isascii():
-            raise smtplib.SMTPDataError(554, b"5.6.3 Next hop takes no 8-bit message")
+            raise smtplib.SMTPDataError(*NO_8BIT)
     if "SMTPUTF8" in declared or not plain_paths:
         headers = data.partition(b"\r\n\r\n")[0]
         if _offers(client, "smtputf8"):
             options.append("SMTPUTF8")
         elif not plain_paths:
-            raise smtplib.SMTPDataError(554, b"5.6.7 Next hop takes no address in UTF-8")
+            raise smtplib.SMTPDataError(*NO_UTF8_ADDRESS)
         elif not headers.isascii():
-            raise smtplib.SMTPDataError(554, b"5.6.9 Next hop takes no header in UTF-8")
+            raise smtplib.SMTPDataError(*NO_UTF8_HEADER)
     return options
 
 
@@ -163,7 +166,8 @@ def _leave(client: smtplib.SMTP) -> None:
 
 
 @functools.cache
-def _own_name() -> str:
+def own_name() -> str:
+    """Return the name that this host gives in EHLO."""
     # Cached: smtplib would look the name up for each message, which may be slow.
     name = socket.getfqdn()
     return name if "." in name else "[127.0.0.1]"

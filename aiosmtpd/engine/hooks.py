@@ -6,7 +6,7 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 Hook = Callable[..., Any]
 T = TypeVar("T")
@@ -40,6 +40,34 @@ def names(owner: Any, prefix: str) -> list[str]:
     spaces = [getattr(owner, "__dict__", {})]
     spaces += [vars(one) for one in kind.__mro__ if one not in WITHOUT_VERBS]
     return sorted({name for space in spaces for name in space if name.startswith(prefix)})
+
+
+class Lifetime(NamedTuple):
+    """The methods that begin and end a handler's work."""
+
+    open: Callable[[], Awaitable[object]]
+    close: Callable[[], Awaitable[object]]
+
+
+def lifetime(handler: Any) -> Lifetime | None:
+    """Return the handler's ``open`` and ``close`` if servers are to call them, else None.
+
+    Both must be coroutine functions of its class that need no argument. Handlers for 1.4 may have
+    methods of these names, which the program calls itself, with another meaning; as they have no
+    use for coroutine functions there, those are left alone, and so is a mock's attribute.
+    """
+    kind = handler if inspect.isclass(handler) else type(handler)
+    if kind is handler:
+        return None
+    for name in "open", "close":
+        method = inspect.getattr_static(kind, name, None)
+        if not inspect.iscoroutinefunction(method):
+            return None
+        try:
+            inspect.signature(method).bind(handler)
+        except TypeError:
+            return None
+    return Lifetime(handler.open, handler.close)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

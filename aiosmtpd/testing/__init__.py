@@ -13,12 +13,14 @@ if TYPE_CHECKING:
         NoMessage as NoMessage,
         StartsInbox as StartsInbox,
     )
+    from aiosmtpd.testing.outlets import check_outlet as check_outlet
     from aiosmtpd.testing.plugin import smtp_options as smtp_options
 
 _MODULES = {
     "aiosmtpd.mail.message": "DecodedMail",
     "aiosmtpd.mail.mime": "Attachment Headers",
     "aiosmtpd.testing.inbox": "Inbox InboxKeywords NoMessage StartsInbox",
+    "aiosmtpd.testing.outlets": "check_outlet",
     "aiosmtpd.testing.plugin": "smtp_options",
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names.split()}

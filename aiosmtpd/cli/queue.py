@@ -1,0 +1,401 @@
+"""``aiosmtpd queue``: look into a spool, try messages again, drop or export them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.mail.terminal import safe, safe_line, terminal_of
+
+if TYPE_CHECKING:
+    from aiosmtpd.delivery.backlog import Backlog, Delivery, Selection
+
+ABOUT = """\
+Shows the messages in a spool, tries
+them again, drops or exports them. A
+server may use the spool meanwhile: it
+sees changes within a second."""
+
+EXAMPLES = """\
+examples:
+  {prog} list --spool DIR
+      a line for each delivery
+  {prog} show ID --spool DIR
+      one message: envelope, errors
+  {prog} retry --all --spool DIR
+      try everything now
+  {prog} drop ID --spool DIR
+      remove a message
+  {prog} export ID - --spool DIR
+      the message as it came, to a pipe
+
+exit code: 0 if it was done, 1 if there
+is no such message, 2 for wrong options
+or an unusable spool, 130 after Ctrl-C
+"""
+
+HEADERS = 8192
+"""Bytes of the header section that ``show`` prints."""
+
+HEAD = f"{'ID':<18} {'AGE':>5} {'SIZE':>6} {'TRIES':>5} {'NEXT':>6} {'ROUTE':<12} FROM > TO"
+"""The first line of ``list``."""
+
+COPIED = 65536
+"""Bytes that ``export`` copies at a time."""
+
+
+class Missing(Exception):
+    """The text says which message the spool does not have."""
+
+
+def main(args: Sequence[str], program: str) -> int:
+    """Run the command; return the exit code."""
+    parser = make_parser(program)
+    settings = parser.parse_args(args)
+    _check(parser, settings)
+    # Imported after parsing, so that --help is fast.
+    from aiosmtpd.delivery.backlog import Backlog
+    from aiosmtpd.delivery.database import SpoolError
+
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        with closing(Backlog(settings.spool)) as backlog:
+            return ACTIONS[settings.action](backlog, settings)
+    except BrokenPipeError:
+        # The reader has gone. Python would report the error again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Missing as error:
+        _complain(program, error)
+        return 1
+    except (SpoolError, OSError) as error:
+        _complain(program, error)
+        return 2
+
+
+def make_parser(program: str) -> ArgumentParser:
+    """Return the parser of this command."""
+    parser = Parser(
+        prog=program,
+        usage=f"{program} ACTION [OPTIONS]",
+        description=ABOUT,
+        epilog=EXAMPLES.format(prog=program),
+        formatter_class=formatter,
+    )
+    parser.intermixed = True
+    parser.add_argument(
+        "action",
+        metavar="ACTION",
+        choices=tuple(ACTIONS),
+        help="list, show, retry, drop or export.",
+    )
+    parser.add_argument(
+        "ids",
+        metavar="ID",
+        nargs="*",
+        help="The queue ids of messages, as in the server's log and in its replies. The last "
+        "argument of export is the folder to write to, or - for the standard output.",
+    )
+    parser.add_argument("--spool", metavar="DIR", required=True, help="The folder of the spool.")
+    group = parser.add_argument_group("selection")
+    group.add_argument("--route", type=_name, metavar="NAME", help="Only deliveries by this route.")
+    group.add_argument("--dead", action="store_true", help="Only deliveries that were given up.")
+    group.add_argument(
+        "--all", action="store_true", help="All messages, for retry, drop and export."
+    )
+    group = parser.add_argument_group("action")
+    group.add_argument(
+        "--to",
+        type=_name,
+        metavar="NAME",
+        help="With retry: deliver by this route from now on, for example because the old one has "
+        "another name or is gone.",
+    )
+    group.add_argument(
+        "--json", action="store_true", help="Print one line of JSON for each result."
+    )
+    return parser
+
+
+def _name(text: str) -> str:
+    """Return the name of a route; it is text, and not bytes of another encoding."""
+    if not text.isprintable():
+        raise ArgumentTypeError(f"invalid name of a route: {text!a}")
+    return text
+
+
+def _check(parser: ArgumentParser, settings: Namespace) -> None:
+    """End the program with one line if the words do not fit together."""
+    action, ids = settings.action, settings.ids
+    settings.folder = None
+    if action == "export":
+        if not ids or (len(ids) == 1 and not settings.all):
+            parser.error("export needs a folder: export ID DIR, or export --all DIR")
+        settings.folder = ids.pop()
+        if settings.folder == "-" and (settings.all or len(ids) != 1):
+            parser.error("one message at a time can be exported to -: export ID -")
+    if settings.to and action != "retry":
+        parser.error("--to needs retry")
+    if action == "show" and not ids:
+        parser.error("show needs the ID of a message; list shows them")
+    if action == "list" and ids:
+        parser.error("list takes no ID; show ID prints one message")
+    is_selected = settings.all or settings.route or settings.dead
+    if action in ("retry", "drop") and not (ids or is_selected):
+        parser.error(f"{action} needs an ID, --route NAME, --dead or --all")
+    if action in ("show", "export") and (settings.route or settings.dead):
+        parser.error(f"{action} needs an ID, not --route or --dead")
+    if ids and settings.all:
+        parser.error("name messages, or use --all")
+
+
+def _selections(settings: Namespace) -> list[Selection]:
+    from aiosmtpd.delivery.backlog import Selection
+
+    ids = settings.ids or [None]
+    return [Selection(queue_id=one, route=settings.route, dead=settings.dead) for one in ids]
+
+
+# The actions.
+
+
+def _list(backlog: Backlog, settings: Namespace) -> int:
+    (selection,) = _selections(settings)
+    rows = backlog.deliveries(selection)
+    if settings.json:
+        for row in rows:
+            _print_json(_as_json(row))
+    elif not _print_table(rows, time.time()):
+        print("No such deliveries." if settings.route or settings.dead else "The spool is empty.")
+    return 0
+
+
+def _show(backlog: Backlog, settings: Namespace) -> int:
+    for selection in _selections(settings):
+        rows = list(backlog.deliveries(selection))
+        if not rows:
+            raise _missing(selection)
+        if settings.json:
+            for row in rows:
+                _print_json(_as_json(row))
+        else:
+            _print_message(rows, _headers(backlog, rows[0].queue_id))
+    return 0
+
+
+def _retry(backlog: Backlog, settings: Namespace) -> int:
+    return _change(settings, lambda one: backlog.retry(one, settings.to), "retried", "to be tried")
+
+
+def _drop(backlog: Backlog, settings: Namespace) -> int:
+    return _change(settings, backlog.drop, "dropped", "dropped")
+
+
+def _change(settings: Namespace, change: Callable[[Selection], int], key: str, result: str) -> int:
+    """Change what is selected, and say how many deliveries that were."""
+    total = 0
+    missing: list[Missing] = []
+    for selection in _selections(settings):
+        changed = change(selection)
+        total += changed
+        if not changed and not settings.all:
+            missing.append(_missing(selection))
+    if settings.json:
+        _print_json({key: total})
+    elif total or not missing:
+        print(f"{total} {'delivery' if total == 1 else 'deliveries'} {result}")
+    if missing:
+        raise missing[0]
+    return 0
+
+
+def _export(backlog: Backlog, settings: Namespace) -> int:
+    if settings.folder == "-":
+        _export_to_output(backlog, settings.ids[0])
+        return 0
+    os.makedirs(settings.folder, 0o700, exist_ok=True)
+    for queue_id in backlog.messages() if settings.all else settings.ids:
+        path = os.path.join(settings.folder, f"{os.path.basename(queue_id)}.eml")
+        pieces = _pieces(backlog, queue_id)
+        if pieces is None and settings.all:
+            # It was delivered meanwhile.
+            continue
+        if pieces is None:
+            raise Missing(f"no message {queue_id} in the spool")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.writelines(pieces)
+        if settings.json:
+            _print_json({"id": queue_id, "path": path})
+        else:
+            print(safe_line(path))
+    return 0
+
+
+def _export_to_output(backlog: Backlog, queue_id: str) -> None:
+    if sys.stdout.isatty():
+        raise OSError("a message is not printed on a terminal: name a file, or use show")
+    pieces = _pieces(backlog, queue_id)
+    if pieces is None:
+        raise Missing(f"no message {queue_id} in the spool")
+    for piece in pieces:
+        sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+def _pieces(backlog: Backlog, queue_id: str) -> Iterator[bytes] | None:
+    content = backlog.content(queue_id)
+    if content is None or isinstance(content, bytes):
+        return None if content is None else iter([content])
+
+    def read() -> Iterator[bytes]:
+        with content as file:
+            while piece := file.read(COPIED):
+                yield piece
+
+    return read()
+
+
+ACTIONS: dict[str, Callable[[Backlog, Namespace], int]] = {
+    "list": _list,
+    "show": _show,
+    "retry": _retry,
+    "drop": _drop,
+    "export": _export,
+}
+"""The actions by name."""
+
+
+# The output.
+
+
+def _print_table(rows: Iterator[Delivery], now: float) -> int:
+    """Print a line for each delivery, and one for its error; return how many."""
+    terminal = terminal_of(sys.stdout)
+    number = 0
+    for number, row in enumerate(rows, 1):
+        if number == 1:
+            print(terminal.dim(HEAD))
+        when = "dead" if row.dead else _span(row.due - now)
+        line = (
+            f"{row.queue_id:<18} {_span(now - row.arrival.time):>5} {_size(row.size):>6} "
+            f"{row.attempts:>5} {when:>6} {row.route:<12} {_path(row.sender)} > {_paths(row)}"
+        )
+        print(safe_line(line))
+        if row.error:
+            print(terminal.dim(f"    {safe_line(row.error)}"))
+    return number
+
+
+def _print_message(rows: Sequence[Delivery], headers: bytes) -> None:
+    first, now = rows[0], time.time()
+    arrival = first.arrival
+    facts = [
+        ("Id", first.queue_id),
+        ("Arrived", f"{_clock(arrival.time)} ({_span(now - arrival.time)} ago)"),
+        ("Size", f"{first.size:,} bytes"),
+        ("From", _path(first.sender)),
+        ("Client", f"{arrival.client or 'local'} ({arrival.helo or 'no name'})"),
+        ("TLS", arrival.tls),
+        ("User", arrival.user),
+        ("Options", " ".join(arrival.mail_options)),
+    ]
+    for name, value in facts:
+        if value:
+            print(safe_line(f"{name + ':':<9}{value}"))
+    for row in rows:
+        when = "given up" if row.dead else f"next try {_clock(row.due)}"
+        print(safe_line(f"{'Route:':<9}{row.route}, {when}, {row.attempts} tries so far"))
+        for recipient in row.recipients:
+            options = " ".join(arrival.rcpt_options.get(recipient, ()))
+            print(safe_line(f"   {_path(recipient)} {options}".rstrip()))
+        if row.error:
+            print(safe_line(f"   {row.error}"))
+    print()
+    print(safe(headers.decode("utf-8", "replace")).rstrip("\n"))
+
+
+def _headers(backlog: Backlog, queue_id: str) -> bytes:
+    """Return the header section of a message, or its beginning."""
+    pieces = _pieces(backlog, queue_id)
+    begin = next(pieces, b"")[:HEADERS] if pieces is not None else b""
+    return begin.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
+
+
+def _as_json(row: Delivery) -> dict[str, Any]:
+    import attrs
+
+    return {
+        "id": row.queue_id,
+        "route": row.route,
+        "sender": row.sender,
+        "recipients": row.recipients,
+        "size": row.size,
+        "attempts": row.attempts,
+        "due": row.due,
+        "dead": row.dead,
+        "error": row.error,
+        "arrival": attrs.asdict(row.arrival),
+    }
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    # In ASCII, without the one control character that JSON leaves as it is.
+    print(json.dumps(value).replace("\x7f", "\\u007f"))
+
+
+def _complain(program: str, error: Exception) -> None:
+    text = str(error)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}; name another file or folder"
+    print(safe_line(f"{program}: {text}"), file=sys.stderr, flush=True)
+
+
+def _missing(selection: Selection) -> Missing:
+    if selection.queue_id is not None:
+        return Missing(f"no message {selection.queue_id} in the spool")
+    return Missing("no such deliveries in the spool")
+
+
+def _path(address: str) -> str:
+    return address if address.startswith("<") else f"<{address}>"
+
+
+def _paths(row: Delivery) -> str:
+    """Return the recipients, the first three by name."""
+    more = len(row.recipients) - 3
+    shown = ", ".join(map(_path, row.recipients[:3]))
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _clock(when: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(when))
+    except (ValueError, OverflowError, OSError):
+        return "?"
+
+
+def _span(seconds: float) -> str:
+    """Return a time in one unit: ``now``, ``40s``, ``3m``, ``5h``, ``2d``."""
+    for unit, name in (86400, "d"), (3600, "h"), (60, "m"), (1, "s"):
+        if seconds >= unit:
+            return f"{min(seconds, 1e9) / unit:.0f}{name}"
+    return "now"
+
+
+def _size(number: int) -> str:
+    for unit, name in (1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return str(number)

@@ -1,0 +1,599 @@
+"""The courier: takes messages from the spool to their outlets, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+
+from aiosmtpd.delivery import report
+from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.report import Failure
+from aiosmtpd.delivery.route import Route, Routes
+from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolError
+
+T = TypeVar("T")
+
+POLL = 0.5
+"""Seconds, at most, between two looks at the spool: the queue command changes its rows."""
+
+MORE = 64
+"""Rows, at most, that one look at the spool asks for."""
+
+LAST_RESORT = 1.0
+"""Seconds that cancelled tries and closing outlets have, at least."""
+
+CHECK = 3.0
+"""Seconds for which the start waits for an outlet to open."""
+
+ENDING = 64
+"""Messages of one route that is down which are given up at the same time."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds, at most, between two tries to write a result to a spool that takes nothing now."""
+
+HOUR, DAY = 3600.0, 86400.0
+
+LONGEST_TEXT = 500
+"""Characters of an error that are kept."""
+
+UNREACHABLE = "451 4.4.1 Next hop unavailable, try again later"
+REJECTED = "550 5.7.1 Recipient refused"
+
+log = logging.getLogger("mail.log")
+
+
+class SpoolLost(Exception):
+    """The spool has failed: no result can be written, so nothing may be delivered."""
+
+
+class Tried(NamedTuple):
+    """The result of a try: the failures by recipient, and whether the route itself failed."""
+
+    failures: Mapping[str, Later | Never]
+    is_down: bool = False
+
+
+class Lane:
+    """A route at work: its tries that run, and its outlet once it is open."""
+
+    def __init__(self, route: Route) -> None:
+        self.route = route
+        self.running = self.ending = 0
+        self.is_open = False
+        self.error = "the route is down"
+        self.opening = asyncio.Lock()
+        self.direct = asyncio.Semaphore(route.concurrency)
+
+    @property
+    def is_busy(self) -> bool:
+        """True if no more tries may run now."""
+        return self.running >= self.route.concurrency
+
+
+class Courier:
+    """Delivers the messages of *spool* by *routes*, from :meth:`start` to :meth:`stop`.
+
+    When the courier stops, running tries have *grace* seconds. *on_failure* is called in the
+    courier's thread when the spool has failed. *clock* returns the seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        routes: Routes,
+        *,
+        grace: float = 5.0,
+        on_failure: Callable[[BaseException], object] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.missing: set[str] = set()
+        """Names of routes that messages in the spool have, and that no route has."""
+        self._spool = spool
+        self._routes = routes
+        self._grace = grace
+        self._on_failure = on_failure
+        self._clock = clock
+        self._lanes: dict[str, Lane] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._expiring: set[str] = set()
+        self._stopping = False
+        self._awake = False
+        self._looked = 0.0
+        self._loop = asyncio.new_event_loop()
+        self._landing = Landing(self._loop)
+        self._event: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+        self._started = threading.Event()
+
+    # In any thread.
+
+    def start(self) -> None:
+        """Start the thread; return when its loop runs."""
+        self._thread = threading.Thread(target=self._main, name="aiosmtpd courier", daemon=True)
+        self._thread.start()
+        self._started.wait()
+
+    def stop(self) -> None:
+        """End the running tries, close the outlets and end the thread."""
+        self._stopping = True
+        self.wake()
+        if self._thread is not None:
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Look at the spool now: a message has come."""
+        if self._awake:
+            return
+        self._awake = True
+        try:
+            self._loop.call_soon_threadsafe(self._rouse)
+        except RuntimeError:
+            # The loop has ended.
+            pass
+
+    def try_directly(self, route: Route, item: Item, timeout: float) -> Future[Tried]:
+        """Deliver a message that is not in the spool, in the courier's loop."""
+        return self._in_loop(self._try_directly(route, item, timeout))
+
+    def open_all(self) -> Future[None]:
+        """Open the outlets of all routes; the future raises Misconfigured if one is."""
+        return self._in_loop(self._open_all())
+
+    def _in_loop(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._stopping:
+            coroutine.close()
+            raise RuntimeError("the courier does not run")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    # In the thread.
+
+    def _main(self) -> None:
+        loop = self._loop
+        try:
+            loop.run_until_complete(self._run())
+            if tasks := asyncio.all_tasks(loop):
+                # Tasks that outlets have left.
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_RESORT))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            # Worker threads that go on are not waited for: loop.close() lets them end.
+            self._stopping = True
+            self._started.set()
+            loop.close()
+
+    async def _run(self) -> None:
+        self._event = asyncio.Event()
+        self._started.set()
+        try:
+            await self._work()
+        except SpoolLost as error:
+            cause = error.__cause__ or error
+            log.critical("The spool has failed, nothing is delivered any more: %s", cause)
+            if self._on_failure is not None:
+                self._on_failure(cause)
+        finally:
+            self._stopping = True
+            await self._end_tries()
+            await self._close_outlets()
+
+    def _rouse(self) -> None:
+        self._awake = False
+        if self._event is not None:
+            self._event.set()
+
+    async def _work(self) -> None:
+        event = self._event or asyncio.Event()
+        while not self._stopping:
+            event.clear()
+            pause = POLL
+            try:
+                await self._look_for_changes()
+                await self._take_due()
+                pause = await self._pause()
+            except SpoolLost:
+                raise
+            except SpoolError as error:
+                log.error("The spool cannot be used now, next try in %g s: %s", POLL, error)
+            except Exception:
+                # Messages must not wait for the next start, whatever this is.
+                log.exception("The courier has failed, and goes on")
+            if self._spool.failed is not None:
+                raise SpoolLost from self._spool.failed
+            try:
+                async with asyncio.timeout(pause):
+                    await event.wait()
+            except TimeoutError:
+                pass
+
+    async def _pause(self) -> float:
+        """Return the seconds until there may be something to do, POLL at most."""
+        now = self._clock()
+        without = self._not_now(now)
+        times = [lane.route.breaker.again for lane in self._lanes.values()]
+        due = await self._asked(self._spool.next_due(without, self._claimed()))
+        if due is not None:
+            times.append(due)
+        return min([POLL, *(at - now for at in times if at > now)])
+
+    def _claimed(self) -> frozenset[int]:
+        return frozenset(self._running)
+
+    async def _asked(self, future: Future[T]) -> T:
+        """Wait for the spool; raises SpoolLost if it has failed for good, else SpoolError."""
+        try:
+            return await self._landing.wait(future)
+        except Exception as error:
+            if self._spool.failed is not None:
+                raise SpoolLost from error
+            raise
+
+    async def _look_for_changes(self) -> None:
+        now = time.monotonic()
+        if now - self._looked < POLL:
+            return
+        self._looked = now
+        if not await self._asked(self._spool.changed()):
+            return
+        for name in await self._asked(self._spool.retried()):
+            if name in self._lanes:
+                self._lanes[name].route.breaker.wake()
+
+    async def _take_due(self) -> None:
+        now, taken = self._clock(), 1
+        self._expiring.clear()
+        while taken and not self._stopping:
+            due = self._spool.due(now, self._room(), self._not_now(now), self._claimed())
+            taken = sum([self._take(job, now) for job in await self._asked(due)])
+
+    def _room(self) -> int:
+        """Return how many tries may begin now: no more rows are read than that."""
+        free = 0
+        for route in self._routes.by_name.values():
+            lane = self._lanes.get(route.name)
+            free += route.concurrency - (lane.running if lane is not None else 0)
+            free += ENDING if route.name in self._expiring else 0
+        return max(1, min(free, MORE))
+
+    def _not_now(self, now: float) -> set[str]:
+        """Return the routes whose rows are not wanted: unknown, busy, or down."""
+        names = set(self.missing)
+        for name, lane in self._lanes.items():
+            if name in self._expiring:
+                # More of its messages may have expired.
+                is_busy = lane.ending >= ENDING
+            else:
+                is_busy = lane.is_busy or not lane.route.breaker.allows(now)
+            if is_busy:
+                names.add(name)
+        return names
+
+    def _take(self, job: Job, now: float) -> bool:
+        """Begin with a job; return False if it has to wait."""
+        if job.number in self._running:
+            return False
+        route = self._routes.by_name.get(job.route)
+        if route is None:
+            self._miss(job.route)
+            return False
+        lane = self._lane(route)
+        if route.breaker.is_down and now >= job.item.arrival.time + route.retry.give_up:
+            # A route that is down for days lets its messages end all the same.
+            self._expiring.add(route.name)
+            lane.ending += 1
+            self._begin(job, lane, self._expire(job, lane))
+            return True
+        if lane.is_busy or not route.breaker.allows(now):
+            return False
+        route.breaker.begin()
+        lane.running += 1
+        self._begin(job, lane, self._deliver(job, lane))
+        return True
+
+    def _begin(self, job: Job, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
+        task = self._running[job.number] = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(lambda task: self._let_go(job, task))
+
+    def _lane(self, route: Route) -> Lane:
+        lane = self._lanes.get(route.name)
+        if lane is None:
+            lane = self._lanes[route.name] = Lane(route)
+        return lane
+
+    def _miss(self, name: str) -> None:
+        if name in self.missing:
+            return
+        self.missing.add(name)
+        log.error(
+            "No route is called %r: its messages wait. Add the route again, or move them with "
+            "aiosmtpd queue retry --spool DIR --route %s --to NAME",
+            name,
+            name,
+        )
+
+    def _let_go(self, job: Job, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            del self._running[job.number]
+        elif not isinstance(error, SpoolLost):
+            # Its row stays claimed, or it would be tried again at once, and without an end.
+            text = "%s: internal error, it waits for the next start"
+            log.critical(text, job.item.id, exc_info=error)
+        self._rouse()
+
+    async def _end_tries(self) -> None:
+        """Let the running tries end; cancel those that take longer than the grace."""
+        if self._running:
+            _, late = await asyncio.wait(self._running.values(), timeout=self._grace)
+            for task in late:
+                task.cancel()
+            if late:
+                # A task that refuses to end is left behind: its row is still in the spool.
+                await asyncio.wait(late, timeout=LAST_RESORT)
+
+    async def _close_outlets(self) -> None:
+        await asyncio.gather(*map(self._close, self._lanes.values()))
+
+    async def _close(self, lane: Lane) -> None:
+        if lane.is_open and lane.route.outlet is not None:
+            try:
+                async with asyncio.timeout(max(self._grace, LAST_RESORT)):
+                    await lane.route.outlet.close()
+            except Exception as error:
+                log.warning("Route %s: cannot close it: %s", lane.route.name, _line(error))
+
+    # One try.
+
+    async def _deliver(self, job: Job, lane: Lane) -> None:
+        route = lane.route
+        try:
+            tried = await self._try(lane, job.item, route.timeout)
+            self._judge(lane, tried)
+            await self._conclude(job, route, tried.failures)
+        except SpoolLost:
+            raise
+        except Exception:
+            log.exception("%s: internal error, next try in an hour", job.item.id)
+            await self._postpone(job)
+        except asyncio.CancelledError:
+            route.breaker.abandon()
+            raise
+        finally:
+            lane.running -= 1
+
+    async def _postpone(self, job: Job) -> None:
+        """Let a message wait whose result cannot be written because of a bug."""
+        due = self._clock() + HOUR
+        recipients = job.item.recipients
+        await self._written(
+            lambda: self._spool.later(job, due=due, error="internal error", recipients=recipients)
+        )
+
+    async def _expire(self, job: Job, lane: Lane) -> None:
+        try:
+            await self._conclude(job, lane.route, _all(job.item, Later(lane.error)))
+        finally:
+            lane.ending -= 1
+
+    async def _try(self, lane: Lane, item: Item, timeout: float) -> Tried:
+        """Give a message to the outlet; cancelled only when the courier ends."""
+        outlet, name = lane.route.outlet, lane.route.name
+        if outlet is None:
+            return Tried(_all(item, Never(REJECTED)))
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                await self._open(lane)
+                return Tried(_checked(item, await outlet.put(item)))
+        except Never as error:
+            return Tried(_all(item, error))
+        except Later as error:
+            return Tried(_all(item, error), is_down=True)
+        except Misconfigured as error:
+            log.error("Route %s: %s", name, error)
+            return Tried(_all(item, Later(str(error))), is_down=True)
+        except BaseException as error:
+            # A function of the user may also end with SystemExit: the other routes go on.
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            late = isinstance(error, TimeoutError) and limit.expired()
+            text = f"no answer within {timeout:g} seconds" if late else _line(error)
+            log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
+            return Tried(_all(item, Later(text, reply=UNREACHABLE)), is_down=True)
+
+    async def _open(self, lane: Lane) -> None:
+        if not lane.is_open and lane.route.outlet is not None:
+            async with lane.opening:
+                if not lane.is_open:
+                    await lane.route.outlet.open()
+                    lane.is_open = True
+
+    async def _open_all(self) -> None:
+        await asyncio.gather(*map(self._check, self._routes.by_name.values()))
+
+    async def _check(self, route: Route) -> None:
+        try:
+            async with asyncio.timeout(CHECK):
+                await self._open(self._lane(route))
+        except Misconfigured:
+            raise
+        except Exception as error:
+            log.warning("Route %s cannot be reached now: %s", route.name, _line(error))
+
+    def _judge(self, lane: Lane, tried: Tried) -> None:
+        """Tell the breaker, and the log when the route goes down or comes back."""
+        route, breaker = lane.route, lane.route.breaker
+        if tried.is_down:
+            lane.error = _text(next(iter(tried.failures.values())))
+        if not tried.is_down:
+            if breaker.is_down:
+                log.warning("Route %s is up again", route.name)
+            breaker.succeed()
+        elif breaker.fail(self._clock(), random.random()):  # noqa: S311 - jitter
+            log.error("Route %s is down: %s", route.name, lane.error)
+
+    async def _try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
+        lane = self._lane(route)
+        if not route.breaker.allows(self._clock()):
+            failure = Later(lane.error, reply=UNREACHABLE)
+            return Tried(_all(item, failure), is_down=True)
+        try:
+            async with asyncio.timeout(timeout):
+                await lane.direct.acquire()
+        except TimeoutError:
+            return Tried(_all(item, Later("the route is busy", reply=UNREACHABLE)))
+        try:
+            route.breaker.begin()
+            tried = await self._try(lane, item, timeout)
+            self._judge(lane, tried)
+        except asyncio.CancelledError:
+            route.breaker.abandon()
+            raise
+        finally:
+            lane.direct.release()
+        return tried
+
+    # The result of a try.
+
+    async def _conclude(
+        self, job: Job, route: Route, failures: Mapping[str, Later | Never]
+    ) -> None:
+        """Write the result of a try to the spool."""
+        item = job.item
+        if not failures:
+            log.info("%s delivered by route %s to %r", item.id, route.name, item.recipients)
+            await self._written(lambda: self._spool.done(job))
+            return
+        await self._settle(job, route, failures)
+
+    async def _settle(self, job: Job, route: Route, failures: Mapping[str, Later | Never]) -> None:
+        """Write to the spool which recipients wait, and which are given up."""
+        item, now = job.item, self._clock()
+        chance = random.random()  # noqa: S311 - jitter
+        due = route.retry.next_due(item.attempts + 1, now, item.arrival.time, chance)
+        waiting: dict[str, Later] = {}
+        dead: dict[str, Failure] = {}
+        for recipient, failure in failures.items():
+            if isinstance(failure, Never):
+                dead[recipient] = report.refused(failure.reply)
+            elif due is None:
+                dead[recipient] = report.expired(_text(failure))
+            else:
+                waiting[recipient] = failure
+        if dead:
+            for recipient, reason in dead.items():
+                text = "%s dead: route %s, recipient %r: %s"
+                log.error(text, item.id, route.name, recipient, reason.text)
+            if route.bounce is not None:
+                await self._report(job, route.bounce, dead)
+        kept = tuple(dead) if route.dead == "keep" else ()
+        dead_error = next(iter(dead.values())).text if dead else ""
+        error = ""
+        if waiting and due is not None:
+            due = _not_before(waiting.values(), due, now)
+            error = _text(next(iter(waiting.values())))
+            text = "%s waits %.0f s for route %s: %s"
+            log.info(text, item.id, due - now, route.name, error)
+        await self._written(
+            lambda: self._spool.settle(
+                job,
+                due=due or 0.0,
+                error=error,
+                later=tuple(waiting),
+                dead=kept,
+                dead_error=dead_error[:LONGEST_TEXT],
+            )
+        )
+
+    async def _report(self, job: Job, bounce: Route, dead: Mapping[str, Failure]) -> None:
+        """Put a report into the spool, once for each job."""
+        item, now = job.item, self._clock()
+        wanted = report.to_report(item.sender, item.arrival, dead)
+        if not wanted:
+            return
+        # A crash before the next commit tries the job again: the same id stops a second report.
+        queue_id = f"{item.id}-{job.number}-{item.attempts}"
+        failures = {recipient: dead[recipient] for recipient in wanted}
+        hostname = item.arrival.hostname or "localhost"
+        content = report.make_report(item, failures, hostname=hostname, queue_id=queue_id, now=now)
+        options = () if content.isascii() else ("BODY=8BITMIME",)
+        is_utf8 = not (item.sender + "".join(wanted)).isascii()
+        arrival = Arrival(
+            mail_options=(*options, "SMTPUTF8") if is_utf8 else options,
+            smtp_utf8=is_utf8,
+            time=now,
+            hostname=hostname,
+        )
+        parts = [(bounce.name, (item.sender,))]
+        try:
+            await self._written(
+                lambda: self._spool.put(
+                    queue_id=queue_id,
+                    sender="<>",
+                    arrival=arrival,
+                    content=content,
+                    parts=parts,
+                    due=now,
+                )
+            )
+        except Duplicate:
+            return
+        log.info("%s reports the failure of %s to %s", queue_id, item.id, item.sender)
+
+    async def _written(self, write: Callable[[], Future[T]]) -> T:
+        """Write to the spool, again and again if its disk is full; raises SpoolLost."""
+        pause = 1.0
+        while True:
+            try:
+                # If the courier ends meanwhile, the result is written all the same.
+                return await self._landing.wait(write())
+            except Duplicate:
+                raise
+            except Exception as error:
+                if self._spool.failed is not None or self._stopping:
+                    raise SpoolLost from error
+                log.error("The spool cannot be written, next try in %g s: %s", pause, error)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _all(item: Item, failure: Later | Never) -> dict[str, Later | Never]:
+    return dict.fromkeys(item.recipients, failure)
+
+
+def _checked(item: Item, results: object) -> dict[str, Later | Never]:
+    """Return the failures that an outlet's answer names, for recipients of this try."""
+    if results is None:
+        return {}
+    if not isinstance(results, Mapping):
+        raise TypeError(f"put() returned {results!r}: return None or the failures by recipient")
+    failures: dict[str, Later | Never] = {}
+    for recipient in item.recipients:
+        if recipient in results:
+            failure = results[recipient]
+            if not isinstance(failure, Later | Never):
+                failure = Later(str(failure))
+            failures[recipient] = failure
+    return failures
+
+
+def _text(failure: Later | Never) -> str:
+    return report.one_line(str(failure))[:LONGEST_TEXT] or type(failure).__name__
+
+
+def _line(error: BaseException) -> str:
+    return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
+
+
+def _not_before(failures: Iterable[Later], due: float, now: float) -> float:
+    """Return the time of the next try, as late as an outlet asks for, a day at most."""
+    pauses = [failure.after for failure in failures if failure.after is not None]
+    return max([due, *(now + min(pause, DAY) for pause in pauses)])

@@ -1,0 +1,45 @@
+"""Write files and folders through to the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+# Errors of file systems (network, FUSE) that cannot sync a directory.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
+"""Errors that mean a full disk, a full quota or a limit of the process."""
+
+
+def sync_file(descriptor: int) -> None:
+    """Write the content of a file to the disk; raises OSError if the disk fails."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)
+        return
+    try:
+        import fcntl
+
+        full_sync = fcntl.F_FULLFSYNC  # type: ignore[attr-defined, unused-ignore]
+    except (ImportError, AttributeError):
+        os.fsync(descriptor)
+    else:
+        # On macOS, fsync() leaves the content in the cache of the drive.
+        fcntl.fcntl(descriptor, full_sync)
+
+
+def sync_directory(path: str) -> None:
+    """Write the entries of a directory to the disk, if the system can do that.
+
+    Raises OSError if the disk fails.
+    """
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+    finally:
+        os.close(descriptor)

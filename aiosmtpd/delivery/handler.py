@@ -1,0 +1,430 @@
+"""``Delivery``: the handler whose 250 means that the message is on the disk, or delivered."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+
+from public import public
+
+from aiosmtpd.delivery.courier import Courier, Tried
+from aiosmtpd.delivery.ids import new_queue_id
+from aiosmtpd.delivery.incoming import Incoming
+from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.large import Large
+from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
+from aiosmtpd.delivery.spool import Counts, Spool, SpoolError, SpoolFull
+from aiosmtpd.protocol import trace
+from aiosmtpd.protocol.replies import Refused
+from aiosmtpd.protocol.session import MISSING, Envelope, Session
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser
+
+T = TypeVar("T")
+
+PATIENCE = 30.0
+"""Seconds that a client waits for the commit of its message, or for a direct delivery."""
+
+MIN_FREE = 64 << 20
+"""Bytes of the disk that stay free, unless ``min_free`` says another number."""
+
+NO_ROUTE = "550 5.7.1 No mail for this recipient here"
+NO_ROOM = "452 4.3.1 Insufficient system storage"
+NOT_STORED = "451 4.3.0 Message not stored, try again later"
+CLOSED = "451 4.3.0 Mail system not available, try again later"
+ONE_AT_A_TIME = "452 4.5.3 Send the message to this recipient separately"
+
+UNSUPPORTED = "555 5.5.4 Parameter not supported here:"
+
+NOT_KEPT = {"BY", "HOLDFOR", "HOLDUNTIL", "RRVS"}
+"""Parameters that ask for deliveries at a time, or for checks, that this handler does not make."""
+
+OPTIONS = "options_by_recipient"
+"""The attribute of the envelope that keeps the parameters of each RCPT as sent."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+log = logging.getLogger("mail.log")
+
+
+class _Part(NamedTuple):
+    route: Route
+    recipients: tuple[str, ...]
+
+
+class _Message(NamedTuple):
+    """A message that has arrived completely."""
+
+    queue_id: str
+    sender: str
+    arrival: Arrival
+    content: bytes | Large
+
+    def item(self, recipients: tuple[str, ...]) -> Item:
+        content = self.content
+        return Item(
+            id=self.queue_id,
+            sender=self.sender,
+            recipients=recipients,
+            arrival=self.arrival,
+            size=len(content) if isinstance(content, bytes) else content.size,
+            content=content if isinstance(content, bytes) else content.open,
+        )
+
+
+@public
+class Delivery:
+    """A handler that stores messages in a spool, and delivers them by routes in the background.
+
+    *spool* is a folder of this process alone; it is made if it does not exist. *routes* are
+    :class:`Route` objects, URLs or outlets. The first route that matches a recipient counts; a
+    recipient without a route is refused at RCPT. At MAIL the reply is ``452 4.3.1`` while the disk
+    has less than *min_free* bytes free, or the spool more than *max_bytes*. When the handler
+    closes, running deliveries have *grace* seconds.
+
+    It starts with :meth:`open`, ``async with`` or its first message. ``Server``, the controllers
+    and the command line open and close it. *on_failure* is called, in some thread, with the error
+    after which the disk cannot be trusted: each later message then gets ``451 4.3.0``. Raises
+    ValueError for routes that cannot be, and :exc:`Misconfigured` if an extra is missing.
+    """
+
+    def __init__(
+        self,
+        spool: str | os.PathLike[str],
+        routes: Iterable[RouteLike] | RouteLike,
+        *,
+        min_free: int = MIN_FREE,
+        max_bytes: int | None = None,
+        grace: float = 5.0,
+        on_failure: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self.on_failure = on_failure
+        self._routes = Routes(_as_routes(routes))
+        self._spool = Spool(spool, min_free=min_free, max_bytes=max_bytes)
+        self._grace = grace
+        self._courier: Courier | None = None
+        self._landing: Landing | None = None
+        self._lock = threading.Lock()
+        self._failing = threading.Lock()
+        self._users = 0
+        self._has_failed = False
+
+    @classmethod
+    def from_cli(cls, parser: ArgumentParser, *args: str) -> Self:
+        """Make the handler from the command line: the folder, then ``[PATTERN=]URL`` ...
+
+        The first route that matches a recipient counts.
+        """
+        if len(args) < 2:
+            parser.error("Delivery needs the folder of its spool, then [PATTERN=]URL ...")
+        try:
+            return cls(args[0], [parse_route(text) for text in args[1:]])
+        except (ValueError, Misconfigured) as error:
+            parser.error(str(error))
+
+    # The life of the handler.
+
+    async def open(self) -> None:
+        """Open the spool, start the courier and check the outlets.
+
+        Raises :exc:`SpoolError` and :exc:`Misconfigured`, with one line. An outlet that cannot be
+        reached now is a WARNING: its messages wait. Each call needs one of :meth:`close`.
+        """
+        await asyncio.to_thread(self._start)
+        self._users += 1
+        try:
+            if self._courier is not None:
+                await asyncio.wrap_future(self._courier.open_all())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Let the running deliveries end, then close the spool. A later message opens it again."""
+        self._users = max(self._users - 1, 0)
+        if not self._users:
+            await asyncio.to_thread(self._end)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    @property
+    def failed(self) -> BaseException | None:
+        """The error of the disk after which no message is stored any more, or None."""
+        return self._spool.failed
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Names of routes that messages in the spool have, and that none of the routes has."""
+        return frozenset(self._courier.missing if self._courier else ())
+
+    async def counts(self) -> Counts:
+        """Count the messages in the spool, by route too."""
+        await self._ready()
+        return await asyncio.wrap_future(self._spool.counts())
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._courier is not None:
+                return
+            self._spool.open()
+            self._has_failed = False
+            courier = Courier(
+                self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool
+            )
+            try:
+                courier.start()
+            except BaseException:
+                self._spool.close()
+                raise
+            self._courier = courier
+
+    def _end(self) -> None:
+        with self._lock:
+            courier, self._courier = self._courier, None
+            if courier is not None:
+                courier.stop()
+                self._spool.close()
+
+    async def _ready(self) -> Courier:
+        """Return the courier, started if need be; raises Refused if the spool cannot be opened."""
+        if (courier := self._courier) is not None:
+            return courier
+        try:
+            await asyncio.to_thread(self._start)
+        except SpoolError as error:
+            log.error("%s", error)
+            raise Refused(CLOSED) from error
+        return await self._ready()
+
+    def _land(self, future: Future[T]) -> asyncio.Future[T]:
+        """Return a future of the running loop with the result of another thread."""
+        loop = asyncio.get_running_loop()
+        if self._landing is None or self._landing.loop is not loop:
+            self._landing = Landing(loop)
+        return self._landing.wait(future)
+
+    def _lose_spool(self, error: BaseException) -> None:
+        # Not the lock of _end(), which waits for the courier: it may call this.
+        with self._failing:
+            if self._has_failed:
+                return
+            self._has_failed = True
+        if self.on_failure is not None:
+            self.on_failure(error)
+
+    # The hooks.
+
+    async def handle_MAIL(
+        self,
+        server: Any,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        mail_options: list[str],
+    ) -> Any:
+        """Refuse the transaction if the spool has no room or has failed."""
+        for option in mail_options:
+            if (name := option.partition("=")[0].upper()) in NOT_KEPT:
+                return f"{UNSUPPORTED} {name}"
+        await self._ready()
+        if self._spool.failed is not None:
+            log.error("The spool has failed, a message is refused: %s", self._spool.failed)
+            return CLOSED
+        return MISSING if self._spool.has_room() else NO_ROOM
+
+    async def handle_RCPT(
+        self,
+        server: Any,
+        session: Session,
+        envelope: Envelope,
+        address: str,
+        rcpt_options: list[str],
+    ) -> Any:
+        """Refuse a recipient without a route."""
+        route = self._routes.find(address)
+        if route is None or route.rejects:
+            return NO_ROUTE
+        if envelope.rcpt_tos and server.protocol_family != "LMTP":
+            first = self._routes.find(envelope.rcpt_tos[0])
+            if route is not first and "direct" in (route.mode, first.mode if first else ""):
+                # One reply cannot stand for two next hops.
+                return ONE_AT_A_TIME
+        for option in rcpt_options:
+            if (name := option.partition("=")[0].upper()) in NOT_KEPT:
+                return f"{UNSUPPORTED} {name}"
+        if rcpt_options:
+            options = getattr(envelope, OPTIONS, {})
+            setattr(envelope, OPTIONS, {**options, address: tuple(rcpt_options)})
+        return MISSING
+
+    async def handle_BODY(
+        self, server: Any, session: Session, envelope: Envelope, body: Any
+    ) -> Any:
+        """Store the message while it comes, or deliver it directly; reply when it is safe."""
+        courier = await self._ready()
+        parts = self._parts(envelope.rcpt_tos)
+        queue_id = new_queue_id()
+        fields = server.trace_fields(session, envelope)
+        incoming = Incoming(self._spool, queue_id, fields, server.limits.max_hops)
+        try:
+            async for piece in body:
+                await incoming.add(piece)
+            content = await incoming.finish()
+            arrival = arrival_of(server, session, envelope)
+            sender = envelope.mail_from or "<>"
+            message = _Message(queue_id, sender, arrival, content)
+            # A client that goes now does not stop the commit.
+            async with server.committed():
+                return await self._hand_over(server, courier, message, parts, envelope.rcpt_tos)
+        except (OSError, SpoolError) as error:
+            return self._why_not(error)
+        finally:
+            incoming.discard()
+
+    def _parts(self, recipients: Sequence[str]) -> list[_Part]:
+        """Return the routes of the recipients; raises Refused if one has none."""
+        found: dict[str, tuple[Route, dict[str, None]]] = {}
+        for recipient in recipients:
+            route = self._routes.find(recipient)
+            if route is None or route.rejects:
+                # A hook of a subclass has accepted it.
+                raise Refused(NO_ROUTE)
+            found.setdefault(route.name, (route, {}))[1][recipient] = None
+        return [_Part(route, tuple(names)) for route, names in found.values()]
+
+    def _why_not(self, error: BaseException) -> str:
+        """Log an error of the disk; return the reply."""
+        log.error("Message not stored: %s", error)
+        if self._spool.failed is not None:
+            self._lose_spool(self._spool.failed)
+        is_full = isinstance(error, SpoolFull) or getattr(error, "errno", None) in _FULL
+        return NO_ROOM if is_full else NOT_STORED
+
+    async def _hand_over(
+        self,
+        server: Any,
+        courier: Courier,
+        message: _Message,
+        parts: list[_Part],
+        recipients: Sequence[str],
+    ) -> Any:
+        replies: dict[str, str] = {}
+        stored = [part for part in parts if part.route.mode == "spool"]
+        for part in parts:
+            if part.route.mode == "direct":
+                tried = await self._try(courier, part, message)
+                left, said = _sorted(part, tried, server.protocol_family == "LMTP")
+                if left:
+                    stored.append(_Part(part.route, left))
+                replies |= dict.fromkeys(part.recipients, _delivered(message.queue_id)) | said
+                replies = {name: reply for name, reply in replies.items() if name not in left}
+        if stored:
+            reply = await self._store(courier, message, stored)
+            for part in stored:
+                replies |= dict.fromkeys(part.recipients, reply)
+            if server.protocol_family != "LMTP":
+                return reply
+        each = [replies[recipient] for recipient in recipients]
+        return each if server.protocol_family == "LMTP" else each[0]
+
+    async def _try(self, courier: Courier, part: _Part, message: _Message) -> Tried:
+        timeout = min(part.route.timeout, PATIENCE)
+        item = message.item(part.recipients)
+        try:
+            return await asyncio.wrap_future(courier.try_directly(part.route, item, timeout))
+        except RuntimeError as error:
+            # The courier ends.
+            return Tried(dict.fromkeys(part.recipients, Later(str(error))), is_down=True)
+
+    async def _store(self, courier: Courier, message: _Message, parts: list[_Part]) -> str:
+        stored = self._spool.put(
+            queue_id=message.queue_id,
+            sender=message.sender,
+            arrival=message.arrival,
+            content=message.content,
+            parts=[(part.route.name, part.recipients) for part in parts],
+            due=message.arrival.time,
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._land(stored)
+        except TimeoutError:
+            # If the disk has not begun with it, it is not stored; else it may come twice.
+            stored.cancel()
+            log.error("Message not stored: the disk takes longer than %g seconds", PATIENCE)
+            return NOT_STORED
+        except SpoolError as error:
+            return self._why_not(error)
+        courier.wake()
+        return f"250 2.0.0 OK queued as {message.queue_id}"
+
+
+def _as_routes(routes: Any) -> list[RouteLike]:
+    """Return the routes as a list; a single one may stand alone."""
+    return [routes] if isinstance(routes, str) or not isinstance(routes, Iterable) else [*routes]
+
+
+def arrival_of(server: Any, session: Session, envelope: Envelope) -> Arrival:
+    """Return all that a session knows of a message."""
+    client, port = session.client_address
+    cipher = (session.ssl or {}).get("cipher")
+    login = getattr(session.auth_data, "login", b"")
+    return Arrival(
+        client=str(client),
+        port=port,
+        helo=session.host_name or "",
+        tls=f"{cipher[1]} {cipher[0]}" if cipher else "",
+        user=login.decode("utf-8", "replace") if isinstance(login, bytes) else str(login),
+        mail_options=tuple(envelope.mail_options),
+        rcpt_options=getattr(envelope, OPTIONS, {}),
+        smtp_utf8=envelope.smtp_utf8,
+        time=time.time(),
+        hostname=server.hostname,
+        protocol=trace.protocol_of(
+            server.protocol_family,
+            extended=session.extended_smtp,
+            utf8=envelope.smtp_utf8,
+            tls=session.ssl is not None,
+            authenticated=bool(session.authenticated),
+        ),
+    )
+
+
+def _delivered(queue_id: str) -> str:
+    return f"250 2.0.0 OK delivered as {queue_id}"
+
+
+def _sorted(part: _Part, tried: Tried, each: bool) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the recipients that the spool gets, and the replies to others that failed.
+
+    With *each* (LMTP), each recipient has a reply of its own. In SMTP one reply stands for all: if
+    some have the message, or if the spool gets it for some, it gets it for all that failed.
+    """
+    failures = tried.failures
+    wait = part.route.fallback is not None
+    left = [name for name, error in failures.items() if wait and isinstance(error, Later)]
+    if not each and (left or 0 < len(failures) < len(part.recipients)):
+        left = list(failures)
+    said = {name: _reply(error) for name, error in failures.items() if name not in left}
+    if not each and (later := [error for error in failures.values() if isinstance(error, Later)]):
+        # Some failed for now, some for good: the client keeps the message for all.
+        said = dict.fromkeys(said, _reply(later[0]))
+    return tuple(left), said
+
+
+def _reply(error: Later | Never) -> str:
+    return error.reply

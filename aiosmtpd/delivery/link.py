@@ -1,0 +1,217 @@
+"""One connection to a NATS server, for as long as it lasts.
+
+A connection that is lost, or that has not answered in time, is not mended but replaced: nats-py's
+own reconnecting would send again what was reported as failed, and it gives up for ever after some
+errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from ssl import SSLContext
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from aiosmtpd.delivery.item import Misconfigured
+from aiosmtpd.delivery.jetstream import Address, Manifest
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+    from nats.js import JetStreamContext
+    from nats.js.api import StreamInfo
+
+log = logging.getLogger("mail.log")
+
+# nats-py tries each server twice at the beginning, with this pause between, and then says so.
+_TRIES = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.02}
+
+
+@attrs.frozen(kw_only=True)
+class Access:
+    """The servers, and the way to get in; *timeout* is in seconds."""
+
+    address: Address
+    timeout: float
+    tls: SSLContext | None = None
+    credentials: str | None = None
+
+    async def link(self, lost: Callable[[], None] = lambda: None) -> Link:
+        """Return a new connection; *lost* is called once when it ends by itself.
+
+        Raises ConnectionError if no server answers, TimeoutError if one does not go on.
+        """
+        from nats.aio.client import Client
+        from nats.errors import NoServersError
+
+        link = Link(Client(), self.timeout, lost)
+        try:
+            async with asyncio.timeout(self.timeout):
+                await link.client.connect(**self._options(link))
+        except NoServersError:
+            await link.end()
+            raise ConnectionError(f"no server lets us in at {self.address}{link.trouble}") from None
+        except BaseException:
+            await link.end()
+            raise
+        return link
+
+    def _options(self, link: Link) -> dict[str, Any]:
+        return {
+            "servers": list(self.address.servers),
+            "name": "aiosmtpd",
+            "error_cb": link.on_error,
+            "disconnected_cb": link.on_disconnect,
+            "connect_timeout": self.timeout,
+            # Without this, a publication without a connection would wait for the next one.
+            "pending_size": -1,
+            "user_credentials": self.credentials,
+            **({"tls": self.tls} if self.tls else {}),
+            **_TRIES,
+            **self.address.login,
+        }
+
+
+class Link:
+    """One connection, and those that wait for an answer on it."""
+
+    def __init__(self, client: Client, timeout: float, lost: Callable[[], None]) -> None:
+        self.client = client
+        self.timeout = timeout
+        self.lost = False
+        """True when the connection ended by itself."""
+        self.retired = False
+        """True when the connection ends as soon as the last user has its answer."""
+        self.trouble = ""
+        self._tell = lost
+        self._deadlines: set[asyncio.Timeout] = set()
+        self._end: asyncio.Task[None] | None = None
+
+    @property
+    def usable(self) -> bool:
+        return not (self.lost or self.retired)
+
+    def jetstream(self) -> JetStreamContext:
+        return self.client.jetstream(timeout=self.timeout)
+
+    @contextlib.contextmanager
+    def used_until(self, deadline: asyncio.Timeout) -> Iterator[None]:
+        """Let *deadline* expire at once if the connection is lost inside the block."""
+        if self.lost:
+            raise ConnectionResetError("the connection is lost")
+        self._deadlines.add(deadline)
+        try:
+            yield
+        finally:
+            self._deadlines.discard(deadline)
+            if self.retired and not self._deadlines:
+                self._begin_end()
+
+    async def ask(self, subject: str, body: bytes, timeout: float | None = None) -> bytes:
+        """Return the answer to a request; raises TimeoutError after *timeout* seconds."""
+        patience = self.timeout if timeout is None else timeout
+        async with asyncio.timeout(patience) as deadline:
+            with self.used_until(deadline):
+                answer = await self.client.request(subject, body, timeout=2 * patience)
+        return answer.data
+
+    def retire(self) -> None:
+        """End the connection when the last answer has come."""
+        self.retired = True
+        if not self._deadlines:
+            self._begin_end()
+
+    async def on_error(self, error: Exception) -> None:
+        self.trouble = f": {error}"
+        log.debug("NATS: %s", error)
+
+    async def on_disconnect(self) -> None:
+        if self.lost or self._end is not None:
+            return
+        self.lost = True
+        now = asyncio.get_running_loop().time()
+        for deadline in self._deadlines:
+            deadline.reschedule(now)
+        self._begin_end()
+        self._tell()
+
+    def _begin_end(self) -> None:
+        if self._end is None:
+            self._end = asyncio.get_running_loop().create_task(self._ended())
+
+    async def end(self) -> None:
+        """End the connection now."""
+        self._begin_end()
+        assert self._end is not None
+        await asyncio.shield(self._end)
+
+    async def _ended(self) -> None:
+        # nats-py would wait without end for a server that takes no more bytes, and has no public
+        # way not to. The senders of the bytes that are dropped here know that they have failed.
+        writer = getattr(getattr(self.client, "_transport", None), "_io_writer", None)
+        if writer is not None and (
+            self.lost or self.retired or writer.transport.get_write_buffer_size()
+        ):
+            self.client._pending = []
+            self.client._pending_data_size = 0
+            writer.transport.abort()
+        try:
+            async with asyncio.timeout(self.timeout):
+                await self.client.close()
+        except Exception as error:
+            log.debug("NATS: %r at the end of a connection", error)
+            if writer is not None:
+                writer.transport.abort()
+
+
+async def stream_of(stream: JetStreamContext, subject: str) -> StreamInfo | None:
+    """Return the stream that takes *subject*, or None; raises Misconfigured without JetStream."""
+    from nats.js.errors import NotFoundError, ServiceUnavailableError
+
+    try:
+        name = await stream.find_stream_name_by_subject(subject)
+        return await stream.stream_info(name)
+    except NotFoundError:
+        return None
+    except ServiceUnavailableError as error:
+        if error.err_code is None:
+            raise Misconfigured("the server has no JetStream: start it with --jetstream") from None
+        raise
+
+
+def advice_for(subject: str, name: str, subjects: str) -> str:
+    """Return the command that makes a stream, which *subject* needs."""
+    return (
+        f"no stream takes the subject {subject}: nats stream add {name} --subjects '{subjects}'"
+        " --storage file --discard new --retention work --defaults"
+    )
+
+
+async def forget(link: Link, manifest: Manifest) -> None:
+    """Delete the chunks of *manifest*; those that cannot be deleted stay until their max_age."""
+    for piece in manifest.pieces:
+        request = json.dumps({"seq": piece.sequence, "no_erase": True}).encode()
+        answer = json.loads(await link.ask(f"$JS.API.STREAM.MSG.DELETE.{manifest.stream}", request))
+        if "error" in answer:
+            log.warning("%s: a chunk stays: %s", manifest.subject, answer["error"])
+
+
+def is_broken(error: Exception) -> bool:
+    """Return True for an error of the connection, after which another one is needed."""
+    from nats import errors
+
+    return isinstance(
+        error,
+        TimeoutError
+        | OSError
+        | errors.ConnectionClosedError
+        | errors.ConnectionDrainingError
+        | errors.ConnectionReconnectingError
+        | errors.MaxPayloadError
+        | errors.OutboundBufferLimitError
+        | errors.StaleConnectionError,
+    )

@@ -1,0 +1,70 @@
+"""A lock on a folder that ends with the process that holds it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+_FAR = 1 << 30
+"""The byte that is locked on Windows, where the locked part of a file cannot be read."""
+
+
+class FolderLock:
+    """Holds the file ``lock`` of a folder; it has the number of the process."""
+
+    def __init__(self, folder: str) -> None:
+        self._descriptor = -1
+        self.path = os.path.join(folder, "lock")
+
+    def acquire(self) -> bool:
+        """Take the lock; return False if another process or object has it.
+
+        Raises OSError if the file cannot be made or its file system has no locks.
+        """
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(descriptor)
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, b"%d\n" % os.getpid())
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        return True
+
+    def release(self) -> None:
+        """Give the lock back. The file stays: a new one could be locked twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def holder(self) -> str:
+        """Return the number of the process that has written the file last, or nothing."""
+        with suppress(OSError, ValueError), open(self.path, encoding="ascii") as file:
+            return str(int(file.read(20)))
+        return ""
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file; raises BlockingIOError if that is taken."""
+    try:
+        import fcntl
+    except ImportError:
+        _lock_on_windows(descriptor)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _lock_on_windows(descriptor: int) -> None:
+    import msvcrt
+
+    os.lseek(descriptor, _FAR, os.SEEK_SET)
+    try:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
+    except OSError as error:
+        raise BlockingIOError(*error.args) from error
+    finally:
+        os.lseek(descriptor, 0, os.SEEK_SET)

@@ -1,0 +1,343 @@
+"""The spool: messages on the disk, each with its deliveries. Free of asyncio.
+
+A 250 means that :meth:`Spool.put` has committed. One thread has the database (SQLite, write-ahead
+log, ``synchronous = full``) and takes all work that waits into one commit, so that many messages
+share one sync of the disk. The futures are resolved after that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import attrs
+from public import public
+
+from aiosmtpd.delivery import rows
+from aiosmtpd.delivery.database import (
+    Duplicate as Duplicate,
+    SpoolError as SpoolError,
+    SpoolFull as SpoolFull,
+    explained,
+    open_database,
+)
+from aiosmtpd.delivery.ids import VALID
+from aiosmtpd.delivery.item import Arrival
+from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
+from aiosmtpd.delivery.lock import FolderLock
+from aiosmtpd.delivery.rows import Job as Job
+from aiosmtpd.delivery.writer import Task, Writer
+
+LOOK = 0.5
+"""Seconds for which the free space of the disk is remembered."""
+
+MAX_WAIT = 86400.0
+"""Seconds after which every delivery is due at the start, unless ``max_wait`` says another."""
+
+
+@public
+@attrs.frozen(kw_only=True)
+class RouteCounts:
+    """How many deliveries of a route wait, and how many were given up."""
+
+    waiting: int = 0
+    dead: int = 0
+
+
+@public
+@attrs.frozen(kw_only=True)
+class Counts:
+    """The content of a spool. ``oldest`` is seconds since 1970, None if it is empty."""
+
+    messages: int
+    bytes: int
+    oldest: float | None
+    dead: int
+    routes: Mapping[str, RouteCounts]
+
+
+@public
+class Spool:
+    """A folder of messages, used by one process at a time.
+
+    *min_free* is in bytes of the disk, *max_bytes* in bytes of messages: see :meth:`has_room`.
+    *max_wait* is in seconds: a delivery that is due later than that at the start is due at once,
+    because the clock was set back.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        min_free: int = 0,
+        max_bytes: int | None = None,
+        max_wait: float = MAX_WAIT,
+    ) -> None:
+        self.folder = os.path.abspath(os.path.expanduser(folder))
+        self.min_free = min_free
+        self.max_bytes = max_bytes
+        self.max_wait = max_wait
+        self._large = os.path.join(self.folder, "large")
+        self._lock = FolderLock(self.folder)
+        self._writer: Writer | None = None
+        self._failed: BaseException | None = None
+        self._tally = rows.Tally()
+        self._version = 0
+        self._free = (0.0, True)
+
+    def open(self) -> None:
+        """Make the folder if there is none, lock it, check it and start the thread.
+
+        Raises :exc:`SpoolError` with one line that says what to do; nothing is deleted then.
+        """
+        if self._writer is not None:
+            raise SpoolError(f"The spool {self.folder} is open already")
+        try:
+            self._make_folders()
+            if not self._lock.acquire():
+                raise SpoolError(self._in_use())
+            try:
+                self._start(open_database(self.folder))
+            except BaseException:
+                self._lock.release()
+                raise
+        except OSError as error:
+            raise SpoolError(
+                f"Cannot use {self.folder} as a spool: {error.strerror or error}; "
+                "choose a local folder that this user may write"
+            ) from error
+
+    def close(self) -> None:
+        """Wait for all that was put, close the database and give the lock back."""
+        if self._writer is not None:
+            self._writer.stop()
+            self._failed = self._writer.failed
+            self._writer = None
+            self._lock.release()
+
+    @property
+    def failed(self) -> BaseException | None:
+        """The error of the disk that has closed this spool for good, or None."""
+        return self._failed if self._writer is None else self._writer.failed
+
+    def has_room(self) -> bool:
+        """Return True if a new message may come: ``min_free`` and ``max_bytes`` are kept."""
+        if self.max_bytes is not None and self._tally.bytes >= self.max_bytes:
+            return False
+        return not self.min_free or self._disk_has_room()
+
+    def large(self, queue_id: str) -> Large:
+        """Return a new file for a message of more than :data:`LARGE` bytes.
+
+        Raises OSError, or :exc:`SpoolError` after a failure of the disk.
+        """
+        if not VALID.fullmatch(queue_id):
+            raise ValueError(f"not a queue id: {queue_id!r}")
+        writer = self._writer
+        if writer is None or writer.failed is not None:
+            raise SpoolError(f"The spool {self.folder} is closed")
+        return Large(self._large, queue_id, writer.fail)
+
+    def put(
+        self,
+        *,
+        queue_id: str,
+        sender: str,
+        arrival: Arrival,
+        content: bytes | Large,
+        parts: Sequence[tuple[str, tuple[str, ...]]],
+        due: float,
+    ) -> Future[None]:
+        """Store a message with one delivery for each of *parts*: a route and its recipients.
+
+        The future is resolved once all is on the disk. It fails with :exc:`SpoolFull`,
+        :exc:`Duplicate` or :exc:`SpoolError`. If it is cancelled in time, the message is not
+        stored. A :class:`Large` must be finished; it belongs to the spool from now on.
+        """
+        if not VALID.fullmatch(queue_id) or not parts:
+            raise ValueError("a message needs a queue id and at least one route")
+        body, size, dropped = (
+            None,
+            len(content) if isinstance(content, bytes) else content.size,
+            None,
+        )
+        if isinstance(content, bytes):
+            body = content
+        else:
+            if not content.finished:
+                raise ValueError("the file of the message is not finished")
+            content.given = True
+            dropped = content.remove
+        envelope = f'{{"sender":{json.dumps(sender)},"arrival":{arrival.to_json()}}}'
+        message = (queue_id, float(arrival.time), envelope, size, body)
+        deliveries = [
+            (rows.text_of(route), json.dumps(recipients), float(due)) for route, recipients in parts
+        ]
+        put = rows.Put(self._tally, message, deliveries)
+        task = Task(put, len(body or b""), dropped=dropped, together=rows.put_together)
+        return self._submit(task)
+
+    def due(
+        self,
+        now: float,
+        limit: int,
+        routes_not: Collection[str] = (),
+        claimed: Collection[int] = (),
+    ) -> Future[list[Job]]:
+        """Return the deliveries that are due, the oldest first: at most *limit* and 8 MiB.
+
+        Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out.
+        """
+        work = partial(
+            rows.due_jobs, self._large, now, limit, frozenset(routes_not), frozenset(claimed)
+        )
+        return self._submit(Task(work))
+
+    def next_due(
+        self, routes_not: Collection[str] = (), claimed: Collection[int] = ()
+    ) -> Future[float | None]:
+        """Return the time of the next delivery, None if there is nothing to deliver."""
+        work = partial(rows.next_due, frozenset(routes_not), frozenset(claimed))
+        return self._submit(Task(work, writes=False))
+
+    def done(self, job: Job) -> Future[None]:
+        """Remove a delivery, and the message if that was its last one."""
+        return self._submit(Task(partial(rows.done, self._tally, job)))
+
+    def later(
+        self, job: Job, *, due: float, error: str, recipients: tuple[str, ...]
+    ) -> Future[None]:
+        """Keep a delivery for *recipients* until *due*; the others have the message."""
+        return self.settle(job, due=due, error=error, later=recipients)
+
+    def dead(self, job: Job, *, error: str, recipients: tuple[str, ...]) -> Future[None]:
+        """Give a delivery to *recipients* up and keep it; the others have the message."""
+        return self.settle(job, dead=recipients, dead_error=error)
+
+    def settle(
+        self,
+        job: Job,
+        *,
+        due: float = 0.0,
+        error: str = "",
+        later: tuple[str, ...] = (),
+        dead: tuple[str, ...] = (),
+        dead_error: str = "",
+    ) -> Future[None]:
+        """Write the results of one try.
+
+        *later* are the recipients that wait until *due*, *dead* those that are given up; the others
+        have the message.
+        """
+        if not later and not dead:
+            return self.done(job)
+        given_up = (json.dumps(dead), rows.error_of(dead_error))
+        if not later:
+            return self._submit(Task(partial(rows.give_up, job.number, *given_up)))
+        waiting = (json.dumps(later), float(due), rows.error_of(error))
+        return self._submit(
+            Task(partial(rows.settle, job.number, waiting, given_up if dead else None))
+        )
+
+    def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Future[None]:
+        """Give some *recipients* of a job up, in a row of their own; the job keeps the others."""
+        rest = [one for one in job.item.recipients if one not in recipients]
+        values = (json.dumps(rest), json.dumps(recipients), rows.error_of(error))
+        return self._submit(Task(partial(rows.split, job.number, *values)))
+
+    def changed(self) -> Future[bool]:
+        """Return True if another process has changed rows since the last call.
+
+        This is how ``aiosmtpd queue`` works. Call :meth:`due` and :meth:`retried` then.
+        """
+        return self._submit(Task(self._look_for_changes, writes=False))
+
+    def retried(self) -> Future[frozenset[str]]:
+        """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
+
+        Try them at once, even if they are known not to work.
+        """
+        return self._submit(Task(rows.retried))
+
+    def counts(self) -> Future[Counts]:
+        """Count what is in the spool."""
+        return self._submit(Task(self._count, writes=False))
+
+    def _submit(self, task: Task) -> Future[Any]:
+        writer = self._writer
+        if writer is not None:
+            return writer.submit(task)
+        task.refuse(SpoolError(f"The spool {self.folder} is closed: open it"), undone=True)
+        return task.future
+
+    def _make_folders(self) -> None:
+        os.makedirs(self.folder, 0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(self._large, 0o700)
+
+    def _in_use(self) -> str:
+        holder = self._lock.holder()
+        who = f"process {holder}" if holder else "another process"
+        return f"The spool {self.folder} is in use by {who}: end that, or choose another folder"
+
+    def _start(self, connection: sqlite3.Connection) -> None:
+        try:
+            self._correct(connection)
+            self._version = rows.data_version(connection)
+            self._tally.read(connection)
+            remove_orphans(self._large, partial(rows.is_known, connection))
+        except sqlite3.Error as error:
+            connection.close()
+            raise explained(error, self.folder) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._failed = None
+        self._writer = Writer(connection, self.folder, self._committed, self._tally.forget)
+        self._writer.start()
+
+    def _correct(self, connection: sqlite3.Connection) -> None:
+        now = time.time()
+        update = "update delivery set due = ? where dead = 0 and due > ?"
+        connection.execute(update, (now, now + self.max_wait))
+
+    def _committed(self) -> None:
+        for queue_id in self._tally.apply():
+            with suppress(OSError):
+                os.unlink(os.path.join(self._large, queue_id))
+
+    def _disk_has_room(self) -> bool:
+        now = time.monotonic()
+        if now > self._free[0]:
+            self._free = (now + LOOK, shutil.disk_usage(self.folder).free >= self.min_free)
+        return self._free[1]
+
+    def _look_for_changes(self, connection: sqlite3.Connection) -> bool:
+        version = rows.data_version(connection)
+        if version == self._version:
+            return False
+        self._version = version
+        self._tally.read(connection)
+        return True
+
+    def _count(self, connection: sqlite3.Connection) -> Counts:
+        oldest = connection.execute("select arrived from message order by id limit 1").fetchone()
+        waiting, dead = (dict(connection.execute(query).fetchall()) for query in rows.BY_ROUTE)
+        return Counts(
+            messages=self._tally.messages,
+            bytes=self._tally.bytes,
+            oldest=oldest[0] if oldest else None,
+            dead=sum(dead.values()),
+            routes={
+                route: RouteCounts(waiting=waiting.get(route, 0), dead=dead.get(route, 0))
+                for route in sorted(waiting.keys() | dead.keys())
+            },
+        )

@@ -1,0 +1,366 @@
+"""The thread that alone uses the database: it takes all work that waits into one commit."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import groupby
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+from aiosmtpd.delivery.database import (
+    BUSY,
+    PAGE,
+    SpoolError,
+    explained,
+    is_full,
+    primary,
+)
+
+ROWS = 512
+"""Tasks of one commit, at most."""
+
+BYTES = 8 << 20
+"""Bytes of messages in one commit, unless one is larger."""
+
+CHECKPOINT = 16 << 20
+"""Estimated bytes in the write-ahead log after which they are copied to the database."""
+
+ROW = 4096
+"""Bytes of the log that a task is estimated to need beside its message."""
+
+LOG = 64 << 20
+"""Bytes of the log after which it is copied in any case."""
+
+GATHER = 0.002
+"""Seconds to wait for more tasks if the last batches had more than twice as many."""
+
+IDLE = 1.0
+"""Seconds without a change before the thread gives all space back."""
+
+PAUSE = 0.005
+"""Seconds between two steps of that."""
+
+LOOK = 0.05
+"""Seconds between two looks at the free space while there is work."""
+
+KEPT = 256
+"""Free pages that stay in the file for new messages."""
+
+STEP, BUSY_STEP = 1024, 64
+"""Pages that are given back at a time, without and with work. 1000 take 10 ms."""
+
+
+class Task:
+    """One piece of work: a function of the connection, and the future of its result.
+
+    *size* is in bytes. *dropped* is called if the work has certainly not been done. *together*
+    does the work of tasks that follow each other; it returns False if they must be done one by one.
+    """
+
+    __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
+
+    def __init__(
+        self,
+        work: Callable[[sqlite3.Connection], Any],
+        size: int = 0,
+        writes: bool = True,
+        dropped: Callable[[], None] | None = None,
+        together: Callable[[sqlite3.Connection, list[Any]], bool] | None = None,
+    ) -> None:
+        self.work = work
+        self.size = size
+        self.writes = writes
+        self.dropped = dropped
+        self.together = together
+        self.future: Future[Any] = Future()
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def refuse(self, error: BaseException, *, undone: bool) -> None:
+        """Fail with *error*; *undone* says that nothing of it is in the database."""
+        if undone and self.dropped:
+            self.dropped()
+        self.future.set_exception(error)
+
+
+class Writer:
+    """Runs tasks in the order in which they come, many in one transaction.
+
+    *on_commit* and *on_rollback* are called in the thread after a transaction with changes.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        folder: str,
+        on_commit: Callable[[], None],
+        on_rollback: Callable[[], None],
+    ) -> None:
+        self.failed: BaseException | None = None
+        self._connection = connection
+        self._folder = folder
+        self._on_commit = on_commit
+        self._on_rollback = on_rollback
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._gate = threading.Lock()
+        self._ended = False
+        self._log = os.path.join(folder, "spool.db-wal")
+        self._usual = 0
+        self._written = 0
+        self._next_look = 0.0
+        self._untidy = True
+        self._tidy_at = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aiosmtpd spool", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, task: Task) -> Future[Any]:
+        """Add a task; after a failure, or after :meth:`stop`, its future fails at once."""
+        with self._gate:
+            if not self._ended:
+                self._tasks.put(task)
+                return task.future
+        task.refuse(self._refusal(), undone=True)
+        return task.future
+
+    def stop(self) -> None:
+        """Wait for the tasks that were added, and close the database."""
+        with self._gate:
+            self._ended = True
+            self._tasks.put(None)
+        self._done.wait()
+
+    def fail(self, error: BaseException) -> None:
+        """Refuse all tasks from now on: the disk cannot be trusted. Any thread may call this."""
+        with self._gate:
+            self._ended = True
+            if self.failed is None:
+                self.failed = error
+            self._tasks.put(None)
+
+    def _refusal(self) -> SpoolError:
+        if isinstance(self.failed, sqlite3.Error):
+            return explained(self.failed, self._folder)
+        if self.failed is not None:
+            return SpoolError(
+                f"The spool {self._folder} is closed after an error of its disk ({self.failed}): "
+                "check the disk, then start again"
+            )
+        return SpoolError(f"The spool {self._folder} is closed: open it again")
+
+    def _run(self) -> None:
+        connection = self._connection
+        del self._connection
+        try:
+            while batch := self._next_batch(connection):
+                self._commit(connection, batch)
+                self._after(connection)
+        except Exception as error:
+            self.fail(error)
+        self._refuse_rest()
+        closable = self.failed is None or _without_sync(connection)
+        if closable:
+            connection.close()
+        self._done.set()
+        if not closable:
+            # The frame of a daemon thread keeps the connection from being closed, also at the end
+            # of the process: Python 3.11 cannot close a database without a sync.
+            threading.Event().wait()
+
+    def _refuse_rest(self) -> None:
+        with suppress(Empty):
+            while True:
+                task = self._tasks.get_nowait()
+                if task is not None and task.future.set_running_or_notify_cancel():
+                    task.refuse(self._refusal(), undone=True)
+
+    def _next_batch(self, connection: sqlite3.Connection) -> list[Task]:
+        """Wait for work and return all that waits, within limits; an empty list ends the thread."""
+        batch: list[Task] = []
+        size = 0
+        task = self._wait(connection)
+        end = monotonic() + GATHER
+        while task is not None:
+            if task.future.set_running_or_notify_cancel():
+                batch.append(task)
+                size += task.size
+            elif task.dropped:
+                task.dropped()
+            if len(batch) >= ROWS or size >= BYTES:
+                self._usual = len(batch)
+                return batch
+            try:
+                task = self._next(len(batch), end)
+            except Empty:
+                if batch:
+                    self._usual = max(len(batch), self._usual // 2)
+                    return batch
+                task = self._wait(connection)
+        if batch:
+            self._tasks.put(None)
+        return batch
+
+    def _next(self, number: int, end: float) -> Task | None:
+        """Return the next task for a batch of *number*; raises Empty if there is none.
+
+        The sessions whose messages were committed together send their next ones together too. The
+        first of these would be alone in a commit, while the others wait for its sync.
+        """
+        if number and number < self._usual // 2 and (left := end - monotonic()) > 0:
+            return self._tasks.get(timeout=left)
+        return self._tasks.get_nowait()
+
+    def _wait(self, connection: sqlite3.Connection) -> Task | None:
+        while self._untidy:
+            try:
+                return self._tasks.get(timeout=max(self._tidy_at - monotonic(), 0.0))
+            except Empty:
+                self._tidy_at = monotonic() + self._tidy(connection)
+        return self._tasks.get()
+
+    def _commit(self, connection: sqlite3.Connection, batch: list[Task]) -> None:
+        if self.failed is not None:
+            self._refuse(batch, self._refusal(), undone=True)
+            return
+        writes = any(task.writes for task in batch)
+        before = connection.total_changes
+        undone = True
+        try:
+            connection.execute("begin immediate" if writes else "begin")
+            for together, tasks in groupby(batch, _together):
+                _work(connection, together, list(tasks))
+            undone = False
+            connection.execute("commit")
+        except Exception as error:
+            self._roll_back(connection, batch, error, undone=undone or is_full(error))
+            return
+        if connection.total_changes != before:
+            self._on_commit()
+            self._untidy = True
+            self._tidy_at = monotonic() + IDLE
+            self._written += sum([task.size for task in batch]) + ROW * len(batch)
+        for task in batch:
+            if task.error is None:
+                task.future.set_result(task.value)
+            else:
+                task.refuse(task.error, undone=True)
+
+    def _roll_back(
+        self, connection: sqlite3.Connection, batch: list[Task], error: Exception, *, undone: bool
+    ) -> None:
+        if _for_good(error):
+            self.fail(error)
+        with suppress(sqlite3.Error):
+            connection.rollback()
+        self._on_rollback()
+        reason = error
+        if self.failed is not None:
+            reason = self._refusal()
+        elif isinstance(error, sqlite3.Error):
+            reason = explained(error, self._folder)
+        self._refuse(batch, reason, undone=undone)
+
+    def _refuse(self, batch: list[Task], error: Exception, *, undone: bool) -> None:
+        for task in batch:
+            task.refuse(error, undone=undone)
+
+    def _after(self, connection: sqlite3.Connection) -> None:
+        """Keep the files small while there is work."""
+        if self.failed is not None:
+            return
+        now = monotonic()
+        if now > self._next_look:
+            self._next_look = now + LOOK
+            self._vacuum(connection, BUSY_STEP)
+            with suppress(OSError):
+                if os.path.getsize(self._log) > LOG:
+                    self._written = CHECKPOINT
+        if self._written >= CHECKPOINT:
+            self._written = 0
+            self._try(connection, "pragma wal_checkpoint(passive)")
+
+    def _tidy(self, connection: sqlite3.Connection) -> float:
+        """Give space back while there is no work; return the seconds to wait before more of it."""
+        if self.failed is not None:
+            return IDLE
+        if self._vacuum(connection, STEP):
+            return PAUSE
+        # A reader beside us may keep the log from being emptied: do not wait for it.
+        self._try(connection, "pragma busy_timeout = 20")
+        self._try(connection, "pragma wal_checkpoint(truncate)")
+        self._try(connection, f"pragma busy_timeout = {BUSY * 1000:.0f}")
+        self._written = 0
+        self._untidy = False
+        return IDLE
+
+    def _vacuum(self, connection: sqlite3.Connection, pages: int) -> bool:
+        """Give back *pages* free pages at most; return True if it did."""
+        free = self._try(connection, "pragma freelist_count")
+        if not free or free[0] <= KEPT:
+            return False
+        # execute() would take one step, which gives back one page.
+        script = f"pragma incremental_vacuum({min(pages, free[0] - KEPT)})"
+        try:
+            connection.executescript(script)
+        except sqlite3.Error as error:
+            self._note(error)
+            return False
+        self._written += pages * PAGE
+        return True
+
+    def _try(self, connection: sqlite3.Connection, statement: str) -> Any:
+        try:
+            return connection.execute(statement).fetchone()
+        except sqlite3.Error as error:
+            self._note(error)
+            return None
+
+    def _note(self, error: sqlite3.Error) -> None:
+        if _for_good(error):
+            self.fail(error)
+
+
+_NO_CHECKPOINT_ON_CLOSE = 1006
+"""SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
+
+
+def _together(task: Task) -> Callable[[sqlite3.Connection, list[Any]], bool] | None:
+    return task.together
+
+
+def _work(
+    connection: sqlite3.Connection,
+    together: Callable[[sqlite3.Connection, list[Any]], bool] | None,
+    tasks: list[Task],
+) -> None:
+    works = [task.work for task in tasks]
+    if together is not None and len(works) > 1 and together(connection, works):
+        return
+    for task in tasks:
+        try:
+            task.value = task.work(connection)
+        except SpoolError as error:
+            task.error = error
+
+
+def _for_good(error: Exception) -> bool:
+    """Return True if the database cannot be trusted after this error."""
+    codes = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return primary(error) in codes and not is_full(error)
+
+
+def _without_sync(connection: sqlite3.Connection) -> bool:
+    """Let the connection be closed without a sync of its files; return False if it cannot."""
+    if not hasattr(connection, "setconfig"):
+        return False
+    connection.setconfig(_NO_CHECKPOINT_ON_CLOSE, True)
+    return True
