@@ -44,7 +44,7 @@ class _Buffer(threading.local):
     def __init__(self) -> None:
         # A view: the event loop's TLS layer reads into slices of it.
         self.view = memoryview(bytearray(READ_SIZE))
-        # Less at a time: what comes of it in TLS then fits into memory that malloc() keeps.
+        # Less at a time: malloc() maps no pages for plain bytes of this size.
         self.ciphertext = self.view[:CIPHERTEXT_SIZE]
 
 
