@@ -189,19 +189,21 @@ class Master:
 async def run(options: argparse.Namespace) -> Counter[str]:
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as sock:
         master = Master(sock, options.linger)
-        for _ in range(WORKERS):
-            await master.start_one()
-        clients = Clients(sock.getsockname()[1], options.linger)
-        async with asyncio.TaskGroup() as group:
-            for number in range(options.clients):
-                session = clients.kept if number % 2 else clients.one
-                group.create_task(clients.keep_on(session))
-            for _ in range(options.restarts):
-                await asyncio.sleep(options.every)
-                await master.restart_one()
-            await asyncio.sleep(options.linger)
-            clients.are_done = True
-        codes = await master.end()
+        try:
+            for _ in range(WORKERS):
+                await master.start_one()
+            clients = Clients(sock.getsockname()[1], options.linger)
+            async with asyncio.TaskGroup() as group:
+                for number in range(options.clients):
+                    session = clients.kept if number % 2 else clients.one
+                    group.create_task(clients.keep_on(session))
+                for _ in range(options.restarts):
+                    await asyncio.sleep(options.every)
+                    await master.restart_one()
+                await asyncio.sleep(options.linger)
+                clients.are_done = True
+        finally:
+            codes = await master.end()
     clients.seen["exit codes other than 0"] = sum(code != 0 for code in codes)
     return clients.seen
 
