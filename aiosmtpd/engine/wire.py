@@ -44,7 +44,7 @@ class _Buffer(threading.local):
     def __init__(self) -> None:
         # A view: the event loop's TLS layer reads into slices of it.
         self.view = memoryview(bytearray(READ_SIZE))
-        # Less at a time: its plain text then fits into memory that malloc() keeps.
+        # Less at a time: malloc() maps no pages for plain bytes of this size.
         self.ciphertext = self.view[:CIPHERTEXT_SIZE]
 
 
@@ -108,10 +108,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._hold(data)
             if len(self._out) > HIGH_WATER:
                 self._flush()
-            return
-        if self.transport is self._raw:
-            # The program has the event loop's own transport, and may write to it or close it.
-            self._send_now(data)
             return
         if not self._corked and self._handler_coroutine is not None:
             # Whatever the running command awaits next, its replies are not held back.
