@@ -39,6 +39,11 @@ LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmt
 
 CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"
 
+OPEN_RELAY = (
+    "Every client can send mail to any address through this server: write PATTERN= in front of the "
+    "URL of --deliver, or add --require-auth"
+)
+
 CHECK_RIGHTS = "check --user, --group and -n"
 
 LOGIN_PROMPTS = "Username:", "Password:"
@@ -351,6 +356,9 @@ class Program:
         if self._settings.users is not None and not self._has_tls:
             local = all(is_local(address) for address in addresses)
             log.log(logging.INFO if local else logging.WARNING, CLEAR_PASSWORDS)
+        is_relay = getattr(self._settings.handler, "is_relay", False) is True
+        if is_relay and not self._settings.require_auth and not all(map(is_local, addresses)):
+            log.warning(OPEN_RELAY)
         if self._settings.quiet or sys.stderr is None:
             return
         if sys.stderr.isatty():

@@ -167,6 +167,11 @@ class Delivery:
         return self._spool.failed
 
     @property
+    def is_relay(self) -> bool:
+        """True if clients can send mail to any address through another mail server."""
+        return any(route.is_relay for route in self._routes.all)
+
+    @property
     def missing(self) -> frozenset[str]:
         """Names of routes that messages in the spool have, and that none of the routes has."""
         return frozenset(self._courier.missing if self._courier else ())
@@ -382,7 +387,7 @@ def arrival_of(server: Any, session: Session, envelope: Envelope) -> Arrival:
     """Return all that a session knows of a message."""
     client, port = session.client_address
     cipher = (session.ssl or {}).get("cipher")
-    login = getattr(session.auth_data, "login", b"")
+    login = getattr(session.auth_data, "login", b"") or b""
     return Arrival(
         client=str(client),
         port=port,

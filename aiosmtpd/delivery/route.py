@@ -108,6 +108,11 @@ class Route:
     def __repr__(self) -> str:
         return f"<Route {self.name} {_shown(self.to)}>"
 
+    @property
+    def is_relay(self) -> bool:
+        """True if mail to any address at all goes to another mail server."""
+        return "*" in self.patterns and isinstance(self.to, str) and self.to.startswith("smtp")
+
     def matches(self, address: str) -> bool:
         """Return True if mail to this address takes this route."""
         return self._match(address)
