@@ -22,6 +22,11 @@ PIECE = 2 * RECORD
 """Bytes of ciphertext that OpenSSL gets at a time: a memory BIO never gives back its room."""
 
 
+ANSWERS = 16_384
+"""Bytes of answers to one read, at most: a key update takes 16 µs, and a read could hold thousands
+of them."""
+
+
 class _Buffer(threading.local):
     """One buffer for each thread: several event loops read at the same time."""
 
@@ -96,6 +101,8 @@ class TLS:
                 try:
                     count = int(self._object.read(PLAIN_SIZE - size, view[size:]))
                 except ssl.SSLWantReadError:
+                    if self._outgoing.pending > ANSWERS:
+                        raise ssl.SSLError(ssl.SSL_ERROR_SSL, "too many key updates") from None
                     if self._feed_more():
                         continue
                     break

@@ -105,3 +105,12 @@ async def test_a_flood_of_new_keys_is_not_kept(updates: tuple[Peer, Keys]) -> No
     assert len(peer.transport.sent) == sent
     async with asyncio.timeout(PATIENCE):
         await peer.transport.lost.wait()
+
+
+async def test_a_read_of_new_keys_alone(updates: tuple[Peer, Keys]) -> None:
+    """A read could hold thousands of them: the event loop would stand still for their time."""
+    peer, keys = updates
+    peer.transport.feed(b"".join(keys.update() for _ in range(2000)))
+    async with asyncio.timeout(PATIENCE):
+        await peer.transport.lost.wait()
+    assert len(peer.transport.sent) < 100_000
