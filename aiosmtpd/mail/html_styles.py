@@ -42,6 +42,9 @@ _BRACE = re.compile("[^{}]*+[{}]")
 _SELECTOR = re.compile(r"(?:[a-z][a-z0-9:-]*+)?(?:[.#][\w\\-]++)?", re.ASCII)
 _MOST_RULES = 10_000
 
+MOST_CLASSES = 100
+"""Classes of an element that are looked up."""
+
 _SELECTOR_RANK, _INLINE, _IMPORTANT = 10_000, 1_000_000, 10_000_000
 """The parts of a declaration's rank, to which its rule's number is added (CSS Cascade, 6)."""
 
@@ -105,7 +108,8 @@ class Sheet:
         declared = declarations(attributes["style"]) if "style" in attributes else {}
         if self.matters:
             keys = [name]
-            for word in attributes.get("class", "").lower().split():
+            words = attributes.get("class", "").lower().split(maxsplit=MOST_CLASSES)
+            for word in words[:MOST_CLASSES]:
                 keys += f".{word}", f"{name}.{word}"
             if word := attributes.get("id", "").lower():
                 keys += f"#{word}", f"{name}#{word}"

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from aiosmtpd.mail.html_elements import DEEPEST
+from aiosmtpd.mail.html_styles import MOST_CLASSES
 from aiosmtpd.mail.html_text import read, shown
 
 
@@ -230,6 +231,12 @@ def test_a_style_sheet_hides_text(css: str, element: str) -> None:
 )
 def test_a_style_sheet_does_not_hide_text(css: str, element: str) -> None:
     assert text(f"<style>.q{{opacity:0}}{css}</style>a<{element}>b</p>c") == "a\n\nb\n\nc"
+
+
+def test_the_first_classes_of_an_element_count() -> None:
+    sheet, others = "<style>.x{display:none}</style>", "y " * (MOST_CLASSES - 1)
+    assert text(f"{sheet}<p class='{others}x'>a") == ""
+    assert text(f"{sheet}<p class='{others}y x'>a") == "a"
 
 
 def test_a_style_sheet_for_paper_does_not_count() -> None:
