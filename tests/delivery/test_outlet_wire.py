@@ -32,6 +32,11 @@ def test_the_wire_has_the_message_and_one_end(content: bytes, size: int) -> None
     assert b"\r\n".join(lines).removesuffix(b"\r\n") == normal(content).removesuffix(b"\r\n")
 
 
+def test_the_end_comes_with_the_last_piece() -> None:
+    assert [*wire.mail_data(BytesIO(b"a: b\r\n\r\nx\r\n"))] == [b"a: b\r\n\r\nx\r\n.\r\n"]
+    assert [*wire.mail_data(BytesIO(b""))] == [b".\r\n"]
+
+
 @given(messages, sizes)
 def test_the_facts_are_those_of_the_whole(content: bytes, size: int) -> None:
     with patch.object(wire, "PIECE", size):

@@ -145,7 +145,11 @@ class Client(smtplib.SMTP):
     def _connected(self) -> socket.socket:
         place = self.place
         if not place.path:
-            return socket.create_connection((place.host, place.port), self.timeout)
+            sock = socket.create_connection((place.host, place.port), self.timeout)
+            # A large message and its end are several writes: none waits for the ACK of another.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.settimeout(self.timeout)

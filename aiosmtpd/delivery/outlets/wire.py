@@ -79,13 +79,17 @@ def with_crlf(piece: bytes) -> bytes:
 def mail_data(file: BinaryIO) -> Iterator[bytes]:
     """Yield the message as DATA sends it, with the dot that ends it."""
     at_begin = True
+    last = b""
     for piece in lines(file):
         if not piece:
             continue
         dot = b"." if at_begin and piece.startswith(b".") else b""
-        yield dot + piece.replace(b"\r\n.", b"\r\n..")
+        if last:
+            yield last
+        last = dot + piece.replace(b"\r\n.", b"\r\n..")
         at_begin = piece.endswith(b"\r\n")
-    yield b".\r\n" if at_begin else b"\r\n.\r\n"
+    # With the last piece: alone, these bytes would wait for the hop's delayed ACK.
+    yield last + (b".\r\n" if at_begin else b"\r\n.\r\n")
 
 
 def with_line_end(file: BinaryIO, line_end: bytes) -> Iterator[bytes]:
