@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 import attrs
 
 from aiosmtpd.delivery.database import NUMBER_BITS, SpoolError, explained, open_beside
-from aiosmtpd.delivery.ids import VALID
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.rows import envelope_from, remove_delivered
 
@@ -142,10 +141,8 @@ class Backlog:
         body: bytes | None = rows[0][0]
         if body is not None:
             return body
-        if not VALID.fullmatch(queue_id):
-            raise SpoolError(f"{self.folder}/spool.db has a wrong id: see {queue_id!a}")
         try:
-            return open(os.path.join(self.folder, "large", queue_id), "rb")
+            return open(os.path.join(self.folder, "large", os.path.basename(queue_id)), "rb")
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -49,8 +49,8 @@ PAUSE = 0.005
 LOOK = 0.05
 """Seconds between two looks at the free space while there is work."""
 
-KEPT = 256
-"""Free pages that stay in the file for new messages."""
+KEPT, BUSY_KEPT = 256, 4096
+"""Free pages that stay in the file for new messages, without and with work."""
 
 STEP, BUSY_STEP = 1024, 64
 """Pages that are given back at a time, without and with work. 1000 take 10 ms."""
@@ -280,7 +280,7 @@ class Writer:
         now = monotonic()
         if now > self._next_look:
             self._next_look = now + LOOK
-            self._vacuum(connection, BUSY_STEP)
+            self._vacuum(connection, BUSY_STEP, BUSY_KEPT)
             with suppress(OSError):
                 if os.path.getsize(self._log) > LOG:
                     self._written = CHECKPOINT
@@ -292,7 +292,7 @@ class Writer:
         """Give space back while there is no work; return the seconds to wait before more of it."""
         if self.failed is not None:
             return IDLE
-        if self._vacuum(connection, STEP):
+        if self._vacuum(connection, STEP, KEPT):
             return PAUSE
         # A reader beside us may keep the log from being emptied: do not wait for it.
         self._try(connection, "pragma busy_timeout = 20")
@@ -302,13 +302,13 @@ class Writer:
         self._untidy = False
         return IDLE
 
-    def _vacuum(self, connection: sqlite3.Connection, pages: int) -> bool:
-        """Give back *pages* free pages at most; return True if it did."""
+    def _vacuum(self, connection: sqlite3.Connection, pages: int, kept: int) -> bool:
+        """Give back *pages* free pages at most, if more than *kept* are free; return True if so."""
         free = self._try(connection, "pragma freelist_count")
-        if not free or free[0] <= KEPT:
+        if not free or free[0] <= kept:
             return False
         # execute() would take one step, which gives back one page.
-        script = f"pragma incremental_vacuum({min(pages, free[0] - KEPT)})"
+        script = f"pragma incremental_vacuum({min(pages, free[0] - kept)})"
         try:
             connection.executescript(script)
         except sqlite3.Error as error:

@@ -121,6 +121,13 @@ class TestMessages:
         assert all(int(job.item.id[2:]) == int(read(job)) for job in jobs)
         assert spool.counts().result(PATIENCE).messages == 100
 
+    def test_more_than_one_commit_takes(self, spool: Spool, folder: Path) -> None:
+        with write_locked(folder):
+            small = [put(spool, f"small{number}", b"x") for number in range(1100)]
+            great = [put(spool, f"great{number}", bytes(3 << 20)) for number in range(9)]
+        assert [future.result(PATIENCE) for future in small + great] == [None] * 1109
+        assert spool.counts().result(PATIENCE).bytes == 1100 + 9 * (3 << 20)
+
     @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a\0", "x" * 101])
     def test_id_that_is_not_a_file_name(self, spool: Spool, name: str) -> None:
         with pytest.raises(ValueError, match="queue id"):
