@@ -222,8 +222,11 @@ class _Consumer:
     async def _acknowledge(self, delivery: Delivery) -> None:
         if not await self._intake.confirm(delivery, b"+ACK"):
             log.warning("mail %s: not acknowledged, it may come again", delivery.id)
-        elif delivery.manifest is not None and self._intake.bound and self._intake.bound.deletes:
-            await forget(self._intake.bound.link, delivery.manifest)
+        elif delivery.manifest is not None and self._intake.deletes:
+            try:
+                await forget(self._intake.ask, delivery.manifest)
+            except Exception as error:
+                log.warning("mail %s: its chunks stay: %r", delivery.id, error)
 
     async def _postpone(self, delivery: Delivery, pause: float) -> None:
         delay = json.dumps({"delay": int(pause * 1e9)}).encode()

@@ -216,13 +216,12 @@ class Courier:
 
     async def _pause(self) -> float:
         """Return the seconds until there may be something to do, POLL at most."""
-        now = self._clock()
-        without = self._not_now(now)
-        times = [lane.route.breaker.again for lane in self._lanes.values()]
-        due = await self._asked(self._spool.next_due(without, self._claimed()))
+        now = time.monotonic()
+        pauses = [lane.route.breaker.again - now for lane in self._lanes.values()]
+        due = await self._asked(self._spool.next_due(self._not_now(), self._claimed()))
         if due is not None:
-            times.append(due)
-        return min([POLL, *(at - now for at in times if at > now)])
+            pauses.append(due - self._clock())
+        return min([POLL, *(pause for pause in pauses if pause > 0)])
 
     def _claimed(self) -> frozenset[int]:
         return frozenset(self._running)
@@ -251,7 +250,7 @@ class Courier:
         now, taken = self._clock(), 1
         self._expiring.clear()
         while taken and not self._stopping:
-            due = self._spool.due(now, self._room(), self._not_now(now), self._claimed())
+            due = self._spool.due(now, self._room(), self._not_now(), self._claimed())
             taken = sum([self._take(job, now) for job in await self._asked(due)])
 
     def _room(self) -> int:
@@ -263,8 +262,10 @@ class Courier:
             free += ENDING if route.name in self._expiring else 0
         return max(1, min(free, MORE))
 
-    def _not_now(self, now: float) -> set[str]:
+    def _not_now(self) -> set[str]:
         """Return the routes whose rows are not wanted: unknown, busy, or down."""
+        # Breakers do not use the wall clock, which may be set back.
+        now = time.monotonic()
         names = set(self.missing)
         for name, lane in self._lanes.items():
             if name in self._expiring:
@@ -291,7 +292,7 @@ class Courier:
             lane.ending += 1
             self._begin(job, lane, self._expire(job, lane))
             return True
-        if lane.is_busy or not route.breaker.allows(now):
+        if lane.is_busy or not route.breaker.allows(time.monotonic()):
             return False
         route.breaker.begin()
         lane.running += 1
@@ -437,12 +438,12 @@ class Courier:
             if breaker.is_down:
                 log.warning("Route %s is up again", route.name)
             breaker.succeed()
-        elif breaker.fail(self._clock(), random.random()):  # noqa: S311 - jitter
+        elif breaker.fail(time.monotonic(), random.random()):  # noqa: S311 - jitter
             log.error("Route %s is down: %s", route.name, lane.error)
 
     async def _try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
         lane = self._lane(route)
-        if not route.breaker.allows(self._clock()):
+        if not route.breaker.allows(time.monotonic()):
             failure = Later(lane.error, reply=UNREACHABLE)
             return Tried(_all(item, failure), is_down=True)
         try:

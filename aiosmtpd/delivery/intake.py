@@ -65,8 +65,6 @@ class Bound:
     link: Link
     jetstream: JetStreamContext
     stream: str
-    deletes: bool
-    """True if an acknowledged message leaves the stream, so that its chunks can go too."""
     ack_wait: float
 
 
@@ -83,6 +81,8 @@ class Intake:
         needs: Iterable[str] = (),
     ) -> None:
         self.bound: Bound | None = None
+        self.deletes = False
+        """True if an acknowledged message leaves the stream, so that its chunks can go too."""
         self._access = access
         self._subject = access.address.subject
         self._durable = durable
@@ -291,18 +291,16 @@ class Intake:
                 f"the consumer {self._durable} of stream {stream} is not one that pulls"
                 f" {self._subject} with explicit acknowledgements: choose another durable name"
             )
-        deletes = info.config.retention == "workqueue"
-        return Bound(link, jetstream, stream, deletes, config.ack_wait or self._ack_wait)
+        self.deletes = info.config.retention == "workqueue"
+        return Bound(link, jetstream, stream, config.ack_wait or self._ack_wait)
 
     async def _consumer(self, jetstream: JetStreamContext, stream: str) -> ConsumerConfig:
         from nats.js.api import AckPolicy, ConsumerConfig
-        from nats.js.errors import BadRequestError, NotFoundError
+        from nats.js.errors import BadRequestError
 
-        try:
-            found: ConsumerConfig = (await jetstream.consumer_info(stream, self._durable)).config
+        found = await self._find_consumer(jetstream, stream)
+        if found is not None:
             return found
-        except NotFoundError:
-            pass
         config = ConsumerConfig(
             durable_name=self._durable,
             ack_policy=AckPolicy.EXPLICIT,
@@ -313,8 +311,23 @@ class Intake:
         try:
             return (await jetstream.add_consumer(stream, config)).config
         except BadRequestError as error:
+            # Another process may have made it meanwhile.
+            found = await self._find_consumer(jetstream, stream)
+            if found is not None:
+                return found
             text = f"the consumer {self._durable} cannot be made: {error.description}"
             raise Misconfigured(text) from None
+
+    async def _find_consumer(
+        self, jetstream: JetStreamContext, stream: str
+    ) -> ConsumerConfig | None:
+        from nats.js.errors import NotFoundError
+
+        try:
+            found: ConsumerConfig = (await jetstream.consumer_info(stream, self._durable)).config
+        except NotFoundError:
+            return None
+        return found
 
     async def _pull(self, bound: Bound) -> None:
         """Ask for messages until the connection fails; always raises."""

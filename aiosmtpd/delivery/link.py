@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,11 @@ log = logging.getLogger("mail.log")
 
 # nats-py tries each server twice at the beginning, with this pause between, and then says so.
 _TRIES = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.02}
+
+
+def _rest(servers: list[Any], info: dict[str, Any]) -> tuple[None, float]:
+    """Let nats-py wait a day before it reconnects; it is closed long before."""
+    return None, 86400.0
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +71,7 @@ class Access:
             "name": "aiosmtpd",
             "error_cb": link.on_error,
             "disconnected_cb": link.on_disconnect,
+            "reconnect_to_server_handler": _rest,
             "connect_timeout": self.timeout,
             # Without this, a publication without a connection would wait for the next one.
             "pending_size": -1,
@@ -166,6 +172,11 @@ class Link:
             log.debug("NATS: %r at the end of a connection", error)
             if writer is not None:
                 writer.transport.abort()
+        except asyncio.CancelledError:
+            # nats-py has cancelled its own wait for the same transport, not this task.
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
 
 
 async def stream_of(stream: JetStreamContext, subject: str) -> StreamInfo | None:
@@ -191,11 +202,11 @@ def advice_for(subject: str, name: str, subjects: str) -> str:
     )
 
 
-async def forget(link: Link, manifest: Manifest) -> None:
+async def forget(ask: Callable[[str, bytes], Awaitable[bytes]], manifest: Manifest) -> None:
     """Delete the chunks of *manifest*; those that cannot be deleted stay until their max_age."""
     for piece in manifest.pieces:
         request = json.dumps({"seq": piece.sequence, "no_erase": True}).encode()
-        answer = json.loads(await link.ask(f"$JS.API.STREAM.MSG.DELETE.{manifest.stream}", request))
+        answer = json.loads(await ask(f"$JS.API.STREAM.MSG.DELETE.{manifest.stream}", request))
         if "error" in answer:
             log.warning("%s: a chunk stays: %s", manifest.subject, answer["error"])
 

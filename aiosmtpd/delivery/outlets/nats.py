@@ -247,7 +247,7 @@ class NatsOutlet:
         acknowledgement = await self._store(ready, self.subject, body, headers)
         if acknowledgement.duplicate:
             # The stream has the message with the chunks of an earlier try.
-            await forget(ready.link, manifest)
+            await forget(ready.link.ask, manifest)
 
     async def _store(
         self, ready: _Ready, subject: str, body: bytes, headers: dict[str, str]
