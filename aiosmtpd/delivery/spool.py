@@ -68,7 +68,8 @@ class Counts:
 class Spool:
     """A folder of messages, used by one process at a time.
 
-    *min_free* is in bytes of the disk, *max_bytes* in bytes of messages: see :meth:`has_room`.
+    *min_free* is in bytes of the disk, *max_bytes* in bytes of messages: see :meth:`has_room`. Keep
+    some megabytes free: even the removal of a message has to be written before it gives room.
     *max_wait* is in seconds: a delivery that is due later than that at the start is due at once,
     because the clock was set back.
     """

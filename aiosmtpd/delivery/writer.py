@@ -259,6 +259,9 @@ class Writer:
     ) -> None:
         if _for_good(error):
             self.fail(error)
+        if is_full(error):
+            # A log that has been copied is written from its beginning again: that needs no room.
+            self._written = CHECKPOINT
         with suppress(sqlite3.Error):
             connection.rollback()
         self._on_rollback()
