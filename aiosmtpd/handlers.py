@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import os
     from argparse import ArgumentParser
     from email.message import Message as EmailMessage
-    from types import ModuleType
     from typing import Self
 
     from aiosmtpd.delivery.handler import Delivery as Delivery
@@ -48,7 +47,7 @@ _ERRNO_NAMES = ("ENOSPC", "EDQUOT", "EFBIG", "EMFILE", "ENFILE")
 _NO_ROOM = {getattr(errno, name) for name in _ERRNO_NAMES if hasattr(errno, name)}
 
 
-def __getattr__(name: str) -> ModuleType | type:
+def __getattr__(name: str) -> Any:
     # Programs patch aiosmtpd.handlers.smtplib.SMTP. Imported on access: most handlers need neither.
     if name in {"mailbox", "smtplib"}:
         return importlib.import_module(name)

@@ -34,6 +34,10 @@ def banner(
     if ca_file is not None:
         lines.append(f"  CA certificate: {ca_file}")
     lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
+    if settings.deliver:
+        from aiosmtpd.delivery.outlets import shown
+
+        lines += [f"  delivers {shown(text)}" for text in settings.deliver]
     lines.append(f"  send a test: {_test_command(settings, addresses[0], ca_file)}")
     return "\n".join([*lines, "  stop it with Ctrl-C"])
 

@@ -39,6 +39,11 @@ LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmt
 
 CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"
 
+OPEN_RELAY = (
+    "Every client can send mail to any address through this server: write PATTERN= in front of the "
+    "URL of --deliver, or add --require-auth"
+)
+
 CHECK_RIGHTS = "check --user, --group and -n"
 
 LOGIN_PROMPTS = "Username:", "Password:"
@@ -310,7 +315,12 @@ class Program:
         handler = self._settings.handler
         if delivery is not None and isinstance(handler, delivery.Delivery):
             loop = asyncio.get_running_loop()
-            handler.on_failure = lambda error: loop.call_soon_threadsafe(self._spool_lost, error)
+            handler.on_failure = partial(self._hear_of_spool, loop)
+
+    def _hear_of_spool(self, loop: asyncio.AbstractEventLoop, error: BaseException) -> None:
+        # Called in another thread; the loop may be closed by now.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._spool_lost, error)
 
     def _spool_lost(self, error: BaseException) -> None:
         log.critical("The disk of the spool has failed: stopping: %s", error)
@@ -346,6 +356,9 @@ class Program:
         if self._settings.users is not None and not self._has_tls:
             local = all(is_local(address) for address in addresses)
             log.log(logging.INFO if local else logging.WARNING, CLEAR_PASSWORDS)
+        is_relay = getattr(self._settings.handler, "is_relay", False) is True
+        if is_relay and not self._settings.require_auth and not all(map(is_local, addresses)):
+            log.warning(OPEN_RELAY)
         if self._settings.quiet or sys.stderr is None:
             return
         if sys.stderr.isatty():

@@ -17,10 +17,9 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from aiosmtpd.delivery.database import SpoolError, explained, open_beside
-from aiosmtpd.delivery.ids import VALID
+from aiosmtpd.delivery.database import NUMBER_BITS, SpoolError, explained, open_beside
 from aiosmtpd.delivery.item import Arrival
-from aiosmtpd.delivery.spool import envelope_from, remove_delivered
+from aiosmtpd.delivery.rows import envelope_from, remove_delivered
 
 BUSY = 10.0
 """Seconds to wait for a commit of the server."""
@@ -39,10 +38,6 @@ class Selection:
     queue_id: str | None = None
     route: str | None = None
     dead: bool = False
-
-    def values(self, after: int) -> dict[str, Any]:
-        """Return the values of the queries, for the rows after one."""
-        return {**attrs.asdict(self), "after": after, "page": PAGE}
 
 
 @attrs.frozen(kw_only=True)
@@ -64,11 +59,9 @@ class Delivery:
 
 _WHERE = """
 from delivery join message on message.id = delivery.message
-where delivery.id > :after
+where delivery.id > :after and delivery.id < :end
     and (:route is null or delivery.route = :route)
     and (not :dead or delivery.dead)
-    and (:queue_id is null
-        or delivery.message = (select id from message where queue_id = :queue_id))
 order by delivery.id limit :page
 """
 
@@ -148,18 +141,21 @@ class Backlog:
         body: bytes | None = rows[0][0]
         if body is not None:
             return body
-        if not VALID.fullmatch(queue_id):
-            raise SpoolError(f"{self.folder}/spool.db has a wrong id: see {queue_id!a}")
         try:
-            return open(os.path.join(self.folder, "large", queue_id), "rb")
+            return open(os.path.join(self.folder, "large", os.path.basename(queue_id)), "rb")
         except FileNotFoundError:
             return None
         except OSError as error:
             raise SpoolError(f"{error.filename}: {error.strerror}; check its rights") from error
 
     def _pages(self, query: str, selection: Selection) -> Iterator[list[Any]]:
-        after = 0
-        while page := self._read(query, selection.values(after)):
+        values = {"route": selection.route, "dead": selection.dead, "page": PAGE}
+        after, end = 0, 1 << 62
+        if selection.queue_id is not None:
+            found = self._read("select id from message where queue_id = ?", (selection.queue_id,))
+            message = found[0][0] if found else -1
+            after, end = (message << NUMBER_BITS) - 1, (message + 1) << NUMBER_BITS
+        while page := self._read(query, {**values, "after": after, "end": end}):
             yield page
             after = page[-1][0]
 

@@ -118,7 +118,7 @@ def output() -> int:
         return subprocess.DEVNULL
 
 
-def kill(process: asyncio.subprocess.Process) -> None:
+def kill(process: asyncio.subprocess.Process | subprocess.Popen[bytes]) -> None:
     """End a command and its children."""
     with suppress(ProcessLookupError):
         if os.name == "posix":

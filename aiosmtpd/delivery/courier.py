@@ -16,7 +16,7 @@ from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
-from aiosmtpd.delivery.spool import Duplicate, Job, Spool
+from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolError
 
 T = TypeVar("T")
 
@@ -26,13 +26,19 @@ POLL = 0.5
 MORE = 64
 """Rows, at most, that one look at the spool asks for."""
 
+LAST_RESORT = 1.0
+"""Seconds that cancelled tries and closing outlets have, at least."""
+
+CHECK = 3.0
+"""Seconds for which the start waits for an outlet to open."""
+
 ENDING = 64
 """Messages of one route that is down which are given up at the same time."""
 
 LONGEST_PAUSE = 30.0
 """Seconds, at most, between two tries to write a result to a spool that takes nothing now."""
 
-DAY = 86400.0
+HOUR, DAY = 3600.0, 86400.0
 
 LONGEST_TEXT = 500
 """Characters of an error that are kept."""
@@ -152,6 +158,11 @@ class Courier:
         loop = self._loop
         try:
             loop.run_until_complete(self._run())
+            if tasks := asyncio.all_tasks(loop):
+                # Tasks that outlets have left.
+                for task in tasks:
+                    task.cancel()
+                loop.run_until_complete(asyncio.wait(tasks, timeout=LAST_RESORT))
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             # Worker threads that go on are not waited for: loop.close() lets them end.
@@ -169,8 +180,6 @@ class Courier:
             log.critical("The spool has failed, nothing is delivered any more: %s", cause)
             if self._on_failure is not None:
                 self._on_failure(cause)
-        except Exception:
-            log.exception("The courier has failed: nothing is delivered until the next start")
         finally:
             self._stopping = True
             await self._end_tries()
@@ -185,9 +194,20 @@ class Courier:
         event = self._event or asyncio.Event()
         while not self._stopping:
             event.clear()
-            await self._look_for_changes()
-            await self._take_due()
-            pause = await self._pause()
+            pause = POLL
+            try:
+                await self._look_for_changes()
+                await self._take_due()
+                pause = await self._pause()
+            except SpoolLost:
+                raise
+            except SpoolError as error:
+                log.error("The spool cannot be used now, next try in %g s: %s", POLL, error)
+            except Exception:
+                # Messages must not wait for the next start, whatever this is.
+                log.exception("The courier has failed, and goes on")
+            if self._spool.failed is not None:
+                raise SpoolLost from self._spool.failed
             try:
                 async with asyncio.timeout(pause):
                     await event.wait()
@@ -196,23 +216,24 @@ class Courier:
 
     async def _pause(self) -> float:
         """Return the seconds until there may be something to do, POLL at most."""
-        now = self._clock()
-        without = self._not_now(now)
-        times = [lane.route.breaker.again for lane in self._lanes.values()]
-        due = await self._asked(self._spool.next_due(without, self._claimed()))
+        now = time.monotonic()
+        pauses = [lane.route.breaker.again - now for lane in self._lanes.values()]
+        due = await self._asked(self._spool.next_due(self._not_now(), self._claimed()))
         if due is not None:
-            times.append(due)
-        return min([POLL, *(at - now for at in times if at > now)])
+            pauses.append(due - self._clock())
+        return min([POLL, *(pause for pause in pauses if pause > 0)])
 
     def _claimed(self) -> frozenset[int]:
         return frozenset(self._running)
 
     async def _asked(self, future: Future[T]) -> T:
-        """Wait for the spool; raises SpoolLost if it has failed for good."""
+        """Wait for the spool; raises SpoolLost if it has failed for good, else SpoolError."""
         try:
             return await self._landing.wait(future)
         except Exception as error:
-            raise SpoolLost from error
+            if self._spool.failed is not None:
+                raise SpoolLost from error
+            raise
 
     async def _look_for_changes(self) -> None:
         now = time.monotonic()
@@ -229,7 +250,7 @@ class Courier:
         now, taken = self._clock(), 1
         self._expiring.clear()
         while taken and not self._stopping:
-            due = self._spool.due(now, self._room(), self._not_now(now), self._claimed())
+            due = self._spool.due(now, self._room(), self._not_now(), self._claimed())
             taken = sum([self._take(job, now) for job in await self._asked(due)])
 
     def _room(self) -> int:
@@ -241,8 +262,10 @@ class Courier:
             free += ENDING if route.name in self._expiring else 0
         return max(1, min(free, MORE))
 
-    def _not_now(self, now: float) -> set[str]:
+    def _not_now(self) -> set[str]:
         """Return the routes whose rows are not wanted: unknown, busy, or down."""
+        # Breakers do not use the wall clock, which may be set back.
+        now = time.monotonic()
         names = set(self.missing)
         for name, lane in self._lanes.items():
             if name in self._expiring:
@@ -269,7 +292,7 @@ class Courier:
             lane.ending += 1
             self._begin(job, lane, self._expire(job, lane))
             return True
-        if lane.is_busy or not route.breaker.allows(now):
+        if lane.is_busy or not route.breaker.allows(time.monotonic()):
             return False
         route.breaker.begin()
         lane.running += 1
@@ -278,7 +301,7 @@ class Courier:
 
     def _begin(self, job: Job, lane: Lane, work: Coroutine[Any, Any, None]) -> None:
         task = self._running[job.number] = asyncio.get_running_loop().create_task(work)
-        task.add_done_callback(lambda task: self._let_go(job, lane, task))
+        task.add_done_callback(lambda task: self._let_go(job, task))
 
     def _lane(self, route: Route) -> Lane:
         lane = self._lanes.get(route.name)
@@ -297,12 +320,14 @@ class Courier:
             name,
         )
 
-    def _let_go(self, job: Job, lane: Lane, task: asyncio.Task[None]) -> None:
-        del self._running[job.number]
+    def _let_go(self, job: Job, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, SpoolLost):
-            log.error("%s: internal error", job.item.id, exc_info=error)
-            lane.route.breaker.abandon()
+        if error is None:
+            del self._running[job.number]
+        elif not isinstance(error, SpoolLost):
+            # Its row stays claimed, or it would be tried again at once, and without an end.
+            text = "%s: internal error, it waits for the next start"
+            log.critical(text, job.item.id, exc_info=error)
         self._rouse()
 
     async def _end_tries(self) -> None:
@@ -313,16 +338,18 @@ class Courier:
                 task.cancel()
             if late:
                 # A task that refuses to end is left behind: its row is still in the spool.
-                await asyncio.wait(late, timeout=1.0)
+                await asyncio.wait(late, timeout=LAST_RESORT)
 
     async def _close_outlets(self) -> None:
-        for lane in self._lanes.values():
-            if lane.is_open and lane.route.outlet is not None:
-                try:
-                    async with asyncio.timeout(self._grace):
-                        await lane.route.outlet.close()
-                except Exception as error:
-                    log.warning("Route %s: cannot close it: %s", lane.route.name, _line(error))
+        await asyncio.gather(*map(self._close, self._lanes.values()))
+
+    async def _close(self, lane: Lane) -> None:
+        if lane.is_open and lane.route.outlet is not None:
+            try:
+                async with asyncio.timeout(max(self._grace, LAST_RESORT)):
+                    await lane.route.outlet.close()
+            except Exception as error:
+                log.warning("Route %s: cannot close it: %s", lane.route.name, _line(error))
 
     # One try.
 
@@ -332,11 +359,24 @@ class Courier:
             tried = await self._try(lane, job.item, route.timeout)
             self._judge(lane, tried)
             await self._conclude(job, route, tried.failures)
+        except SpoolLost:
+            raise
+        except Exception:
+            log.exception("%s: internal error, next try in an hour", job.item.id)
+            await self._postpone(job)
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
         finally:
             lane.running -= 1
+
+    async def _postpone(self, job: Job) -> None:
+        """Let a message wait whose result cannot be written because of a bug."""
+        due = self._clock() + HOUR
+        recipients = job.item.recipients
+        await self._written(
+            lambda: self._spool.later(job, due=due, error="internal error", recipients=recipients)
+        )
 
     async def _expire(self, job: Job, lane: Lane) -> None:
         try:
@@ -382,7 +422,7 @@ class Courier:
 
     async def _check(self, route: Route) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(CHECK):
                 await self._open(self._lane(route))
         except Misconfigured:
             raise
@@ -398,12 +438,12 @@ class Courier:
             if breaker.is_down:
                 log.warning("Route %s is up again", route.name)
             breaker.succeed()
-        elif breaker.fail(self._clock(), random.random()):  # noqa: S311 - jitter
+        elif breaker.fail(time.monotonic(), random.random()):  # noqa: S311 - jitter
             log.error("Route %s is down: %s", route.name, lane.error)
 
     async def _try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
         lane = self._lane(route)
-        if not route.breaker.allows(self._clock()):
+        if not route.breaker.allows(time.monotonic()):
             failure = Later(lane.error, reply=UNREACHABLE)
             return Tried(_all(item, failure), is_down=True)
         try:
@@ -547,11 +587,11 @@ def _checked(item: Item, results: object) -> dict[str, Later | Never]:
 
 
 def _text(failure: Later | Never) -> str:
-    return (_line(failure) if not str(failure) else " ".join(str(failure).split()))[:LONGEST_TEXT]
+    return report.one_line(str(failure))[:LONGEST_TEXT] or type(failure).__name__
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_TEXT]
+    return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
 
 
 def _not_before(failures: Iterable[Later], due: float, now: float) -> float:

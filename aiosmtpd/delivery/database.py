@@ -35,22 +35,24 @@ create table message (
     id integer primary key, queue_id text not null unique, arrived real not null,
     envelope text not null, size integer not null, body blob);
 create table delivery (
-    id integer primary key, message integer not null references message, route text not null,
-    recipients text not null, due real not null, attempts integer not null default 0,
-    error text, dead integer not null default 0);
+    id integer primary key, message integer not null references message, size integer not null,
+    route text not null, recipients text not null, due real not null,
+    attempts integer not null default 0, error text, dead integer not null default 0);
 create table retried (route text primary key) without rowid;
-create index message_size on message(size);
-create index delivery_message on delivery(message);
 create index delivery_due on delivery(route, due) where dead = 0;
 create index delivery_dead on delivery(route) where dead = 1;
 pragma application_id = {APPLICATION};
 pragma user_version = {FORMAT};
 commit;
 """
-"""``body`` is null if the message is in ``large/``. ``retried`` has the routes that ``aiosmtpd
-queue retry`` has named since the server looked. ``delivery_due`` begins with the route, so that a
-route with a long queue does not delay others. With ``message_size``, the spool counts bytes without
-reading bodies."""
+"""``body`` is null if the message is in ``large/``. ``delivery.id`` is the id of the message in the
+upper bits and a number in the lower 16. It saves an index, and so a page in each commit.
+``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried`` has the
+routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due`` begins with
+the route, so that a route with a long queue does not delay others."""
+
+NUMBER_BITS = 16
+"""Bits of the number of a delivery in its id."""
 
 PRAGMAS = """
 pragma synchronous = full;
@@ -59,10 +61,14 @@ pragma checkpoint_fullfsync = on;
 pragma secure_delete = off;
 pragma wal_autocheckpoint = 0;
 pragma journal_size_limit = 67108864;
+pragma cache_size = -4096;
+pragma cache_spill = off;
+pragma temp_store = memory;
 """
 """Settings of the server's connection. ``fullfsync`` has an effect on macOS only. The writer makes
-the checkpoints, after it has resolved its futures."""
-
+the checkpoints, after it has resolved its futures. A commit of several megabytes stays in memory
+until it is complete: otherwise its pages would be written more than once. So do the pages that a
+savepoint may restore."""
 
 _FULL_CODES = {
     sqlite3.SQLITE_FULL,

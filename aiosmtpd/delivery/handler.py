@@ -43,6 +43,11 @@ NOT_STORED = "451 4.3.0 Message not stored, try again later"
 CLOSED = "451 4.3.0 Mail system not available, try again later"
 ONE_AT_A_TIME = "452 4.5.3 Send the message to this recipient separately"
 
+UNSUPPORTED = "555 5.5.4 Parameter not supported here:"
+
+NOT_KEPT = {"BY", "HOLDFOR", "HOLDUNTIL", "RRVS"}
+"""Parameters that ask for deliveries at a time, or for checks, that this handler does not make."""
+
 OPTIONS = "options_by_recipient"
 """The attribute of the envelope that keeps the parameters of each RCPT as sent."""
 
@@ -109,6 +114,7 @@ class Delivery:
         self._courier: Courier | None = None
         self._landing: Landing | None = None
         self._lock = threading.Lock()
+        self._failing = threading.Lock()
         self._users = 0
         self._has_failed = False
 
@@ -161,6 +167,11 @@ class Delivery:
         return self._spool.failed
 
     @property
+    def is_relay(self) -> bool:
+        """True if clients can send mail to any address through another mail server."""
+        return any(route.is_relay for route in self._routes.all)
+
+    @property
     def missing(self) -> frozenset[str]:
         """Names of routes that messages in the spool have, and that none of the routes has."""
         return frozenset(self._courier.missing if self._courier else ())
@@ -175,6 +186,7 @@ class Delivery:
             if self._courier is not None:
                 return
             self._spool.open()
+            self._has_failed = False
             courier = Courier(
                 self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool
             )
@@ -211,7 +223,8 @@ class Delivery:
         return self._landing.wait(future)
 
     def _lose_spool(self, error: BaseException) -> None:
-        with self._lock:
+        # Not the lock of _end(), which waits for the courier: it may call this.
+        with self._failing:
             if self._has_failed:
                 return
             self._has_failed = True
@@ -229,6 +242,9 @@ class Delivery:
         mail_options: list[str],
     ) -> Any:
         """Refuse the transaction if the spool has no room or has failed."""
+        for option in mail_options:
+            if (name := option.partition("=")[0].upper()) in NOT_KEPT:
+                return f"{UNSUPPORTED} {name}"
         await self._ready()
         if self._spool.failed is not None:
             log.error("The spool has failed, a message is refused: %s", self._spool.failed)
@@ -252,6 +268,9 @@ class Delivery:
             if route is not first and "direct" in (route.mode, first.mode if first else ""):
                 # One reply cannot stand for two next hops.
                 return ONE_AT_A_TIME
+        for option in rcpt_options:
+            if (name := option.partition("=")[0].upper()) in NOT_KEPT:
+                return f"{UNSUPPORTED} {name}"
         if rcpt_options:
             options = getattr(envelope, OPTIONS, {})
             setattr(envelope, OPTIONS, {**options, address: tuple(rcpt_options)})
@@ -368,7 +387,7 @@ def arrival_of(server: Any, session: Session, envelope: Envelope) -> Arrival:
     """Return all that a session knows of a message."""
     client, port = session.client_address
     cipher = (session.ssl or {}).get("cipher")
-    login = getattr(session.auth_data, "login", b"")
+    login = getattr(session.auth_data, "login", b"") or b""
     return Arrival(
         client=str(client),
         port=port,

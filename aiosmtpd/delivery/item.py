@@ -98,7 +98,9 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
-        return json.dumps(attrs.asdict(self, recurse=False), separators=(",", ":"))
+        # attrs.asdict() takes ten times as long.
+        facts = {name: getattr(self, name) for name in _FACTS}
+        return _encode({**facts, "rcpt_options": dict(self.rcpt_options)})
 
     @classmethod
     def from_json(cls, text: str) -> Arrival:
@@ -107,6 +109,10 @@ class Arrival:
         facts["mail_options"] = tuple(facts["mail_options"])
         facts["rcpt_options"] = {to: tuple(said) for to, said in facts["rcpt_options"].items()}
         return cls(**facts)
+
+
+_FACTS = tuple(field.name for field in attrs.fields(Arrival))
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @public

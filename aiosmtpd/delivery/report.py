@@ -37,7 +37,7 @@ class Failure(NamedTuple):
 
 def refused(reply: Reply) -> Failure:
     """Return the failure that a reply with a code 5yz stands for."""
-    return Failure(reply.enhanced or "5.0.0", reply, is_reply=True)
+    return Failure(reply.enhanced or "5.0.0", one_line(reply), is_reply=True)
 
 
 def expired(text: str) -> Failure:
@@ -123,9 +123,9 @@ def _words(item: Item, failures: Mapping[str, Failure], hostname: str) -> str:
         "",
     ]
     for recipient, failure in failures.items():
-        lines.append(f"  <{_safe(recipient)}>")
+        lines.append(f"  <{one_line(recipient)}>")
         lines += textwrap.wrap(
-            _safe(failure.text), 76, initial_indent="    ", subsequent_indent="    "
+            one_line(failure.text), 76, initial_indent="    ", subsequent_indent="    "
         )
     lines += ["", f"Its queue id was {item.id}.", ""]
     return "\r\n".join(lines)
@@ -163,14 +163,14 @@ def _decoded(text: str) -> str:
     return decoded if decoded.isascii() else text
 
 
-def _safe(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text in one line, without control characters."""
-    return _CONTROLS.sub(" ", text).strip()
+    return " ".join(_CONTROLS.sub(" ", text).split())
 
 
 def _field(name: str, value: str) -> str:
     """Return a header field; a long one is folded at blanks: RFC 5322 section 2.2.3."""
-    line = f"{name}: {_safe(value)}"
+    line = f"{name}: {one_line(value)}"
     if len(line) <= 78:
         return line + "\r\n"
     pieces = textwrap.wrap(line, 76, break_long_words=False, break_on_hyphens=False)

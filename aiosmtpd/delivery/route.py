@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
 from inspect import isclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 import attrs
@@ -15,9 +15,6 @@ from public import public
 from aiosmtpd.delivery.breaker import Breaker
 from aiosmtpd.delivery.item import Outlet
 from aiosmtpd.delivery.schedule import RetryLike, retry_of, seconds
-
-if TYPE_CHECKING:
-    from aiosmtpd.delivery.mail import Mail
 
 REJECT = "reject"
 """The place that refuses its recipients: 550 5.7.1 at RCPT."""
@@ -46,7 +43,7 @@ _NAME = r"(?a)[\w.@*+-][\w.@*+:-]{0,99}"
 class Route:
     """The way of a recipient's mail: to an outlet, by a pattern of the address.
 
-    *to* is a URL, an outlet object, a function that gets each :class:`Mail`, or ``"reject"``, which
+    *to* is a URL, an outlet object, a function that gets each ``Mail``, or ``"reject"``, which
     refuses the recipients. *match* is a
     pattern or several (``*@example.com``; ``*`` and ``?`` as for files; the domain in any case).
     *name* is stored with each message, and its meaning is looked up at each try; give routes names
@@ -65,7 +62,7 @@ class Route:
 
     def __init__(
         self,
-        to: str | Outlet | Callable[[Mail], Any],
+        to: str | Outlet | Callable[[Any], Any],
         match: str | Sequence[str] = "*",
         name: str | None = None,
         *,
@@ -111,12 +108,17 @@ class Route:
     def __repr__(self) -> str:
         return f"<Route {self.name} {_shown(self.to)}>"
 
+    @property
+    def is_relay(self) -> bool:
+        """True if mail to any address at all goes to another mail server."""
+        return "*" in self.patterns and isinstance(self.to, str) and self.to.startswith("smtp")
+
     def matches(self, address: str) -> bool:
         """Return True if mail to this address takes this route."""
         return self._match(address)
 
 
-RouteLike: TypeAlias = "Route | str | Outlet | Callable[[Mail], Any]"
+RouteLike: TypeAlias = Route | str | Outlet | Callable[[Any], Any]
 """A :class:`Route`, or a URL, an outlet or a function, which is a route for all recipients."""
 
 

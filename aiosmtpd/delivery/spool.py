@@ -12,16 +12,16 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from heapq import nsmallest
-from typing import Any, BinaryIO
+from typing import Any
 
 import attrs
 from public import public
 
+from aiosmtpd.delivery import rows
 from aiosmtpd.delivery.database import (
     Duplicate as Duplicate,
     SpoolError as SpoolError,
@@ -30,31 +30,17 @@ from aiosmtpd.delivery.database import (
     open_database,
 )
 from aiosmtpd.delivery.ids import VALID
-from aiosmtpd.delivery.item import Arrival, Item
+from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
 from aiosmtpd.delivery.lock import FolderLock
-from aiosmtpd.delivery.writer import BYTES, Task, Writer
+from aiosmtpd.delivery.rows import Job as Job
+from aiosmtpd.delivery.writer import Task, Writer
 
 LOOK = 0.5
 """Seconds for which the free space of the disk is remembered."""
 
-ERROR = 1000
-"""Characters of an error that are kept."""
-
 MAX_WAIT = 86400.0
 """Seconds after which every delivery is due at the start, unless ``max_wait`` says another."""
-
-
-@public
-@attrs.frozen(kw_only=True, eq=False)
-class Job:
-    """A delivery: an item for the recipients of one route. ``due`` is in seconds since 1970."""
-
-    number: int
-    route: str
-    item: Item
-    due: float
-    message: int = attrs.field(repr=False)
 
 
 @public
@@ -103,7 +89,7 @@ class Spool:
         self._lock = FolderLock(self.folder)
         self._writer: Writer | None = None
         self._failed: BaseException | None = None
-        self._tally = _Tally()
+        self._tally = rows.Tally()
         self._version = 0
         self._free = (0.0, True)
 
@@ -192,9 +178,12 @@ class Spool:
             dropped = content.remove
         envelope = f'{{"sender":{json.dumps(sender)},"arrival":{arrival.to_json()}}}'
         message = (queue_id, float(arrival.time), envelope, size, body)
-        rows = [(_text(route), json.dumps(recipients), float(due)) for route, recipients in parts]
-        work = partial(_put, self._tally, message, rows)
-        return self._submit(Task(work, len(body or b""), dropped=dropped))
+        deliveries = [
+            (rows.text_of(route), json.dumps(recipients), float(due)) for route, recipients in parts
+        ]
+        put = rows.Put(self._tally, message, deliveries)
+        task = Task(put, len(body or b""), dropped=dropped, together=rows.put_together)
+        return self._submit(task)
 
     def due(
         self,
@@ -207,19 +196,21 @@ class Spool:
 
         Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out.
         """
-        work = partial(_due, self._large, now, limit, frozenset(routes_not), frozenset(claimed))
+        work = partial(
+            rows.due_jobs, self._large, now, limit, frozenset(routes_not), frozenset(claimed)
+        )
         return self._submit(Task(work))
 
     def next_due(
         self, routes_not: Collection[str] = (), claimed: Collection[int] = ()
     ) -> Future[float | None]:
         """Return the time of the next delivery, None if there is nothing to deliver."""
-        work = partial(_next_due, frozenset(routes_not), frozenset(claimed))
+        work = partial(rows.next_due, frozenset(routes_not), frozenset(claimed))
         return self._submit(Task(work, writes=False))
 
     def done(self, job: Job) -> Future[None]:
         """Remove a delivery, and the message if that was its last one."""
-        return self._submit(Task(partial(_done, self._tally, job)))
+        return self._submit(Task(partial(rows.done, self._tally, job)))
 
     def later(
         self, job: Job, *, due: float, error: str, recipients: tuple[str, ...]
@@ -248,15 +239,19 @@ class Spool:
         """
         if not later and not dead:
             return self.done(job)
-        waiting = (json.dumps(later), float(due), _text(error)[:ERROR]) if later else None
-        given_up = (json.dumps(dead), _text(dead_error)[:ERROR]) if dead else None
-        return self._submit(Task(partial(_settle, job, waiting, given_up)))
+        given_up = (json.dumps(dead), rows.error_of(dead_error))
+        if not later:
+            return self._submit(Task(partial(rows.give_up, job.number, *given_up)))
+        waiting = (json.dumps(later), float(due), rows.error_of(error))
+        return self._submit(
+            Task(partial(rows.settle, job.number, waiting, given_up if dead else None))
+        )
 
     def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Future[None]:
         """Give some *recipients* of a job up, in a row of their own; the job keeps the others."""
         rest = [one for one in job.item.recipients if one not in recipients]
-        values = (json.dumps(rest), json.dumps(recipients), _text(error)[:ERROR])
-        return self._submit(Task(partial(_split, job.number, *values)))
+        values = (json.dumps(rest), json.dumps(recipients), rows.error_of(error))
+        return self._submit(Task(partial(rows.split, job.number, *values)))
 
     def changed(self) -> Future[bool]:
         """Return True if another process has changed rows since the last call.
@@ -270,7 +265,7 @@ class Spool:
 
         Try them at once, even if they are known not to work.
         """
-        return self._submit(Task(_retried))
+        return self._submit(Task(rows.retried))
 
     def counts(self) -> Future[Counts]:
         """Count what is in the spool."""
@@ -296,9 +291,9 @@ class Spool:
     def _start(self, connection: sqlite3.Connection) -> None:
         try:
             self._correct(connection)
-            self._version = _data_version(connection)
+            self._version = rows.data_version(connection)
             self._tally.read(connection)
-            remove_orphans(self._large, partial(_is_known, connection))
+            remove_orphans(self._large, partial(rows.is_known, connection))
         except sqlite3.Error as error:
             connection.close()
             raise explained(error, self.folder) from error
@@ -326,7 +321,7 @@ class Spool:
         return self._free[1]
 
     def _look_for_changes(self, connection: sqlite3.Connection) -> bool:
-        version = _data_version(connection)
+        version = rows.data_version(connection)
         if version == self._version:
             return False
         self._version = version
@@ -335,7 +330,7 @@ class Spool:
 
     def _count(self, connection: sqlite3.Connection) -> Counts:
         oldest = connection.execute("select arrived from message order by id limit 1").fetchone()
-        waiting, dead = (dict(connection.execute(query).fetchall()) for query in _BY_ROUTE)
+        waiting, dead = (dict(connection.execute(query).fetchall()) for query in rows.BY_ROUTE)
         return Counts(
             messages=self._tally.messages,
             bytes=self._tally.bytes,
@@ -346,242 +341,3 @@ class Spool:
                 for route in sorted(waiting.keys() | dead.keys())
             },
         )
-
-
-_BY_ROUTE = (
-    "select route, count(*) from delivery where dead = 0 group by route",
-    "select route, count(*) from delivery where dead = 1 group by route",
-)
-
-
-class _Tally:
-    """The number and the bytes of the messages, kept in memory.
-
-    The functions below note their changes, which count after the commit.
-    """
-
-    def __init__(self) -> None:
-        self.messages = 0
-        self.bytes = 0
-        self._messages = 0
-        self._bytes = 0
-        self._files: list[str] = []
-
-    def read(self, connection: sqlite3.Connection) -> None:
-        query = "select count(*), coalesce(sum(size), 0) from message"
-        self.messages, self.bytes = connection.execute(query).fetchone()
-
-    def add(self, size: int) -> None:
-        self._messages += 1
-        self._bytes += size
-
-    def remove(self, size: int, file: str | None) -> None:
-        self._messages -= 1
-        self._bytes -= size
-        if file is not None:
-            self._files.append(file)
-
-    def apply(self) -> list[str]:
-        """Count the changes of a commit; return the files in ``large/`` to remove."""
-        self.messages += self._messages
-        self.bytes += self._bytes
-        files = self._files
-        self.forget()
-        return files
-
-    def forget(self) -> None:
-        self._messages = self._bytes = 0
-        self._files = []
-
-
-def _put(
-    tally: _Tally,
-    message: tuple[str, float, str, int, bytes | None],
-    rows: list[tuple[str, str, float]],
-    connection: sqlite3.Connection,
-) -> None:
-    try:
-        number = connection.execute(
-            "insert into message(queue_id, arrived, envelope, size, body) values (?, ?, ?, ?, ?)",
-            message,
-        ).lastrowid
-    except sqlite3.IntegrityError as error:
-        raise Duplicate(f"The spool has a message {message[0]} already") from error
-    for row in rows:
-        connection.execute(
-            "insert into delivery(message, route, recipients, due) values (?, ?, ?, ?)",
-            (number, *row),
-        )
-    tally.add(message[3])
-
-
-_ROUTES = """
-with recursive found(route) as (
-    select min(route) from delivery where dead = 0
-    union all
-    select (select min(route) from delivery where dead = 0 and route > found.route)
-    from found where found.route is not null)
-select route from found where route is not null
-"""
-"""Jumps from route to route in the index: with group by, it would read all rows."""
-
-_DUE = """
-select due, id from delivery
-where dead = 0 and route = ? and due <= ? order by due, id limit ?
-"""
-
-_JOB = """
-select delivery.id, delivery.route, delivery.recipients, delivery.due, delivery.attempts,
-    message.id, message.queue_id, message.envelope, message.size, message.body
-from delivery join message on message.id = delivery.message where delivery.id = ?
-"""
-
-
-def _routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]:
-    return [route for (route,) in connection.execute(_ROUTES).fetchall() if route not in without]
-
-
-def _due(
-    large: str,
-    now: float,
-    limit: int,
-    routes_not: frozenset[str],
-    claimed: frozenset[int],
-    connection: sqlite3.Connection,
-) -> list[Job]:
-    found: list[tuple[float, int]] = []
-    for route in _routes(connection, routes_not):
-        # More than the limit: those that are claimed are due too.
-        rows = connection.execute(_DUE, (route, now, limit + len(claimed))).fetchall()
-        found += [row for row in rows if row[1] not in claimed]
-    jobs: list[Job] = []
-    size = 0
-    for _, number in nsmallest(limit, found):
-        row = connection.execute(_JOB, (number,)).fetchone()
-        try:
-            job = _job(large, row)
-        except (ValueError, TypeError, LookupError) as error:
-            _give_up(connection, number, f"The row cannot be read: {error!r}")
-            continue
-        jobs.append(job)
-        size += len(row[9] or b"")
-        if size >= BYTES:
-            break
-    return jobs
-
-
-def _job(large: str, row: Any) -> Job:
-    number, route, recipients, due, attempts, message, queue_id, envelope, size, body = row
-    sender, arrival = envelope_from(envelope)
-    item = Item(
-        id=queue_id,
-        sender=sender,
-        recipients=tuple(json.loads(recipients)),
-        arrival=arrival,
-        size=size,
-        attempts=attempts,
-        content=partial(_open, os.path.join(large, queue_id)) if body is None else body,
-    )
-    return Job(number=number, route=route, item=item, due=due, message=message)
-
-
-def envelope_from(text: str) -> tuple[str, Arrival]:
-    """Return the sender and the facts of a row; raises ValueError, TypeError or LookupError."""
-    values = json.loads(text)
-    return str(values["sender"]), Arrival.from_json(json.dumps(values["arrival"]))
-
-
-def _open(path: str) -> BinaryIO:
-    return open(path, "rb")
-
-
-def _next_due(
-    routes_not: frozenset[str], claimed: frozenset[int], connection: sqlite3.Connection
-) -> float | None:
-    times = []
-    for route in _routes(connection, routes_not):
-        rows = connection.execute(_DUE, (route, float("inf"), 1 + len(claimed))).fetchall()
-        times += [due for due, number in rows if number not in claimed][:1]
-    return min(times, default=None)
-
-
-def _done(tally: _Tally, job: Job, connection: sqlite3.Connection) -> None:
-    connection.execute("delete from delivery where id = ?", (job.number,))
-    remove_delivered(connection, job.message, tally.remove)
-
-
-def remove_delivered(
-    connection: sqlite3.Connection, message: int, removed: Callable[[int, str | None], None]
-) -> None:
-    """Remove a message without deliveries; call *removed* with its size and its file, if any."""
-    row = connection.execute(
-        "select size, case when body is null then queue_id end from message "
-        "where id = ? and not exists (select 1 from delivery where message = ?)",
-        (message, message),
-    ).fetchone()
-    if row is not None:
-        connection.execute("delete from message where id = ?", (message,))
-        removed(*row)
-
-
-def _settle(
-    job: Job,
-    waiting: tuple[str, float, str] | None,
-    dead: tuple[str, str] | None,
-    connection: sqlite3.Connection,
-) -> None:
-    if waiting is None:
-        assert dead is not None
-        connection.execute(
-            "update delivery set recipients = ?, error = ?, attempts = attempts + 1, dead = 1 "
-            "where id = ?",
-            (*dead, job.number),
-        )
-        return
-    changed = connection.execute(
-        "update delivery set recipients = ?, due = ?, error = ?, attempts = attempts + 1 "
-        "where id = ?",
-        (*waiting, job.number),
-    ).rowcount
-    # A row that `aiosmtpd queue drop` has removed stays removed.
-    if changed and dead is not None:
-        connection.execute(_DEAD_COPY, (*dead, job.number))
-
-
-def _split(
-    number: int, rest: str, recipients: str, error: str, connection: sqlite3.Connection
-) -> None:
-    connection.execute(_DEAD_COPY, (recipients, error, number))
-    connection.execute("update delivery set recipients = ? where id = ?", (rest, number))
-
-
-_DEAD_COPY = """
-insert into delivery(message, route, recipients, due, attempts, error, dead)
-select message, route, ?, due, attempts, ?, 1 from delivery where id = ?
-"""
-
-
-def _give_up(connection: sqlite3.Connection, number: int, error: str) -> None:
-    update = "update delivery set dead = 1, error = ? where id = ?"
-    connection.execute(update, (_text(error)[:ERROR], number))
-
-
-def _retried(connection: sqlite3.Connection) -> frozenset[str]:
-    routes = frozenset(route for (route,) in connection.execute("select route from retried"))
-    if routes:
-        connection.execute("delete from retried")
-    return routes
-
-
-def _is_known(connection: sqlite3.Connection, queue_id: str) -> bool:
-    query = "select 1 from message where queue_id = ?"
-    return connection.execute(query, (queue_id,)).fetchone() is not None
-
-
-def _data_version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("pragma data_version").fetchone()[0])
-
-
-def _text(value: str) -> str:
-    """Return text that a database takes: without halves of surrogate pairs."""
-    return value.encode("utf-8", "backslashreplace").decode()

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import groupby
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -36,6 +37,9 @@ ROW = 4096
 LOG = 64 << 20
 """Bytes of the log after which it is copied in any case."""
 
+GATHER = 0.002
+"""Seconds to wait for more tasks if the last batches had more than twice as many."""
+
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
 
@@ -45,8 +49,8 @@ PAUSE = 0.005
 LOOK = 0.05
 """Seconds between two looks at the free space while there is work."""
 
-KEPT = 256
-"""Free pages that stay in the file for new messages."""
+KEPT, BUSY_KEPT = 256, 4096
+"""Free pages that stay in the file for new messages, without and with work."""
 
 STEP, BUSY_STEP = 1024, 64
 """Pages that are given back at a time, without and with work. 1000 take 10 ms."""
@@ -55,10 +59,11 @@ STEP, BUSY_STEP = 1024, 64
 class Task:
     """One piece of work: a function of the connection, and the future of its result.
 
-    *size* is in bytes. *dropped* is called if the work has certainly not been done.
+    *size* is in bytes. *dropped* is called if the work has certainly not been done. *together*
+    does the work of tasks that follow each other; it returns False if they must be done one by one.
     """
 
-    __slots__ = ("dropped", "error", "future", "size", "value", "work", "writes")
+    __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
 
     def __init__(
         self,
@@ -66,11 +71,13 @@ class Task:
         size: int = 0,
         writes: bool = True,
         dropped: Callable[[], None] | None = None,
+        together: Callable[[sqlite3.Connection, list[Any]], bool] | None = None,
     ) -> None:
         self.work = work
         self.size = size
         self.writes = writes
         self.dropped = dropped
+        self.together = together
         self.future: Future[Any] = Future()
         self.value: Any = None
         self.error: Exception | None = None
@@ -104,6 +111,7 @@ class Writer:
         self._gate = threading.Lock()
         self._ended = False
         self._log = os.path.join(folder, "spool.db-wal")
+        self._usual = 0
         self._written = 0
         self._next_look = 0.0
         self._untidy = True
@@ -159,13 +167,11 @@ class Writer:
         except Exception as error:
             self.fail(error)
         self._refuse_rest()
-        try:
-            if self.failed is None or _without_sync(connection):
-                connection.close()
-        except sqlite3.Error as error:
-            self.fail(error)
+        closable = self.failed is None or _without_sync(connection)
+        if closable:
+            connection.close()
         self._done.set()
-        if self.failed is not None and not _without_sync(connection):
+        if not closable:
             # The frame of a daemon thread keeps the connection from being closed, also at the end
             # of the process: Python 3.11 cannot close a database without a sync.
             threading.Event().wait()
@@ -182,6 +188,7 @@ class Writer:
         batch: list[Task] = []
         size = 0
         task = self._wait(connection)
+        end = monotonic() + GATHER
         while task is not None:
             if task.future.set_running_or_notify_cancel():
                 batch.append(task)
@@ -189,16 +196,28 @@ class Writer:
             elif task.dropped:
                 task.dropped()
             if len(batch) >= ROWS or size >= BYTES:
+                self._usual = len(batch)
                 return batch
             try:
-                task = self._tasks.get_nowait()
+                task = self._next(len(batch), end)
             except Empty:
                 if batch:
+                    self._usual = max(len(batch), self._usual // 2)
                     return batch
                 task = self._wait(connection)
         if batch:
             self._tasks.put(None)
         return batch
+
+    def _next(self, number: int, end: float) -> Task | None:
+        """Return the next task for a batch of *number*; raises Empty if there is none.
+
+        The sessions whose messages were committed together send their next ones together too. The
+        first of these would be alone in a commit, while the others wait for its sync.
+        """
+        if number and number < self._usual // 2 and (left := end - monotonic()) > 0:
+            return self._tasks.get(timeout=left)
+        return self._tasks.get_nowait()
 
     def _wait(self, connection: sqlite3.Connection) -> Task | None:
         while self._untidy:
@@ -217,11 +236,8 @@ class Writer:
         undone = True
         try:
             connection.execute("begin immediate" if writes else "begin")
-            for task in batch:
-                try:
-                    task.value = task.work(connection)
-                except SpoolError as error:
-                    task.error = error
+            for together, tasks in groupby(batch, _together):
+                _work(connection, together, list(tasks))
             undone = False
             connection.execute("commit")
         except Exception as error:
@@ -264,7 +280,7 @@ class Writer:
         now = monotonic()
         if now > self._next_look:
             self._next_look = now + LOOK
-            self._vacuum(connection, BUSY_STEP)
+            self._vacuum(connection, BUSY_STEP, BUSY_KEPT)
             with suppress(OSError):
                 if os.path.getsize(self._log) > LOG:
                     self._written = CHECKPOINT
@@ -276,7 +292,7 @@ class Writer:
         """Give space back while there is no work; return the seconds to wait before more of it."""
         if self.failed is not None:
             return IDLE
-        if self._vacuum(connection, STEP):
+        if self._vacuum(connection, STEP, KEPT):
             return PAUSE
         # A reader beside us may keep the log from being emptied: do not wait for it.
         self._try(connection, "pragma busy_timeout = 20")
@@ -286,13 +302,13 @@ class Writer:
         self._untidy = False
         return IDLE
 
-    def _vacuum(self, connection: sqlite3.Connection, pages: int) -> bool:
-        """Give back *pages* free pages at most; return True if it did."""
+    def _vacuum(self, connection: sqlite3.Connection, pages: int, kept: int) -> bool:
+        """Give back *pages* free pages at most, if more than *kept* are free; return True if so."""
         free = self._try(connection, "pragma freelist_count")
-        if not free or free[0] <= KEPT:
+        if not free or free[0] <= kept:
             return False
         # execute() would take one step, which gives back one page.
-        script = f"pragma incremental_vacuum({min(pages, free[0] - KEPT)})"
+        script = f"pragma incremental_vacuum({min(pages, free[0] - kept)})"
         try:
             connection.executescript(script)
         except sqlite3.Error as error:
@@ -315,6 +331,25 @@ class Writer:
 
 _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
+
+
+def _together(task: Task) -> Callable[[sqlite3.Connection, list[Any]], bool] | None:
+    return task.together
+
+
+def _work(
+    connection: sqlite3.Connection,
+    together: Callable[[sqlite3.Connection, list[Any]], bool] | None,
+    tasks: list[Task],
+) -> None:
+    works = [task.work for task in tasks]
+    if together is not None and len(works) > 1 and together(connection, works):
+        return
+    for task in tasks:
+        try:
+            task.value = task.work(connection)
+        except SpoolError as error:
+            task.error = error
 
 
 def _for_good(error: Exception) -> bool:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from math import inf
-from time import monotonic
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine import diagnostics, hooks
@@ -417,8 +418,6 @@ class Transaction:
 
 def trace_fields(server: ServerSide, session: Session, envelope: Envelope) -> bytes:
     """Return Return-Path and Received for a message, with CRLFs: RFC 5321 section 4.4."""
-    from email.utils import formatdate  # seldom needed
-
     return trace.fields(
         envelope.mail_from,
         envelope.rcpt_tos,
@@ -433,8 +432,16 @@ def trace_fields(server: ServerSide, session: Session, envelope: Envelope) -> by
             authenticated=bool(session.authenticated),
         ),
         identifier=server.session_id,
-        date=formatdate(localtime=True),
+        date=_date(int(time())),
     )
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> str:
+    """Return the date of RFC 5322 for a time since 1970. All messages of a second have the same."""
+    from email.utils import formatdate  # seldom needed
+
+    return formatdate(second, localtime=True)
 
 
 def _is_refusal(status: Any) -> bool:

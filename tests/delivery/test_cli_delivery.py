@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from aiosmtpd.cli.banner import banner
 from aiosmtpd.delivery import Delivery
 from aiosmtpd.handlers import Delivery as OfHandlers
 from aiosmtpd.main import parseargs
 from tests.client import Client
-from tests.net.program import Program, refused, serving
+from tests.net.program import LISTENING, Program, refused, serving
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -105,6 +106,33 @@ def test_an_outlet_that_is_misconfigured(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert "maildir:/nowhere/mail: No such file or directory" in line
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("place", "pattern", "warns"),
+    [
+        ("0.0.0.0:0", "", True),
+        ("0.0.0.0:0", "*@a.test=", False),
+        ("127.0.0.1:0", "", False),
+    ],
+)
+def test_an_open_relay_is_warned_of(tmp_path: Path, place: str, pattern: str, warns: bool) -> None:
+    route = f"{pattern}smtp://127.0.0.1:9"
+    words = ("-n", "-l", place, "--spool", "x", "--deliver", route)
+    with Program(*words, cwd=tmp_path) as program:
+        lines = [program.err_line()]
+        while lines[-1] and LISTENING not in lines[-1]:
+            lines.append(program.err_line())
+        program.end()
+    assert ("Every client can send mail to any address" in "".join(lines)) is warns
+
+
+def test_the_banner_hides_passwords(capsys: pytest.CaptureFixture[str]) -> None:
+    route = "*@a.test=smtps://ann:secret@mx.test"
+    _, settings = parseargs(["-n", "--spool", "x", "--deliver", route])
+    text = banner(settings, "127.0.0.1:25", [("127.0.0.1", 25)])
+    assert "  delivers *@a.test=smtps://ann:***@mx.test\n" in text
 
 
 FAILING = """

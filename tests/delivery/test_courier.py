@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import threading
+import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from aiosmtpd.delivery import Delivery, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.database import open_beside
 from aiosmtpd.delivery.item import Results
+from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.delivery.support import (
     MESSAGE,
     QUICK,
@@ -267,3 +270,72 @@ def test_loops_end_by_hops(tmp_path: Path) -> None:
             assert send(controller, "bo@b.test", content=content).startswith("554 5.4.6")
         assert counts(handler).messages == 0
         assert list((tmp_path / "spool" / "large").iterdir()) == []
+
+
+def test_a_spool_that_is_full_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    due, full = Spool.due, [SpoolFull("make room"), SpoolFull("make room")]
+
+    def due_unless_full(spool: Spool, *arguments: Any) -> Any:
+        if full and arguments[0] > began:
+            future: Future[Any] = Future()
+            future.set_exception(full.pop())
+            return future
+        return due(spool, *arguments)
+
+    began = time.time()
+    monkeypatch.setattr(Spool, "due", due_unless_full)
+    place = Place()
+    with delivering(tmp_path, route(place)) as (handler, controller):
+        send(controller, "bo@b.test")
+        place.next()
+        until(lambda: counts(handler).messages == 0)
+    assert "The spool cannot be used now, next try in 0.5 s: make room" in messages(caplog)
+
+
+def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, full = Spool.done, [SpoolFull("make room")]
+
+    def done_unless_full(spool: Spool, job: Any) -> Any:
+        if full:
+            future: Future[Any] = Future()
+            future.set_exception(full.pop())
+            return future
+        return done(spool, job)
+
+    monkeypatch.setattr(Spool, "done", done_unless_full)
+    place = Place()
+    with delivering(tmp_path, route(place)) as (handler, controller):
+        send(controller, "bo@b.test")
+        until(lambda: counts(handler).messages == 0)
+    assert place.tried == 1
+
+
+def test_a_bug_delivers_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("aiosmtpd.delivery.report.make_report", fail)
+    place = Place(NO_USER)
+    with delivering(tmp_path, route(place, bounce=Place())) as (_, controller):
+        send(controller, "bo@b.test")
+        until(lambda: "internal error, next try in an hour" in messages(caplog))
+        send(controller, "bo@b.test")
+        until(lambda: place.tried == 2)
+    assert place.tried == 2
+
+
+def test_texts_of_next_hops_are_one_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Place(Later("a\r\nb\x1b[2J"), Never("550-5.1.1 No\r\n550 5.1.1 such user"))
+    caplog.set_level(logging.INFO, "mail.log")
+    with delivering(tmp_path, route(place)) as (handler, controller):
+        send(controller, "bo@b.test")
+        until(lambda: counts(handler).dead == 1)
+    text = messages(caplog, logging.INFO)
+    assert "for route app: a b [2J" in text
+    assert "'bo@b.test': 550-5.1.1 No 550 5.1.1 such user" in text

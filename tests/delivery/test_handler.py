@@ -97,6 +97,19 @@ def test_a_recipient_without_a_route(tmp_path: Path) -> None:
         assert send(controller, "bo@yes.test").startswith("250")
 
 
+def test_parameters_that_cannot_be_kept(tmp_path: Path) -> None:
+    with delivering(tmp_path, route(Place())) as (_, controller), Client(controller.port) as client:
+        client.ask(b"EHLO client.test")
+        for option in b"HOLDFOR=60", b"BY=120;R":
+            name = option.partition(b"=")[0]
+            reply = client.ask(b"MAIL FROM:<a@b.test> " + option)
+            assert reply == b"555 5.5.4 Parameter not supported here: " + name + b"\r\n"
+        assert client.ask(b"MAIL FROM:<a@b.test> MT-PRIORITY=3 RET=HDRS")[:3] == b"250"
+        option = b"RRVS=2014-04-03T23:01:00Z"
+        assert client.ask(b"RCPT TO:<c@d.test> " + option)[:9] == b"555 5.5.4"
+        assert client.ask(b"RCPT TO:<c@d.test> NOTIFY=NEVER")[:3] == b"250"
+
+
 def test_a_recipient_that_a_subclass_lets_in(tmp_path: Path) -> None:
     class Open(Delivery):
         async def handle_RCPT(self, *args: Any) -> str:

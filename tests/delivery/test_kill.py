@@ -24,6 +24,8 @@ pytestmark = [
 ]
 
 KILLS = int(os.environ.get("AIOSMTPD_KILLS", "5"))
+BETWEEN = int(os.environ.get("AIOSMTPD_KILL_AFTER", "500"))
+"""Messages between two kills; a run by hand has more."""
 SENDERS = 6
 
 SINK = """
@@ -97,7 +99,7 @@ def test_kill_9_under_load_loses_nothing(tmp_path: Path) -> None:
         sender.start()
     for _ in range(KILLS):
         with served(tmp_path, port) as program:
-            enough = total(senders) + 500
+            enough = total(senders) + BETWEEN
             until(lambda enough=enough: total(senders) > enough)  # type: ignore[misc]
             time.sleep(random.uniform(0, 0.2))
             program.process.kill()

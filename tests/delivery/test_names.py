@@ -8,7 +8,7 @@ import pytest
 import aiosmtpd.delivery
 
 
-@pytest.mark.parametrize("name", aiosmtpd.delivery.__all__)
+@pytest.mark.parametrize("name", aiosmtpd.delivery.__dict__["__all__"])
 def test_names_are_what_they_say(name: str) -> None:
     for _ in range(2):
         found = getattr(aiosmtpd.delivery, name)

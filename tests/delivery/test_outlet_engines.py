@@ -82,9 +82,9 @@ class Sink:
 
 
 @asynccontextmanager
-async def sink(*options: str) -> AsyncIterator[Sink]:
+async def sink(*options: str, port: int = 0) -> AsyncIterator[Sink]:
     with open_folder() as folder:
-        port = free_port()
+        port = port or free_port()
         user = ("-u", "nobody") if IS_ROOT else ()
         dump = ("-d", f"{folder}/dump.")
         command = (str(SINK), *user, *dump, *options, f"127.0.0.1:{port}", "100")

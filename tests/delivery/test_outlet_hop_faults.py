@@ -229,6 +229,11 @@ async def test_a_hop_that_is_down_is_later() -> None:
         await make_outlet("smtp://host.invalid").put(item_of())
 
 
+async def test_a_hop_without_tls_is_later() -> None:
+    with pytest.raises(Later, match=r"^smtps://127\.0\.0\.1:\d+: TLS: WRONG_VERSION_NUMBER$"):
+        await deliver(Script(), scheme="smtps")
+
+
 async def test_a_cancelled_try_ends_its_connection() -> None:
     script = Script(MAIL=HANG)
     async with scripted(script) as place:

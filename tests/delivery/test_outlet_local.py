@@ -5,10 +5,13 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import attrs
 import pytest
 
 from aiosmtpd.delivery.item import Full, Item, Later, Misconfigured, Never, Results
@@ -102,8 +105,12 @@ class Shop:
         Shop.seen.append((mail, threading.current_thread(), b"".join(pieces)))
 
     @staticmethod
-    def partly(mail: Mail) -> dict[str, Later]:
-        return {mail.recipients[0]: Later("not now")}
+    def partly(mail: Mail) -> Mapping[str, Later]:
+        return MappingProxyType({mail.recipients[0]: Later("not now")})
+
+    @staticmethod
+    def returns_later(mail: Mail) -> Later:
+        return Later("not now", 60)
 
     @staticmethod
     def never(mail: Mail) -> None:
@@ -116,6 +123,10 @@ class Shop:
     @staticmethod
     def returns_a_coroutine(mail: Mail) -> Any:
         return Shop.coroutine(mail)
+
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("DATABASE")
 
     class Own:
         """An outlet."""
@@ -169,15 +180,21 @@ async def test_a_function_refuses() -> None:
     assert [*results] == ["a@example.com"]
     with pytest.raises(Never, match=r"550 5\.1\.1 No such customer"):
         await deliver(f"python:{__name__}:Shop.never", item)
-    with pytest.raises(Later, match="the database is away") as caught:
-        await deliver(f"python:{__name__}:Shop.later", item)
-    assert caught.value.after == 60
+    for name, text in ("later", "the database is away"), ("returns_later", "not now"):
+        with pytest.raises(Later, match=text) as caught:
+            await deliver(f"python:{__name__}:Shop.{name}", item)
+        assert caught.value.after == 60
 
 
 async def test_an_outlet_of_the_program(seen: list[Any]) -> None:
     item = item_of()
     assert await deliver(f"python:{__name__}:Shop.Own", item) is None
     assert seen == ["open", item, "close"]
+
+
+def test_an_outlet_that_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match=r"cannot make Shop\.Broken: KeyError: 'DATABASE'"):
+        make_outlet(f"python:{__name__}:Shop.Broken")
 
 
 async def test_a_blocking_function_leaves_the_loop_free(seen: list[Any]) -> None:
@@ -251,14 +268,43 @@ async def test_the_exit_code_is_the_answer(command: str, kind: type[Exception]) 
         await deliver(f"command:{command}", item_of())
 
 
-async def test_a_cancelled_try_ends_the_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["cancel", "close"])
+async def test_a_try_that_ends_early_ends_the_command(tmp_path: Path, how: str) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    outlet = make_outlet(f"command:echo $$ > {fifo}; sleep 600")
+    outlet = make_outlet(f"command:exec > {fifo}; echo begun; sleep 600 & wait")
     task = asyncio.create_task(outlet.put(item_of()))
-    pid = int(await asyncio.to_thread(fifo.read_text))
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+    with await asyncio.to_thread(fifo.open) as file:
+        assert await asyncio.to_thread(file.readline) == "begun\n"
+        if how == "cancel":
+            task.cancel()
+        else:
+            await outlet.close()
+        with pytest.raises((asyncio.CancelledError, Later)):
+            await task
+        # The end comes when the shell and its child, which have the fifo open, are gone.
+        assert await asyncio.to_thread(file.read) == ""
+
+
+async def test_a_try_that_is_cancelled_at_once(tmp_path: Path) -> None:
+    outlet = make_outlet(f"command:cat > {tmp_path}/$SMTP_QUEUE_ID")
+    tasks = [asyncio.create_task(outlet.put(item_of(id=f"id-{number}"))) for number in range(50)]
+    await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    async with asyncio.timeout(60):
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert await outlet.put(item_of()) is None
+
+
+async def test_a_message_that_cannot_be_read_is_not_cut(tmp_path: Path) -> None:
+    class Broken(BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell():
+                raise OSError("disk error")
+            return super().read(10)
+
+    item = attrs.evolve(item_of(), content=lambda: Broken(CONTENT))
+    with pytest.raises(Later, match="disk error"):
+        await deliver(f"command:cat && touch {tmp_path}/done", item)
+    assert not (tmp_path / "done").exists()

@@ -162,9 +162,23 @@ async def test_a_broken_message_as_json() -> None:
 
 async def test_own_headers_are_sent() -> None:
     with receiving() as receiver:
-        await deliver(receiver.url, headers={"Authorization": "Bearer x", "webhook-id": "mine"})
-    assert receiver.request.headers["authorization"] == "Bearer x"
-    assert receiver.request.headers["webhook-id"] == "queue-id-1"
+        own = {"Authorization": "Bearer x", "Webhook-Id": "mine", "User-Agent": "shop"}
+        await deliver(receiver.url, headers=own)
+    headers = receiver.request.headers
+    assert headers["authorization"] == "Bearer x"
+    assert headers["user-agent"] == "shop"
+    assert headers["webhook-id"] == "queue-id-1"
+
+
+async def test_control_characters_of_a_client_are_escaped() -> None:
+    with receiving() as receiver:
+        assert await deliver(receiver.url, item_of(helo="a\x7f\r\nb: c\x00\u2028")) is None
+    field = receiver.request.headers["aiosmtpd-envelope"]
+    assert field.isascii()
+    assert field.isprintable()
+    envelope = json.loads(field)
+    assert envelope["arrival"]["helo"] == "a\x7f\r\nb: c\x00\u2028"
+    assert "b" not in receiver.request.headers
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
@@ -192,6 +206,13 @@ async def test_4xx_is_never(status: int) -> None:
     assert found.reply.startswith("552 5.3.4 " if status == 413 else "554 5.3.0 ")
     assert f"HTTP {status} " in found.reply
     assert found.reply.endswith(": no ?[31m such customer")
+
+
+async def test_too_many_recipients_for_a_header() -> None:
+    with receiving(answer=431, text=b"") as receiver:
+        found = await failure(receiver)
+    assert isinstance(found, Never)
+    assert found.reply.endswith("(with format=json, the envelope is in the body)")
 
 
 async def test_a_redirect_is_not_followed() -> None:
@@ -248,16 +269,18 @@ async def test_a_broken_connection_is_later(name: str) -> None:
             await deliver(receiver.url, reply_timeout=0.5)
 
 
-@pytest.mark.parametrize("kind", ["endless", "silent_body"])
+@pytest.mark.parametrize(("kind", "seconds"), [("endless", 60.0), ("silent_body", 0.6)])
 async def test_a_body_without_an_end_changes_nothing(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiosmtpd.delivery.outlets.webhook._BODY", 0.2)
+    # One body is over at its longest length, the other after the time for it.
+    monkeypatch.setattr("aiosmtpd.delivery.outlets.webhook._BODY", seconds)
     with receiving() as receiver:
-        receiver.answer = getattr(receiver, kind)(200)
-        assert await deliver(receiver.url, reply_timeout=0.5) is None
-        receiver.answer = getattr(receiver, kind)(400)
-        found = await failure(receiver, reply_timeout=0.5)
+        async with asyncio.timeout(20):
+            receiver.answer = getattr(receiver, kind)(200)
+            assert await deliver(receiver.url, reply_timeout=0.3) is None
+            receiver.answer = getattr(receiver, kind)(400)
+            found = await failure(receiver, reply_timeout=0.3)
     assert isinstance(found, Never)
     assert len(found.reply) < 300
 

@@ -281,6 +281,16 @@ class TestExport:
             out, err = program.process.communicate(timeout=PATIENCE)
         assert (out, err) == (MESSAGE, b"")
 
+    def test_file_is_gone(self, queue: Queue, folder: Path, tmp_path: Path) -> None:
+        (folder / "large" / "id3").unlink()
+        assert "no message id3" in queue("export", "id3", str(tmp_path / "out"), code=1).err
+        queue("export", "--all", str(tmp_path / "all"))
+        assert sorted(os.listdir(tmp_path / "all")) == ["id1.eml", "id2.eml"]
+        assert queue("show", "id3").startswith("Id:      id3\n")
+        with Program("queue", "export", "x", "-", "--spool", str(folder)) as program:
+            err = program.process.communicate(timeout=PATIENCE)[1]
+        assert b"no message x" in err
+
     def test_not_to_a_terminal(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.stdout.isatty", lambda: True)
         assert "not printed on a terminal" in queue("export", "id1", "-", code=2).err

@@ -1,5 +1,6 @@
 """Routes: patterns of recipients, names, options."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -148,6 +149,7 @@ def test_options_of_a_route() -> None:
 
 
 def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "httpx2", None)
+    monkeypatch.delitem(sys.modules, "aiosmtpd.delivery.outlets.webhook", raising=False)
+    monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(Misconfigured, match=r"pip install \"aiosmtpd\[webhook\]\""):
         Route("https://hook.test/x")

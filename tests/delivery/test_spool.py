@@ -108,6 +108,26 @@ class TestMessages:
         assert ids(due(spool)) == ["id1"]
         assert not list((folder / "large").iterdir())
 
+    def test_many_in_one_commit(self, spool: Spool, folder: Path) -> None:
+        parts = [(f"route{number}", RECIPIENTS) for number in range(3)]
+        with write_locked(folder):
+            futures = [put(spool, f"id{number:03}", b"%d" % number, parts) for number in range(99)]
+            futures += [put(spool, f"id{number:03}", b"twice", parts) for number in (5, 50)]
+            futures += [put(spool, "id099", b"99", parts)]
+        failed = [future.exception(PATIENCE) for future in futures]
+        assert [type(one) for one in failed if one] == [Duplicate, Duplicate]
+        jobs = due(spool)
+        assert len(jobs) == 300
+        assert all(int(job.item.id[2:]) == int(read(job)) for job in jobs)
+        assert spool.counts().result(PATIENCE).messages == 100
+
+    def test_more_than_one_commit_takes(self, spool: Spool, folder: Path) -> None:
+        with write_locked(folder):
+            small = [put(spool, f"small{number}", b"x") for number in range(1100)]
+            great = [put(spool, f"great{number}", bytes(3 << 20)) for number in range(9)]
+        assert [future.result(PATIENCE) for future in small + great] == [None] * 1109
+        assert spool.counts().result(PATIENCE).bytes == 1100 + 9 * (3 << 20)
+
     @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "a\0", "x" * 101])
     def test_id_that_is_not_a_file_name(self, spool: Spool, name: str) -> None:
         with pytest.raises(ValueError, match="queue id"):
@@ -165,6 +185,16 @@ class TestResults:
             ('["anna@example.com"]', None, 0),
             ('["bert@example.com"]', "no", 1),
         ]
+
+    def test_late_result_harms_no_new_message(self, spool: Spool, folder: Path) -> None:
+        put(spool, "id1")
+        job = stored(spool, "id2")
+        with beside(folder) as connection:
+            connection.execute("delete from delivery where id = ?", (job.number,))
+            connection.execute("delete from message where queue_id = 'id2'")
+        put(spool, "id3")
+        spool.done(job).result(PATIENCE)
+        assert ids(due(spool)) == ["id1", "id3"]
 
     def test_result_for_a_removed_row(self, spool: Spool, folder: Path) -> None:
         job = stored(spool, "id1")

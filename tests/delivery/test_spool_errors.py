@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -146,6 +147,73 @@ def test_crash_while_it_was_made(tmp_path: Path) -> None:
         put(spool, "id1").result(PATIENCE)
 
 
+def test_damage_beyond_the_first_look(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "CHECKED", 0)
+    with (folder / "spool.db").open("r+b") as file:
+        for page in range(2, 7):
+            file.seek(page * database.PAGE)
+            file.write(b"\xa5" * 4000)
+    assert "is damaged" in refusal(folder)
+    restore(folder)
+
+
+class TestSystems:
+    """The branches for other systems, on this one."""
+
+    def test_lock_of_windows(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        taken: set[int] = set()
+
+        def locking(descriptor: int, mode: int, count: int) -> None:
+            assert os.lseek(descriptor, 0, os.SEEK_CUR) > 1 << 20
+            if taken:
+                raise PermissionError(13, "Permission denied")
+            taken.add(descriptor)
+
+        module = SimpleNamespace(locking=locking, LK_NBLCK=2)
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        monkeypatch.setitem(sys.modules, "msvcrt", module)
+        with opened(folder):
+            assert taken
+            assert f"is in use by process {os.getpid()}" in refusal(folder)
+
+    def test_file_system_without_locks(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def flock(descriptor: int, mode: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        fcntl = SimpleNamespace(flock=flock, LOCK_EX=2, LOCK_NB=4)
+        monkeypatch.setitem(sys.modules, "fcntl", fcntl)
+        assert "No locks available; choose a local folder" in refusal(folder)
+
+    def test_sync_of_macos(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[int] = []
+        fcntl = SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda file, word: synced.append(word))
+        with opened(folder) as spool, monkeypatch.context() as patched:
+            patched.delattr(os, "fdatasync", raising=False)
+            patched.setitem(sys.modules, "fcntl", fcntl)
+            large(spool, "id1", b"x").discard()
+        assert synced == [51]
+
+    def test_sync_of_windows(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        synced: list[int] = []
+        with opened(folder) as spool, monkeypatch.context() as patched:
+            patched.delattr(os, "fdatasync", raising=False)
+            patched.delattr(os, "O_DIRECTORY", raising=False)
+            patched.setitem(sys.modules, "fcntl", None)
+            patched.setattr(os, "fsync", synced.append)
+            large(spool, "id1", b"x").discard()
+        assert len(synced) == 1
+
+    def test_folders_that_cannot_be_synced(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fsync(descriptor: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        with opened(folder) as spool, monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", fsync)
+            put(spool, "id1", large(spool, "id1", b"x")).result(PATIENCE)
+
+
 class TestFailure:
     def test_failed_sync_of_a_large_file(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +252,12 @@ class TestFailure:
                 patched.setattr(os, "fdatasync", full, raising=False)
                 with pytest.raises(SpoolFull, match="is full: make room"):
                     file.finish()
+                patched.setattr(os, "open", full)
+                with pytest.raises(SpoolFull, match="is full: make room"):
+                    spool.large("id3")
+                patched.setattr(os, "open", failing)
+                with pytest.raises(OSError, match="the disk fails"):
+                    spool.large("id3")
             file.discard()
             assert spool.failed is None
             put(spool, "id2").result(PATIENCE)
@@ -207,6 +281,8 @@ class TestFailure:
                 while not futures[0].running():
                     time.sleep(0.001)
                 futures += [put(spool, f"more{number}") for number in range(3)]
+                cancelled = put(spool, "cancelled")
+                assert cancelled.cancel()
                 file = large(spool, "big", b"x")
                 futures.append(put(spool, "big", file))
                 with beside(folder) as other:
@@ -229,9 +305,9 @@ def test_locked_by_another_program(folder: Path, monkeypatch: pytest.MonkeyPatch
         assert ids(due(spool)) == ["small", "large", "id2"]
 
 
-def failing(descriptor: int) -> None:
+def failing(*_: object) -> None:
     raise OSError(errno.EIO, "the disk fails")
 
 
-def full(descriptor: int) -> None:
+def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, "the disk is full")

@@ -41,6 +41,7 @@ class Receiver:
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         size = int(handler.headers["content-length"])
         fields = {name.lower(): value for name, value in handler.headers.items()}
+        assert len(fields) == len(handler.headers), "a field came twice"
         self.requests.append(Request(handler.path, fields, handler.rfile.read(size)))
         if callable(self.answer):
             self.answer(handler)

@@ -11,7 +11,6 @@ import ssl
 import time
 
 from aiosmtpd.delivery.item import Later
-from aiosmtpd.delivery.nexthop import own_name
 from aiosmtpd.delivery.outlets.place import Place
 
 # Bytes of one reply: a hop that never ends it must not fill the memory.
@@ -58,10 +57,13 @@ class Replies:
 
 
 class Client(smtplib.SMTP):
-    """A connection to *place*, over SMTP or LMTP; *timeout* is in seconds, for each step."""
+    """A connection to *place*, over SMTP or LMTP, from a host that calls itself *name*.
 
-    def __init__(self, place: Place, timeout: float, name: str = "") -> None:
-        super().__init__(local_hostname=name or own_name(), timeout=timeout)
+    *timeout* is in seconds, for each step.
+    """
+
+    def __init__(self, place: Place, timeout: float, name: str) -> None:
+        super().__init__(local_hostname=name, timeout=timeout)
         self.place = place
         self.seconds = timeout
         self.in_mail_data = False
@@ -143,7 +145,11 @@ class Client(smtplib.SMTP):
     def _connected(self) -> socket.socket:
         place = self.place
         if not place.path:
-            return socket.create_connection((place.host, place.port), self.timeout)
+            sock = socket.create_connection((place.host, place.port), self.timeout)
+            # A large message and its end are several writes: none waits for the ACK of another.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return sock
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.settimeout(self.timeout)

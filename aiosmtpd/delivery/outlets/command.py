@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import threading
 from contextlib import suppress
+from typing import IO
 
 from public import public
 
 from aiosmtpd.delivery.command import LAST, LINE_END, TEMPORARY, kill, output, without_nul
 from aiosmtpd.delivery.item import Item, Later, Never, Results
+from aiosmtpd.delivery.outlets.wire import with_line_end
+from aiosmtpd.delivery.outlets.workers import Workers
 
 
 def from_url(url: str) -> CommandOutlet:
@@ -32,16 +36,25 @@ class CommandOutlet:
 
     def __init__(self, command: str) -> None:
         self.command = command
+        self._running: set[_Run] = set()
+        self._workers = Workers("command")
 
     async def open(self) -> None:
         """Do nothing: the shell finds the command at each message."""
 
     async def put(self, item: Item) -> Results:
-        """Run the command."""
+        """Run the command, fed and awaited by a worker thread."""
+        run = _Run(self.command, item)
+        self._running.add(run)
         try:
-            code = await self._run(item)
+            code = await self._workers.run(run.result)
+        except asyncio.CancelledError:
+            run.kill()
+            raise
         except OSError as error:
             raise Later(f"cannot run the command: {error}") from error
+        finally:
+            self._running.discard(run)
         if code == 0:
             return None
         if code in TEMPORARY or not 0 <= code <= LAST:
@@ -49,43 +62,71 @@ class CommandOutlet:
         raise Never(f"554 5.3.0 The command ended with exit code {code}")
 
     async def close(self) -> None:
-        """Do nothing: each put() ends its command."""
+        """Kill the commands that run, and end the threads."""
+        for run in self._running:
+            run.kill()
+        self._workers.close()
 
-    async def _run(self, item: Item) -> int:
+
+class _Run:
+    """One run of a command; :meth:`kill` ends it, from another thread.
+
+    A thread waits for it, because asyncio cannot cancel the start of a process safely.
+    """
+
+    def __init__(self, command: str, item: Item) -> None:
+        self._command = command
+        self._item = item
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
+
+    def result(self) -> int:
+        """Run the command and return its exit code."""
         target = output()
-        process = await asyncio.create_subprocess_shell(
-            self.command,
-            stdin=subprocess.PIPE,
-            stdout=target,
-            stderr=target,
-            env={**os.environ, **environment(item)},
-            # A process group of its own: kill() ends its children too, and Ctrl-C ends only us.
-            start_new_session=os.name == "posix",
-        )
+        with self._lock:
+            if self._killed:
+                return -1
+            self._process = process = subprocess.Popen(  # noqa: S602 - the operator's command
+                self._command,
+                shell=True,
+                stdin=subprocess.PIPE,
+                stdout=target,
+                stderr=target,
+                env={**os.environ, **environment(self._item)},
+                # A group of its own: kill() ends its children too, Ctrl-C ends only us.
+                start_new_session=os.name == "posix",
+            )
         try:
             if process.stdin is not None:
-                # A command need not read all of the message.
-                with suppress(BrokenPipeError, ConnectionResetError, RuntimeError):
-                    await _feed(process.stdin, item)
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    process.stdin.close()
-            return await process.wait()
+                self._feed(process.stdin)
         finally:
-            if process.returncode is None:
-                kill(process)
-                await process.wait()
+            process.wait()
+        return process.returncode
 
+    def kill(self) -> None:
+        """End the command and its children."""
+        with self._lock:
+            self._killed = True
+            if self._process is not None and self._process.poll() is None:
+                kill(self._process)
 
-async def _feed(stdin: asyncio.StreamWriter, item: Item) -> None:
-    rest = b""
-    async for piece in item.chunks():
-        piece = rest + piece
-        rest = b"\r" if piece.endswith(b"\r") else b""
-        # Filters expect the line ends of the system.
-        stdin.write(piece.removesuffix(b"\r").replace(b"\r\n", LINE_END))
-        await stdin.drain()
-    stdin.write(rest)
-    await stdin.drain()
+    def _feed(self, stdin: IO[bytes]) -> None:
+        try:
+            with self._item.open() as file:
+                # Filters expect the line ends of the system.
+                for piece in with_line_end(file, LINE_END):
+                    stdin.write(piece)
+        except (BrokenPipeError, ConnectionResetError):
+            # A command need not read all of the message.
+            pass
+        except BaseException:
+            # Before the pipe is closed: the command must not take a part for the whole.
+            self.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                stdin.close()
 
 
 def environment(item: Item) -> dict[str, str]:

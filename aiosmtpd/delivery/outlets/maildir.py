@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from public import public
 
 from aiosmtpd.delivery.item import Full, Item, Later, Misconfigured, Results
+from aiosmtpd.delivery.outlets.wire import with_line_end
 from aiosmtpd.delivery.outlets.workers import Workers
 
 if TYPE_CHECKING:
     from aiosmtpd.delivery.maildir import DurableMaildir
 
 _ERRNO_NAMES = ("ENOSPC", "EDQUOT", "EFBIG")
-_PIECE = 1 << 20
 _NO_ROOM = {getattr(errno, name) for name in _ERRNO_NAMES if hasattr(errno, name)}
 
 
@@ -76,14 +75,4 @@ class MaildirOutlet:
     def _store(self, item: Item) -> None:
         if self._maildir is not None:
             with item.open() as file:
-                self._maildir.add_pieces(_with_lf(iter(lambda: file.read(_PIECE), b"")))
-
-
-def _with_lf(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    # A CRLF may be cut in two between pieces.
-    rest = b""
-    for piece in pieces:
-        piece = rest + piece
-        rest = b"\r" if piece.endswith(b"\r") else b""
-        yield piece.removesuffix(b"\r").replace(b"\r\n", b"\n")
-    yield rest
+                self._maildir.add_pieces(with_line_end(file, b"\n"))

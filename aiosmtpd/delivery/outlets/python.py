@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +29,10 @@ def from_url(url: str) -> Outlet:
         raise ValueError("write python:MODULE:FUNCTION")
     found = _find(module_name, name)
     if inspect.isclass(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise ValueError(f"cannot make {name}: {type(error).__name__}: {error}") from None
     if all(hasattr(found, method) for method in ("open", "put", "close")):
         outlet: Outlet = found
         return outlet
@@ -65,8 +68,11 @@ class PythonOutlet:
             result = await self._workers.run(self.function, mail)
             if isinstance(result, Awaitable):
                 result = await result
+        if isinstance(result, Exception):
+            # A Later that is returned means the same as one that is raised.
+            raise result
         # A function may return anything: only failures by recipient have a meaning.
-        return result if isinstance(result, dict) else None
+        return result if isinstance(result, Mapping) else None
 
     async def close(self) -> None:
         """End the threads."""

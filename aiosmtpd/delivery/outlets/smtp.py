@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 import ssl
 from collections.abc import Sequence
 
@@ -19,6 +20,7 @@ from aiosmtpd.delivery.nexthop import (
     NO_REQUIRETLS,
     NO_UTF8_ADDRESS,
     NO_UTF8_HEADER,
+    own_name,
 )
 from aiosmtpd.delivery.outlets import wire
 from aiosmtpd.delivery.outlets.client import Client, one_line
@@ -55,6 +57,8 @@ def from_url(
     user, password = user or place.user, password or place.password
     if bool(user) != bool(password):
         raise ValueError("AUTH needs a user and a password")
+    if place.path and not hasattr(socket, "AF_UNIX"):
+        raise ValueError("this system has no Unix sockets")
     encrypted = place.scheme in {"smtps", "smtp+starttls"}
     if user and not (encrypted or place.path or plain_auth):
         raise ValueError(
@@ -135,6 +139,9 @@ class SMTPOutlet:
 
     async def put(self, item: Item) -> Results:
         """Send the message, in a worker thread; if this is cancelled, the connection ends."""
+        if not self.hostname:
+            # In a thread: the first time, it may wait for the DNS.
+            self.hostname = await self._workers.run(own_name)
         client = Client(self.place, self.reply_timeout, self.hostname)
         self._clients.add(client)
         try:
@@ -164,6 +171,8 @@ class SMTPOutlet:
             return transaction.run()
         except ssl.SSLCertVerificationError as error:
             raise Later(f"{self.place}: certificate: {error.verify_message}") from error
+        except ssl.SSLError as error:
+            raise Later(f"{self.place}: TLS: {error.reason or _said(error)}") from error
         except (OSError, ValueError) as error:
             raise Later(f"{self.place}: {_said(error)}") from error
         finally:

@@ -123,19 +123,14 @@ class WebhookOutlet:
         if self._client is not None:
             return
         try:
-            verify = await self._workers.run(self._context)
+            client = await self._workers.run(self._make)
         except OSError as error:
             line = f"{shown(self.url)}: cafile: {error.strerror or error}"
             raise Misconfigured(line) from None
         await self._warn()
         # Several put() may have come here; from here on there is no other await.
         if self._client is None:
-            self._client = httpx2.AsyncClient(
-                verify=verify,
-                timeout=self.reply_timeout,
-                follow_redirects=False,
-                limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE),
-            )
+            self._client = client
 
     async def put(self, item: Item) -> Results:
         """Post the message."""
@@ -146,7 +141,7 @@ class WebhookOutlet:
             async with asyncio.timeout(seconds) as limit:
                 await self._post(request, limit)
         except TimeoutError:
-            raise Later(f"{shown(self.url)}: no reply in {seconds:.0f} seconds") from None
+            raise Later(f"{shown(self.url)}: no reply in {seconds:.1f} seconds") from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             said = _one_line(str(error)) or type(error).__name__
             raise Later(f"{shown(self.url)}: {said}") from error
@@ -179,15 +174,24 @@ class WebhookOutlet:
         elif text:
             line += ": " + text[:_LONGEST_RESPONSE].decode("utf-8", "replace")
         line = _one_line(line)
+        if code == 431:
+            line += " (with format=json, the envelope is in the body)"
         if code in _TRY_AGAIN or code >= 500 or code < 400:
             kind = Full if code == 507 else Later
             return kind(f"{shown(self.url)}: {line}", _pause(response.headers.get("retry-after")))
         return Never(f"552 5.3.4 {line}" if code == 413 else f"554 5.3.0 {line}")
 
-    def _context(self) -> ssl.SSLContext | bool:
+    def _make(self) -> httpx2.AsyncClient:
+        # In a thread: to read the authorities of the system takes a while.
+        verify: ssl.SSLContext | bool = self.verify
         if self.verify and self.cafile is not None:
-            return ssl.create_default_context(cafile=self.cafile)
-        return self.verify
+            verify = ssl.create_default_context(cafile=self.cafile)
+        return httpx2.AsyncClient(
+            verify=verify,
+            timeout=self.reply_timeout,
+            follow_redirects=False,
+            limits=httpx2.Limits(max_connections=None, keepalive_expiry=_IDLE),
+        )
 
     async def _warn(self) -> None:
         if has_secret(self.url):
@@ -210,15 +214,17 @@ class _Request:
         now = str(int(time.time()))
         json_format = self._json is not None
         size = item.size if self._json is None else len(self._json)
-        self.headers = {
-            **outlet.headers,
-            "User-Agent": f"aiosmtpd/{__version__}",
-            "Accept-Encoding": "identity",
-            "Content-Type": "application/json" if json_format else "message/rfc822",
-            "Content-Length": str(size),
-            "webhook-id": item.id,
-            "webhook-timestamp": now,
-        }
+        self.headers = httpx2.Headers({"User-Agent": f"aiosmtpd/{__version__}"})
+        self.headers.update(outlet.headers)
+        self.headers.update(
+            {
+                "Accept-Encoding": "identity",
+                "Content-Type": "application/json" if json_format else "message/rfc822",
+                "Content-Length": str(size),
+                "webhook-id": item.id,
+                "webhook-timestamp": now,
+            }
+        )
         if not json_format:
             self.headers["Aiosmtpd-Envelope"] = _envelope(item)
         if outlet.keys:
@@ -260,7 +266,8 @@ def _envelope(item: Item) -> str:
         "recipients": item.recipients,
         "arrival": attrs.asdict(item.arrival),
     }
-    return json.dumps(envelope, separators=(",", ":"))
+    # DEL is the one control character that JSON does not escape.
+    return json.dumps(envelope, separators=(",", ":")).replace("\x7f", "\\u007f")
 
 
 def as_json(item: Item) -> bytes:

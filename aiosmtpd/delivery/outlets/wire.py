@@ -1,4 +1,4 @@
-"""Mail data as DATA sends it, made in pieces: CRLF line ends, dots doubled (RFC 5321 4.5.2)."""
+"""Messages read in pieces: as DATA sends them (RFC 5321 section 4.5.2), or with other line ends."""
 
 from __future__ import annotations
 
@@ -79,10 +79,24 @@ def with_crlf(piece: bytes) -> bytes:
 def mail_data(file: BinaryIO) -> Iterator[bytes]:
     """Yield the message as DATA sends it, with the dot that ends it."""
     at_begin = True
+    last = b""
     for piece in lines(file):
         if not piece:
             continue
         dot = b"." if at_begin and piece.startswith(b".") else b""
-        yield dot + piece.replace(b"\r\n.", b"\r\n..")
+        if last:
+            yield last
+        last = dot + piece.replace(b"\r\n.", b"\r\n..")
         at_begin = piece.endswith(b"\r\n")
-    yield b".\r\n" if at_begin else b"\r\n.\r\n"
+    # With the last piece: alone, these bytes would wait for the hop's delayed ACK.
+    yield last + (b".\r\n" if at_begin else b"\r\n.\r\n")
+
+
+def with_line_end(file: BinaryIO, line_end: bytes) -> Iterator[bytes]:
+    """Yield the message with *line_end* for each CRLF; bare CR and LF stay as they are."""
+    rest = b""
+    while piece := file.read(PIECE):
+        piece = rest + piece
+        rest = b"\r" if piece.endswith(b"\r") else b""
+        yield piece.removesuffix(b"\r").replace(b"\r\n", line_end)
+    yield rest

@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
-from typing import TypeVar
+from queue import SimpleQueue
+from typing import Any, TypeAlias, TypeVar
 
 T = TypeVar("T")
 
-MOST = 100
-"""Threads of an outlet, at most; the route's concurrency keeps it well below."""
+_Job: TypeAlias = "tuple[Future[Any], Callable[[], Any]]"
+
+_numbers = itertools.count(1)
 
 
 class Workers:
-    """Runs plain functions in threads of its own; the threads are started when needed."""
+    """Runs plain functions in threads of its own, as many as there are calls at a time.
+
+    The threads of a ``ThreadPoolExecutor`` keep the process from ending. These do not: a function
+    that hangs when the server stops has not delivered, and its message is still in the spool.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._pool: ThreadPoolExecutor | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._started = 0
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Return the function's result. A thread goes on if the caller is cancelled."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(MOST, thread_name_prefix=self._name)
+        future: Future[T] = Future()
         run = copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._pool, run, function, *args)
+        self._jobs.put((future, lambda: run(function, *args)))
+        if not self._idle.acquire(blocking=False):
+            self._started += 1
+            name = f"{self._name}-{next(_numbers)}"
+            threading.Thread(
+                target=_work, args=(self._jobs, self._idle), name=name, daemon=True
+            ).start()
+        return await asyncio.wrap_future(future)
 
     def close(self) -> None:
         """End the threads, each after its function; do not wait for them."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+        for _ in range(self._started):
+            self._jobs.put(None)
+        self._begin()
+
+
+def _work(jobs: SimpleQueue[_Job | None], idle: threading.Semaphore) -> None:
+    while (job := jobs.get()) is not None:
+        future, function = job
+        if future.set_running_or_notify_cancel():
+            try:
+                result = function()
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+                del result
+        # An idle thread must not keep a message in memory.
+        del job, future, function
+        idle.release()
