@@ -156,7 +156,8 @@ def smtp(url: str, folder: Path) -> Iterator[tuple[int, int]]:
 
 def serve(url: str, folder: Path) -> None:
     """Deliver directly to *url* until standard input ends; print the port."""
-    handler = Delivery(folder / "spool", [Route(url, mode="direct", fsync=True, fallback=None)])
+    options: dict[str, Any] = {"mode": "direct", "fsync": True, "fallback": None}
+    handler = Delivery(folder / "spool", [Route(url, concurrency=FLIGHT, **options)])
     limits: dict[str, Any] = {"max_connections_per_host": 1000, "max_connection_rate": 1000}
     with Controller(handler, port=0, **limits) as controller:
         print(controller.port, flush=True)
