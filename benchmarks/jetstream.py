@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import nats
 from load import Crowd, message, transaction
 from nats.js import JetStreamContext
@@ -78,8 +79,22 @@ def item() -> Item:
     )
 
 
-async def rate(put: Put, messages: int) -> float:
-    """Return messages per second, :data:`FLIGHT` at a time."""
+@attrs.frozen
+class Round:
+    """Messages a second, and microseconds of CPU for each: of this process, or of the server."""
+
+    rate: float
+    cpu: float
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU seconds of another process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def publish(put: Put, messages: int) -> Round:
+    """Call *put* so many times, :data:`FLIGHT` at a time."""
     left = messages
 
     async def work() -> None:
@@ -88,12 +103,13 @@ async def rate(put: Put, messages: int) -> float:
             left -= 1
             await put()
 
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work() for _ in range(FLIGHT)))
-    return messages / (time.perf_counter() - begin)
+    cpu = time.process_time() - cpu
+    return Round(messages / (time.perf_counter() - begin), cpu / messages * 1e6)
 
 
-async def compare(url: str, folder: Path, rounds: int, messages: int) -> dict[str, list[float]]:
+async def compare(url: str, folder: Path, rounds: int, messages: int) -> dict[str, list[Round]]:
     """Let nats-py, the outlet and SMTP take turns."""
     client = await nats.connect(url.rpartition("/")[0])
     jetstream: JetStreamContext = client.jetstream()
@@ -106,17 +122,17 @@ async def compare(url: str, folder: Path, rounds: int, messages: int) -> dict[st
     def plain() -> Awaitable[object]:
         return jetstream.publish("mail.in", BODY, headers={"Nats-Msg-Id": new_queue_id()})
 
-    found: dict[str, list[float]] = {"nats-py": [], "outlet": [], "SMTP, direct": []}
-    with smtp(url, folder) as port:
-        crowd = await asyncio.to_thread(
-            Crowd, port, FLIGHT, transaction(BODY + b".\r\n"), False, False
-        )
+    found: dict[str, list[Round]] = {"nats-py": [], "outlet": [], "SMTP, direct": []}
+    steps = transaction(BODY + b".\r\n")
+    with smtp(url, folder) as (port, pid):
+        crowd = await asyncio.to_thread(Crowd, port, FLIGHT, steps, False, False)
         for number in range(rounds + 1):
             puts: dict[str, Put] = {"nats-py": plain, "outlet": lambda: outlet.put(item())}
-            rates = {name: await rate(put, messages) for name, put in puts.items()}
-            begin = time.perf_counter()
+            rates = {name: await publish(put, messages) for name, put in puts.items()}
+            begin, cpu = time.perf_counter(), cpu_seconds(pid)
             await asyncio.to_thread(crowd.run, messages)
-            rates["SMTP, direct"] = messages / (time.perf_counter() - begin)
+            seconds, cpu = time.perf_counter() - begin, cpu_seconds(pid) - cpu
+            rates["SMTP, direct"] = Round(messages / seconds, cpu / messages * 1e6)
             await jetstream.purge_stream("MAIL")
             # The first round warms up.
             for name, one in rates.items() if number else ():
@@ -127,20 +143,21 @@ async def compare(url: str, folder: Path, rounds: int, messages: int) -> dict[st
 
 
 @contextmanager
-def smtp(url: str, folder: Path) -> Iterator[int]:
-    """Run a server in another process; yield its port."""
+def smtp(url: str, folder: Path) -> Iterator[tuple[int, int]]:
+    """Run a server in another process; yield its port and its process id."""
     command = [sys.executable, __file__, "--serve", url, "--folder", str(folder)]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
-        yield int(server.stdout.readline())
+        yield int(server.stdout.readline()), server.pid
     finally:
         server.communicate("")
 
 
 def serve(url: str, folder: Path) -> None:
     """Deliver directly to *url* until standard input ends; print the port."""
-    handler = Delivery(folder / "spool", [Route(url, mode="direct", fsync=True, fallback=None)])
+    options: dict[str, Any] = {"mode": "direct", "fsync": True, "fallback": None}
+    handler = Delivery(folder / "spool", [Route(url, concurrency=FLIGHT, **options)])
     limits: dict[str, Any] = {"max_connections_per_host": 1000, "max_connection_rate": 1000}
     with Controller(handler, port=0, **limits) as controller:
         print(controller.port, flush=True)
@@ -165,12 +182,14 @@ def main() -> None:
                 url = f"nats://127.0.0.1:{port}/mail.in"
                 found = asyncio.run(compare(url, folder, settings.rounds, settings.messages))
         print(f"sync_interval: {sync}")
-        for name, rates in found.items():
-            ratios = [own / base for own, base in zip(rates, found["nats-py"], strict=True)]
+        for name, them in found.items():
+            pairs = zip(them, found["nats-py"], strict=True)
+            ratio = statistics.median(own.rate / base.rate for own, base in pairs)
             aim = f"  (wanted: {wanted})" if name.startswith("SMTP") else ""
             print(
-                f"  {name:13}{statistics.median(rates):9,.0f}/s"
-                f"   {statistics.median(ratios):5.2f} of nats-py{aim}"
+                f"  {name:13}{statistics.median(one.rate for one in them):9,.0f}/s"
+                f"{statistics.median(one.cpu for one in them):7.0f} µs CPU"
+                f"   {ratio:5.2f} of nats-py{aim}"
             )
 
 

@@ -59,7 +59,8 @@ class Access:
                 await link.client.connect(**self._options(link))
         except NoServersError:
             await link.end()
-            raise ConnectionError(f"no server lets us in at {self.address}{link.trouble}") from None
+            text = f"no server lets us in at {self.address}: {link.troubles}"
+            raise ConnectionError(text) from None
         except BaseException:
             await link.end()
             raise
@@ -92,10 +93,15 @@ class Link:
         """True when the connection ended by itself."""
         self.retired = False
         """True when the connection ends as soon as the last user has its answer."""
-        self.trouble = ""
+        self._troubles: dict[str, None] = {}
         self._tell = lost
         self._deadlines: set[asyncio.Timeout] = set()
         self._end: asyncio.Task[None] | None = None
+
+    @property
+    def troubles(self) -> str:
+        """The errors that nats-py has reported, each once."""
+        return "; ".join(self._troubles)
 
     @property
     def usable(self) -> bool:
@@ -132,7 +138,7 @@ class Link:
             self._begin_end()
 
     async def on_error(self, error: Exception) -> None:
-        self.trouble = f": {error}"
+        self._troubles[str(error)] = None
         log.debug("NATS: %s", error)
 
     async def on_disconnect(self) -> None:

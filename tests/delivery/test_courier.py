@@ -126,7 +126,8 @@ def test_concurrency_of_a_route(tmp_path: Path) -> None:
             return await super().put(item)
 
     place = Busy()
-    with delivering(tmp_path, route(place, concurrency=3)) as (_, controller):
+    idle = route(Place(), "*@c.test", "idle", concurrency=50)
+    with delivering(tmp_path, idle, route(place, concurrency=3)) as (_, controller):
         for _ in range(20):
             send(controller, "bo@b.test")
         for _ in range(20):
@@ -136,13 +137,14 @@ def test_concurrency_of_a_route(tmp_path: Path) -> None:
 
 def test_a_name_that_is_gone_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with delivering(tmp_path, route(Hanging(), name="old"), grace=0.1) as (_, controller):
-        send(controller, "bo@b.test")
+        for _ in range(5):
+            send(controller, "bo@b.test")
     place = Place()
-    with delivering(tmp_path, route(place, name="new")) as (handler, controller):
+    with delivering(tmp_path, route(place, name="new", concurrency=1)) as (handler, controller):
         send(controller, "cy@b.test")
         assert place.item().recipients == ("cy@b.test",)
         until(lambda: handler.missing == {"old"})
-        assert counts(handler).routes["old"].waiting == 1
+        assert counts(handler).routes["old"].waiting == 5
     assert messages(caplog).count("No route is called 'old'") == 1
     assert place.items.empty()
     with delivering(tmp_path, route(place, name="old")):
@@ -256,6 +258,8 @@ def test_an_operator_wakes_a_down_route(tmp_path: Path) -> None:
             send(controller, "bo@b.test")
         until(lambda: place.tried == 5)
         connection = open_beside(str(tmp_path / "spool"), 5)
+        tried = "select min(attempts) from delivery"
+        until(lambda: connection.execute(tried).fetchone()[0] == 1)
         connection.executescript("update delivery set due = 0; insert into retried values ('app');")
         connection.close()
         until(lambda: counts(handler).messages == 0)
