@@ -113,7 +113,10 @@ def draw_rooms() -> None:
         "legacy": (D, 340),
         "sasl": (C, 486),
     }
-    public = {"main", "testing", "controller", "handlers", "server", "lmtp", "smtp", "extensions"}
+    public = {
+        *("main", "testing", "controller", "handlers", "delivery"),
+        *("server", "lmtp", "smtp", "extensions"),
+    }
     for name, (x, y) in rooms.items():
         picture.box(x, y, 96, 36, name, accent=name in public)
     picture.box(B, 72, 320, 44, "cli", "uses every room below")
@@ -151,6 +154,8 @@ def _draw_arrows_around(picture: Diagram) -> None:
         picture.arrow((10, room), (24, room))
     picture.arrow((120, 94), (128, 94), (128, 166), (136, 166))  # testing, controller
     picture.arrow((232, 230), (296, 230), (296, 276))  # server, lmtp
+    picture.line((384, 248), (384, 262), (96, 262))
+    picture.arrow((96, 262), (96, 276))  # delivery, mail
     picture.line((456, 294), (470, 294))  # extensions, protocol
     picture.arrow((456, 230), (470, 230), (470, 577), (456, 577))  # delivery, protocol
 
