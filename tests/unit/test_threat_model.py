@@ -1,4 +1,4 @@
-"""The tests that the threat model names exist, and the examples follow it."""
+"""The tests that the threat model and the page on durability name exist, and the examples follow it."""
 
 import re
 from pathlib import Path
@@ -14,8 +14,9 @@ AUTHENTICATORS = ("docs/reference/auth.rst", "docs/howto/mechanism.rst")
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="the documentation is not here")
 
 
-def test_each_test_that_it_names_exists() -> None:
-    named = re.findall(r"``(tests/[\w/.-]+)(?:::(\w+))?``", PAGE.read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", [PAGE, PAGE.with_name("durability.rst")], ids=lambda it: it.stem)
+def test_each_test_that_it_names_exists(page: Path) -> None:
+    named = re.findall(r"``(tests/[\w/.-]+)(?:::(\w+))?``", page.read_text(encoding="utf-8"))
     assert len(named) > 9
     for file, name in named:
         text = (ROOT / file).read_text(encoding="utf-8") if (ROOT / file).is_file() else ""
