@@ -1,4 +1,4 @@
-"""The tests that the threat model and the page on durability name exist, and the examples follow it."""
+"""The tests that two pages of the docs name exist, and the examples follow the threat model."""
 
 import re
 from pathlib import Path
