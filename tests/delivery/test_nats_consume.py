@@ -118,6 +118,7 @@ async def test_no_more_than_concurrency_are_in_work(server: NatsServer, outlet: 
     assert most == 5
 
 
+@pytest.mark.engines
 async def test_an_exception_lets_a_mail_come_again(
     server: NatsServer, outlet: NatsOutlet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,6 +192,7 @@ async def test_without_dead_letters_a_mail_is_logged(
     assert "mail 7F3A: given up at try 1" in caplog.text
 
 
+@pytest.mark.engines
 async def test_a_dead_letter_that_finds_no_room_is_kept(
     server: NatsServer, outlet: NatsOutlet, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -259,6 +261,7 @@ async def test_chunks_stay_in_a_stream_that_keeps_mail(server: NatsServer) -> No
         assert (await first(server, durable=durable)).size == 1_200_000
 
 
+@pytest.mark.engines
 async def test_the_deadline_is_renewed_inside_the_block(
     server: NatsServer, outlet: NatsOutlet
 ) -> None:
@@ -307,6 +310,7 @@ async def test_cancellation_gives_mails_back(server: NatsServer, outlet: NatsOut
     assert sorted(one.id for one in again) == ["0", "1", "2"]
 
 
+@pytest.mark.engines
 async def test_a_killed_consumer_loses_nothing(server: NatsServer, outlet: NatsOutlet) -> None:
     await outlet.put(mail())
     program = (
@@ -372,6 +376,7 @@ async def test_it_waits_for_a_server_that_is_away(
     assert (await waiting).id == "7F3A"
 
 
+@pytest.mark.engines
 async def test_a_hanging_server_is_replaced(
     server: NatsServer, outlet: NatsOutlet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

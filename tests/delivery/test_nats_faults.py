@@ -78,6 +78,7 @@ async def test_forty_messages_wait_for_one_dead_server(
     assert {type(result) for result in results} == {Later}
 
 
+@pytest.mark.engines
 @pytest.mark.parametrize("size", [400, 900_000, 20_000_000])
 async def test_a_server_that_hangs(server: NatsServer, outlet: NatsOutlet, size: int) -> None:
     item = mail("second", size)
@@ -122,6 +123,7 @@ async def test_a_publication_notices_the_end_of_its_server(
     await slow.close()
 
 
+@pytest.mark.engines
 async def test_acknowledged_messages_survive_kills(server: NatsServer, outlet: NatsOutlet) -> None:
     acknowledged: set[str] = set()
     enough = asyncio.Event()

@@ -60,6 +60,7 @@ class Traffic:
             await self.changed.wait_for(lambda: len(self.consumed) >= count)
 
 
+@pytest.mark.engines
 async def test_acknowledged_mail_is_consumed(server: NatsServer) -> None:
     await server.add_stream()
     traffic = Traffic(server, from_url(server.url, timeout=1, large=500_000))

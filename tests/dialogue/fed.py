@@ -66,7 +66,7 @@ class Server(SMTP):
         before = len(self.network.sent)
         for data in pieces:
             self.network.feed(data)
-            await turns()
+            await turns(self)
         return bytes(self.network.sent[before:])
 
     def at_once(self, data: bytes) -> bytes:
@@ -83,10 +83,15 @@ class ByTheDriver(Server):
         await super().push(status)
 
 
-async def turns() -> None:
-    """Let the event loop run everything that is ready."""
+async def turns(server: Server | None = None) -> None:
+    """Let the event loop run everything that is ready, or until the driver of *server* rests."""
     for _ in range(TURNS):
         await asyncio.sleep(0)
+        if server is not None and server._wakeup.waiting:
+            # Its replies leave in the next turn.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return
 
 
 async def greeted(handler: Any = None, kind: type[Server] = Server, **keywords: Any) -> Server:

@@ -63,6 +63,9 @@ async def test_not_cut(transcript: Transcript, level: int) -> None:
 async def cut_everywhere(transcript: Transcript, level: int) -> None:
     actions = sent_at(level)(transcript.steps)
     positions = cut_positions(transcript.client_octets)
+    if level == logging.DEBUG:
+        # The bytes are cut into lines by the same code at both levels.
+        positions = positions[::2]
     await check(transcript, (cut(actions, at) for at in positions), level)
 
 

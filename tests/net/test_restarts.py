@@ -18,8 +18,8 @@ from tests.net.support import aside, until
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 
 ONE_BY_ONE, POOLED = 20, 10
-RESTARTS = 3
-LINGER = 1.0
+RESTARTS = 2
+LINGER = 0.7
 
 TRANSACTION = (
     (b"MAIL FROM:<a@a.test>\r\n", b"250"),
