@@ -139,20 +139,21 @@ class Delivery:
         Raises :exc:`SpoolError` and :exc:`Misconfigured`, with one line. An outlet that cannot be
         reached now is a WARNING: its messages wait. Each call needs one of :meth:`close`.
         """
-        await asyncio.to_thread(self._start)
-        self._users += 1
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, 1))
         try:
-            if self._courier is not None:
-                await asyncio.wrap_future(self._courier.open_all())
+            await asyncio.shield(starting)
+            if (courier := self._courier) is not None:
+                await asyncio.wrap_future(courier.open_all())
         except BaseException:
-            await self.close()
+            # If this is cancelled, the thread goes on: close the spool that it opens.
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await self.close()
             raise
 
     async def close(self) -> None:
         """Let the running deliveries end, then close the spool. A later message opens it again."""
-        self._users = max(self._users - 1, 0)
-        if not self._users:
-            await asyncio.to_thread(self._end)
+        await asyncio.to_thread(self._end)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -181,24 +182,29 @@ class Delivery:
         await self._ready()
         return await asyncio.wrap_future(self._spool.counts())
 
-    def _start(self) -> None:
+    def _start(self, users: int = 0) -> None:
         with self._lock:
-            if self._courier is not None:
-                return
-            self._spool.open()
-            self._has_failed = False
-            courier = Courier(
-                self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool
-            )
-            try:
-                courier.start()
-            except BaseException:
-                self._spool.close()
-                raise
-            self._courier = courier
+            if self._courier is None:
+                self._begin()
+            # Servers in other threads open and close this too.
+            self._users += users
+
+    def _begin(self) -> None:
+        self._spool.open()
+        self._has_failed = False
+        courier = Courier(self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool)
+        try:
+            courier.start()
+        except BaseException:
+            self._spool.close()
+            raise
+        self._courier = courier
 
     def _end(self) -> None:
         with self._lock:
+            self._users = max(self._users - 1, 0)
+            if self._users:
+                return
             courier, self._courier = self._courier, None
             if courier is not None:
                 courier.stop()
