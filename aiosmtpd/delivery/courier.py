@@ -157,7 +157,7 @@ class Courier:
     def _main(self) -> None:
         loop = self._loop
         try:
-            loop.run_until_complete(self._run())
+            self._until(loop.create_task(self._run()))
             if tasks := asyncio.all_tasks(loop):
                 # Tasks that outlets have left.
                 for task in tasks:
@@ -169,6 +169,19 @@ class Courier:
             self._stopping = True
             self._started.set()
             loop.close()
+
+    def _until(self, task: asyncio.Task[None]) -> None:
+        """Run the loop until *task* ends: an outlet that wants to end the process does not end it.
+
+        SystemExit in any task stops the loop, and the exception is not logged in a thread.
+        """
+        while True:
+            try:
+                return self._loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    raise
+                log.critical("An outlet has raised %r, the courier goes on", error)
 
     async def _run(self) -> None:
         self._event = asyncio.Event()

@@ -339,3 +339,20 @@ def test_texts_of_next_hops_are_one_line_of_the_log(
     text = messages(caplog, logging.INFO)
     assert "for route app: a b [2J" in text
     assert "'bo@b.test': 550-5.1.1 No 550 5.1.1 such user" in text
+
+
+def test_a_task_that_ends_the_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Exiting(Place):
+        async def put(self, item: Item) -> Results:
+            async def leave() -> None:
+                raise SystemExit(1)
+
+            if not item.attempts:
+                await asyncio.gather(leave())
+            return await super().put(item)
+
+    place = Exiting()
+    with delivering(tmp_path, route(place)) as (_, controller):
+        send(controller, "bo@b.test")
+        assert place.item().attempts == 1
+    assert "An outlet has raised SystemExit(1), the courier goes on" in messages(caplog)
