@@ -559,7 +559,7 @@ class Courier:
             )
         except Duplicate:
             return
-        log.info("%s reports the failure of %s to %s", queue_id, item.id, item.sender)
+        log.info("%s reports the failure of %s to %r", queue_id, item.id, item.sender)
 
     async def _written(self, write: Callable[[], Future[T]]) -> T:
         """Write to the spool, again and again if its disk is full; raises SpoolLost."""
