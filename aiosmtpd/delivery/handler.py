@@ -334,11 +334,15 @@ class Delivery:
         recipients: Sequence[str],
     ) -> Any:
         replies: dict[str, str] = {}
-        stored = [part for part in parts if part.route.mode == "spool"]
+        stored: list[_Part] = []
+        each = server.protocol_family == "LMTP"
         for part in parts:
-            if part.route.mode == "direct":
+            if part.route.mode == "spool" or (len(parts) > 1 and not each):
+                # A hook of a subclass may accept recipients whose routes need a reply each.
+                stored.append(part)
+            else:
                 tried = await self._try(courier, part, message)
-                left, said = _sorted(part, tried, server.protocol_family == "LMTP")
+                left, said = _sorted(part, tried, each)
                 if left:
                     stored.append(_Part(part.route, left))
                 replies |= dict.fromkeys(part.recipients, _delivered(message.queue_id)) | said
@@ -347,10 +351,10 @@ class Delivery:
             reply = await self._store(courier, message, stored)
             for part in stored:
                 replies |= dict.fromkeys(part.recipients, reply)
-            if server.protocol_family != "LMTP":
+            if not each:
                 return reply
-        each = [replies[recipient] for recipient in recipients]
-        return each if server.protocol_family == "LMTP" else each[0]
+        said_to = [replies[recipient] for recipient in recipients]
+        return said_to if each else said_to[0]
 
     async def _try(self, courier: Courier, part: _Part, message: _Message) -> Tried:
         timeout = min(part.route.timeout, PATIENCE)
