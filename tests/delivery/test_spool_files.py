@@ -1,0 +1,16 @@
+"""The folder of the spool: its files, their names and its lock."""
+
+from pathlib import Path
+
+import pytest
+
+from aiosmtpd.delivery.spool import Duplicate
+from tests.delivery.spooling import PATIENCE, due, large, opened, put, read
+
+
+def test_a_second_large_message_of_an_id(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        put(spool, "one", large(spool, "one", b"first")).result(PATIENCE)
+        with pytest.raises(Duplicate, match="The spool has a message one already"):
+            spool.large("one")
+        assert read(due(spool)[0]) == b"first"
