@@ -110,6 +110,7 @@ def remove_orphans(folder: str, known: Callable[[str], bool]) -> None:
     latest = time.time() - ORPHAN_AGE
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(OSError):
+            # The spool makes no name that is not UTF-8.
+            with suppress(OSError, UnicodeEncodeError):
                 if entry.stat().st_mtime < latest and not known(entry.name):
                     os.unlink(entry.path)

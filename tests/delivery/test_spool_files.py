@@ -1,5 +1,7 @@
 """The folder of the spool: its files, their names and its lock."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,3 +16,14 @@ def test_a_second_large_message_of_an_id(tmp_path: Path) -> None:
         with pytest.raises(Duplicate, match="The spool has a message one already"):
             spool.large("one")
         assert read(due(spool)[0]) == b"first"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_a_file_with_a_name_of_another_encoding(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    strange = os.path.join(os.fsencode(tmp_path), b"large", b"\xff")
+    Path(os.fsdecode(strange)).touch()
+    os.utime(strange, (1, 1))
+    with opened(tmp_path) as spool:
+        assert due(spool) == []
