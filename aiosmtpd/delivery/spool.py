@@ -29,6 +29,7 @@ from aiosmtpd.delivery.database import (
     explained,
     open_database,
 )
+from aiosmtpd.delivery.disk import make_folder
 from aiosmtpd.delivery.ids import VALID
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
@@ -279,9 +280,8 @@ class Spool:
         return task.future
 
     def _make_folders(self) -> None:
-        os.makedirs(self.folder, 0o700, exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(self._large, 0o700)
+        make_folder(self.folder)
+        make_folder(self._large)
 
     def _in_use(self) -> str:
         holder = self._lock.holder()

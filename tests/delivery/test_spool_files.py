@@ -27,3 +27,29 @@ def test_a_file_with_a_name_of_another_encoding(tmp_path: Path) -> None:
     os.utime(strange, (1, 1))
     with opened(tmp_path) as spool:
         assert due(spool) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders cannot be synced")
+def test_the_names_of_new_folders_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    folder = tmp_path / "of" / "mail"
+    with opened(folder):
+        pass
+    above = {path.stat().st_ino for path in (tmp_path, folder.parent, folder)}
+    assert above <= synced
+    # A folder that is made again is in the spool too.
+    (folder / "large").rmdir()
+    synced.clear()
+    with opened(folder):
+        pass
+    assert folder.stat().st_ino in synced
+    assert [path.stat().st_mode & 0o777 for path in (folder, folder / "large")] == [0o700] * 2
