@@ -1,6 +1,7 @@
 """The folder of the spool: its files, their names and its lock."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,3 +54,22 @@ def test_the_names_of_new_folders_are_synced(
         pass
     assert folder.stat().st_ino in synced
     assert [path.stat().st_mode & 0o777 for path in (folder, folder / "large")] == [0o700] * 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork()")
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from aiosmtpd.delivery.spool import Spool
+spool = Spool(sys.argv[1])
+spool.open()
+if not os.fork():
+    sys.stdin.read()
+    os._exit(0)
+spool.close()
+"""
+    words = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as parent:
+        assert parent.wait(PATIENCE) == 0
+        with opened(tmp_path) as spool:
+            assert due(spool) == []
