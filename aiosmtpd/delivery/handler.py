@@ -252,10 +252,11 @@ class Delivery:
             if (name := option.partition("=")[0].upper()) in NOT_KEPT:
                 return f"{UNSUPPORTED} {name}"
         await self._ready()
+        has_room = self._spool.has_room()
         if self._spool.failed is not None:
             log.error("The spool has failed, a message is refused: %s", self._spool.failed)
             return CLOSED
-        return MISSING if self._spool.has_room() else NO_ROOM
+        return MISSING if has_room else NO_ROOM
 
     async def handle_RCPT(
         self,

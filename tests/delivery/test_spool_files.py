@@ -1,14 +1,16 @@
 """The folder of the spool: its files, their names and its lock."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from aiosmtpd.delivery.spool import Duplicate
+from aiosmtpd.delivery.spool import Duplicate, SpoolError
 from tests.delivery.spooling import PATIENCE, due, large, opened, put, read
+from tests.delivery.support import until
 
 
 def test_a_second_large_message_of_an_id(tmp_path: Path) -> None:
@@ -73,3 +75,23 @@ spool.close()
         assert parent.wait(PATIENCE) == 0
         with opened(tmp_path) as spool:
             assert due(spool) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an open file cannot be deleted")
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_is_stored_in_a_deleted_folder(tmp_path: Path, again: bool) -> None:
+    folder = tmp_path / "spool"
+    with opened(folder) as spool:
+        assert spool.has_room()
+        shutil.rmtree(folder)
+        if again:
+            shutil.copytree(spool_of(tmp_path / "other"), folder)
+        until(lambda: not spool.has_room() or spool.failed is not None)
+        with pytest.raises(SpoolError, match="spool.db was moved or deleted"):
+            put(spool, "one").result(PATIENCE)
+
+
+def spool_of(folder: Path) -> Path:
+    """Return a new spool."""
+    with opened(folder):
+        return folder
