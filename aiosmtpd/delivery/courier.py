@@ -505,9 +505,6 @@ class Courier:
             for recipient, reason in dead.items():
                 text = "%s dead: route %s, recipient %r: %s"
                 log.error(text, item.id, route.name, recipient, reason.text)
-            if route.bounce is not None:
-                await self._report(job, route.bounce, dead)
-        kept = tuple(dead) if route.dead == "keep" else ()
         dead_error = next(iter(dead.values())).text if dead else ""
         error = ""
         if waiting and due is not None:
@@ -515,16 +512,25 @@ class Courier:
             error = _text(next(iter(waiting.values())))
             text = "%s waits %.0f s for route %s: %s"
             log.info(text, item.id, due - now, route.name, error)
-        await self._written(
-            lambda: self._spool.settle(
+
+        def write(kept: Iterable[str]) -> Future[None]:
+            return self._spool.settle(
                 job,
                 due=due or 0.0,
                 error=error,
                 later=tuple(waiting),
-                dead=kept,
+                dead=tuple(kept),
                 dead_error=dead_error[:LONGEST_TEXT],
             )
-        )
+
+        if dead and route.bounce is not None:
+            try:
+                await self._report(job, route.bounce, dead)
+            except asyncio.CancelledError:
+                # The courier ends. Recipients that have the message must not get it again.
+                write(dead)
+                raise
+        await self._written(lambda: write(dead if route.dead == "keep" else ()))
 
     async def _report(self, job: Job, bounce: Route, dead: Mapping[str, Failure]) -> None:
         """Put a report into the spool, once for each job."""
@@ -574,7 +580,12 @@ class Courier:
                 if self._spool.failed is not None or self._stopping:
                     raise SpoolLost from error
                 log.error("The spool cannot be written, next try in %g s: %s", pause, error)
-            await asyncio.sleep(pause)
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                # The courier ends: there may be room now.
+                write()
+                raise
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
