@@ -366,26 +366,26 @@ class Courier:
     # One try.
 
     async def _deliver(self, job: Job, lane: Lane) -> None:
-        route = lane.route
+        route, missing = lane.route, job.item.recipients
         try:
             tried = await self._try(lane, job.item, route.timeout)
+            missing = tuple(tried.failures)
             self._judge(lane, tried)
             await self._conclude(job, route, tried.failures)
         except SpoolLost:
             raise
         except Exception:
             log.exception("%s: internal error, next try in an hour", job.item.id)
-            await self._postpone(job)
+            await self._postpone(job, missing)
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
         finally:
             lane.running -= 1
 
-    async def _postpone(self, job: Job) -> None:
-        """Let a message wait whose result cannot be written because of a bug."""
+    async def _postpone(self, job: Job, recipients: tuple[str, ...]) -> None:
+        """Let a message wait for *recipients*; because of a bug, no result can be written."""
         due = self._clock() + HOUR
-        recipients = job.item.recipients
         await self._written(
             lambda: self._spool.later(job, due=due, error="internal error", recipients=recipients)
         )

@@ -14,6 +14,7 @@ from aiosmtpd.delivery import Delivery, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.database import open_beside
 from aiosmtpd.delivery.item import Results
 from aiosmtpd.delivery.spool import Spool, SpoolFull
+from tests.delivery.spooling import due, opened
 from tests.delivery.support import (
     MESSAGE,
     QUICK,
@@ -339,6 +340,18 @@ def test_texts_of_next_hops_are_one_line_of_the_log(
     text = messages(caplog, logging.INFO)
     assert "for route app: a b [2J" in text
     assert "'bo@b.test': 550-5.1.1 No 550 5.1.1 such user" in text
+
+
+def test_a_bug_leaves_delivered_recipients_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    after: Any = "5 minutes"
+    place = Place({"bo@b.test": Later("busy", after)})
+    with delivering(tmp_path, route(place)) as (_, controller):
+        send(controller, "ann@b.test", "bo@b.test")
+        until(lambda: "internal error, next try in an hour" in messages(caplog))
+    with opened(tmp_path / "spool") as spool:
+        assert due(spool, time.time() + 4000)[0].item.recipients == ("bo@b.test",)
 
 
 def test_a_task_that_ends_the_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
