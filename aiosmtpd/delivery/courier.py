@@ -606,6 +606,9 @@ def _checked(item: Item, results: object) -> dict[str, Later | Never]:
             if not isinstance(failure, Later | Never):
                 failure = Later(str(failure))
             failures[recipient] = failure
+    if others := [str(name) for name in results if name not in item.recipients]:
+        text = "%s: put() has named %r, which are not among the recipients that it got"
+        log.error(text, item.id, others)
     return failures
 
 

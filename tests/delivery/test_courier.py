@@ -69,12 +69,13 @@ def test_each_recipient_has_a_result(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "dead: route app, recipient 'cy@b.test': 550 5.1.1 No such user" in messages(caplog)
 
 
-def test_results_for_others_are_ignored(tmp_path: Path) -> None:
+def test_results_for_others_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = Place({"other@b.test": NO_USER})
     with delivering(tmp_path, route(place)) as (handler, controller):
         send(controller, "bo@b.test")
         place.next()
         until(lambda: counts(handler).messages == 0)
+    assert "put() has named ['other@b.test']" in messages(caplog)
 
 
 def test_given_up_messages_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
