@@ -157,7 +157,7 @@ class Courier:
     def _main(self) -> None:
         loop = self._loop
         try:
-            loop.run_until_complete(self._run())
+            self._until(loop.create_task(self._run()))
             if tasks := asyncio.all_tasks(loop):
                 # Tasks that outlets have left.
                 for task in tasks:
@@ -169,6 +169,19 @@ class Courier:
             self._stopping = True
             self._started.set()
             loop.close()
+
+    def _until(self, task: asyncio.Task[None]) -> None:
+        """Run the loop until *task* ends: an outlet that wants to end the process does not end it.
+
+        SystemExit in any task stops the loop, and the exception is not logged in a thread.
+        """
+        while True:
+            try:
+                return self._loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done():
+                    raise
+                log.critical("An outlet has raised %r, the courier goes on", error)
 
     async def _run(self) -> None:
         self._event = asyncio.Event()
@@ -354,26 +367,26 @@ class Courier:
     # One try.
 
     async def _deliver(self, job: Job, lane: Lane) -> None:
-        route = lane.route
+        route, missing = lane.route, job.item.recipients
         try:
             tried = await self._try(lane, job.item, route.timeout)
+            missing = tuple(tried.failures)
             self._judge(lane, tried)
             await self._conclude(job, route, tried.failures)
         except SpoolLost:
             raise
         except Exception:
             log.exception("%s: internal error, next try in an hour", job.item.id)
-            await self._postpone(job)
+            await self._postpone(job, missing)
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
         finally:
             lane.running -= 1
 
-    async def _postpone(self, job: Job) -> None:
-        """Let a message wait whose result cannot be written because of a bug."""
+    async def _postpone(self, job: Job, recipients: tuple[str, ...]) -> None:
+        """Let a message wait for *recipients*; because of a bug, no result can be written."""
         due = self._clock() + HOUR
-        recipients = job.item.recipients
         await self._written(
             lambda: self._spool.later(job, due=due, error="internal error", recipients=recipients)
         )
@@ -493,9 +506,6 @@ class Courier:
             for recipient, reason in dead.items():
                 text = "%s dead: route %s, recipient %r: %s"
                 log.error(text, item.id, route.name, recipient, reason.text)
-            if route.bounce is not None:
-                await self._report(job, route.bounce, dead)
-        kept = tuple(dead) if route.dead == "keep" else ()
         dead_error = next(iter(dead.values())).text if dead else ""
         error = ""
         if waiting and due is not None:
@@ -503,16 +513,25 @@ class Courier:
             error = _text(next(iter(waiting.values())))
             text = "%s waits %.0f s for route %s: %s"
             log.info(text, item.id, due - now, route.name, error)
-        await self._written(
-            lambda: self._spool.settle(
+
+        def write(kept: Iterable[str]) -> Future[None]:
+            return self._spool.settle(
                 job,
                 due=due or 0.0,
                 error=error,
                 later=tuple(waiting),
-                dead=kept,
+                dead=tuple(kept),
                 dead_error=dead_error[:LONGEST_TEXT],
             )
-        )
+
+        if dead and route.bounce is not None:
+            try:
+                await self._report(job, route.bounce, dead)
+            except asyncio.CancelledError:
+                # The courier ends. Recipients that have the message must not get it again.
+                write(dead)
+                raise
+        await self._written(lambda: write(dead if route.dead == "keep" else ()))
 
     async def _report(self, job: Job, bounce: Route, dead: Mapping[str, Failure]) -> None:
         """Put a report into the spool, once for each job."""
@@ -547,7 +566,7 @@ class Courier:
             )
         except Duplicate:
             return
-        log.info("%s reports the failure of %s to %s", queue_id, item.id, item.sender)
+        log.info("%s reports the failure of %s to %r", queue_id, item.id, item.sender)
 
     async def _written(self, write: Callable[[], Future[T]]) -> T:
         """Write to the spool, again and again if its disk is full; raises SpoolLost."""
@@ -562,7 +581,12 @@ class Courier:
                 if self._spool.failed is not None or self._stopping:
                     raise SpoolLost from error
                 log.error("The spool cannot be written, next try in %g s: %s", pause, error)
-            await asyncio.sleep(pause)
+            try:
+                await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                # The courier ends: there may be room now.
+                write()
+                raise
             pause = min(2 * pause, LONGEST_PAUSE)
 
 
@@ -583,6 +607,9 @@ def _checked(item: Item, results: object) -> dict[str, Later | Never]:
             if not isinstance(failure, Later | Never):
                 failure = Later(str(failure))
             failures[recipient] = failure
+    if others := [str(name) for name in results if name not in item.recipients]:
+        text = "%s: put() has named %r, which are not among the recipients that it got"
+        log.error(text, item.id, others)
     return failures
 
 

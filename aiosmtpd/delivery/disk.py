@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 # Errors of file systems (network, FUSE) that cannot sync a directory.
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -43,3 +44,19 @@ def sync_directory(path: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: str, mode: int = 0o700) -> None:
+    """Make a folder for its owner alone, with those above it, and write their names to the disk.
+
+    A folder whose own name is lost in a crash takes all that is in it along.
+    """
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path)
+    if above != path:
+        make_folder(above, 0o777)
+    with suppress(FileExistsError):
+        os.mkdir(path, mode)
+    with suppress(PermissionError):
+        sync_directory(above)

@@ -139,20 +139,21 @@ class Delivery:
         Raises :exc:`SpoolError` and :exc:`Misconfigured`, with one line. An outlet that cannot be
         reached now is a WARNING: its messages wait. Each call needs one of :meth:`close`.
         """
-        await asyncio.to_thread(self._start)
-        self._users += 1
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start, 1))
         try:
-            if self._courier is not None:
-                await asyncio.wrap_future(self._courier.open_all())
+            await asyncio.shield(starting)
+            if (courier := self._courier) is not None:
+                await asyncio.wrap_future(courier.open_all())
         except BaseException:
-            await self.close()
+            # If this is cancelled, the thread goes on: close the spool that it opens.
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await self.close()
             raise
 
     async def close(self) -> None:
         """Let the running deliveries end, then close the spool. A later message opens it again."""
-        self._users = max(self._users - 1, 0)
-        if not self._users:
-            await asyncio.to_thread(self._end)
+        await asyncio.to_thread(self._end)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -181,24 +182,29 @@ class Delivery:
         await self._ready()
         return await asyncio.wrap_future(self._spool.counts())
 
-    def _start(self) -> None:
+    def _start(self, users: int = 0) -> None:
         with self._lock:
-            if self._courier is not None:
-                return
-            self._spool.open()
-            self._has_failed = False
-            courier = Courier(
-                self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool
-            )
-            try:
-                courier.start()
-            except BaseException:
-                self._spool.close()
-                raise
-            self._courier = courier
+            if self._courier is None:
+                self._begin()
+            # Servers in other threads open and close this too.
+            self._users += users
+
+    def _begin(self) -> None:
+        self._spool.open()
+        self._has_failed = False
+        courier = Courier(self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool)
+        try:
+            courier.start()
+        except BaseException:
+            self._spool.close()
+            raise
+        self._courier = courier
 
     def _end(self) -> None:
         with self._lock:
+            self._users = max(self._users - 1, 0)
+            if self._users:
+                return
             courier, self._courier = self._courier, None
             if courier is not None:
                 courier.stop()
@@ -246,10 +252,11 @@ class Delivery:
             if (name := option.partition("=")[0].upper()) in NOT_KEPT:
                 return f"{UNSUPPORTED} {name}"
         await self._ready()
+        has_room = self._spool.has_room()
         if self._spool.failed is not None:
             log.error("The spool has failed, a message is refused: %s", self._spool.failed)
             return CLOSED
-        return MISSING if self._spool.has_room() else NO_ROOM
+        return MISSING if has_room else NO_ROOM
 
     async def handle_RCPT(
         self,
@@ -328,11 +335,15 @@ class Delivery:
         recipients: Sequence[str],
     ) -> Any:
         replies: dict[str, str] = {}
-        stored = [part for part in parts if part.route.mode == "spool"]
+        stored: list[_Part] = []
+        each = server.protocol_family == "LMTP"
         for part in parts:
-            if part.route.mode == "direct":
+            if part.route.mode == "spool" or (len(parts) > 1 and not each):
+                # A hook of a subclass may accept recipients whose routes need a reply each.
+                stored.append(part)
+            else:
                 tried = await self._try(courier, part, message)
-                left, said = _sorted(part, tried, server.protocol_family == "LMTP")
+                left, said = _sorted(part, tried, each)
                 if left:
                     stored.append(_Part(part.route, left))
                 replies |= dict.fromkeys(part.recipients, _delivered(message.queue_id)) | said
@@ -341,10 +352,10 @@ class Delivery:
             reply = await self._store(courier, message, stored)
             for part in stored:
                 replies |= dict.fromkeys(part.recipients, reply)
-            if server.protocol_family != "LMTP":
+            if not each:
                 return reply
-        each = [replies[recipient] for recipient in recipients]
-        return each if server.protocol_family == "LMTP" else each[0]
+        said_to = [replies[recipient] for recipient in recipients]
+        return said_to if each else said_to[0]
 
     async def _try(self, courier: Courier, part: _Part, message: _Message) -> Tried:
         timeout = min(part.route.timeout, PATIENCE)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from public import public
 
-from aiosmtpd.delivery.database import SpoolFull
+from aiosmtpd.delivery.database import Duplicate, SpoolFull
 from aiosmtpd.delivery.disk import NO_ROOM, sync_directory, sync_file
 
 LARGE = 256 * 1024
@@ -24,7 +24,8 @@ ORPHAN_AGE = 3600.0
 class Large:
     """A message that is written to a file while it comes.
 
-    Its name begins with a dot until :meth:`finish`. All methods block; each raises
+    Its name begins with a dot until :meth:`finish`. Raises :exc:`Duplicate` if there is a file of
+    that name. All methods block; each raises
     :exc:`SpoolFull` if the disk is full, and OSError if it fails. *on_error* gets an error of a
     sync, unless the disk is full.
     """
@@ -37,6 +38,9 @@ class Large:
         """True once ``put()`` has the file: only the spool removes it from then on."""
         self._temporary = os.path.join(folder, "." + name)
         self._on_error = on_error
+        if os.path.lexists(self.path):
+            # Before the file is made: finish() would replace the message of another.
+            raise Duplicate(f"The spool has a message {name} already")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         try:
             descriptor = os.open(self._temporary, flags, 0o600)
@@ -106,6 +110,7 @@ def remove_orphans(folder: str, known: Callable[[str], bool]) -> None:
     latest = time.time() - ORPHAN_AGE
     with os.scandir(folder) as entries:
         for entry in entries:
-            with suppress(OSError):
+            # The spool makes no name that is not UTF-8.
+            with suppress(OSError, UnicodeEncodeError):
                 if entry.stat().st_mtime < latest and not known(entry.name):
                     os.unlink(entry.path)

@@ -13,7 +13,7 @@ class FolderLock:
     """Holds the file ``lock`` of a folder; it has the number of the process."""
 
     def __init__(self, folder: str) -> None:
-        self._descriptor = -1
+        self._descriptor, self._process = -1, 0
         self.path = os.path.join(folder, "lock")
 
     def acquire(self) -> bool:
@@ -32,12 +32,15 @@ class FolderLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        self._descriptor, self._process = descriptor, os.getpid()
         return True
 
     def release(self) -> None:
         """Give the lock back. The file stays: a new one could be locked twice."""
         if self._descriptor >= 0:
+            if self._process == os.getpid():
+                # A child that was forked has the file open too, and would keep the lock.
+                _unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -68,3 +71,10 @@ def _lock_on_windows(descriptor: int) -> None:
         raise BlockingIOError(*error.args) from error
     finally:
         os.lseek(descriptor, 0, os.SEEK_SET)
+
+
+def _unlock(descriptor: int) -> None:
+    with suppress(ImportError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -178,8 +178,12 @@ def _field(name: str, value: str) -> str:
 
 
 def _header_section(item: Item) -> bytes:
-    with item.open() as file:
-        begin = file.read(LONGEST_HEADER)
+    try:
+        with item.open() as file:
+            begin = file.read(LONGEST_HEADER)
+    except OSError:
+        # The file is gone or cannot be read: the sender must hear of it all the same.
+        return b"\r\n"
     end = _END_OF_HEADER.search(begin)
     section = begin[: end.start()] if end else begin[: begin.rfind(b"\n")].rstrip(b"\r")
     return section + b"\r\n"

@@ -23,6 +23,9 @@ TIMEOUT = 600.0
 """Seconds for one try; RFC 5321 section 4.5.3.2.6 gives ten minutes to the end of the data."""
 
 _SPECIFICATION = r"(?s)(?:([^:]*)=)?(reject|[a-zA-Z][a-zA-Z0-9+.-]*:.+)"
+LONGEST_NAME = 93
+"""Characters of a name that is made; ``:bounce`` after it makes 100."""
+
 IN_URL = {
     "name",
     "retry",
@@ -201,7 +204,7 @@ def _default_name(to: object, patterns: Sequence[str]) -> str:
     else:
         place = getattr(to, "__name__", type(to).__name__)
     text = "+".join((place.lower(), *(one for one in patterns if one != "*")))
-    return re.sub(r"(?a)[^\w.@*+-]", "-", text)[:100]
+    return re.sub(r"(?a)[^\w.@*+-]", "-", text)[:LONGEST_NAME]
 
 
 def _one_of(name: str, keyword: str, value: object, known: tuple[object, ...]) -> None:

@@ -29,6 +29,7 @@ from aiosmtpd.delivery.database import (
     explained,
     open_database,
 )
+from aiosmtpd.delivery.disk import make_folder
 from aiosmtpd.delivery.ids import VALID
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
@@ -87,6 +88,7 @@ class Spool:
         self.max_bytes = max_bytes
         self.max_wait = max_wait
         self._large = os.path.join(self.folder, "large")
+        self._database = os.path.join(self.folder, "spool.db")
         self._lock = FolderLock(self.folder)
         self._writer: Writer | None = None
         self._failed: BaseException | None = None
@@ -130,10 +132,14 @@ class Spool:
         return self._failed if self._writer is None else self._writer.failed
 
     def has_room(self) -> bool:
-        """Return True if a new message may come: ``min_free`` and ``max_bytes`` are kept."""
+        """Return True if a new message may come: ``min_free`` and ``max_bytes`` are kept.
+
+        The spool fails if its database was moved or deleted: a commit would be lost with it.
+        """
+        self._look_at_disk()
         if self.max_bytes is not None and self._tally.bytes >= self.max_bytes:
             return False
-        return not self.min_free or self._disk_has_room()
+        return self._free[1]
 
     def large(self, queue_id: str) -> Large:
         """Return a new file for a message of more than :data:`LARGE` bytes.
@@ -280,9 +286,8 @@ class Spool:
         return task.future
 
     def _make_folders(self) -> None:
-        os.makedirs(self.folder, 0o700, exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(self._large, 0o700)
+        make_folder(self.folder)
+        make_folder(self._large)
 
     def _in_use(self) -> str:
         holder = self._lock.holder()
@@ -291,6 +296,7 @@ class Spool:
 
     def _start(self, connection: sqlite3.Connection) -> None:
         try:
+            self._opened = os.stat(self._database)
             self._correct(connection)
             self._version = rows.data_version(connection)
             self._tally.read(connection)
@@ -315,11 +321,18 @@ class Spool:
             with suppress(OSError):
                 os.unlink(os.path.join(self._large, queue_id))
 
-    def _disk_has_room(self) -> bool:
-        now = time.monotonic()
-        if now > self._free[0]:
-            self._free = (now + LOOK, shutil.disk_usage(self.folder).free >= self.min_free)
-        return self._free[1]
+    def _look_at_disk(self) -> None:
+        writer, now = self._writer, time.monotonic()
+        if writer is None or now <= self._free[0]:
+            return
+        try:
+            in_place = os.path.samestat(os.stat(self._database), self._opened)
+            free = shutil.disk_usage(self.folder).free if self.min_free else 0
+        except FileNotFoundError:
+            in_place, free = False, 0
+        if not in_place:
+            writer.fail(SpoolError("spool.db was moved or deleted"))
+        self._free = (now + LOOK, free >= self.min_free)
 
     def _look_for_changes(self, connection: sqlite3.Connection) -> bool:
         version = rows.data_version(connection)

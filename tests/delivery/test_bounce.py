@@ -1,5 +1,6 @@
 """Reports of given-up messages: once, from the null path, through a route of their own."""
 
+import logging
 import smtplib
 from email import message_from_bytes
 from pathlib import Path
@@ -9,7 +10,18 @@ import pytest
 
 from aiosmtpd.delivery import Later, Never
 from aiosmtpd.delivery.spool import Duplicate, Spool
-from tests.delivery.support import QUICK, Place, counts, delivering, route, send, until
+from tests.delivery.support import (
+    MESSAGE,
+    QUICK,
+    Hanging,
+    Place,
+    counts,
+    delivering,
+    messages,
+    route,
+    send,
+    until,
+)
 
 NO_USER = Never("550 5.1.1 No such user")
 
@@ -130,3 +142,32 @@ def test_a_report_in_utf8(tmp_path: Path) -> None:
         item = post.item()
     assert item.arrival.smtp_utf8
     assert item.arrival.mail_options == ("BODY=8BITMIME", "SMTPUTF8")
+
+
+def test_a_report_of_a_message_whose_file_is_gone(tmp_path: Path) -> None:
+    post, place = Place(), Hanging()
+    content = MESSAGE + b"x\r\n" * 100_000
+    with delivering(tmp_path, route(place), grace=0.01) as (_, controller):
+        send(controller, "bo@b.test", content=content)
+        place.item()
+    for file in (tmp_path / "spool" / "large").iterdir():
+        file.unlink()
+    with delivering(tmp_path, route(Place(NO_USER), bounce=post)) as (handler, _):
+        assert b"Final-Recipient: rfc822; bo@b.test" in post.next()[1]
+        until(lambda: counts(handler).dead == 1)
+
+
+def test_the_sender_is_escaped_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    post = Place()
+    with delivering(tmp_path, route(Place(NO_USER), bounce=post)) as (handler, controller):
+        with smtplib.SMTP(controller.hostname, controller.port) as client:
+            client.ehlo("client.test")
+            client.command_encoding = "utf-8"
+            client.mail("a\u202en@a.test", ["SMTPUTF8"])
+            client.rcpt("bo@b.test")
+            client.data(MESSAGE)
+        post.next()
+        until(lambda: counts(handler).dead == 1)
+    assert "to 'a\\u202en@a.test'" in messages(caplog, logging.INFO)
+    assert "\u202e" not in messages(caplog, logging.INFO)

@@ -14,6 +14,7 @@ from aiosmtpd.delivery import Delivery, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.database import open_beside
 from aiosmtpd.delivery.item import Results
 from aiosmtpd.delivery.spool import Spool, SpoolFull
+from tests.delivery.spooling import due, opened
 from tests.delivery.support import (
     MESSAGE,
     QUICK,
@@ -68,12 +69,13 @@ def test_each_recipient_has_a_result(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "dead: route app, recipient 'cy@b.test': 550 5.1.1 No such user" in messages(caplog)
 
 
-def test_results_for_others_are_ignored(tmp_path: Path) -> None:
+def test_results_for_others_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = Place({"other@b.test": NO_USER})
     with delivering(tmp_path, route(place)) as (handler, controller):
         send(controller, "bo@b.test")
         place.next()
         until(lambda: counts(handler).messages == 0)
+    assert "put() has named ['other@b.test']" in messages(caplog)
 
 
 def test_given_up_messages_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -343,3 +345,32 @@ def test_texts_of_next_hops_are_one_line_of_the_log(
     text = messages(caplog, logging.INFO)
     assert "for route app: a b [2J" in text
     assert "'bo@b.test': 550-5.1.1 No 550 5.1.1 such user" in text
+
+
+def test_a_bug_leaves_delivered_recipients_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    after: Any = "5 minutes"
+    place = Place({"bo@b.test": Later("busy", after)})
+    with delivering(tmp_path, route(place)) as (_, controller):
+        send(controller, "ann@b.test", "bo@b.test")
+        until(lambda: "internal error, next try in an hour" in messages(caplog))
+    with opened(tmp_path / "spool") as spool:
+        assert due(spool, time.time() + 4000)[0].item.recipients == ("bo@b.test",)
+
+
+def test_a_task_that_ends_the_process(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Exiting(Place):
+        async def put(self, item: Item) -> Results:
+            async def leave() -> None:
+                raise SystemExit(1)
+
+            if not item.attempts:
+                await asyncio.gather(leave())
+            return await super().put(item)
+
+    place = Exiting()
+    with delivering(tmp_path, route(place)) as (_, controller):
+        send(controller, "bo@b.test")
+        assert place.item().attempts == 1
+    assert "An outlet has raised SystemExit(1), the courier goes on" in messages(caplog)

@@ -365,3 +365,20 @@ def test_the_log_has_the_queue_id(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     text = messages(caplog, logging.INFO)
     assert f"OK queued as {queue_id}" in text
     assert f"{queue_id} delivered by route app to ('bo@b.test',)" in text
+
+
+def test_a_subclass_lets_two_next_hops_in(tmp_path: Path) -> None:
+    class Open(Delivery):
+        async def handle_RCPT(self, *args: Any) -> str:
+            args[2].rcpt_tos.append(args[3])
+            return "250 OK"
+
+    routes = (
+        route(Place(Never("550 5.1.1 No such user")), "*@d.test", "direct", mode="direct"),
+        route(Place(), "*@s.test", "spool"),
+    )
+    with delivering(tmp_path, *routes, make=Open) as (handler, controller):
+        assert send(controller, "bo@d.test", "cy@s.test").startswith("250")
+        # One reply was for both: the spool must have the failure of one.
+        until(lambda: counts(handler).routes.keys() == {"direct"})
+        assert counts(handler).dead == 1

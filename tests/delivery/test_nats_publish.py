@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import pytest
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType
 
@@ -71,6 +72,31 @@ async def test_the_same_id_is_stored_once(server: NatsServer) -> None:
         await outlet.put(mail("A"))
         await outlet.put(mail("B"))
     assert [one.headers["Aiosmtpd-Id"] for one in await server.stored()] == ["A", "B"]
+
+
+async def test_other_recipients_of_an_id(server: NatsServer) -> None:
+    await server.add_stream()
+    first, second = mail("A"), attrs.evolve(mail("A"), recipients=("cy@example.com",))
+    async with outlet_of(server) as outlet:
+        # Two routes may lead to one stream: each has some recipients of a message.
+        for item in first, second, first, second:
+            await outlet.put(item)
+    envelopes = [json.loads(one.headers["Aiosmtpd-Envelope"]) for one in await server.stored()]
+    recipients = [envelope["recipients"] for envelope in envelopes]
+    assert recipients == [list(first.recipients), ["cy@example.com"]]
+
+
+async def test_two_subjects_of_a_stream(server: NatsServer) -> None:
+    await server.add_stream()
+    other = from_url(server.url.replace(SUBJECT, "mail.other"), timeout=2.0)
+    async with outlet_of(server) as outlet:
+        for size in 100, 3_000_000:
+            await outlet.put(mail(str(size), size=size))
+            await other.put(mail(str(size), size=size))
+    await other.close()
+    for subject in SUBJECT, "mail.other":
+        ids = [one.headers["Aiosmtpd-Id"] for one in await server.stored(subject)]
+        assert ids == ["100", "3000000"]
 
 
 async def test_three_megabytes_are_stored_in_chunks(server: NatsServer) -> None:

@@ -342,3 +342,13 @@ async def test_plain_http_to_the_world_is_warned_of(caplog: pytest.LogCaptureFix
         "http://host.invalid/mail",
     ):
         assert await warnings_of(url, caplog) == []
+
+
+async def test_a_secret_in_the_url_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with receiving() as receiver:
+        url = receiver.url.replace("://", "://anna:one-secret@") + "?token=other-secret"
+        assert await deliver(url) is None
+    assert "HTTP Request: POST" in caplog.text
+    assert "secret@" not in caplog.text
+    assert "other-secret" not in caplog.text

@@ -153,3 +153,9 @@ def test_a_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "httpx2", None)
     with pytest.raises(Misconfigured, match=r"pip install \"aiosmtpd\[webhook\]\""):
         Route("https://hook.test/x")
+
+
+def test_many_patterns_and_a_bounce() -> None:
+    route = Route("reject", [f"*@{number}.mail.test" for number in range(20)], bounce="reject")
+    assert route.bounce is not None
+    assert route.bounce.name == f"{route.name}:bounce"

@@ -17,7 +17,9 @@ from public import public
 from aiosmtpd.delivery.item import Full, Item, Later, Misconfigured, Never, Results, TooLarge
 from aiosmtpd.delivery.jetstream import (
     BLOB,
+    ENVELOPE,
     EXPECTED_STREAM,
+    MESSAGE_ID,
     PIECE,
     SPARE,
     Address,
@@ -92,7 +94,8 @@ class NatsOutlet:
     """Publishes each message to a stream of JetStream, and returns when the stream has it.
 
     The body is the message, byte for byte. ``Nats-Msg-Id`` is the queue id: a message that comes
-    again within the stream's ``duplicate_window`` is stored once. A message over the server's
+    again within the stream's ``duplicate_window`` is stored once. If the stream has this id for
+    other recipients, by another route, a part is added to it. A message over the server's
     ``max_payload``, or over *large* bytes, is stored in chunks under *blob*, by default the
     subject with ``.blob``, and a manifest is published in its place.
 
@@ -234,7 +237,7 @@ class NatsOutlet:
         headers = headers_of(item, ready.stream)
         room = ready.limit - header_size(headers) - SPARE
         if item.size <= room and (self.large is None or item.size <= self.large):
-            await self._store(ready, self.subject, await item.body(), headers)
+            await self._store_once(ready, await item.body(), headers)
             return
         headers[BLOB] = "1"
         room = ready.limit - header_size(headers) - SPARE
@@ -244,10 +247,33 @@ class NatsOutlet:
         body = manifest.to_bytes()
         if len(body) > room:
             raise TooLarge(max(room, 0))
-        acknowledgement = await self._store(ready, self.subject, body, headers)
+        acknowledgement = await self._store_once(ready, body, headers)
         if acknowledgement.duplicate:
             # The stream has the message with the chunks of an earlier try.
             await forget(ready.link.ask, manifest)
+
+    async def _store_once(self, ready: _Ready, body: bytes, headers: dict[str, str]) -> PubAck:
+        """Store a message, unless the stream has it for the same recipients.
+
+        The stream only compares ids, and takes what another route has stored for the same message.
+        """
+        acknowledgement = await self._store(ready, self.subject, body, headers)
+        if not acknowledgement.duplicate or await self._has(ready, acknowledgement.seq, headers):
+            return acknowledgement
+        part = digest(f"{self.subject} {headers[ENVELOPE]}".encode())[:16]
+        headers = {**headers, MESSAGE_ID: f"{headers[MESSAGE_ID]}.{part}"}
+        return await self._store(ready, self.subject, body, headers)
+
+    async def _has(self, ready: _Ready, sequence: int, headers: dict[str, str]) -> bool:
+        """Return False if this is another message, or one that a consumer has taken already."""
+        from nats.js.errors import NotFoundError
+
+        try:
+            found = await ready.jetstream.get_msg(ready.stream, sequence)
+        except NotFoundError:
+            return False
+        envelope = (found.headers or {}).get(ENVELOPE)
+        return found.subject == self.subject and envelope == headers[ENVELOPE]
 
     async def _store(
         self, ready: _Ready, subject: str, body: bytes, headers: dict[str, str]

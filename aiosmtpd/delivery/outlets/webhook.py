@@ -53,6 +53,18 @@ _TRY_AGAIN = {408, 425, 429}
 log = logging.getLogger("mail.log")
 
 
+def _without_secrets(record: logging.LogRecord) -> bool:
+    """Mask the secrets of a URL that httpx logs for each request."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(
+            shown(str(value)) if isinstance(value, httpx2.URL) else value for value in record.args
+        )
+    return True
+
+
+logging.getLogger("httpx2").addFilter(_without_secrets)
+
+
 def from_url(
     url: str,
     *,
