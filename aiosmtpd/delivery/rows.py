@@ -15,7 +15,7 @@ import attrs
 from public import public
 
 from aiosmtpd.delivery.database import NUMBER_BITS, Duplicate
-from aiosmtpd.delivery.item import Arrival, Item
+from aiosmtpd.delivery.item import Arrival, Item, seen_by
 from aiosmtpd.delivery.writer import BYTES
 
 ERROR = 1000
@@ -231,11 +231,12 @@ def due_jobs(
 def _job(large: str, row: Any) -> Job:
     number, route, recipients, due, attempts, queue_id, envelope, size, body = row
     sender, arrival = envelope_from(envelope)
+    to = tuple(json.loads(recipients))
     item = Item(
         id=queue_id,
         sender=sender,
-        recipients=tuple(json.loads(recipients)),
-        arrival=arrival,
+        recipients=to,
+        arrival=seen_by(arrival, to),
         size=size,
         attempts=attempts,
         content=partial(_open, os.path.join(large, queue_id)) if body is None else body,
