@@ -293,13 +293,14 @@ def give_up(number: int, recipients: str, error: str, connection: sqlite3.Connec
 
 def settle(
     number: int,
-    waiting: tuple[str, float, str],
+    waiting: tuple[str, float, float, str],
     dead: tuple[str, str] | None,
     connection: sqlite3.Connection,
 ) -> None:
+    # `aiosmtpd queue retry` may have set another time during the try: that one counts.
     changed = connection.execute(
-        "update delivery set recipients = ?, due = ?, error = ?, attempts = attempts + 1 "
-        "where id = ? and dead = 0",
+        "update delivery set recipients = ?, due = case when due = ? then ? else due end, "
+        "error = ?, attempts = attempts + 1 where id = ? and dead = 0",
         (*waiting, number),
     ).rowcount
     # A row that `aiosmtpd queue drop` has removed stays removed.
