@@ -413,6 +413,9 @@ class Courier:
         except Misconfigured as error:
             log.error("Route %s: %s", name, error)
             return Tried(_all(item, Later(str(error))), is_down=True)
+        except GeneratorExit:
+            # The courier has ended without this try, and nothing may be written any more.
+            raise
         except BaseException as error:
             # A function of the user may also end with SystemExit: the other routes go on.
             task = asyncio.current_task()

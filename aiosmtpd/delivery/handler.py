@@ -17,7 +17,7 @@ from public import public
 from aiosmtpd.delivery.courier import Courier, Tried
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.incoming import Incoming
-from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never, seen_by
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
@@ -75,7 +75,7 @@ class _Message(NamedTuple):
             id=self.queue_id,
             sender=self.sender,
             recipients=recipients,
-            arrival=self.arrival,
+            arrival=seen_by(self.arrival, recipients),
             size=len(content) if isinstance(content, bytes) else content.size,
             content=content if isinstance(content, bytes) else content.open,
         )

@@ -111,6 +111,16 @@ class Arrival:
         return cls(**facts)
 
 
+def seen_by(arrival: Arrival, recipients: tuple[str, ...]) -> Arrival:
+    """Return the facts without the addresses of recipients whose mail goes to other places."""
+    if arrival.rcpt_options.keys() <= set(recipients):
+        return arrival
+    options = arrival.rcpt_options
+    return attrs.evolve(
+        arrival, rcpt_options={to: said for to, said in options.items() if to in recipients}
+    )
+
+
 _FACTS = tuple(field.name for field in attrs.fields(Arrival))
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 

@@ -15,7 +15,7 @@ import attrs
 from public import public
 
 from aiosmtpd.delivery.database import NUMBER_BITS, Duplicate
-from aiosmtpd.delivery.item import Arrival, Item
+from aiosmtpd.delivery.item import Arrival, Item, seen_by
 from aiosmtpd.delivery.writer import BYTES
 
 ERROR = 1000
@@ -231,11 +231,12 @@ def due_jobs(
 def _job(large: str, row: Any) -> Job:
     number, route, recipients, due, attempts, queue_id, envelope, size, body = row
     sender, arrival = envelope_from(envelope)
+    to = tuple(json.loads(recipients))
     item = Item(
         id=queue_id,
         sender=sender,
-        recipients=tuple(json.loads(recipients)),
-        arrival=arrival,
+        recipients=to,
+        arrival=seen_by(arrival, to),
         size=size,
         attempts=attempts,
         content=partial(_open, os.path.join(large, queue_id)) if body is None else body,
@@ -292,13 +293,14 @@ def give_up(number: int, recipients: str, error: str, connection: sqlite3.Connec
 
 def settle(
     number: int,
-    waiting: tuple[str, float, str],
+    waiting: tuple[str, float, float, str],
     dead: tuple[str, str] | None,
     connection: sqlite3.Connection,
 ) -> None:
+    # `aiosmtpd queue retry` may have set another time during the try: that one counts.
     changed = connection.execute(
-        "update delivery set recipients = ?, due = ?, error = ?, attempts = attempts + 1 "
-        "where id = ? and dead = 0",
+        "update delivery set recipients = ?, due = case when due = ? then ? else due end, "
+        "error = ?, attempts = attempts + 1 where id = ? and dead = 0",
         (*waiting, number),
     ).rowcount
     # A row that `aiosmtpd queue drop` has removed stays removed.

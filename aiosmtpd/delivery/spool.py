@@ -249,7 +249,7 @@ class Spool:
         given_up = (json.dumps(dead), rows.error_of(dead_error))
         if not later:
             return self._submit(Task(partial(rows.give_up, job.number, *given_up)))
-        waiting = (json.dumps(later), float(due), rows.error_of(error))
+        waiting = (json.dumps(later), job.due, float(due), rows.error_of(error))
         return self._submit(
             Task(partial(rows.settle, job.number, waiting, given_up if dead else None))
         )

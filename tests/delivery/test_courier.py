@@ -5,12 +5,14 @@ import logging
 import threading
 import time
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiosmtpd.delivery import Delivery, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.database import open_beside
 from aiosmtpd.delivery.item import Results
 from aiosmtpd.delivery.spool import Spool, SpoolFull
@@ -265,6 +267,26 @@ def test_an_operator_wakes_a_down_route(tmp_path: Path) -> None:
         connection.executescript("update delivery set due = 0; insert into retried values ('app');")
         connection.close()
         until(lambda: counts(handler).messages == 0)
+
+
+def test_an_operator_retries_during_a_try(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Place):
+        async def put(self, item: Item) -> Results:
+            begun.set()
+            await asyncio.to_thread(go_on.wait)
+            return await super().put(item)
+
+    place = Slow(OSError("down"), None)
+    with delivering(tmp_path, route(place, retry={"first": 3600})) as (handler, controller):
+        send(controller, "bo@b.test")
+        begun.wait()
+        with closing(Backlog(str(tmp_path / "spool"))) as backlog:
+            assert backlog.retry(Selection()) == 1
+        go_on.set()
+        until(lambda: counts(handler).messages == 0)
+    assert place.tried == 2
 
 
 def test_loops_end_by_hops(tmp_path: Path) -> None:

@@ -1,16 +1,22 @@
 """A courier that stops before the results of its tries are written."""
 
+import asyncio
+import gc
 import threading
+import time
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Never
+from aiosmtpd.delivery import Item, Never
+from aiosmtpd.delivery.item import Results
 from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.client import PATIENCE
-from tests.delivery.support import Place, counts, delivering, route, send, until
+from tests.delivery.spooling import due, opened
+from tests.delivery.support import Place, counts, delivering, messages, route, send, until
 
 NO_USER = Never("550 5.1.1 No such user")
 
@@ -56,3 +62,21 @@ def test_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with delivering(tmp_path, route(place)) as (handler, _):
         until(lambda: counts(handler).messages == 0)
     assert place.tried == 1
+
+
+def test_an_outlet_that_refuses_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Stubborn(Place):
+        async def put(self, item: Item) -> Results:
+            self.items.put((item, b""))
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+
+    place = Stubborn()
+    with delivering(tmp_path, route(place), grace=0) as (_, controller):
+        send(controller, "bo@b.test")
+        place.item()
+    gc.collect()
+    assert "internal error" not in messages(caplog)
+    with opened(tmp_path / "spool") as spool:
+        assert due(spool, time.time())[0].item.attempts == 0

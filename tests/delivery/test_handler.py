@@ -257,13 +257,14 @@ def lmtp(handler: Delivery, *recipients: bytes) -> list[bytes]:
             client.ask(b"LHLO client.test")
             client.ask(b"MAIL FROM:<ann@a.test>")
             for recipient in recipients:
-                assert client.ask(b"RCPT TO:<%s>" % recipient)[:3] == b"250"
+                address, _, options = recipient.partition(b" ")
+                assert client.ask(b"RCPT TO:<%s> %s" % (address, options))[:3] == b"250"
             client.ask(b"DATA")
             client.send(MESSAGE + b".\r\n")
             return [client.reply() for _ in recipients]
 
     async def serve() -> list[bytes]:
-        async with Server(handler, listen="lmtp://127.0.0.1:0") as server:
+        async with Server(handler, listen="lmtp://127.0.0.1:0", extensions="all") as server:
             return await asyncio.to_thread(talk, int(server.addresses[0][1]))
 
     return asyncio.run(serve())
@@ -271,9 +272,9 @@ def lmtp(handler: Delivery, *recipients: bytes) -> list[bytes]:
 
 def test_lmtp_clients_get_a_reply_each(tmp_path: Path) -> None:
     place = Place()
-    handler = Delivery(tmp_path / "spool", [route(place)])
-    replies = lmtp(handler, b"bo@b.test", b"cy@b.test")
-    assert replies == [f"250 2.0.0 OK queued as {place.item().id}\r\n".encode()] * 2
+    with delivering(tmp_path, route(place)) as (handler, _):
+        replies = lmtp(handler, b"bo@b.test", b"cy@b.test")
+        assert replies == [f"250 2.0.0 OK queued as {place.item().id}\r\n".encode()] * 2
 
 
 # Directly.
@@ -382,3 +383,13 @@ def test_a_subclass_lets_two_next_hops_in(tmp_path: Path) -> None:
         # One reply was for both: the spool must have the failure of one.
         until(lambda: counts(handler).routes.keys() == {"direct"})
         assert counts(handler).dead == 1
+
+
+@pytest.mark.parametrize("mode", ["spool", "direct"])
+def test_no_place_sees_recipients_of_another(tmp_path: Path, mode: Any) -> None:
+    ours, theirs = Place(), Place()
+    routes = route(ours, "*@b.test", "ours", mode=mode), route(theirs, "*@d.test", "theirs")
+    with delivering(tmp_path, *routes) as (handler, _):
+        lmtp(handler, b"bo@b.test NOTIFY=NEVER", b"cy@d.test NOTIFY=DELAY")
+        assert ours.item().arrival.rcpt_options == {"bo@b.test": ("NOTIFY=NEVER",)}
+        assert theirs.item().arrival.rcpt_options == {"cy@d.test": ("NOTIFY=DELAY",)}
