@@ -87,7 +87,7 @@ def test_nothing_is_stored_in_a_deleted_folder(tmp_path: Path, again: bool) -> N
         if again:
             shutil.copytree(spool_of(tmp_path / "other"), folder)
         until(lambda: not spool.has_room() or spool.failed is not None)
-        with pytest.raises(SpoolError, match="spool.db was moved or deleted"):
+        with pytest.raises(SpoolError, match=r"spool\.db was moved or deleted"):
             put(spool, "one").result(PATIENCE)
 
 
