@@ -78,6 +78,7 @@ class Backlog:
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(os.path.expanduser(folder))
+        _check_rights(self.folder)
         self._connection = open_beside(self.folder, BUSY)
 
     def close(self) -> None:
@@ -185,6 +186,34 @@ class Backlog:
         except sqlite3.Error as error:
             raise explained(error, self.folder) from error
         time.sleep(REST)
+
+
+def _check_rights(folder: str) -> None:
+    """Raise :exc:`SpoolError` if this user may not read the spool that the folder has."""
+    path = os.path.join(folder, "spool.db")
+    try:
+        os.stat(path)
+    except PermissionError:
+        readable = False
+    except OSError:
+        return
+    else:
+        readable = os.access(path, os.R_OK)
+    if not readable:
+        owner = _owner(folder)
+        raise SpoolError(
+            f"Permission denied: run it as the owner of the folder{', ' + owner if owner else ''}"
+        )
+
+
+def _owner(folder: str) -> str:
+    """Return the name of the owner of a folder, or an empty text if it is unknown."""
+    try:
+        import pwd  # not on Windows
+
+        return pwd.getpwuid(os.stat(folder).st_uid).pw_name
+    except (ImportError, KeyError, OSError):
+        return ""
 
 
 def _delivery(row: Any) -> Delivery:

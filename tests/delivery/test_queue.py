@@ -1,5 +1,6 @@
 """``aiosmtpd queue``: on a spool without a server, and beside one that uses it."""
 
+import errno
 import json
 import os
 import sqlite3
@@ -381,6 +382,24 @@ class TestErrors:
         assert "is not a spool" in Queue(tmp_path, capsys)("list", code=2).err
         (tmp_path / "spool.db").write_bytes(b"x" * 50_000)
         assert "is damaged" in Queue(tmp_path, capsys)("list", code=2).err
+
+    @pytest.mark.skipif(os.name != "posix", reason="owners have other names")
+    def test_spool_of_another_user(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+        import pwd
+
+        real = os.stat
+
+        def denied(path: Any, *args: Any, **more: Any) -> os.stat_result:
+            if str(path).endswith("spool.db"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return real(path, *args, **more)
+
+        monkeypatch.setattr(os, "stat", denied)
+        owner = pwd.getpwuid(os.getuid()).pw_name
+        line = f"Permission denied: run it as the owner of the folder, {owner}\n"
+        assert queue("list", code=2).err.endswith(line)
+        monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+        assert queue("list", code=2).err.endswith("the owner of the folder\n")
 
     def test_locked(self, queue: Queue, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backlog, "BUSY", 0.05)
