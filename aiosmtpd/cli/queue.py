@@ -8,7 +8,7 @@ import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
@@ -59,6 +59,7 @@ def main(args: Sequence[str], program: str) -> int:
     """Run the command; return the exit code."""
     parser = make_parser(program)
     settings = parser.parse_args(args)
+    settings.program = program
     _check(parser, settings)
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.delivery.backlog import Backlog
@@ -105,7 +106,8 @@ def make_parser(program: str) -> ArgumentParser:
         metavar="ID",
         nargs="*",
         help="The queue ids of messages, as in the server's log and in its replies. The last "
-        "argument of export is the folder to write to, or - for the standard output.",
+        "argument of export is the folder or the .eml file to write to, or - for the standard "
+        "output.",
     )
     parser.add_argument("--spool", metavar="DIR", required=True, help="The folder of the spool.")
     group = parser.add_argument_group("selection")
@@ -224,47 +226,72 @@ def _export(backlog: Backlog, settings: Namespace) -> int:
     if settings.folder == "-":
         _export_to_output(backlog, settings.ids[0])
         return 0
-    os.makedirs(settings.folder, 0o700, exist_ok=True)
+    if not _is_one_file(settings):
+        os.makedirs(settings.folder, 0o700, exist_ok=True)
+    skipped = 0
     for queue_id in backlog.messages() if settings.all else settings.ids:
-        path = os.path.join(settings.folder, f"{os.path.basename(queue_id)}.eml")
-        pieces = _pieces(backlog, queue_id)
-        if pieces is None and settings.all:
-            # It was delivered meanwhile.
-            continue
-        if pieces is None:
-            raise Missing(f"no message {queue_id} in the spool")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(pieces)
-        if settings.json:
-            _print_json({"id": queue_id, "path": path})
-        else:
-            print(safe_line(path))
+        try:
+            _export_to_file(backlog, queue_id, settings)
+        except Missing:
+            # With --all, it was delivered meanwhile.
+            if not settings.all:
+                raise
+        except FileExistsError:
+            if not settings.all:
+                raise
+            skipped += 1
+    if skipped:
+        files = "1 file that exists" if skipped == 1 else f"{skipped} files that exist"
+        _complain(settings.program, f"skipped {files} in {settings.folder}")
     return 0
+
+
+def _is_one_file(settings: Namespace) -> bool:
+    """Return True if the target of ``export`` is a file, and not a folder for files."""
+    target: str = settings.folder
+    return len(settings.ids) == 1 and target.endswith(".eml") and not os.path.isdir(target)
+
+
+def _export_to_file(backlog: Backlog, queue_id: str, settings: Namespace) -> None:
+    """Write a message to a new file; leave no part of one."""
+    path = settings.folder
+    if not _is_one_file(settings):
+        path = os.path.join(path, f"{os.path.basename(queue_id)}.eml")
+    with _pieces(backlog, queue_id) as pieces:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(pieces)
+        except BaseException:
+            # Otherwise a second export would skip it.
+            os.unlink(path)
+            raise
+    if settings.json:
+        _print_json({"id": queue_id, "path": path})
+    else:
+        print(safe_line(path))
 
 
 def _export_to_output(backlog: Backlog, queue_id: str) -> None:
     if sys.stdout.isatty():
         raise OSError("a message is not printed on a terminal: name a file, or use show")
-    pieces = _pieces(backlog, queue_id)
-    if pieces is None:
-        raise Missing(f"no message {queue_id} in the spool")
-    for piece in pieces:
-        sys.stdout.buffer.write(piece)
+    with _pieces(backlog, queue_id) as pieces:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
 
-def _pieces(backlog: Backlog, queue_id: str) -> Iterator[bytes] | None:
+@contextmanager
+def _pieces(backlog: Backlog, queue_id: str) -> Iterator[Iterator[bytes]]:
+    """Open a message; raise :exc:`Missing` if the spool does not have it."""
     content = backlog.content(queue_id)
-    if content is None or isinstance(content, bytes):
-        return None if content is None else iter([content])
-
-    def read() -> Iterator[bytes]:
+    if content is None:
+        raise Missing(f"no message {queue_id} in the spool")
+    if isinstance(content, bytes):
+        yield iter([content])
+    else:
         with content as file:
-            while piece := file.read(COPIED):
-                yield piece
-
-    return read()
+            yield iter(lambda: file.read(COPIED), b"")
 
 
 ACTIONS: dict[str, Callable[[Backlog, Namespace], int]] = {
@@ -328,8 +355,9 @@ def _print_message(rows: Sequence[Delivery], headers: bytes) -> None:
 
 def _headers(backlog: Backlog, queue_id: str) -> bytes:
     """Return the header section of a message, or its beginning."""
-    pieces = _pieces(backlog, queue_id)
-    begin = next(pieces, b"")[:HEADERS] if pieces is not None else b""
+    begin = b""
+    with suppress(Missing), _pieces(backlog, queue_id) as pieces:
+        begin = next(pieces, b"")[:HEADERS]
     return begin.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
 
 
@@ -355,7 +383,7 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
-def _complain(program: str, error: Exception) -> None:
+def _complain(program: str, error: Exception | str) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; name another file or folder"

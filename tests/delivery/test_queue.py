@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +62,13 @@ class Queue:
         self.folder = folder
         self.capsys = capsys
 
-    def __call__(self, *args: str, code: int = 0) -> Output:
+    def __call__(self, *args: str, code: int = 0, warned: bool = False) -> Output:
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main.main(["queue", *args, "--spool", str(self.folder)])
         out, err = self.capsys.readouterr()
         assert caught.value.code == code, err
-        assert err.count("\n") == (1 if code else 0)
+        assert err.count("\n") == (1 if code or warned else 0)
         assert not any(ord(character) < 32 and character != "\n" for character in out + err)
         assert not set("\x7f\x9b\u202e") & set(out + err)
         output = Output(out)
@@ -276,6 +277,37 @@ class TestExport:
         ]
         assert "File exists" in queue("export", "id1", str(out), code=2).err
         assert "no message x" in queue("export", "x", str(out), code=1).err
+
+    def test_one_to_a_file(self, queue: Queue, tmp_path: Path) -> None:
+        out = tmp_path / "mail.eml"
+        assert queue("export", "id1", str(out)) == f"{out}\n"
+        assert out.read_bytes() == MESSAGE
+        assert "mail.eml: File exists; name another" in queue("export", "id3", str(out), code=2).err
+        assert out.read_bytes() == MESSAGE
+        queue("export", "id1", "id2", str(tmp_path / "two.eml"))
+        queue("export", "id3", str(tmp_path / "two.eml"))
+        assert len(os.listdir(tmp_path / "two.eml")) == 3
+
+    def test_all_skips_existing_files(self, queue: Queue, tmp_path: Path) -> None:
+        queue("export", "id1", str(tmp_path / "out"))
+        (tmp_path / "out" / "id1.eml").write_bytes(b"mine")
+        output = queue("export", "--all", str(tmp_path / "out"), warned=True)
+        assert f"skipped 1 file that exists in {tmp_path / 'out'}" in output.err
+        assert [os.path.basename(line) for line in output.splitlines()] == ["id2.eml", "id3.eml"]
+        assert (tmp_path / "out" / "id1.eml").read_bytes() == b"mine"
+        again = queue("export", "--all", str(tmp_path / "out"), warned=True)
+        assert (again, "skipped 3 files that exist" in again.err) == ("", True)
+
+    def test_no_part_of_a_file_stays(
+        self, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(backlog.Backlog, "content", lambda *args: Broken())
+        assert "Input/output error" in queue("export", "id1", str(tmp_path / "a.eml"), code=2).err
+        assert not (tmp_path / "a.eml").exists()
 
     def test_to_the_output(self, folder: Path) -> None:
         with Program("queue", "export", "id1", "-", "--spool", str(folder)) as program:
