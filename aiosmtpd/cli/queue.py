@@ -98,6 +98,7 @@ def make_parser(program: str) -> ArgumentParser:
     parser.add_argument(
         "action",
         metavar="ACTION",
+        type=_action,
         choices=tuple(ACTIONS),
         help="list, show, retry, drop or export.",
     )
@@ -105,7 +106,8 @@ def make_parser(program: str) -> ArgumentParser:
         "ids",
         metavar="ID",
         nargs="*",
-        help="The queue ids of messages, as in the server's log and in its replies. The last "
+        help="The queue ids of messages, as in the server's log and in its replies, or the "
+        "first letters of one, 4 at least, if they name one message. The last "
         "argument of export is the folder or the .eml file to write to, or - for the standard "
         "output.",
     )
@@ -128,6 +130,16 @@ def make_parser(program: str) -> ArgumentParser:
         "--json", action="store_true", help="Print one line of JSON for each result."
     )
     return parser
+
+
+def _action(text: str) -> str:
+    """Return the text; suggest an action if it is nearly the name of one."""
+    if text not in ACTIONS:
+        from difflib import get_close_matches  # seldom needed
+
+        if near := get_close_matches(text, ACTIONS, 1):
+            raise ArgumentTypeError(f"invalid choice: {text!a}; did you mean {near[0]}?")
+    return text
 
 
 def _name(text: str) -> str:
@@ -162,19 +174,27 @@ def _check(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error("name messages, or use --all")
 
 
-def _selections(settings: Namespace) -> list[Selection]:
+def _selection(settings: Namespace, queue_id: str | None = None) -> Selection:
     from aiosmtpd.delivery.backlog import Selection
 
-    ids = settings.ids or [None]
-    return [Selection(queue_id=one, route=settings.route, dead=settings.dead) for one in ids]
+    return Selection(queue_id=queue_id, route=settings.route, dead=settings.dead)
+
+
+def _whole(backlog: Backlog, text: str) -> str:
+    """Return the id that a text is or begins; raise :exc:`Missing` unless it is one."""
+    found = backlog.named(text)
+    if len(found) > 1:
+        raise Missing(f"more than one ID begins with {text}: add letters")
+    if not found:
+        raise _missing(text)
+    return found[0]
 
 
 # The actions.
 
 
 def _list(backlog: Backlog, settings: Namespace) -> int:
-    (selection,) = _selections(settings)
-    rows = backlog.deliveries(selection)
+    rows = backlog.deliveries(_selection(settings))
     if settings.json:
         for row in rows:
             _print_json(_as_json(row))
@@ -184,35 +204,58 @@ def _list(backlog: Backlog, settings: Namespace) -> int:
 
 
 def _show(backlog: Backlog, settings: Namespace) -> int:
-    for selection in _selections(settings):
-        rows = list(backlog.deliveries(selection))
+    for text in settings.ids:
+        queue_id = _whole(backlog, text)
+        rows = list(backlog.deliveries(_selection(settings, queue_id)))
         if not rows:
-            raise _missing(selection)
+            raise _missing(queue_id)
         if settings.json:
             for row in rows:
                 _print_json(_as_json(row))
         else:
-            _print_message(rows, _headers(backlog, rows[0].queue_id))
+            _print_message(rows, _headers(backlog, queue_id))
     return 0
 
 
 def _retry(backlog: Backlog, settings: Namespace) -> int:
-    return _change(settings, lambda one: backlog.retry(one, settings.to), "retried", "to be tried")
+    is_new = settings.to is not None and not backlog.has_route(settings.to)
+
+    def retry(selection: Selection) -> int:
+        return backlog.retry(selection, settings.to)
+
+    code = _change(backlog, settings, retry, "retried", "to be tried")
+    if is_new:
+        _complain(
+            settings.program,
+            f"no delivery in this spool had the route {settings.to} before: if the server has a "
+            "route of that name it is tried at once, otherwise the message waits",
+        )
+    return code
 
 
 def _drop(backlog: Backlog, settings: Namespace) -> int:
-    return _change(settings, backlog.drop, "dropped", "dropped")
+    return _change(backlog, settings, backlog.drop, "dropped", "dropped")
 
 
-def _change(settings: Namespace, change: Callable[[Selection], int], key: str, result: str) -> int:
+def _change(
+    backlog: Backlog,
+    settings: Namespace,
+    change: Callable[[Selection], int],
+    key: str,
+    result: str,
+) -> int:
     """Change what is selected, and say how many deliveries that were."""
     total = 0
     missing: list[Missing] = []
-    for selection in _selections(settings):
-        changed = change(selection)
-        total += changed
-        if not changed and not settings.all:
-            missing.append(_missing(selection))
+    for text in settings.ids or [None]:
+        try:
+            queue_id = text and _whole(backlog, text)
+            changed = change(_selection(settings, queue_id))
+            total += changed
+            if not changed and not settings.all:
+                raise _missing(queue_id)
+        except Missing as error:
+            missing.append(error)
     if settings.json:
         _print_json({key: total})
     elif total or not missing:
@@ -224,13 +267,14 @@ def _change(settings: Namespace, change: Callable[[Selection], int], key: str, r
 
 def _export(backlog: Backlog, settings: Namespace) -> int:
     if settings.folder == "-":
-        _export_to_output(backlog, settings.ids[0])
+        _export_to_output(backlog, _whole(backlog, settings.ids[0]))
         return 0
     if not _is_one_file(settings):
         os.makedirs(settings.folder, 0o700, exist_ok=True)
     skipped = 0
-    for queue_id in backlog.messages() if settings.all else settings.ids:
+    for text in backlog.messages() if settings.all else settings.ids:
         try:
+            queue_id = text if settings.all else _whole(backlog, text)
             _export_to_file(backlog, queue_id, settings)
         except Missing:
             # With --all, it was delivered meanwhile.
@@ -286,7 +330,7 @@ def _pieces(backlog: Backlog, queue_id: str) -> Iterator[Iterator[bytes]]:
     """Open a message; raise :exc:`Missing` if the spool does not have it."""
     content = backlog.content(queue_id)
     if content is None:
-        raise Missing(f"no message {queue_id} in the spool")
+        raise _missing(queue_id)
     if isinstance(content, bytes):
         yield iter([content])
     else:
@@ -343,7 +387,7 @@ def _print_message(rows: Sequence[Delivery], headers: bytes) -> None:
             print(safe_line(f"{name + ':':<9}{value}"))
     for row in rows:
         when = "given up" if row.dead else f"next try {_clock(row.due)}"
-        print(safe_line(f"{'Route:':<9}{row.route}, {when}, {row.attempts} tries so far"))
+        print(safe_line(f"{'Route:':<9}{row.route}, {when}, {_tries(row.attempts)} so far"))
         for recipient in row.recipients:
             options = " ".join(arrival.rcpt_options.get(recipient, ()))
             print(safe_line(f"   {_path(recipient)} {options}".rstrip()))
@@ -390,9 +434,9 @@ def _complain(program: str, error: Exception | str) -> None:
     print(safe_line(f"{program}: {text}"), file=sys.stderr, flush=True)
 
 
-def _missing(selection: Selection) -> Missing:
-    if selection.queue_id is not None:
-        return Missing(f"no message {selection.queue_id} in the spool")
+def _missing(queue_id: str | None) -> Missing:
+    if queue_id is not None:
+        return Missing(f"no message {queue_id} in the spool")
     return Missing("no such deliveries in the spool")
 
 
@@ -405,6 +449,10 @@ def _paths(row: Delivery) -> str:
     more = len(row.recipients) - 3
     shown = ", ".join(map(_path, row.recipients[:3]))
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _tries(number: int) -> str:
+    return "1 try" if number == 1 else f"{number} tries"
 
 
 def _clock(when: float) -> str:

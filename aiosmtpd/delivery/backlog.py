@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -26,6 +27,9 @@ BUSY = 10.0
 
 PAGE = 200
 """Rows that are read or changed at a time."""
+
+SHORTEST = 4
+"""Letters of the shortest beginning of an id that names a message."""
 
 REST = 0.01
 """Seconds between two transactions, in which the server may write."""
@@ -124,6 +128,18 @@ class Backlog:
                     os.unlink(os.path.join(self.folder, "large", file))
             dropped += len(page)
         return dropped
+
+    def named(self, text: str) -> list[str]:
+        """Return the message with this id, or two at most whose ids begin with this text."""
+        found = self._read("select queue_id from message where queue_id = ?", (text,))
+        if not found and len(text) >= SHORTEST:
+            query = "select queue_id from message where queue_id > ? and queue_id < ? limit 2"
+            found = self._read(query, (text, text + chr(sys.maxunicode)))
+        return [queue_id for (queue_id,) in found]
+
+    def has_route(self, name: str) -> bool:
+        """Return True if there is a delivery by this route."""
+        return bool(self._read("select 1 from delivery where route = ? limit 1", (name,)))
 
     def messages(self) -> Iterator[str]:
         """Yield the ids of all messages, the oldest first."""

@@ -193,7 +193,7 @@ class TestShow:
     def test_dead_one(self, queue: Queue) -> None:
         text = queue("show", "id2")
         assert "From:    <>\n" in text
-        assert "Route:   app, given up, 1 tries so far\n" in text
+        assert "Route:   app, given up, 1 try so far\n" in text
         assert "   550 5.1.1 \\x1b[2Jno\n" in text
 
     def test_large_one(self, queue: Queue) -> None:
@@ -232,10 +232,15 @@ class TestRetry:
         assert jobs_now(folder) == [("id2", "app")]
 
     def test_by_another_route(self, queue: Queue, folder: Path) -> None:
-        queue("retry", "--route", "app", "--to", "other")
+        err = queue("retry", "--route", "app", "--to", "other", warned=True).err
+        assert "no delivery in this spool had the route other before: if the server" in err
         assert jobs_now(folder) == [("id1", "other"), ("id2", "other")]
         with opened(folder) as spool:
             assert spool.retried().result(PATIENCE) == {"other"}
+
+    def test_by_a_route_of_the_spool(self, queue: Queue, folder: Path) -> None:
+        assert queue("retry", "id2", "--to", "archive") == "1 delivery to be tried\n"
+        assert jobs_now(folder) == [("id2", "archive")]
 
     def test_some_ids_are_unknown(self, queue: Queue, folder: Path) -> None:
         assert "no message nothing" in queue("retry", "nothing", "id2", code=1).err
@@ -329,6 +334,35 @@ class TestExport:
         assert "not printed on a terminal" in queue("export", "id1", "-", code=2).err
 
 
+class TestFirstLetters:
+    """The first letters of an id name its message."""
+
+    @pytest.fixture(autouse=True)
+    def more(self, folder: Path) -> None:
+        with opened(folder) as spool:
+            for name in "abcd1", "abcd12", "wxyz1":
+                stored(spool, name)
+
+    def test_they_name_one(self, queue: Queue, tmp_path: Path) -> None:
+        assert queue("show", "wxyz").startswith("Id:      wxyz1\n")
+        assert queue("export", "wxyz", str(tmp_path)) == f"{tmp_path / 'wxyz1.eml'}\n"
+        assert queue("retry", "wxyz") == "1 delivery to be tried\n"
+        assert queue("drop", "wxyz") == "1 delivery dropped\n"
+        assert "no message wxyz " in queue("show", "wxyz", code=1).err
+
+    def test_a_whole_id_is_that_one(self, queue: Queue) -> None:
+        assert queue("drop", "abcd1") == "1 delivery dropped\n"
+        assert queue("show", "abcd").startswith("Id:      abcd12\n")
+
+    @pytest.mark.parametrize("action", ["show", "retry", "drop", "export"])
+    def test_more_than_one(self, queue: Queue, action: str, tmp_path: Path) -> None:
+        target = [str(tmp_path)] if action == "export" else []
+        err = queue(action, "abcd", *target, code=1).err
+        assert "more than one ID begins with abcd: add letters" in err
+        assert "no message wxy in" in queue(action, "wxy", *target, code=1).err
+        assert len(queue("list", "--json").json) == 7
+
+
 class TestBesideAServer:
     def test_server_sees_changes(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         queue = Queue(folder, capsys)
@@ -393,7 +427,8 @@ class TestErrors:
             (["drop", "id1", "--all", "--spool", "x"], "name messages, or use --all"),
             (["list", "--to", "x", "--spool", "x"], "--to needs retry"),
             (["retry", "--route", "\udcff", "--spool", "x"], "invalid name of a route"),
-            (["delete", "--spool", "x"], "invalid choice: 'delete'"),
+            (["delete", "--spool", "x"], "invalid choice: 'delete' (choose from"),
+            (["lst", "--spool", "x"], "invalid choice: 'lst'; did you mean list?"),
         ],
     )
     def test_wrong_words(
