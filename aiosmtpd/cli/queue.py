@@ -221,16 +221,18 @@ def _retry(backlog: Backlog, settings: Namespace) -> int:
     is_new = settings.to is not None and not backlog.has_route(settings.to)
 
     def retry(selection: Selection) -> int:
-        return backlog.retry(selection, settings.to)
+        nonlocal is_new
+        changed = backlog.retry(selection, settings.to)
+        if changed and is_new:
+            is_new = False
+            _complain(
+                settings.program,
+                f"no delivery in this spool had the route {settings.to} before: if the server has "
+                "a route of that name it is tried at once, otherwise the message waits",
+            )
+        return changed
 
-    code = _change(backlog, settings, retry, "retried", "to be tried")
-    if is_new:
-        _complain(
-            settings.program,
-            f"no delivery in this spool had the route {settings.to} before: if the server has a "
-            "route of that name it is tried at once, otherwise the message waits",
-        )
-    return code
+    return _change(backlog, settings, retry, "retried", "to be tried")
 
 
 def _drop(backlog: Backlog, settings: Namespace) -> int:

@@ -238,6 +238,10 @@ class TestRetry:
         with opened(folder) as spool:
             assert spool.retried().result(PATIENCE) == {"other"}
 
+    def test_one_warning_if_a_delivery_moved(self, queue: Queue, folder: Path) -> None:
+        queue("retry", "id1", "id2", "--to", "other", warned=True)
+        assert "no message none" in queue("retry", "none", "--to", "third", code=1).err
+
     def test_by_a_route_of_the_spool(self, queue: Queue, folder: Path) -> None:
         assert queue("retry", "id2", "--to", "archive") == "1 delivery to be tried\n"
         assert jobs_now(folder) == [("id2", "archive")]
