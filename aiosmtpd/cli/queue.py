@@ -8,7 +8,7 @@ import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
@@ -59,6 +59,7 @@ def main(args: Sequence[str], program: str) -> int:
     """Run the command; return the exit code."""
     parser = make_parser(program)
     settings = parser.parse_args(args)
+    settings.program = program
     _check(parser, settings)
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.delivery.backlog import Backlog
@@ -97,6 +98,7 @@ def make_parser(program: str) -> ArgumentParser:
     parser.add_argument(
         "action",
         metavar="ACTION",
+        type=_action,
         choices=tuple(ACTIONS),
         help="list, show, retry, drop or export.",
     )
@@ -104,8 +106,10 @@ def make_parser(program: str) -> ArgumentParser:
         "ids",
         metavar="ID",
         nargs="*",
-        help="The queue ids of messages, as in the server's log and in its replies. The last "
-        "argument of export is the folder to write to, or - for the standard output.",
+        help="The queue ids of messages, as in the server's log and in its replies, or the "
+        "first letters of one, 4 at least, if they name one message. The last "
+        "argument of export is the folder or the .eml file to write to, or - for the standard "
+        "output.",
     )
     parser.add_argument("--spool", metavar="DIR", required=True, help="The folder of the spool.")
     group = parser.add_argument_group("selection")
@@ -126,6 +130,16 @@ def make_parser(program: str) -> ArgumentParser:
         "--json", action="store_true", help="Print one line of JSON for each result."
     )
     return parser
+
+
+def _action(text: str) -> str:
+    """Return the text; suggest an action if it is nearly the name of one."""
+    if text not in ACTIONS:
+        from difflib import get_close_matches  # seldom needed
+
+        if near := get_close_matches(text, ACTIONS, 1):
+            raise ArgumentTypeError(f"invalid choice: {text!a}; did you mean {near[0]}?")
+    return text
 
 
 def _name(text: str) -> str:
@@ -160,19 +174,27 @@ def _check(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error("name messages, or use --all")
 
 
-def _selections(settings: Namespace) -> list[Selection]:
+def _selection(settings: Namespace, queue_id: str | None = None) -> Selection:
     from aiosmtpd.delivery.backlog import Selection
 
-    ids = settings.ids or [None]
-    return [Selection(queue_id=one, route=settings.route, dead=settings.dead) for one in ids]
+    return Selection(queue_id=queue_id, route=settings.route, dead=settings.dead)
+
+
+def _whole(backlog: Backlog, text: str) -> str:
+    """Return the id that a text is or begins; raise :exc:`Missing` unless it is one."""
+    found = backlog.named(text)
+    if len(found) > 1:
+        raise Missing(f"more than one ID begins with {text}: add letters")
+    if not found:
+        raise _missing(text)
+    return found[0]
 
 
 # The actions.
 
 
 def _list(backlog: Backlog, settings: Namespace) -> int:
-    (selection,) = _selections(settings)
-    rows = backlog.deliveries(selection)
+    rows = backlog.deliveries(_selection(settings))
     if settings.json:
         for row in rows:
             _print_json(_as_json(row))
@@ -182,35 +204,60 @@ def _list(backlog: Backlog, settings: Namespace) -> int:
 
 
 def _show(backlog: Backlog, settings: Namespace) -> int:
-    for selection in _selections(settings):
-        rows = list(backlog.deliveries(selection))
+    for text in settings.ids:
+        queue_id = _whole(backlog, text)
+        rows = list(backlog.deliveries(_selection(settings, queue_id)))
         if not rows:
-            raise _missing(selection)
+            raise _missing(queue_id)
         if settings.json:
             for row in rows:
                 _print_json(_as_json(row))
         else:
-            _print_message(rows, _headers(backlog, rows[0].queue_id))
+            _print_message(rows, _headers(backlog, queue_id))
     return 0
 
 
 def _retry(backlog: Backlog, settings: Namespace) -> int:
-    return _change(settings, lambda one: backlog.retry(one, settings.to), "retried", "to be tried")
+    is_new = settings.to is not None and not backlog.has_route(settings.to)
+
+    def retry(selection: Selection) -> int:
+        nonlocal is_new
+        changed = backlog.retry(selection, settings.to)
+        if changed and is_new:
+            is_new = False
+            _complain(
+                settings.program,
+                f"no delivery in this spool had the route {settings.to} before: if the server has "
+                "a route of that name it is tried at once, otherwise the message waits",
+            )
+        return changed
+
+    return _change(backlog, settings, retry, "retried", "to be tried")
 
 
 def _drop(backlog: Backlog, settings: Namespace) -> int:
-    return _change(settings, backlog.drop, "dropped", "dropped")
+    return _change(backlog, settings, backlog.drop, "dropped", "dropped")
 
 
-def _change(settings: Namespace, change: Callable[[Selection], int], key: str, result: str) -> int:
+def _change(
+    backlog: Backlog,
+    settings: Namespace,
+    change: Callable[[Selection], int],
+    key: str,
+    result: str,
+) -> int:
     """Change what is selected, and say how many deliveries that were."""
     total = 0
     missing: list[Missing] = []
-    for selection in _selections(settings):
-        changed = change(selection)
-        total += changed
-        if not changed and not settings.all:
-            missing.append(_missing(selection))
+    for text in settings.ids or [None]:
+        try:
+            queue_id = text and _whole(backlog, text)
+            changed = change(_selection(settings, queue_id))
+            total += changed
+            if not changed and not settings.all:
+                raise _missing(queue_id)
+        except Missing as error:
+            missing.append(error)
     if settings.json:
         _print_json({key: total})
     elif total or not missing:
@@ -222,49 +269,75 @@ def _change(settings: Namespace, change: Callable[[Selection], int], key: str, r
 
 def _export(backlog: Backlog, settings: Namespace) -> int:
     if settings.folder == "-":
-        _export_to_output(backlog, settings.ids[0])
+        _export_to_output(backlog, _whole(backlog, settings.ids[0]))
         return 0
-    os.makedirs(settings.folder, 0o700, exist_ok=True)
-    for queue_id in backlog.messages() if settings.all else settings.ids:
-        path = os.path.join(settings.folder, f"{os.path.basename(queue_id)}.eml")
-        pieces = _pieces(backlog, queue_id)
-        if pieces is None and settings.all:
-            # It was delivered meanwhile.
-            continue
-        if pieces is None:
-            raise Missing(f"no message {queue_id} in the spool")
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.writelines(pieces)
-        if settings.json:
-            _print_json({"id": queue_id, "path": path})
-        else:
-            print(safe_line(path))
+    if not _is_one_file(settings):
+        os.makedirs(settings.folder, 0o700, exist_ok=True)
+    skipped = 0
+    for text in backlog.messages() if settings.all else settings.ids:
+        try:
+            queue_id = text if settings.all else _whole(backlog, text)
+            _export_to_file(backlog, queue_id, settings)
+        except Missing:
+            # With --all, it was delivered meanwhile.
+            if not settings.all:
+                raise
+        except FileExistsError:
+            if not settings.all:
+                raise
+            skipped += 1
+    if skipped:
+        files = "1 file that exists" if skipped == 1 else f"{skipped} files that exist"
+        _complain(settings.program, f"skipped {files} in {settings.folder}")
     return 0
+
+
+def _is_one_file(settings: Namespace) -> bool:
+    """Return True if the target of ``export`` is a file, and not a folder for files."""
+    target: str = settings.folder
+    return len(settings.ids) == 1 and target.endswith(".eml") and not os.path.isdir(target)
+
+
+def _export_to_file(backlog: Backlog, queue_id: str, settings: Namespace) -> None:
+    """Write a message to a new file; leave no part of one."""
+    path = settings.folder
+    if not _is_one_file(settings):
+        path = os.path.join(path, f"{os.path.basename(queue_id)}.eml")
+    with _pieces(backlog, queue_id) as pieces:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.writelines(pieces)
+        except BaseException:
+            # Otherwise a second export would skip it.
+            os.unlink(path)
+            raise
+    if settings.json:
+        _print_json({"id": queue_id, "path": path})
+    else:
+        print(safe_line(path))
 
 
 def _export_to_output(backlog: Backlog, queue_id: str) -> None:
     if sys.stdout.isatty():
         raise OSError("a message is not printed on a terminal: name a file, or use show")
-    pieces = _pieces(backlog, queue_id)
-    if pieces is None:
-        raise Missing(f"no message {queue_id} in the spool")
-    for piece in pieces:
-        sys.stdout.buffer.write(piece)
+    with _pieces(backlog, queue_id) as pieces:
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
 
 
-def _pieces(backlog: Backlog, queue_id: str) -> Iterator[bytes] | None:
+@contextmanager
+def _pieces(backlog: Backlog, queue_id: str) -> Iterator[Iterator[bytes]]:
+    """Open a message; raise :exc:`Missing` if the spool does not have it."""
     content = backlog.content(queue_id)
-    if content is None or isinstance(content, bytes):
-        return None if content is None else iter([content])
-
-    def read() -> Iterator[bytes]:
+    if content is None:
+        raise _missing(queue_id)
+    if isinstance(content, bytes):
+        yield iter([content])
+    else:
         with content as file:
-            while piece := file.read(COPIED):
-                yield piece
-
-    return read()
+            yield iter(lambda: file.read(COPIED), b"")
 
 
 ACTIONS: dict[str, Callable[[Backlog, Namespace], int]] = {
@@ -316,7 +389,7 @@ def _print_message(rows: Sequence[Delivery], headers: bytes) -> None:
             print(safe_line(f"{name + ':':<9}{value}"))
     for row in rows:
         when = "given up" if row.dead else f"next try {_clock(row.due)}"
-        print(safe_line(f"{'Route:':<9}{row.route}, {when}, {row.attempts} tries so far"))
+        print(safe_line(f"{'Route:':<9}{row.route}, {when}, {_tries(row.attempts)} so far"))
         for recipient in row.recipients:
             options = " ".join(arrival.rcpt_options.get(recipient, ()))
             print(safe_line(f"   {_path(recipient)} {options}".rstrip()))
@@ -328,8 +401,9 @@ def _print_message(rows: Sequence[Delivery], headers: bytes) -> None:
 
 def _headers(backlog: Backlog, queue_id: str) -> bytes:
     """Return the header section of a message, or its beginning."""
-    pieces = _pieces(backlog, queue_id)
-    begin = next(pieces, b"")[:HEADERS] if pieces is not None else b""
+    begin = b""
+    with suppress(Missing), _pieces(backlog, queue_id) as pieces:
+        begin = next(pieces, b"")[:HEADERS]
     return begin.replace(b"\r\n", b"\n").partition(b"\n\n")[0]
 
 
@@ -355,16 +429,16 @@ def _print_json(value: dict[str, Any]) -> None:
     print(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
-def _complain(program: str, error: Exception) -> None:
+def _complain(program: str, error: Exception | str) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; name another file or folder"
     print(safe_line(f"{program}: {text}"), file=sys.stderr, flush=True)
 
 
-def _missing(selection: Selection) -> Missing:
-    if selection.queue_id is not None:
-        return Missing(f"no message {selection.queue_id} in the spool")
+def _missing(queue_id: str | None) -> Missing:
+    if queue_id is not None:
+        return Missing(f"no message {queue_id} in the spool")
     return Missing("no such deliveries in the spool")
 
 
@@ -377,6 +451,10 @@ def _paths(row: Delivery) -> str:
     more = len(row.recipients) - 3
     shown = ", ".join(map(_path, row.recipients[:3]))
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _tries(number: int) -> str:
+    return "1 try" if number == 1 else f"{number} tries"
 
 
 def _clock(when: float) -> str:

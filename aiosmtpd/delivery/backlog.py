@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -26,6 +27,9 @@ BUSY = 10.0
 
 PAGE = 200
 """Rows that are read or changed at a time."""
+
+SHORTEST = 4
+"""Letters of the shortest beginning of an id that names a message."""
 
 REST = 0.01
 """Seconds between two transactions, in which the server may write."""
@@ -78,6 +82,7 @@ class Backlog:
 
     def __init__(self, folder: str) -> None:
         self.folder = os.path.abspath(os.path.expanduser(folder))
+        _check_rights(self.folder)
         self._connection = open_beside(self.folder, BUSY)
 
     def close(self) -> None:
@@ -123,6 +128,18 @@ class Backlog:
                     os.unlink(os.path.join(self.folder, "large", file))
             dropped += len(page)
         return dropped
+
+    def named(self, text: str) -> list[str]:
+        """Return the message with this id, or two at most whose ids begin with this text."""
+        found = self._read("select queue_id from message where queue_id = ?", (text,))
+        if not found and len(text) >= SHORTEST:
+            query = "select queue_id from message where queue_id > ? and queue_id < ? limit 2"
+            found = self._read(query, (text, text + chr(sys.maxunicode)))
+        return [queue_id for (queue_id,) in found]
+
+    def has_route(self, name: str) -> bool:
+        """Return True if there is a delivery by this route."""
+        return bool(self._read("select 1 from delivery where route = ? limit 1", (name,)))
 
     def messages(self) -> Iterator[str]:
         """Yield the ids of all messages, the oldest first."""
@@ -185,6 +202,34 @@ class Backlog:
         except sqlite3.Error as error:
             raise explained(error, self.folder) from error
         time.sleep(REST)
+
+
+def _check_rights(folder: str) -> None:
+    """Raise :exc:`SpoolError` if this user may not read the spool that the folder has."""
+    path = os.path.join(folder, "spool.db")
+    try:
+        os.stat(path)
+    except PermissionError:
+        readable = False
+    except OSError:
+        return
+    else:
+        readable = os.access(path, os.R_OK)
+    if not readable:
+        owner = _owner(folder)
+        raise SpoolError(
+            f"Permission denied: run it as the owner of the folder{', ' + owner if owner else ''}"
+        )
+
+
+def _owner(folder: str) -> str:
+    """Return the name of the owner of a folder, or an empty text if it is unknown."""
+    try:
+        import pwd  # not on Windows
+
+        return pwd.getpwuid(os.stat(folder).st_uid).pw_name
+    except (ImportError, KeyError, OSError):
+        return ""
 
 
 def _delivery(row: Any) -> Delivery:

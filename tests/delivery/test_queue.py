@@ -1,11 +1,13 @@
 """``aiosmtpd queue``: on a spool without a server, and beside one that uses it."""
 
+import errno
 import json
 import os
 import sqlite3
 import stat
 import threading
 import time
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,13 @@ class Queue:
         self.folder = folder
         self.capsys = capsys
 
-    def __call__(self, *args: str, code: int = 0) -> Output:
+    def __call__(self, *args: str, code: int = 0, warned: bool = False) -> Output:
         self.capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main.main(["queue", *args, "--spool", str(self.folder)])
         out, err = self.capsys.readouterr()
         assert caught.value.code == code, err
-        assert err.count("\n") == (1 if code else 0)
+        assert err.count("\n") == (1 if code or warned else 0)
         assert not any(ord(character) < 32 and character != "\n" for character in out + err)
         assert not set("\x7f\x9b\u202e") & set(out + err)
         output = Output(out)
@@ -191,7 +193,7 @@ class TestShow:
     def test_dead_one(self, queue: Queue) -> None:
         text = queue("show", "id2")
         assert "From:    <>\n" in text
-        assert "Route:   app, given up, 1 tries so far\n" in text
+        assert "Route:   app, given up, 1 try so far\n" in text
         assert "   550 5.1.1 \\x1b[2Jno\n" in text
 
     def test_large_one(self, queue: Queue) -> None:
@@ -230,10 +232,19 @@ class TestRetry:
         assert jobs_now(folder) == [("id2", "app")]
 
     def test_by_another_route(self, queue: Queue, folder: Path) -> None:
-        queue("retry", "--route", "app", "--to", "other")
+        err = queue("retry", "--route", "app", "--to", "other", warned=True).err
+        assert "no delivery in this spool had the route other before: if the server" in err
         assert jobs_now(folder) == [("id1", "other"), ("id2", "other")]
         with opened(folder) as spool:
             assert spool.retried().result(PATIENCE) == {"other"}
+
+    def test_one_warning_if_a_delivery_moved(self, queue: Queue, folder: Path) -> None:
+        queue("retry", "id1", "id2", "--to", "other", warned=True)
+        assert "no message none" in queue("retry", "none", "--to", "third", code=1).err
+
+    def test_by_a_route_of_the_spool(self, queue: Queue, folder: Path) -> None:
+        assert queue("retry", "id2", "--to", "archive") == "1 delivery to be tried\n"
+        assert jobs_now(folder) == [("id2", "archive")]
 
     def test_some_ids_are_unknown(self, queue: Queue, folder: Path) -> None:
         assert "no message nothing" in queue("retry", "nothing", "id2", code=1).err
@@ -276,6 +287,37 @@ class TestExport:
         assert "File exists" in queue("export", "id1", str(out), code=2).err
         assert "no message x" in queue("export", "x", str(out), code=1).err
 
+    def test_one_to_a_file(self, queue: Queue, tmp_path: Path) -> None:
+        out = tmp_path / "mail.eml"
+        assert queue("export", "id1", str(out)) == f"{out}\n"
+        assert out.read_bytes() == MESSAGE
+        assert "mail.eml: File exists; name another" in queue("export", "id3", str(out), code=2).err
+        assert out.read_bytes() == MESSAGE
+        queue("export", "id1", "id2", str(tmp_path / "two.eml"))
+        queue("export", "id3", str(tmp_path / "two.eml"))
+        assert len(os.listdir(tmp_path / "two.eml")) == 3
+
+    def test_all_skips_existing_files(self, queue: Queue, tmp_path: Path) -> None:
+        queue("export", "id1", str(tmp_path / "out"))
+        (tmp_path / "out" / "id1.eml").write_bytes(b"mine")
+        output = queue("export", "--all", str(tmp_path / "out"), warned=True)
+        assert f"skipped 1 file that exists in {tmp_path / 'out'}" in output.err
+        assert [os.path.basename(line) for line in output.splitlines()] == ["id2.eml", "id3.eml"]
+        assert (tmp_path / "out" / "id1.eml").read_bytes() == b"mine"
+        again = queue("export", "--all", str(tmp_path / "out"), warned=True)
+        assert (again, "skipped 3 files that exist" in again.err) == ("", True)
+
+    def test_no_part_of_a_file_stays(
+        self, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Broken(BytesIO):
+            def read(self, size: int | None = -1) -> bytes:
+                raise OSError(errno.EIO, "Input/output error")
+
+        monkeypatch.setattr(backlog.Backlog, "content", lambda *args: Broken())
+        assert "Input/output error" in queue("export", "id1", str(tmp_path / "a.eml"), code=2).err
+        assert not (tmp_path / "a.eml").exists()
+
     def test_to_the_output(self, folder: Path) -> None:
         with Program("queue", "export", "id1", "-", "--spool", str(folder)) as program:
             out, err = program.process.communicate(timeout=PATIENCE)
@@ -294,6 +336,35 @@ class TestExport:
     def test_not_to_a_terminal(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("sys.stdout.isatty", lambda: True)
         assert "not printed on a terminal" in queue("export", "id1", "-", code=2).err
+
+
+class TestFirstLetters:
+    """The first letters of an id name its message."""
+
+    @pytest.fixture(autouse=True)
+    def more(self, folder: Path) -> None:
+        with opened(folder) as spool:
+            for name in "abcd1", "abcd12", "wxyz1":
+                stored(spool, name)
+
+    def test_they_name_one(self, queue: Queue, tmp_path: Path) -> None:
+        assert queue("show", "wxyz").startswith("Id:      wxyz1\n")
+        assert queue("export", "wxyz", str(tmp_path)) == f"{tmp_path / 'wxyz1.eml'}\n"
+        assert queue("retry", "wxyz") == "1 delivery to be tried\n"
+        assert queue("drop", "wxyz") == "1 delivery dropped\n"
+        assert "no message wxyz " in queue("show", "wxyz", code=1).err
+
+    def test_a_whole_id_is_that_one(self, queue: Queue) -> None:
+        assert queue("drop", "abcd1") == "1 delivery dropped\n"
+        assert queue("show", "abcd").startswith("Id:      abcd12\n")
+
+    @pytest.mark.parametrize("action", ["show", "retry", "drop", "export"])
+    def test_more_than_one(self, queue: Queue, action: str, tmp_path: Path) -> None:
+        target = [str(tmp_path)] if action == "export" else []
+        err = queue(action, "abcd", *target, code=1).err
+        assert "more than one ID begins with abcd: add letters" in err
+        assert "no message wxy in" in queue(action, "wxy", *target, code=1).err
+        assert len(queue("list", "--json").json) == 7
 
 
 class TestBesideAServer:
@@ -360,7 +431,8 @@ class TestErrors:
             (["drop", "id1", "--all", "--spool", "x"], "name messages, or use --all"),
             (["list", "--to", "x", "--spool", "x"], "--to needs retry"),
             (["retry", "--route", "\udcff", "--spool", "x"], "invalid name of a route"),
-            (["delete", "--spool", "x"], "invalid choice: 'delete'"),
+            (["delete", "--spool", "x"], "invalid choice: 'delete' (choose from"),
+            (["lst", "--spool", "x"], "invalid choice: 'lst'; did you mean list?"),
         ],
     )
     def test_wrong_words(
@@ -381,6 +453,24 @@ class TestErrors:
         assert "is not a spool" in Queue(tmp_path, capsys)("list", code=2).err
         (tmp_path / "spool.db").write_bytes(b"x" * 50_000)
         assert "is damaged" in Queue(tmp_path, capsys)("list", code=2).err
+
+    @pytest.mark.skipif(os.name != "posix", reason="owners have other names")
+    def test_spool_of_another_user(self, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+        import pwd
+
+        real = os.stat
+
+        def denied(path: Any, *args: Any, **more: Any) -> os.stat_result:
+            if str(path).endswith("spool.db"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return real(path, *args, **more)
+
+        monkeypatch.setattr(os, "stat", denied)
+        owner = pwd.getpwuid(os.getuid()).pw_name
+        line = f"Permission denied: run it as the owner of the folder, {owner}\n"
+        assert queue("list", code=2).err.endswith(line)
+        monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+        assert queue("list", code=2).err.endswith("the owner of the folder\n")
 
     def test_locked(self, queue: Queue, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(backlog, "BUSY", 0.05)
