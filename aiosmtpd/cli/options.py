@@ -62,6 +62,8 @@ examples:
       act like a provider's server
   aiosmtpd -l :8025 -l unix:socket
       listen at two places
+  aiosmtpd --spool S --deliver maildir:M
+      store first, then deliver
 """
 
 
@@ -261,7 +263,7 @@ def add_tls_options(parser: ArgumentParser) -> None:
         choices=("self-signed",),
         help="Make a certificate at each start, for STARTTLS and for smtps:// places. It is signed "
         "by an authority in your cache folder, which clients can trust. Needs trustme: "
-        "pip install aiosmtpd[devtls].",
+        'pip install "aiosmtpd[devtls]".',
     )
     group.add_argument(
         "--no-requiretls",

@@ -80,6 +80,14 @@ async def test_the_worker(server: NatsServer, tmp_path: Path, ending: signal.Sig
     assert len(await server.stored(">")) == 1
 
 
+async def test_the_worker_says_what_is_wrong(server: NatsServer) -> None:
+    worker = await program("worker.py")
+    _, errors = await worker.communicate()
+    assert worker.returncode == 1
+    assert errors.startswith(b"worker: ")
+    assert len(errors.splitlines()) == 1
+
+
 async def test_the_fastapi_application(
     server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
