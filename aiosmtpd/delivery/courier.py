@@ -16,7 +16,7 @@ from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
-from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolError
+from aiosmtpd.delivery.spool import DIED, Duplicate, Job, Spool, SpoolError
 
 T = TypeVar("T")
 
@@ -369,7 +369,10 @@ class Courier:
     async def _deliver(self, job: Job, lane: Lane) -> None:
         route, missing = lane.route, job.item.recipients
         try:
-            tried = await self._try(lane, job.item, route.timeout)
+            if self._spool.is_suspect(job):
+                tried = await self._try_suspect(job, lane)
+            else:
+                tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
             await self._conclude(job, route, tried.failures)
@@ -383,6 +386,19 @@ class Courier:
             raise
         finally:
             lane.running -= 1
+
+    async def _try_suspect(self, job: Job, lane: Lane) -> Tried:
+        """Try a message that may have ended the process before: count the try when it begins."""
+        item, route, now = job.item, lane.route, self._clock()
+        due = route.retry.next_due(item.attempts + 1, now, item.arrival.time)
+        if due is None and job.error == DIED:
+            return Tried(_all(item, Later(DIED)))
+        await self._written(lambda: self._spool.begin(job, due=now if due is None else due))
+        try:
+            return await self._try(lane, item, route.timeout)
+        except asyncio.CancelledError:
+            self._spool.put_back(job)
+            raise
 
     async def _postpone(self, job: Job, recipients: tuple[str, ...]) -> None:
         """Let a message wait for *recipients*; because of a bug, no result can be written."""

@@ -31,6 +31,7 @@ class Job:
     route: str
     item: Item
     due: float
+    error: str = ""
 
 
 BY_ROUTE = (
@@ -72,6 +73,10 @@ class Tally:
         self._bytes += size
         self._last += 1
         return self._last
+
+    def next_row(self) -> int:
+        """Return a number above those of all deliveries."""
+        return (self._last + 1) << NUMBER_BITS
 
     def remove(self, size: int, file: str | None) -> None:
         self._messages -= 1
@@ -190,7 +195,7 @@ where dead = 0 and route = ? and due <= ? order by due, id limit ?
 
 _JOB = """
 select delivery.id, delivery.route, delivery.recipients, delivery.due, delivery.attempts,
-    message.queue_id, message.envelope, message.size, message.body
+    coalesce(delivery.error, ''), message.queue_id, message.envelope, message.size, message.body
 from delivery join message on message.id = delivery.message where delivery.id = ?
 """
 
@@ -222,14 +227,14 @@ def due_jobs(
             _bury(connection, number, f"The row cannot be read: {error!r}")
             continue
         jobs.append(job)
-        size += len(row[8] or b"")
+        size += len(row[9] or b"")
         if size >= BYTES:
             break
     return jobs
 
 
 def _job(large: str, row: Any) -> Job:
-    number, route, recipients, due, attempts, queue_id, envelope, size, body = row
+    number, route, recipients, due, attempts, error, queue_id, envelope, size, body = row
     sender, arrival = envelope_from(envelope)
     item = Item(
         id=queue_id,
@@ -240,7 +245,7 @@ def _job(large: str, row: Any) -> Job:
         attempts=attempts,
         content=partial(_open, os.path.join(large, queue_id)) if body is None else body,
     )
-    return Job(number=number, route=route, item=item, due=due)
+    return Job(number=number, route=route, item=item, due=due, error=error)
 
 
 def envelope_from(text: str) -> tuple[str, Arrival]:
@@ -282,24 +287,36 @@ def remove_delivered(
         removed(*row)
 
 
-def give_up(number: int, recipients: str, error: str, connection: sqlite3.Connection) -> None:
+def begin(
+    number: int, due: float, attempts: int, error: str, connection: sqlite3.Connection
+) -> None:
     connection.execute(
-        "update delivery set recipients = ?, error = ?, attempts = attempts + 1, dead = 1 "
+        "update delivery set due = ?, attempts = ?, error = ? where id = ? and dead = 0",
+        (due, attempts, error, number),
+    )
+
+
+def give_up(
+    number: int, attempts: int, recipients: str, error: str, connection: sqlite3.Connection
+) -> None:
+    connection.execute(
+        "update delivery set recipients = ?, error = ?, attempts = ?, dead = 1 "
         "where id = ? and dead = 0",
-        (recipients, error, number),
+        (recipients, error, attempts, number),
     )
 
 
 def settle(
     number: int,
+    attempts: int,
     waiting: tuple[str, float, str],
     dead: tuple[str, str] | None,
     connection: sqlite3.Connection,
 ) -> None:
     changed = connection.execute(
-        "update delivery set recipients = ?, due = ?, error = ?, attempts = attempts + 1 "
+        "update delivery set recipients = ?, due = ?, error = ?, attempts = ? "
         "where id = ? and dead = 0",
-        (*waiting, number),
+        (*waiting, attempts, number),
     ).rowcount
     # A row that `aiosmtpd queue drop` has removed stays removed.
     if changed and dead is not None:

@@ -43,6 +43,9 @@ LOOK = 0.5
 MAX_WAIT = 86400.0
 """Seconds after which every delivery is due at the start, unless ``max_wait`` says another."""
 
+DIED = "the process ended during this try"
+"""The error of a try that has no result."""
+
 
 @public
 @attrs.frozen(kw_only=True)
@@ -94,6 +97,7 @@ class Spool:
         self._failed: BaseException | None = None
         self._tally = rows.Tally()
         self._version = 0
+        self._suspects = 0
         self._free = (0.0, True)
 
     def open(self) -> None:
@@ -219,6 +223,23 @@ class Spool:
         """Remove a delivery, and the message if that was its last one."""
         return self._submit(Task(partial(rows.done, self._tally, job)))
 
+    def is_suspect(self, job: Job) -> bool:
+        """Return True if this delivery may have ended the process before this one.
+
+        That process did not close the spool, and the delivery was there at the start.
+        """
+        return job.number < self._suspects
+
+    def begin(self, job: Job, *, due: float) -> Future[None]:
+        """Count a try before it is made, and let the next one be at *due*, if none ends it."""
+        values = (job.number, float(due), job.item.attempts + 1, DIED)
+        return self._submit(Task(partial(rows.begin, *values)))
+
+    def put_back(self, job: Job) -> Future[None]:
+        """Undo :meth:`begin`: the try was not made to its end."""
+        values = (job.number, job.due, job.item.attempts, job.error)
+        return self._submit(Task(partial(rows.begin, *values)))
+
     def later(
         self, job: Job, *, due: float, error: str, recipients: tuple[str, ...]
     ) -> Future[None]:
@@ -246,12 +267,14 @@ class Spool:
         """
         if not later and not dead:
             return self.done(job)
+        # Not one more than the row has: begin() may have counted this try.
+        tries = job.item.attempts + 1
         given_up = (json.dumps(dead), rows.error_of(dead_error))
         if not later:
-            return self._submit(Task(partial(rows.give_up, job.number, *given_up)))
+            return self._submit(Task(partial(rows.give_up, job.number, tries, *given_up)))
         waiting = (json.dumps(later), float(due), rows.error_of(error))
         return self._submit(
-            Task(partial(rows.settle, job.number, waiting, given_up if dead else None))
+            Task(partial(rows.settle, job.number, tries, waiting, given_up if dead else None))
         )
 
     def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Future[None]:
@@ -300,6 +323,7 @@ class Spool:
             self._correct(connection)
             self._version = rows.data_version(connection)
             self._tally.read(connection)
+            self._suspects = self._tally.next_row() if self._lock.was_left else 0
             remove_orphans(self._large, partial(rows.is_known, connection))
         except sqlite3.Error as error:
             connection.close()
