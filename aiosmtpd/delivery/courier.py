@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import shlex
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from aiosmtpd.delivery import report
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.outlets.python import PythonOutlet
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
 from aiosmtpd.delivery.spool import DIED, Duplicate, Job, Spool, SpoolError
@@ -68,6 +72,8 @@ class Lane:
         self.running = self.ending = 0
         self.is_open = False
         self.error = "the route is down"
+        self.bugs: set[type[BaseException]] = set()
+        """The exceptions of the user's function that were logged with a traceback."""
         self.opening = asyncio.Lock()
         self.direct = asyncio.Semaphore(route.concurrency)
 
@@ -125,7 +131,9 @@ class Courier:
         self._stopping = True
         self.wake()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(self._grace + max(self._grace, LAST_RESORT) + 3 * LAST_RESORT)
+            if self._thread.is_alive():
+                log.error("A coroutine of an outlet blocks the courier, which is left behind")
 
     def wake(self) -> None:
         """Look at the spool now: a message has come."""
@@ -204,11 +212,14 @@ class Courier:
             self._event.set()
 
     async def _work(self) -> None:
-        event = self._event or asyncio.Event()
+        event, is_first = self._event or asyncio.Event(), True
         while not self._stopping:
             event.clear()
             pause = POLL
             try:
+                if is_first:
+                    await self._look_for_names()
+                    is_first = False
                 await self._look_for_changes()
                 await self._take_due()
                 pause = await self._pause()
@@ -258,6 +269,12 @@ class Courier:
         for name in await self._asked(self._spool.retried()):
             if name in self._lanes:
                 self._lanes[name].route.breaker.wake()
+
+    async def _look_for_names(self) -> None:
+        """Log the names of routes in the spool that no route has, before their messages are due."""
+        for name in await self._asked(self._spool.routes()):
+            if name not in self._routes.by_name:
+                self._miss(name)
 
     async def _take_due(self) -> None:
         now, taken = self._clock(), 1
@@ -327,10 +344,12 @@ class Courier:
             return
         self.missing.add(name)
         log.error(
-            "No route is called %r: its messages wait. Add the route again, or move them with "
-            "aiosmtpd queue retry --spool DIR --route %s --to NAME",
+            "No route is called %r: its messages wait. Add the route again, or move them to one of "
+            "%s: aiosmtpd queue retry --spool %s --route %s --to NAME",
             name,
-            name,
+            ", ".join(sorted(self._routes.by_name)),
+            shlex.quote(self._spool.folder),
+            shlex.quote(name),
         )
 
     def _let_go(self, job: Job, task: asyncio.Task[None]) -> None:
@@ -436,8 +455,20 @@ class Courier:
                 raise
             late = isinstance(error, TimeoutError) and limit.expired()
             text = f"no answer within {timeout:g} seconds" if late else _line(error)
-            log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
+            if not late and isinstance(outlet, PythonOutlet):
+                text = f"{_place_of(error)}: {text}"
+                self._tell_of_bug(lane, item, text, error)
+            else:
+                log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
             return Tried(_all(item, Later(text, reply=UNREACHABLE)), is_down=True)
+
+    def _tell_of_bug(self, lane: Lane, item: Item, text: str, error: BaseException) -> None:
+        """Log an error of the user's function, with a traceback the first time."""
+        is_new = type(error) not in lane.bugs
+        lane.bugs.add(type(error))
+        log.warning(
+            "%s: route %s: %s", item.id, lane.route.name, text, exc_info=error if is_new else None
+        )
 
     async def _open(self, lane: Lane) -> None:
         if not lane.is_open and lane.route.outlet is not None:
@@ -635,6 +666,12 @@ def _text(failure: Later | Never) -> str:
 
 def _line(error: BaseException) -> str:
     return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the file and the line that raised an exception."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.path.basename(last.filename)}:{last.lineno}"
 
 
 def _not_before(failures: Iterable[Later], due: float, now: float) -> float:

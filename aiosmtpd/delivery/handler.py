@@ -252,7 +252,11 @@ class Delivery:
             if (name := option.partition("=")[0].upper()) in NOT_KEPT:
                 return f"{UNSUPPORTED} {name}"
         await self._ready()
-        has_room = self._spool.has_room()
+        try:
+            has_room = self._spool.has_room()
+        except OSError as error:
+            log.error("The spool cannot be used, a message is refused: %s", error)
+            return CLOSED
         if self._spool.failed is not None:
             log.error("The spool has failed, a message is refused: %s", self._spool.failed)
             return CLOSED

@@ -200,7 +200,7 @@ from delivery join message on message.id = delivery.message where delivery.id = 
 """
 
 
-def _routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]:
+def routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]:
     return [route for (route,) in connection.execute(_ROUTES).fetchall() if route not in without]
 
 
@@ -213,7 +213,7 @@ def due_jobs(
     connection: sqlite3.Connection,
 ) -> list[Job]:
     found: list[tuple[float, int]] = []
-    for route in _routes(connection, routes_not):
+    for route in routes(connection, routes_not):
         # More than the limit: those that are claimed are due too.
         rows = connection.execute(_DUE, (route, now, limit + len(claimed))).fetchall()
         found += [row for row in rows if row[1] not in claimed]
@@ -262,7 +262,7 @@ def next_due(
     routes_not: frozenset[str], claimed: frozenset[int], connection: sqlite3.Connection
 ) -> float | None:
     times = []
-    for route in _routes(connection, routes_not):
+    for route in routes(connection, routes_not):
         rows = connection.execute(_DUE, (route, float("inf"), 1 + len(claimed))).fetchall()
         times += [due for due, number in rows if number not in claimed][:1]
     return min(times, default=None)

@@ -290,6 +290,10 @@ class Spool:
         """
         return self._submit(Task(self._look_for_changes, writes=False))
 
+    def routes(self) -> Future[list[str]]:
+        """Return the names of routes for which deliveries wait."""
+        return self._submit(Task(partial(rows.routes, without=frozenset()), writes=False))
+
     def retried(self) -> Future[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
 
@@ -314,8 +318,12 @@ class Spool:
 
     def _in_use(self) -> str:
         holder = self._lock.holder()
-        who = f"process {holder}" if holder else "another process"
-        return f"The spool {self.folder} is in use by {who}: end that, or choose another folder"
+        if holder == str(os.getpid()):
+            advice = "this process: open it once, or choose another folder"
+        else:
+            who = f"process {holder}" if holder else "another process"
+            advice = f"{who}: end that, or choose another folder"
+        return f"The spool {self.folder} is in use by {advice}"
 
     def _start(self, connection: sqlite3.Connection) -> None:
         try:
