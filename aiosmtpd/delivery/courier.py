@@ -135,6 +135,11 @@ class Courier:
             if self._thread.is_alive():
                 log.error("A coroutine of an outlet blocks the courier, which is left behind")
 
+    @property
+    def is_busy(self) -> bool:
+        """True if a try runs."""
+        return bool(self._running)
+
     def wake(self) -> None:
         """Look at the spool now: a message has come."""
         if self._awake:
