@@ -318,12 +318,11 @@ class Spool:
 
     def _in_use(self) -> str:
         holder = self._lock.holder()
+        who = f"process {holder}" if holder else "another process"
+        advice = "end that"
         if holder == str(os.getpid()):
-            advice = "this process: open it once, or choose another folder"
-        else:
-            who = f"process {holder}" if holder else "another process"
-            advice = f"{who}: end that, or choose another folder"
-        return f"The spool {self.folder} is in use by {advice}"
+            who, advice = f"{who}, which is this process", "open it once"
+        return f"The spool {self.folder} is in use by {who}: {advice}, or choose another folder"
 
     def _start(self, connection: sqlite3.Connection) -> None:
         try:

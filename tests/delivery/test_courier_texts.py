@@ -106,5 +106,5 @@ def test_a_spool_that_cannot_be_looked_at(
 
 
 def test_a_spool_in_use_by_this_process(tmp_path: Path) -> None:
-    with opened(tmp_path), pytest.raises(SpoolError, match="in use by this process: "):
+    with opened(tmp_path), pytest.raises(SpoolError, match=r"which is this process: open it once"):
         Spool(tmp_path).open()
