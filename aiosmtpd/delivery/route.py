@@ -148,12 +148,15 @@ def parse_route(text: str, **keywords: Any) -> Route:
     found = re.fullmatch(_SPECIFICATION, text)
     if found is None:
         raise ValueError(f"{_shown(text)!r} is not [PATTERN=]URL")
+    patterns = re.split(_COMMA, found[1] or "*")
     try:
         url, options = _options_of(found[2])
+        return Route(url, patterns, **{**options, **keywords})
     except ValueError as error:
-        raise ValueError(f"{_shown(found[2])}: {error}") from None
-    patterns = re.split(_COMMA, found[1] or "*")
-    return Route(url, patterns, **{**options, **keywords})
+        place, line = _shown(found[2]), str(error)
+        raise ValueError(
+            line if line.startswith(place.partition("#")[0]) else f"{place}: {line}"
+        ) from None
 
 
 def _options_of(url: str) -> tuple[str, dict[str, Any]]:

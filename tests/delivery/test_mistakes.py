@@ -1,11 +1,14 @@
 """Mistakes in routes that are refused at the start, each with one line."""
 
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Delivery, Route
+from aiosmtpd.delivery import Delivery, Misconfigured, Route
+from aiosmtpd.delivery.outlets import make_outlet
 from aiosmtpd.delivery.route import Routes, parse_route
 
 
@@ -56,7 +59,7 @@ def test_a_pattern_in_the_place_of_a_url() -> None:
 @pytest.mark.parametrize(
     ("url", "texts"),
     [
-        ("smtp://mx.test#timeout=abc", ["timeout: 'abc' is not a duration", "smtp"]),
+        ("smtp://mx.test#timeout=abc", ["timeout: 'abc' is not a duration", "smtp://mx.test"]),
         ("smtp://mx.test#give_up=abc", ["give_up: 'abc' is not a duration", "smtp://mx.test"]),
     ],
 )
@@ -64,6 +67,14 @@ def test_durations_are_named(url: str, texts: list[str]) -> None:
     with pytest.raises(ValueError) as caught:
         parse_route(url)
     assert all(text in str(caught.value) for text in texts)
+
+
+async def test_a_missing_file_of_an_authority_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    outlet = make_outlet(f"smtps://mx.test#cafile={file}")
+    with pytest.raises(Misconfigured, match=f"cafile: {re.escape(str(file))}: No such file"):
+        await outlet.open()
+    await outlet.close()
 
 
 def test_equal_names_have_an_advice() -> None:
