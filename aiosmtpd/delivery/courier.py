@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from aiosmtpd.delivery import report
@@ -130,10 +131,21 @@ class Courier:
         """End the running tries, close the outlets and end the thread."""
         self._stopping = True
         self.wake()
-        if self._thread is not None:
-            self._thread.join(self._grace + max(self._grace, LAST_RESORT) + 3 * LAST_RESORT)
-            if self._thread.is_alive():
-                log.error("A coroutine of an outlet blocks the courier, which is left behind")
+        thread = self._thread
+        if thread is None:
+            return
+        thread.join(self._grace + LAST_RESORT)
+        if thread.is_alive() and self._answers():
+            thread.join(max(self._grace, LAST_RESORT) + 2 * LAST_RESORT)
+        if thread.is_alive():
+            log.error("A coroutine of an outlet blocks the courier, which is left behind")
+
+    def _answers(self) -> bool:
+        """Return True if the loop runs what it is given."""
+        answer = threading.Event()
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(answer.set)
+        return answer.wait(LAST_RESORT)
 
     @property
     def is_busy(self) -> bool:
