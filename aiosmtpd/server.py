@@ -194,6 +194,11 @@ class Server:
             finally:
                 self._stopped.set()
 
+    @property
+    def is_busy(self) -> bool:
+        """True if connections are open, or if the handler says that it is busy."""
+        return bool(self._registry.connections) or getattr(self.handler, "is_busy", False) is True
+
     async def open_handler(self) -> None:
         """Await the handler's ``open()``, if it has one; :meth:`stop` awaits its ``close()``.
 

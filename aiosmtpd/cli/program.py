@@ -44,6 +44,8 @@ OPEN_RELAY = (
     "URL of --deliver, or add --require-auth"
 )
 
+STOPPING = "Stopping after the open transactions; a second signal stops at once"
+
 CHECK_RIGHTS = "check --user, --group and -n"
 
 LOGIN_PROMPTS = "Username:", "Password:"
@@ -278,11 +280,19 @@ class Program:
     def end(self) -> None:
         """End gracefully; a second call ends at once."""
         if not self._stopping.is_set():
-            log.info("Stopping after the open transactions; a second signal stops at once")
+            log.info(STOPPING)
+            self._tell_terminal()
             self._stopping.set()
         elif self._task is not None:
             self._patience = 0
             self._task.cancel()
+
+    def _tell_terminal(self) -> None:
+        """Say on a terminal that the end takes a while, unless the log says so there."""
+        if self._settings.quiet or self._settings.debug or not self._server.is_busy:
+            return
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(STOPPING, file=sys.stderr, flush=True)
 
     def finish(self) -> None:
         """End gracefully, if the end has not begun yet."""

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
+import shlex
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from aiosmtpd.delivery import report
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.outlets.python import PythonOutlet
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
-from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolError
+from aiosmtpd.delivery.spool import DIED, Duplicate, Job, Spool, SpoolError
 
 T = TypeVar("T")
 
@@ -68,6 +73,8 @@ class Lane:
         self.running = self.ending = 0
         self.is_open = False
         self.error = "the route is down"
+        self.bugs: set[type[BaseException]] = set()
+        """The exceptions of the user's function that were logged with a traceback."""
         self.opening = asyncio.Lock()
         self.direct = asyncio.Semaphore(route.concurrency)
 
@@ -124,8 +131,26 @@ class Courier:
         """End the running tries, close the outlets and end the thread."""
         self._stopping = True
         self.wake()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is None:
+            return
+        thread.join(self._grace + LAST_RESORT)
+        if thread.is_alive() and self._answers():
+            thread.join(max(self._grace, LAST_RESORT) + 2 * LAST_RESORT)
+        if thread.is_alive():
+            log.error("A coroutine of an outlet blocks the courier, which is left behind")
+
+    def _answers(self) -> bool:
+        """Return True if the loop runs what it is given."""
+        answer = threading.Event()
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(answer.set)
+        return answer.wait(LAST_RESORT)
+
+    @property
+    def is_busy(self) -> bool:
+        """True if a try runs."""
+        return bool(self._running)
 
     def wake(self) -> None:
         """Look at the spool now: a message has come."""
@@ -204,11 +229,14 @@ class Courier:
             self._event.set()
 
     async def _work(self) -> None:
-        event = self._event or asyncio.Event()
+        event, is_first = self._event or asyncio.Event(), True
         while not self._stopping:
             event.clear()
             pause = POLL
             try:
+                if is_first:
+                    await self._look_for_names()
+                    is_first = False
                 await self._look_for_changes()
                 await self._take_due()
                 pause = await self._pause()
@@ -258,6 +286,12 @@ class Courier:
         for name in await self._asked(self._spool.retried()):
             if name in self._lanes:
                 self._lanes[name].route.breaker.wake()
+
+    async def _look_for_names(self) -> None:
+        """Log the names of routes in the spool that no route has, before their messages are due."""
+        for name in await self._asked(self._spool.routes()):
+            if name not in self._routes.by_name:
+                self._miss(name)
 
     async def _take_due(self) -> None:
         now, taken = self._clock(), 1
@@ -327,10 +361,12 @@ class Courier:
             return
         self.missing.add(name)
         log.error(
-            "No route is called %r: its messages wait. Add the route again, or move them with "
-            "aiosmtpd queue retry --spool DIR --route %s --to NAME",
+            "No route is called %r: its messages wait. Add the route again, or move them to one of "
+            "%s: aiosmtpd queue retry --spool %s --route %s --to NAME",
             name,
-            name,
+            ", ".join(sorted(self._routes.by_name)),
+            shlex.quote(self._spool.folder),
+            shlex.quote(name),
         )
 
     def _let_go(self, job: Job, task: asyncio.Task[None]) -> None:
@@ -369,7 +405,10 @@ class Courier:
     async def _deliver(self, job: Job, lane: Lane) -> None:
         route, missing = lane.route, job.item.recipients
         try:
-            tried = await self._try(lane, job.item, route.timeout)
+            if self._spool.is_suspect(job):
+                tried = await self._try_suspect(job, lane)
+            else:
+                tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
             await self._conclude(job, route, tried.failures)
@@ -383,6 +422,19 @@ class Courier:
             raise
         finally:
             lane.running -= 1
+
+    async def _try_suspect(self, job: Job, lane: Lane) -> Tried:
+        """Try a message that may have ended the process before: count the try when it begins."""
+        item, route, now = job.item, lane.route, self._clock()
+        due = route.retry.next_due(item.attempts + 1, now, item.arrival.time)
+        if due is None and job.error == DIED:
+            return Tried(_all(item, Later(DIED)))
+        await self._written(lambda: self._spool.begin(job, due=now if due is None else due))
+        try:
+            return await self._try(lane, item, route.timeout)
+        except asyncio.CancelledError:
+            self._spool.put_back(job)
+            raise
 
     async def _postpone(self, job: Job, recipients: tuple[str, ...]) -> None:
         """Let a message wait for *recipients*; because of a bug, no result can be written."""
@@ -423,8 +475,20 @@ class Courier:
                 raise
             late = isinstance(error, TimeoutError) and limit.expired()
             text = f"no answer within {timeout:g} seconds" if late else _line(error)
-            log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
+            if not late and isinstance(outlet, PythonOutlet):
+                text = f"{_place_of(error)}: {text}"
+                self._tell_of_bug(lane, item, text, error)
+            else:
+                log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
             return Tried(_all(item, Later(text, reply=UNREACHABLE)), is_down=True)
+
+    def _tell_of_bug(self, lane: Lane, item: Item, text: str, error: BaseException) -> None:
+        """Log an error of the user's function, with a traceback the first time."""
+        is_new = type(error) not in lane.bugs
+        lane.bugs.add(type(error))
+        log.warning(
+            "%s: route %s: %s", item.id, lane.route.name, text, exc_info=error if is_new else None
+        )
 
     async def _open(self, lane: Lane) -> None:
         if not lane.is_open and lane.route.outlet is not None:
@@ -622,6 +686,12 @@ def _text(failure: Later | Never) -> str:
 
 def _line(error: BaseException) -> str:
     return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
+
+
+def _place_of(error: BaseException) -> str:
+    """Return the file and the line that raised an exception."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{os.path.basename(last.filename)}:{last.lineno}"
 
 
 def _not_before(failures: Iterable[Later], due: float, now: float) -> float:

@@ -173,6 +173,11 @@ class Delivery:
         return any(route.is_relay for route in self._routes.all)
 
     @property
+    def is_busy(self) -> bool:
+        """True if a delivery runs."""
+        return self._courier is not None and self._courier.is_busy
+
+    @property
     def missing(self) -> frozenset[str]:
         """Names of routes that messages in the spool have, and that none of the routes has."""
         return frozenset(self._courier.missing if self._courier else ())
@@ -252,7 +257,11 @@ class Delivery:
             if (name := option.partition("=")[0].upper()) in NOT_KEPT:
                 return f"{UNSUPPORTED} {name}"
         await self._ready()
-        has_room = self._spool.has_room()
+        try:
+            has_room = self._spool.has_room()
+        except OSError as error:
+            log.error("The spool cannot be used, a message is refused: %s", error)
+            return CLOSED
         if self._spool.failed is not None:
             log.error("The spool has failed, a message is refused: %s", self._spool.failed)
             return CLOSED
@@ -290,6 +299,8 @@ class Delivery:
         courier = await self._ready()
         parts = self._parts(envelope.rcpt_tos)
         queue_id = new_queue_id()
+        # The id in the Received field: the log and ``aiosmtpd queue`` have it too.
+        envelope.received_id = queue_id
         fields = server.trace_fields(session, envelope)
         incoming = Incoming(self._spool, queue_id, fields, server.limits.max_hops)
         try:

@@ -7,10 +7,11 @@ not, and whether to try again.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from io import BytesIO
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import attrs
 from public import public
@@ -191,3 +192,15 @@ class Outlet(Protocol):
 
     async def close(self) -> None:
         """Give back what :meth:`open` took; nothing is called after this but :meth:`open`."""
+
+
+def checked(outlet: Any) -> Outlet:
+    """Return an object that has the methods of an outlet; raises ValueError with one line."""
+    for name in "open", "put", "close":
+        method = inspect.unwrap(getattr(outlet, name, None))  # type: ignore[arg-type]
+        is_plain = inspect.isfunction(method) or inspect.ismethod(method)
+        if not callable(method) or (is_plain and not inspect.iscoroutinefunction(method)):
+            kind = outlet.__name__ if inspect.isclass(outlet) else type(outlet).__name__
+            raise ValueError(f"outlet {kind}: write async def {name}(self, ...)")
+    found: Outlet = outlet
+    return found

@@ -219,8 +219,8 @@ def stream_fault(config: Any, *, direct: bool, fsync: bool) -> str | None:
     if direct and not is_synced(config, fsync=fsync):
         return (
             f'mode="direct" needs {SAFE_REPLICAS} replicas, stream {name} has'
-            f" {config.num_replicas or 1}: add replicas, or say fsync=True if the server has"
-            " sync_interval: always"
+            f" {config.num_replicas or 1}: add replicas, or say fsync=True (#fsync=yes) if the"
+            " server has sync_interval: always"
         )
     return None
 

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
@@ -59,8 +60,8 @@ class Access:
                 await link.client.connect(**self._options(link))
         except NoServersError:
             await link.end()
-            text = f"no server lets us in at {self.address}: {link.troubles}"
-            raise ConnectionError(text) from None
+            does = "no server lets us in at" if link.answers else "cannot reach"
+            raise ConnectionError(f"{does} {self.address}: {link.troubles}") from None
         except BaseException:
             await link.end()
             raise
@@ -93,6 +94,8 @@ class Link:
         """True when the connection ended by itself."""
         self.retired = False
         """True when the connection ends as soon as the last user has its answer."""
+        self.answers = False
+        """True if a server was reached, and reported an error."""
         self._troubles: dict[str, None] = {}
         self._tell = lost
         self._deadlines: set[asyncio.Timeout] = set()
@@ -138,7 +141,12 @@ class Link:
             self._begin_end()
 
     async def on_error(self, error: Exception) -> None:
-        self._troubles[str(error)] = None
+        text = str(error)
+        if isinstance(error, OSError):
+            text = os.strerror(error.errno).lower() if error.errno else text
+        else:
+            self.answers = True
+        self._troubles[text] = None
         log.debug("NATS: %s", error)
 
     async def on_disconnect(self) -> None:

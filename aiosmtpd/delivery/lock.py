@@ -8,12 +8,19 @@ from contextlib import suppress
 _FAR = 1 << 30
 """The byte that is locked on Windows, where the locked part of a file cannot be read."""
 
+_CLOSED = b" closed"
+
 
 class FolderLock:
-    """Holds the file ``lock`` of a folder; it has the number of the process."""
+    """Holds the file ``lock`` of a folder; it has the number of the process.
+
+    A second word, ``closed``, says that this process has given the lock back.
+    """
 
     def __init__(self, folder: str) -> None:
         self._descriptor, self._process = -1, 0
+        self.was_left = False
+        """True if the process before this one ended without :meth:`release`."""
         self.path = os.path.join(folder, "lock")
 
     def acquire(self) -> bool:
@@ -24,8 +31,9 @@ class FolderLock:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _lock(descriptor)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, b"%d\n" % os.getpid())
+            before = os.read(descriptor, 100)
+            self.was_left = bool(before) and _CLOSED not in before
+            _write(descriptor, b"%d\n" % os.getpid())
         except BlockingIOError:
             os.close(descriptor)
             return False
@@ -39,6 +47,8 @@ class FolderLock:
         """Give the lock back. The file stays: a new one could be locked twice."""
         if self._descriptor >= 0:
             if self._process == os.getpid():
+                with suppress(OSError):
+                    _write(self._descriptor, b"%d%b\n" % (self._process, _CLOSED))
                 # A child that was forked has the file open too, and would keep the lock.
                 _unlock(self._descriptor)
             os.close(self._descriptor)
@@ -46,9 +56,15 @@ class FolderLock:
 
     def holder(self) -> str:
         """Return the number of the process that has written the file last, or nothing."""
-        with suppress(OSError, ValueError), open(self.path, encoding="ascii") as file:
-            return str(int(file.read(20)))
+        with suppress(OSError, ValueError, IndexError), open(self.path, encoding="ascii") as file:
+            return str(int(file.read(20).split()[0]))
         return ""
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.write(descriptor, content)
 
 
 def _lock(descriptor: int) -> None:

@@ -13,7 +13,7 @@ import attrs
 from public import public
 
 from aiosmtpd.delivery.breaker import Breaker
-from aiosmtpd.delivery.item import Outlet
+from aiosmtpd.delivery.item import Outlet, checked
 from aiosmtpd.delivery.schedule import RetryLike, retry_of, seconds
 
 REJECT = "reject"
@@ -39,6 +39,8 @@ IN_URL = {
 }
 """Keywords of a route that may be in its URL on the command line."""
 
+_QUOTED = r'"(?:\\.|[^"\\])*"'
+_COMMA = r',(?=(?:[^"]*"[^"]*")*[^"]*\Z)'
 _NAME = r"(?a)[\w.@*+-][\w.@*+:-]{0,99}"
 
 
@@ -80,14 +82,21 @@ class Route:
     ) -> None:
         self.to = to
         self.patterns = (match,) if isinstance(match, str) else tuple(match)
+        for pattern in self.patterns:
+            _check_pattern(pattern)
+        if found := {"pattern", "patterns"} & options.keys():
+            raise ValueError(f"route: write match=..., not {min(found)}=...")
         self.name = _default_name(to, self.patterns) if name is None else name
         if not re.fullmatch(_NAME, self.name):
             raise ValueError(f"route: {self.name!r} is not a name of letters, digits and .@*+:-_")
-        self.retry = retry_of(retry)
+        try:
+            self.retry = retry_of(retry)
+            self.timeout = seconds(timeout, "timeout")
+        except ValueError as error:
+            raise ValueError(f"route {self.name}: {error}") from None
         if isinstance(concurrency, bool) or not 1 <= concurrency <= 10_000:
             raise ValueError(f"route {self.name}: concurrency must be from 1 to 10000")
         self.concurrency = concurrency
-        self.timeout = seconds(timeout)
         _one_of(self.name, "dead", dead, ("keep", "drop"))
         _one_of(self.name, "mode", mode, ("spool", "direct"))
         _one_of(self.name, "fallback", fallback, ("spool", None))
@@ -139,8 +148,15 @@ def parse_route(text: str, **keywords: Any) -> Route:
     found = re.fullmatch(_SPECIFICATION, text)
     if found is None:
         raise ValueError(f"{_shown(text)!r} is not [PATTERN=]URL")
-    url, options = _options_of(found[2])
-    return Route(url, found[1] or "*", **{**options, **keywords})
+    patterns = re.split(_COMMA, found[1] or "*")
+    try:
+        url, options = _options_of(found[2])
+        return Route(url, patterns, **{**options, **keywords})
+    except ValueError as error:
+        place, line = _shown(found[2]), str(error)
+        raise ValueError(
+            line if line.startswith(place.partition("#")[0]) else f"{place}: {line}"
+        ) from None
 
 
 def _options_of(url: str) -> tuple[str, dict[str, Any]]:
@@ -148,6 +164,14 @@ def _options_of(url: str) -> tuple[str, dict[str, Any]]:
     from aiosmtpd.delivery.outlets import fragment
 
     place, written = fragment.split(url)
+    if not written:
+        # A folder, a function or a command has no options, but its route has.
+        place, _, written = url.rpartition("#")
+        if not all(part.partition("=")[0] in IN_URL for part in written.split("&")):
+            scheme = place.partition(":")[0].lower()
+            if scheme in {"maildir", "python"} and re.match(r"\w+=", written):
+                raise ValueError(f"{scheme}: has no options, found #{written}")
+            return url, {}
     options: dict[str, Any] = {}
     rest = []
     for part in filter(None, written.split("&")):
@@ -187,7 +211,10 @@ class Routes:
 
     def _add(self, route: Route) -> None:
         if route.name in self.by_name:
-            raise ValueError(f"two routes are called {route.name!r}: give one another name")
+            raise ValueError(
+                f"two routes are called {route.name!r}: give one another name "
+                "(name=NAME, on the command line #name=NAME)"
+            )
         self.by_name[route.name] = route
 
     def find(self, address: str) -> Route | None:
@@ -217,6 +244,8 @@ def _outlet(to: Any, mode: str, options: dict[str, Any]) -> Outlet:
     if isinstance(to, str):
         from aiosmtpd.delivery.outlets import make_outlet
 
+        if (found := re.fullmatch(_SPECIFICATION, to)) and found[1] and "@" in found[1]:
+            raise ValueError(f"write Route({_shown(found[2])!r}, match={found[1]!r})")
         if to.lower().startswith("nats:"):
             # It checks whether the stream keeps what a 250 would promise.
             options = {**options, "mode": mode}
@@ -226,7 +255,7 @@ def _outlet(to: Any, mode: str, options: dict[str, Any]) -> Outlet:
         raise ValueError(f"route to {name}: unknown option {min(options)!r}")
     outlet: Outlet
     if callable(getattr(to, "put", None)) and not isclass(to):
-        outlet = to
+        outlet = checked(to)
     elif callable(to) and not isclass(to):
         from aiosmtpd.delivery.outlets.python import PythonOutlet
 
@@ -255,6 +284,20 @@ def _matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
         return any(pattern.match(address) for pattern in compiled)
 
     return matches
+
+
+def _check_pattern(pattern: str) -> None:
+    """Raise ValueError for a pattern that no address matches."""
+    plain = re.sub(_QUOTED, "", pattern)
+    advice = f"not {pattern!r}"
+    if "," in plain:
+        raise ValueError(f"write several patterns as a list, {advice}")
+    if re.search(r"\s", plain):
+        raise ValueError(f"a pattern has no spaces, {advice}")
+    if "@" not in pattern and "*" not in pattern and pattern.lower() != "postmaster":
+        raise ValueError(f"a pattern has an @, such as '*@example.com', {advice}")
+    if re.search(r"@\[[^\]]*$", plain):
+        raise ValueError(f"a pattern for an address has both brackets: *@[192.0.2.1], {advice}")
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -31,7 +31,11 @@ class Job:
     route: str
     item: Item
     due: float
+    error: str = ""
 
+
+DIED = "the process ended during this try"
+"""The error of a try that has no result."""
 
 BY_ROUTE = (
     "select route, count(*) from delivery where dead = 0 group by route",
@@ -72,6 +76,10 @@ class Tally:
         self._bytes += size
         self._last += 1
         return self._last
+
+    def next_row(self) -> int:
+        """Return a number above those of all deliveries."""
+        return (self._last + 1) << NUMBER_BITS
 
     def remove(self, size: int, file: str | None) -> None:
         self._messages -= 1
@@ -190,12 +198,12 @@ where dead = 0 and route = ? and due <= ? order by due, id limit ?
 
 _JOB = """
 select delivery.id, delivery.route, delivery.recipients, delivery.due, delivery.attempts,
-    message.queue_id, message.envelope, message.size, message.body
+    coalesce(delivery.error, ''), message.queue_id, message.envelope, message.size, message.body
 from delivery join message on message.id = delivery.message where delivery.id = ?
 """
 
 
-def _routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]:
+def routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]:
     return [route for (route,) in connection.execute(_ROUTES).fetchall() if route not in without]
 
 
@@ -208,7 +216,7 @@ def due_jobs(
     connection: sqlite3.Connection,
 ) -> list[Job]:
     found: list[tuple[float, int]] = []
-    for route in _routes(connection, routes_not):
+    for route in routes(connection, routes_not):
         # More than the limit: those that are claimed are due too.
         rows = connection.execute(_DUE, (route, now, limit + len(claimed))).fetchall()
         found += [row for row in rows if row[1] not in claimed]
@@ -222,14 +230,14 @@ def due_jobs(
             _bury(connection, number, f"The row cannot be read: {error!r}")
             continue
         jobs.append(job)
-        size += len(row[8] or b"")
+        size += len(row[9] or b"")
         if size >= BYTES:
             break
     return jobs
 
 
 def _job(large: str, row: Any) -> Job:
-    number, route, recipients, due, attempts, queue_id, envelope, size, body = row
+    number, route, recipients, due, attempts, error, queue_id, envelope, size, body = row
     sender, arrival = envelope_from(envelope)
     to = tuple(json.loads(recipients))
     item = Item(
@@ -241,7 +249,7 @@ def _job(large: str, row: Any) -> Job:
         attempts=attempts,
         content=partial(_open, os.path.join(large, queue_id)) if body is None else body,
     )
-    return Job(number=number, route=route, item=item, due=due)
+    return Job(number=number, route=route, item=item, due=due, error=error)
 
 
 def envelope_from(text: str) -> tuple[str, Arrival]:
@@ -258,7 +266,7 @@ def next_due(
     routes_not: frozenset[str], claimed: frozenset[int], connection: sqlite3.Connection
 ) -> float | None:
     times = []
-    for route in _routes(connection, routes_not):
+    for route in routes(connection, routes_not):
         rows = connection.execute(_DUE, (route, float("inf"), 1 + len(claimed))).fetchall()
         times += [due for due, number in rows if number not in claimed][:1]
     return min(times, default=None)
@@ -283,25 +291,39 @@ def remove_delivered(
         removed(*row)
 
 
-def give_up(number: int, recipients: str, error: str, connection: sqlite3.Connection) -> None:
+def begin(
+    number: int, due: float, attempts: int, error: str, connection: sqlite3.Connection
+) -> None:
     connection.execute(
-        "update delivery set recipients = ?, error = ?, attempts = attempts + 1, dead = 1 "
+        "update delivery set due = ?, attempts = ?, error = ? where id = ? and dead = 0",
+        (due, attempts, error, number),
+    )
+
+
+def give_up(
+    number: int, attempts: int, recipients: str, error: str, connection: sqlite3.Connection
+) -> None:
+    connection.execute(
+        "update delivery set recipients = ?, error = ?, attempts = ?, dead = 1 "
         "where id = ? and dead = 0",
-        (recipients, error, number),
+        (recipients, error, attempts, number),
     )
 
 
 def settle(
     number: int,
+    attempts: int,
     waiting: tuple[str, float, float, str],
     dead: tuple[str, str] | None,
     connection: sqlite3.Connection,
 ) -> None:
-    # `aiosmtpd queue retry` may have set another time during the try: that one counts.
+    recipients, before, due, error = waiting
+    # `aiosmtpd queue retry` may have set another time during the try: that one counts. A row that
+    # begin() has changed has its time, and DIED.
     changed = connection.execute(
-        "update delivery set recipients = ?, due = case when due = ? then ? else due end, "
-        "error = ?, attempts = attempts + 1 where id = ? and dead = 0",
-        (*waiting, number),
+        "update delivery set recipients = ?, error = ?, attempts = ?, "
+        "due = case when due = ? or error = ? then ? else due end where id = ? and dead = 0",
+        (recipients, error, attempts, before, DIED, due, number),
     ).rowcount
     # A row that `aiosmtpd queue drop` has removed stays removed.
     if changed and dead is not None:

@@ -13,19 +13,33 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = r"(?a)([0-9]{1,9}(?:\.[0-9]{1,6})?)([smhd]?)"
 
 
-def seconds(value: float | str) -> float:
+def seconds(value: float | str, name: str = "") -> float:
     """Return a duration in seconds: a number, or a text such as ``"30s"``, ``"5m"``, ``"2h"``.
 
-    The units are s, m, h and d; a text without a unit is in seconds. Raises ValueError.
+    The units are s, m, h and d; a text without a unit is in seconds. Raises ValueError, with *name*
+    in front of its text.
     """
+    name = f"{name}: " if name else ""
     if isinstance(value, str):
         found = re.fullmatch(_DURATION, value.strip())
         if found is None:
-            raise ValueError(f"{value!r} is not a duration such as 30s, 5m, 2h or 5d")
+            raise ValueError(f"{name}{value!r} is not a duration such as 30s, 5m, 2h or 5d")
         return float(found[1]) * _UNITS[found[2]]
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e10:
-        raise ValueError(f"{value!r} is not a duration in seconds")
+        raise ValueError(f"{name}{value!r} is not a duration in seconds")
     return float(value)
+
+
+def _first(value: float | str) -> float:
+    return seconds(value, "first")
+
+
+def _max(value: float | str) -> float:
+    return seconds(value, "max")
+
+
+def _give_up(value: float | str) -> float:
+    return seconds(value, "give_up")
 
 
 @public
@@ -39,10 +53,10 @@ class Retry:
     be longer or shorter, so that many messages are not tried at the same moment. Raises ValueError.
     """
 
-    first: float = attrs.field(default=5.0, converter=seconds)
+    first: float = attrs.field(default=5.0, converter=_first)
     factor: float = attrs.field(default=2.0, converter=float)
-    max: float = attrs.field(default=3600.0, converter=seconds)
-    give_up: float = attrs.field(default=5 * 86400.0, converter=seconds)
+    max: float = attrs.field(default=3600.0, converter=_max)
+    give_up: float = attrs.field(default=5 * 86400.0, converter=_give_up)
     jitter: float = attrs.field(default=0.2, converter=float)
 
     def __attrs_post_init__(self) -> None:

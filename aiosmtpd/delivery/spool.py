@@ -34,7 +34,7 @@ from aiosmtpd.delivery.ids import VALID
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
 from aiosmtpd.delivery.lock import FolderLock
-from aiosmtpd.delivery.rows import Job as Job
+from aiosmtpd.delivery.rows import DIED as DIED, Job as Job
 from aiosmtpd.delivery.writer import Task, Writer
 
 LOOK = 0.5
@@ -94,6 +94,7 @@ class Spool:
         self._failed: BaseException | None = None
         self._tally = rows.Tally()
         self._version = 0
+        self._suspects = 0
         self._free = (0.0, True)
 
     def open(self) -> None:
@@ -219,6 +220,23 @@ class Spool:
         """Remove a delivery, and the message if that was its last one."""
         return self._submit(Task(partial(rows.done, self._tally, job)))
 
+    def is_suspect(self, job: Job) -> bool:
+        """Return True if this delivery may have ended the process before this one.
+
+        That process did not close the spool, and the delivery was there at the start.
+        """
+        return job.number < self._suspects
+
+    def begin(self, job: Job, *, due: float) -> Future[None]:
+        """Count a try before it is made, and let the next one be at *due*, if none ends it."""
+        values = (job.number, float(due), job.item.attempts + 1, DIED)
+        return self._submit(Task(partial(rows.begin, *values)))
+
+    def put_back(self, job: Job) -> Future[None]:
+        """Undo :meth:`begin`: the try was not made to its end."""
+        values = (job.number, job.due, job.item.attempts, job.error)
+        return self._submit(Task(partial(rows.begin, *values)))
+
     def later(
         self, job: Job, *, due: float, error: str, recipients: tuple[str, ...]
     ) -> Future[None]:
@@ -246,12 +264,14 @@ class Spool:
         """
         if not later and not dead:
             return self.done(job)
+        # Not one more than the row has: begin() may have counted this try.
+        tries = job.item.attempts + 1
         given_up = (json.dumps(dead), rows.error_of(dead_error))
         if not later:
-            return self._submit(Task(partial(rows.give_up, job.number, *given_up)))
+            return self._submit(Task(partial(rows.give_up, job.number, tries, *given_up)))
         waiting = (json.dumps(later), job.due, float(due), rows.error_of(error))
         return self._submit(
-            Task(partial(rows.settle, job.number, waiting, given_up if dead else None))
+            Task(partial(rows.settle, job.number, tries, waiting, given_up if dead else None))
         )
 
     def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Future[None]:
@@ -266,6 +286,10 @@ class Spool:
         This is how ``aiosmtpd queue`` works. Call :meth:`due` and :meth:`retried` then.
         """
         return self._submit(Task(self._look_for_changes, writes=False))
+
+    def routes(self) -> Future[list[str]]:
+        """Return the names of routes for which deliveries wait."""
+        return self._submit(Task(partial(rows.routes, without=frozenset()), writes=False))
 
     def retried(self) -> Future[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
@@ -292,7 +316,10 @@ class Spool:
     def _in_use(self) -> str:
         holder = self._lock.holder()
         who = f"process {holder}" if holder else "another process"
-        return f"The spool {self.folder} is in use by {who}: end that, or choose another folder"
+        advice = "end that"
+        if holder == str(os.getpid()):
+            who, advice = f"{who}, which is this process", "open it once"
+        return f"The spool {self.folder} is in use by {who}: {advice}, or choose another folder"
 
     def _start(self, connection: sqlite3.Connection) -> None:
         try:
@@ -300,6 +327,7 @@ class Spool:
             self._correct(connection)
             self._version = rows.data_version(connection)
             self._tally.read(connection)
+            self._suspects = self._tally.next_row() if self._lock.was_left else 0
             remove_orphans(self._large, partial(rows.is_known, connection))
         except sqlite3.Error as error:
             connection.close()

@@ -431,7 +431,7 @@ def trace_fields(server: ServerSide, session: Session, envelope: Envelope) -> by
             tls=session.ssl is not None,
             authenticated=bool(session.authenticated),
         ),
-        identifier=server.session_id,
+        identifier=envelope.received_id or server.session_id,
         date=_date(int(time())),
     )
 

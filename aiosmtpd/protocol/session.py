@@ -165,6 +165,8 @@ class Envelope:
     # Class attributes: most transactions never set them.
     mail_params: Mapping[str, Any] = MappingProxyType({})
     xforward: dict[str, str | None] | None = None
+    received_id: str = ""
+    """The id in the Received field, instead of that of the session."""
     _spill: Stored | None = None
 
     def __init__(self) -> None:

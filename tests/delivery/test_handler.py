@@ -361,9 +361,10 @@ def test_the_log_has_the_queue_id(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     place = Place()
     with delivering(tmp_path, route(place)) as (handler, controller):
         queue_id = send(controller, "bo@b.test").rpartition(" ")[2]
-        place.next()
+        content = place.next()[1]
         until(lambda: counts(handler).messages == 0)
     text = messages(caplog, logging.INFO)
+    assert f" with ESMTP id {queue_id}\r\n".encode() in content
     assert f"OK queued as {queue_id}" in text
     assert f"{queue_id} delivered by route app to ('bo@b.test',)" in text
 

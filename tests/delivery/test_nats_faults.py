@@ -51,7 +51,7 @@ async def test_open_without_a_server_fails_at_once(server: NatsServer) -> None:
     server.kill()
     outlet = from_url(server.url, timeout=30)
     begin = time.monotonic()
-    with pytest.raises(ConnectionError, match="no server lets us in at nats://127"):
+    with pytest.raises(ConnectionError, match=r"cannot reach nats://127.*: connection refused"):
         await outlet.open()
     assert time.monotonic() - begin < 5
     await outlet.close()

@@ -7,6 +7,7 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -84,6 +85,32 @@ def test_a_second_signal_ends_it_at_once(slow: Path) -> None:
         program.send(signal.SIGINT)
         program.until("a second signal stops at once")
         assert program.end(signal.SIGINT).code == 0
+
+
+def read_until(output: IO[bytes], text: bytes) -> None:
+    """Read what a process writes to its terminal; raises OSError at its end."""
+    found = b""
+    while text not in found:
+        found += output.read(4096)
+
+
+def test_a_terminal_says_that_it_waits(slow: Path) -> None:
+    terminal, end = os.openpty()
+    port = free_port()
+    words = ("-n", "-l", f"127.0.0.1:{port}", "-c", "slow.Slow", "60")
+    with (
+        open(terminal, "rb", 0) as output,
+        open(end, "wb", 0) as error,
+        Program(*words, cwd=slow, stderr=error) as program,
+    ):
+        read_until(output, b"127.0.0.1")
+        with Client(port) as client:
+            client.transaction()
+            client.send(MESSAGE)
+            assert program.out_line() == "begun\n"
+            program.send(signal.SIGINT)
+            read_until(output, b"a second signal stops at once")
+            assert program.end(signal.SIGINT).code == 0
 
 
 @pytest.mark.parametrize("name", ["Stubborn", "Thread"])

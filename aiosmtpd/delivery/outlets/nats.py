@@ -132,7 +132,8 @@ class NatsOutlet:
         if not ready.synced:
             log.warning(
                 "%r: a power cut at the server may lose the mail of the last minutes: give stream"
-                " %s 3 replicas, or set sync_interval: always there and fsync=True here",
+                " %s 3 replicas, or set sync_interval: always there and fsync=True here"
+                " (#fsync=yes)",
                 self,
                 ready.stream,
             )

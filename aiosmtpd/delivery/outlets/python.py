@@ -11,7 +11,7 @@ from typing import Any
 
 from public import public
 
-from aiosmtpd.delivery.item import Item, Outlet, Results
+from aiosmtpd.delivery.item import Item, Outlet, Results, checked
 from aiosmtpd.delivery.mail import Mail
 from aiosmtpd.delivery.outlets.workers import Workers
 
@@ -33,9 +33,8 @@ def from_url(url: str) -> Outlet:
             found = found()
         except Exception as error:
             raise ValueError(f"cannot make {name}: {type(error).__name__}: {error}") from None
-    if all(hasattr(found, method) for method in ("open", "put", "close")):
-        outlet: Outlet = found
-        return outlet
+    if hasattr(found, "put"):
+        return checked(found)
     return PythonOutlet(found)
 
 

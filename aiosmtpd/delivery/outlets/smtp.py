@@ -63,7 +63,7 @@ def from_url(
     if user and not (encrypted or place.path or plain_auth):
         raise ValueError(
             "would send the password in plain text: write smtps:// or smtp+starttls://, or set "
-            "plain_auth = true"
+            "plain_auth=True (#plain_auth=yes)"
         )
     if not encrypted and (cafile or context):
         raise ValueError("cafile and context are for smtps:// and smtp+starttls://")
@@ -135,7 +135,9 @@ class SMTPOutlet:
             try:
                 await self._workers.run(self.tls.context)
             except OSError as error:
-                raise Misconfigured(f"{self.place}: cafile: {error.strerror or error}") from None
+                raise Misconfigured(
+                    f"{self.place}: cafile: {self.tls.cafile}: {error.strerror or error}"
+                ) from None
 
     async def put(self, item: Item) -> Results:
         """Send the message, in a worker thread; if this is cancelled, the connection ends."""

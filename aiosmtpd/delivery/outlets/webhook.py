@@ -137,7 +137,7 @@ class WebhookOutlet:
         try:
             client = await self._workers.run(self._make)
         except OSError as error:
-            line = f"{shown(self.url)}: cafile: {error.strerror or error}"
+            line = f"{shown(self.url)}: cafile: {self.cafile}: {error.strerror or error}"
             raise Misconfigured(line) from None
         await self._warn()
         # Several put() may have come here; from here on there is no other await.
