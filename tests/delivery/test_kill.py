@@ -124,11 +124,13 @@ def test_kill_9_under_load_loses_nothing(tmp_path: Path) -> None:
     assert len(acknowledged) > 100
     assert twice <= 0.01 * len(acknowledged)
     # Files of messages that were never acknowledged are removed an hour later.
-    files = list((tmp_path / "spool" / "large").iterdir())
-    for file in files:
+    large = tmp_path / "spool" / "large"
+    for file in large.iterdir():
         os.utime(file, (0, 0))
     spool = Spool(tmp_path / "spool")
     spool.open()
-    assert spool.counts().result().messages == 0
+    # A try that a kill has ended waits for its next time, also if its message has come.
+    left = spool.due(time.time() + 86400, 1000).result()
+    assert {job.item.recipients[0].partition("@")[0] for job in left} <= copies.keys()
     spool.close()
-    assert list((tmp_path / "spool" / "large").iterdir()) == []
+    assert {file.name for file in large.iterdir()} <= {job.item.id for job in left}
