@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from attrs import frozen
 from public import public
@@ -87,3 +89,39 @@ def _age(age: float) -> str:
         if age % _SECONDS[unit] == 0:
             return f"{age / _SECONDS[unit]:.0f}{unit}"
     return f"{age:.0f}s"
+
+
+class Oldest(NamedTuple):
+    """One of the oldest messages, as retention looks at it."""
+
+    n: int
+    size: int
+    created: float
+    """Seconds since 1970."""
+
+
+def superfluous(
+    keep: Keep, oldest: Sequence[Oldest], *, total: int, size: int, now: float
+) -> tuple[list[int], str]:
+    """Return the numbers of the messages to remove, and the limit that asks for it.
+
+    *oldest* are the oldest messages in their order; *total* and *size* are those of all.
+    """
+    removed: list[int] = []
+    limit = ""
+    for one in oldest:
+        if keep.count is not None and total > keep.count:
+            why = str(keep.count)
+        elif keep.size is not None and size > keep.size:
+            why = _size(keep.size)
+        elif keep.age is not None and one.created < now - keep.age:
+            why = _age(keep.age)
+        else:
+            break
+        if total <= 1 or why != (limit or why):
+            break
+        limit = why
+        removed.append(one.n)
+        total -= 1
+        size -= one.size
+    return removed, limit

@@ -96,7 +96,7 @@ class _Reader:
                 # A source route: RFC 5322 section 4.4.
                 address = address.partition(":")[2]
         else:
-            address, name = "".join("".join(self._words).split()), _phrase(self._comment)
+            address, name = "".join(filter(str.strip, self._words)), _phrase(self._comment)
         if "@" in address or (self._address and address):
             self.people.append(Person(name[:LONGEST], header.characters(address)[:LONGEST]))
         self._begin()

@@ -217,6 +217,11 @@ def _offset(text: str | None, zone: tzinfo | None) -> tzinfo | None:
     return datetime.strptime(text, "%z").tzinfo
 
 
+def before(moment: datetime) -> Term:
+    """Return the condition that a message came before a time."""
+    return Term("m.created < ?", (milliseconds(moment),))
+
+
 def milliseconds(moment: datetime) -> int:
     """Return a time as the store keeps it: milliseconds since 1970, cut."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
