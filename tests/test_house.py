@@ -37,7 +37,7 @@ ARROWS: dict[str, set[str]] = {
         "_version",
     },
     "testing": {"controller", "lmtp", "smtp", "observers", "mail", "process", "protocol"},
-    "inbox": {"mail"},
+    "inbox": {"observers", "mail", "protocol"},
     "controller": {"server", "smtp", "listen", "engine", "protocol"},
     "server": {"lmtp", "smtp", "listen", "engine", "protocol"},
     "lmtp": {"smtp", "engine", "protocol"},

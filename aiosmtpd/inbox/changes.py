@@ -91,7 +91,7 @@ def insert(
 
 
 def details(received: Received, found: Description) -> str:
-    """Return the rest of what is known of a message, as JSON."""
+    """Return all else that is known of a message, as JSON."""
     return wire.dump(
         {
             "sender": received.sender,

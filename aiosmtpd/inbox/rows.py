@@ -351,7 +351,7 @@ def _listed(part: Part) -> list[Any]:
 def html_of(root: Part, limit: int | None = None) -> str:
     """Return the first HTML that is not an attachment, as received.
 
-    *limit* is the number of bytes of which the text is made.
+    The text is made from at most *limit* bytes.
     """
     for part in leaves(root):
         if part.type == "text/html" and part.disposition != "attachment":

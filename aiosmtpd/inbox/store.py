@@ -254,6 +254,10 @@ class Store:
     def _add_large(self, received: Received, future: Future[str]) -> None:
         """Read a message in a thread of its own, then pass it to the writer."""
         content, is_file = received.content, False
+        if not future.set_running_or_notify_cancel():
+            if isinstance(content, Path):
+                content.unlink(missing_ok=True)
+            return
         try:
             if isinstance(content, bytes) and len(content) > LARGE:
                 with self.new_file() as file:
@@ -268,6 +272,8 @@ class Store:
                 content.rename(self._folder / found.id)
                 is_file = True
         except Exception as error:
+            if isinstance(content, Path):
+                content.unlink(missing_ok=True)
             future.set_exception(StoreError(f"Cannot store a large message: {error}"))
             return
 

@@ -41,7 +41,7 @@ class Change:
     unlinked: list[Path] = field(factory=list)
     """Files of messages that are deleted."""
     afterwards: list[Callable[[], None]] = field(factory=list)
-    """What else to do after the commit."""
+    """Called after the commit."""
     accepted_size: int = 0
     ignored: int = 0
     pruned: int = 0
@@ -137,7 +137,7 @@ class Writer:
         task = self._wait()
         batch: list[Task] = []
         while task is not None:
-            if task.future.set_running_or_notify_cancel():
+            if task.future.running() or task.future.set_running_or_notify_cancel():
                 batch.append(task)
             if len(batch) >= BATCH:
                 return batch
