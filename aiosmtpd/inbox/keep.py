@@ -10,7 +10,7 @@ from attrs import frozen
 from public import public
 
 _SIZE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,3}))?\s*([KMGT])(?:i?B)?", re.IGNORECASE)
-_AGE = re.compile(r"([0-9]{1,7})\s*([smhdw])", re.IGNORECASE)
+_AGE = re.compile(r"([0-9]{1,7})\s*([smhdw])")
 _COUNT = re.compile(r"[0-9]{1,12}")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -51,17 +51,18 @@ def parse_keep(text: str) -> Keep:
     """Return the limits of ``COUNT,SIZE,AGE``, such as ``5000,1G,30d``, in any order.
 
     A limit that is left out does not apply; ``all`` has none. A SIZE has a unit K, M, G or T (of
-    1024), an AGE has s, m, h, d or w. Raises ValueError with a text of one line.
+    1024), an AGE has s, m, h, d or w: ``3M`` is a size, and ``3m`` an age. Raises ValueError with a
+    text of one line.
     """
     found: dict[str, float] = {}
     words = [word.strip() for word in text.split(",")]
     for word in words if text.strip().lower() != "all" else []:
         if _COUNT.fullmatch(word):
             name, value = "count", float(word)
+        elif age := _AGE.fullmatch(word):
+            name, value = "age", float(age[1]) * _SECONDS[age[2]]
         elif size := _SIZE.fullmatch(word):
             name, value = "size", float(f"{size[1]}.{size[2] or 0}") * _UNITS[size[3].upper()]
-        elif age := _AGE.fullmatch(word):
-            name, value = "age", float(age[1]) * _SECONDS[age[2].lower()]
         else:
             raise ValueError(f"{word!r:.40} is not a limit: write COUNT,SIZE,AGE, as 5000,1G,30d")
         if name in found:

@@ -22,7 +22,9 @@ def corpus(request: pytest.FixtureRequest) -> Iterator[Store]:
             without_index(patched)
         store = Store()
         store.open()
-    add(store, mail("Schöne GRÜSSE aus Köln", subject="one", sender="Grüße Shop <shop@example.org>"))
+    add(
+        store, mail("Schöne GRÜSSE aus Köln", subject="one", sender="Grüße Shop <shop@example.org>")
+    )
     add(
         store,
         mail("<script> 100% a_b", subject="two", to='"Bob, the builder" <bob+vip@example.org>'),
