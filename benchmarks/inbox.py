@@ -95,7 +95,8 @@ class Running:
         command = [sys.executable, __file__, "--serve", kind]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         stack.callback(self.process.wait)
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         stack.callback(self.process.stdin.close)
         self.port = int(self.process.stdout.readline())
 

@@ -27,7 +27,10 @@ MOST_ATTEMPTS = 5000
 MANY = 500
 """Values in one statement."""
 
-_TABLES = ("msg", "about", "txt", "raw", "tag")
+JOINED = "from msg m join field f on f.n = m.n join txt x on x.n = m.n"
+"""The tables that conditions are about."""
+
+_TABLES = ("msg", "about", "field", "txt", "raw", "tag")
 
 
 def slices(values: Iterable[str | int]) -> Iterator[list[str | int]]:
@@ -55,15 +58,20 @@ def insert(
     created = round(found.created.timestamp() * 1000)
     fields = found.fields
     connection.execute(
-        "insert into msg (n, id, created, size, attachments, inlines, session)"
-        " values (?, ?, ?, ?, ?, ?, ?)",
-        (n, found.id, created, found.size, found.attachments, found.inlines, received.session),
+        "insert into msg (n, id, created, size, attachments, inlines, session, large)"
+        " values (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(n, found.id, created, found.size, found.attachments, found.inlines),
+            *(received.session, content is None),
+        ),
     )
     connection.execute(
-        "insert into about values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "insert into about values (?, ?, ?)", (n, found.row, details(received, found))
+    )
+    connection.execute(
+        "insert into field values (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             n,
-            found.row,
             fields.get("sender", ""),
             fields.get("recipient", ""),
             fields.get("cc", ""),
@@ -71,7 +79,6 @@ def insert(
             fields.get("reply_to", ""),
             fields.get("subject", ""),
             fields.get("message_id", ""),
-            details(received, found),
         ),
     )
     connection.execute("insert into txt values (?, ?)", (n, found.text))
@@ -112,7 +119,7 @@ def has(connection: sqlite3.Connection, n: int, query: Query) -> bool:
     """Return True if the message *n* matches a query; it needs no index."""
     terms, values = conditions(query)
     terms = ["m.n = ?", *terms]
-    sql = f"select 1 from msg m join about a on a.n = m.n where {' and '.join(terms)}"
+    sql = f"select 1 {JOINED} where {' and '.join(terms)}"
     return connection.execute(sql, [n, *values]).fetchone() is not None
 
 
@@ -120,14 +127,13 @@ def conditions(query: Query) -> tuple[list[str], list[object]]:
     """Return a query as conditions that need no index of words, and their values."""
     terms = [term.sql for term in query.terms]
     values = [value for term in query.terms for value in term.values]
-    inside = "instr((select t from txt where txt.n = m.n), ?)"
-    terms += [f"{inside} > 0" for _ in query.words] + [f"{inside} = 0" for _ in query.unwanted]
+    terms += ["instr(x.t, ?) > 0"] * len(query.words) + ["instr(x.t, ?) = 0"] * len(query.unwanted)
     return terms, [*values, *query.words, *query.unwanted]
 
 
 def duplicate(connection: sqlite3.Connection, found: Description) -> str:
     """Return the id of a message with the same Message-ID, ``""`` if there is none."""
-    sql = "select id from about join msg using (n) where message_id = ? limit 1"
+    sql = "select id from field join msg using (n) where message_id = ? limit 1"
     known = connection.execute(sql, (found.fields.get("message_id", ""),)).fetchone()
     return str(known[0]) if known else ""
 
@@ -329,9 +335,7 @@ def delete_numbers(
     rows = found.fetchall()
     _remove_words(connection, numbers)
     _untag(connection, change, numbers)
-    files = connection.execute(
-        f"select id from msg join raw using (n) {which} and content is null", numbers
-    )
+    files = connection.execute(f"select id from msg {which} and large", numbers)
     change.unlinked += [folder / str(id) for (id,) in files]
     for table in _TABLES[:-1]:
         connection.execute(f"delete from {table} {which}", numbers)
@@ -370,7 +374,7 @@ def delete_all(connection: sqlite3.Connection, change: Change, folder: Path, *, 
     The tables are only set aside, which takes no time; :func:`drop_some` drops them later.
     """
     count = int(connection.execute("select count(*) from msg").fetchone()[0])
-    files = connection.execute("select id from msg join raw using (n) where content is null")
+    files = connection.execute("select id from msg where large")
     change.unlinked += [folder / str(id) for (id,) in files]
     aside = "old{}_".format(connection.execute("select count(*) from sqlite_master").fetchone()[0])
     for statement in OTHER_INDEXES:
@@ -462,10 +466,11 @@ def drop_some(connection: sqlite3.Connection) -> bool:
     ]
     for name in names:
         table = name.partition("_")[2]
-        key = {"word_data": "id", "txt": "n", "raw": "n", "about": "n", "msg": "n"}.get(table)
+        key = "id" if table == "word_data" else "n" if table in _TABLES[:-1] else None
         if key is None:
             continue
-        some = f"select {key} from {name} limit {MANY}"
+        # An index without its first records cannot be dropped.
+        some = f"select {key} from {name} where {key} > {10 if key == 'id' else 0} limit {MANY}"
         if connection.execute(f"delete from {name} where {key} in ({some})").rowcount:
             return True
         connection.execute(f"drop table {name.removesuffix('_data')}")

@@ -20,18 +20,20 @@ FORMAT = 1
 MESSAGE_TABLES = (
     "create table msg (n integer primary key, id text not null unique, created integer not null,"
     " read integer not null default 0, size integer not null, attachments integer not null,"
-    " inlines integer not null, session integer not null, tags text not null default '')",
-    "create table about (n integer primary key, row text not null, sender text not null,"
-    " recipient text not null, cc text not null, bcc text not null, reply_to text not null,"
-    " subject text not null, message_id text not null, details text not null)",
+    " inlines integer not null, session integer not null, large integer not null,"
+    " tags text not null default '')",
+    "create table about (n integer primary key, row text not null, details text not null)",
+    "create table field (n integer primary key, sender text not null, recipient text not null,"
+    " cc text not null, bcc text not null, reply_to text not null, subject text not null,"
+    " message_id text not null)",
     "create table txt (n integer primary key, t text not null)",
     "create table raw (n integer primary key, content blob)",
     "create table tag (name text not null, n integer not null, primary key (name, n))"
     " without rowid",
 )
-"""``created`` is in milliseconds since 1970. The texts of ``about`` and ``txt`` are folded, but for
-``row`` and ``details``, which are JSON. ``content`` is null if the message is a file. ``msg`` is
-small, so that it can be scanned."""
+"""``created`` is in milliseconds since 1970. The texts of ``field`` and ``txt`` are folded; those
+of ``about`` are JSON. ``large`` is 1 if the message is a file, and then ``content`` is null.
+``msg`` and ``field`` are small, so that they can be scanned."""
 
 INDEX_TABLE = (
     "create virtual table word using fts5"

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import LifoQueue
 from typing import NamedTuple
 
-from aiosmtpd.inbox.changes import conditions, marks, slices
+from aiosmtpd.inbox.changes import JOINED, conditions, marks, slices
 from aiosmtpd.inbox.database import explained, open_reader
 from aiosmtpd.inbox.packing import local, read_attempt, read_log
 from aiosmtpd.inbox.records import Attempt, Attempts, Gone, SessionLog
@@ -103,7 +103,7 @@ class Readers:
     def has(self, id: str, query: Query) -> bool:
         """Return True if a message matches; it needs no index."""
         terms, values = conditions(query)
-        sql = "select 1 from msg m join about a on a.n = m.n where m.id = ?"
+        sql = f"select 1 {JOINED} where m.id = ?"
         with self._connection() as connection:
             found = connection.execute(" and ".join([sql, *terms]), [id, *values])
             return found.fetchone() is not None
@@ -208,7 +208,10 @@ class _Selection:
             terms.append("m.n not in (select rowid from word where word match ?)")
             values.append(_phrase(one))
         self._terms, self._values = terms, values
-        self._about = any("a." in term for term in terms)
+        used = " ".join(terms)
+        # The table that is scanned: small ones first.
+        first = next((alias for alias in "mfx" if f"{alias}." in used), "m")
+        self._key = "word.rowid" if self._match else f"{first}.n"
 
     def counts(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """Return the number of messages that match, and of those that are unread."""
@@ -244,28 +247,31 @@ class _Selection:
         """Return the numbers of the messages that match, newest first."""
         terms, more = self._terms, []
         if below is not None:
-            terms = [*terms, ("word.rowid" if self._match else "m.n") + " < ?"]
-            more.append(below)
-        column = "word.rowid" if self._match else "m.n"
-        sql, values = self._sql(column, terms)
-        sql += f" order by {column} desc limit ? offset ?"
+            terms, more = [*terms, f"{self._key} < ?"], [below]
+        sql, values = self._sql(self._key, terms)
+        sql += f" order by {self._key} desc limit ? offset ?"
         return [n for (n,) in connection.execute(sql, [*values, *more, limit, start])]
 
     def _sql(self, columns: str, terms: list[str]) -> tuple[str, list[object]]:
-        # The order of the tables is that of the joins, so that the index of words comes first.
-        tables = ["word"] if self._match else ["msg m"]
-        joined = []
+        # The joins are in this order, so that the first table leads to the others.
         values = list(self._values)
+        where = list(terms)
+        used = " ".join([columns, *terms])
         if self._match:
-            joined.append("word match ?")
+            tables = ["word"]
+            where.insert(0, "word match ?")
             values.insert(0, self._match)
-            if "m." in columns or any("m." in term for term in terms):
-                tables.append("msg m on m.n = word.rowid")
-        if self._about:
-            key = "word.rowid" if self._match else "m.n"
-            tables.append(f"about a on a.n = {key}")
-        where = " and ".join([*joined, *terms]) or "true"
-        return f"select {columns} from {' cross join '.join(tables)} where {where}", values
+        else:
+            first = self._key[0]
+            tables = [f"{_ALIASES[first]} {first}"]
+        for alias, table in _ALIASES.items():
+            if f"{alias}." in used and not self._key.startswith(alias + "."):
+                tables.append(f"{table} {alias} on {alias}.n = {self._key}")
+        sql = f"select {columns} from {' cross join '.join(tables)}"
+        return f"{sql} where {' and '.join(where) or 'true'}", values
+
+
+_ALIASES = {"m": "msg", "f": "field", "x": "txt"}
 
 
 def _phrase(word: str) -> str:

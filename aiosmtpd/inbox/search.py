@@ -24,7 +24,7 @@ FIELDS = {
     "subject": ("subject",),
     "message-id": ("message_id",),
 }
-"""Operators, and the columns of the table ``about`` in which they search."""
+"""Operators, and the columns of the table ``field`` in which they search."""
 
 SHORTEST = 3
 """Characters of a word that the trigram index can find."""
@@ -63,7 +63,7 @@ class Term(NamedTuple):
 @public
 @frozen
 class Query:
-    """The conditions of a query on the tables ``m`` (msg) and ``a`` (about); all must hold."""
+    """The conditions of a query on the tables ``m`` (msg) and ``f`` (field); all must hold."""
 
     terms: list[Term]
     """Conditions that need no index."""
@@ -114,7 +114,7 @@ def _words(text: str) -> Iterator[tuple[str, bool]]:
 
 def _add_field(query: Query, columns: tuple[str, ...], value: str, negated: bool) -> None:
     if wanted := folded(value):
-        sql = " or ".join(f"instr(a.{column}, ?) > 0" for column in columns)
+        sql = " or ".join(f"instr(f.{column}, ?) > 0" for column in columns)
         sql = f"not ({sql})" if negated else f"({sql})"
         query.terms.append(Term(sql, (wanted,) * len(columns)))
 

@@ -189,8 +189,8 @@ class Store:
         self._counts = Counts(first[0], first[1], first[2], attempts[0], 0, 0, 0, 0, 0, pruned[0])
         self._tags = changes.tag_counts(connection)
         if self.ignore_duplicates:
-            connection.execute("create index if not exists about_id on about(message_id)")
-        found = connection.execute("select id from msg join raw using (n) where content is null")
+            connection.execute("create index if not exists field_id on field(message_id)")
+        found = connection.execute("select id from msg where large")
         known = {str(id) for (id,) in found}
         for file in self._folder.iterdir():
             if file.name not in known:
@@ -280,7 +280,10 @@ class Store:
         def add(connection: sqlite3.Connection, change: Change) -> str:
             return self._insert(connection, change, received, found, is_file=is_file)
 
-        self._write(add, future)
+        def undo() -> None:
+            (self._folder / found.id).unlink(missing_ok=True)
+
+        self._opened(self._writer).submit(add, future, undo if is_file else None)
 
     def _insert(
         self,
@@ -395,6 +398,8 @@ class Store:
         """Index all messages, and give back free space in the file."""
 
         def compact(connection: sqlite3.Connection, change: Change) -> None:
+            while changes.drop_some(connection):
+                pass
             self._index_some(connection, -1)
             change.afterwards.append(lambda: _vacuum(connection))
 

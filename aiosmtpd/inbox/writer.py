@@ -53,15 +53,27 @@ Work = Callable[[sqlite3.Connection, Change], T]
 
 
 class Task:
-    """One piece of work, and the future of its result."""
+    """One piece of work, and the future of its result; *undo* is called before it fails."""
 
-    __slots__ = ("change", "future", "value", "work")
+    __slots__ = ("change", "future", "undo", "value", "work")
 
-    def __init__(self, work: Work[Any], future: Future[Any] | None = None) -> None:
+    def __init__(
+        self,
+        work: Work[Any],
+        future: Future[Any] | None = None,
+        undo: Callable[[], None] | None = None,
+    ) -> None:
         self.work = work
+        self.undo = undo
         self.future: Future[Any] = Future() if future is None else future
         self.change = Change()
         self.value: Any = None
+
+    def fail(self, error: Exception) -> None:
+        """Let the future raise an error."""
+        if self.undo is not None:
+            self.undo()
+        self.future.set_exception(error)
 
 
 class Writer:
@@ -93,14 +105,19 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, work: Work[T], future: Future[T] | None = None) -> Future[T]:
+    def submit(
+        self,
+        work: Work[T],
+        future: Future[T] | None = None,
+        undo: Callable[[], None] | None = None,
+    ) -> Future[T]:
         """Add work; *future* gets its result. After :meth:`stop`, it fails at once."""
-        task = Task(work, future)
+        task = Task(work, future, undo)
         with self._gate:
             if not self._ended:
                 self._tasks.put(task)
                 return task.future
-        task.future.set_exception(StoreError("The store is closed"))
+        task.fail(StoreError("The store is closed"))
         return task.future
 
     def stop(self) -> None:
@@ -187,7 +204,7 @@ class Writer:
                 for task in batch:
                     self._commit([task])
             else:
-                batch[0].future.set_exception(self._reason(error))
+                batch[0].fail(self._reason(error))
             return
         for task in batch:
             self._committed(task.change)
