@@ -41,6 +41,9 @@ LONGEST_LINE = 2000
 MOST_ATTEMPTS = 100
 """Refused attempts of one session that are kept."""
 
+MOST_NAMED = 10
+"""Recipients that a refused attempt at DATA names."""
+
 _CUT = f"the dialogue is cut here: it has more than {LONGEST >> 10} KiB"
 _WRITTEN = 1 << 18
 """Bytes of a large message that are written at once."""
@@ -57,6 +60,7 @@ _STAGES = {
     "DATA": "DATA",
     "BDAT": "DATA",
 }
+_ENDS = frozenset({"RSET", "EHLO", "HELO", "LHLO"})
 _PATH = re.compile(r"(?i)[^:]*:\s*(?:<([^>]*)>?|(\S*))")
 
 log = logging.getLogger("mail.log")
@@ -146,7 +150,18 @@ class Intake(Dialogue):
             stage = _STAGES.get(verb, "" if kept.greeted or verb else "CONNECT")
             if stage:
                 self._refuse(server, stage, _first_line(reply))
+        elif verb == "MAIL":
+            kept.sender, kept.recipients = kept.path, []
+        elif verb == "RCPT" and len(kept.recipients) < MOST_NAMED:
+            kept.recipients.append(kept.path)
+        elif verb in _ENDS:
+            kept.over = True
         kept.greeted = True
+
+    def taken(self, server: Any, message: Any) -> None:
+        """See Observer."""
+        # Its replies come next, and may be refusals: its paths stay until the next command.
+        self._sessions[server].over = True
 
     def auth(self, server: Any, mechanism: str, success: bool) -> None:
         """See Observer."""
@@ -167,16 +182,18 @@ class Intake(Dialogue):
         if kept.attempts > MOST_ATTEMPTS:
             return
         kept.matters(self._store)
-        envelope = server.envelope
-        sender, recipients = envelope.mail_from or "", envelope.rcpt_tos
+        sender, recipient = kept.sender, ", ".join(kept.recipients)
         if stage == "MAIL":
-            sender = kept.path
-        recipient = kept.path if stage == "RCPT" else ", ".join(recipients[:10])
+            sender, recipient = kept.path, ""
+        elif stage == "RCPT":
+            recipient = kept.path
+        elif stage != "DATA":
+            sender = recipient = ""
         self._store.add_attempt(
             Attempt(
                 kept.session.number,
                 stage,
-                sender=sender.removeprefix("<").removesuffix(">"),
+                sender=sender,
                 recipient=recipient,
                 reply=reply,
                 fault=kept.fault,
@@ -196,11 +213,13 @@ class Log(Transcript):
         self.session = session
         self.path = ""
         """The path in the last MAIL or RCPT."""
+        self.sender = ""
+        self.recipients: list[str] = []
         self.transaction: list[Line] = []
         """The lines since the last MAIL."""
         self.fault = ""
         self.attempts = 0
-        self.greeted = False
+        self.greeted = self.over = False
         self.is_watched = False
         self._start = monotonic()
         self._room, self._transaction_room = LONGEST, LONGEST_TRANSACTION
@@ -215,6 +234,8 @@ class Log(Transcript):
         """Add a line of the client."""
         self.fault = ""
         verb = line[:5].upper()
+        if self.over:
+            self.sender, self.recipients, self.over = "", [], False
         if verb == b"MAIL ":
             self.transaction = []
             self._transaction_room = LONGEST_TRANSACTION

@@ -1,4 +1,4 @@
-"""The store: what is written can be read, is told to subscribers, and survives."""
+"""The store: its lists, changes, events, limits and files."""
 
 import json
 import os
@@ -267,7 +267,7 @@ def test_a_tag_goes_with_its_last_message(store: Store) -> None:
 # Events.
 
 
-def test_a_new_message_is_told_before_its_result(store: Store, events: list[Event]) -> None:
+def test_the_event_of_a_message_is_before_its_result(store: Store, events: list[Event]) -> None:
     id = add(store, mail(more="X-Tags: a\r\n"))
     [new, stats] = events
     assert (new.kind, json.loads(new.data)) == ("new", row(store, id))
