@@ -1,4 +1,4 @@
-"""The intake: what clients send is stored with its dialogue before the 250."""
+"""The intake: messages, dialogues and refusals are stored, messages before their 250."""
 
 import json
 import smtplib
