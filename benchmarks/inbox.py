@@ -12,6 +12,7 @@ import json
 import os
 import random
 import resource
+import smtplib
 import statistics
 import subprocess
 import sys
@@ -19,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
 from typing import Any
-
-from load import Crowd, transaction
 
 from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.store import Attempt, Keep, Received, SessionLog, Store
@@ -88,6 +89,37 @@ async def serve(kind: str) -> None:
     store.close()
 
 
+def send(port: int, body: bytes, orders: Connection, done: Connection) -> None:
+    """Be a client, as a program is one: with smtplib, on one connection."""
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo("client.test")
+        while messages := orders.recv():
+            for _ in range(messages):
+                client.sendmail("shop@example.org", ["bob@example.com"], body)
+            done.send(True)
+
+
+class Clients:
+    """Clients in processes of their own."""
+
+    def __init__(self, stack: ExitStack, port: int, connections: int, body: bytes) -> None:
+        self.pipes = []
+        for _ in range(connections):
+            orders, order = Pipe(duplex=False)
+            done, tell = Pipe(duplex=False)
+            process = Process(target=send, args=(port, body, orders, tell))
+            process.start()
+            stack.callback(process.join)
+            stack.callback(order.send, 0)
+            self.pipes.append((order, done))
+
+    def run(self, messages: int) -> None:
+        for order, _ in self.pipes:
+            order.send(messages // len(self.pipes))
+        for _, done in self.pipes:
+            done.recv()
+
+
 class Running:
     """A server in a process of its own."""
 
@@ -107,7 +139,7 @@ class Running:
 
 
 def intake(rounds: int, messages: int) -> None:
-    body = mail(1) + b".\r\n"
+    body = mail(1)
     for connections, goal in GOALS.items():
         seconds: dict[str, list[float]] = {"none": [], "store": []}
         cpu = {"none": 0.0, "store": 0.0}
@@ -115,10 +147,8 @@ def intake(rounds: int, messages: int) -> None:
             servers = {kind: Running(stack, kind) for kind in seconds}
             loads = {}
             for kind, server in servers.items():
-                load = Crowd(server.port, connections, transaction(body), False, False)
-                stack.callback(load.close)
-                loads[kind] = load
-                load.run(100)
+                loads[kind] = Clients(stack, server.port, connections, body)
+                loads[kind].run(100)
             for _ in range(rounds):
                 for kind, load in loads.items():
                     used, began = servers[kind].cpu(), time.perf_counter()

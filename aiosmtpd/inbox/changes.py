@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from attrs import evolve
@@ -23,6 +23,9 @@ MOST_EVENTS = 200
 
 MOST_ATTEMPTS = 5000
 """Refused attempts that are kept."""
+
+INDEXED_AT_ONCE = 10
+"""Messages that are added to the index before other work is looked for."""
 
 MANY = 500
 """Values in one statement."""
@@ -436,18 +439,26 @@ def set_state(connection: sqlite3.Connection, name: str, value: int) -> None:
     connection.execute("update state set value = ? where name = ?", (value, name))
 
 
-def index_some(connection: sqlite3.Connection, limit: int) -> int:
-    """Add up to *limit* messages to the index of words, -1 for all; return how many."""
+def index_some(connection: sqlite3.Connection, limit: int, stop: Callable[[], bool] = bool) -> int:
+    """Add up to *limit* messages to the index of words, -1 for all; return how many.
+
+    *stop* is asked now and then; if it returns True, the rest must wait.
+    """
     since = state(connection, "indexed")
     sql = "select n from txt where n > ? order by n limit ?"
     numbers = [n for (n,) in connection.execute(sql, (since, limit))]
-    if numbers:
+    count = 0
+    while count < len(numbers) and not (count and stop()):
+        some = numbers[count : count + INDEXED_AT_ONCE]
         connection.execute(
             "insert into word (rowid, t) select n, t from txt where n > ? and n <= ?",
-            (since, numbers[-1]),
+            (since, some[-1]),
         )
-        set_state(connection, "indexed", numbers[-1])
-    return len(numbers)
+        since = some[-1]
+        count += len(some)
+    if count:
+        set_state(connection, "indexed", since)
+    return count
 
 
 def tag_counts(connection: sqlite3.Connection) -> Counter[str]:

@@ -24,8 +24,9 @@ _TOKEN = re.compile(
     r"""|[\s"<(),;:]""",
     re.DOTALL,
 )
-_USUAL = re.compile(r'(?:([A-Za-z0-9 ]*+[A-Za-z0-9]) )?<([^\s<>"@:,;()]++@[^\s<>"@:,;()]++)>')
-_BARE = re.compile(r'[^\s<>"@:,;()]++@[^\s<>"@:,;()]++')
+_PLAIN = r'[^\s<>"@:,;()]++@[^\s<>"@:,;()]++'
+_USUAL = re.compile(rf"(?:([A-Za-z0-9]++(?: [A-Za-z0-9]++)*+) )?<({_PLAIN})>")
+_BARE = re.compile(_PLAIN)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 

@@ -61,9 +61,9 @@ QUICK = 1 << 16
 """Bytes of the largest message that the writer reads itself: larger ones would delay others."""
 
 INDEXED_AT_ONCE = 100
-"""Messages that are added to the index in one step."""
+"""Messages that are added to the index in one commit."""
 
-MOST_PENDING = 1000
+MOST_PENDING = 5000
 """Messages that wait for the index before it is brought up to date in spite of other work."""
 
 LOG = 32 << 20
@@ -483,11 +483,15 @@ class Store:
         return False
 
     def _index_now(self, limit: int) -> None:
-        self._opened(self._writer).try_now(lambda on, _: self._index_some(on, limit))
+        writer = self._opened(self._writer)
+        stop = bool if self._pending >= MOST_PENDING else writer.has_work
+        writer.try_now(lambda on, _: self._index_some(on, limit, stop))
 
-    def _index_some(self, connection: sqlite3.Connection, limit: int) -> None:
+    def _index_some(
+        self, connection: sqlite3.Connection, limit: int, stop: Callable[[], bool] = bool
+    ) -> None:
         if self._index:
-            count = changes.index_some(connection, limit)
+            count = changes.index_some(connection, limit, stop)
             self._pending = max(self._pending - count, 0) if count else 0
 
     def _check_log(self, connection: sqlite3.Connection) -> None:

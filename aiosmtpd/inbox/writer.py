@@ -132,9 +132,8 @@ class Writer:
         """Return True in the writer's thread."""
         return threading.current_thread() is self._thread
 
-    @property
     def has_work(self) -> bool:
-        """True if tasks wait."""
+        """Return True if tasks wait."""
         return not self._tasks.empty()
 
     def try_now(self, work: Work[T]) -> T | None:
