@@ -14,7 +14,7 @@ from typing import NamedTuple
 from aiosmtpd.inbox.changes import JOINED, conditions, marks, slices
 from aiosmtpd.inbox.database import explained, open_reader
 from aiosmtpd.inbox.packing import local, read_attempt, read_log
-from aiosmtpd.inbox.records import Attempt, Attempts, Gone, SessionLog
+from aiosmtpd.inbox.records import Attempt, Attempts, Gone, SessionLog, StoreError
 from aiosmtpd.inbox.rows import complete
 from aiosmtpd.inbox.search import SHORTEST, Query, folded
 
@@ -49,7 +49,7 @@ class Readers:
     def __init__(self, path: Path, *, index: bool) -> None:
         self._path = path
         self._index = index
-        self._idle: LifoQueue[sqlite3.Connection] = LifoQueue()
+        self._idle: LifoQueue[sqlite3.Connection | None] = LifoQueue()
         self._all = [open_reader(path) for _ in range(CONNECTIONS)]
         for connection in self._all:
             self._idle.put(connection)
@@ -57,13 +57,17 @@ class Readers:
     def close(self) -> None:
         """Close the connections, after their last use."""
         for _ in self._all:
-            self._idle.get().close()
-        self._idle.put(sqlite3.connect(":memory:"))
+            if (connection := self._idle.get()) is not None:
+                connection.close()
+        # Wakes the threads that still wait for a connection, one after the other.
+        self._idle.put(None)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         connection = self._idle.get()
         try:
+            if connection is None:
+                raise StoreError("The store is closed")
             yield connection
         except sqlite3.Error as error:
             raise explained(error, self._path) from error

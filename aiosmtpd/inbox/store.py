@@ -210,8 +210,9 @@ class Store:
             return
         self._large.shutdown()
         self._save_logs()
-        self._writer.stop()
         self._readers.close()
+        # Last, so that it copies the write-ahead log to the database.
+        self._writer.stop()
         self._writer = self._readers = self._large = None
         self._trees.clear()
         self._abandon()

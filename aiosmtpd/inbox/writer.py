@@ -121,7 +121,7 @@ class Writer:
         return task.future
 
     def stop(self) -> None:
-        """Wait for the work that was added, and end the thread."""
+        """Wait for the work that was added, end the thread, and close the connection."""
         with self._gate:
             if not self._ended:
                 self._ended = True
@@ -147,6 +147,8 @@ class Writer:
             self._commit(batch)
             self._untidy = True
             self._tidied(idle=False)
+        with suppress(sqlite3.Error):
+            self._connection.close()
 
     def _next_batch(self) -> list[Task]:
         """Wait for work and return all that waits; an empty list ends the thread."""
