@@ -43,7 +43,10 @@ _RETURN_PATH = re.compile(
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _HOST_NAME = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 _WANTED = frozenset(
-    {"from", "to", "cc", "bcc", "reply-to", "subject", "message-id", "x-tags", "return-path"}
+    {
+        *("from", "to", "cc", "bcc", "reply-to", "subject", "message-id", "x-tags"),
+        "content-disposition",
+    }
 )
 _READ = frozenset({"text/plain", "text/html"})
 
@@ -235,11 +238,13 @@ class _Describer:
 
     def _parts(self) -> str:
         """List the parts; return the text by which a reader knows the message."""
-        found = self._found
+        found, root = self._found, self._root
         inline: list[list[Any]] = []
         attached: list[list[Any]] = []
         names = []
-        for part in leaves(self._root):
+        # Most messages are one text.
+        plain = not root.parts and root.type in _READ and "content-disposition" not in self._values
+        for part in () if plain else leaves(root):
             kind = placed(part, self._root)
             if part.name and part.type not in _READ:
                 names.append(part.name)

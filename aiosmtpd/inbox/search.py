@@ -47,6 +47,8 @@ _ROOM = dict.fromkeys([*range(32), *map(ord, '><",;()'), 127], " ")
 
 def folded(text: str) -> str:
     """Return text as it is searched: case-folded, with single blanks in place of some marks."""
+    if not text:
+        return ""
     if not text.isascii():
         # Lone surrogates cannot be stored.
         text = text.encode("utf-8", "replace").decode().casefold()
