@@ -62,6 +62,8 @@ def log_of(store: Store, number: int = 1) -> SessionLog:
 
 
 def attempts(store: Store) -> list[Attempt]:
+    """Return the refused attempts, those that are still written too."""
+    store.set_read([], True).result(30)
     return store.attempts(limit=1000).attempts
 
 
