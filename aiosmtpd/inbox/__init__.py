@@ -1,0 +1,1 @@
+"""``aiosmtpd inbox``: a mail catcher with a page in the browser and an API."""

@@ -1,0 +1,69 @@
+"""The shapes in which sessions and refused attempts are kept in the database."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from datetime import UTC, datetime, timedelta
+
+from aiosmtpd.inbox.records import Attempt, Line, SessionLog
+from aiosmtpd.inbox.search import folded
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def local(milliseconds: int) -> datetime:
+    """Return a time of the store in the local zone."""
+    moment = _EPOCH + timedelta(milliseconds=milliseconds)
+    try:
+        return moment.astimezone()
+    except (OverflowError, OSError, ValueError):
+        return moment
+
+
+def packed_log(session: SessionLog) -> bytes:
+    """Return a session as it is kept."""
+    kept = {
+        "client": session.client,
+        "began": session.began and session.began.timestamp(),
+        "ended": session.ended and session.ended.timestamp(),
+        "tls": session.tls,
+        "user": session.user,
+        # A copy first: the session may grow in another thread.
+        "lines": list(session.lines),
+        "cut": session.cut,
+    }
+    return zlib.compress(json.dumps(kept).encode(), 1)
+
+
+def read_log(number: int, blob: bytes) -> SessionLog:
+    """Return a session that was kept."""
+    kept = json.loads(zlib.decompress(blob))
+    return SessionLog(
+        number,
+        kept["client"],
+        local(round(kept["began"] * 1000)) if kept["began"] else None,
+        local(round(kept["ended"] * 1000)) if kept["ended"] else None,
+        (kept["tls"][0], kept["tls"][1]) if kept["tls"] else None,
+        kept["user"],
+        [Line(*line) for line in kept["lines"]],
+        kept["cut"],
+    )
+
+
+_KEPT = (
+    *("session", "stage", "sender", "recipient", "reply", "fault", "client", "tls", "user"),
+    "line",
+)
+
+
+def packed_attempt(attempt: Attempt) -> tuple[str, str]:
+    """Return the words of an attempt, and the attempt as it is kept."""
+    kept = [getattr(attempt, name) for name in _KEPT]
+    return folded(" ".join(map(str, kept[1:-1]))), json.dumps(kept)
+
+
+def read_attempt(number: int, at: int, details: str) -> Attempt:
+    """Return an attempt that was kept."""
+    kept = dict(zip(_KEPT, json.loads(details), strict=True))
+    return Attempt(**kept, at=local(at), number=number)

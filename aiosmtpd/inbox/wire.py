@@ -1,0 +1,31 @@
+"""JSON and times as the API writes them."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+
+
+def dump(value: Any) -> str:
+    """Return a value as JSON without blanks. Lone surrogates become U+FFFD."""
+    text = _ENCODER.encode(value)
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+
+
+def time(moment: datetime | None, digits: int = 3) -> str:
+    """Return a time by RFC 3339 with at most *digits* of a second, or ``""`` for None.
+
+    Zeros at the end of the fraction are left out, and UTC is ``Z``.
+    """
+    if moment is None:
+        return ""
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
+    if fraction := f"{moment.microsecond:06d}"[:digits].rstrip("0"):
+        text += f".{fraction}"
+    offset = moment.strftime("%z") or "+0000"
+    return text + ("Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:5]}")

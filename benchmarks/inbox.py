@@ -1,0 +1,274 @@
+"""Measure the inbox's store: its intake beside a server without one, and its reads.
+
+Run ``python benchmarks/inbox.py``. The intake is a share of the same server with the same observers
+and no store, in turns in one run; each 250 comes after the commit. The reads are of a store with
+100,000 messages, without HTTP.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import os
+import random
+import resource
+import smtplib
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from multiprocessing import Pipe, Process
+from multiprocessing.connection import Connection
+from typing import Any
+
+from aiosmtpd.inbox.intake import Intake
+from aiosmtpd.inbox.store import Attempt, Keep, Received, SessionLog, Store
+from aiosmtpd.server import Server
+
+GOALS = {1: 0.6, 4: 0.35}
+"""The wanted shares, by number of connections."""
+
+WORDS = [
+    "".join(random.Random(number).choices("abcdefghijklmnopqrstuvwxyz", k=3 + number % 7))
+    for number in range(2000)
+]
+
+
+def mail(number: int) -> bytes:
+    """Return a message of about 1.5 kB, as programs send them."""
+    chance = random.Random(number)
+    text = " ".join(chance.choices(WORDS, k=190))
+    lines = "\r\n".join(text[at : at + 72] for at in range(0, len(text), 72))
+    return (
+        f"From: Shop <shop{number % 50}@example.org>\r\n"
+        f"To: Bob Builder <bob{number % 1000}@example.com>\r\n"
+        f"Subject: Order {number} has been shipped\r\n"
+        f"Date: Sat, 28 Nov 2026 08:00:00 +0100\r\n"
+        f"Message-ID: <{number}@example.org>\r\n"
+        f"MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n"
+        f"Content-Transfer-Encoding: 8bit\r\n\r\n"
+        f"Dear customer number{number},\r\n\r\n{lines}\r\n"
+    ).encode()
+
+
+class Nothing(Store):
+    """Takes messages and forgets them."""
+
+    def open(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def add(self, received: Received) -> Future[str]:
+        """Return an id at once."""
+        future: Future[str] = Future()
+        future.set_result("0123456789012345678901")
+        return future
+
+    def save_session(self, session: SessionLog) -> Future[int]:
+        """Return a future that never ends."""
+        return Future()
+
+    def add_attempt(self, attempt: Attempt) -> Future[int]:
+        """Return a future that never ends."""
+        return Future()
+
+
+async def serve(kind: str) -> None:
+    store = Nothing() if kind == "none" else Store(keep=Keep(None, None, None))
+    store.open()
+    intake = Intake(store)
+    server = Server(intake, observers=[intake], hostname="localhost", extensions="modern")
+    async with server:
+        print(server.addresses[0][1], flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+    store.close()
+
+
+def send(port: int, body: bytes, orders: Connection, done: Connection) -> None:
+    """Be a client, as a program is one: with smtplib, on one connection."""
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.ehlo("client.test")
+        while messages := orders.recv():
+            for _ in range(messages):
+                client.sendmail("shop@example.org", ["bob@example.com"], body)
+            done.send(True)
+
+
+class Clients:
+    """Clients in processes of their own."""
+
+    def __init__(self, stack: ExitStack, port: int, connections: int, body: bytes) -> None:
+        self.pipes = []
+        for _ in range(connections):
+            orders, order = Pipe(duplex=False)
+            done, tell = Pipe(duplex=False)
+            process = Process(target=send, args=(port, body, orders, tell))
+            process.start()
+            stack.callback(process.join)
+            stack.callback(order.send, 0)
+            self.pipes.append((order, done))
+
+    def run(self, messages: int) -> None:
+        for order, _ in self.pipes:
+            order.send(messages // len(self.pipes))
+        for _, done in self.pipes:
+            done.recv()
+
+
+class Running:
+    """A server in a process of its own."""
+
+    def __init__(self, stack: ExitStack, kind: str) -> None:
+        command = [sys.executable, __file__, "--serve", kind]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        stack.callback(self.process.wait)
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        stack.callback(self.process.stdin.close)
+        self.port = int(self.process.stdout.readline())
+
+    def cpu(self) -> float:
+        with open(f"/proc/{self.process.pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def intake(rounds: int, messages: int) -> None:
+    body = mail(1)
+    for connections, goal in GOALS.items():
+        seconds: dict[str, list[float]] = {"none": [], "store": []}
+        cpu = {"none": 0.0, "store": 0.0}
+        with ExitStack() as stack:
+            servers = {kind: Running(stack, kind) for kind in seconds}
+            loads = {}
+            for kind, server in servers.items():
+                loads[kind] = Clients(stack, server.port, connections, body)
+                loads[kind].run(100)
+            for _ in range(rounds):
+                for kind, load in loads.items():
+                    used, began = servers[kind].cpu(), time.perf_counter()
+                    load.run(messages)
+                    seconds[kind].append(time.perf_counter() - began)
+                    cpu[kind] += servers[kind].cpu() - used
+        rates = {kind: messages / statistics.median(each) for kind, each in seconds.items()}
+        share = statistics.median(
+            none / store for none, store in zip(seconds["none"], seconds["store"], strict=True)
+        )
+        each = {kind: used / rounds / messages * 1000 for kind, used in cpu.items()}
+        print(
+            f"intake, {connections} connection(s): {rates['store']:.0f} messages/s, without a store"
+            f" {rates['none']:.0f}; share {share:.2f} (wanted {goal}); CPU"
+            f" {each['store']:.2f} and {each['none']:.2f} ms a message"
+        )
+
+
+@contextmanager
+def timed(name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    print(f"{name}: {(time.perf_counter() - began) * 1000:.1f} ms")
+
+
+def many(name: str, times: int, do: Callable[[], Any]) -> None:
+    """Print the median and the 99th percentile of the seconds that a call takes."""
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        do()
+        took.append((time.perf_counter() - began) * 1000)
+    took.sort()
+    print(f"{name}: p50 {took[len(took) // 2]:.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms")
+
+
+def rss() -> str:
+    with open("/proc/self/status") as file:
+        now = next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"RSS {now / 1024:.0f} MB, at most {peak / 1024:.0f} MB"
+
+
+def reads(total: int) -> None:
+    store = Store(keep=Keep(None, None, None))
+    store.open()
+    print(f"empty: {rss()}")
+    began = time.perf_counter()
+    for begin in range(0, total, 500):
+        waiting = [
+            store.add(Received(mail(number), "shop@example.org", ["bob@example.com"]))
+            for number in range(begin, min(begin + 500, total))
+        ]
+        for one in waiting:
+            one.result()
+    seconds = time.perf_counter() - began
+    print(f"{total} messages stored in {seconds:.0f} s; {rss()}")
+    with timed("the index of the rest"):
+        store.search("nothing-like-this")
+    print(f"size {store.database_size() / 1e6:.0f} MB; {rss()}")
+    measure_reads(store, total)
+    print(f"after the reads: {rss()}")
+    changes(store)
+    store.close()
+
+
+def measure_reads(store: Store, total: int) -> None:
+    id = store.newest() or ""
+    many("first page", 200, lambda: store.summary().json())
+    many("page in the middle", 20, lambda: store.summary(start=total // 2).json())
+    many("last page", 20, lambda: store.summary(start=total - 50).json())
+    many("rare word", 20, lambda: store.search("number4711").json())
+    many("common word", 20, lambda: store.search("shipped").json())
+    many("usual word", 20, lambda: store.search(WORDS[6]).json())
+    many("two words", 20, lambda: store.search(f"shipped {WORDS[6]}").json())
+    many("no hit", 20, lambda: store.search("qqqqqqq").json())
+    many("two letters", 5, lambda: store.search("qq").json())
+    many("to:", 10, lambda: store.search("to:bob77@").json())
+    many("addressed: and a word", 10, lambda: store.search("addressed:bob7 shipped").json())
+    many("is:unread", 10, lambda: store.search("is:unread").json())
+    many("a message", 100, lambda: store.message(id).json())  # type: ignore[union-attr]
+    with timed("all as a stream"):
+        size = sum(map(len, store.stream()))
+    print(f"  {size / 1e6:.0f} MB; {rss()}")
+    with timed("the ids of a search for a common word"):
+        store.find("shipped")
+
+
+def changes(store: Store) -> None:
+    with timed("mark half as read"):
+        store.set_read(store.find("shop1"), True).result()
+    many("common word, some read", 10, lambda: store.search("shipped").json())
+    with timed("mark all as read"):
+        store.set_read(None, True).result()
+    with timed("delete 100"):
+        store.delete([json.loads(row)["ID"] for row in store.summary(limit=100).rows]).result()
+    with timed("delete all"):
+        store.delete(None).result()
+    with timed("then store a message"):
+        store.add(Received(mail(1), "a@example.org", ["b@example.org"])).result()
+    gc.collect()
+    print(f"at the end: {rss()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--messages", type=int, default=400, help="in a round")
+    parser.add_argument("--total", type=int, default=100_000, help="in the store that is read")
+    parser.add_argument("--only", choices=["intake", "reads"])
+    parser.add_argument("--serve", choices=["none", "store"], help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        asyncio.run(serve(args.serve))
+        return
+    if args.only != "reads":
+        intake(args.rounds, args.messages)
+    if args.only != "intake":
+        reads(args.total)
+
+
+if __name__ == "__main__":
+    main()
