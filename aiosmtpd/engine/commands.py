@@ -9,11 +9,12 @@ import re
 import socket
 import warnings
 from collections.abc import Callable, Coroutine, Iterable
-from functools import wraps
+from functools import partial, wraps
 from inspect import CO_COROUTINE, isawaitable
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from weakref import proxy
 
 from public import public
 
@@ -164,6 +165,9 @@ class Commands(Connection):
         method = getattr(type(self), "smtp_STARTTLS", None)
         is_ours = getattr(method, "__module__", "").startswith("aiosmtpd.")
         if not is_ours and type(raw).__module__.startswith("uvloop"):
+            # The program may write to it or close it: each reply leaves at once. By a proxy, or
+            # the connection would hold itself.
+            self.send = partial(Connection.send_now, proxy(self))  # type: ignore[method-assign]
             return cast(asyncio.Transport, raw)  # pragma: no cover - in the tests on uvloop
         return super()._shown(raw)
 

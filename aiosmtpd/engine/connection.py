@@ -325,7 +325,6 @@ class Connection(Wire):
 
     def _let_go(self) -> None:
         """Drop the parts that point back to the connection: it is freed at once."""
-        self._watch = None
         for transport in self.session_transport, self._original_transport, self._tls_protocol:
             if isinstance(transport, Transport):
                 transport.let_go()

@@ -109,10 +109,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             if len(self._out) > HIGH_WATER:
                 self._flush()
             return
-        if self.transport is self._raw:
-            # The program has the event loop's own transport, and may write to it or close it.
-            self._send_now(data)
-            return
         if not self._corked and self._handler_coroutine is not None:
             # Whatever the running command awaits next, its replies are not held back.
             self.loop.call_soon(self._flush)

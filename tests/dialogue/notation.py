@@ -26,6 +26,7 @@ expected in front unless the first step is one of the server's.
 
 import ast
 import base64
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,7 @@ def octets(text: str) -> bytes:
     return _ESCAPE.sub(one, text.encode())
 
 
+@functools.cache
 def keyword_nodes(source: str) -> dict[str, ast.expr]:
     """Return the expressions of `with: a=1, b=NAME` by keyword."""
     call = ast.parse(f"f({source})", mode="eval").body

@@ -10,12 +10,10 @@ import pytest
 
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import MISSING, SMTP, Envelope, Refused, Session
-from tests.dialogue.harness import run_by_the_driver
+from tests.dialogue.harness import run_by_the_driver, settle
 from tests.dialogue.transport import MemoryTransport
 
 PATIENCE = 30.0
-TURNS = 3
-"""Turns of the loop until the driver rests: on a slow machine it gives way to others once more."""
 EHLO = b"EHLO client.test\r\n"
 MAIL = b"MAIL FROM:<a@example.com>\r\n"
 RCPT = b"rcpt to:<b.c+d@example.com>\r\n"
@@ -167,8 +165,7 @@ async def replies_to(server: Server, said: bytes, in_lines: bool) -> tuple[bytes
     with run_by_the_driver() as ran:
         for piece in said.splitlines(keepends=True) if in_lines else [said]:
             server.network.feed(piece)
-            for _ in range(TURNS):
-                await asyncio.sleep(0)
+            await settle()
         await asyncio.wait_for(server.ended(), PATIENCE)
     return bytes(server.network.sent), ran
 
