@@ -114,7 +114,7 @@ class Courier:
         self._awake = False
         self._looked = 0.0
         self._loop = asyncio.new_event_loop()
-        self._landing = Landing(self._loop)
+        self.landing = Landing(self._loop)
         self._event: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
@@ -162,10 +162,6 @@ class Courier:
         except RuntimeError:
             # The loop has ended.
             pass
-
-    def try_directly(self, route: Route, item: Item, timeout: float) -> Future[Tried]:
-        """Deliver a message that is not in the spool, in the courier's loop."""
-        return self._in_loop(self._try_directly(route, item, timeout))
 
     def open_all(self) -> Future[None]:
         """Open the outlets of all routes; the future raises Misconfigured if one is."""
@@ -270,7 +266,7 @@ class Courier:
     async def _asked(self, future: Future[T]) -> T:
         """Wait for the spool; raises SpoolLost if it has failed for good, else SpoolError."""
         try:
-            return await self._landing.wait(future)
+            return await self.landing.wait(future)
         except Exception as error:
             if self._spool.failed is not None:
                 raise SpoolLost from error
@@ -521,16 +517,22 @@ class Courier:
         elif breaker.fail(time.monotonic(), random.random()):  # noqa: S311 - jitter
             log.error("Route %s is down: %s", route.name, lane.error)
 
-    async def _try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
+    async def try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
+        """Deliver a message that is not in the spool; raises RuntimeError if the courier ends."""
+        if self._stopping:
+            raise RuntimeError("the courier does not run")
         lane = self._lane(route)
         if not route.breaker.allows(time.monotonic()):
             failure = Later(lane.error, reply=UNREACHABLE)
             return Tried(_all(item, failure), is_down=True)
-        try:
-            async with asyncio.timeout(timeout):
-                await lane.direct.acquire()
-        except TimeoutError:
-            return Tried(_all(item, Later("the route is busy", reply=UNREACHABLE)))
+        if lane.direct.locked():
+            try:
+                async with asyncio.timeout(timeout):
+                    await lane.direct.acquire()
+            except TimeoutError:
+                return Tried(_all(item, Later("the route is busy", reply=UNREACHABLE)))
+        else:
+            await lane.direct.acquire()
         try:
             route.breaker.begin()
             tried = await self._try(lane, item, timeout)
@@ -641,7 +643,7 @@ class Courier:
         while True:
             try:
                 # If the courier ends meanwhile, the result is written all the same.
-                return await self._landing.wait(write())
+                return await self.landing.wait(write())
             except Duplicate:
                 raise
             except Exception as error:

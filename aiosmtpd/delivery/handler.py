@@ -9,8 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from public import public
 
@@ -18,7 +17,7 @@ from aiosmtpd.delivery.courier import Courier, Tried
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.incoming import Incoming
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never, seen_by
-from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.landing import Ferry, Landing
 from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
 from aiosmtpd.delivery.spool import Counts, Spool, SpoolError, SpoolFull
@@ -28,8 +27,6 @@ from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
-
-T = TypeVar("T")
 
 PATIENCE = 30.0
 """Seconds that a client waits for the commit of its message, or for a direct delivery."""
@@ -113,6 +110,7 @@ class Delivery:
         self._grace = grace
         self._courier: Courier | None = None
         self._landing: Landing | None = None
+        self._ferry: Ferry | None = None
         self._lock = threading.Lock()
         self._failing = threading.Lock()
         self._users = 0
@@ -226,12 +224,19 @@ class Delivery:
             raise Refused(CLOSED) from error
         return await self._ready()
 
-    def _land(self, future: Future[T]) -> asyncio.Future[T]:
-        """Return a future of the running loop with the result of another thread."""
-        loop = asyncio.get_running_loop()
-        if self._landing is None or self._landing.loop is not loop:
-            self._landing = Landing(loop)
-        return self._landing.wait(future)
+    def _landing_here(self) -> Landing:
+        """Return the landing of the running loop: servers in several threads may have this."""
+        loop, landing = asyncio.get_running_loop(), self._landing
+        if landing is None or landing.loop is not loop:
+            landing = self._landing = Landing(loop)
+        return landing
+
+    def _ferry_to(self, courier: Courier) -> Ferry:
+        """Return the ferry from the running loop to that of the courier."""
+        here, ferry = self._landing_here(), self._ferry
+        if ferry is None or ferry.here is not here or ferry.there is not courier.landing:
+            ferry = self._ferry = Ferry(here, courier.landing)
+        return ferry
 
     def _lose_spool(self, error: BaseException) -> None:
         # Not the lock of _end(), which waits for the courier: it may call this.
@@ -372,7 +377,8 @@ class Delivery:
         timeout = min(part.route.timeout, PATIENCE)
         item = message.item(part.recipients)
         try:
-            return await asyncio.wrap_future(courier.try_directly(part.route, item, timeout))
+            ferry = self._ferry_to(courier)
+            return await ferry.run(courier.try_directly, part.route, item, timeout)
         except RuntimeError as error:
             # The courier ends.
             return Tried(dict.fromkeys(part.recipients, Later(str(error))), is_down=True)
@@ -388,7 +394,7 @@ class Delivery:
         )
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._land(stored)
+                await self._landing_here().wait(stored)
         except TimeoutError:
             # If the disk has not begun with it, it is not stored; else it may come twice.
             stored.cancel()

@@ -99,9 +99,14 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
+        return _encode(self.facts())
+
+    def facts(self) -> dict[str, Any]:
+        """Return these facts by name."""
         # attrs.asdict() takes ten times as long.
         facts = {name: getattr(self, name) for name in _FACTS}
-        return _encode({**facts, "rcpt_options": dict(self.rcpt_options)})
+        facts["rcpt_options"] = dict(self.rcpt_options)
+        return facts
 
     @classmethod
     def from_json(cls, text: str) -> Arrival:

@@ -84,7 +84,7 @@ def headers_of(item: Item, stream: str) -> dict[str, str]:
     envelope = {
         "sender": item.sender,
         "recipients": item.recipients,
-        "arrival": attrs.asdict(item.arrival, recurse=False),
+        "arrival": item.arrival.facts(),
     }
     return {
         ID: item.id,

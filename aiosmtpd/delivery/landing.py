@@ -1,18 +1,22 @@
-"""Results of another thread on their way into an event loop, many with one wake-up."""
+"""Calls and results between threads and event loops, many with one wake-up."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class Landing:
-    """Brings the results of futures of other threads into *loop*.
+    """Brings calls, and the results of futures of other threads, into *loop*.
 
     A commit of the spool resolves the futures of many messages at once. ``asyncio.wrap_future()``
     would write to the loop's own socket for each of them.
@@ -20,7 +24,7 @@ class Landing:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._arrived: deque[tuple[asyncio.Future[Any], Future[Any]]] = deque()
+        self._arrived: deque[Call] = deque()
         self._is_due = False
 
     def wait(self, future: Future[T]) -> asyncio.Future[T]:
@@ -31,25 +35,121 @@ class Landing:
 
     def _land(self, here: asyncio.Future[Any], future: Future[Any]) -> None:
         """Called in the thread that has the result."""
-        self._arrived.append((here, future))
+        try:
+            self.call([(settle, (here, future))])
+        except RuntimeError:
+            # The loop is closed, and with it all that waited.
+            pass
+
+    def call(self, calls: list[Call]) -> None:
+        """Let the loop make these calls, which raise nothing; RuntimeError if it is closed."""
+        self._arrived.extend(calls)
         if not self._is_due:
             self._is_due = True
             try:
                 self.loop.call_soon_threadsafe(self._hand_out)
             except RuntimeError:
-                # The loop is closed, and with it all that waited.
-                pass
+                # The next call raises too, and does not wait for this one.
+                self._is_due = False
+                self._arrived.clear()
+                raise
 
     def _hand_out(self) -> None:
-        # In this order: a result that comes from now on asks for another turn.
+        # In this order: a call that comes from now on asks for another turn.
         self._is_due = False
         while self._arrived:
-            here, future = self._arrived.popleft()
-            if here.done():
-                continue
-            if future.cancelled():
-                here.cancel()
-            elif (error := future.exception()) is not None:
-                here.set_exception(error)
-            else:
-                here.set_result(future.result())
+            function, arguments = self._arrived.popleft()
+            function(*arguments)
+
+
+class Ferry:
+    """Runs coroutines of the loop of *there* for the loop of *here*.
+
+    Those that begin in one turn of a loop cross together, and so do results. A wake-up for each
+    costs more than a delivery: both threads would wait for each other's interpreter lock.
+    """
+
+    def __init__(self, here: Landing, there: Landing) -> None:
+        self.here = here
+        self.there = there
+        self._leaving: list[Call] = []
+        self._returning: list[Call] = []
+        self._waiting: set[asyncio.Future[Any]] = set()
+
+    async def run(
+        self, function: Callable[P, Coroutine[Any, Any, T]], *args: P.args, **keywords: P.kwargs
+    ) -> T:
+        """Return the result of *function* in the other loop; cancelling this cancels it there.
+
+        Raises RuntimeError if the other loop has ended.
+        """
+        trip = _Trip(self.here.loop.create_future(), partial(function, *args, **keywords))
+        self._waiting.add(trip.result)
+        self._leave(self._begin, trip)
+        try:
+            result: T = await trip.result
+        except asyncio.CancelledError:
+            self._leave(trip.cancel)
+            raise
+        finally:
+            self._waiting.discard(trip.result)
+        return result
+
+    def _leave(self, function: Callable[..., object], *args: object) -> None:
+        if not self._leaving:
+            self.here.loop.call_soon(self._cross)
+        self._leaving.append((function, args))
+
+    def _cross(self) -> None:
+        calls, self._leaving = self._leaving, []
+        try:
+            self.there.call(calls)
+        except RuntimeError as error:
+            for future in self._waiting:
+                if not future.done():
+                    future.set_exception(error)
+
+    # In the other loop.
+
+    def _begin(self, trip: _Trip) -> None:
+        trip.task = asyncio.ensure_future(trip.start(), loop=self.there.loop)
+        trip.task.add_done_callback(partial(self._has_ended, trip))
+
+    def _has_ended(self, trip: _Trip, task: asyncio.Future[Any]) -> None:
+        if not self._returning:
+            self.there.loop.call_soon(self._return)
+        self._returning.append((settle, (trip.result, task)))
+
+    def _return(self) -> None:
+        calls, self._returning = self._returning, []
+        try:
+            self.here.call(calls)
+        except RuntimeError:
+            # The loop that waited is closed.
+            pass
+
+
+class _Trip:
+    """A coroutine in the other loop, and the future of this one that waits for its result."""
+
+    def __init__(self, result: asyncio.Future[Any], start: Callable[[], Awaitable[Any]]) -> None:
+        self.result = result
+        self.start = start
+        self.task: asyncio.Future[Any] | None = None
+
+    def cancel(self) -> None:
+        """Called in the other loop, after the coroutine has begun."""
+        if self.task is not None:
+            self.task.cancel()
+
+
+def settle(here: asyncio.Future[Any], ended: Future[Any] | asyncio.Future[Any]) -> None:
+    """Give *here* the result of a future that is done, unless nothing waits for it any more."""
+    if here.done():
+        return
+    if ended.cancelled():
+        here.cancel()
+    elif (error := ended.exception()) is not None:
+        here.set_exception(error)
+    else:
+        here.set_result(ended.result())

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
 
@@ -23,6 +23,7 @@ from aiosmtpd.delivery.jetstream import Address, Manifest
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
+    from nats.aio.msg import Msg
     from nats.js import JetStreamContext
     from nats.js.api import StreamInfo
 
@@ -84,6 +85,14 @@ class Access:
         }
 
 
+class Stored(NamedTuple):
+    """The acknowledgement of a publication: its number in the stream."""
+
+    sequence: int
+    duplicate: bool
+    """True if the stream had its id already."""
+
+
 class Link:
     """One connection, and those that wait for an answer on it."""
 
@@ -100,6 +109,9 @@ class Link:
         self._tell = lost
         self._deadlines: set[asyncio.Timeout] = set()
         self._end: asyncio.Task[None] | None = None
+        self._inbox = ""
+        self._published = 0
+        self._acknowledgements: dict[str, asyncio.Future[Msg]] = {}
 
     @property
     def troubles(self) -> str:
@@ -133,6 +145,33 @@ class Link:
             with self.used_until(deadline):
                 answer = await self.client.request(subject, body, timeout=2 * patience)
         return answer.data
+
+    async def listen(self) -> None:
+        """Subscribe to the acknowledgements, once for all that :meth:`publish` waits for."""
+        inbox = f"{self.client.new_inbox()}."
+        await self.client.subscribe(f"{inbox}*", cb=self._on_acknowledgement)
+        self._inbox = inbox
+
+    async def publish(self, subject: str, body: bytes, headers: dict[str, str]) -> Stored:
+        """Publish to a stream; return its acknowledgement, for which the caller limits the time.
+
+        nats-py's own publish() takes twice the CPU time: for each one it draws a random inbox, and
+        has a time-out of its own. Raises its errors.
+        """
+        self._published += 1
+        reply = f"{self._inbox}{self._published}"
+        future = self._acknowledgements[reply] = asyncio.get_running_loop().create_future()
+        try:
+            await self.client.publish(subject, body, reply, headers)
+            answer = await future
+        finally:
+            del self._acknowledgements[reply]
+        return _stored(answer)
+
+    async def _on_acknowledgement(self, answer: Msg) -> None:
+        future = self._acknowledgements.get(answer.subject)
+        if future is not None and not future.done():
+            future.set_result(answer)
 
     def retire(self) -> None:
         """End the connection when the last answer has come."""
@@ -191,6 +230,18 @@ class Link:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
+
+
+def _stored(answer: Msg) -> Stored:
+    """Read the acknowledgement of a stream; raises the error that it may be."""
+    from nats.js.errors import APIError, NoStreamResponseError
+
+    if answer.headers and answer.headers.get("Status") == "503":
+        raise NoStreamResponseError
+    facts = json.loads(answer.data)
+    if "error" in facts:
+        raise APIError.from_error(facts["error"])
+    return Stored(facts["seq"], facts.get("duplicate", False))
 
 
 async def stream_of(stream: JetStreamContext, subject: str) -> StreamInfo | None:

@@ -32,11 +32,10 @@ from aiosmtpd.delivery.jetstream import (
     stream_fault,
     token,
 )
-from aiosmtpd.delivery.link import Access, Link, advice_for, forget, is_broken, stream_of
+from aiosmtpd.delivery.link import Access, Link, Stored, advice_for, forget, is_broken, stream_of
 
 if TYPE_CHECKING:
     from nats.js import JetStreamContext
-    from nats.js.api import PubAck
     from nats.js.errors import APIError
 
 log = logging.getLogger("mail.log")
@@ -201,6 +200,7 @@ class NatsOutlet:
 
     async def _checked(self, link: Link) -> _Ready:
         """Find the streams; raises Misconfigured if they do not keep what a 250 promises."""
+        await link.listen()
         jetstream = link.jetstream()
         info = await stream_of(jetstream, self.subject)
         if info is None:
@@ -248,22 +248,24 @@ class NatsOutlet:
         body = manifest.to_bytes()
         if len(body) > room:
             raise TooLarge(max(room, 0))
-        acknowledgement = await self._store_once(ready, body, headers)
-        if acknowledgement.duplicate:
+        stored = await self._store_once(ready, body, headers)
+        if stored.duplicate:
             # The stream has the message with the chunks of an earlier try.
             await forget(ready.link.ask, manifest)
 
-    async def _store_once(self, ready: _Ready, body: bytes, headers: dict[str, str]) -> PubAck:
+    async def _store_once(self, ready: _Ready, body: bytes, headers: dict[str, str]) -> Stored:
         """Store a message, unless the stream has it for the same recipients.
 
         The stream only compares ids, and takes what another route has stored for the same message.
         """
-        acknowledgement = await self._store(ready, self.subject, body, headers)
-        if not acknowledgement.duplicate or await self._has(ready, acknowledgement.seq, headers):
+        acknowledgement = await ready.link.publish(self.subject, body, headers)
+        if not acknowledgement.duplicate or await self._has(
+            ready, acknowledgement.sequence, headers
+        ):
             return acknowledgement
         part = digest(f"{self.subject} {headers[ENVELOPE]}".encode())[:16]
         headers = {**headers, MESSAGE_ID: f"{headers[MESSAGE_ID]}.{part}"}
-        return await self._store(ready, self.subject, body, headers)
+        return await ready.link.publish(self.subject, body, headers)
 
     async def _has(self, ready: _Ready, sequence: int, headers: dict[str, str]) -> bool:
         """Return False if this is another message, or one that a consumer has taken already."""
@@ -276,13 +278,6 @@ class NatsOutlet:
         envelope = (found.headers or {}).get(ENVELOPE)
         return found.subject == self.subject and envelope == headers[ENVELOPE]
 
-    async def _store(
-        self, ready: _Ready, subject: str, body: bytes, headers: dict[str, str]
-    ) -> PubAck:
-        return await ready.jetstream.publish(
-            subject, body, timeout=2 * self._access.timeout, headers=headers
-        )
-
     async def _upload(
         self, ready: _Ready, stream: str, item: Item, deadline: asyncio.Timeout
     ) -> Manifest:
@@ -293,17 +288,17 @@ class NatsOutlet:
         loop = asyncio.get_running_loop()
 
         async def store(number: int, body: bytes) -> Piece:
-            acknowledgement = await self._store(ready, f"{subject}.{number}", body, headers)
+            stored = await ready.link.publish(f"{subject}.{number}", body, headers)
             deadline.reschedule(loop.time() + self._access.timeout)
-            return Piece(acknowledgement.seq, len(body), digest(body))
+            return Piece(stored.sequence, len(body), digest(body))
 
         whole = hashlib.sha256()
         pieces: list[Piece] = []
         async for bodies in _groups(item.chunks(size)):
             for body in bodies:
                 whole.update(body)
-            stored = [store(len(pieces) + number, body) for number, body in enumerate(bodies)]
-            pieces += await asyncio.gather(*stored)
+            storing = [store(len(pieces) + number, body) for number, body in enumerate(bodies)]
+            pieces += await asyncio.gather(*storing)
         total = sum(piece.size for piece in pieces)
         return Manifest(stream, subject, total, whole.hexdigest(), tuple(pieces))
 
