@@ -212,13 +212,13 @@ const tests = {
     assert.deepEqual(webui, { Label: "", MessageRelay: { Enabled: false, SMTPServer: "", ReturnPath: "", AllowedRecipients: "", BlockedRecipients: "", OverrideFrom: "", PreserveMessageIDs: false, RecipientAllowlist: "" }, SpamAssassin: false, ChaosEnabled: true, DuplicatesIgnored: false, HideDeleteAllButton: false });
   },
   async "a wrong password is refused"() {
-    if (!auth) return;
     const wrong = new MailpitClient(url, { auth: { username, password: "wrong" } });
     await assert.rejects(wrong.getInfo(), /401 Unauthorized/);
     await assert.rejects(new MailpitClient(url).listMessages(), /401 Unauthorized/);
   },
 };
 
+if (!auth) delete tests["a wrong password is refused"];
 for (const [name, test] of Object.entries(tests)) {
   try {
     await test();
