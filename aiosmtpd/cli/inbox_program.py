@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -61,11 +60,11 @@ def run(parser: ArgumentParser, settings: Namespace) -> int:
 
 def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
     """Add what follows from the options; exit with a usage error if they are wrong."""
-    if settings.tlscert and any(
-        text.startswith("smtps://") for text in settings.listen or () if text
-    ):
+    if any(text.lower().startswith("smtps://") for text in settings.listen or ()):
         # One certificate is for both kinds of TLS.
         settings.smtpscert, settings.smtpskey = settings.tlscert, settings.tlskey
+        if not (settings.tlscert or settings.tls):
+            parser.error("smtps:// needs --tlscert and --tlskey, or --tls self-signed")
     complete(parser, settings)
     secure = bool(settings.smtpscert)
     settings.places = [_with_port(place, secure) for place in settings.places]
@@ -122,6 +121,7 @@ class InboxProgram(Program):
         context = self._load(*settings.web_tls) if settings.web_tls else None
         self._services = Services(self._store, self._web_options(), self._faults)
         self._web = Web(self._services, settings.web_place, ssl_context=context)
+        self._web_end: asyncio.Task[None] | None = None
         self._mirror: Any = None
 
     def _web_options(self) -> WebOptions:
@@ -220,7 +220,7 @@ class InboxProgram(Program):
         self._say("\n".join(self._banner()))
         if settings.browser:
             # A browser that does not start must not delay the mail.
-            threading.Thread(target=_browse, args=(self._web.url,), daemon=True).start()
+            threading.Thread(target=browse, args=(self._web.url,), daemon=True).start()
 
     def _banner(self) -> list[str]:
         settings = self._settings
@@ -259,7 +259,7 @@ class InboxProgram(Program):
         try:
             await super()._serve(identity)
         finally:
-            await self._web.stop()
+            await self._stop_web()
             await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -269,12 +269,15 @@ class InboxProgram(Program):
 
     def end(self) -> None:
         """End gracefully; a second call ends at once."""
-        # The waits end while the last transactions do.
-        self._services.stopping.set()
+        # The page ends while the last transactions do.
+        if self._task is not None and self._task.get_loop().is_running():
+            self._stop_web()
         super().end()
 
-    def _reactions(self) -> dict[int, Callable[[], None]]:
-        return super()._reactions()
+    def _stop_web(self) -> asyncio.Task[None]:
+        if self._web_end is None:
+            self._web_end = asyncio.create_task(self._web.stop())
+        return self._web_end
 
 
 class _named_option:  # noqa: N801 - used as a function
@@ -294,7 +297,8 @@ class _named_option:  # noqa: N801 - used as a function
             raise Failure(text) from error
 
 
-def _browse(url: str) -> None:
+def browse(url: str) -> None:
+    """Open a page in the browser; do nothing if that fails."""
     import webbrowser  # seldom needed
 
     with suppress(Exception):
