@@ -142,9 +142,11 @@ def test_check_asks_a_running_inbox() -> None:
 def test_check_waits_for_the_start() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         web = f"127.0.0.1:{sock.getsockname()[1]}"
-    with Program("inbox", "--check", "--web", web, "--wait", "20") as check:
-        with Program("inbox", "-l", "127.0.0.1:0", "--web", web, "-q"):
-            assert check.ended() == (0, "", "")
+    with (
+        Program("inbox", "--check", "--web", web, "--wait", "20") as check,
+        Program("inbox", "-l", "127.0.0.1:0", "--web", web, "-q"),
+    ):
+        assert check.ended() == (0, "", "")
 
 
 def test_https_and_starttls_with_a_password(certificates: Certificates) -> None:
@@ -172,7 +174,7 @@ def status(url: str, context: ssl.SSLContext, authorization: str = "") -> int:
         context.wrap_socket(plain, server_hostname=place[0]) as sock,
     ):
         sock.sendall(f"GET /api/v1/info HTTP/1.1\r\nHost: x\r\n{more}\r\n".encode())
-        answer = beginning(sock, b"\r\n")  # type: ignore[arg-type]
+        answer = beginning(sock, b"\r\n")
     return int(answer.split(b" ")[1])
 
 
