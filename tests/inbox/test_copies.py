@@ -64,7 +64,7 @@ def test_a_copied_test_passes_with_the_message(store: Store, content: bytes) -> 
 def test_a_copied_program_sends_the_message(
     store: Store, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = mail("Grüße\r\n.\r\n" + "x" * size)
+    content = mail("Grüße\r\n.\r\n" + "x\r\n" * size)
     copied = letter(store, content)
     monkeypatch.chdir(tmp_path)
     (tmp_path / f"{copied.stored.id}.eml").write_bytes(content)
@@ -186,7 +186,7 @@ def test_links_with_their_places(store: Store) -> None:
         ("<a href='https://10.0.0.1/'>x</a>", "only some networks can reach 10.0.0.1"),
         (
             "<a href='https://staging.example.org'>x</a>",
-            "staging.example.org looks like a host for",
+            "staging.example.org looks like",
         ),
         ("<a href='https://example.org'>www.example.org</a>", None),
         ("<a href='https://example.org'>bank.com</a>", "its text names bank.com, it leads to"),
