@@ -130,6 +130,7 @@ def options_of(parser: ArgumentParser) -> Iterable[str]:
             spelt = ", ".join(action.option_strings) or str(action.metavar)
             takes = action.option_strings and action.nargs != 0
             name = action.metavar or "|".join(action.choices or [action.dest.upper()])
+            name = name if isinstance(name, str) else " ".join(name)
             value = f" {name}" if takes else ""
             about = str(action.help).replace("%%", "%").replace("*", r"\*")
             about = re.sub(r"(?<!\S)(--[a-z][a-z-]*)", r"``\1``", about)
