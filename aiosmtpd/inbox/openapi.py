@@ -38,7 +38,7 @@ GET /api/v1/message/{id}/raw text Read the source: query tz dl
 GET /api/v1/message/{id}/part/{part} bytes Read an attachment or an inline part: query tz
 GET /api/v1/message/{id}/part/{part}/thumb image Read a small picture, which is blank: query tz
 GET /api/v1/message/{id}/html-check HTMLCheck Check the HTML for mail programs: query tz
-GET /api/v1/message/{id}/link-check LinkCheck List the links, and follow none: query tz follow
+GET /api/v1/message/{id}/link-check LinkCheck List the links, maybe check them: query tz follow
 POST /api/v1/message/{id}/release ok Refuse to send a message on: body=Release!
 GET /api/v1/chaos Chaos Read the triggers of refusals by chance
 PUT /api/v1/chaos Chaos Replace the triggers: body=Chaos!
@@ -149,8 +149,8 @@ def _answer(name: str) -> Schema:
     if name == "nothing":
         return {}
     if name in _TYPES:
-        kind = "file" if name in ("bytes", "image") else "string"
-        return {"schema": {"type": kind}}
+        binary = {"format": "binary"} if name in ("bytes", "image") else {}
+        return {"schema": {"type": "string", **binary}}
     return {"schema": _reference(name)}
 
 

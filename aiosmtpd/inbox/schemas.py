@@ -210,7 +210,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "query": {**_TEXT, "description": "A search"},
     "tz": {**_TEXT, "description": "The time zone of dates in the search, such as Europe/Berlin"},
     "dl": {**_TEXT, "description": "1 for a download"},
-    "follow": {**_TEXT, "description": "Has no effect"},
+    "follow": {**_TEXT, "description": "true to follow redirects, if links are checked"},
     "embed": {**_TEXT, "description": "1 for a whole document whose links open new windows"},
     "remote": {**_TEXT, "description": "1 to load images from other hosts"},
     "last": {**_NUMBER, "description": "The number of the last event that the client has"},
