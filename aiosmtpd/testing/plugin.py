@@ -80,7 +80,11 @@ def _smtp_shared(request: pytest.FixtureRequest) -> Iterator[Inbox]:
 def _page(config: pytest.Config) -> InboxPage | None:
     """Return the page of the run, which the first inbox starts; None if it is not wanted."""
     # A worker of pytest-xdist has no terminal that says where its page is.
-    if _PAGE is None or not config.getoption("smtp_inbox_web", False) or hasattr(config, "workerinput"):
+    if (
+        _PAGE is None
+        or not config.getoption("smtp_inbox_web", False)
+        or hasattr(config, "workerinput")
+    ):
         return None
     if _PAGE not in config.stash:
         from aiosmtpd.testing.page import InboxPage  # needs an extra
