@@ -22,6 +22,7 @@ from aiosmtpd.inbox import (
     inspection,
     message,
     messages,
+    openapi,
     own,
     send,
     static,
@@ -41,7 +42,7 @@ SECONDS_TO_BE_READY = 5
 
 _MODULES = (
     *(messages, message, attachments, inspection, view, send),
-    *(tags, chaos, information, events),
+    *(tags, chaos, information, openapi, events),
 )
 """Modules with routes that clients of Mailpit know."""
 

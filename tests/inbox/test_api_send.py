@@ -3,6 +3,7 @@
 import asyncio
 import json
 from base64 import b64encode
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -24,6 +25,13 @@ NOTE = b64encode(b"a note").decode()
 @pytest.fixture
 def web(store: Store) -> httpx.AsyncClient:
     return client_of(store)
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[Store]:
+    """Return a store in which no test puts a message."""
+    with Store() as store:
+        yield store
 
 
 async def sent(web: httpx.AsyncClient, **values: Any) -> Any:
@@ -128,14 +136,12 @@ async def test_tags_fields_and_user(store: Store) -> None:
         {"Attachments": [{"Content": NOTE, "ContentID": "a>\r\nX: y"}]},
     ],
 )
-async def test_wrong_requests_say_why(
-    store: Store, web: httpx.AsyncClient, wrong: dict[str, Any]
-) -> None:
-    answer = await web.post("/api/v1/send", json={**SIMPLE, **wrong})
+async def test_wrong_requests_say_why(empty: Store, wrong: dict[str, Any]) -> None:
+    answer = await client_of(empty).post("/api/v1/send", json={**SIMPLE, **wrong})
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/json")
     assert answer.json().keys() == {"Error"}
     assert "\n" not in answer.json()["Error"]
-    assert store.counts().total == 0
+    assert empty.counts().total == 0
 
 
 @pytest.mark.parametrize("body", ["", "{", "[]", "null"])
@@ -155,9 +161,7 @@ async def test_the_largest_message(store: Store) -> None:
     assert answer.status_code == 200
 
 
-async def test_too_much_at_once_is_told_to_wait(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_much_at_once_has_to_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send, "AT_ONCE", 1)
     web = client_of(store, max_size=1000)
     began, go_on = asyncio.Event(), asyncio.Event()

@@ -1,5 +1,6 @@
 """The wall before the page and the API: hosts, origins, logins, proxies, headers, limits."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,10 +17,12 @@ from tests.inbox.web import HOST, client_of
 EVIL = "http://evil.example"
 
 
-@pytest.fixture
-def web(store: Store) -> httpx.AsyncClient:
-    add(store)
-    return client_of(store)
+@pytest.fixture(scope="module")
+def web() -> Iterator[httpx.AsyncClient]:
+    """Return a client of a store with one message, which no test here may change."""
+    with Store() as store:
+        add(store)
+        yield client_of(store)
 
 
 # Hosts.
@@ -256,8 +259,8 @@ async def test_each_answer_has_the_headers(store: Store) -> None:
         assert answer.headers["cache-control"] in ("no-store", "no-cache")
 
 
-async def test_mail_is_never_kept_by_a_browser(store: Store, web: httpx.AsyncClient) -> None:
-    id = add(store)
+async def test_mail_is_never_kept_by_a_browser(web: httpx.AsyncClient) -> None:
+    id = "latest"
     for path in (f"api/v1/message/{id}", f"api/v1/message/{id}/raw", f"view/{id}.txt"):
         assert (await web.get(f"/{path}")).headers["cache-control"] == "no-store"
 
