@@ -55,12 +55,12 @@ POST /api/faults Faults Add faults: body=Rules!
 PUT /api/faults Faults Replace all faults: body=Rules!
 DELETE /api/faults Faults Remove all faults
 DELETE /api/faults/{number} Faults Remove a fault
-GET /api/message/{id}/parts Any Read the tree of the parts
-GET /api/message/{id}/links Any List the links with their places
-GET /api/message/{id}/checks Any Check a message
-GET /api/message/{id}/smtp Any Read the dialogue that brought a message
-GET /api/message/{id}/copy text Write a message as a test or a program: as
-GET /api/export bytes Download messages: query format
+GET /api/message/{id}/parts Any Read the tree of the parts: query
+GET /api/message/{id}/links Any List the links with their places: query
+GET /api/message/{id}/checks Any Check a message: query
+GET /api/message/{id}/smtp Any Read the dialogue that brought a message: query
+GET /api/message/{id}/copy text Write a message as a program: as query
+GET /api/export bytes Download messages: query ids format
 GET /api/settings Any Settings of the SMTP server
 GET /view/{id}.html html Read the HTML of a message: query tz embed remote
 GET /view/{id}.txt text Read the text of a message: query tz

@@ -222,6 +222,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "count": {**_NUMBER, "description": "Messages to wait for", "default": 1},
     "timeout": {"type": "number", "description": "Seconds to wait", "default": 10},
     "within": {"type": "number", "description": "Seconds to wait", "default": 1},
-    "as": {**_TEXT, "description": "pytest, python, send, curl or eml"},
+    "as": {**_TEXT, "description": "pytest, python, send, curl, wait or eml"},
     "format": {**_TEXT, "description": "mbox or zip"},
+    "ids": {**_TEXT, "description": "Ids of messages, with commas between them"},
 }
