@@ -15,6 +15,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"main"},
     "main": {"cli", "process"},
     "cli": {
+        "inbox",
         "server",
         "smtp",
         "observers",
@@ -37,6 +38,8 @@ ARROWS: dict[str, set[str]] = {
         "_version",
     },
     "testing": {
+        "inbox",
+        "listen",
         "controller",
         "lmtp",
         "smtp",
@@ -46,7 +49,7 @@ ARROWS: dict[str, set[str]] = {
         "process",
         "protocol",
     },
-    "inbox": {"observers", "mail", "protocol"},
+    "inbox": {"observers", "listen", "mail", "protocol", "_version"},
     "controller": {"server", "smtp", "listen", "engine", "protocol"},
     "server": {"lmtp", "smtp", "listen", "engine", "protocol"},
     "lmtp": {"smtp", "engine", "protocol"},

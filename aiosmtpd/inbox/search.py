@@ -104,6 +104,11 @@ def parse(text: str, zone: tzinfo | None = None) -> Query:
     return query
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of a query as they are written, each a query of its own."""
+    return _WORD.findall(text)
+
+
 def _words(text: str) -> Iterator[tuple[str, bool]]:
     """Yield the words of a query without quotation marks, and True if they are excluded."""
     for match in _WORD.finditer(text):

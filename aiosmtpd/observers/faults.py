@@ -12,9 +12,11 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import count
 from random import Random
+from threading import Lock
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import attrs
 from public import public
@@ -33,21 +35,49 @@ _Plan: TypeAlias = dict[str, Any]
 """The effects that strike at one event: their kinds, and what they need to know."""
 
 
+@public
+class FaultCount(NamedTuple):
+    """A fault in force, and how often it has struck."""
+
+    number: int
+    """From 1 on, in the order of the additions; no other fault of the same object has it."""
+    fault: Fault
+    met: int
+    """Events that it was asked about and that its stage and its patterns match."""
+    struck: int
+    """Events that went wrong because of it."""
+    mark: str
+    """The mark that it was added with."""
+
+
 class _Rule:
     """A fault in force, and how often it has met its events."""
 
-    def __init__(self, fault: Fault, clock: Callable[[], float]) -> None:
+    def __init__(self, number: int, fault: Fault, mark: str, clock: Callable[[], float]) -> None:
+        self.number = number
         self.fault = fault
+        self.mark = mark
         self.kind, self.value = parse_effect(fault.effect)
+        self.struck = 0
         self._clock = clock
         self._met = 0
         self._random = Random(fault.seed)  # noqa: S311 - no secret
         self._let_through: deque[float] = deque()
 
+    @property
+    def count(self) -> FaultCount:
+        """The numbers of now."""
+        return FaultCount(self.number, self.fault, self._met, self.struck, self.mark)
+
     def strikes(self) -> bool:
         """Count an event that matches, and tell whether it goes wrong."""
-        fault = self.fault
         self._met += 1
+        struck = self._has_its_turn()
+        self.struck += struck
+        return struck
+
+    def _has_its_turn(self) -> bool:
+        fault = self.fault
         if fault.times is not None:
             return self._met <= fault.times
         if fault.every is not None:
@@ -88,6 +118,10 @@ class Faults:
     ) -> None:
         self._clock = clock
         self.sleep = sleep
+        #: Called with the connection and each fault that strikes there, before its effect.
+        self.on_strike: Callable[[Any, Fault], object] | None = None
+        self._gate = Lock()
+        self._numbers = count(1)
         self._rules: tuple[_Rule, ...] = ()
         for fault in faults:
             self.add(fault)
@@ -95,29 +129,63 @@ class Faults:
     def __iter__(self) -> Iterator[Fault]:
         return iter([rule.fault for rule in self._rules])
 
-    def add(self, fault: Fault | str) -> Fault:
-        """Put a fault after the others, its count at zero; return it. From any thread."""
-        if isinstance(fault, str):
-            fault = parse_fault(fault)
-        self._rules = (*self._rules, _Rule(fault, self._clock))
+    def add(self, fault: Fault | str, *, mark: str = "") -> Fault:
+        """Put a fault after the others, its count at zero; return it. From any thread.
+
+        *mark* is any text by which :meth:`replace` and :meth:`clear` find it again.
+        """
+        fault = _parsed(fault)
+        with self._gate:
+            self._rules = (*self._rules, self._rule(fault, mark))
         return fault
 
-    def clear(self) -> None:
-        """Remove all faults. From any thread."""
-        self._rules = ()
+    def counts(self) -> list[FaultCount]:
+        """Return the faults in their order with their numbers. From any thread."""
+        return [rule.count for rule in self._rules]
+
+    def remove(self, number: int) -> bool:
+        """Remove the fault with this number; return False if there is none. From any thread."""
+        with self._gate:
+            before = self._rules
+            self._rules = tuple(rule for rule in before if rule.number != number)
+            return len(self._rules) < len(before)
+
+    def replace(self, faults: Iterable[Fault | str], *, mark: str | None = None) -> None:
+        """Put faults in place of all, or of those with a mark. From any thread.
+
+        If one of the texts is not a fault, raises ValueError and changes nothing.
+        """
+        parsed = [_parsed(fault) for fault in faults]
+        with self._gate:
+            kept = [rule for rule in self._rules if mark is not None and rule.mark != mark]
+            new = [self._rule(fault, mark or "") for fault in parsed]
+            self._rules = (*kept, *new)
+
+    def clear(self, *, mark: str | None = None) -> None:
+        """Remove all faults, or those with a mark. From any thread."""
+        self.replace((), mark=mark)
+
+    def _rule(self, fault: Fault, mark: str) -> _Rule:
+        return _Rule(next(self._numbers), fault, mark, self._clock)
 
     def struck(
         self, stage: str, *, sender: str | None, recipients: Sequence[str], client: str
     ) -> _Plan:
         """Count one event; return the kinds of effects that happen, each with its value."""
-        plan: _Plan = {}
+        rules = self._striking(stage, sender=sender, recipients=recipients, client=client)
+        return {kind: rule.value for kind, rule in rules.items()}
+
+    def _striking(
+        self, stage: str, *, sender: str | None, recipients: Sequence[str], client: str
+    ) -> dict[str, _Rule]:
+        striking: dict[str, _Rule] = {}
         for rule in self._rules:
-            about = rule.kind not in plan and rule.fault.matches(
+            about = rule.kind not in striking and rule.fault.matches(
                 stage, sender=sender, recipients=recipients, client=client
             )
             if about and rule.strikes():
-                plan[rule.kind] = rule.value
-        return plan
+                striking[rule.kind] = rule
+        return striking
 
     # The seam.
 
@@ -125,14 +193,18 @@ class Faults:
         """Let the faults of a stage strike; see Observer."""
         envelope = server.envelope
         is_recipient = stage == "end-of-data" and argument is not None
-        plan = self.struck(
+        striking = self._striking(
             stage,
             sender=argument if stage == "mail" else envelope.mail_from,
             recipients=[argument] if stage == "rcpt" or is_recipient else envelope.rcpt_tos,
             client=server.session.client_address[0],
         )
-        if not plan:
+        if not striking:
             return
+        if self.on_strike is not None:
+            for rule in striking.values():
+                self.on_strike(server, rule.fault)
+        plan = {kind: rule.value for kind, rule in striking.items()}
         delivery = _Delivery(server, plan, self.sleep)
         if is_recipient:
             # In LMTP: the reply to one recipient. The others' come in their turn.
@@ -148,6 +220,10 @@ class Faults:
         if "tls-failure" in plan:
             # Without a certificate no handshake succeeds.
             server.tls_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+
+def _parsed(fault: Fault | str) -> Fault:
+    return parse_fault(fault) if isinstance(fault, str) else fault
 
 
 class _Delivery:

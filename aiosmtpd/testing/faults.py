@@ -2,9 +2,10 @@
 
 from aiosmtpd.observers.faults import (
     Fault as Fault,
+    FaultCount as FaultCount,
     Faults as Faults,
     faulty as faulty,
     parse_fault as parse_fault,
 )
 
-__all__ = ["Fault", "Faults", "faulty", "parse_fault"]
+__all__ = ["Fault", "FaultCount", "Faults", "faulty", "parse_fault"]

@@ -1,0 +1,379 @@
+"""``aiosmtpd inbox``: options of a mail catcher with a page in the browser and an API."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from aiosmtpd.cli import options, values
+from aiosmtpd.cli.parser import Parser, formatter
+
+DEFAULT_PORT = 1025
+WEB_PORT = 8025
+DEFAULT_SIZE = 50 << 20
+
+NEEDED = ("starlette", "uvicorn", "wsproto")
+"""The packages of the extra ``inbox``."""
+
+MISSING = 'the inbox needs {names}: pip install "aiosmtpd[inbox]"'
+
+ABOUT = """\
+Catches all mail and shows it in the
+browser. Programs find it by an API,
+which is that of Mailpit."""
+
+EXAMPLES = """\
+examples:
+  {prog}
+      SMTP port 1025, page on port 8025
+  {prog} --store mail.db --keep 30d
+      keep messages for the next start
+  {prog} --inbox 'Shop=to:@shop.test'
+      a list of its own for some mail
+  {prog} --fault 'rcpt: 450 busy x2'
+      fail on purpose, to test a program
+  {prog} --check --wait 30
+      for scripts: is it running?
+
+Variables of Mailpit, such as
+MP_SMTP_BIND_ADDR, are understood.
+
+exit code: 0 at the end, 1 if --check
+finds no inbox, 2 for a wrong option
+"""
+
+
+def main(args: Sequence[str], program: str) -> int:
+    """Run the inbox as the arguments say; return the exit code."""
+    parser = make_parser(program)
+    settings, notes = parse(parser, args, os.environ)
+    if settings.check:
+        from aiosmtpd.cli.inbox_check import check
+
+        return check(settings, program)
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        parser.error(MISSING.format(names=" and ".join(missing)))
+    # Imported after parsing, so that --help is fast.
+    from aiosmtpd.cli.inbox_program import run
+
+    if not settings.quiet and sys.stderr is not None:
+        for note in notes:
+            print(note, file=sys.stderr, flush=True)
+    return run(parser, settings)
+
+
+def parse(
+    parser: ArgumentParser, args: Sequence[str], environment: os._Environ[str] | dict[str, str]
+) -> tuple[Namespace, list[str]]:
+    """Return the settings of a command line and of Mailpit's variables, and a line for each.
+
+    An option of the command line takes precedence over a variable.
+    """
+    # Options that only the server's own command line has get their defaults.
+    defaults = vars(options.make_parser(parser.prog).parse_args([]))
+    defaults |= vars(parser.parse_args([]))
+    settings = parser.parse_args(args, Namespace(**defaults))
+    notes: list[str] = []
+    if any(name.startswith("MP_") for name in environment):
+        from aiosmtpd.cli.mailpit import words_of
+
+        words, notes = words_of(parser, args, environment)
+        settings = parser.parse_args([*words, *args], Namespace(**defaults))
+    _check(parser, settings)
+    return settings, notes
+
+
+def _check(parser: ArgumentParser, settings: Namespace) -> None:
+    if settings.wait is not None and not settings.check:
+        parser.error("--wait needs --check")
+    if settings.web_public and settings.web_auth:
+        parser.error("--web-public and --web-auth exclude each other: leave one out")
+
+
+def make_parser(program: str) -> ArgumentParser:
+    """Return the parser of this command."""
+    parser = Parser(
+        prog=program,
+        usage=f"{program} [OPTIONS]",
+        description=ABOUT,
+        epilog=EXAMPLES.format(prog=program),
+        formatter_class=formatter,
+    )
+    # No other user, and no certificate that clients have to use.
+    parser.set_defaults(setuid=False, size=DEFAULT_SIZE)
+    _add_smtp_options(parser)
+    _add_tls_options(parser)
+    options.add_auth_options(parser)
+    _add_web_options(parser)
+    _add_wall_options(parser)
+    _add_mail_options(parser)
+    _add_store_options(parser)
+    options.add_testing_options(parser)
+    _add_process_options(parser)
+    return parser
+
+
+def _add_smtp_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("SMTP")
+    group.add_argument(
+        "-l",
+        "--listen",
+        action="append",
+        metavar="PLACE",
+        help="Where to listen for mail: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH or "
+        "fd:NUMBER; smtp://, smtps:// or lmtp:// may stand in front. May be given several times; "
+        f"port 0 is any free port. Default: localhost:{DEFAULT_PORT}.",
+    )
+    group.add_argument(
+        "-s",
+        "--size",
+        type=values.size,
+        default=DEFAULT_SIZE,
+        help="The largest message in bytes, such as 500K, 10M or 1G; 0 means any size. Default: "
+        "50M.",
+    )
+    group.add_argument(
+        "--max-recipients",
+        type=values.count_or_none,
+        metavar="N",
+        default=1000,
+        help="Allow N recipients of one message; 0 means any number. Default: 1000.",
+    )
+    group.add_argument(
+        "--hostname",
+        type=values.host_name,
+        metavar="NAME",
+        help="The server's name in its greeting. Default: the full name of this machine.",
+    )
+
+
+def _add_tls_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("TLS")
+    group.add_argument(
+        "--tlscert",
+        metavar="CERTFILE",
+        help="The PEM file with the certificate for STARTTLS and smtps:// places; needs --tlskey.",
+    )
+    group.add_argument(
+        "--tlskey", metavar="KEYFILE", help="The PEM file with its private key; needs --tlscert."
+    )
+    group.add_argument(
+        "--tls",
+        choices=("self-signed",),
+        help="Make a certificate at each start. It is signed by an authority in your cache folder, "
+        'which clients can trust. Needs trustme: pip install "aiosmtpd[devtls]".',
+    )
+    group.add_argument(
+        "--require-tls",
+        dest="requiretls",
+        action="store_true",
+        default=False,
+        help="Refuse mail without STARTTLS.",
+    )
+
+
+def _add_web_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("page and API")
+    group.add_argument(
+        "--web",
+        metavar="PLACE",
+        default="",
+        help="Where to serve the page and the API: HOST, :PORT, PORT or HOST:PORT. Port 0 is any "
+        f"free port. Default: localhost:{WEB_PORT}.",
+    )
+    group.add_argument(
+        "--web-root",
+        type=_root,
+        metavar="PATH",
+        default="/",
+        help="Serve all below this path, such as /mail/. Default: /.",
+    )
+    group.add_argument(
+        "--web-tls",
+        nargs=2,
+        metavar=("CERTFILE", "KEYFILE"),
+        help="Serve HTTPS with this certificate and its key, in PEM files.",
+    )
+    group.add_argument(
+        "--browser", action="store_true", help="Open the page in your browser at the start."
+    )
+    group.add_argument("--label", metavar="TEXT", default="", help="A word in the page's title.")
+    group.add_argument(
+        "--inbox",
+        action="append",
+        type=_named_query,
+        metavar="NAME=QUERY",
+        help="Show the messages that a query finds as an inbox of its own, such as "
+        "'Shop=to:@shop.test'; may be given several times.",
+    )
+
+
+def _add_mail_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("actions on the page")
+    group.add_argument(
+        "--no-delete-all",
+        dest="delete_all",
+        action="store_false",
+        help="Refuse to delete all messages at once.",
+    )
+    group.add_argument(
+        "--remote-images",
+        action="store_true",
+        help="Let the HTML of messages load images of other hosts.",
+    )
+    group.add_argument(
+        "--link-check",
+        action="store_true",
+        help="Let the link check of Mailpit's API ask the hosts of the links, if they are public.",
+    )
+
+
+def _add_wall_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("access to the page and API")
+    group.add_argument(
+        "--web-auth",
+        action="append",
+        type=_web_user,
+        metavar="USER:PASSWORD",
+        help="Ask for a user and a password (HTTP Basic); may be given several times.",
+    )
+    group.add_argument(
+        "--web-auth-file",
+        metavar="PATH",
+        help="Ask for one of the users in a file with a USER:PASSWORD in each line.",
+    )
+    group.add_argument(
+        "--web-public",
+        action="store_true",
+        help="Allow a --web place that other machines can reach, without a password. All who reach "
+        "it can read the mail.",
+    )
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        metavar="NAME",
+        help="Allow a further name of this server in the address of the page; may be given several "
+        "times. Addresses, names without a dot, and names in .localhost, .local, .internal, .test "
+        "and .lan are always allowed.",
+    )
+    group.add_argument(
+        "--allow-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="Let pages of another origin use the API, such as http://shop.test:3000; may be given "
+        "several times.",
+    )
+    group.add_argument(
+        "--trusted-proxy",
+        action="append",
+        type=values.network,
+        metavar="NETWORK",
+        help="Believe the X-Forwarded headers of the proxies in a network, such as 10.0.0.0/8 or "
+        "one address; may be given several times.",
+    )
+
+
+def _add_store_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("messages")
+    group.add_argument(
+        "--store",
+        metavar="FILE",
+        help="Keep the messages in this file, an SQLite database. Default: a temporary file, which "
+        "is removed at the end.",
+    )
+    group.add_argument(
+        "--keep",
+        type=_keep,
+        metavar="N,SIZE,AGE",
+        help="Remove the oldest messages if there are more than N, if they have more bytes than "
+        "SIZE, such as 500M, or if they are older than AGE, such as 12h or 30d. Each may be left "
+        "out; 'all' removes none. Default: 5000,1G.",
+    )
+    group.add_argument(
+        "--durable",
+        action="store_true",
+        help="Answer 250 when a message will also survive a power cut. It takes longer.",
+    )
+    group.add_argument(
+        "--ignore-duplicates",
+        action="store_true",
+        help="Do not store a message again whose Message-ID is stored.",
+    )
+    group.add_argument(
+        "--tag",
+        action="append",
+        type=_named_query,
+        metavar="NAME=QUERY",
+        help="Give a tag to each message that a query finds when it arrives, such as "
+        "'Invoice=subject:invoice'; may be given several times.",
+    )
+    group.add_argument(
+        "--maildir",
+        metavar="DIR",
+        help="Also write each message to this Maildir, for other programs.",
+    )
+
+
+def _add_process_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("process")
+    group.add_argument(
+        "--check",
+        action="store_true",
+        help="Ask an inbox with these options whether it is running; the exit code is 0 or 1.",
+    )
+    group.add_argument(
+        "--wait",
+        type=values.seconds,
+        metavar="SECONDS",
+        help="With --check: try again for so long.",
+    )
+    group.add_argument("--ready-file", metavar="PATH", help=options.READY_FILE)
+    group.add_argument(
+        "--show-dialogue",
+        action="store_true",
+        help="Print what clients and server say to the standard error, with times; passwords are "
+        "masked.",
+    )
+    noise = group.add_mutually_exclusive_group()
+    noise.add_argument(
+        "-d",
+        "--debug",
+        action="count",
+        default=0,
+        help="Log connections and messages; given twice, also commands.",
+    )
+    noise.add_argument("-q", "--quiet", action="store_true", help="Print only errors.")
+
+
+def _root(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9/_.@-]*", text) or {".", ".."} & set(text.split("/")):
+        raise ArgumentTypeError(f"invalid path: {text!r} (write /mail/)")
+    return "/".join(["", *filter(None, text.split("/")), ""])
+
+
+def _web_user(text: str) -> tuple[str, str]:
+    """Parse ``USER:PASSWORD``; quotation marks around it are likely not a part of it."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        raise ArgumentTypeError("quotation marks would be a part of the password: remove them")
+    return values.user_and_password(text)
+
+
+def _named_query(text: str) -> tuple[str, str]:
+    name, _, query = (part.strip() for part in text.partition("="))
+    if not (name and query and text.isprintable()):
+        raise ArgumentTypeError(f"invalid query: {text!r:.60} (write Shop=to:@shop.test)")
+    return name, query
+
+
+def _keep(text: str) -> str:
+    """Return the limits as they are, if they are valid."""
+    from aiosmtpd.inbox.keep import parse_keep  # seldom needed
+
+    try:
+        return str(parse_keep(text))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None

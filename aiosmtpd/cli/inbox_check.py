@@ -1,0 +1,64 @@
+"""``aiosmtpd inbox --check``: ask an inbox whether it is running."""
+
+from __future__ import annotations
+
+import ssl
+import sys
+import time
+from argparse import Namespace
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+
+from aiosmtpd.cli.inbox import WEB_PORT
+from aiosmtpd.listen.addresses import parse_listen, spell
+from aiosmtpd.mail.terminal import safe_line
+
+PAUSE = 0.1
+"""Seconds between two tries."""
+
+PATIENCE = 5.0
+"""Seconds that one answer may take."""
+
+
+def check(settings: Namespace, program: str) -> int:
+    """Return 0 if an inbox with these options answers, else 1 after one line."""
+    deadline = time.monotonic() + (settings.wait or 0)
+    try:
+        place = parse_listen(settings.web)
+    except ValueError as error:
+        print(safe_line(f"{program}: error: {error}"), file=sys.stderr)
+        return 2
+    port = WEB_PORT if place.port is None else place.port
+    unspecified = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
+    hosts = ["127.0.0.1", "::1"] if place.host is None else [place.host]
+    hosts = [unspecified.get(host, host) for host in hosts]
+    while True:
+        for host in hosts:
+            problem = _problem(settings, host, port)
+            if problem is None:
+                return 0
+        if time.monotonic() >= deadline:
+            where = spell((hosts[0], port))
+            print(safe_line(f"{program}: no inbox at {where}: {problem}"), file=sys.stderr)
+            return 1
+        time.sleep(PAUSE)
+
+
+def _problem(settings: Namespace, host: str, port: int) -> str | None:
+    """Return why an inbox is not ready, None if it is."""
+    connection: HTTPConnection
+    if settings.web_tls:
+        # The certificate may be for another name: this asks only whether it answers.
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        connection = HTTPSConnection(host, port, timeout=PATIENCE, context=context)
+    else:
+        connection = HTTPConnection(host, port, timeout=PATIENCE)
+    try:
+        connection.request("GET", f"{settings.web_root}readyz")
+        answer = connection.getresponse()
+        return None if answer.status == 200 else f"it answers {answer.status} {answer.reason}"
+    except (OSError, HTTPException) as error:
+        return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    finally:
+        connection.close()

@@ -1,0 +1,209 @@
+"""The environment variables of Mailpit, as options of ``aiosmtpd inbox``."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"", "0", "false", "no", "off"})
+
+_NOT_GIVEN = object()
+
+
+class Alias(NamedTuple):
+    """An option for a variable, and how its words are made; no words change nothing."""
+
+    option: str
+    dest: str
+    words: Callable[[str], list[str]]
+    secret: bool = False
+
+
+class _Wrong(ValueError):
+    """The value of a variable cannot be understood."""
+
+
+def _one(option: str) -> Callable[[str], list[str]]:
+    return lambda value: [f"{option}={value}"]
+
+
+def _each(option: str, separator: str | None = None) -> Callable[[str], list[str]]:
+    def words(value: str) -> list[str]:
+        parts = (part.strip() for part in value.split(separator))
+        return [f"{option}={part}" for part in parts if part]
+
+    return words
+
+
+def _flag(option: str) -> Callable[[str], list[str]]:
+    return lambda value: [option] if _is_true(value) else []
+
+
+def _is_true(value: str) -> bool:
+    word = value.strip().lower()
+    if word not in TRUE | FALSE:
+        raise _Wrong("write true or false")
+    return word in TRUE
+
+
+def _megabytes(value: str) -> list[str]:
+    if not re.fullmatch(r"[0-9]{1,6}", value.strip()):
+        raise _Wrong("write a number of megabytes")
+    number = int(value)
+    return [f"--size={number}M" if number else "--size=0"]
+
+
+def _recipients(value: str) -> list[str]:
+    return [f"--max-recipients={value.strip()}"]
+
+
+def _chaos(value: str) -> list[str]:
+    """Read triggers such as ``Sender:451:5,Authentication:535:10``: stage, reply, percent."""
+    stages = {"sender": "mail", "recipient": "rcpt", "authentication": "auth"}
+    words = []
+    for trigger in value.split(","):
+        found = re.fullmatch(r"\s*(\w+):([45][0-9]{2}):([0-9]{1,3})\s*", trigger)
+        if not found or (stage := stages.get(found[1].lower())) is None or int(found[3]) > 100:
+            raise _Wrong("write Sender:451:5, with Recipient or Authentication for others")
+        if int(found[3]):
+            name = found[1].lower()
+            words.append(f"--fault={stage}: {found[2]} Chaos {name} error {int(found[3])}%")
+    return words
+
+
+ALIASES: dict[str, Alias] = {
+    "MP_UI_BIND_ADDR": Alias("--web", "web", _one("--web")),
+    "MP_WEBROOT": Alias("--web-root", "web_root", _one("--web-root")),
+    "MP_UI_AUTH": Alias("--web-auth", "web_auth", _each("--web-auth"), secret=True),
+    "MP_UI_AUTH_FILE": Alias("--web-auth-file", "web_auth_file", _one("--web-auth-file")),
+    "MP_API_CORS": Alias("--allow-origin", "allow_origin", _each("--allow-origin", ",")),
+    "MP_LABEL": Alias("--label", "label", _one("--label")),
+    "MP_SMTP_BIND_ADDR": Alias("-l", "listen", _one("--listen")),
+    "MP_SMTP_AUTH": Alias("--auth", "auth", _each("--auth"), secret=True),
+    "MP_SMTP_AUTH_FILE": Alias("--auth-file", "auth_file", _one("--auth-file")),
+    "MP_SMTP_AUTH_ACCEPT_ANY": Alias("--auth-any", "auth_any", _flag("--auth-any")),
+    "MP_SMTP_TLS_CERT": Alias("--tlscert", "tlscert", _one("--tlscert")),
+    "MP_SMTP_TLS_KEY": Alias("--tlskey", "tlskey", _one("--tlskey")),
+    "MP_SMTP_REQUIRE_STARTTLS": Alias("--require-tls", "requiretls", _flag("--require-tls")),
+    "MP_SMTP_MAX_RECIPIENTS": Alias("--max-recipients", "max_recipients", _recipients),
+    "MP_MAX_MESSAGE_SIZE": Alias("--size", "size", _megabytes),
+    "MP_DATABASE": Alias("--store", "store", _one("--store")),
+    "MP_IGNORE_DUPLICATE_IDS": Alias(
+        "--ignore-duplicates", "ignore_duplicates", _flag("--ignore-duplicates")
+    ),
+    "MP_CHAOS_TRIGGERS": Alias("--fault", "fault", _chaos),
+    "MP_QUIET": Alias("-q", "quiet", _flag("--quiet")),
+    "MP_VERBOSE": Alias("-d", "debug", _flag("--debug")),
+}
+"""Variables that are options, by name."""
+
+AS_IT_IS = {
+    "MP_SMTP_AUTH_ALLOW_INSECURE": "passwords without TLS are always accepted",
+    "MP_SMTP_DISABLE_RDNS": "names of clients are never looked up",
+    "MP_ENABLE_CHAOS": "faults can always be set",
+    "MP_DISABLE_VERSION_CHECK": "no other version is ever looked up",
+}
+"""Variables that ask for something that is always so here."""
+
+PAIRS = {
+    "MP_KEEP": ("MP_MAX_MESSAGES", "MP_MAX_AGE"),
+    "MP_UI_TLS": ("MP_UI_TLS_CERT", "MP_UI_TLS_KEY"),
+}
+"""Pairs of variables that are one option."""
+
+
+def words_of(
+    parser: ArgumentParser, args: Sequence[str], environment: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """Return the words of a command line that variables stand for, and a line for each variable.
+
+    A variable for an option that is among *args* is left out. Exits with code 2 for a value that
+    cannot be understood.
+    """
+    given = _given(parser, args)
+    words: list[str] = []
+    notes: list[str] = []
+    for name in sorted(environment):
+        if not name.startswith("MP_") or any(name in pair for pair in PAIRS.values()):
+            continue
+        value = environment[name]
+        alias = ALIASES.get(name)
+        if alias is None:
+            why = AS_IT_IS.get(name, "the inbox has no such option, it is ignored")
+            notes.append(f"{name}: {why}")
+        elif alias.dest in given:
+            notes.append(f"{name}: ignored, because of {alias.option}")
+        else:
+            try:
+                new = alias.words(value) if value else []
+            except _Wrong as error:
+                parser.error(f"{name}: {error}")
+            words += new
+            notes.append(f"{name}: {_note(alias, new)}")
+    _add_keep(parser, environment, given, words, notes)
+    _add_web_tls(parser, environment, given, words, notes)
+    return words, notes
+
+
+def _note(alias: Alias, words: list[str]) -> str:
+    if not words:
+        return f"changes nothing, {alias.option} is not set"
+    return f"taken as {alias.option}" if alias.secret else f"taken as {' '.join(words)}"
+
+
+def _given(parser: ArgumentParser, args: Sequence[str]) -> set[str]:
+    """Return the names of the options that a command line has."""
+    defaults = vars(parser.parse_args([]))
+    known = {name: value if value is None else _NOT_GIVEN for name, value in defaults.items()}
+    # Counting needs a number.
+    known["debug"] = 0
+    found = vars(parser.parse_args(args, Namespace(**known)))
+    return {name for name, value in found.items() if value is not known[name]}
+
+
+def _add_keep(
+    parser: ArgumentParser,
+    environment: Mapping[str, str],
+    given: set[str],
+    words: list[str],
+    notes: list[str],
+) -> None:
+    """Add ``--keep`` for the number and the age of messages; 0 means any."""
+    names = [name for name in PAIRS["MP_KEEP"] if environment.get(name)]
+    if not names:
+        return
+    limits = []
+    for name in names:
+        value = environment[name].strip()
+        if not re.fullmatch(r"[0-9]{1,9}" + ("[hd]?" if name == "MP_MAX_AGE" else ""), value):
+            parser.error(f"{name}: write a number{' of hours or days' * ('AGE' in name)}")
+        if value.strip("hd").strip("0"):
+            limits.append(value)
+    if "keep" in given:
+        notes.append(f"{' and '.join(names)}: ignored, because of --keep")
+        return
+    words.append(f"--keep={','.join(limits) or 'all'}")
+    notes.append(f"{' and '.join(names)}: taken as {words[-1]}")
+
+
+def _add_web_tls(
+    parser: ArgumentParser,
+    environment: Mapping[str, str],
+    given: set[str],
+    words: list[str],
+    notes: list[str],
+) -> None:
+    files = [environment.get(name, "") for name in PAIRS["MP_UI_TLS"]]
+    if not any(files):
+        return
+    names = " and ".join(PAIRS["MP_UI_TLS"])
+    if not all(files):
+        parser.error(f"{names} need each other: set both")
+    if "web_tls" in given:
+        notes.append(f"{names}: ignored, because of --web-tls")
+        return
+    words += ["--web-tls", *files]
+    notes.append(f"{names}: taken as {' '.join(words[-3:])}")
