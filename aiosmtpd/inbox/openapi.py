@@ -38,7 +38,7 @@ GET /api/v1/message/{id}/raw text Read the source: query tz dl
 GET /api/v1/message/{id}/part/{part} bytes Read an attachment or an inline part: query tz
 GET /api/v1/message/{id}/part/{part}/thumb image Read a small picture, which is blank: query tz
 GET /api/v1/message/{id}/html-check HTMLCheck Check the HTML for mail programs: query tz
-GET /api/v1/message/{id}/link-check LinkCheck List the links, and follow none: query tz follow
+GET /api/v1/message/{id}/link-check LinkCheck List the links, maybe check them: query tz follow
 POST /api/v1/message/{id}/release ok Refuse to send a message on: body=Release!
 GET /api/v1/chaos Chaos Read the triggers of refusals by chance
 PUT /api/v1/chaos Chaos Replace the triggers: body=Chaos!
@@ -55,12 +55,12 @@ POST /api/faults Faults Add faults: body=Rules!
 PUT /api/faults Faults Replace all faults: body=Rules!
 DELETE /api/faults Faults Remove all faults
 DELETE /api/faults/{number} Faults Remove a fault
-GET /api/message/{id}/parts Any Read the tree of the parts
-GET /api/message/{id}/links Any List the links with their places
-GET /api/message/{id}/checks Any Check a message
-GET /api/message/{id}/smtp Any Read the dialogue that brought a message
-GET /api/message/{id}/copy text Write a message as a test or a program: as
-GET /api/export bytes Download messages: query format
+GET /api/message/{id}/parts Any Read the tree of the parts: query
+GET /api/message/{id}/links Any List the links with their places: query
+GET /api/message/{id}/checks Any Check a message: query
+GET /api/message/{id}/smtp Any Read the dialogue that brought a message: query
+GET /api/message/{id}/copy text Write a message as a program: as query
+GET /api/export bytes Download messages: query ids format
 GET /api/settings Any Settings of the SMTP server
 GET /view/{id}.html html Read the HTML of a message: query tz embed remote
 GET /view/{id}.txt text Read the text of a message: query tz
@@ -149,8 +149,8 @@ def _answer(name: str) -> Schema:
     if name == "nothing":
         return {}
     if name in _TYPES:
-        kind = "file" if name in ("bytes", "image") else "string"
-        return {"schema": {"type": kind}}
+        binary = {"format": "binary"} if name in ("bytes", "image") else {}
+        return {"schema": {"type": "string", **binary}}
     return {"schema": _reference(name)}
 
 

@@ -210,7 +210,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "query": {**_TEXT, "description": "A search"},
     "tz": {**_TEXT, "description": "The time zone of dates in the search, such as Europe/Berlin"},
     "dl": {**_TEXT, "description": "1 for a download"},
-    "follow": {**_TEXT, "description": "Has no effect"},
+    "follow": {**_TEXT, "description": "true to follow redirects, if links are checked"},
     "embed": {**_TEXT, "description": "1 for a whole document whose links open new windows"},
     "remote": {**_TEXT, "description": "1 to load images from other hosts"},
     "last": {**_NUMBER, "description": "The number of the last event that the client has"},
@@ -222,6 +222,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "count": {**_NUMBER, "description": "Messages to wait for", "default": 1},
     "timeout": {"type": "number", "description": "Seconds to wait", "default": 10},
     "within": {"type": "number", "description": "Seconds to wait", "default": 1},
-    "as": {**_TEXT, "description": "pytest, python, send, curl or eml"},
+    "as": {**_TEXT, "description": "pytest, python, send, curl, wait or eml"},
     "format": {**_TEXT, "description": "mbox or zip"},
+    "ids": {**_TEXT, "description": "Ids of messages, with commas between them"},
 }
