@@ -101,6 +101,7 @@ async def test_copies_name_the_places_of_the_request(store: Store) -> None:
         assert answer.headers["content-type"] == "text/plain; charset=utf-8"
         answer = await client.get(f"/api/message/{id}/copy?as=eml")
         assert answer.content == PAGE
+        assert answer.headers["content-security-policy"].startswith("sandbox;")
         assert answer.headers["content-disposition"] == f'attachment; filename="{id}.eml"'
         answer = await client.get(f"/api/message/{id}/copy?as=cow")
         assert answer.status_code == 400
