@@ -46,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
         "process",
         "protocol",
     },
-    "inbox": {"observers", "mail", "protocol"},
+    "inbox": {"observers", "mail", "protocol", "_version"},
     "controller": {"server", "smtp", "listen", "engine", "protocol"},
     "server": {"lmtp", "smtp", "listen", "engine", "protocol"},
     "lmtp": {"smtp", "engine", "protocol"},

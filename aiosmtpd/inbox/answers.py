@@ -1,0 +1,164 @@
+"""Read requests and write answers as the clients of Mailpit expect them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from datetime import tzinfo
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+T = TypeVar("T")
+
+SMALLEST_ZIPPED = 1000
+LARGEST_ZIPPED = 1 << 20
+"""Bytes of answers that are worth compressing; above, the time is not."""
+
+PARSED_AT_ONCE = 1 << 16
+"""Bytes of JSON that are parsed in the event loop: more would delay other clients."""
+
+UNKNOWN = "404 page not found"
+NOT_FOUND = "Message not found"
+
+_FORBIDDEN_CHARACTERS = {"\r", "\n", "\0"}
+
+
+def text(body: str, status: int = 200) -> Response:
+    """Return an answer of plain text."""
+    return Response(body, status, {"content-type": "text/plain"})
+
+
+def ok() -> Response:
+    """Return the answer of a change."""
+    return text("ok")
+
+
+def wants_gzip(headers: Mapping[str, str]) -> bool:
+    """Return True if a client accepts compressed answers."""
+    for one in headers.get("accept-encoding", "").lower().split(","):
+        name, _, weight = one.partition(";")
+        if name.strip() in ("gzip", "*") and weight.replace(" ", "") not in ("q=0", "q=0.0"):
+            return True
+    return False
+
+
+async def json_answer(
+    request: Request, make: Callable[[], str], media_type: str = "application/json"
+) -> Response:
+    """Return the text that *make* returns in a thread, compressed if the client accepts it."""
+    body, zipped = await asyncio.to_thread(_encoded, make, wants_gzip(request.headers))
+    headers = {
+        "content-type": media_type,
+        "vary": "Accept-Encoding",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    if zipped:
+        headers["content-encoding"] = "gzip"
+    return Response(body, headers=headers)
+
+
+def _encoded(make: Callable[[], str], zip: bool) -> tuple[bytes, bool]:
+    body = make().encode("utf-8", "replace") + b"\n"
+    if zip and SMALLEST_ZIPPED <= len(body) <= LARGEST_ZIPPED:
+        return gzip.compress(body, 1, mtime=0), True
+    return body, False
+
+
+def json_stream(pieces: Iterator[str]) -> Response:
+    """Return JSON that is made while it is sent; each piece is made in a thread."""
+    headers = {
+        "content-type": "application/json",
+        "cross-origin-resource-policy": "same-origin",
+    }
+    return StreamingResponse((piece.encode("utf-8", "replace") for piece in pieces), 200, headers)
+
+
+async def json_of(body: bytes) -> Any:
+    """Return the first JSON value of a body, whatever its type says; HTTPException 400 if none."""
+    if len(body) > PARSED_AT_ONCE:
+        return await asyncio.to_thread(_json_of, body)
+    return _json_of(body)
+
+
+def _json_of(body: bytes) -> Any:
+    try:
+        return json.JSONDecoder().raw_decode(body.decode("utf-8-sig").strip())[0]
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not JSON") from None
+
+
+class Fields:
+    """An object of a JSON body; the case of its keys does not matter, and null is as missing."""
+
+    def __init__(self, value: Any, place: str = "") -> None:
+        if not isinstance(value, dict):
+            raise HTTPException(400, f"{place or 'the body'} is not a JSON object")
+        self._values = {key.lower(): one for key, one in value.items() if one is not None}
+        self._place = place
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower() in self._values
+
+    def get(self, name: str, kind: type[T], default: T) -> T:
+        """Return a value; HTTPException 400 if it has another type."""
+        value = self._values.get(name.lower(), default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise HTTPException(400, f"{self._named(name)} has a wrong type")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of texts, ``[]`` if it is missing."""
+        values = self.get(name, list, [])
+        if not all(isinstance(one, str) for one in values):
+            raise HTTPException(400, f"{self._named(name)} is not a list of texts")
+        return values
+
+    def objects(self, name: str) -> list[Fields]:
+        """Return a list of objects, ``[]`` if it is missing."""
+        values = self.get(name, list, [])
+        return [Fields(one, f"{self._named(name)}[{n}]") for n, one in enumerate(values)]
+
+    def pairs(self, name: str) -> dict[str, str]:
+        """Return an object whose values are texts."""
+        values = self.get(name, dict, {})
+        if not all(isinstance(one, str) for one in values.values()):
+            raise HTTPException(400, f"{self._named(name)} has a value that is not a text")
+        return values
+
+    def _named(self, name: str) -> str:
+        return f"{self._place}.{name}" if self._place else name
+
+
+def number_of(request: Request, name: str, default: int) -> int:
+    """Return a number of the query that is at least 0, else the default."""
+    try:
+        number = int(request.query_params.get(name, "")[:20])
+    except ValueError:
+        return default
+    return number if 0 <= number < 1 << 62 else default
+
+
+def zone_of(request: Request) -> tzinfo | None:
+    """Return the zone that ``tz`` names, None if it does not name one."""
+    name = request.query_params.get("tz", "")
+    try:
+        return ZoneInfo(name) if 0 < len(name) < 100 else None
+    except (ValueError, LookupError, OSError):
+        return None
+
+
+def done(future: Future[T]) -> Awaitable[T]:
+    """Return an awaitable for a change of the store; it ends after the commit."""
+    return asyncio.wrap_future(future)
+
+
+def is_one_line(value: str) -> bool:
+    """Return True if a value can be a header field."""
+    return not _FORBIDDEN_CHARACTERS & set(value)

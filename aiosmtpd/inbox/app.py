@@ -1,0 +1,113 @@
+"""The web application of the inbox: routes, and the wall around them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from public import public
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aiosmtpd.inbox import events, message, messages, static
+from aiosmtpd.inbox.answers import text
+from aiosmtpd.inbox.auth import Auth
+from aiosmtpd.inbox.bodies import BodyLimit
+from aiosmtpd.inbox.paths import Redirects, Root
+from aiosmtpd.inbox.services import Services, WebOptions
+from aiosmtpd.inbox.store import Store, StoreError
+from aiosmtpd.inbox.wall import HostCheck, OriginCheck, Proxies, SafeHeaders
+from aiosmtpd.inbox.wire import dump
+
+SECONDS_TO_BE_READY = 5
+
+_PARTS = (Root, SafeHeaders, Proxies, HostCheck, OriginCheck, Auth, Redirects, BodyLimit)
+"""The parts of the wall, the first outermost."""
+
+
+class Wall:
+    """All checks around the routes."""
+
+    def __init__(self, app: ASGIApp, options: WebOptions) -> None:
+        self._inside = self._outside = app
+        for part in reversed(_PARTS):
+            self._outside = part(self._outside, options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_request = scope["type"] in ("http", "websocket")
+        await (self._outside if is_request else self._inside)(scope, receive, send)
+
+
+@public
+def make_app(services: Services, more: Sequence[BaseRoute] = ()) -> Starlette:
+    """Return the application; *more* are routes that are asked after those of Mailpit's API."""
+    routes = [
+        *messages.routes(services),
+        *message.routes(services),
+        *events.routes(services),
+        *more,
+        *_probes(services),
+        *static.routes(services),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Wall, options=services.options)],
+        exception_handlers={HTTPException: _refused, StoreError: _store_failed},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@public
+def inbox_app(store: Store, options: WebOptions | None = None) -> Starlette:
+    """Return the page and the API of a store, for any ASGI server or framework."""
+    return make_app(Services(store, options or WebOptions()))
+
+
+def _probes(services: Services) -> list[BaseRoute]:
+    async def live(request: Request) -> Response:
+        return Response()
+
+    async def ready(request: Request) -> Response:
+        """Answer 200 if the database can be read."""
+        try:
+            async with asyncio.timeout(SECONDS_TO_BE_READY):
+                await asyncio.to_thread(services.store.summary, limit=0)
+        except (TimeoutError, StoreError):
+            return Response(status_code=503)
+        return Response()
+
+    return [Route("/livez", live), Route("/readyz", ready)]
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return refusal(request, error.status_code, error.detail, error.headers)
+
+
+async def _store_failed(request: Request, error: Exception) -> Response:
+    return refusal(request, 503, str(error))
+
+
+def refusal(
+    request: Request, status: int, detail: str, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return an error as the API under this path spells errors."""
+    path = str(request.scope["inbox.path"])
+    if path == "/api/v1/send" and status != 405:
+        answer = Response(dump({"Error": detail}) + "\n", status, media_type="application/json")
+    elif path.startswith("/api/") and not path.startswith("/api/v1/"):
+        body = dump({"error": detail, "hint": ""}) + "\n"
+        answer = Response(body, status, media_type="application/json")
+    else:
+        answer = text(
+            "File not found" if (status, detail) == (404, "Not Found") else detail, status
+        )
+    answer.headers.update(headers or {})
+    return answer

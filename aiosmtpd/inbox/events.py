@@ -1,0 +1,267 @@
+"""``/api/events``: changes as they happen, by WebSocket as Mailpit sends them or as SSE."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from threading import Lock
+from time import time
+from typing import NamedTuple
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from aiosmtpd._version import __version__
+from aiosmtpd.inbox.answers import text
+from aiosmtpd.inbox.paths import refuse
+from aiosmtpd.inbox.services import Services
+from aiosmtpd.inbox.store import Event, Store
+from aiosmtpd.inbox.wire import dump
+
+KEPT = 1000
+"""Events that are kept for clients that come back."""
+
+MOST_CLIENTS = 100
+"""Clients of each kind at the same time."""
+
+MOST_WAITING = 1000
+"""Events that wait for a client. One that is later gets ``prune`` in their place: read anew."""
+
+PAUSE = 0.25
+"""Seconds after a change before its numbers are sent, together with those of later changes."""
+
+KEEP_ALIVE = 15
+"""Seconds without an event after which a client gets a sign of life."""
+
+SECONDS_TO_READ = 30
+"""Seconds in which a client must take a frame."""
+
+
+class Numbered(NamedTuple):
+    """An event as it is sent; *number* is 0 for numbers, which are not kept."""
+
+    number: int
+    kind: str
+    data: str
+
+
+class Client:
+    """One stream of events: what waits for it."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._waiting: deque[Numbered] = deque()
+        self._came = asyncio.Event()
+        self._is_marked = False
+
+    def add(self, event: Numbered) -> None:
+        """Put an event after the others."""
+        if len(self._waiting) >= MOST_WAITING:
+            self._waiting.clear()
+            event = event._replace(kind="prune", data="null")
+        self._waiting.append(event)
+        self._came.set()
+
+    def stats_soon(self, hub: Hub) -> None:
+        """Add the numbers of the store after a pause, once."""
+        if not self._is_marked:
+            self._is_marked = True
+            self.loop.call_later(PAUSE, self._add_stats, hub)
+
+    def _add_stats(self, hub: Hub) -> None:
+        self._is_marked = False
+        self.add(hub.stats())
+
+    async def next(self, seconds: float) -> Numbered | None:
+        """Return the next event, None if none came for so long."""
+        if not self._waiting:
+            self._came.clear()
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._came.wait()
+            except TimeoutError:
+                return None
+        return self._waiting.popleft()
+
+
+class Hub:
+    """Passes the events of the store to the clients, and keeps the last ones."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._gate = Lock()
+        self._kept: deque[Numbered] = deque(maxlen=KEPT)
+        # After a restart, the numbers are larger than all before.
+        self._last = self._first = int(time() * 1000)
+        self._clients: set[Client] = set()
+        store.subscribe(self._happened)
+
+    def stats(self) -> Numbered:
+        """Return the numbers of the store as an event."""
+        counts = self._store.counts()
+        data = {"Total": counts.total, "Unread": counts.unread, "Version": f"v{__version__}"}
+        return Numbered(0, "stats", dump(data))
+
+    def enter(self, client: Client, last: int | None = None) -> None:
+        """Send events to a client from now on; *last* is the number of the last that it has."""
+        with self._gate:
+            missed: list[Numbered] = []
+            if last is not None:
+                missed = [event for event in self._kept if event.number > last]
+                oldest = self._kept[0].number if self._kept else self._last + 1
+                if not self._first <= last or last + 1 < oldest:
+                    missed = [Numbered(self._last, "prune", "null")]
+            for event in missed:
+                client.add(event)
+            self._clients.add(client)
+        client.stats_soon(self)
+
+    def leave(self, client: Client) -> None:
+        """Send no more events to a client."""
+        with self._gate:
+            self._clients.discard(client)
+
+    def _happened(self, event: Event) -> None:
+        """Pass an event on; called in the writer's thread."""
+        with self._gate:
+            if event.kind == "stats":
+                self._call(lambda client: client.stats_soon(self))
+                return
+            self._last += 1
+            numbered = Numbered(self._last, event.kind, event.data)
+            self._kept.append(numbered)
+            self._call(lambda client: client.add(numbered))
+
+    def _call(self, act: Callable[[Client], None]) -> None:
+        for client in self._clients:
+            with suppress(RuntimeError):  # the loop of the client has ended
+                client.loop.call_soon_threadsafe(act, client)
+
+
+class Room:
+    """Counts the clients of a kind."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *error: object) -> None:
+        self.count -= 1
+
+
+def routes(services: Services) -> list[BaseRoute]:
+    """Return the two routes of the events, which have the same path."""
+    hub = Hub(services.store)
+    streams, sockets = Room(), Room()
+
+    async def stream(request: Request) -> Response:
+        """Send events as SSE; Last-Event-ID sends the missed ones first."""
+        if streams.count >= MOST_CLIENTS or services.stopping.is_set():
+            raise HTTPException(503, "too many clients, or the server stops")
+        last = request.headers.get("last-event-id", request.query_params.get("last", ""))
+        number = int(last[:20]) if last.isdecimal() and last.isascii() else None
+        pieces = _lines(services, hub, streams, number)
+        headers = {"content-type": "text/event-stream", "x-accel-buffering": "no"}
+        return StreamingResponse(pieces, 200, headers)
+
+    async def connect(socket: WebSocket) -> None:
+        if sockets.count >= MOST_CLIENTS or services.stopping.is_set():
+            answer = text("too many clients, or the server stops", 503)
+            await refuse(socket.scope, socket.receive, socket.send, answer)
+            return
+        await socket.accept()
+        with sockets:
+            await Frames(services, hub, socket).run()
+
+    return [Route("/api/events", stream), WebSocketRoute("/api/events", connect)]
+
+
+async def _lines(services: Services, hub: Hub, room: Room, last: int | None) -> AsyncIterator[str]:
+    client = Client()
+    with room:
+        hub.enter(client, last)
+        try:
+            yield "retry: 2000\n\n"
+            async for event in until_stopped(services, client, KEEP_ALIVE):
+                if event is None:
+                    yield ":\n\n"
+                    continue
+                number = f"id: {event.number}\n" if event.number else ""
+                yield f"{number}event: {event.kind}\ndata: {event.data}\n\n"
+        finally:
+            hub.leave(client)
+
+
+async def until_stopped(
+    services: Services, client: Client, seconds: float
+) -> AsyncIterator[Numbered | None]:
+    """Yield the events of a client, None after seconds without one, until the server stops."""
+    stopped = asyncio.ensure_future(services.stopping.wait())
+    coming: asyncio.Future[Numbered | None] | None = None
+    try:
+        while not stopped.done():
+            coming = asyncio.ensure_future(client.next(seconds))
+            await asyncio.wait((stopped, coming), return_when=asyncio.FIRST_COMPLETED)
+            if coming.done():
+                yield coming.result()
+    finally:
+        stopped.cancel()
+        if coming is not None:
+            coming.cancel()
+
+
+class Frames:
+    """One WebSocket; frames from the client are ignored."""
+
+    def __init__(self, services: Services, hub: Hub, socket: WebSocket) -> None:
+        self._services = services
+        self._hub = hub
+        self._socket = socket
+
+    async def run(self) -> None:
+        """Send events until one side ends."""
+        client = Client()
+        self._hub.enter(client)
+        tasks = [asyncio.ensure_future(self._send(client)), asyncio.ensure_future(self._receive())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._hub.leave(client)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _receive(self) -> None:
+        while (await self._socket.receive())["type"] != "websocket.disconnect":
+            pass
+
+    async def _send(self, client: Client) -> None:
+        with suppress(WebSocketDisconnect, TimeoutError):
+            async for event in until_stopped(self._services, client, KEEP_ALIVE):
+                for frame in frames_of(event or self._hub.stats()):
+                    async with asyncio.timeout(SECONDS_TO_READ):
+                        await self._socket.send_text(frame)
+            await self._socket.close(1001)
+
+
+def frames_of(event: Numbered) -> list[str]:
+    """Return an event as Mailpit sends it; a refused attempt is its ``error``, too."""
+    frames = [f'{{"Type":"{event.kind}","Data":{event.data}}}']
+    if event.kind == "rejected" and event.data != "null":
+        attempt = json.loads(event.data)
+        error = {
+            "Level": "error" if attempt["reply"].startswith("5") else "warning",
+            "Type": "smtpd",
+            "IP": attempt["client"],
+            "Message": attempt["reply"],
+        }
+        frames.insert(0, f'{{"Type":"error","Data":{dump(error)}}}')
+    return frames
