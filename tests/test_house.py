@@ -15,6 +15,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"main"},
     "main": {"cli", "process"},
     "cli": {
+        "inbox",
         "server",
         "smtp",
         "observers",
@@ -46,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
         "process",
         "protocol",
     },
-    "inbox": {"observers", "mail", "protocol", "_version"},
+    "inbox": {"observers", "listen", "mail", "protocol", "_version"},
     "controller": {"server", "smtp", "listen", "engine", "protocol"},
     "server": {"lmtp", "smtp", "listen", "engine", "protocol"},
     "lmtp": {"smtp", "engine", "protocol"},

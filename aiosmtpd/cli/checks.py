@@ -85,13 +85,13 @@ def _users(parser: ArgumentParser, settings: Namespace) -> Users | None:
     if settings.auth_file:
         if settings.auth_any:
             parser.error("argument --auth-any: not allowed with argument --auth-file")
-        pairs += _read_users(parser, settings.auth_file)
+        pairs += read_users(parser, settings.auth_file)
     if settings.auth_any:
         return Users(None)
     return Users(pairs) if pairs else None
 
 
-def _read_users(parser: ArgumentParser, path: str) -> list[tuple[str, str]]:
+def read_users(parser: ArgumentParser, path: str) -> list[tuple[str, str]]:
     """Read a ``USER:PASSWORD`` from each line, without empty lines and comments (``#``)."""
     try:
         text = Path(path).read_text(encoding="utf-8")

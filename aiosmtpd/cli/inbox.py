@@ -74,14 +74,15 @@ def parse(
     An option of the command line takes precedence over a variable.
     """
     # Options that only the server's own command line has get their defaults.
-    settings = parser.parse_args(args, options.make_parser(parser.prog).parse_args([]))
+    defaults = vars(options.make_parser(parser.prog).parse_args([]))
+    defaults |= vars(parser.parse_args([]))
+    settings = parser.parse_args(args, Namespace(**defaults))
     notes: list[str] = []
     if any(name.startswith("MP_") for name in environment):
         from aiosmtpd.cli.mailpit import words_of
 
         words, notes = words_of(parser, args, environment)
-        defaults = options.make_parser(parser.prog).parse_args([])
-        settings = parser.parse_args([*words, *args], defaults)
+        settings = parser.parse_args([*words, *args], Namespace(**defaults))
     _check(parser, settings)
     return settings, notes
 
@@ -109,6 +110,7 @@ def make_parser(program: str) -> ArgumentParser:
     options.add_auth_options(parser)
     _add_web_options(parser)
     _add_wall_options(parser)
+    _add_mail_options(parser)
     _add_store_options(parser)
     options.add_testing_options(parser)
     _add_process_options(parser)
@@ -210,6 +212,21 @@ def _add_web_options(parser: ArgumentParser) -> None:
     )
 
 
+def _add_mail_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("actions on the page")
+    group.add_argument(
+        "--no-delete-all",
+        dest="delete_all",
+        action="store_false",
+        help="Refuse to delete all messages at once.",
+    )
+    group.add_argument(
+        "--remote-images",
+        action="store_true",
+        help="Let the HTML of messages load images of other hosts.",
+    )
+
+
 def _add_wall_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("access to the page and API")
     group.add_argument(
@@ -252,17 +269,6 @@ def _add_wall_options(parser: ArgumentParser) -> None:
         metavar="NETWORK",
         help="Believe the X-Forwarded headers of the proxies in a network, such as 10.0.0.0/8 or "
         "one address; may be given several times.",
-    )
-    group.add_argument(
-        "--no-delete-all",
-        dest="delete_all",
-        action="store_false",
-        help="Refuse to delete all messages at once.",
-    )
-    group.add_argument(
-        "--remote-images",
-        action="store_true",
-        help="Let the HTML of messages load images of other hosts.",
     )
 
 

@@ -156,18 +156,12 @@ def _note(alias: Alias, words: list[str]) -> str:
 
 def _given(parser: ArgumentParser, args: Sequence[str]) -> set[str]:
     """Return the names of the options that a command line has."""
-    known = Namespace()
-    for action in parser._actions:
-        if action.dest != "help" and action.default is not None:
-            setattr(known, action.dest, _NOT_GIVEN)
+    defaults = vars(parser.parse_args([]))
+    known = {name: value if value is None else _NOT_GIVEN for name, value in defaults.items()}
     # Counting needs a number.
-    known.debug = 0
-    found = vars(parser.parse_args(args, known))
-    return {
-        name
-        for name, value in found.items()
-        if value is not _NOT_GIVEN and value is not None and not (name == "debug" and value == 0)
-    } - {"setuid"}
+    known["debug"] = 0
+    found = vars(parser.parse_args(args, Namespace(**known)))
+    return {name for name, value in found.items() if value is not known[name]}
 
 
 def _add_keep(
@@ -177,7 +171,7 @@ def _add_keep(
     words: list[str],
     notes: list[str],
 ) -> None:
-    """Add ``--keep`` for the number and the age of messages; 0 is no limit."""
+    """Add ``--keep`` for the number and the age of messages; 0 means any."""
     names = [name for name in _PAIRS["MP_KEEP"] if environment.get(name)]
     if not names:
         return

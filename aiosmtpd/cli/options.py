@@ -39,6 +39,7 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "send": Command("aiosmtpd.cli.send:main", "send a message, show the dialogue"),
     "queue": Command("aiosmtpd.cli.queue:main", "look into a spool, retry messages"),
+    "inbox": Command("aiosmtpd.cli.inbox:main", "catch mail, show it in the browser"),
     "wait": Command("aiosmtpd.cli.wait:main", "wait for a message, print it"),
 }
 """The commands by name."""

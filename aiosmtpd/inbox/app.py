@@ -14,7 +14,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from aiosmtpd.inbox import events, message, messages, static
+from aiosmtpd.inbox import (
+    attachments,
+    chaos,
+    events,
+    information,
+    inspection,
+    message,
+    messages,
+    send,
+    static,
+    tags,
+    view,
+)
 from aiosmtpd.inbox.answers import text
 from aiosmtpd.inbox.auth import Auth
 from aiosmtpd.inbox.bodies import BodyLimit
@@ -25,6 +37,12 @@ from aiosmtpd.inbox.wall import HostCheck, OriginCheck, Proxies, SafeHeaders
 from aiosmtpd.inbox.wire import dump
 
 SECONDS_TO_BE_READY = 5
+
+_MODULES = (
+    *(messages, message, attachments, inspection, view, send),
+    *(tags, chaos, information, events),
+)
+"""Modules with routes that clients of Mailpit know."""
 
 _PARTS = (Root, SafeHeaders, Proxies, HostCheck, OriginCheck, Auth, Redirects, BodyLimit)
 """The parts of the wall, the first outermost."""
@@ -47,9 +65,7 @@ class Wall:
 def make_app(services: Services, more: Sequence[BaseRoute] = ()) -> Starlette:
     """Return the application; *more* are routes that are asked after those of Mailpit's API."""
     routes = [
-        *messages.routes(services),
-        *message.routes(services),
-        *events.routes(services),
+        *(route for module in _MODULES for route in module.routes(services)),
         *more,
         *_probes(services),
         *static.routes(services),

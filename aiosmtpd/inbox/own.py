@@ -13,8 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox import checks, copies, export, links, parts, wire
-from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
 from aiosmtpd.inbox.letter import Letter
+from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
 from aiosmtpd.inbox.records import SessionLog
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.stored import StoredMail
@@ -323,7 +323,6 @@ class _Own:
             "retention": {"keep": str(store.keep), "gone": gone},
             "delete_all": options.delete_all,
             "remote_images": options.remote_images,
-            "link_check": options.link_check,
         }
 
 
@@ -379,6 +378,7 @@ async def _rules(request: Request) -> list[str]:
         value = value.get("faults", value.get("rule"))
     values = value if isinstance(value, list) else [value]
     rules = [one.get("rule") if isinstance(one, dict) else one for one in values]
-    if not all(isinstance(rule, str) for rule in rules):
+    texts = [rule for rule in rules if isinstance(rule, str)]
+    if len(texts) < len(rules):
         raise Wrong(400, "a fault is a text", 'write {"rule": "rcpt: 450 4.2.1 busy x2"}')
-    return rules
+    return texts

@@ -51,7 +51,9 @@ def seconds(request: Request, name: str, default: float, most: float) -> float:
     except ValueError:
         found = -1.0
     if not 0 <= found <= most:
-        raise Wrong(400, f"{name} is to be a number of seconds from 0 to {most:g}, not {text!r:.40}")
+        raise Wrong(
+            400, f"{name} is to be a number of seconds from 0 to {most:g}, not {text!r:.40}"
+        )
     return found
 
 

@@ -44,7 +44,7 @@ class Wish:
     """The messages that a client waits for."""
 
     query: str = ""
-    wanted: Wanted = Wanted()
+    wanted: Wanted = field(factory=Wanted)
     """Patterns for the envelope, the subject and the text; they are globs."""
     since: str = ""
     """``"now"``, or the id of a message: only those that come after it count; ``""`` for all."""

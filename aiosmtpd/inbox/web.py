@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from public import public
 from uvicorn.config import Config
 from uvicorn.server import Server
 
+from aiosmtpd.inbox import own
 from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.listen import sockets
@@ -26,21 +27,24 @@ FAREWELL = 0.3
 LARGEST_FRAME = 1 << 16
 """Bytes of a WebSocket message that a client may send."""
 
-_TICK = 0.01
 _NOISE = ("Unsupported upgrade request", "Invalid HTTP request received", "No supported WebSocket")
 """Warnings about each such request: they say something about a client, not about the inbox."""
 
 
 class _Server(Server):
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections, and say so."""
+        await super().startup(sockets)
+        self.ready.set()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the program."""
         yield
-
-    @property
-    def is_idle(self) -> bool:
-        """True if no request is being answered."""
-        return not self.server_state.tasks
 
 
 class _Quiet(logging.Filter):
@@ -71,7 +75,7 @@ class Web:
         self._services = services
         self._place = Listen() if place is None else place
         self._ssl = ssl_context
-        self._sockets: list[Any] = []
+        self._sockets: list[socket.socket] = []
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
         self._quiet = _Quiet()
@@ -79,7 +83,12 @@ class Web:
     @property
     def addresses(self) -> list[Address]:
         """The addresses, in their order; empty before :meth:`bind` and after :meth:`stop`."""
-        return [(sock.getsockname()[0], sock.getsockname()[1]) for sock in self._sockets]
+        return list(self._names())
+
+    def _names(self) -> Iterator[tuple[str, int]]:
+        for sock in self._sockets:
+            host, port, *_ = sock.getsockname()
+            yield host, port
 
     @property
     def url(self) -> str:
@@ -87,11 +96,10 @@ class Web:
         if not self._sockets:
             return ""
         # 127.0.0.1 is what more programs understand.
-        addresses = sorted(self.addresses, key=lambda one: one[0] != "127.0.0.1")
-        host, port = addresses[0]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(host), str(host))  # noqa: S104
+        host, port = sorted(self._names(), key=lambda one: one[0] != "127.0.0.1")[0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         scheme = "https" if self._ssl else "http"
-        return f"{scheme}://{spell((host, int(port)))}{self._services.options.root}"
+        return f"{scheme}://{spell((host, port))}{self._services.options.root}"
 
     async def bind(self) -> None:
         """Bind the place, without accepting connections; raises OSError with the address in it."""
@@ -104,7 +112,7 @@ class Web:
         if not self._sockets:
             await self.bind()
         config = Config(
-            make_app(self._services),
+            make_app(self._services, own.routes(self._services)),
             loop="none",
             http="h11",
             ws="wsproto",
@@ -121,8 +129,9 @@ class Web:
         logging.getLogger("uvicorn.error").addFilter(self._quiet)
         self._server = server = _Server(config)
         self._task = asyncio.create_task(server.serve(sockets=self._sockets))
-        while not server.started and not self._task.done():
-            await asyncio.sleep(_TICK)
+        ready = asyncio.create_task(server.ready.wait())
+        await asyncio.wait({ready, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        ready.cancel()
         if self._task.done():
             self._task.result()
 
@@ -137,16 +146,13 @@ class Web:
             return
         for listener in server.servers:
             listener.close()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + FAREWELL
-        while not server.is_idle and loop.time() < deadline:
-            await asyncio.sleep(_TICK)
+        if tasks := set(server.server_state.tasks):
+            await asyncio.wait(tasks, timeout=FAREWELL)
         self._quiet.is_stopping = True
         server.should_exit = True
-        for connection in list(server.server_state.connections):
-            transport = getattr(connection, "transport", None)
-            if not server.is_idle and transport is not None:
-                transport.abort()
+        if server.server_state.tasks:
+            for connection in list(server.server_state.connections):
+                connection.transport.abort()
         await asyncio.wait([task])
         logging.getLogger("uvicorn.error").removeFilter(self._quiet)
         self._sockets = []

@@ -1,0 +1,305 @@
+"""The program of ``aiosmtpd inbox``: SMTP server, store, page and API in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from argparse import ArgumentParser, Namespace
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from aiosmtpd._version import __version__
+from aiosmtpd.cli.banner import is_local, why_not_listening
+from aiosmtpd.cli.checks import complete, read_users
+from aiosmtpd.cli.inbox import DEFAULT_PORT, WEB_PORT
+from aiosmtpd.cli.program import Program, set_up_logging
+from aiosmtpd.inbox.intake import Intake
+from aiosmtpd.inbox.services import Services, WebOptions
+from aiosmtpd.inbox.store import Store, StoreError, Tagging, parse_keep
+from aiosmtpd.inbox.web import Web
+from aiosmtpd.listen.addresses import Address, Listen, parse_listen, spell
+from aiosmtpd.mail.terminal import safe_line
+from aiosmtpd.observers.faults import Faults
+from aiosmtpd.process.activation import write_ready_file
+from aiosmtpd.process.exit import exit_despite_threads, flush_standard_streams
+from aiosmtpd.process.failure import Failure
+
+PATIENCE = 0.5
+"""Seconds that running transactions have at the end."""
+
+PUBLIC = (
+    "Other machines can reach {where}, and could read all mail: add --web-auth USER:PASSWORD or "
+    "--web-public"
+)
+
+OLD_DEFAULT = "; aiosmtpd without a command uses port 8025, too"
+
+CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
+CONTAINERS = ("docker", "kubepods", "containerd", "libpod", "lxc")
+
+
+def run(parser: ArgumentParser, settings: Namespace) -> int:
+    """Serve until a signal arrives; return the exit code."""
+    complete_inbox(parser, settings)
+    set_up_logging(settings)
+    threads = set(threading.enumerate())
+    try:
+        program = InboxProgram(settings)
+        program.run()
+    except Failure as failure:
+        parser.error(safe_line(str(failure)))
+    flush_standard_streams()
+    exit_despite_threads(threads, program.code)
+    return program.code
+
+
+def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
+    """Add what follows from the options; exit with a usage error if they are wrong."""
+    if any(text.lower().startswith("smtps://") for text in settings.listen or ()):
+        # One certificate is for both kinds of TLS.
+        settings.smtpscert, settings.smtpskey = settings.tlscert, settings.tlskey
+        if not (settings.tlscert or settings.tls):
+            parser.error("smtps:// needs --tlscert and --tlskey, or --tls self-signed")
+    complete(parser, settings)
+    secure = bool(settings.smtpscert)
+    settings.places = [_with_port(place, secure) for place in settings.places]
+    if settings.require_auth and settings.users is None:
+        parser.error("--require-auth needs users: add --auth, --auth-file or --auth-any")
+    if settings.requiretls and not (settings.tlscert or settings.tls):
+        parser.error("--require-tls needs a certificate: add --tlscert and --tlskey, or --tls")
+    try:
+        settings.web_place = parse_listen(settings.web)
+    except ValueError as error:
+        parser.error(str(error))
+    place = settings.web_place
+    if place.scheme or place.path or place.fd is not None:
+        parser.error(f"the page is served at a HOST:PORT, not at {settings.web}")
+    pairs = list(settings.web_auth or ())
+    if settings.web_auth_file:
+        pairs += read_users(parser, settings.web_auth_file)
+    settings.web_users = dict(pairs) or None
+
+
+def _with_port(place: Listen, secure: bool) -> Listen:
+    """Return a place of SMTP with its port and, if TLS begins there by name only, its scheme."""
+    if place.path is None and place.fd is None and place.port is None:
+        place = evolve(place, port=DEFAULT_PORT)
+    return evolve(place, scheme=place.scheme or "smtp") if secure else place
+
+
+def in_container() -> bool:
+    """Return True if this process is in a container: others reach it by published ports only."""
+    if any(os.path.exists(path) for path in CONTAINER_FILES):
+        return True
+    with suppress(OSError, ValueError):
+        text = Path("/proc/1/cgroup").read_text(encoding="utf-8")
+        return any(name in text for name in CONTAINERS)
+    return False
+
+
+class InboxProgram(Program):
+    """Binds, serves and ends the inbox of one command line."""
+
+    def __init__(self, settings: Namespace) -> None:
+        self._store = Store(
+            Path(settings.store) if settings.store else None,
+            keep=parse_keep(settings.keep) if settings.keep else None,
+            durable=settings.durable,
+            tagging=Tagging([(query, [name]) for name, query in settings.tag or ()]),
+            ignore_duplicates=settings.ignore_duplicates,
+        )
+        self._intake = settings.handler = Intake(self._store)
+        self._faults = Faults(settings.fault or ())
+        self._faults.on_strike = lambda server, fault: self._intake.fault(server, str(fault))
+        super().__init__(settings)
+        self._server.shutdown_timeout = PATIENCE
+        context = self._load(*settings.web_tls) if settings.web_tls else None
+        self._services = Services(self._store, self._web_options(), self._faults)
+        self._web = Web(self._services, settings.web_place, ssl_context=context)
+        self._web_end: asyncio.Task[None] | None = None
+        self._mirror: Any = None
+
+    def _web_options(self) -> WebOptions:
+        settings = self._settings
+        bound = settings.web_place.host
+        return WebOptions(
+            root=settings.web_root,
+            users=settings.web_users,
+            hosts=[*(settings.allow_host or ()), *([bound] if bound else ())],
+            origins=settings.allow_origin or (),
+            trusted_proxies=settings.trusted_proxy or (),
+            delete_all=settings.delete_all,
+            remote_images=settings.remote_images,
+            max_size=settings.size,
+            label=settings.label,
+        )
+
+    def _make_observers(self) -> list[Any]:
+        # The faults first, so that the intake hears of a refusal after the fault that made it.
+        shown = super()._make_observers() if self._settings.show_dialogue else []
+        others = [one for one in shown if not isinstance(one, Faults)]
+        return [self._faults, self._intake, *others]
+
+    async def _start(self, identity: Any) -> None:
+        web = self._web
+        try:
+            await self._server.bind()
+            with _named_option("--web"):
+                await web.bind()
+            self._refuse_public(web.addresses)
+            await asyncio.to_thread(self._store.open)
+            self._open_mirror()
+            self._services.smtp.update(self._described())
+            await web.start()
+            await self._server.start()
+        except OSError as error:
+            raise Failure(why_not_listening(error)) from error
+        except StoreError as error:
+            raise Failure(str(error)) from error
+
+    def _refuse_public(self, addresses: list[Address]) -> None:
+        settings = self._settings
+        public = [address for address in addresses if not is_local(address)]
+        if not public or settings.web_users or settings.web_public:
+            return
+        text = PUBLIC.format(where=spell(public[0]))
+        if not in_container():
+            raise Failure(text)
+        self._say(f"{text} (only a warning, because this is a container)")
+
+    def _open_mirror(self) -> None:
+        if self._settings.maildir:
+            from aiosmtpd.cli.mirror import Mirror
+
+            try:
+                self._mirror = Mirror(self._store, self._settings.maildir)
+            except OSError as error:
+                where, why = self._settings.maildir, error.strerror or error
+                raise Failure(f"Cannot use the Maildir {where}: {why}") from error
+
+    def _described(self) -> dict[str, Any]:
+        """Return the settings of the SMTP server that the API shows."""
+        settings = self._settings
+        tls = "starttls" if self._tls_context is not None else ""
+        host, port = self._reachable()
+        return {
+            "host": host,
+            "port": port,
+            "tls": "required" if tls and settings.requiretls else tls,
+            "auth": self._auth(),
+            "size": settings.size,
+            "addresses": [spell(address) for address in self._server.addresses],
+            "inboxes": [{"name": name, "query": query} for name, query in settings.inbox or ()],
+        }
+
+    def _auth(self) -> str:
+        if self._settings.users is None:
+            return ""
+        kind = "any" if self._settings.users.names is None else "users"
+        return f"{kind}, required" if self._settings.require_auth else kind
+
+    def _reachable(self) -> tuple[str, int]:
+        """Return the host and the port for programs on this machine."""
+        found = [address for address in self._server.addresses if not isinstance(address, str)]
+        if not found:
+            return "", 0
+        host, port = sorted(found, key=lambda one: one[0] != "127.0.0.1")[0]
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+
+    def _announce(self) -> None:
+        settings = self._settings
+        if settings.ready_file:
+            lines = [*map(spell, self._server.addresses), self._web.url]
+            write_ready_file(settings.ready_file, lines)
+            self._is_ready = True
+        self._say("\n".join(self._banner()))
+        if settings.browser:
+            # A browser that does not start must not delay the mail.
+            threading.Thread(target=browse, args=(self._web.url,), daemon=True).start()
+
+    def _banner(self) -> list[str]:
+        settings = self._settings
+        where = " and ".join(spell(address) for address in self._server.addresses)
+        host, port = self._reachable()
+        lines = [
+            f"aiosmtpd {__version__} inbox, accessible via {self._web.url}",
+            f"  SMTP at {where}",
+        ]
+        if host:
+            lines.append(f"  point your program there: host {host}, port {port}{self._how()}")
+            lines.append(f"  send a test: aiosmtpd send {spell((host, port))}")
+        if self._ca_file is not None:
+            lines.append(f"  CA certificate: {self._ca_file}")
+        lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
+        kept = f"in {settings.store}" if settings.store else "until the end (--store keeps them)"
+        lines.append(f"  messages are kept {kept}, at most {self._store.keep}")
+        return [*(safe_line(line) for line in lines), "  stop it with Ctrl-C"]
+
+    def _how(self) -> str:
+        described = self._services.smtp
+        tls = {"starttls": "STARTTLS offered", "required": "STARTTLS required"}
+        words = {"any": "any user", "users": "AUTH offered"}
+        auth = str(described["auth"])
+        found = [tls.get(described["tls"], "no TLS"), words.get(auth.partition(",")[0], "no AUTH")]
+        if auth.endswith("required"):
+            found[-1] = "AUTH required"
+        return f", {', '.join(found)}"
+
+    def _say(self, text: str) -> None:
+        if not self._settings.quiet and sys.stderr is not None:
+            with suppress(OSError):
+                print(text, file=sys.stderr, flush=True)
+
+    async def _serve(self, identity: Any) -> None:
+        try:
+            await super()._serve(identity)
+        finally:
+            await self._stop_web()
+            await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        if self._mirror is not None:
+            self._mirror.close()
+        self._store.close()
+
+    def end(self) -> None:
+        """End gracefully; a second call ends at once."""
+        # The page ends while the last transactions do.
+        if self._task is not None and self._task.get_loop().is_running():
+            self._stop_web()
+        super().end()
+
+    def _stop_web(self) -> asyncio.Task[None]:
+        if self._web_end is None:
+            self._web_end = asyncio.create_task(self._web.stop())
+        return self._web_end
+
+
+class _named_option:  # noqa: N801 - used as a function
+    """Let the text of an OSError name the option that helps."""
+
+    def __init__(self, option: str) -> None:
+        self._option = option
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError):
+            text = why_not_listening(error).replace(" with -l", f" with {self._option}")
+            if str(WEB_PORT) in text and "stop the program" in text:
+                text += OLD_DEFAULT
+            raise Failure(text) from error
+
+
+def browse(url: str) -> None:
+    """Open a page in the browser; do nothing if that fails."""
+    import webbrowser  # seldom needed
+
+    with suppress(Exception):
+        webbrowser.open(url)

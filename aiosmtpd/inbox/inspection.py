@@ -1,0 +1,92 @@
+"""The routes of Mailpit's API that check a message, and the one that would send it on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from aiosmtpd.inbox import compatibility, people, wire
+from aiosmtpd.inbox.answers import UNKNOWN, Fields, json_answer, json_of
+from aiosmtpd.inbox.message import Finder
+from aiosmtpd.inbox.services import Services
+from aiosmtpd.inbox.store import StoredMail
+from aiosmtpd.mail import links
+from aiosmtpd.mail.html_tokens import Tokens, attributes_of
+
+MOST_LINKS = 100
+
+NOT_CHECKED = "not checked"
+"""The status of a link if the server sends no requests."""
+
+_WANTED = frozenset({"href", "src", "rel"})
+_READ = 4 << 20
+"""Characters of HTML and text that are searched for links."""
+
+
+def routes(services: Services) -> list[BaseRoute]:
+    """Return the routes; ``sa-check`` does not exist without SpamAssassin."""
+    inspector = Inspector(services)
+    return [
+        Route("/api/v1/message/{id}/html-check", inspector.html),
+        Route("/api/v1/message/{id}/link-check", inspector.links),
+        Route("/api/v1/message/{id}/release", inspector.release, methods=["POST"]),
+    ]
+
+
+class Inspector(Finder):
+    """Answers requests about what is in a message. It connects to no other server."""
+
+    async def html(self, request: Request) -> Response:
+        """Return which mail programs show the HTML as it is meant."""
+        mail = await self.find(request, unknown_latest=UNKNOWN)
+        try:
+            result = await asyncio.to_thread(_html_check, mail)
+        except ValueError as error:
+            raise HTTPException(400, str(error)) from None
+        return await json_answer(request, lambda: wire.dump(result))
+
+    async def links(self, request: Request) -> Response:
+        """Return the links of a message; none of them is followed."""
+        mail = await self.find(request, unknown_latest=UNKNOWN)
+        found = await asyncio.to_thread(links_of, mail)
+        await self.mark_read(mail)
+        rows = [{"URL": one, "StatusCode": 0, "Status": NOT_CHECKED} for one in found]
+        return await json_answer(request, lambda: wire.dump({"Errors": 0, "Links": rows}))
+
+    async def release(self, request: Request) -> Response:
+        """Refuse to send a message on: no relay can be configured."""
+        await self.find(request, unknown_latest=UNKNOWN)
+        for one in Fields(await json_of(await request.body())).texts("To"):
+            if len(people.read(one)) != 1:
+                raise HTTPException(400, f"{one!r:.100} is not an address")
+        raise HTTPException(400, "no relay is configured: messages are not sent on")
+
+
+def _html_check(mail: StoredMail) -> dict[str, Any]:
+    if not mail.html:
+        raise ValueError("the message has no HTML")
+    return compatibility.check(mail.html)
+
+
+def links_of(mail: StoredMail) -> list[str]:
+    """Return the web addresses of a message, each once: of links, images, style sheets, text."""
+    anchors, sheets, images = [], [], []
+    for token in Tokens(mail.html[:_READ]):
+        if isinstance(token, str) or token.closes or token.name not in ("a", "link", "img"):
+            continue
+        attributes = attributes_of(token.source, _WANTED)
+        if token.name == "a":
+            anchors.append(attributes.get("href", ""))
+        elif token.name == "img":
+            images.append(attributes.get("src", ""))
+        elif "stylesheet" in attributes.get("rel", "").lower().split():
+            sheets.append(attributes.get("href", ""))
+    found = [one for one in map(str.strip, anchors + sheets + images) if links.is_web_address(one)]
+    # Of a message without a text part, Text is made of the HTML: it has the same links.
+    found += links.find(mail.text[:_READ])
+    return list(dict.fromkeys(found))[:MOST_LINKS]

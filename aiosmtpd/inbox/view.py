@@ -1,0 +1,157 @@
+"""The pages ``/view/ID.html`` and ``/view/ID.txt``: a message without anything around it.
+
+The HTML is the sender's, unchanged but for links to its own images. Its Content-Security-Policy
+gives it an origin of its own, without scripts and without a network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from html import escape
+from secrets import token_urlsafe
+from urllib.parse import quote, unquote
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from aiosmtpd.inbox.answers import UNKNOWN, zone_of
+from aiosmtpd.inbox.message import CLOSED, Finder
+from aiosmtpd.inbox.paths import base_of
+from aiosmtpd.inbox.services import Services
+from aiosmtpd.inbox.store import StoredMail
+from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tokens
+
+_POPUPS = "allow-popups allow-popups-to-escape-sandbox"
+_POLICY = (
+    "sandbox {allowed}; default-src 'none'; img-src 'self' data:{remote};"
+    " style-src 'unsafe-inline'; font-src data:;{scripts} form-action 'none'; base-uri 'none';"
+    " frame-ancestors 'self'"
+)
+_IMAGE = re.compile(r"""(=["']?)cid:([^"'<>\s]{1,1000})""", re.IGNORECASE)
+_HEIGHT = (
+    "addEventListener('load',function(){parent.postMessage("
+    "{messageHeight:document.documentElement.scrollHeight},'*')})"
+)
+_NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
+_DECODED = frozenset({"textarea", "title"})
+
+
+def routes(services: Services) -> list[BaseRoute]:
+    """Return the routes of the views; the page itself has those for people."""
+    views = Views(services)
+    return [
+        Route("/view/latest", views.latest),
+        Route("/view/{id}.html", views.html),
+        Route("/view/{id}.txt", views.text),
+    ]
+
+
+class Views(Finder):
+    """Answers with a message alone."""
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._remote = services.options.remote_images
+
+    async def html(self, request: Request) -> Response:
+        """Return the HTML of a message; ``embed=1`` adds a script that tells its height.
+
+        ``remote=1`` lets it load images from other hosts, if the inbox's own page asks.
+        """
+        mail = await self.find(request)
+        base = base_of(request)
+        html = await asyncio.to_thread(lambda: with_images(mail, base))
+        if not html:
+            raise HTTPException(404, UNKNOWN)
+        await self.mark_read(mail)
+        query = request.query_params
+        # A link on another site's page must not be able to ask for it.
+        is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
+        remote = self._remote or (is_own and query.get("remote") == "1")
+        nonce = token_urlsafe(16) if query.get("embed") == "1" else ""
+        if nonce:
+            html = await asyncio.to_thread(embedded, html, nonce)
+        return Response(
+            html.encode("utf-8", "replace"),
+            headers={
+                "content-type": "text/html; charset=utf-8",
+                "content-security-policy": policy(nonce, remote=remote),
+            },
+        )
+
+    async def text(self, request: Request) -> Response:
+        """Return the text of a message."""
+        mail = await self.find(request)
+        text = await asyncio.to_thread(getattr, mail, "text")
+        await self.mark_read(mail)
+        headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
+        return Response(text.encode("utf-8", "replace"), headers=headers)
+
+    async def latest(self, request: Request) -> Response:
+        """Send the browser to the newest message that matches."""
+        newest = await asyncio.to_thread(
+            self._store.newest, request.query_params.get("query", ""), zone=zone_of(request)
+        )
+        place = f"view/{newest}" if newest else ""
+        return RedirectResponse(base_of(request) + place, 302)
+
+
+def policy(nonce: str = "", *, remote: bool = False) -> str:
+    """Return the Content-Security-Policy of a message's HTML."""
+    return _POLICY.format(
+        allowed=f"allow-scripts {_POPUPS}" if nonce else _POPUPS,
+        remote=" https: http:" if remote else "",
+        scripts=f" script-src 'nonce-{nonce}';" if nonce else "",
+    )
+
+
+def with_images(mail: StoredMail, base: str) -> str:
+    """Return the HTML of a message, its ``cid:`` addresses of listed parts replaced."""
+    html = mail.html
+    parts = {
+        one.content_id: one.number
+        for one in reversed([*mail.inline, *mail.attachments])
+        if one.content_id
+    }
+    if not parts or "cid:" not in html.lower():
+        return html
+
+    def replaced(match: re.Match[str]) -> str:
+        number = parts.get(match[2]) or parts.get(unquote(match[2]))
+        if number is None:
+            return match[0]
+        return f"{match[1]}{quote(base)}api/v1/message/{mail.id}/part/{number}"
+
+    return _IMAGE.sub(replaced, html)
+
+
+def embedded(html: str, nonce: str) -> str:
+    """Return HTML as a whole document whose links open new windows, with a script at its end."""
+    pieces: list[str] = []
+    raw, end, is_whole = "", None, False
+    for token in Tokens(html):
+        if isinstance(token, str):
+            pieces.append(token if raw else escape(token, quote=False))
+            continue
+        raw = ""
+        if token.closes:
+            if token.name == "body":
+                end = len(pieces)
+            pieces.append(f"</{token.name}>")
+            continue
+        if token.name in WITHOUT_TAGS - _DECODED:
+            raw = token.name
+        is_whole = is_whole or token.name == "html"
+        # Of equal attributes, the first counts.
+        added = _NEW_WINDOW if token.name == "a" else ""
+        pieces.append(f"<{token.name}{added}{token.source}>")
+    script = f'<script nonce="{nonce}">{_HEIGHT}</script>'
+    if end is None:
+        pieces += [script] if is_whole else [script, "</body></html>"]
+    else:
+        pieces.insert(end, script)
+    before = "" if is_whole else "<html><head></head><body>"
+    return "<!DOCTYPE html>" + before + "".join(pieces)

@@ -1,0 +1,258 @@
+"""The options of ``aiosmtpd inbox``, and the variables of Mailpit that stand for them."""
+
+import os
+import webbrowser
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiosmtpd import main
+from aiosmtpd.cli import inbox, inbox_program, mailpit
+from aiosmtpd.process.failure import Failure
+
+ANYWHERE = ("-l", "127.0.0.1:0", "--web", "127.0.0.1:0")
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith("MP_"):
+            monkeypatch.delenv(name)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Return the error of a command line that is wrong."""
+    with pytest.raises(SystemExit) as caught:
+        main.main(["inbox", *ANYWHERE, *args])
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err.partition("aiosmtpd inbox: error: ")[2].strip() if "error: " in err else err
+
+
+def parsed(*args: str, **variables: str) -> tuple[Namespace, list[str]]:
+    return inbox.parse(inbox.make_parser("aiosmtpd inbox"), args, variables)
+
+
+def value(name: str, *args: str, **variables: str) -> Any:
+    return getattr(parsed(*args, **variables)[0], name)
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["--wait", "3"], "--wait needs --check"),
+        (["--web-public", "--web-auth", "a:b"], "--web-public and --web-auth exclude each other"),
+        (["--web-auth", "a"], "argument --web-auth: invalid user and password"),
+        (["--web-auth", "'a:b'"], "argument --web-auth: quotation marks would be a part of the"),
+        (["--web-auth-file", "nowhere"], "Users file nowhere: no such file or directory"),
+        (["--web-root", "/a b/"], "argument --web-root: invalid path: '/a b/' (write /mail/)"),
+        (["--web-root", "/../"], "argument --web-root: invalid path"),
+        (["--web", "unix:x"], "the page is served at a HOST:PORT, not at unix:x"),
+        (["--web", "smtp://x"], "the page is served at a HOST:PORT, not at smtp://x"),
+        (["--web", ":99999"], "Invalid port number: 99999"),
+        (["--keep", "much"], "argument --keep: 'much' is not a limit: write COUNT,SIZE,AGE"),
+        (["--tag", "x"], "argument --tag: invalid query: 'x' (write Shop=to:@shop.test)"),
+        (["--inbox", "=to:x"], "argument --inbox: invalid query: '=to:x'"),
+        (["--fault", "rcpt: shout"], "argument --fault: unknown effect 'shout'"),
+        (["--trusted-proxy", "x"], "argument --trusted-proxy: invalid network: 'x'"),
+        (["--require-auth"], "--require-auth needs users: add --auth, --auth-file or --auth-any"),
+        (["--require-tls"], "--require-tls needs a certificate: add --tlscert and --tlskey"),
+        (["--tlscert", "x"], "--tlscert and --tlskey must be specified together"),
+        (["-l", "smtps://:0"], "smtps:// needs --tlscert and --tlskey, or --tls self-signed"),
+        (["--port", "25"], "unrecognized arguments: --port; use -l HOST:PORT to say where"),
+        (["--mialdir"], "unrecognized arguments: --mialdir; did you mean --maildir?"),
+        (["--web-tls", "x", "y"], "Certificate x with key y: No such file or directory"),
+    ],
+)
+def test_wrong_options_are_one_line(
+    args: list[str], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys, *args).startswith(error)
+
+
+@pytest.mark.parametrize("missing", [["wsproto"], ["starlette", "uvicorn"]])
+def test_a_missing_extra_is_one_line(
+    missing: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inbox, "find_spec", lambda name: None if name in missing else object())
+    names = " and ".join(missing)
+    assert refused(capsys) == f'the inbox needs {names}: pip install "aiosmtpd[inbox]"'
+
+
+@pytest.fixture
+def _not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: Any) -> None:
+        raise Failure("started")
+
+    monkeypatch.setattr("aiosmtpd.inbox.store.Store.open", start)
+
+
+@pytest.mark.usefixtures("_not_started")
+@pytest.mark.parametrize(
+    ("args", "is_refused"),
+    [
+        ([], True),
+        (["--web-public"], False),
+        (["--web-auth", "me:secret"], False),
+    ],
+)
+def test_a_page_for_all_needs_a_word(
+    args: list[str],
+    is_refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(inbox_program, "in_container", lambda: False)
+    error = refused(capsys, "--web", "0.0.0.0:0", *args)
+    assert error.startswith("Other machines can reach 0.0.0.0:") is is_refused
+    if is_refused:
+        assert error.endswith("add --web-auth USER:PASSWORD or --web-public")
+
+
+@pytest.mark.usefixtures("_not_started")
+def test_in_a_container_it_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inbox_program, "in_container", lambda: True)
+    with pytest.raises(SystemExit):
+        main.main(["inbox", *ANYWHERE, "--web", "0.0.0.0:0"])
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith("Other machines can reach 0.0.0.0:")
+    assert warning.endswith("(only a warning, because this is a container)")
+    assert error == "aiosmtpd inbox: error: started"
+
+
+def test_a_container_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / ".containerenv"
+    monkeypatch.setattr(inbox_program, "CONTAINER_FILES", (str(file),))
+    monkeypatch.setattr(inbox_program, "CONTAINERS", ())
+    assert not inbox_program.in_container()
+    file.touch()
+    assert inbox_program.in_container()
+
+
+def test_defaults() -> None:
+    settings, notes = parsed()
+    assert notes == []
+    assert (settings.size, settings.setuid, settings.requiretls) == (50 << 20, False, False)
+    assert (settings.web_root, settings.delete_all, settings.max_recipients) == ("/", True, 1000)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "dest", "expected"),
+    [
+        ("MP_UI_BIND_ADDR", "[::]:8025", "web", "[::]:8025"),
+        ("MP_WEBROOT", "mail", "web_root", "/mail/"),
+        ("MP_UI_AUTH", "a:b c:d", "web_auth", [("a", "b"), ("c", "d")]),
+        ("MP_UI_AUTH_FILE", "users", "web_auth_file", "users"),
+        ("MP_API_CORS", "http://a, http://b", "allow_origin", ["http://a", "http://b"]),
+        ("MP_LABEL", "Shop", "label", "Shop"),
+        ("MP_SMTP_BIND_ADDR", "0.0.0.0:1025", "listen", ["0.0.0.0:1025"]),
+        ("MP_SMTP_AUTH", "a:b", "auth", [("a", "b")]),
+        ("MP_SMTP_AUTH_FILE", "users", "auth_file", "users"),
+        ("MP_SMTP_AUTH_ACCEPT_ANY", "1", "auth_any", True),
+        ("MP_SMTP_AUTH_ACCEPT_ANY", "off", "auth_any", False),
+        ("MP_SMTP_TLS_CERT", "c", "tlscert", "c"),
+        ("MP_SMTP_TLS_KEY", "k", "tlskey", "k"),
+        ("MP_SMTP_REQUIRE_STARTTLS", "yes", "requiretls", True),
+        ("MP_SMTP_MAX_RECIPIENTS", "5", "max_recipients", 5),
+        ("MP_MAX_MESSAGE_SIZE", "10", "size", 10 << 20),
+        ("MP_MAX_MESSAGE_SIZE", "0", "size", 0),
+        ("MP_DATABASE", "box.db", "store", "box.db"),
+        ("MP_MAX_MESSAGES", "0", "keep", "all"),
+        ("MP_MAX_AGE", "3d", "keep", "3d"),
+        ("MP_IGNORE_DUPLICATE_IDS", "true", "ignore_duplicates", True),
+        ("MP_QUIET", "on", "quiet", True),
+        ("MP_VERBOSE", "TRUE", "debug", 1),
+        ("MP_DATABASE", "", "store", None),
+    ],
+)
+def test_a_variable_is_an_option(name: str, text: str, dest: str, expected: Any) -> None:
+    settings, notes = parsed(**{name: text})
+    assert getattr(settings, dest) == expected
+    assert [note.startswith(f"{name}: ") for note in notes] == [True]
+
+
+def test_variables_that_make_one_option() -> None:
+    assert value("keep", MP_MAX_MESSAGES="100", MP_MAX_AGE="12h") == "100,12h"
+    assert value("web_tls", MP_UI_TLS_CERT="c", MP_UI_TLS_KEY="k") == ["c", "k"]
+    triggers = "Sender:451:5,Authentication:535:0"
+    assert [str(one) for one in value("fault", MP_CHAOS_TRIGGERS=triggers)] == [
+        "mail: 451 Chaos sender error 5%"
+    ]
+
+
+def test_secrets_are_not_in_the_notes() -> None:
+    _, notes = parsed(MP_UI_AUTH="me:secret", MP_SMTP_AUTH="me:secret")
+    assert notes == ["MP_SMTP_AUTH: taken as --auth", "MP_UI_AUTH: taken as --web-auth"]
+
+
+def test_other_variables_are_named() -> None:
+    _, notes = parsed(MP_WEBHOOK_URL="http://x", MP_SMTP_DISABLE_RDNS="true", PATH="/")
+    assert notes == [
+        "MP_SMTP_DISABLE_RDNS: names of clients are never looked up",
+        "MP_WEBHOOK_URL: the inbox has no such option, it is ignored",
+    ]
+
+
+def test_options_take_precedence_over_variables() -> None:
+    variables = {"MP_MAX_MESSAGES": "1", "MP_VERBOSE": "1", "MP_SMTP_BIND_ADDR": ":9"}
+    variables |= {"MP_UI_TLS_CERT": "c", "MP_UI_TLS_KEY": "k", "MP_MAX_MESSAGE_SIZE": "9"}
+    args = ["--keep", "7", "-dd", "-l", ":8", "--web-tls", "a", "b", "--size", "50M"]
+    settings, notes = parsed(*args, **variables)
+    assert (settings.keep, settings.debug, settings.listen) == ("7", 2, [":8"])
+    assert (settings.web_tls, settings.size) == (["a", "b"], 50 << 20)
+    assert notes == [
+        "MP_MAX_MESSAGE_SIZE: ignored, because of --size",
+        "MP_SMTP_BIND_ADDR: ignored, because of -l",
+        "MP_VERBOSE: ignored, because of -d",
+        "MP_MAX_MESSAGES: ignored, because of --keep",
+        "MP_UI_TLS_CERT and MP_UI_TLS_KEY: ignored, because of --web-tls",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error"),
+    [
+        ("MP_QUIET", "perhaps", "MP_QUIET: write true or false"),
+        ("MP_MAX_MESSAGE_SIZE", "10M", "MP_MAX_MESSAGE_SIZE: write a number of megabytes"),
+        ("MP_MAX_MESSAGES", "many", "MP_MAX_MESSAGES: write a number"),
+        ("MP_MAX_AGE", "3w", "MP_MAX_AGE: write a number of hours or days"),
+        ("MP_CHAOS_TRIGGERS", "Sender:99:5", "MP_CHAOS_TRIGGERS: write Sender:451:5"),
+        ("MP_UI_TLS_CERT", "c", "MP_UI_TLS_CERT and MP_UI_TLS_KEY need each other: set both"),
+        ("MP_UI_AUTH", '"a:b"', "argument --web-auth: quotation marks"),
+    ],
+)
+def test_wrong_variables_are_one_line(
+    name: str,
+    text: str,
+    error: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, text)
+    assert refused(capsys).startswith(error)
+
+
+def test_each_alias_names_an_option_that_exists() -> None:
+    parser = inbox.make_parser("aiosmtpd inbox")
+    known = vars(parser.parse_args([]))
+    text = parser.format_help()
+    for alias in mailpit.ALIASES.values():
+        assert alias.dest in known
+        assert alias.option in text
+
+
+def test_the_browser_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def open_or_fail(url: str) -> None:
+        opened.append(url)
+        raise webbrowser.Error("there is no browser")
+
+    monkeypatch.setattr(webbrowser, "open", open_or_fail)
+    inbox_program.browse("http://127.0.0.1:8025/")
+    assert opened == ["http://127.0.0.1:8025/"]

@@ -1,0 +1,217 @@
+"""``GET /api/wait`` and ``/api/wait/none``: messages that are there, that come, and that do not."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from aiosmtpd.inbox import waiting
+from aiosmtpd.inbox.records import Attempt, Event
+from aiosmtpd.inbox.services import Services
+from aiosmtpd.inbox.store import Store
+from tests.inbox.own_support import asking, client_of
+from tests.inbox.support import add, mail
+
+PATIENCE = 10
+
+
+async def ask(store: Store, path: str = "/api/wait", **values: Any) -> httpx.Response:
+    async with asking(store) as client:
+        return await client.get(path, params=values)
+
+
+class Watched(Store):
+    """Counts the waits that watch it."""
+
+    waits = 0
+
+    def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        """Count a wait until it ends."""
+        end = super().subscribe(callback)
+        if callback.__module__ != waiting.__name__:
+            return end
+        self.waits += 1
+
+        def end_and_count() -> None:
+            end()
+            self.waits -= 1
+
+        return end_and_count
+
+    async def until_watched(self, waits: int = 1) -> None:
+        """Return when so many waits watch."""
+        async with asyncio.timeout(PATIENCE):
+            while self.waits < waits:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def store() -> Iterator[Watched]:
+    with Watched() as opened:
+        yield opened
+
+
+def ids(answer: httpx.Response) -> list[str]:
+    return [one["ID"] for one in answer.json()["messages"]]
+
+
+@pytest.mark.parametrize(
+    ("wish", "is_met"),
+    [
+        ({}, True),
+        ({"query": "from:ann is:unread"}, True),
+        ({"query": "from:eve"}, False),
+        ({"to": "bob@example.org"}, True),
+        ({"to": "bob@*"}, True),
+        ({"to": "bob"}, False),
+        ({"to": "BOB@EXAMPLE.ORG", "subject": "hI"}, True),
+        ({"from": "ann@example.org"}, True),
+        ({"from": "Ann"}, False),
+        ({"subject": "H?"}, True),
+        ({"subject": 'H"'}, False),
+        ({"text": "ell"}, True),
+        ({"text": "nothing"}, False),
+        ({"query": "subject:hi", "text": "nothing"}, False),
+        ({"query": 'subject:"hi', "since": "now"}, False),
+    ],
+)
+async def test_a_message_that_is_there(store: Watched, wish: dict[str, str], is_met: bool) -> None:
+    id = add(store)
+    answer = await ask(store, **wish, timeout=0)
+    assert answer.status_code == (200 if is_met else 408)
+    if is_met:
+        assert ids(answer) == [id]
+        assert answer.json()["messages_count"] == answer.json()["messages_unread"] == 1
+    answer = await ask(store, "/api/wait/none", **wish, within=0)
+    assert answer.status_code == (409 if is_met else 200)
+    assert [one["ID"] for one in answer.json().get("came", [])] == [id] * is_met
+
+
+async def test_a_message_that_comes(store: Watched) -> None:
+    add(store)
+    answering = asyncio.create_task(ask(store, to="eve@example.org", timeout=PATIENCE))
+    await store.until_watched()
+    await asyncio.to_thread(add, store)
+    id = await asyncio.to_thread(add, store, recipients=["eve@example.org"])
+    answer = await answering
+    assert answer.status_code == 200
+    assert ids(answer) == [id]
+    assert answer.json()["total"] == 3
+    assert store.waits == 0
+
+
+async def test_since_now_leaves_out_old_ones(store: Watched) -> None:
+    old = add(store)
+    answers = [
+        asyncio.create_task(ask(store, since=since, timeout=PATIENCE)) for since in ("now", old)
+    ]
+    await store.until_watched(2)
+    new = await asyncio.to_thread(add, store)
+    assert [ids(await one) for one in answers] == [[new], [new]]
+    assert ids(await ask(store, since=old, query="subject:hi")) == [new]
+
+
+async def test_an_unknown_message_to_begin_after(store: Watched) -> None:
+    answer = await ask(store, since="x" * 22)
+    assert answer.status_code == 404
+    assert answer.json()["error"] == f"no message {'x' * 22!r}"
+
+
+async def test_the_count_is_waited_for(store: Watched) -> None:
+    first = add(store)
+    answering = asyncio.create_task(ask(store, count=3, timeout=PATIENCE))
+    await store.until_watched()
+    others = [await asyncio.to_thread(add, store) for _ in range(2)]
+    assert ids(await answering) == [*reversed(others), first]
+
+
+async def test_a_deleted_message_does_not_count(store: Watched) -> None:
+    first = add(store)
+    answering = asyncio.create_task(ask(store, count=2, timeout=PATIENCE))
+    await store.until_watched()
+    await asyncio.wrap_future(store.delete([first]))
+    others = [await asyncio.to_thread(add, store) for _ in range(2)]
+    assert ids(await answering) == [*reversed(others)]
+
+
+async def test_a_tag_that_is_set_later_counts(store: Watched) -> None:
+    id = add(store)
+    answering = asyncio.create_task(ask(store, query="tag:Done", timeout=PATIENCE))
+    await store.until_watched()
+    await asyncio.wrap_future(store.set_tags([id], ["Done"]))
+    assert ids(await answering) == [id]
+
+
+async def test_the_answer_says_why_others_do_not_match(store: Watched) -> None:
+    id = add(store, mail(subject="Welcome"))
+    store.add_attempt(Attempt(1, "RCPT", "a@b.c", "d@e.f", "550 5.1.1 no")).result()
+    answer = await ask(store, subject="Reset", query="from:ann from:eve", timeout=0.01)
+    assert answer.status_code == 408
+    found = answer.json()
+    assert found["error"] == (
+        "no message with subject 'Reset' that matches from:ann from:eve came within 0.01 s"
+    )
+    [other] = found["came"]
+    assert other["ID"] == id
+    assert other["why"] == "subject 'Welcome', not 'Reset'; it does not match from:eve"
+    assert [one["reply"] for one in found["rejected"]] == ["550 5.1.1 no"]
+
+
+async def test_old_refusals_are_left_out(store: Watched) -> None:
+    old = datetime(2020, 1, 1).astimezone()
+    store.add_attempt(Attempt(1, "RCPT", at=old)).result()
+    assert (await ask(store, timeout=0)).json()["rejected"] == []
+
+
+async def test_few_old_messages_are_read(store: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "MOST_READ", 2)
+    add(store, mail("wanted"))
+    for _ in range(2):
+        add(store)
+    assert (await ask(store, text="wanted", timeout=0)).status_code == 408
+    add(store, mail("wanted"))
+    assert (await ask(store, text="wanted", timeout=0)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"timeout": "x"}, "timeout is to be a number of seconds from 0 to 300, not 'x'"),
+        ({"timeout": "301"}, "timeout is to be a number of seconds from 0 to 300, not '301'"),
+        ({"timeout": "nan"}, "timeout is to be a number of seconds from 0 to 300, not 'nan'"),
+        ({"count": "0"}, "count is to be 1 or more"),
+        ({"count": "-1"}, "count is to be a number from 0 on, not '-1'"),
+        ({"sender": "ann"}, "unknown parameter 'sender'"),
+        ({"text": "x" * 501}, "a pattern has more than 500 characters"),
+    ],
+)
+async def test_wrong_parameters(store: Watched, values: dict[str, str], text: str) -> None:
+    answer = await ask(store, **values)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == text
+
+
+async def test_the_end_answers_waits(store: Watched) -> None:
+    services = Services(store)
+    async with client_of(services) as client:
+        answers = [
+            asyncio.create_task(client.get(path, params={"since": "now", name: 60}))
+            for path, name in (("/api/wait", "timeout"), ("/api/wait/none", "within"))
+        ]
+        await store.until_watched(2)
+        services.stopping.set()
+        for one in answers:
+            answer = await one
+            assert answer.status_code == 503
+            assert answer.json() == {"error": "the inbox is stopping"}
+    assert store.waits == 0
+
+
+async def test_more_waits_than_allowed(store: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiosmtpd.inbox.own.MOST_WAITS", 0)
+    answer = await ask(store)
+    assert answer.status_code == 503
+    assert answer.json() == {"error": "0 clients wait already"}
