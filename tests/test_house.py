@@ -38,6 +38,8 @@ ARROWS: dict[str, set[str]] = {
         "_version",
     },
     "testing": {
+        "inbox",
+        "listen",
         "controller",
         "lmtp",
         "smtp",

@@ -22,6 +22,7 @@ from aiosmtpd.inbox import (
     inspection,
     message,
     messages,
+    own,
     send,
     static,
     tags,
@@ -63,9 +64,10 @@ class Wall:
 
 @public
 def make_app(services: Services, more: Sequence[BaseRoute] = ()) -> Starlette:
-    """Return the application; *more* are routes that are asked after those of Mailpit's API."""
+    """Return the application; *more* are routes that are asked after those of both APIs."""
     routes = [
         *(route for module in _MODULES for route in module.routes(services)),
+        *own.routes(services),
         *more,
         *_probes(services),
         *static.routes(services),

@@ -13,7 +13,6 @@ from public import public
 from uvicorn.config import Config
 from uvicorn.server import Server
 
-from aiosmtpd.inbox import own
 from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.listen import sockets
@@ -112,7 +111,7 @@ class Web:
         if not self._sockets:
             await self.bind()
         config = Config(
-            make_app(self._services, own.routes(self._services)),
+            make_app(self._services),
             loop="none",
             http="h11",
             ws="wsproto",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote
 
 from public import public
@@ -21,6 +21,9 @@ from aiosmtpd.observers.faults import Fault
 from aiosmtpd.protocol.settings import SMTPKeywords, check_names
 from aiosmtpd.testing.authority import Authority
 from aiosmtpd.testing.server import InboxServer
+
+if TYPE_CHECKING:
+    from aiosmtpd.testing.page import InboxPage
 
 PATIENCE = 5.0
 """Default time, in seconds, that an inbox waits for a message."""
@@ -39,6 +42,7 @@ class OwnKeywords(TypedDict, total=False):
     users: Mapping[str, str] | None
     size_limit: int | None
     authority: Authority | None
+    web: bool | InboxPage
 
 
 class InboxKeywords(SMTPKeywords, OwnKeywords, total=False):
@@ -68,8 +72,9 @@ class Inbox:
     The server listens on *host* and *port*; port 0 means any free one. *protocol* is ``"smtp"`` or
     ``"lmtp"``. *tls* is None, ``"starttls"`` (mail is refused without it) or ``"implicit"``; TLS
     needs trustme (the extra ``devtls``). *users* maps names to passwords; if there are any, clients
-    must authenticate. *size_limit* is in bytes. All other keywords are those of
-    :class:`aiosmtpd.smtp.SMTP`. Raises ValueError or TypeError for a wrong value.
+    must authenticate. *size_limit* is in bytes. With *web*, the messages are also on a page of
+    ``aiosmtpd inbox`` at :attr:`web_url`; it needs the extra ``inbox``. All other keywords are
+    those of :class:`aiosmtpd.smtp.SMTP`. Raises ValueError or TypeError for a wrong value.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class Inbox:
         users: Mapping[str, str] | None = None,
         size_limit: int | None = None,
         authority: Authority | None = None,
+        web: bool | InboxPage = False,
         **SMTP_parameters: Unpack[SMTPKeywords],
     ) -> None:
         check_names(SMTP_parameters, type(self).__name__, OwnKeywords.__annotations__)
@@ -103,7 +109,9 @@ class Inbox:
             starttls=tls == "starttls",
             users=self._users,
             parameters=SMTP_parameters,
+            web=web,
         )
+        self._own_page = self._server.page if web is True else None
         self._condition = threading.Condition()
         self._watchers: set[Callable[[], None]] = set()
         self._messages: list[DecodedMail] = []
@@ -115,16 +123,31 @@ class Inbox:
     def start(self) -> None:
         """Start the server; raises OSError if it cannot listen."""
         self._server.catcher.take = self._take
-        self._server.start()
+        if self._own_page is not None:
+            self._own_page.start()
+        try:
+            self._server.start()
+        except BaseException:
+            self._stop_page()
+            raise
+        if self._own_page is not None:
+            self._own_page.services.smtp.update(host=self.host, port=self.port)
 
     def stop(self) -> None:
         """Stop the server and keep the messages."""
         self._server.stop(no_assert=True)
+        self._stop_page()
         if self._own_authority and self._authority is not None:
             self._authority.close()
 
+    def _stop_page(self) -> None:
+        if self._own_page is not None:
+            self._own_page.stop()
+
     def clear(self) -> None:
         """Remove messages, faults and transcript, and choose a new :attr:`address`."""
+        if self._own_page is not None:
+            self._own_page.clear()
         self._server.faults.clear()
         with self._condition:
             self._messages = []
@@ -179,6 +202,11 @@ class Inbox:
             for name, password in list(self._users.items())[:1]
         )
         return f"{scheme}://{user}{self._place}"
+
+    @property
+    def web_url(self) -> str:
+        """The address of the page in a browser; ``""`` without *web* and while it is stopped."""
+        return self._server.page.url if self._server.page else ""
 
     @property
     def _place(self) -> str:

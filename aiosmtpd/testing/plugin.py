@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
@@ -17,15 +18,32 @@ import pytest
 if TYPE_CHECKING:
     from aiosmtpd.testing.authority import Authority
     from aiosmtpd.testing.inbox import Inbox, InboxKeywords, StartsInbox
+    from aiosmtpd.testing.page import InboxPage
 
 # Without a stash (pytest before 7.0) reports have no transcripts.
 _INBOXES = pytest.StashKey[list[Any]]() if hasattr(pytest, "StashKey") else None
+_PAGE = pytest.StashKey[Any]() if hasattr(pytest, "StashKey") else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option for the page."""
+    parser.getgroup("aiosmtpd").addoption(
+        "--smtp-inbox-web",
+        action="store_true",
+        help="show the messages of all inboxes on a page in the browser; after a failure, wait "
+        "until you have looked at it",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     text = "smtp(**options): options of the test's smtp_inbox, the same as those of Inbox"
     config.addinivalue_line("markers", f"{text} (tls='starttls', users=..., size_limit=...)")
+    if config.getoption("smtp_inbox_web"):
+        for name in "starlette", "uvicorn", "wsproto":
+            if find_spec(name) is None:
+                text = f'--smtp-inbox-web needs {name}: pip install "aiosmtpd[inbox]"'
+                raise pytest.UsageError(text)
 
 
 def smtp_options(**options: Unpack[InboxKeywords]) -> pytest.MarkDecorator:
@@ -52,11 +70,51 @@ def smtp_ca() -> Iterator[Authority]:
 
 
 @pytest.fixture(scope="session")
-def _smtp_shared() -> Iterator[Inbox]:
+def _smtp_shared(request: pytest.FixtureRequest) -> Iterator[Inbox]:
     from aiosmtpd.testing.inbox import Inbox
 
-    with Inbox() as inbox:
+    with Inbox(web=_page(request.config) or False) as inbox:
         yield inbox
+
+
+def _page(config: pytest.Config) -> InboxPage | None:
+    """Return the page of the run, which the first inbox starts; None if it is not wanted."""
+    # A worker of pytest-xdist has no terminal that says where its page is.
+    if _PAGE is None or not config.getoption("smtp_inbox_web") or hasattr(config, "workerinput"):
+        return None
+    if _PAGE not in config.stash:
+        from aiosmtpd.testing.page import InboxPage  # needs an extra
+
+        config.stash[_PAGE] = InboxPage(usual_port=True)
+        config.stash[_PAGE].start()
+    page: InboxPage = config.stash[_PAGE]
+    return page
+
+
+def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
+    """Say where the page is."""
+    page = config.stash.get(_PAGE, None) if _PAGE is not None else None
+    if page is not None:
+        page.ask_to_look = exitstatus == 1 and is_on_terminal()
+        terminalreporter.write_line(f"the messages of this run: {page.url}")
+
+
+def is_on_terminal() -> bool:
+    """Return True if a person can press a key."""
+    streams = sys.__stdin__, sys.__stdout__
+    return all(stream is not None and stream.isatty() for stream in streams)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the page; after a failure, when a person at the terminal wants it to end."""
+    if _PAGE is None or (page := config.stash.get(_PAGE, None)) is None:
+        return
+    del config.stash[_PAGE]
+    if page.ask_to_look:
+        print(f"{page.url} stays until you press Enter", flush=True)
+        with suppress(KeyboardInterrupt, EOFError):
+            input()
+    page.stop()
 
 
 @pytest.fixture
@@ -69,6 +127,8 @@ def smtp_server(request: pytest.FixtureRequest) -> Iterator[StartsInbox]:
         def start(**options: Unpack[InboxKeywords]) -> Inbox:
             if options.get("tls"):
                 options.setdefault("authority", request.getfixturevalue("smtp_ca"))
+            if (page := _page(request.config)) is not None:
+                options.setdefault("web", page)
             inbox = stack.enter_context(Inbox(**options))
             _remember(request, inbox)
             return inbox
@@ -96,6 +156,9 @@ def smtp_inbox(request: pytest.FixtureRequest) -> Inbox:
 
 
 def _remember(request: pytest.FixtureRequest, inbox: Inbox) -> None:
+    if (page := _page(request.config)) is not None:
+        # The messages of a test have its name as a tag.
+        page.tag = request.node.name
     if _INBOXES is not None:
         request.node.stash.setdefault(_INBOXES, []).append(inbox)
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 
-from aiosmtpd.inbox import own
 from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Store
@@ -31,7 +30,7 @@ PAGE = (
 
 @asynccontextmanager
 async def client_of(services: Services) -> AsyncIterator[httpx.AsyncClient]:
-    app = make_app(services, own.routes(services))
+    app = make_app(services)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8025") as client:
         yield client

@@ -16,7 +16,8 @@ ANYWHERE = ("-l", "127.0.0.1:0", "--web", "127.0.0.1:0")
 
 
 @pytest.fixture(autouse=True)
-def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def _usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "PROGRAM", "aiosmtpd")
     for name in os.environ:
         if name.startswith("MP_"):
             monkeypatch.delenv(name)
