@@ -183,7 +183,8 @@ export class Message {
       const content = await chosen.render(this, panel, isCurrent);
       if (content && isCurrent()) {
         panel.replaceChildren(...[content].flat());
-        panel.scrollTop = 0;
+        const own = panel.querySelector('.own');
+        panel.scrollTop = own ? own.offsetTop - 48 : 0;
       }
     } catch (error) {
       if (isCurrent()) panel.replaceChildren(el('div', { class: 'pad' }, complaint(error, () => { delete panel.dataset.shows; this.choose(chosen.id, false); })));

@@ -95,7 +95,7 @@ async function show(more = {}) {
     if (isNarrow() && !more.quietly && page.key === key) $('message').focus({ preventScroll: true });
   } else {
     message?.close();
-    $('message').replaceChildren(el('p', { class: 'nothing' }, icon('mail'), list.rows.length ? 'Choose a message' : ''));
+    $('message').replaceChildren(el('p', { class: 'nothing' }, icon('mail'), 'Choose a message'));
     delete $('message').dataset.key;
   }
   rail();
@@ -123,7 +123,7 @@ function listChanged(what, value) {
     rail();
     title();
     showEmpty(value);
-    if (!page.key && !page.panel) $('message').querySelector('.nothing')?.lastChild.replaceWith(list.rows.length ? 'Choose a message' : '');
+    document.body.dataset.rows = value ? 'some' : 'none';
   } else if (what === 'new') {
     announce(value);
     follow(value);
@@ -209,7 +209,7 @@ function rail() {
   const people = new Map();
   for (const row of list.rows) for (const one of [...row.To, ...row.Bcc]) people.set(one.Address, (people.get(one.Address) || 0) + 1);
   const names = [...people].filter(([name]) => name).sort((a, b) => b[1] - a[1]).slice(0, MOST_NAMES).map(([name]) => name).sort();
-  const inboxes = Object.entries(page.settings.inboxes || {});
+  const inboxes = (page.settings.inboxes || []).map((one) => [one.name, one.query]);
   const state = JSON.stringify([total, unread, rejected, names, list.tags, inboxes, page.query, page.panel, page.faults]);
   if ($('rail').dataset.state === state) return;
   $('rail').dataset.state = state;
@@ -483,6 +483,7 @@ document.addEventListener('click', (event) => {
   if (document.body.classList.contains('with-rail') && !event.target.closest('#rail, #rail-button')) closeRail();
 });
 
+if (isNarrow()) $('search').placeholder = 'Search';
 setTheme(remembered('theme', 'auto'));
 $('follow').setAttribute('aria-pressed', page.follow);
 if (remembered('split', 0)) split(remembered('split', 420));

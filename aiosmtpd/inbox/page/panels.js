@@ -183,7 +183,7 @@ export class FaultsPanel {
     this.count = faults.length;
     this.list.replaceChildren(...(faults.length ? faults.map((one) => el('li', {},
       icon('fault'), el('code', {}, one.rule),
-      el('span', { class: 'quiet' }, `struck ${one.struck.toLocaleString('en')} of ${plural(one.met, 'time')} met`),
+      el('span', { class: 'quiet' }, `struck ${one.struck.toLocaleString('en')} of ${plural(one.met, 'time')}`),
       button(`Remove ${one.rule}`, 'cross', () => this.change(() => send('DELETE', `api/faults/${one.id}`)))))
       : [el('li', { class: 'quiet' }, 'No faults: the server works as it should.')]));
   }

@@ -4,7 +4,7 @@ import { action, bytes, copyButton, el, icon, place, plural, remember, remembere
 
 // Characters of a source that are shown at first.
 const CUT = 2_000_000;
-const WIDTHS = { fit: 'Fit', 768: '768', 360: '360' };
+const WIDTHS = [['fit', 'Fit'], ['768', '768'], ['360', '360']];
 // Milliseconds after which a frame is shown although its images have not all come.
 const FRAME = 1500;
 
@@ -55,8 +55,8 @@ function frameTools(canvas) {
     canvas.dataset.canvas = remembered('canvas', 'light');
   };
   const choice = (label, name, values, title) => el('div', { class: 'choice', role: 'group', 'aria-label': label, title },
-    Object.entries(values).map(([value, text]) => {
-      const made = el('button', { type: 'button', 'aria-pressed': String(remembered(name, Object.keys(values)[0])) === value }, text);
+    values.map(([value, text]) => {
+      const made = el('button', { type: 'button', 'aria-pressed': String(remembered(name, values[0][0]) === value) }, text);
       made.addEventListener('click', () => {
         remember(name, value);
         for (const other of made.parentNode.children) other.setAttribute('aria-pressed', other === made);
@@ -67,7 +67,7 @@ function frameTools(canvas) {
   apply();
   return el('div', { class: 'frame-tools' },
     choice('Width in pixels', 'width', WIDTHS),
-    choice('Canvas', 'canvas', { light: 'Light', dark: 'Dark' }, 'The colour around and under the message. A page cannot make a mail program’s dark mode: only colours that the message has for dark screens follow.'),
+    choice('Canvas', 'canvas', [['light', 'Light'], ['dark', 'Dark']], 'The colour under the message: it shows what has no colour of its own. Colours that the message has for dark screens follow those of your system; a page cannot choose them.'),
     el('p', { class: 'images' }));
 }
 
@@ -377,7 +377,9 @@ async function checksOf(view) {
 // SMTP: the dialogue of a session.
 
 export function smtpOf(session, { id, line, go, isOwn }) {
-  const [from, to] = session.transaction || [0, 0];
+  const [from, last] = session.transaction || [0, 0];
+  // The reply to the mail data came after the message was stored.
+  const to = id && session.lines[last]?.text.endsWith(id) ? last + 1 : last;
   const others = session.messages.filter((one) => one !== id);
   const tls = session.tls ? `${session.tls.version} ${session.tls.cipher}` : 'no TLS';
   const here = line === undefined ? -1 : refusing(session.lines, line);
