@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.message import EmailMessage
+from email.policy import SMTP
 from typing import Any
 
 from attrs import define
@@ -40,7 +41,7 @@ class Box:
 
     def send(self, message: EmailMessage | bytes, to: str = "bob@example.org") -> str:
         """Send a message by SMTP; return its id."""
-        content = message if isinstance(message, bytes) else message.as_bytes()
+        content = message if isinstance(message, bytes) else message.as_bytes(policy=SMTP)
         with smtplib.SMTP("127.0.0.1", self.smtp_port) as client:
             client.ehlo("client.test")
             client.mail("ann@example.org")
@@ -129,6 +130,6 @@ def mail(
 def rich(subject: str = "Reset your password") -> EmailMessage:
     """Return a message for which each tab has something to show."""
     made = mail(subject, html=HTML, X_Tags="account")
-    made.add_attachment("BEGIN:VEVENT\r\nSUMMARY:Lunch\r\nEND:VEVENT\r\n", subtype="calendar")
+    made.add_attachment("BEGIN:VEVENT\nSUMMARY:Lunch\nEND:VEVENT\n", subtype="calendar")
     made.add_attachment(b"%PDF", maintype="application", subtype="pdf", filename="report.pdf")
     return made

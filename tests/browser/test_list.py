@@ -107,7 +107,7 @@ def test_delete_can_be_taken_back(page: Page, box: Box) -> None:
     rows(page).nth(1).wait_for()
     rows(page).first.focus()
     page.keyboard.press("Delete")
-    page.get_by_text("1 message deleted").wait_for()
+    page.get_by_text("1 message deleted", exact=True).wait_for()
     assert rows(page).count() == 1
     assert page.evaluate("document.activeElement.innerText").count("First") == 1
     page.keyboard.press("z")
@@ -122,7 +122,7 @@ def test_delete_happens_when_the_time_is_over(page: Page, box: Box) -> None:
     page.clock.install()
     rows(page).first.focus()
     page.keyboard.press("#")
-    page.get_by_text("1 message deleted").wait_for()
+    page.get_by_text("1 message deleted", exact=True).wait_for()
     page.clock.run_for(3000)
     assert box.store.counts().total == 1
     with page.expect_response(lambda answer: answer.request.method == "DELETE"):
@@ -134,7 +134,7 @@ def test_leaving_the_page_ends_the_time_for_undo(page: Page, box: Box) -> None:
     box.send(mail("Gone"))
     rows(page).first.focus()
     page.keyboard.press("#")
-    page.get_by_text("1 message deleted").wait_for()
+    page.get_by_text("1 message deleted", exact=True).wait_for()
     page.reload()
     page.get_by_role("heading", name="Waiting for mail").wait_for()
     assert box.store.counts().total == 0
@@ -145,9 +145,9 @@ def test_select_all_deletes_the_matches_of_then(page: Page, box: Box) -> None:
         box.send(mail(f"Old {number}"))
     page.reload()
     page.get_by_role("button", name="Select all 55 that match").click()
-    page.get_by_text("55 selected").wait_for()
+    page.locator("#count", has_text="55 selected").wait_for()
     page.locator("#bulk").get_by_role("button", name="Delete").click()
-    page.get_by_text("55 messages deleted").wait_for()
+    page.get_by_text("55 messages deleted", exact=True).wait_for()
     box.send(mail("Too late"))
     page.reload()
     rows(page).first.wait_for()

@@ -17,7 +17,7 @@ export class Live {
     this.failures = 0;
     this.tries = 0;
     this.since = null;
-    this.missed = false;
+    this.missed = true;
     this.connect();
   }
 

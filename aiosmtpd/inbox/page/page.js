@@ -1,17 +1,25 @@
 // The page: its address, its keys, and what is where.
 
-import { $, button, clock, el, get, icon, person, place, plural, remember, remembered, say } from './kit.js';
+import { $, button, clock, el, get, icon, person, place, plural, Problem, remember, remembered, say } from './kit.js';
 import { asksRejected, goneText, List } from './list.js';
 import { Live } from './live.js';
 
 const THEMES = { auto: 'as the system', light: 'light', dark: 'dark' };
 const MOST_NAMES = 8;
-const lazy = { message: () => import('./message.js'), panels: () => import('./panels.js') };
+// Modules that the first view does not need. They are fetched when there is time, because a page
+// that has lost its server must still be able to show what it has.
+const lazy = { message: () => import('./message.js').catch(missing), panels: () => import('./panels.js').catch(missing) };
+
 
 const page = { query: '', key: '', panel: '', follow: remembered('follow', false), settings: {}, split };
 let message = null;
 let faults = null;
 let drawn = '';
+
+function missing() {
+  list.failed(new Problem(0, 'A file of this page cannot be loaded'));
+  return new Promise(() => {});
+}
 
 // Icons of the buttons that are in the page from the beginning.
 for (const made of document.querySelectorAll('[data-icon]')) made.prepend(icon(made.dataset.icon));
@@ -496,5 +504,6 @@ first.then(() => { if (!page.key && !page.panel) show(); });
 showCounts();
 loadSettings();
 get('api/v1/webui').then((found) => { page.label = found.Label || ''; title(); }, () => {});
+(window.requestIdleCallback || setTimeout)(() => { lazy.message(); lazy.panels(); }, { timeout: 2000 });
 new Live((kind, data) => list.event(kind, data), () => list.refresh(), state);
 

@@ -177,7 +177,7 @@ function finder(box, more) {
     CSS.highlights.delete('here');
     if (ranges.length) {
       CSS.highlights.set('found', new Highlight(...ranges.slice(0, 2000)));
-      CSS.highlights.set('here', new Highlight(ranges[at]));
+      if (at >= 0) CSS.highlights.set('here', new Highlight(ranges[at]));
     }
   };
   const go = (by) => {
