@@ -18,8 +18,12 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
 import aiosmtpd
+from aiosmtpd.cli.mailpit import ALIASES, AS_IT_IS, PAIRS
 from aiosmtpd.cli.options import COMMANDS
 from aiosmtpd.engine import diagnostics as advice
+from aiosmtpd.inbox.own import routes as own_routes
+from aiosmtpd.inbox.services import Services
+from aiosmtpd.inbox.store import Store
 from aiosmtpd.main import _parser
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import LIMIT_NAMES
@@ -130,6 +134,7 @@ def options_of(parser: ArgumentParser) -> Iterable[str]:
             spelt = ", ".join(action.option_strings) or str(action.metavar)
             takes = action.option_strings and action.nargs != 0
             name = action.metavar or "|".join(action.choices or [action.dest.upper()])
+            name = name if isinstance(name, str) else " ".join(name)
             value = f" {name}" if takes else ""
             about = str(action.help).replace("%%", "%").replace("*", r"\*")
             about = re.sub(r"(?<!\S)(--[a-z][a-z-]*)", r"``\1``", about)
@@ -174,6 +179,11 @@ PROMISED = {
     "reference/session-and-envelope": lambda: (
         {*vars(Session(None)), *vars(Envelope())} - {"_login_data", "_recipients"}
         | {"login_data", "client_address", "recipients"}
+    ),
+    "reference/inbox": lambda: (
+        {*ALIASES, *AS_IT_IS}
+        | {name for pair in PAIRS.values() for name in pair}
+        | {route.path.split("/")[2] for route in own_routes(Services(Store()))}
     ),
     "reference/auth": lambda: _keywords(AuthResult.__init__),
 }

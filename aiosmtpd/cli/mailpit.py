@@ -108,7 +108,7 @@ AS_IT_IS = {
 }
 """Variables that ask for something that is always so here."""
 
-_PAIRS = {
+PAIRS = {
     "MP_KEEP": ("MP_MAX_MESSAGES", "MP_MAX_AGE"),
     "MP_UI_TLS": ("MP_UI_TLS_CERT", "MP_UI_TLS_KEY"),
 }
@@ -127,7 +127,7 @@ def words_of(
     words: list[str] = []
     notes: list[str] = []
     for name in sorted(environment):
-        if not name.startswith("MP_") or any(name in pair for pair in _PAIRS.values()):
+        if not name.startswith("MP_") or any(name in pair for pair in PAIRS.values()):
             continue
         value = environment[name]
         alias = ALIASES.get(name)
@@ -172,7 +172,7 @@ def _add_keep(
     notes: list[str],
 ) -> None:
     """Add ``--keep`` for the number and the age of messages; 0 means any."""
-    names = [name for name in _PAIRS["MP_KEEP"] if environment.get(name)]
+    names = [name for name in PAIRS["MP_KEEP"] if environment.get(name)]
     if not names:
         return
     limits = []
@@ -196,10 +196,10 @@ def _add_web_tls(
     words: list[str],
     notes: list[str],
 ) -> None:
-    files = [environment.get(name, "") for name in _PAIRS["MP_UI_TLS"]]
+    files = [environment.get(name, "") for name in PAIRS["MP_UI_TLS"]]
     if not any(files):
         return
-    names = " and ".join(_PAIRS["MP_UI_TLS"])
+    names = " and ".join(PAIRS["MP_UI_TLS"])
     if not all(files):
         parser.error(f"{names} need each other: set both")
     if "web_tls" in given:

@@ -50,13 +50,13 @@ class Waiter:
         mail = DecodedMail(session, envelope)
         if self.code is not None:
             return "250 OK"
-        shown = self._shown(mail)
+        shown = self.shown(mail)
         if shown is None:
             return "250 OK"
         self._session = session
         server.loop.call_later(FAREWELL, self._finish)
         try:
-            _print(shown)
+            print_shown(shown)
         except OSError as error:
             log.error("The message cannot be printed: %s", error)
             self.code = 1
@@ -75,7 +75,7 @@ class Waiter:
         end, self.end = self.end, lambda: None
         end()
 
-    def _shown(self, mail: DecodedMail) -> str | bytes | None:
+    def shown(self, mail: DecodedMail) -> str | bytes | None:
         """Return the text or bytes to print; None if the message does not match."""
         settings = self._settings
         reason = next(self._wanted.differences(mail), None)
@@ -123,7 +123,8 @@ def _printable(link: str, stream: TextIO) -> str:
     return "".join(map(shown, link))
 
 
-def _print(shown: str | bytes) -> None:
+def print_shown(shown: str | bytes) -> None:
+    """Print a message, or a part of it, to the standard output."""
     if isinstance(shown, str):
         write(shown, sys.stdout)
         return

@@ -39,6 +39,10 @@ def main(args: Sequence[str], program: str) -> int:
     parser = make_parser(program)
     settings = _settings(parser, args)
     # Imported after parsing, so that --help is fast.
+    if settings.inbox is not None:
+        from aiosmtpd.cli.inbox_wait import ask
+
+        return ask(parser, settings)
     from aiosmtpd.cli.checks import check_auth, complete
     from aiosmtpd.cli.one_message import Waiter, wait
 
@@ -92,6 +96,12 @@ def _add_wanted_options(parser: ArgumentParser) -> None:
         help="Give up after this time, with exit code 1. Default: never.",
     )
     group.add_argument("--ready-file", metavar="PATH", help=options.READY_FILE)
+    group.add_argument(
+        "--inbox",
+        metavar="URL",
+        help="Do not listen: wait for the message in the aiosmtpd inbox at this address, such as "
+        "http://127.0.0.1:8025/. Messages that are there count, the newest first.",
+    )
 
 
 def _add_printing_options(parser: ArgumentParser) -> None:

@@ -18,12 +18,15 @@ DRAINED = 64 << 20
 SECONDS_TO_DRAIN = 10
 """Bytes and seconds of a body over the limit that are read, so that the client gets the answer."""
 
+CLOSE = {"connection": "close"}
+"""Else the server would go on reading the body, and drop it."""
+
 
 class TooLarge(HTTPException):
     """The body of a request is larger than the limit."""
 
     def __init__(self) -> None:
-        super().__init__(413, "the body is too large")
+        super().__init__(413, "the body is too large", CLOSE)
 
 
 class BodyLimit:
@@ -71,7 +74,7 @@ class _Body:
                 message = await self._receive()
         except TimeoutError:
             self._has_ended = True
-            raise HTTPException(408, "the body did not come in time") from None
+            raise HTTPException(408, "the body did not come in time", CLOSE) from None
         self._size += len(message.get("body", b""))
         self._has_ended = not message.get("more_body", False)
         return message

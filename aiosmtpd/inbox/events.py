@@ -115,7 +115,7 @@ class Hub:
             if last is not None:
                 missed = [event for event in self._kept if event.number > last]
                 oldest = self._kept[0].number if self._kept else self._last + 1
-                if not self._first <= last or last + 1 < oldest:
+                if not self._first <= last <= self._last or last + 1 < oldest:
                     missed = [Numbered(self._last, "prune", "null")]
             for event in missed:
                 client.add(event)

@@ -79,7 +79,7 @@ class Lists:
         self, request: Request, page: partial[Summary], start: int, limit: int
     ) -> Response:
         if limit > LARGEST_PAGE:
-            return json_stream(_streamed(page, start, limit))
+            return json_stream(streamed(page, start, limit))
         return await json_answer(request, lambda: page(start=start, limit=limit).json())
 
     async def mark(self, request: Request) -> Response:
@@ -145,7 +145,7 @@ async def _ids_of(body: bytes) -> list[str]:
     return Fields(value).texts("IDs")
 
 
-def _streamed(page: partial[Summary], start: int, limit: int) -> Iterator[str]:
+def streamed(page: partial[Summary], start: int, limit: int) -> Iterator[str]:
     """Yield the JSON of a long page in pieces."""
     first = page(start=start, limit=min(limit, LARGEST_PAGE))
     # The number of the rows comes after them: it is not known before.

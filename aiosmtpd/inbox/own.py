@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute, Route
 from aiosmtpd.inbox import checks, copies, export, links, parts, wire
 from aiosmtpd.inbox.letter import Letter
 from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
+from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.records import SessionLog
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.stored import StoredMail
@@ -171,6 +172,7 @@ class _Own:
             log.messages = (mail.id,)
         found: dict[str, Any] = json.loads(log.json())
         found["transaction"] = _place_of(mail, log)
+        found["envelope"] = {"from": mail.sender, "to": mail.recipients}
         return found
 
     # Faults.
@@ -280,9 +282,7 @@ class _Own:
         host, port = smtp.get("host") or "127.0.0.1", smtp.get("port") or 1025
         where = f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
         netloc = request.headers.get("host") or "127.0.0.1:8025"
-        # A trusted proxy may serve the page below a path of its own.
-        root = request.scope.get("inbox.prefix", "") + self._services.options.root
-        return copies.Places(where, f"{request.url.scheme}://{netloc}{root}")
+        return copies.Places(where, f"{request.url.scheme}://{netloc}{base_of(request)}")
 
     # All messages.
 

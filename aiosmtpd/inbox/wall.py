@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,6 +22,7 @@ PAGE_POLICY = (
 
 PERMISSIONS = "camera=(), microphone=(), geolocation=(), clipboard-read=()"
 
+_HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{1,5})?")
 _LOCAL = (".localhost", ".local", ".internal", ".test", ".lan", ".home.arpa")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9_@~-][A-Za-z0-9_.@~-]*)*/?")
 _PART = re.compile(r"/api/v1/message/[0-9A-Za-z]{22}/part/[0-9.]+")
@@ -118,14 +118,8 @@ class HostCheck:
 
 def _name_of(host: str) -> str | None:
     """Return the name or address in a Host field, in lower case; None if it cannot be."""
-    try:
-        parts = urlsplit(f"//{host}")
-        name, _ = parts.hostname, parts.port
-    except ValueError:
-        return None
-    if parts.path or parts.query or parts.fragment or "@" in host or not name:
-        return None
-    return name.rstrip(".")
+    found = _HOST.fullmatch(host)
+    return (found[1] or found[2]).lower().rstrip(".") if found else None
 
 
 def _is_address(name: str) -> bool:

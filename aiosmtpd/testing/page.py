@@ -94,8 +94,8 @@ class InboxPage:
     def clear(self) -> None:
         """Remove all messages and refused attempts from the page."""
         if self._web is not None:
-            self.store.delete(None)
-            self.store.delete_attempts()
+            self.store.delete(None).result()
+            self.store.delete_attempts().result()
 
     async def take(self, server: Any, session: Any, envelope: Any) -> None:
         """Show a message that has been received."""

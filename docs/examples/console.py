@@ -3,6 +3,7 @@
 import doctest
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parent
@@ -24,8 +26,8 @@ SHIMS = {
 NOT_OURS = {"PYTEST_ADDOPTS", "SMTP_HOST", "XDG_CACHE_HOME"}
 """Variables that would change what the commands do."""
 
-PAGES_PORT = "8025"
-"""The port in the text of a page; the commands get a free port."""
+PAGES_PORTS = ("8025", "1025")
+"""The ports in the text of a page; the commands get free ports."""
 
 
 class Console:
@@ -33,8 +35,12 @@ class Console:
 
     def __init__(self, folder: Path) -> None:
         self._running: dict[str, _Running] = {}
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = str(free.getsockname()[1])
+        with (
+            socket.create_server(("127.0.0.1", 0)) as first,
+            socket.create_server(("127.0.0.1", 0)) as second,
+        ):
+            free = [str(one.getsockname()[1]) for one in (first, second)]
+        self._ports = dict(zip(PAGES_PORTS, free, strict=True))
         programs = folder / "bin"
         programs.mkdir()
         for name, arguments in SHIMS.items():
@@ -65,11 +71,18 @@ class Console:
             self._running[terminal].compare(before.lstrip("\n"))
         for one in commands:
             command, _, output = one.partition("\n")
-            self._run(terminal, command.replace(PAGES_PORT, self.port), output)
+            used = [port for port in PAGES_PORTS if port in command]
+            port = self._ports[(used or PAGES_PORTS)[0]]
+            self._run(terminal, _replaced(command, self._ports), output, port)
 
-    def _run(self, terminal: str, command: str, output: str) -> None:
+    def _as_on_the_page(self, text: str) -> str:
+        return _replaced(text, {free: port for port, free in self._ports.items()})
+
+    def _run(self, terminal: str, command: str, output: str, port: str) -> None:
         if terminal:
-            self._running[terminal] = _Running(command, self._environment, self.port)
+            self._running[terminal] = _Running(
+                command, self._environment, port, self._as_on_the_page
+            )
             self._running[terminal].compare(output)
             return
         done = subprocess.run(  # noqa: S603 - the page's own
@@ -80,7 +93,7 @@ class Console:
             encoding="utf-8",
             timeout=PATIENCE,
         )
-        found = done.stdout.replace(self.port, PAGES_PORT)
+        found = self._as_on_the_page(done.stdout)
         assert _same(output, found), f"$ {command}\n{found}"
 
     def close(self) -> None:
@@ -92,8 +105,11 @@ class Console:
 class _Running:
     """A server in a terminal."""
 
-    def __init__(self, command: str, environment: dict[str, str], port: str) -> None:
+    def __init__(
+        self, command: str, environment: dict[str, str], port: str, shown: Callable[[str], str]
+    ) -> None:
         self._port = port
+        self._shown = shown
         self._process = subprocess.Popen(  # noqa: S603 - the page's own
             ["/bin/sh", "-c", f"exec {command}"],
             env=environment,
@@ -107,7 +123,7 @@ class _Running:
 
     def _read(self) -> None:
         for line in self._process.stdout or ():
-            self._lines.put(line.replace(self._port, PAGES_PORT))
+            self._lines.put(self._shown(line))
         self._lines.put(None)
 
     def _wait_until_it_listens(self) -> None:
@@ -146,6 +162,10 @@ class _Running:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+
+def _replaced(text: str, words: dict[str, str]) -> str:
+    return re.sub("|".join(words), lambda found: words[found[0]], text)
 
 
 def _same(expected: str, found: str) -> bool:

@@ -54,6 +54,7 @@ async def test_the_dialogue_of_a_message(store: Store) -> None:
     store.save_session(SessionLog(7, lines=[Line(0.1, "C", "EHLO x"), *own])).result()
     found = await got(store, f"/api/message/{id}/smtp")
     assert found["transaction"] == [1, 3]
+    assert found["envelope"] == {"from": "ann@example.org", "to": ["bob@example.org"]}
     assert (found["session"], found["messages"]) == (7, [id])
 
 

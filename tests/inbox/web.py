@@ -34,6 +34,7 @@ class Box:
     port: int
     smtp_port: int
     on_loop: Callable[..., object]
+    web: httpx.Client
 
     @property
     def store(self) -> Store:
@@ -91,7 +92,9 @@ def serving(**options: Any) -> Iterator[Box]:
             assert server.listens.wait(30)
             assert server.loop is not None
             port = server.servers[0].sockets[0].getsockname()[1]
-            yield Box(services, port, smtp.port, server.loop.call_soon_threadsafe)
+            # Without certificates, whose loading takes time.
+            with httpx.Client(verify=False, timeout=30) as web:
+                yield Box(services, port, smtp.port, server.loop.call_soon_threadsafe, web)
         finally:
             if server.loop is not None:
                 server.loop.call_soon_threadsafe(services.stopping.set)

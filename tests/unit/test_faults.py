@@ -251,3 +251,39 @@ def test_faulty_names_its_class_and_refuses_a_wrong_text() -> None:
     assert made.__name__ == "FaultySMTP"
     with pytest.raises(ValueError, match="unknown stage"):
         faulty(SMTP, ["never: drop"])
+
+
+def test_each_fault_counts_what_it_meets() -> None:
+    faults = Faults(["quit: drop every 2", "rcpt: drop"])
+    strikes(faults, 5)
+    first, second = faults.counts()
+    assert (first.number, str(first.fault), first.met, first.struck) == (
+        1,
+        "quit: drop every 2",
+        5,
+        2,
+    )
+    assert (second.number, second.met, second.struck, second.mark) == (2, 0, 0, "")
+
+
+def test_one_fault_is_removed_by_its_number() -> None:
+    faults = Faults(["quit: drop", "quit: drop"])
+    assert faults.remove(1)
+    assert not faults.remove(1)
+    faults.add("quit: drop")
+    assert [one.number for one in faults.counts()] == [2, 3]
+
+
+def test_faults_with_a_mark_are_replaced() -> None:
+    faults = Faults(["quit: drop"])
+    faults.add("mail: drop", mark="chaos")
+    faults.replace(["rcpt: drop", Fault("data", "drop")], mark="chaos")
+    kept = [(one.fault.stage, one.mark) for one in faults.counts()]
+    assert kept == [("quit", ""), ("rcpt", "chaos"), ("data", "chaos")]
+    with pytest.raises(ValueError, match="unknown stage"):
+        faults.replace(["mail: drop", "never: drop"])
+    assert len(faults.counts()) == 3
+    faults.clear(mark="chaos")
+    assert [one.fault.stage for one in faults.counts()] == ["quit"]
+    faults.replace([])
+    assert faults.counts() == []

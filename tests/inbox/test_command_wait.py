@@ -1,0 +1,122 @@
+"""``aiosmtpd wait --inbox``: a message of an inbox that is running, for scripts."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from aiosmtpd import main
+from aiosmtpd.cli import inbox_wait
+from tests.inbox.command import Inbox, running
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
+
+RESET = (
+    "Subject: =?utf-8?q?Your_password_=E2=9C=93?=\n\n"
+    "Use {code} or https://shop.example/reset?t=1. See https://shop.example/help too.\n"
+)
+
+
+@pytest.fixture(scope="module")
+def inbox() -> Iterator[Inbox]:
+    with running("--web-auth", "me:s@crét", "--web-root", "/mail/") as found:
+        found.send(RESET.format(code=111111), "anna@example.org")
+        found.send(RESET.format(code=482913), "anna@example.org")
+        found.send("Subject: other\n\n", "bob@example.org")
+        yield found
+
+
+def url(inbox: Inbox) -> str:
+    return inbox.url.replace("://", "://me:s%40cr%C3%A9t@")
+
+
+def run(inbox: Inbox, *args: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["wait", "--inbox", url(inbox), "--timeout", "0.01", *args])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("args", "out"),
+    [
+        (["--to", "anna@*", "--code"], "482913\n"),
+        (["--to", "/^ANNA@/", "--link", "/reset"], "https://shop.example/reset?t=1\n"),
+        (["--subject", "/✓$/", "--text", "111111", "--code"], "111111\n"),
+        (["--subject", "other"], "Subject: other\n\n"),
+    ],
+)
+def test_a_message_that_is_there(
+    inbox: Inbox, args: list[str], out: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(inbox, *args) == 0
+    assert capfd.readouterr().out.replace("\r\n", "\n") == out
+
+
+def test_a_message_that_comes(
+    inbox: Inbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each request waits for a short time only: the message comes in a later one.
+    monkeypatch.setattr(inbox_wait, "LONGEST_WAIT", 0.05)
+    timer = threading.Timer(0.15, inbox.send, ["Subject: late\n\n", "carl@example.org"])
+    timer.start()
+    assert run(inbox, "--to", "/^carl/", "--timeout", "10", "--json") == 0
+    assert '"subject": "late"' in capfd.readouterr().out
+    timer.join()
+
+
+def test_a_message_that_does_not_come(inbox: Inbox, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(inbox, "--to", "bob@*", "--code") == 1
+    err = capfd.readouterr().err
+    assert err.endswith(
+        "no message to 'bob@*' with a matching code within 0.01 s; 1 came: 'other': no matching "
+        "code\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [
+        ("ftp://x", "'ftp://x' is not the address of an inbox (write http://127.0.0.1:8025/)"),
+        ("http://[x", "'http://[x' is not the address of an inbox"),
+        ("127.0.0.1:1", "http://127.0.0.1:1/ does not answer: connection refused"),
+    ],
+)
+def test_a_wrong_address(where: str, error: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["wait", "--inbox", where])
+    assert caught.value.code == 2
+    assert error in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        ("me:wrong@", "answers 401 Unauthorized"),
+        ("", "answers 401 Unauthorized"),
+    ],
+)
+def test_a_wrong_password(
+    inbox: Inbox, place: str, error: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["wait", "--inbox", inbox.url.replace("://", f"://{place}")])
+    assert caught.value.code == 2
+    err = capfd.readouterr().err
+    assert err.endswith(f"{inbox.url} {error}\n")
+    assert "wrong@" not in err
+
+
+def test_another_path_is_not_an_inbox(inbox: Inbox, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["wait", "--inbox", url(inbox).replace("/mail/", "/other/")])
+    assert caught.value.code == 2
+    assert "is not the address of an inbox" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["-l", "--ready-file"])
+def test_options_of_a_server(option: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["wait", "--inbox", "http://x/", option, ":1"])
+    assert f"leave out {option}\n" in capfd.readouterr().err
