@@ -50,7 +50,12 @@ def square(colour: tuple[int, int, int], side: int = 40) -> bytes:
 
     rows = (b"\0" + bytes(colour) * side) * side
     head = pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def message(sender: str, to: str, subject: str, text: str, **more: str) -> EmailMessage:
@@ -66,17 +71,58 @@ def message(sender: str, to: str, subject: str, text: str, **more: str) -> Email
 
 def messages() -> Iterator[EmailMessage]:
     shop, bob = "Shop <no-reply@shop.example.org>", "Bob Miller <bob@example.org>"
-    yield message("cron@build.example.org", "team@example.org", "Nightly build passed", "412 tests passed in 38 s.\n")
-    yield message("Ann Weber <ann@example.org>", bob, "Re: Lunch on Friday?", "> Lunch on Friday?\n\nYes, at noon.\n")
-    invoice = message(shop, bob, "Your invoice 2026-1142", "Thank you for your order.\n", X_Tags="billing")
-    invoice.add_attachment(b"%PDF-1.7 " + b"x" * 48211, maintype="application", subtype="pdf", filename="invoice-2026-1142.pdf")
+    yield message(
+        "cron@build.example.org",
+        "team@example.org",
+        "Nightly build passed",
+        "412 tests passed in 38 s.\n",
+    )
+    yield message(
+        "Ann Weber <ann@example.org>",
+        bob,
+        "Re: Lunch on Friday?",
+        "> Lunch on Friday?\n\nYes, at noon.\n",
+    )
+    invoice = message(
+        shop, bob, "Your invoice 2026-1142", "Thank you for your order.\n", X_Tags="billing"
+    )
+    invoice.add_attachment(
+        b"%PDF-1.7 " + b"x" * 48211,
+        maintype="application",
+        subtype="pdf",
+        filename="invoice-2026-1142.pdf",
+    )
     invoice.add_attachment("Grüße".encode(), maintype="text", subtype="csv", filename="items.csv")
     yield invoice
-    yield message(shop, "Eve <eve@example.net>", "Grüße aus Köln: Ihre Bestellung ist unterwegs", "Ihr Paket kommt morgen zwischen 10 und 12 Uhr.\n", X_Tags="shipping")
-    yield message("Newsletter <news@shop.example.org>", "subscribers@shop.example.org", "Five things for the weekend", "1. Sleep\n2. Bread\n3. A walk\n", List_Unsubscribe="<https://shop.example.org/out>")
-    yield message("monitor@example.org", "oncall@example.org", "Disk of db-2 is 91 % full", "See https://status.example.org/db-2\n", X_Tags="alerts")
+    yield message(
+        shop,
+        "Eve <eve@example.net>",
+        "Grüße aus Köln: Ihre Bestellung ist unterwegs",
+        "Ihr Paket kommt morgen zwischen 10 und 12 Uhr.\n",
+        X_Tags="shipping",
+    )
+    yield message(
+        "Newsletter <news@shop.example.org>",
+        "subscribers@shop.example.org",
+        "Five things for the weekend",
+        "1. Sleep\n2. Bread\n3. A walk\n",
+        List_Unsubscribe="<https://shop.example.org/out>",
+    )
+    yield message(
+        "monitor@example.org",
+        "oncall@example.org",
+        "Disk of db-2 is 91 % full",
+        "See https://status.example.org/db-2\n",
+        X_Tags="alerts",
+    )
     yield message(shop, bob, "Welcome, Bob", "Hello Bob, here is how to begin.\n")
-    reset = message(shop, bob, "Reset your password", "Hello Bob, somebody asked for a new password for your account.\n\nhttps://shop.example.org/reset/8f3a1c\n\nYour code is 481205.\n", X_Tags="account")
+    reset = message(
+        shop,
+        bob,
+        "Reset your password",
+        "Hello Bob, somebody asked for a new password for your account.\n\nhttps://shop.example.org/reset/8f3a1c\n\nYour code is 481205.\n",
+        X_Tags="account",
+    )
     reset.add_alternative(RESET.format(), subtype="html")
     html = reset.get_payload()[1]
     html.add_related(square((11, 110, 79)), "image", "png", cid="<logo@shop.example.org>")
@@ -86,8 +132,23 @@ def messages() -> Iterator[EmailMessage]:
 @contextmanager
 def inbox() -> Iterator[str]:
     """Run the inbox with its messages; yield the address of its page."""
-    command = [sys.executable, "-m", "aiosmtpd", "inbox", "-l", f"127.0.0.1:{SMTP}", "--web", f"127.0.0.1:{WEB}"]
-    command += ["--hostname", "inbox.test", "--fault", "rcpt *@full.test: 452 4.2.2 mailbox full x3", "-q"]
+    command = [
+        sys.executable,
+        "-m",
+        "aiosmtpd",
+        "inbox",
+        "-l",
+        f"127.0.0.1:{SMTP}",
+        "--web",
+        f"127.0.0.1:{WEB}",
+    ]
+    command += [
+        "--hostname",
+        "inbox.test",
+        "--fault",
+        "rcpt *@full.test: 452 4.2.2 mailbox full x3",
+        "-q",
+    ]
     with subprocess.Popen(command) as process:  # noqa: S603 - our own
         try:
             subprocess.run([*command, "--check", "--wait", "20"], check=True)  # noqa: S603
@@ -101,7 +162,9 @@ def fill() -> None:
         for number, one in enumerate(messages()):
             if number == 4:
                 with suppress(smtplib.SMTPRecipientsRefused):
-                    client.sendmail("no-reply@shop.example.org", ["old@full.test"], "Subject: x\r\n\r\n")
+                    client.sendmail(
+                        "no-reply@shop.example.org", ["old@full.test"], "Subject: x\r\n\r\n"
+                    )
             client.send_message(one)
 
 
@@ -140,7 +203,9 @@ def main() -> None:
         fill()
         for width, height in SIZES.items():
             for theme in "light", "dark":
-                page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)  # type: ignore[arg-type]
+                page = browser.new_page(
+                    viewport={"width": width, "height": height}, color_scheme=theme
+                )  # type: ignore[arg-type]
                 page.goto(url)
                 pictures(page, width, theme)
                 if width == 1280:

@@ -127,7 +127,7 @@ def test_all_of_it_by_keyboard(page: Page, box: Box) -> None:
     press("Enter")
     page.get_by_role("heading", name="Invoice of May").wait_for()
     press("6")
-    page.get_by_text("Choose a password").wait_for()
+    page.locator(".links", has_text="Choose a password").wait_for()
     press("#")
     page.get_by_text("1 message deleted", exact=True).wait_for()
     expect(page.get_by_role("option")).to_have_count(0)

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+pytest_plugins = ["pytester"]
 
-LATIN = b"From: a@b.test\r\nTo: bob@example.org\r\nSubject: =?iso-8859-1?q?Gr=FC=DFe?=\r\n\r\nHi\r\n"
+LATIN = (
+    b"From: a@b.test\r\nTo: bob@example.org\r\nSubject: =?iso-8859-1?q?Gr=FC=DFe?=\r\n\r\nHi\r\n"
+)
 
 
 @pytest.fixture

@@ -161,9 +161,7 @@ async def test_the_largest_message(store: Store) -> None:
     assert answer.status_code == 200
 
 
-async def test_too_much_at_once_has_to_wait(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_too_much_at_once_has_to_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(send, "AT_ONCE", 1)
     web = client_of(store, max_size=1000)
     began, go_on = asyncio.Event(), asyncio.Event()
