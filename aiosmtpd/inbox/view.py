@@ -22,7 +22,7 @@ from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
-from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tokens
+from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tokens, attributes_of
 
 _POPUPS = "allow-popups allow-popups-to-escape-sandbox"
 _POLICY = (
@@ -31,11 +31,15 @@ _POLICY = (
     " frame-ancestors 'self'"
 )
 _IMAGE = re.compile(r"""(=["']?)cid:([^"'<>\s]{1,1000})""", re.IGNORECASE)
+# The policy stops all that these elements could load, but Chromium connects to their hosts before
+# it asks any policy. Programs that are not browsers get the exact HTML.
+_CONNECTS = re.compile(r"<(?=(?:link|iframe|frame)[\s/>])", re.IGNORECASE)
 _HEIGHT = (
     "addEventListener('load',function(){parent.postMessage("
     "{messageHeight:document.documentElement.scrollHeight},'*')})"
 )
 _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
+_PRAGMA = frozenset({"http-equiv"})
 _DECODED = frozenset({"textarea", "title"})
 
 
@@ -72,6 +76,8 @@ class Views(Finder):
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         remote = self._remote or (is_own and query.get("remote") == "1")
         nonce = token_urlsafe(16) if query.get("embed") == "1" else ""
+        if nonce or "sec-fetch-dest" in request.headers:
+            html = _CONNECTS.sub("<x-", html)
         if nonce:
             html = await asyncio.to_thread(embedded, html, nonce)
         return Response(
@@ -137,6 +143,9 @@ def embedded(html: str, nonce: str) -> str:
             pieces.append(token if raw else escape(token, quote=False))
             continue
         raw = ""
+        if token.name == "meta" and attributes_of(token.source, _PRAGMA):
+            # With scripts allowed, a refresh could lead the window to another place.
+            continue
         if token.closes:
             if token.name == "body":
                 end = len(pieces)

@@ -1,0 +1,587 @@
+// The list: messages and refused attempts, newest first, in one order.
+
+import { $, action, age, bytes, complaint, el, get, icon, later, longTime, person, plural, say, send, shortTime } from './kit.js';
+
+const PAGE = 50;
+// Rows that stay while messages arrive; the button below fetches older ones again.
+const MOST = 300;
+const UNDO = 5000;
+
+export const terms = (query) => query.match(/(?:[^\s"]|"[^"]*(?:"|$))+/g) || [];
+export const asksRejected = (query) => terms(query).some((term) => term.toLowerCase() === 'is:rejected');
+const withoutRejected = (query) => terms(query).filter((term) => term.toLowerCase() !== 'is:rejected').join(' ');
+
+export class List {
+  // *open(key)* is called with the key of a row: an id, or "try-7" for a refused attempt.
+  constructor(open, changed) {
+    this.open = open;
+    this.changed = changed;
+    this.query = '';
+    this.rows = [];
+    this.attempts = [];
+    this.arrived = [];
+    this.more = false;
+    this.numbers = { total: 0, unread: 0, matches: 0, rejected: 0 };
+    this.tags = [];
+    this.checked = new Set();
+    this.all = false;
+    this.opened = '';
+    this.focused = '';
+    this.anchor = '';
+    this.hidden = null;
+    this.loaded = false;
+    this.asked = 0;
+    this.elements = new WeakMap();
+    this.draw = later(() => this.render(), 100);
+    this.count = later(() => this.recount(), 250);
+    this.again = later(() => this.refresh().catch(() => {}), 300);
+    this.tries = later(() => this.fetchAttempts().catch(() => {}), 200);
+    this.ul = $('rows');
+    this.ul.addEventListener('click', (event) => this.clicked(event));
+    this.ul.addEventListener('focusin', (event) => {
+      const row = event.target.closest('[role=option]');
+      if (row) this.setFocus(row.dataset.key, false);
+    });
+    $('select-all').addEventListener('click', () => this.checkAll());
+    $('arrived').addEventListener('click', () => this.letIn());
+    addEventListener('pagehide', () => this.commit(true));
+  }
+
+  // Fetching.
+
+  path(start, limit = PAGE) {
+    const query = this.query.trim();
+    const values = new URLSearchParams({ start, limit });
+    if (!query) return `api/v1/messages?${values}`;
+    values.set('query', query);
+    values.set('tz', Intl.DateTimeFormat().resolvedOptions().timeZone);
+    return `api/v1/search?${values}`;
+  }
+
+  async show(query) {
+    const again = query === this.query && this.loaded;
+    this.query = query;
+    if (!again) {
+      this.uncheck(false);
+      this.arrived = [];
+    }
+    try {
+      await this.refresh();
+      if (!again) $('scroll').scrollTop = 0;
+    } catch (error) {
+      this.failed(error);
+    }
+  }
+
+  failed(error) {
+    $('notice').replaceChildren(complaint(error, () => this.show(this.query)));
+  }
+
+  // Fetch the first page again; raises Problem. Older rows that were loaded stay.
+  async refresh() {
+    const asked = ++this.asked;
+    const query = this.query;
+    const [page] = await Promise.all([
+      asksRejected(query) ? get('api/v1/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length, MOST)))),
+      this.fetchAttempts(),
+    ]);
+    if (asked !== this.asked || query !== this.query) return;
+    this.take(page);
+    this.loaded = true;
+    $('notice').replaceChildren();
+    this.render();
+    if (!this.rows.length && !this.attempts.length) this.changed('empty');
+  }
+
+  take(page) {
+    this.numbers.total = page.total;
+    this.numbers.unread = page.unread;
+    this.tags = page.tags;
+    if (asksRejected(this.query)) {
+      this.rows = [];
+      this.arrived = [];
+      this.more = false;
+      return;
+    }
+    this.numbers.matches = page.messages_count;
+    const waiting = new Set(this.arrived.map((row) => row.ID));
+    const before = new Map(this.rows.map((row) => [row.ID, row]));
+    this.rows = page.messages.filter((row) => !waiting.has(row.ID)).map((row) => sameOr(before.get(row.ID), row));
+    this.more = this.rows.length + this.arrived.length < page.messages_count;
+  }
+
+  // Refused attempts stand among all messages, or alone for is:rejected.
+  async fetchAttempts() {
+    const query = this.query;
+    const own = asksRejected(query);
+    try {
+      const values = new URLSearchParams({ start: 0, limit: own ? 500 : 200 });
+      if (own && withoutRejected(query)) values.set('query', withoutRejected(query));
+      const found = await get(`api/rejected?${values}`);
+      if (query !== this.query) return;
+      if (!own || !withoutRejected(query)) this.numbers.rejected = found.total;
+      if (own) this.numbers.matches = found.total;
+      const before = new Map(this.attempts.map((one) => [one.id, one]));
+      const attempts = found.attempts.map((one) => before.get(one.id) || one);
+      this.attempts = own || !query.trim() ? attempts : [];
+      this.latest = found.attempts[0];
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      this.numbers.rejected = null;
+      this.attempts = [];
+    }
+    if (this.loaded) this.render();
+  }
+
+  async older() {
+    const below = $('below');
+    try {
+      const page = await get(this.path(this.rows.length + this.arrived.length));
+      const known = new Set([...this.rows, ...this.arrived].map((row) => row.ID));
+      const fresh = page.messages.filter((row) => !known.has(row.ID));
+      this.rows.push(...fresh);
+      this.more = page.messages.length > 0 && this.rows.length + this.arrived.length < page.messages_count;
+      this.render();
+      if (fresh.length) this.setFocus(fresh[0].ID, true);
+    } catch (error) {
+      below.replaceChildren(complaint(error, () => this.older()));
+    }
+  }
+
+  // Events.
+
+  event(kind, data) {
+    if (kind === 'stats') {
+      this.numbers.total = data.Total;
+      this.numbers.unread = data.Unread;
+      if (!this.query.trim()) this.numbers.matches = data.Total;
+      this.draw();
+    } else if (kind === 'new') {
+      if (this.query.trim()) this.again();
+      else this.arrive([data]);
+    } else if (kind === 'update') {
+      this.update(data);
+    } else if (kind === 'delete') {
+      this.forget([data.ID]);
+      if (this.query.trim()) this.count();
+    } else if (kind === 'prune' || kind === 'truncate') {
+      this.again();
+      this.changed(kind);
+    } else if (kind === 'rejected' || kind === 'error') {
+      this.tries();
+    } else if (kind === 'fault') {
+      this.changed('fault');
+    }
+  }
+
+  arrive(rows) {
+    const known = new Set([...this.rows, ...this.arrived].map((row) => row.ID));
+    const fresh = rows.filter((row) => !known.has(row.ID));
+    if (!fresh.length) return;
+    fresh.sort((a, b) => b.Created.localeCompare(a.Created));
+    for (const row of fresh) for (const tag of row.Tags) if (!this.tags.includes(tag)) this.tags.push(tag);
+    this.arrived = [...fresh, ...this.arrived];
+    this.changed('new', fresh[0]);
+    this.draw();
+  }
+
+  isStill() {
+    return $('scroll').scrollTop < 8 && !this.opened && !this.checked.size && !this.ul.contains(document.activeElement);
+  }
+
+  letIn() {
+    const hadFocus = document.activeElement === $('arrived');
+    this.rows = [...this.arrived, ...this.rows];
+    if (this.rows.length > MOST && $('scroll').scrollTop < 8) {
+      this.rows.length = MOST;
+      this.more = true;
+    }
+    this.arrived = [];
+    this.render();
+    if (hadFocus) {
+      $('scroll').scrollTop = 0;
+      this.setFocus(this.keys()[0], true);
+    }
+  }
+
+  update(change) {
+    const swap = (rows) => {
+      const at = rows.findIndex((row) => row.ID === change.ID);
+      if (at >= 0) rows[at] = { ...rows[at], ...change };
+    };
+    swap(this.rows);
+    swap(this.arrived);
+    if (change.Tags) for (const tag of change.Tags) if (!this.tags.includes(tag)) this.tags.push(tag);
+    this.draw();
+  }
+
+  forget(ids) {
+    const gone = new Set(ids);
+    this.rows = this.rows.filter((row) => !gone.has(row.ID));
+    this.arrived = this.arrived.filter((row) => !gone.has(row.ID));
+    for (const id of ids) this.checked.delete(id);
+    this.draw();
+  }
+
+  async recount() {
+    try {
+      const page = await get(this.path(0, 1));
+      this.numbers.matches = page.messages_count;
+      this.render();
+    } catch {
+      // The next event counts again.
+    }
+  }
+
+  // Drawing.
+
+  items() {
+    const hidden = this.hidden?.ids || new Set();
+    const items = this.hidden?.all ? [] : this.rows.filter((row) => !hidden.has(row.ID)).map((row) => ({ key: row.ID, at: row.Created, row }));
+    const last = this.more && this.rows.length ? new Date(this.rows.at(-1).Created).getTime() : -Infinity;
+    for (const one of grouped(this.attempts)) {
+      if (new Date(one.attempt.at).getTime() >= last) items.push(one);
+    }
+    if (items.length > this.rows.length || this.attempts.length) {
+      const time = new Map(items.map((item) => [item, new Date(item.at).getTime()]));
+      items.sort((a, b) => time.get(b) - time.get(a));
+    }
+    return items;
+  }
+
+  keys() {
+    return [...this.ul.children].map((row) => row.dataset.key);
+  }
+
+  render() {
+    if (this.arrived.length && this.isStill()) {
+      this.letIn();
+      return;
+    }
+    const items = this.items();
+    const keys = new Set(items.map((item) => item.key));
+    if (!keys.has(this.focused)) this.focused = keys.has(this.opened) ? this.opened : items[0]?.key || '';
+    this.reconcile(items.map((item) => this.element(item)));
+    for (const row of this.ul.children) this.mark(row);
+    this.ul.hidden = !items.length;
+    this.below(items.length);
+    this.bar();
+    this.changed('drawn', items.length);
+  }
+
+  element(item) {
+    const subject = item.row || item.attempt;
+    let made = this.elements.get(subject);
+    if (!made || (item.attempt && made.dataset.times !== String(item.count))) {
+      made = item.row ? mailRow(item.row) : attemptRow(item.attempt, item.count);
+      made.dataset.key = item.key;
+      this.elements.set(subject, made);
+    }
+    return made;
+  }
+
+  reconcile(wanted) {
+    const active = this.ul.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const keep = new Set(wanted);
+    for (const old of [...this.ul.children]) if (!keep.has(old)) old.remove();
+    let cursor = this.ul.firstChild;
+    for (const row of wanted) {
+      if (row === cursor) cursor = cursor.nextSibling;
+      else this.ul.insertBefore(row, cursor);
+    }
+    if (active && !this.ul.contains(document.activeElement)) this.find(this.focused)?.focus({ preventScroll: true });
+  }
+
+  mark(row) {
+    const key = row.dataset.key;
+    const checked = this.all ? !key.startsWith('try-') : this.checked.has(key);
+    row.setAttribute('aria-selected', checked);
+    row.tabIndex = key === this.focused ? 0 : -1;
+    if (key === this.opened) row.setAttribute('aria-current', 'true');
+    else row.removeAttribute('aria-current');
+  }
+
+  below(shown) {
+    const below = $('below');
+    const children = [];
+    if (this.more) children.push(action(`Show ${PAGE} older`, () => this.older()));
+    else if (shown > 8) children.push(el('p', {}, 'This is the oldest.'));
+    if (!this.more && this.gone && !this.query.trim()) children.push(el('p', {}, this.gone));
+    if (below.dataset.is === `${this.more}${shown > 8}${this.gone}` && below.firstChild) return;
+    below.dataset.is = `${this.more}${shown > 8}${this.gone}`;
+    below.replaceChildren(...children);
+  }
+
+  bar() {
+    const { matches, total } = this.numbers;
+    const query = this.query.trim();
+    const number = this.all ? matches : this.checked.size;
+    const text = number ? `${number.toLocaleString('en')} selected`
+      : asksRejected(query) ? plural(matches, 'refused attempt')
+        : query ? `${matches.toLocaleString('en')} of ${plural(total, 'message')}` : plural(total, 'message');
+    if ($('count').textContent !== text) $('count').textContent = text;
+    const every = this.all || (number > 0 && number >= this.rows.length);
+    const box = $('select-all');
+    if (box.dataset.icon !== (every ? 'checked' : 'unchecked')) {
+      box.dataset.icon = every ? 'checked' : 'unchecked';
+      box.replaceChildren(icon(box.dataset.icon));
+    }
+    const label = every ? 'Select none' : `Select all ${matches.toLocaleString('en')} that match`;
+    box.setAttribute('aria-label', label);
+    box.title = `${label} (*)`;
+    box.disabled = !this.rows.length;
+    const pill = $('arrived');
+    pill.hidden = !this.arrived.length;
+    if (this.arrived.length) {
+      pill.replaceChildren(`${this.arrived.length.toLocaleString('en')} new`, icon('up'));
+      pill.title = 'Show them (n opens the newest)';
+    }
+    this.bulk(number);
+  }
+
+  bulk(number) {
+    const bulk = $('bulk');
+    bulk.hidden = !number;
+    if (number && !bulk.firstChild) this.changed('bulk', bulk);
+  }
+
+  // Focus and selection.
+
+  find(key) {
+    return key ? this.ul.querySelector(`[data-key="${CSS.escape(key)}"]`) : null;
+  }
+
+  setFocus(key, really) {
+    const row = this.find(key);
+    if (!row) return;
+    const before = this.find(this.focused);
+    if (before) before.tabIndex = -1;
+    this.focused = key;
+    row.tabIndex = 0;
+    if (really) {
+      row.focus({ preventScroll: true });
+      row.scrollIntoView({ block: 'nearest' });
+    }
+  }
+
+  step(by) {
+    const keys = this.keys();
+    if (!keys.length) return '';
+    const inside = this.ul.contains(document.activeElement);
+    const at = keys.indexOf(inside ? this.focused : this.opened || this.focused);
+    const to = at < 0 ? 0 : Math.max(0, Math.min(keys.length - 1, inside || this.opened ? at + by : at));
+    return keys[to];
+  }
+
+  neighbour(by) {
+    const keys = this.keys();
+    const at = keys.indexOf(this.opened);
+    return at < 0 ? '' : keys[at + by] || '';
+  }
+
+  clicked(event) {
+    const row = event.target.closest('[role=option]');
+    if (!row) return;
+    const key = row.dataset.key;
+    if (event.shiftKey && this.anchor) this.extend(key);
+    else if (event.target.closest('.state') || event.ctrlKey || event.metaKey) this.toggle(key);
+    else this.open(key);
+  }
+
+  toggle(key) {
+    if (!key || key.startsWith('try-')) return;
+    if (this.all) this.uncheck(false);
+    if (!this.checked.delete(key)) this.checked.add(key);
+    this.anchor = key;
+    this.render();
+  }
+
+  extend(key) {
+    const keys = this.keys();
+    const [from, to] = [keys.indexOf(this.anchor), keys.indexOf(key)].sort((a, b) => a - b);
+    for (const one of keys.slice(Math.max(0, from), to + 1)) if (!one.startsWith('try-')) this.checked.add(one);
+    this.render();
+  }
+
+  checkAll() {
+    if (this.all || (this.checked.size && this.checked.size >= this.rows.length)) {
+      this.uncheck();
+      return;
+    }
+    this.all = this.numbers.matches > this.rows.length;
+    this.checked = new Set(this.rows.map((row) => row.ID));
+    this.render();
+    say(`${this.numbers.matches} selected`);
+  }
+
+  uncheck(draw = true) {
+    this.checked.clear();
+    this.all = false;
+    this.anchor = '';
+    if (draw) this.render();
+  }
+
+  // The ids of the selected messages, else of the open or the focused one.
+  targets() {
+    if (this.checked.size) return [...this.checked];
+    const key = this.ul.contains(document.activeElement) ? this.focused : this.opened || this.focused;
+    return key && !key.startsWith('try-') ? [key] : [];
+  }
+
+  // A query for all messages that match and that the reader can know of: later ones are not meant.
+  everything() {
+    return `${this.query.trim()} before:"${this.rows[0].Created}"`.trim();
+  }
+
+  // Changes.
+
+  async setRead(read) {
+    const ids = this.targets();
+    const all = this.all;
+    if (!ids.length) return;
+    const value = read ?? !this.row(ids[0])?.Read;
+    const query = all ? this.everything() : '';
+    for (const id of ids) this.update({ ID: id, Read: value });
+    this.uncheck();
+    try {
+      await send('PUT', 'api/v1/messages', all ? { Search: query, Read: value } : { IDs: ids, Read: value });
+      if (all) this.again();
+    } catch (error) {
+      this.failed(error);
+      this.again();
+    }
+  }
+
+  row(id) {
+    return this.rows.find((row) => row.ID === id) || this.arrived.find((row) => row.ID === id);
+  }
+
+  // Hide rows at once and delete them after five seconds, unless the reader wants them back.
+  remove() {
+    const ids = this.targets();
+    if (!ids.length) return '';
+    this.commit();
+    const keys = this.keys();
+    const gone = new Set(ids);
+    const at = keys.indexOf(ids.length === 1 ? ids[0] : ids.find((id) => keys.includes(id)));
+    const next = keys.slice(at + 1).find((key) => !gone.has(key)) || keys.slice(0, Math.max(0, at)).reverse().find((key) => !gone.has(key)) || '';
+    this.hidden = { ids: gone, all: this.all, query: this.all ? this.everything() : '', count: this.all ? this.numbers.matches : ids.length };
+    this.uncheck(false);
+    this.render();
+    this.offerUndo();
+    return next || 'none';
+  }
+
+  offerUndo() {
+    const bar = $('undo');
+    const count = this.hidden.count;
+    const text = `${plural(count, 'message')} deleted`;
+    bar.replaceChildren(el('p', {}, text), action('Undo', () => this.undo(), { 'aria-keyshortcuts': 'z' }), el('span', { class: 'key', 'aria-hidden': 'true' }, 'z'));
+    bar.hidden = false;
+    say(`${text}. Press z to undo.`);
+    let left = UNDO;
+    let last = Date.now();
+    clearInterval(this.timer);
+    this.timer = setInterval(() => {
+      // The time stands still while the bar is pointed at or has the focus.
+      if (!bar.matches(':hover') && !bar.contains(document.activeElement)) left -= Date.now() - last;
+      last = Date.now();
+      if (left <= 0) this.commit();
+    }, 200);
+  }
+
+  undo() {
+    if (!this.hidden) return;
+    const [first] = this.hidden.ids;
+    this.endUndo();
+    this.render();
+    this.setFocus(first, true);
+    say('The messages are back');
+  }
+
+  endUndo() {
+    clearInterval(this.timer);
+    const { hidden } = this;
+    this.hidden = null;
+    $('undo').hidden = true;
+    return hidden;
+  }
+
+  async commit(leaving = false) {
+    if (!this.hidden) return;
+    const gone = this.endUndo();
+    if (gone.all) this.rows = [];
+    else this.forget([...gone.ids]);
+    const more = leaving ? { keepalive: true } : {};
+    try {
+      if (gone.all) await send('DELETE', `api/v1/search?${new URLSearchParams({ query: gone.query })}`, undefined, more);
+      else await send('DELETE', 'api/v1/messages', { IDs: [...gone.ids] }, more);
+      if (leaving) return;
+      if (gone.all || this.more) this.again();
+      else this.count();
+    } catch (error) {
+      await this.refresh().catch(() => {});
+      this.failed(error);
+    }
+  }
+}
+
+// The row that is shown already, unless it has changed: its element stays, and the focus on it.
+const sameOr = (old, row) => (old && JSON.stringify(old) === JSON.stringify(row) ? old : row);
+
+// Attempts that repeat the one before them become one row.
+function grouped(attempts) {
+  const found = [];
+  for (const attempt of attempts) {
+    const last = found.at(-1);
+    const same = last && ['stage', 'from', 'to', 'reply', 'client'].every((key) => last.attempt[key] === attempt[key]);
+    if (same) last.count += 1;
+    else found.push({ key: `try-${attempt.id}`, at: attempt.at, attempt, count: 1 });
+  }
+  return found;
+}
+
+const address = (text) => el('span', { class: 'who' }, text);
+
+function mailRow(row) {
+  const people = [...row.To, ...row.Cc, ...row.Bcc];
+  const more = people.length > 1 ? el('span', { class: 'plus' }, `+${people.length - 1}`) : null;
+  return el('li', { role: 'option', class: row.Read ? 'row' : 'row unread' },
+    el('span', { class: 'state' }, el('span', { class: 'box', 'aria-hidden': 'true' }), el('span', { class: 'dot', 'aria-hidden': 'true' }), row.Read ? null : el('span', { class: 'sr' }, 'unread ')),
+    el('span', { class: 'people' },
+      el('span', { class: 'from' }, person(row.From) ? address(person(row.From)) : el('i', {}, 'no sender')),
+      el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')),
+      el('span', { class: 'to' }, people.length ? address(people[0].Address || people[0].Name) : el('i', {}, 'no recipient'), more)),
+    el('time', { datetime: row.Created, title: `${longTime(row.Created)} · ${age(row.Created)}` }, shortTime(row.Created)),
+    el('span', { class: 'words' },
+      el('span', { class: 'subject' }, row.Subject || el('i', {}, '(no subject)')),
+      row.Snippet ? el('span', { class: 'snippet' }, ` ${row.Snippet.replace(/\.\.\.$/, '…')}`) : null),
+    el('span', { class: 'facts' },
+      row.Tags.slice(0, 2).map((tag) => el('span', { class: 'tag' }, tag)),
+      row.Tags.length > 2 ? el('span', { class: 'tag' }, `+${row.Tags.length - 2}`) : null,
+      row.Attachments ? el('span', { class: 'clip', title: plural(row.Attachments, 'attachment') }, icon('clip'), String(row.Attachments), el('span', { class: 'sr' }, ' attached')) : null,
+      el('span', { class: 'size' }, bytes(row.Size))));
+}
+
+function attemptRow(one, count) {
+  return el('li', { role: 'option', class: 'row refused', 'data-times': count },
+    el('span', { class: 'state' }, icon('cross'), el('span', { class: 'sr' }, 'refused ')),
+    el('span', { class: 'people' },
+      el('span', { class: 'from' }, one.from ? address(one.from) : el('i', {}, one.client || 'unknown')),
+      one.to ? el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')) : null,
+      one.to ? el('span', { class: 'to' }, address(one.to)) : null),
+    el('time', { datetime: one.at, title: `${longTime(one.at)} · ${age(one.at)}` }, shortTime(one.at)),
+    el('span', { class: 'words' }, el('span', { class: 'subject' }, one.reply), el('span', { class: 'snippet' }, ` ${one.stage}`)),
+    el('span', { class: 'facts' },
+      one.fault ? el('span', { class: 'tag fault' }, 'fault') : null,
+      count > 1 ? el('span', { class: 'times' }, `×${count}`) : null));
+}
+
+// What retention removed, as one line.
+export function goneText(found) {
+  const gone = found?.retention?.gone || [];
+  const count = gone.reduce((sum, one) => sum + one.count, 0);
+  if (!count) return '';
+  const why = gone.map((one) => one.why).join(', ');
+  return `${plural(count, 'older message')} removed by --keep ${why}, last at ${longTime(gone.at(-1).at)}.`;
+}

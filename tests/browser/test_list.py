@@ -1,0 +1,187 @@
+"""The list: messages appear, are found, deleted, taken back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser.support import Box, expect, mail
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+
+def rows(page: Page) -> Any:
+    return page.get_by_role("option")
+
+
+def test_a_message_appears_without_reload(page: Page, box: Box) -> None:
+    page.get_by_role("heading", name="Waiting for mail").wait_for()
+    page.locator("#live[data-state=live]").wait_for()
+    page.evaluate("window.stayed = true")
+    box.send(mail("Hello there", X_Tags="first"))
+    row = rows(page).first
+    row.wait_for()
+    for text in "Hello there", "Ann", "bob@example.org", "first", "unread":
+        assert text in row.inner_text()
+    assert page.evaluate("window.stayed")
+    expect(page).to_have_title("(1) Inbox")
+    assert page.locator("link[rel=icon]").get_attribute("href") == "icon-unread.svg"
+
+
+def test_an_open_message_stays_in_its_place(page: Page, box: Box) -> None:
+    box.send(mail("First"))
+    rows(page).first.click()
+    page.get_by_role("heading", name="First").wait_for()
+    before = rows(page).first.bounding_box()
+    box.send(mail("Second"))
+    pill = page.get_by_role("button", name="1 new")
+    pill.wait_for()
+    assert rows(page).count() == 1
+    assert rows(page).first.bounding_box() == before
+    pill.click()
+    rows(page).nth(1).wait_for()
+    assert "Second" in rows(page).first.inner_text()
+    assert page.locator("#subject").inner_text() == "First"
+
+
+def test_follow_opens_each_new_message(page: Page, box: Box) -> None:
+    page.get_by_role("button", name="Follow").click()
+    for subject in "First", "Second":
+        box.send(mail(subject))
+        page.get_by_role("heading", name=subject, exact=True).wait_for()
+
+
+def test_many_arrivals_are_one_update(page: Page, box: Box) -> None:
+    page.locator("#live[data-state=live]").wait_for()
+    for number in range(120):
+        box.send(mail(f"Number {number}"))
+    page.get_by_text("120 messages").wait_for()
+    expect(rows(page)).to_have_count(120)
+    assert "Number 119" in rows(page).first.inner_text()
+
+
+def test_older_messages_come_by_a_button(opens: Any, box: Box) -> None:
+    for number in range(60):
+        box.send(mail(f"Number {number}"))
+    page = opens(box)
+    page.get_by_role("button", name="Show 50 older").click()
+    expect(rows(page)).to_have_count(60)
+    page.get_by_text("This is the oldest.").wait_for()
+    assert "Number 0" in rows(page).last.inner_text()
+
+
+def test_search_finds_and_says_why_nothing_is_left(page: Page, box: Box) -> None:
+    box.send(mail("Invoice"))
+    box.send(mail("Welcome", sender="Eve <eve@example.net>"))
+    page.keyboard.press("/")
+    page.keyboard.type("from:eve")
+    page.get_by_text("1 of 2 messages").wait_for()
+    assert "Welcome" in rows(page).first.inner_text()
+    page.get_by_role("searchbox").fill("from:eve subject:invoice")
+    page.get_by_role("heading", name="Nothing matches").wait_for()
+    reasons = page.locator(".why li").all_inner_texts()
+    assert "from:eve" in reasons[0]
+    assert "alone finds 1 message" in reasons[0]
+    page.get_by_role("button", name="Search without from:eve").click()
+    expect(rows(page)).to_have_count(1)
+    assert "Invoice" in rows(page).first.inner_text()
+
+
+def test_help_for_the_search_runs_an_example(page: Page, box: Box) -> None:
+    box.send(mail("Hello"))
+    rows(page).first.wait_for()
+    page.get_by_role("button", name="Help for the search").click()
+    page.get_by_role("dialog").get_by_role("button", name="is:unread").click()
+    page.get_by_text("1 of 1 message").wait_for()
+    assert page.get_by_role("searchbox").input_value() == "is:unread"
+    assert page.url.endswith("search?q=is%3Aunread")
+
+
+def test_delete_can_be_taken_back(page: Page, box: Box) -> None:
+    for subject in "First", "Second":
+        box.send(mail(subject))
+    rows(page).nth(1).wait_for()
+    rows(page).first.focus()
+    page.keyboard.press("Delete")
+    page.get_by_text("1 message deleted", exact=True).wait_for()
+    assert rows(page).count() == 1
+    assert page.evaluate("document.activeElement.innerText").count("First") == 1
+    page.keyboard.press("z")
+    rows(page).nth(1).wait_for()
+    assert page.locator("#undo").is_hidden()
+    assert box.store.counts().total == 2
+
+
+def test_delete_happens_when_the_time_is_over(page: Page, box: Box) -> None:
+    box.send(mail("Gone"))
+    rows(page).first.wait_for()
+    page.clock.install()
+    rows(page).first.focus()
+    page.keyboard.press("#")
+    page.get_by_text("1 message deleted", exact=True).wait_for()
+    page.clock.run_for(3000)
+    assert box.store.counts().total == 1
+    with page.expect_response(lambda answer: answer.request.method == "DELETE"):
+        page.clock.run_for(3000)
+    assert box.store.counts().total == 0
+
+
+def test_leaving_the_page_ends_the_time_for_undo(page: Page, box: Box) -> None:
+    box.send(mail("Gone"))
+    rows(page).first.focus()
+    page.keyboard.press("#")
+    page.get_by_text("1 message deleted", exact=True).wait_for()
+    page.reload()
+    page.get_by_role("heading", name="Waiting for mail").wait_for()
+    assert box.store.counts().total == 0
+
+
+def test_select_all_deletes_the_matches_of_then(page: Page, box: Box) -> None:
+    for number in range(55):
+        box.send(mail(f"Old {number}"))
+    page.reload()
+    page.get_by_role("button", name="Select all 55 that match").click()
+    page.locator("#count", has_text="55 selected").wait_for()
+    page.locator("#bulk").get_by_role("button", name="Delete").click()
+    page.get_by_text("55 messages deleted", exact=True).wait_for()
+    box.send(mail("Too late"))
+    page.reload()
+    rows(page).first.wait_for()
+    assert rows(page).count() == 1
+    assert box.store.counts().total == 1
+
+
+def test_refused_attempts_are_rows(page: Page, box: Box) -> None:
+    box.send(mail("Accepted"))
+    box.refuse()
+    row = page.locator(".refused[role=option]")
+    row.wait_for()
+    assert "550 5.1.1 unknown user" in row.inner_text()
+    row.click()
+    line = page.locator(".smtp .here")
+    line.wait_for()
+    assert "550 5.1.1 unknown user" in line.inner_text()
+    assert "RCPT" in page.locator("#message .names").inner_text()
+    page.keyboard.press("g")
+    page.keyboard.press("r")
+    page.get_by_text("1 refused attempt").wait_for()
+    assert rows(page).count() == 1
+
+
+def test_read_state_and_tags_change(page: Page, box: Box) -> None:
+    id = box.send(mail("Hello"))
+    rows(page).first.focus()
+    page.keyboard.press("r")
+    page.locator("[role=option]:not(.unread)").wait_for()
+    page.keyboard.press("t")
+    page.get_by_label("Add a tag").fill("new, newer")
+    page.get_by_role("button", name="Save").click()
+    page.locator(".row .tag").nth(1).wait_for()
+    found = box.store.message(id)
+    assert found is not None
+    assert found.tags == ["new", "newer"]
+    assert found.read
