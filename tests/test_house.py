@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "_version",
     },
+    "runner": {"delivery", "listen", "process", "protocol"},
     "__init__": {
         "testing",
         "controller",
