@@ -31,11 +31,11 @@ EXAMPLES = """\
 examples:
   {prog} --init
       write a first file, aiosmtpd.toml
-  {prog} --check aiosmtpd.toml
+  {prog} --check FILE
       look for mistakes in it
-  {prog} aiosmtpd.toml
+  {prog} FILE
       run the server
-  {prog} --systemd-unit aiosmtpd.toml
+  {prog} --systemd-unit FILE
       print a service for systemd
   {prog} -l :2525 --spool S \\
       --deliver maildir:M
