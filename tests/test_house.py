@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "_version",
     },
-    "runner": {"delivery", "listen", "process", "protocol"},
+    "runner": {"delivery", "listen", "engine", "process", "protocol"},
     "__init__": {
         "testing",
         "controller",
