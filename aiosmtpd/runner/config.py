@@ -119,8 +119,8 @@ class Config:
 
     listen: tuple[Place, ...] = setting(
         PLACES,
-        "Places to listen at: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER, systemd or systemd:NAME, "
-        "with smtp://, smtps:// or lmtp:// in front.",
+        "Places to listen at: HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER, systemd or "
+        "systemd:NAME, with smtp://, smtps:// or lmtp:// in front.",
         ["smtp://0.0.0.0:25", "smtp://[::]:25"],
         (Place("smtp", "127.0.0.1", 8025),),
     )

@@ -76,11 +76,15 @@ def _size(value: Any) -> int:
 
 
 def _seconds(value: Any) -> float:
-    return seconds(value)
+    try:
+        return seconds(value)
+    except ValueError:
+        # Its text has no "wanted".
+        raise ValueError from None
 
 
 def _pause(value: Any) -> float:
-    found = seconds(value)
+    found = _seconds(value)
     if not found or not math.isfinite(found):
         raise ValueError
     return found

@@ -6,6 +6,7 @@ are in bytes and times in seconds here, however the file writes them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -285,6 +286,15 @@ class RetryTable:
     )
 
 
+def _fits_any_domain(pattern: str) -> bool:
+    domain = pattern.rpartition("@")[2]
+    if "@" not in pattern and "*" not in pattern:
+        return False  # postmaster
+    # Only labels after the last wildcard are the same in all domains: *.com is one of many owners.
+    fixed = re.split(r"[*?]", domain)
+    return len(fixed) > 1 and "." not in fixed[-1].strip(".") and "[" not in domain
+
+
 @attrs.frozen(kw_only=True)
 class RouteTable:
     """A place for the mail to some recipients; the first route that matches a recipient counts."""
@@ -354,6 +364,22 @@ class RouteTable:
     )
     options: dict[str, Any] = attrs.field(factory=dict)
     """Options of the outlet, by name; :mod:`aiosmtpd.runner.outlets` has them."""
+
+    @property
+    def is_relay(self) -> bool:
+        """True if mail to addresses in any domain goes to another mail server."""
+        scheme = self.to.partition(":")[0].lower()
+        return scheme in ("smtp", "smtps", "smtp+starttls") and self.takes_any_domain
+
+    @property
+    def takes_any_domain(self) -> bool:
+        """True if one of the patterns fits addresses in all domains, or in a top-level domain."""
+        return any(map(_fits_any_domain, self.match))
+
+    @property
+    def is_guarded(self) -> bool:
+        """True if only users and hosts of ``relay_networks`` may send this way."""
+        return self.clients == "trusted" or (self.clients is None and self.is_relay)
 
     def route(self) -> Route:
         """Return the route for a worker; raises ValueError and Misconfigured.
