@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "_version",
     },
-    "runner": {"delivery", "listen", "engine", "process", "protocol"},
+    "runner": {"observers", "delivery", "listen", "engine", "process", "protocol"},
     "__init__": {
         "testing",
         "controller",

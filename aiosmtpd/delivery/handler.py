@@ -182,6 +182,11 @@ class Delivery:
         return self._courier is not None and self._courier.is_busy
 
     @property
+    def has_room(self) -> bool:
+        """False while MAIL gets ``452 4.3.1``; raises OSError if the folder cannot be read."""
+        return self._spool.has_room()
+
+    @property
     def routes_up(self) -> dict[str, bool]:
         """The names of the routes that deliver, each False while the route is down."""
         return {
