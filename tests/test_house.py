@@ -26,7 +26,16 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "_version",
     },
-    "runner": {"observers", "delivery", "listen", "engine", "process", "protocol"},
+    "runner": {
+        "server",
+        "observers",
+        "delivery",
+        "listen",
+        "engine",
+        "process",
+        "protocol",
+        "_version",
+    },
     "__init__": {
         "testing",
         "controller",

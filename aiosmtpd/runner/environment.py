@@ -20,6 +20,13 @@ UNKNOWN = object()
 """A value that could not be replaced, which is reported already."""
 
 CREDENTIALS = "CREDENTIALS_DIRECTORY"
+"""The variable by which systemd names the folder of LoadCredential=."""
+
+NO_CREDENTIALS = "/run/credentials/aiosmtpd.service"
+"""The value of that variable for a check outside of systemd."""
+
+PLACEHOLDER = "whsec_Y3JlZGVudGlhbCBvZiBzeXN0ZW1k"
+"""The value of a secret in such a check."""
 
 SECRET_KEYS = {"password", "secret", "headers", "token"}
 """Keys whose values are never shown."""
@@ -33,6 +40,8 @@ class Sources:
     """Values from a variable of the environment, with its name."""
     secrets: set[Path] = attrs.field(factory=set)
     """Values that have a part from ``${NAME}`` or ``file:``."""
+    unseen: dict[Path, str] = attrs.field(factory=dict)
+    """Values from files that only systemd has, with the path of the file."""
     preset: set[tuple[str, ...]] = attrs.field(factory=set)
     """Values of the preset."""
 
@@ -105,10 +114,13 @@ def expand(
     folder: str,
     sources: Sources,
     say: Callable[[Path, str], None],
+    *,
+    outside: bool = False,
 ) -> dict[str, Any]:
     """Return the values with ``${NAME}`` and ``file:PATH`` replaced; report those that fail.
 
     ``$$`` is a dollar sign. A path is relative to *folder*. A value that fails is :data:`UNKNOWN`.
+    With *outside*, a file in the folder of systemd's credentials may be missing.
     """
 
     def walk(value: Any, path: Path) -> Any:
@@ -128,6 +140,9 @@ def expand(
         def replace(found: re.Match[str]) -> str:
             if found[1] is None:
                 return "$"
+            if found[1] == CREDENTIALS and found[1] not in environ and outside:
+                sources.unseen[path] = text.replace(found[0], NO_CREDENTIALS)
+                return NO_CREDENTIALS
             if found[1] not in environ:
                 more = ""
                 if found[1] == CREDENTIALS:
@@ -142,6 +157,8 @@ def expand(
     def _content(text: str, path: Path) -> str:
         sources.secrets.add(path)
         file = FilePath(folder, text.removeprefix("file:"))
+        if path in sources.unseen:
+            return PLACEHOLDER
         try:
             content = file.read_text(encoding="utf-8").rstrip("\r\n")
         except UnicodeDecodeError:

@@ -39,9 +39,15 @@ class Fault:
 class WrongConfiguration(Exception):
     """A file cannot be used; :attr:`faults` has at least one fault."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[Fault], warnings: Iterable[Fault] = ()) -> None:
         self.faults = tuple(faults)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(map(str, self.faults)))
+
+
+def in_order(faults: Iterable[Fault]) -> list[Fault]:
+    """Return faults by their lines; those without a line come last."""
+    return sorted(faults, key=lambda one: (one.line is None, one.line or 0))
 
 
 def spelled(path: Path) -> str:

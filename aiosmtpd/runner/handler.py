@@ -62,13 +62,14 @@ class GuardedDelivery(Delivery):
 
 def make_handler(
     config: Config,
-    slot: int = 0,
+    folder: str = "0",
     *,
     on_failure: Callable[[BaseException], object] | None = None,
 ) -> Any:
-    """Return the handler of the worker in a slot; raises Failure with one line.
+    """Return the handler of a worker; raises Failure with one line.
 
-    *on_failure* is called with the error after which the spool's disk cannot be trusted.
+    *folder* is the name of its folder in that of the spool. *on_failure* is called with the error
+    after which the spool's disk cannot be trusted.
     """
     _look_in(os.path.dirname(config.source) if config.source else os.getcwd())
     if config.handler is not None:
@@ -88,7 +89,7 @@ def make_handler(
             guarded.add(route.name)
     try:
         return GuardedDelivery(
-            os.path.join(config.spool.path, str(slot)),
+            os.path.join(config.spool.path, folder),
             routes,
             guarded=frozenset(guarded),
             relay_networks=config.relay_networks,
@@ -103,7 +104,7 @@ def make_handler(
 
 def _look_in(folder: str) -> None:
     """Let modules beside the file be imported; they hide no installed module."""
-    if folder not in sys.path and not sys.flags.safe_path:
+    if folder not in sys.path:
         sys.path.append(folder)
 
 

@@ -192,6 +192,22 @@ def tables(cls: type[Any], wanted: str) -> Kind:
     return Kind(wanted=wanted, read=list, table=cls, many=True)
 
 
+def spell_size(size: int) -> int | str:
+    """Return a size as a file writes it."""
+    for unit, shift in ("T", 40), ("G", 30), ("M", 20), ("K", 10):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{unit}"
+    return size
+
+
+def spell_seconds(time: float) -> float | str:
+    """Return a time as a file writes it."""
+    for unit, length in ("d", 86400), ("h", 3600), ("m", 60), ("s", 1):
+        if time and time % length == 0:
+            return f"{int(time) // length}{unit}"
+    return time
+
+
 def setting(kind: Kind, text: str, example: Any, default: Any = attrs.NOTHING) -> Any:
     """Return the attrs field of a key; *text* is one sentence about it."""
     return attrs.field(default=default, metadata={"kind": kind, "help": text, "example": example})

@@ -17,7 +17,7 @@ import attrs
 from aiosmtpd.runner import kinds, outlets
 from aiosmtpd.runner.config import PLACES, Config
 from aiosmtpd.runner.environment import UNKNOWN, Sources, expand, from_environment
-from aiosmtpd.runner.faults import Fault, WrongConfiguration, advice, shown, spelled
+from aiosmtpd.runner.faults import Fault, WrongConfiguration, advice, in_order, shown, spelled
 from aiosmtpd.runner.judge import judge
 from aiosmtpd.runner.lines import Path, line_of, lines_of
 from aiosmtpd.runner.presets import with_preset
@@ -36,13 +36,36 @@ class Loaded:
     config: Config
     warnings: tuple[Fault, ...]
     sources: Sources
+    name: str
+    lines: Mapping[Path, int]
+
+    def fault(self, path: Path, text: str) -> Fault:
+        """Return a fault, or a warning, of a key."""
+        variable = self.sources.variable_of(path)
+        if variable is not None:
+            return Fault(variable, None, "", text)
+        return Fault(self.name, line_of(self.lines, path), spelled(path), text)
 
 
-def load(path: str | os.PathLike[str], environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Return the configuration of a file; raises WrongConfiguration with all its faults."""
+def load(
+    path: str | os.PathLike[str],
+    environ: Mapping[str, str] = os.environ,
+    *,
+    outside: bool = False,
+) -> Loaded:
+    """Return the configuration of a file; raises WrongConfiguration with all its faults.
+
+    With *outside*, credentials of systemd are not read if it has not started this process.
+    """
     name = os.fspath(path)
     text = _read(name)
-    return _Loader(name, lines_of(text), environ).load(tomllib.loads(text))
+    loader = _Loader(name, os.path.abspath(name), lines_of(text), environ, outside)
+    return loader.load(tomllib.loads(text))
+
+
+def load_values(name: str, values: dict[str, Any], environ: Mapping[str, str]) -> Loaded:
+    """Return the configuration of some values, as a file would have them; *name* is in faults."""
+    return _Loader(name, None, {}, environ, False).load(values)
 
 
 def _read(name: str) -> str:
@@ -66,32 +89,51 @@ def _read(name: str) -> str:
 
 
 class _Loader:
-    def __init__(self, name: str, lines: Mapping[Path, int], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        file: str | None,
+        lines: Mapping[Path, int],
+        environ: Mapping[str, str],
+        outside: bool,
+    ) -> None:
         self._name = name
+        self._file = file
         self._lines = lines
         self._environ = environ
-        self._folder = os.path.dirname(os.path.abspath(name))
+        self._outside = outside
+        self._folder = os.path.dirname(file) if file is not None else os.getcwd()
         self._faults: list[Fault] = []
         self._sources = Sources()
 
     def load(self, raw: dict[str, Any]) -> Loaded:
         values = from_environment(raw, self._environ, self._sources, self._faults)
-        values = expand(values, self._environ, self._folder, self._sources, self._say)
+        values = expand(
+            values,
+            self._environ,
+            self._folder,
+            self._sources,
+            self._say,
+            outside=self._outside,
+        )
         values, self._sources.preset = with_preset(values)
         settings = self._take_handler_settings(values)
         config = self._table(Config, values, ())
         if config is not None and not self._faults:
-            config = attrs.evolve(
-                config, handler_settings=settings, source=os.path.abspath(self._name)
-            )
+            config = attrs.evolve(config, handler_settings=settings, source=self._file)
             config = self._with_users(config)
         warnings: list[Fault] = []
         if config is not None:
             self._judge(config, values, warnings)
         if self._faults or config is None:
-            last = len(self._lines) + 1_000_000
-            raise WrongConfiguration(sorted(self._faults, key=lambda one: one.line or last))
-        return Loaded(config=config, warnings=tuple(warnings), sources=self._sources)
+            raise WrongConfiguration(in_order(self._faults), in_order(warnings))
+        return Loaded(
+            config=config,
+            warnings=tuple(warnings),
+            sources=self._sources,
+            name=self._name,
+            lines=self._lines,
+        )
 
     def _judge(self, config: Config, values: dict[str, Any], warnings: list[Fault]) -> None:
         reported = {(fault.place, fault.key) for fault in self._faults}
@@ -139,7 +181,7 @@ class _Loader:
             if name in values:
                 value = self._value(field.metadata["kind"], values[name], (*path, name))
                 if value is not _BAD:
-                    found[name] = value
+                    found[name] = self._in_folder(value) if name == "to" else value
                 elif field.default is attrs.NOTHING:
                     is_whole = False
                 elif field.metadata["kind"] in _LISTS:
@@ -153,6 +195,13 @@ class _Loader:
             return None
         # A key that is wrong keeps its default, so that the rest can be judged.
         return cls(**{name: value for name, value in found.items() if value is not None})
+
+    def _in_folder(self, url: str) -> str:
+        """Return the URL of a Maildir with its whole path; other URLs stay."""
+        scheme, colon, path = url.partition(":")
+        if scheme.lower() != "maildir" or path.startswith("/") or not path:
+            return url
+        return f"{scheme}{colon}{os.path.join(self._folder, path)}"
 
     def _missing(self, field: attrs.Attribute[Any], path: Path) -> None:
         self._say((*path, field.name), f"missing: write {field.metadata['kind'].wanted}")
@@ -236,7 +285,7 @@ class _Loader:
 
     def _with_users(self, config: Config) -> Config:
         """Return the configuration with the pairs of the users file."""
-        if config.auth.users is None:
+        if config.auth.users is None or ("auth", "users") in self._sources.unseen:
             return config
         try:
             pairs = read_users(config.auth.users)
