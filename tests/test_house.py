@@ -27,7 +27,16 @@ ARROWS: dict[str, set[str]] = {
         "protocol",
         "_version",
     },
-    "runner": {"server", "delivery", "listen", "process", "protocol"},
+    "runner": {
+        "server",
+        "observers",
+        "delivery",
+        "listen",
+        "engine",
+        "process",
+        "protocol",
+        "_version",
+    },
     "__init__": {
         "testing",
         "controller",

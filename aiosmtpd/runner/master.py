@@ -46,6 +46,9 @@ class Watch(Protocol):
     async def stop(self) -> None:
         """End; called when no worker is left."""
 
+    def lend(self, slot: int) -> tuple[dict[str, Any], list[int]]:
+        """Return more for the order of a new worker, and descriptors; called before its start."""
+
     def worker_started(self, slot: int, pid: int) -> None:
         """Hear of a new process."""
 
@@ -234,7 +237,7 @@ class Master:
         """Return what a new worker has to know, and the descriptors that it gets."""
         passed = self.sockets.of_slot(config.listen, slot, config.worker_count)
         identity = self._identity
-        order = {
+        order: dict[str, Any] = {
             "config": config.to_json(),
             "slot": slot,
             "workers": config.worker_count,
@@ -244,7 +247,12 @@ class Master:
             if identity is None
             else {"user": identity.user, "uid": identity.uid, "gid": identity.gid},
         }
-        return order, sorted({one.fd for one in passed})
+        descriptors = {one.fd for one in passed}
+        if self.watch is not None:
+            more, lent = self.watch.lend(slot)
+            order |= more
+            descriptors.update(lent)
+        return order, sorted(descriptors)
 
     def hear_of_end(self, child: Child, why: str) -> None:
         """Hear that a worker has ended."""
