@@ -25,7 +25,9 @@ DIGITS = 12
 """Letters of the hash of an address."""
 
 _MAIL = re.compile(r"[^\s<>\"'(),;:\[\]]+@(?:[^\s<>\"'(),;:\[\]]+|\[[^\]\s]*\])")
-_HOST = re.compile(r"(?<![\w.:])(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*)")
+_HOST = re.compile(
+    r"(?<![\w.:])(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*)"
+)
 
 events = logging.getLogger(EVENTS)
 
