@@ -15,6 +15,7 @@ ARROWS: dict[str, set[str]] = {
     "__main__": {"main"},
     "main": {"cli", "process"},
     "cli": {
+        "runner",
         "server",
         "smtp",
         "observers",

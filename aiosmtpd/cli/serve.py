@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
@@ -30,11 +31,11 @@ EXAMPLES = """\
 examples:
   {prog} --init
       write a first file, aiosmtpd.toml
-  {prog} --check aiosmtpd.toml
+  {prog} --check FILE
       look for mistakes in it
-  {prog} aiosmtpd.toml
+  {prog} FILE
       run the server
-  {prog} --systemd-unit aiosmtpd.toml
+  {prog} --systemd-unit FILE
       print a service for systemd
   {prog} -l :2525 --spool S \\
       --deliver maildir:M
@@ -243,4 +244,22 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
 
 
 def _serve(settings: Namespace) -> int:
-    raise NotImplementedError
+    from aiosmtpd.runner.config import Config
+    from aiosmtpd.runner.levels import set_up_logging
+    from aiosmtpd.runner.master import Master
+
+    loaded = _load(settings)
+    set_up_logging(loaded.config)
+    _log_warnings(loaded)
+
+    def reload() -> Config:
+        again = _load(settings)
+        _log_warnings(again)
+        return again.config
+
+    return Master(loaded.config, reload).run()
+
+
+def _log_warnings(loaded: Loaded) -> None:
+    for warning in loaded.warnings:
+        logging.getLogger("mail.log").warning("%s", warning)

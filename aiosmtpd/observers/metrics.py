@@ -43,12 +43,12 @@ class Snapshot(TypedDict):
     histograms: dict[str, list[float]]
 
 
-def sample(name: str, **labels: str) -> str:
+def sample(metric: str, /, **labels: str) -> str:
     """Return the name of a sample: ``'aiosmtpd_workers{slot="0"}'`` for "workers" and slot "0"."""
     if not labels:
-        return PREFIX + name
+        return PREFIX + metric
     pairs = ",".join([f'{key}="{escaped(text)}"' for key, text in labels.items()])
-    return f"{PREFIX}{name}{{{pairs}}}"
+    return f"{PREFIX}{metric}{{{pairs}}}"
 
 
 def escaped(text: str) -> str:

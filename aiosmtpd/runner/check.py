@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path as FilePath
 from typing import Any, TypeAlias
@@ -20,11 +20,11 @@ import attrs
 
 from aiosmtpd.listen.addresses import Listen, parse_listen, spell
 from aiosmtpd.process.failure import one_line
-from aiosmtpd.process.leaf import read_leaf
 from aiosmtpd.process.rights import identity_to_assume
 from aiosmtpd.runner import outlets
 from aiosmtpd.runner.config import Config, Place
 from aiosmtpd.runner.faults import Fault, in_order
+from aiosmtpd.runner.keys import facts_of
 from aiosmtpd.runner.lines import Path
 from aiosmtpd.runner.load import Loaded
 from aiosmtpd.runner.running import holds_port, servers_of
@@ -153,10 +153,9 @@ def _check_pair(pair: Pair, path: Path, say: Say, warn: Say) -> None:
     if credentials and pair.key.startswith(credentials):
         warn((*path, "key"), CREDENTIAL)
     try:
-        leaf = read_leaf(FilePath(pair.cert).read_text(encoding="utf-8", errors="replace"))
-        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
-            pair.cert, pair.key, _no_pass_phrase
-        )
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(pair.cert, pair.key, _no_pass_phrase)
+        facts = facts_of(context)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             say((*path, "key"), "the key is not that of the certificate")
@@ -164,22 +163,19 @@ def _check_pair(pair: Pair, path: Path, say: Say, warn: Say) -> None:
             say((*path, "key"), f"not a PEM file with a key ({one_line(error)})")
         return
     except ValueError as error:
-        say((*path, "cert" if "certificate" in str(error) else "key"), str(error))
+        say((*path, "key"), str(error))
         return
-    _check_dates(leaf.not_before, leaf.not_after, (*path, "cert"), say, warn)
+    _check_end(datetime.fromtimestamp(facts.not_after, UTC), (*path, "cert"), say, warn)
 
 
 def _no_pass_phrase() -> str:
     raise ValueError("the key has a pass phrase, and a server has nothing to ask for it")
 
 
-def _check_dates(begin: datetime, end: datetime, path: Path, say: Say, warn: Say) -> None:
-    now = datetime.now(UTC)
-    days = (end - now).total_seconds() / 86400
+def _check_end(end: datetime, path: Path, say: Say, warn: Say) -> None:
+    days = (end - datetime.now(UTC)) / timedelta(days=1)
     if days < 0:
         say(path, f"the certificate expired on {end:%Y-%m-%d}")
-    elif begin > now:
-        say(path, f"the certificate is valid from {begin:%Y-%m-%d %H:%M} UTC on")
     elif days < SOON:
         warn(path, f"the certificate expires on {end:%Y-%m-%d}, in {days:.0f} days")
 

@@ -57,6 +57,11 @@ class Leftovers:
         self._open: dict[str, Any] = {}
         self._seen: dict[str, object] = {}
 
+    @property
+    def handlers(self) -> list[Any]:
+        """The handlers of the folders that are emptied now."""
+        return list(self._open.values())
+
     async def run(self) -> None:
         """Look for folders until cancelled; close them then."""
         try:

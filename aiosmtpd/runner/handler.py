@@ -12,6 +12,7 @@ from importlib import import_module
 from inspect import isclass
 from typing import Any
 
+from aiosmtpd.delivery.events import OnEvent
 from aiosmtpd.delivery.handler import Delivery
 from aiosmtpd.delivery.route import Route
 from aiosmtpd.process.failure import Failure, one_line
@@ -65,11 +66,12 @@ def make_handler(
     folder: str = "0",
     *,
     on_failure: Callable[[BaseException], object] | None = None,
+    on_event: OnEvent | None = None,
 ) -> Any:
     """Return the handler of a worker; raises Failure with one line.
 
     *folder* is the name of its folder in that of the spool. *on_failure* is called with the error
-    after which the spool's disk cannot be trusted.
+    after which the spool's disk cannot be trusted, *on_event* with each event of a delivery.
     """
     _look_in(os.path.dirname(config.source) if config.source else os.getcwd())
     if config.handler is not None:
@@ -97,6 +99,7 @@ def make_handler(
             max_bytes=config.spool.max_bytes,
             grace=config.drain.grace,
             on_failure=on_failure,
+            on_event=on_event,
         )
     except ValueError as error:
         raise Failure(f"route: {error}") from error

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 from aiosmtpd.observers.metrics import PREFIX, SECONDS, Histogram, Metrics, Snapshot, sample
@@ -34,13 +36,14 @@ class Beat(Snapshot):
 class Numbers:
     """Counts in the worker of *slot*; :attr:`observer` is for its server.
 
-    Give :meth:`on_event` to ``Delivery``, then set :attr:`delivery` to it. :meth:`snapshot` is for
-    the heartbeat; :meth:`start` and :meth:`stop` begin and end the looks at the loop and the spool.
+    :meth:`on_event` is for ``Delivery``. :meth:`snapshot` is for the heartbeat; :meth:`start` and
+    :meth:`stop` begin and end the looks at the loop and the spool.
     """
 
     def __init__(self, slot: int) -> None:
         self.observer = Metrics()
-        self.delivery: Delivery | None = None
+        self.deliveries: Callable[[], Sequence[Delivery]] = tuple
+        """Returns the handlers with a spool, this worker's own first."""
         self._slot = str(slot)
         self._lag = Histogram(SECONDS)
         self._commits = Histogram(SECONDS)
@@ -82,9 +85,10 @@ class Numbers:
         counters[sample("worker_cpu_seconds_total", slot=self._slot)] = usage.cpu_seconds()
         gauges |= usage.gauges(f"{PREFIX}worker_")
         histograms[sample("event_loop_lag_seconds", slot=self._slot)] = self._lag.snapshot()
-        if self.delivery is not None:
-            self._add_deliveries(found, self.delivery)
-        return {**found, "faults": self._faults()}
+        deliveries = self.deliveries()
+        if deliveries:
+            self._add_deliveries(found, deliveries[0])
+        return {**found, "faults": _faults_of(deliveries[0]) if deliveries else []}
 
     def _add_deliveries(self, found: Snapshot, delivery: Delivery) -> None:
         counters, gauges, histograms = found["counters"], found["gauges"], found["histograms"]
@@ -105,17 +109,6 @@ class Numbers:
         histograms[sample("commit_seconds")] = self._commits.snapshot()
         gauges |= self._spool
 
-    def _faults(self) -> list[str]:
-        delivery = self.delivery
-        if delivery is None:
-            return []
-        if delivery.failed is not None:
-            return [f"the spool has failed: {delivery.failed}"]
-        try:
-            return [] if delivery.has_room else ["the spool has no room"]
-        except OSError as error:
-            return [f"the spool cannot be used: {error}"]
-
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -131,14 +124,23 @@ class Numbers:
             await asyncio.sleep(SPOOL_PAUSE)
 
     async def look_at_spool(self) -> None:
-        """Count the messages in the spool, if there is one."""
-        if self.delivery is None:
+        """Count the messages in the spools, if there are any."""
+        found = [await delivery.counts() for delivery in self.deliveries()]
+        if not found:
             return
-        counts = await self.delivery.counts()
-        oldest = 0.0 if counts.oldest is None else max(0.0, time.time() - counts.oldest)
+        arrived = [counts.oldest for counts in found if counts.oldest is not None]
         self._spool = {
-            sample("spool_messages"): counts.messages,
-            sample("spool_bytes"): counts.bytes,
-            sample("spool_oldest_seconds"): oldest,
-            sample("spool_dead_messages"): counts.dead,
+            sample("spool_messages"): sum(counts.messages for counts in found),
+            sample("spool_bytes"): sum(counts.bytes for counts in found),
+            sample("spool_oldest_seconds"): max(0.0, time.time() - min(arrived, default=inf)),
+            sample("spool_dead_messages"): sum(counts.dead for counts in found),
         }
+
+
+def _faults_of(delivery: Delivery) -> list[str]:
+    if delivery.failed is not None:
+        return [f"the spool has failed: {delivery.failed}"]
+    try:
+        return [] if delivery.has_room else ["the spool has no room"]
+    except OSError as error:
+        return [f"the spool cannot be used: {error}"]

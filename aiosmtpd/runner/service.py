@@ -9,10 +9,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from aiosmtpd.delivery.events import OnEvent
 from aiosmtpd.delivery.spool import SpoolError
 from aiosmtpd.listen.addresses import Listen, spell
 from aiosmtpd.listen.listener import Listener
 from aiosmtpd.process.failure import Failure, one_line
+from aiosmtpd.protocol.limits import Crowd
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.folders import Leftovers, free_folder
 from aiosmtpd.runner.handler import make_handler
@@ -39,12 +41,17 @@ class Service:
         self.config = config
         self.lost = asyncio.Event()
         self.observers: list[Any] = []
+        self.crowd: Crowd | None = None
+        """Counts connections over all workers; None counts those of this server."""
+        self.on_event: OnEvent | None = None
+        """Called with each event of a delivery, in some thread."""
         self._slot = slot
         self._workers = workers
         self._loop = asyncio.get_running_loop()
         self._contexts: Contexts | None = None
         self._server: Server | None = None
         self._delivery: Any = None
+        self._emptied: Leftovers | None = None
         self._leftovers: asyncio.Task[None] | None = None
 
     @property
@@ -53,6 +60,13 @@ class Service:
         if self._server is None:
             raise RuntimeError("the service is not started")
         return self._server
+
+    @property
+    def deliveries(self) -> list[Any]:
+        """The handlers with a spool: its own first, then those of workers before."""
+        if self._delivery is None:
+            return []
+        return [self._delivery, *(self._emptied.handlers if self._emptied is not None else ())]
 
     @property
     def addresses(self) -> list[str]:
@@ -78,6 +92,7 @@ class Service:
                 ssl_context=context,
                 settings=config.settings(tls_context=context, observers=self.observers),
                 shutdown_timeout=config.drain.grace,
+                crowd=self.crowd,
             )
             await self._server.bind()
             bound()
@@ -115,7 +130,7 @@ class Service:
         """Return the handler; one with a spool is open."""
         spool = self.config.spool
         if spool is None or self.config.handler is not None:
-            return make_handler(self.config, on_failure=self._lose)
+            return make_handler(self.config, on_failure=self._lose, on_event=self.on_event)
         first: SpoolError | None = None
         used: set[str] = set()
         for _ in range(TRIES):
@@ -130,14 +145,13 @@ class Service:
                 log.error("%s", error)
                 continue
             self._delivery = delivery
-            self._leftovers = self._loop.create_task(
-                Leftovers(spool.path, self._slot, self._workers, folder, self._make).run()
-            )
+            self._emptied = Leftovers(spool.path, self._slot, self._workers, folder, self._make)
+            self._leftovers = self._loop.create_task(self._emptied.run())
             return delivery
         raise first or SpoolError(f"No spool in {spool.path}")
 
     def _make(self, folder: str) -> Any:
-        return make_handler(self.config, folder, on_failure=self._lose)
+        return make_handler(self.config, folder, on_failure=self._lose, on_event=self.on_event)
 
     def _lose(self, error: BaseException) -> None:
         # Called in another thread; the loop may be closed by now.

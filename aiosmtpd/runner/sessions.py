@@ -40,7 +40,7 @@ class SessionLog:
     def sessions(self, number: int = SHOWN) -> list[dict[str, Any]]:
         """Return the open sessions, the oldest first, at most *number*."""
         now = monotonic()
-        found = []
+        found: list[dict[str, Any]] = []
         for server, session in self._sessions.items():
             if len(found) == number:
                 break

@@ -116,6 +116,13 @@ class Sockets:
             for sock in group.of_slot(slot, count)
         ]
 
+    def listening(self, places: Iterable[Place]) -> Iterator[tuple[str, socket.socket]]:
+        """Name the scheme of each socket."""
+        for place in places:
+            for group in self._groups.get(_key(place), ()):
+                for sock in group.members:
+                    yield place.scheme or "smtp", sock
+
     def keep(self, places: Iterable[Place]) -> None:
         """Close the sockets of all other places."""
         wanted = {_key(place) for place in places}

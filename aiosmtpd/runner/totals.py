@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from aiosmtpd.observers.metrics import Snapshot, escaped, sample
 
 CONNECTIONS = sample("connections")
@@ -76,3 +78,8 @@ def with_label(name: str, **labels: str) -> str:
     pairs = [own.removesuffix("}")] if own else []
     pairs += [f'{key}="{escaped(text)}"' for key, text in labels.items()]
     return f"{name}{{{','.join(pairs)}}}"
+
+
+def is_snapshot(value: object) -> TypeGuard[Snapshot]:
+    """Return True if a worker has sent its numbers; one of another version may not."""
+    return isinstance(value, dict) and value.keys() >= nothing().keys()

@@ -56,7 +56,8 @@ def _try_spool(config: Config) -> list[Said]:
     if not os.path.isdir(folder):
         return [(path, f"{folder} is not a folder", True)]
     if not os.access(folder, os.W_OK | os.X_OK):
-        return [(path, f"{folder} cannot be written by {_user()}", True)]
+        verb = "written" if folder == config.spool.path else f"made in {folder}"
+        return [(path, f"{config.spool.path} cannot be {verb} by {_user()}", True)]
     try:
         free = shutil.disk_usage(folder).free
     except OSError as error:

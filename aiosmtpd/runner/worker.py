@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from aiosmtpd.delivery.events import Event
 from aiosmtpd.listen.addresses import Listen
 from aiosmtpd.process.exit import exit_despite_threads, flush_standard_streams
 from aiosmtpd.process.failure import Failure, one_line
@@ -26,8 +27,11 @@ from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.control import Channel
 from aiosmtpd.runner.keys import Texts
-from aiosmtpd.runner.levels import set_level, set_up_logging
+from aiosmtpd.runner.logs import set_level, set_up
+from aiosmtpd.runner.numbers import Numbers
 from aiosmtpd.runner.service import SPOOL_FAILED, Service
+from aiosmtpd.runner.sessions import SessionLog
+from aiosmtpd.runner.tally import Tally
 
 BEAT = 1.0
 """Seconds between two heartbeats."""
@@ -59,6 +63,7 @@ class Worker:
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._service: Service | None = None
+        self._numbers: Numbers | None = None
         self._drain: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self.answers: dict[str, Callable[[Any], Any]] = {"log": set_level}
         """The functions that answer requests of the master, by the key of the request."""
@@ -86,12 +91,14 @@ class Worker:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+        await self._send_last_numbers()
         await self._channel.flush()
         return SPOOL_FAILED if service.lost.is_set() else 0
 
     async def _start(self, order: dict[str, Any]) -> Service:
         config = Config.from_json(order["config"])
-        set_up_logging(config)
+        key = bytes.fromhex(order.get("log_key", ""))
+        sessions = SessionLog(set_up(config.log, order["slot"], key))
         if order["identity"] is not None:
             # Before the first byte of a client, and before any code of the user's.
             Identity(**order["identity"]).assume(LOADED_LATE)
@@ -103,11 +110,25 @@ class Worker:
                 os.close(descriptor)
 
         service = Service(config, order["slot"], order["workers"])
+        numbers = Numbers(order["slot"])
+        numbers.deliveries = lambda: service.deliveries
+        service.observers += [numbers.observer, sessions]
+
+        def on_event(event: Event) -> None:
+            numbers.on_event(event)
+            sessions.on_event(event)
+
+        service.on_event = on_event
+        if "tally" in order:
+            service.crowd = Tally(*order["tally"])
+        self.answers["sessions"] = sessions.sessions
+        self._numbers = numbers
         await service.start(
             [Listen(scheme, fd=fd) for fd, scheme in order["sockets"]],
             [Texts(*pair) for pair in order["tls"]],
             close_descriptors,
         )
+        numbers.start()
         return service
 
     async def _fail(self, text: str, code: int) -> int:
@@ -154,7 +175,17 @@ class Worker:
     async def _beat(self) -> None:
         while self._service is not None:
             await asyncio.sleep(BEAT)
-            self._channel.send({"beat": {}})
+            self._send_numbers()
+
+    def _send_numbers(self) -> None:
+        if self._numbers is not None:
+            self._channel.send({"beat": self._numbers.snapshot()})
+
+    async def _send_last_numbers(self) -> None:
+        """Send the numbers of the last sessions: the master keeps them."""
+        if self._numbers is not None:
+            await self._numbers.stop()
+            self._send_numbers()
 
     def _answered(self, message: dict[str, Any]) -> dict[str, Any]:
         for name, answer in self.answers.items():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from aiosmtpd.runner.child import Timing
 from aiosmtpd.runner.config import Config
-from aiosmtpd.runner.levels import set_up_logging
+from aiosmtpd.runner.logs import set_up
 from aiosmtpd.runner.master import Master
+from aiosmtpd.runner.watch import Watch
 
 
 def main(file: str, times: str = "{}") -> int:
@@ -18,8 +19,8 @@ def main(file: str, times: str = "{}") -> int:
         return Config.from_json(Path(file).read_text())
 
     config = load()
-    set_up_logging(config)
-    return Master(config, load, timing=Timing(**json.loads(times))).run()
+    set_up(config.log)
+    return Master(config, load, watch=Watch(config), timing=Timing(**json.loads(times))).run()
 
 
 if __name__ == "__main__":

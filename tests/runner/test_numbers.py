@@ -35,7 +35,7 @@ def test_deliveries_are_counted_by_route(tmp_path: Path) -> None:
         handler,
         controller,
     ):
-        numbers.delivery = handler
+        numbers.deliveries = lambda: [handler]
         counters, gauges = numbers_of(numbers)
         result = sample("deliveries_total", route="app", result="delivered")
         assert (counters[result], gauges[sample("route_up", route="app")]) == (0, 1)
@@ -56,7 +56,7 @@ async def test_the_spool_is_counted(tmp_path: Path) -> None:
     numbers = Numbers(0)
     await numbers.look_at_spool()
     async with Delivery(tmp_path, [route(Place())]) as delivery:
-        numbers.delivery = delivery
+        numbers.deliveries = lambda: [delivery]
         await numbers.look_at_spool()
         gauges = numbers.snapshot()["gauges"]
     for name in "messages", "bytes", "oldest_seconds", "dead_messages":
@@ -100,7 +100,7 @@ class Broken:
 def test_a_spool_that_takes_no_mail_is_a_fault(failed: Any, room: Any, faults: list[str]) -> None:
     numbers, broken = Numbers(0), Broken()
     broken.failed, broken.room = failed, room
-    numbers.delivery = broken  # type: ignore[assignment]
+    numbers.deliveries = lambda: [broken]  # type: ignore[list-item]
     assert numbers.snapshot()["faults"] == faults
 
 
