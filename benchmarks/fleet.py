@@ -20,14 +20,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from load import message
 
 HERE = Path(__file__).parent
 BODY = message(4000)
 PATIENCE = 60.0
+MARKS = (b'"event": "worker.ready"', b'"event": "config.reload"')
 
 SINK = """
 import os
@@ -200,6 +204,14 @@ class Load:
             await task
 
 
+async def until(happened: Callable[[], bool], pause: float = 0.01) -> bool:
+    """Look again and again until this is so, or for a minute."""
+    deadline = time.monotonic() + PATIENCE
+    while not (is_so := happened()) and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(pause)
+    return is_so
+
+
 class Serving:
     """The server's processes."""
 
@@ -211,41 +223,51 @@ class Serving:
         (folder / "sink.py").write_text(SINK)
         self.workers = workers
         self.log = folder / "log"
+        self.log.touch()
+        self.read = 0
+        self.known: list[dict[str, Any]] = []
         self.ready_after = 0.0
 
     async def start(self) -> None:
         environment = {**os.environ, "SINK": str(self.folder / "got")}
         before, began = self.count("worker.ready"), time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: ASYNC220
                 [sys.executable, "-P", "-m", "aiosmtpd", "serve", "aiosmtpd.toml"],
                 cwd=self.folder, env=environment, stderr=log,
             )  # fmt: skip
         await self.until(lambda: self.count("worker.ready") >= before + self.workers)
         self.ready_after = time.monotonic() - began
 
-    async def until(self, happened: object) -> None:
-        deadline = time.monotonic() + PATIENCE
-        while not happened():  # type: ignore[operator]
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(self.log.read_text()[-3000:])
-            await asyncio.sleep(0.01)
+    async def until(self, happened: Callable[[], bool]) -> None:
+        if not await until(lambda: happened() or self.process.poll() is not None):
+            raise SystemExit("too late: see the log")
+        if self.process.poll() is not None:
+            raise SystemExit(self.log.read_text()[-3000:])
 
-    def events(self, name: str) -> list[dict[str, object]]:
-        if not self.log.exists():
-            return []
-        mark = f'"event": "{name}"'
-        found = [line for line in self.log.read_text().splitlines() if mark in line]
-        return [json.loads(line) for line in found]
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the events of a name that the log has so far."""
+        with self.log.open("rb") as file:
+            file.seek(self.read)
+            lines = file.read().rpartition(b"\n")[0].splitlines(keepends=True)
+        self.read += sum(map(len, lines)) + bool(lines and not lines[-1].endswith(b"\n"))
+        for line in lines:
+            if any(mark in line for mark in MARKS):
+                self.known.append(json.loads(line))
+        return [one for one in self.known if one["event"] == name]
 
     def count(self, name: str) -> int:
-        return self.log.read_text().count(f'"event": "{name}"') if self.log.exists() else 0
+        return len(self.events(name))
+
+    def has_more(self, name: str, before: int) -> bool:
+        return self.count(name) > before
+
+    def is_new(self, slot: int, victim: int) -> bool:
+        return self.newest(slot) != victim
 
     def newest(self, slot: int) -> int:
         pids = [one["worker"] for one in self.events("worker.ready") if one["slot"] == slot]
-        pid = pids[-1]
-        assert isinstance(pid, int)
-        return pid
+        return int(pids[-1])
 
     def rss(self) -> dict[str, list[int]]:
         """Return the memory of the master and of the workers in KiB."""
@@ -271,7 +293,7 @@ async def reload(serving: Serving, options: argparse.Namespace) -> list[str]:
         await asyncio.sleep(options.every)
         before, began = serving.count("config.reload"), time.monotonic()
         serving.process.send_signal(signal.SIGHUP)
-        await serving.until(lambda before=before: serving.count("config.reload") > before)
+        await serving.until(partial(serving.has_more, "config.reload", before))
         seconds.append(time.monotonic() - began)
     failed = [one for one in serving.events("config.reload") if one["result"] != "ok"]
     return [
@@ -286,7 +308,7 @@ async def kill9(serving: Serving, options: argparse.Namespace) -> list[str]:
         slot = number % serving.workers
         victim, began = serving.newest(slot), time.monotonic()
         os.kill(victim, signal.SIGKILL)
-        await serving.until(lambda slot=slot, victim=victim: serving.newest(slot) != victim)
+        await serving.until(partial(serving.is_new, slot, victim))
         seconds.append(time.monotonic() - began)
     seconds.sort()
     middle = seconds[len(seconds) // 2]
@@ -304,8 +326,7 @@ async def kill9_master(serving: Serving, options: argparse.Namespace) -> list[st
         serving.process.kill()
         serving.process.wait()
         began = time.monotonic()
-        while any(map(is_alive, workers)):
-            await asyncio.sleep(0.01)
+        await until(partial(all_ended, workers))
         seconds.append(time.monotonic() - began)
         await serving.start()
     return [
@@ -321,6 +342,10 @@ async def term(serving: Serving, options: argparse.Namespace) -> list[str]:
 
 
 MODES = {"reload": reload, "kill9": kill9, "kill9-master": kill9_master, "term": term}
+
+
+def all_ended(pids: list[int]) -> bool:
+    return not any(map(is_alive, pids))
 
 
 def is_alive(pid: int) -> bool:
@@ -350,12 +375,8 @@ async def run(mode: str, options: argparse.Namespace) -> None:
         rate = len(load.acknowledged) / (time.monotonic() - began)
         if mode == "term":
             await serving.start()
-        try:
-            async with asyncio.timeout(PATIENCE):
-                while not load.acknowledged <= serving.delivered().keys():
-                    await asyncio.sleep(0.1)
-        except TimeoutError:
-            pass
+        # An acknowledged message that is lost never comes.
+        await until(lambda: load.acknowledged <= serving.delivered().keys(), 0.2)
         code = await serving.end()
         show(mode, [*said, f"{rate:,.0f} messages/s, ready after {ready:.2f} s"], load, serving)
         if rss is not None:

@@ -245,11 +245,12 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
 
 def _serve(settings: Namespace) -> int:
     from aiosmtpd.runner.config import Config
-    from aiosmtpd.runner.levels import set_up_logging
+    from aiosmtpd.runner.logs import set_up
     from aiosmtpd.runner.master import Master
+    from aiosmtpd.runner.watch import Watch
 
     loaded = _load(settings)
-    set_up_logging(loaded.config)
+    set_up(loaded.config.log)
     _log_warnings(loaded)
 
     def reload() -> Config:
@@ -257,7 +258,7 @@ def _serve(settings: Namespace) -> int:
         _log_warnings(again)
         return again.config
 
-    return Master(loaded.config, reload).run()
+    return Master(loaded.config, reload, watch=Watch(loaded.config)).run()
 
 
 def _log_warnings(loaded: Loaded) -> None:

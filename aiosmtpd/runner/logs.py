@@ -21,6 +21,9 @@ EVENTS = "aiosmtpd.events"
 ENGINE = "mail.log"
 """The logger of sessions and deliveries. Its lines at INFO say the same as events."""
 
+TOLD = {"told": True}
+"""The *extra* of a line of the master that an event repeats."""
+
 DIGITS = 12
 """Letters of the hash of an address."""
 
@@ -108,10 +111,17 @@ def _text(fields: dict[str, Any]) -> str:
 
 
 class NotTwice(logging.Filter):
-    """Drops the lines of sessions that events replace, unless the level is DEBUG."""
+    """Drops lines that say the same as an event, and in text the events of the master."""
+
+    def __init__(self, slot: int | None, *, as_json: bool) -> None:
+        super().__init__()
+        self._is_worker = slot is not None
+        self._as_json = as_json
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return True for a record that is to be written."""
+        if not self._is_worker:
+            return not hasattr(record, "told" if self._as_json else "fields")
         is_of_session = record.name == ENGINE and record.levelno == logging.INFO
         return not is_of_session or logging.getLogger().isEnabledFor(logging.DEBUG)
 
@@ -127,8 +137,7 @@ def set_up(
     addresses = Addresses(log.addresses, key)
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(Lines(slot, addresses, as_json=log.format == "json"))
-    if slot is not None:
-        handler.addFilter(NotTwice())
+    handler.addFilter(NotTwice(slot, as_json=log.format == "json"))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -23,6 +23,7 @@ from aiosmtpd.runner.child import Child, Timing
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.keys import Keyring
+from aiosmtpd.runner.logs import TOLD
 from aiosmtpd.runner.slot import Slot, SlotState
 from aiosmtpd.runner.slots import Sockets
 from aiosmtpd.runner.systemd import notify, notify_of_reload, watchdog_pause
@@ -61,8 +62,11 @@ class Watch(Protocol):
     def beat(self, slot: int, pid: int, numbers: dict[str, Any]) -> None:
         """Get the numbers of a heartbeat."""
 
-    def worker_exited(self, slot: int, pid: int, reason: str) -> None:
-        """Hear of an end: *reason* is ``reload``, ``drain``, ``crash`` or ``hang``."""
+    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> None:
+        """Hear of an end: *reason* is ``reload``, ``drain``, ``crash`` or ``hang``.
+
+        *code* is the exit code, or minus the number of a signal.
+        """
 
     def reloaded(self, ok: bool, faults: list[str]) -> None:
         """Hear of a reload that is over."""
@@ -264,7 +268,7 @@ class Master:
     def hear_of_end(self, child: Child, why: str) -> None:
         """Hear that a worker has ended."""
         if self.watch is not None:
-            self.watch.worker_exited(child.slot, child.pid, why)
+            self.watch.worker_exited(child.slot, child.pid, why, child.code)
         if child.code == SPOOL_FAILED and not self._end.is_set():
             log.critical("The disk of the spool has failed: stopping")
             self._code = SPOOL_FAILED
@@ -282,9 +286,9 @@ class Master:
             except Exception as error:
                 faults = _faults_of(error)
                 for fault in faults:
-                    log.error("Not reloaded: %s", fault)
+                    log.error("Not reloaded: %s", fault, extra=TOLD)
             else:
-                log.info("Reloaded: all workers are new")
+                log.info("Reloaded: all workers are new", extra=TOLD)
             if self.watch is not None:
                 self.watch.reloaded(not faults, faults)
             notify("READY=1", self._status("the last reload failed" if faults else ""))

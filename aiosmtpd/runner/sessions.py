@@ -95,7 +95,7 @@ class SessionLog:
             server,
             "message.accepted" if result == "accepted" else "message.refused",
             queue_id=envelope.received_id or None,
-            sender=self._addresses.one(envelope.mail_from or ""),
+            **{"from": self._addresses.one(envelope.mail_from or "")},
             to_count=len(envelope.rcpt_tos),
             to=[self._addresses.one(one) for one in envelope.rcpt_tos] if at_debug else None,
             size=message.size,
@@ -131,8 +131,6 @@ class SessionLog:
         return self._addresses.one(login) if isinstance(login, str) else None
 
     def _log(self, server: Any, name: str, level: int = logging.INFO, **fields: Any) -> None:
-        if "sender" in fields:
-            fields["from"] = fields.pop("sender")
         event(name, level, session=server.session_id, client=self._client(server), **fields)
 
     # Deliveries.

@@ -11,6 +11,7 @@ import attrs
 
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner.child import Child, State, reason
+from aiosmtpd.runner.logs import TOLD
 
 if TYPE_CHECKING:
     from aiosmtpd.runner.config import Config
@@ -150,7 +151,7 @@ class Slot:
             raise
         finally:
             self._starting = None
-        log.info("Worker %d is ready (process %d)", self.number, child.pid)
+        log.info("Worker %d is ready (process %d)", self.number, child.pid, extra=TOLD)
         if master.watch is not None:
             master.watch.worker_ready(self.number, child.pid)
         return child
@@ -175,11 +176,10 @@ class Slot:
             served = asyncio.get_running_loop().time() - child.ready_at
             self._soon = 0 if served >= SOUND else self._soon + 1
             self.restarts += 1
-            log.error(
-                "Worker %d (process %d) has ended: %s", self.number, child.pid, reason(child.code)
-            )
+            text, cause = "Worker %d (process %d) has ended: %s", reason(child.code)
+            log.error(text, self.number, child.pid, cause, extra=TOLD)
         else:
-            log.info("Worker %d (process %d) has ended", self.number, child.pid)
+            log.info("Worker %d (process %d) has ended", self.number, child.pid, extra=TOLD)
         self._master.hear_of_end(child, why)
         if self.child is child:
             self.child = None

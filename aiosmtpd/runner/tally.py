@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 import struct
-import tempfile
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,7 +96,7 @@ class Table:
         self.fd = _memory()
         try:
             os.ftruncate(self.fd, Layout(columns, buckets).size)
-            header = HEADER.pack(MAGIC, columns, buckets, 0, secrets.token_bytes(16))
+            header = HEADER.pack(MAGIC, columns, buckets, 0, os.urandom(16))
             os.pwrite(self.fd, header, 0)
             self._shared = Shared(self.fd)
         except BaseException:
@@ -135,6 +133,8 @@ class Table:
 def _memory() -> int:
     if hasattr(os, "memfd_create"):
         return os.memfd_create("aiosmtpd-connections", os.MFD_CLOEXEC)
+    import tempfile  # Linux has the call above
+
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd._version import __version__
+from aiosmtpd.engine.registry import descriptors
 from aiosmtpd.listen.addresses import parse_listen
 from aiosmtpd.observers.metrics import PREFIX, Snapshot, sample
 from aiosmtpd.process.failure import Failure
@@ -127,7 +128,7 @@ class Watch:
         if is_snapshot(numbers):
             self._totals.update(slot, pid, numbers)
 
-    def worker_exited(self, slot: int, pid: int, reason: str) -> None:
+    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> None:
         """Hear of an end: its counters are kept, and its connections count no longer."""
         self._totals.ended(pid)
         self._faults.pop(pid, None)
@@ -137,7 +138,8 @@ class Watch:
         if reason in self._restarts and not self.master.is_draining:
             self._restarts[reason] += 1
         level = logging.INFO if reason in ("reload", "drain") else logging.ERROR
-        logs.event("worker.exit", level, slot=slot, worker=pid, reason=reason)
+        how: dict[str, Any] = {"code": code} if code >= 0 else {"signal": -code}
+        logs.event("worker.exit", level, slot=slot, worker=pid, reason=reason, **how)
 
     def reloaded(self, ok: bool, faults: list[str]) -> None:
         """Hear of a reload that is over."""
@@ -216,6 +218,8 @@ class Watch:
         counters["process_cpu_seconds_total"] = usage.cpu_seconds()
         gauges["process_start_time_seconds"] = usage.BEGAN
         gauges |= usage.gauges("process_")
+        if (most := descriptors()) is not None:
+            gauges["process_max_fds"] = most
         return found
 
     # Commands.

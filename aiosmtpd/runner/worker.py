@@ -174,8 +174,8 @@ class Worker:
 
     async def _beat(self) -> None:
         while self._service is not None:
-            await asyncio.sleep(BEAT)
             self._send_numbers()
+            await asyncio.sleep(BEAT)
 
     def _send_numbers(self) -> None:
         if self._numbers is not None:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import pytest
 
 from aiosmtpd.runner.config import Config, parse_place
-from aiosmtpd.runner.tables import Admin, Drain, RouteTable, SpoolTable
+from aiosmtpd.runner.tables import Admin, Drain, Log, RouteTable, SpoolTable
 from tests.client import PATIENCE, Client
 from tests.delivery.support import until
 from tests.net.program import environment
@@ -46,6 +46,7 @@ def configuration(folder: Path, **keywords: Any) -> Config:
         "route": (RouteTable(to="python:sink:take", name="sink"),),
         "drain": Drain(linger=2.0, grace=2.0),
         "admin": Admin(),
+        "log": Log(format="text"),
         "source": str(folder / "aiosmtpd.json"),
     }
     return Config(**{**base, **keywords})
