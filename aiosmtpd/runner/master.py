@@ -33,6 +33,9 @@ DEFAULT_USER = "nobody"
 SPOOL_FAILED = 74
 """Exit code of a worker whose spool's disk has failed, and then of the master."""
 
+HAS_WORKERS = sys.platform != "win32"
+"""True if a process can give sockets to others; else this one serves itself."""
+
 IGNORED = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
 
 log = logging.getLogger("mail.log")
@@ -119,6 +122,10 @@ class Master:
     def run(self) -> int:
         """Serve until a signal; return the exit code, after one line if it cannot start."""
         try:
+            if not HAS_WORKERS:
+                from aiosmtpd.runner.alone import run_alone
+
+                return run_alone(self.config, self.timing.certificates)
             with asyncio.Runner() as runner:
                 runner.run(self._main())
         except Failure as failure:

@@ -66,11 +66,12 @@ class Fleet:
             (folder / "sink.py").write_text(SINK)
         self.configure(config or configuration(folder))
         times = json.dumps(keywords.pop("times", {}))
+        before = keywords.pop("before", ())
         env = environment(SINK=str(self.sink), **keywords.pop("variables", {}))
         self._skipped = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *SERVING, str(self.file), times],
+                [sys.executable, *before, *SERVING, str(self.file), times],
                 stdin=subprocess.DEVNULL,
                 stderr=log,
                 env=env,
