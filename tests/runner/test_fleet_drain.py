@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
 from aiosmtpd.delivery import Arrival, Spool
@@ -215,6 +216,19 @@ class Handler:
     async def handle_DATA(self, server, session, envelope):
         return "250 OK"
 """
+
+
+@ROOT_ONLY
+def test_a_reload_may_name_another_user(open_path: Path) -> None:
+    config = configuration(open_path, user="root", spool=None, handler="mine:Handler")
+    (open_path / "mine.py").write_text("class Handler: pass")
+    with Fleet(open_path, config) as fleet:
+        fleet.reload(attrs.evolve(config, user="nobody"))
+        until(lambda: len(fleet.worker_pids()) == 2)
+        assert {Path(f"/proc/{pid}").stat().st_uid for pid in fleet.worker_pids()} == {65534}
+        fleet.configure(attrs.evolve(config, user="unknown-user"))
+        fleet.process.send_signal(signal.SIGHUP)
+        fleet.says("Not reloaded: There is no user unknown-user on this system")
 
 
 @ROOT_ONLY
