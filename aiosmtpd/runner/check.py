@@ -35,6 +35,9 @@ Say: TypeAlias = Callable[[Path, str], None]
 SOON = 14
 """Days before its end from which a certificate has a warning."""
 
+LOOPBACK = ("127.0.0.1", "::1")
+"""The addresses of a place without a host."""
+
 TRYOUT = 60.0
 """Seconds for the process that tries the handler and the engines."""
 
@@ -114,9 +117,15 @@ def _check_place(place: Place, path: Path, mine: list[int], say: Say, warn: Say)
 
 
 def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say) -> None:
-    host, port = place.host or "127.0.0.1", place.port or 0
+    host, port = place.host, place.port or 0
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = [
+            one
+            for name in ([host] if host else LOOPBACK)
+            for one in socket.getaddrinfo(
+                name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        ]
     except OSError as error:
         say(path, f"{host}: {error.strerror or error}")
         return
@@ -134,6 +143,8 @@ def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say)
             warn(path, f"{where} was not tried: ports below 1024 need root or a capability")
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
+                if host is None and family == socket.AF_INET6:
+                    continue  # a machine without IPv6: the server uses IPv4 alone
                 say(path, f"{where}: {error.strerror}")
             elif not any(holds_port(pid, port) is not False for pid in mine):
                 say(path, f"{where} is used by another program")
