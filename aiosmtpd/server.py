@@ -22,6 +22,7 @@ from aiosmtpd.engine.registry import Registry
 from aiosmtpd.listen import sockets
 from aiosmtpd.listen.addresses import Address, Listen, parse_listen
 from aiosmtpd.listen.listener import Listener
+from aiosmtpd.protocol.limits import Crowd
 from aiosmtpd.protocol.settings import Settings, SMTPKeywords, check_names
 
 DEFAULT_PORT = sockets.DEFAULT_PORT
@@ -33,7 +34,15 @@ LAST_RESORT = 1.0
 
 ALREADY_RUNNING = "the server is already running"
 
-OWN_KEYWORDS = ("handler", "listen", "ssl_context", "factory", "shutdown_timeout", "settings")
+OWN_KEYWORDS = (
+    "handler",
+    "listen",
+    "ssl_context",
+    "factory",
+    "shutdown_timeout",
+    "settings",
+    "crowd",
+)
 """The parameters of ``Server`` beside the keywords of ``SMTP``."""
 
 TLSContext: TypeAlias = ssl.SSLContext | Callable[[], ssl.SSLContext]
@@ -78,7 +87,8 @@ class Server:
     *factory* makes the object for a connection in place of ``SMTP`` and ``LMTP``.
     *shutdown_timeout* is how many seconds running transactions get when the server stops. The
     other keywords are those of :class:`~aiosmtpd.smtp.SMTP`, with ``enable_SMTPUTF8`` True unless
-    you set it. Instead of them you may pass *settings*: keywords that are validated already. Raises
+    you set it. Instead of them you may pass *settings*: keywords that are validated already.
+    *crowd* enforces the limits on connections in place of counters of this server alone. Raises
     TypeError for an unknown keyword, and ValueError or TypeError for a value that is not allowed.
     """
 
@@ -91,6 +101,7 @@ class Server:
         factory: Callable[[], asyncio.BaseProtocol] | None = None,
         shutdown_timeout: float = DEFAULT_SHUTDOWN_TIMEOUT,
         settings: Settings | None = None,
+        crowd: Crowd | None = None,
         **SMTP_parameters: Unpack[SMTPKeywords],
     ) -> None:
         if settings is None:
@@ -111,7 +122,8 @@ class Server:
             raise ValueError("smtps:// needs an ssl_context")
         self.listeners: list[asyncio.AbstractServer] = []
         self._factory = factory
-        self._registry = Registry()
+        self._crowd = crowd
+        self._registry = Registry(crowd)
         self._stopped = asyncio.Event()
         self._close_handler: Callable[[], Awaitable[object]] | None = None
 
@@ -134,7 +146,7 @@ class Server:
         """
         if self.listeners:
             raise RuntimeError(ALREADY_RUNNING)
-        self._registry = Registry()
+        self._registry = Registry(self._crowd)
         self._stopped.clear()
         try:
             for place in self.places:

@@ -38,6 +38,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "send": Command("aiosmtpd.cli.send:main", "send a message, show the dialogue"),
+    "serve": Command("aiosmtpd.cli.serve:main", "run a server from a file"),
+    "ctl": Command("aiosmtpd.cli.ctl:main", "look at a running serve, reload it"),
     "queue": Command("aiosmtpd.cli.queue:main", "look into a spool, retry messages"),
     "inbox": Command("aiosmtpd.cli.inbox:main", "catch mail, show it in the browser"),
     "wait": Command("aiosmtpd.cli.wait:main", "wait for a message, print it"),

@@ -13,9 +13,12 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import attrs
 
 from aiosmtpd.delivery import report
+from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.outlets.python import PythonOutlet
@@ -88,7 +91,8 @@ class Courier:
     """Delivers the messages of *spool* by *routes*, from :meth:`start` to :meth:`stop`.
 
     When the courier stops, running tries have *grace* seconds. *on_failure* is called in the
-    courier's thread when the spool has failed. *clock* returns the seconds since 1970.
+    courier's thread when the spool has failed, *on_event* with each event of a delivery. *clock*
+    returns the seconds since 1970.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Courier:
         *,
         grace: float = 5.0,
         on_failure: Callable[[BaseException], object] | None = None,
+        on_event: OnEvent | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.missing: set[str] = set()
@@ -106,6 +111,7 @@ class Courier:
         self._routes = routes
         self._grace = grace
         self._on_failure = on_failure
+        self._on_event = on_event
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -400,6 +406,7 @@ class Courier:
 
     async def _deliver(self, job: Job, lane: Lane) -> None:
         route, missing = lane.route, job.item.recipients
+        began = time.monotonic()
         try:
             if self._spool.is_suspect(job):
                 tried = await self._try_suspect(job, lane)
@@ -407,7 +414,7 @@ class Courier:
                 tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
-            await self._conclude(job, route, tried.failures)
+            await self._conclude(job, route, tried.failures, time.monotonic() - began)
         except SpoolLost:
             raise
         except Exception:
@@ -513,9 +520,19 @@ class Courier:
         if not tried.is_down:
             if breaker.is_down:
                 log.warning("Route %s is up again", route.name)
+                self._tell(Event(kind="up", route=route.name))
             breaker.succeed()
         elif breaker.fail(time.monotonic(), random.random()):  # noqa: S311 - jitter
             log.error("Route %s is down: %s", route.name, lane.error)
+            self._tell(Event(kind="down", route=route.name, error=lane.error))
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except Exception:
+            log.exception("The function on_event has failed")
 
     async def try_directly(self, route: Route, item: Item, timeout: float) -> Tried:
         """Deliver a message that is not in the spool; raises RuntimeError if the courier ends."""
@@ -535,8 +552,10 @@ class Courier:
             await lane.direct.acquire()
         try:
             route.breaker.begin()
+            began = time.monotonic()
             tried = await self._try(lane, item, timeout)
             self._judge(lane, tried)
+            self._tell(_direct(route, item, tried, time.monotonic() - began))
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
@@ -547,17 +566,34 @@ class Courier:
     # The result of a try.
 
     async def _conclude(
-        self, job: Job, route: Route, failures: Mapping[str, Later | Never]
+        self,
+        job: Job,
+        route: Route,
+        failures: Mapping[str, Later | Never],
+        seconds: float = 0.0,
     ) -> None:
-        """Write the result of a try to the spool."""
+        """Write the result of a try, which took *seconds*, to the spool."""
         item = job.item
+        event = Event(
+            kind="delivered",
+            route=route.name,
+            queue_id=item.id,
+            recipients=len(item.recipients) - len(failures),
+            attempts=item.attempts + 1,
+            seconds=seconds,
+            lag=max(0.0, self._clock() - item.arrival.time),
+        )
+        if event.recipients:
+            self._tell(event)
         if not failures:
             log.info("%s delivered by route %s to %r", item.id, route.name, item.recipients)
             await self._written(lambda: self._spool.done(job))
             return
-        await self._settle(job, route, failures)
+        await self._settle(job, route, failures, event)
 
-    async def _settle(self, job: Job, route: Route, failures: Mapping[str, Later | Never]) -> None:
+    async def _settle(
+        self, job: Job, route: Route, failures: Mapping[str, Later | Never], event: Event
+    ) -> None:
         """Write to the spool which recipients wait, and which are given up."""
         item, now = job.item, self._clock()
         chance = random.random()  # noqa: S311 - jitter
@@ -576,12 +612,18 @@ class Courier:
                 text = "%s dead: route %s, recipient %r: %s"
                 log.error(text, item.id, route.name, recipient, reason.text)
         dead_error = next(iter(dead.values())).text if dead else ""
+        if dead:
+            self._tell(attrs.evolve(event, kind="dead", recipients=len(dead), error=dead_error))
         error = ""
         if waiting and due is not None:
             due = _not_before(waiting.values(), due, now)
             error = _text(next(iter(waiting.values())))
             text = "%s waits %.0f s for route %s: %s"
             log.info(text, item.id, due - now, route.name, error)
+            number = len(waiting)
+            self._tell(
+                attrs.evolve(event, kind="deferred", recipients=number, error=error, due=due)
+            )
 
         def write(kept: Iterable[str]) -> Future[None]:
             return self._spool.settle(
@@ -657,6 +699,25 @@ class Courier:
                 write()
                 raise
             pause = min(2 * pause, LONGEST_PAUSE)
+
+
+def _direct(route: Route, item: Item, tried: Tried, seconds: float) -> Event:
+    """Return the event of a direct delivery: dead if no recipient may be tried again."""
+    failures = list(tried.failures.values())
+    event = Event(
+        kind="delivered",
+        route=route.name,
+        queue_id=item.id,
+        recipients=len(item.recipients) - len(failures),
+        seconds=seconds,
+        lag=seconds,
+    )
+    if not failures:
+        return event
+    later = [failure for failure in failures if isinstance(failure, Later)]
+    error = _text((later or failures)[0])
+    kind: Literal["deferred", "dead"] = "deferred" if later else "dead"
+    return attrs.evolve(event, kind=kind, recipients=len(failures), error=error)
 
 
 def _all(item: Item, failure: Later | Never) -> dict[str, Later | Never]:

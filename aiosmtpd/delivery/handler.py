@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from public import public
 
 from aiosmtpd.delivery.courier import Courier, Tried
+from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.incoming import Incoming
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never, seen_by
@@ -90,8 +91,9 @@ class Delivery:
 
     It starts with :meth:`open`, ``async with`` or its first message. ``Server``, the controllers
     and the command line open and close it. *on_failure* is called, in some thread, with the error
-    after which the disk cannot be trusted: each later message then gets ``451 4.3.0``. Raises
-    ValueError for routes that cannot be, and :exc:`Misconfigured` if an extra is missing.
+    after which the disk cannot be trusted: each later message then gets ``451 4.3.0``. *on_event*
+    is called with each :class:`~aiosmtpd.delivery.events.Event`, in some thread. Raises ValueError
+    for routes that cannot be, and :exc:`Misconfigured` if an extra is missing.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class Delivery:
         max_bytes: int | None = None,
         grace: float = 5.0,
         on_failure: Callable[[BaseException], object] | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
         self.on_failure = on_failure
+        self.on_event = on_event
         self._routes = Routes(_as_routes(routes))
         self._spool = Spool(spool, min_free=min_free, max_bytes=max_bytes)
         self._grace = grace
@@ -176,6 +180,20 @@ class Delivery:
         return self._courier is not None and self._courier.is_busy
 
     @property
+    def has_room(self) -> bool:
+        """False while MAIL gets ``452 4.3.1``; raises OSError if the folder cannot be read."""
+        return self._spool.has_room()
+
+    @property
+    def routes_up(self) -> dict[str, bool]:
+        """The names of the routes that deliver, each False while the route is down."""
+        return {
+            route.name: not route.breaker.is_down
+            for route in self._routes.by_name.values()
+            if not route.rejects
+        }
+
+    @property
     def missing(self) -> frozenset[str]:
         """Names of routes that messages in the spool have, and that none of the routes has."""
         return frozenset(self._courier.missing if self._courier else ())
@@ -195,7 +213,13 @@ class Delivery:
     def _begin(self) -> None:
         self._spool.open()
         self._has_failed = False
-        courier = Courier(self._spool, self._routes, grace=self._grace, on_failure=self._lose_spool)
+        courier = Courier(
+            self._spool,
+            self._routes,
+            grace=self._grace,
+            on_failure=self._lose_spool,
+            on_event=self.on_event,
+        )
         try:
             courier.start()
         except BaseException:
@@ -384,6 +408,7 @@ class Delivery:
             return Tried(dict.fromkeys(part.recipients, Later(str(error))), is_down=True)
 
     async def _store(self, courier: Courier, message: _Message, parts: list[_Part]) -> str:
+        began = time.monotonic()
         stored = self._spool.put(
             queue_id=message.queue_id,
             sender=message.sender,
@@ -403,7 +428,16 @@ class Delivery:
         except SpoolError as error:
             return self._why_not(error)
         courier.wake()
+        self._tell_stored(message, time.monotonic() - began)
         return f"250 2.0.0 OK queued as {message.queue_id}"
+
+    def _tell_stored(self, message: _Message, seconds: float) -> None:
+        if self.on_event is None:
+            return
+        try:
+            self.on_event(Event(kind="stored", queue_id=message.queue_id, seconds=seconds))
+        except Exception:
+            log.exception("The function on_event has failed")
 
 
 def _as_routes(routes: Any) -> list[RouteLike]:

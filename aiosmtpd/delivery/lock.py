@@ -61,6 +61,22 @@ class FolderLock:
         return ""
 
 
+def is_locked(folder: str) -> bool:
+    """Return True if a process has the lock of a folder; nothing is written."""
+    try:
+        descriptor = os.open(os.path.join(folder, "lock"), os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        _lock(descriptor)
+    except OSError:
+        return True
+    finally:
+        # This also gives the lock back.
+        os.close(descriptor)
+    return False
+
+
 def _write(descriptor: int, content: bytes) -> None:
     os.ftruncate(descriptor, 0)
     os.lseek(descriptor, 0, os.SEEK_SET)

@@ -136,7 +136,8 @@ class Commands(Connection):
         self._chunks: ChunkSource | None = None
         self._auth_failures_left = settings.limits.max_auth_failures
         self._calls: dict[str, int] | None = None
-        self._admitted_host = ""
+        # None while it is not among the server's connections, "" if it is not counted by host.
+        self._admitted_host: str | None = None
         self._unknown = self._masked = 0
         self._told = False
         self._last_hook = ""
@@ -218,7 +219,7 @@ class Commands(Connection):
     def _leave_registry(self, registry: Registry) -> None:
         super()._leave_registry(registry)
         # Leave only once: ended(), which a stopping server calls, runs this again.
-        host, self._admitted_host = self._admitted_host, ""
+        host, self._admitted_host = self._admitted_host, None
         registry.crowd.leave(host)
 
     def _let_go(self) -> None:

@@ -21,7 +21,7 @@ class Member(Protocol):
         """Return a future that is done when the connection and its task have ended."""
 
 
-def _descriptors() -> int | None:
+def descriptors() -> int | None:
     """Return how many file descriptors this process may have; None if that is unknown."""
     try:
         import resource  # not on Windows
@@ -32,12 +32,15 @@ def _descriptors() -> int | None:
 
 
 class Registry:
-    """The open connections of one server, to count them and to end them."""
+    """The open connections of one server, to count them and to end them.
 
-    def __init__(self) -> None:
+    *crowd* enforces the limits on connections; None is for a crowd of this server alone.
+    """
+
+    def __init__(self, crowd: Crowd | None = None) -> None:
         self.connections: set[Member] = set()
         self._refused: set[Member] = set()
-        self.crowd = Crowd(_descriptors())
+        self.crowd = Crowd(descriptors()) if crowd is None else crowd
         self.is_patient = False
         """True if the server stops with a *linger*: its closes wait for bytes on their way."""
 

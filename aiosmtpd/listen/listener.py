@@ -28,6 +28,9 @@ BACKLOG = 1024
 ACCEPTS_PER_TURN = 16
 """Connections accepted before those that are open have their turn again."""
 
+SHARED_ACCEPTS = 4
+"""The same for sockets that other processes have too: fewer, so that they get their part."""
+
 OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SHORTEST_PAUSE = 0.005
 LONGEST_PAUSE = 1.0
@@ -86,6 +89,10 @@ class Listener(asyncio.AbstractServer):
     def is_serving(self) -> bool:
         """Tell whether connections are accepted."""
         return self._is_open and not self._closed.done()
+
+    def stop_sharing(self) -> None:
+        """Have the sockets alone from now on: close() accepts the connections that wait."""
+        self._is_shared = False
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         """Return the event loop that accepts the connections."""
@@ -178,7 +185,7 @@ class Listener(asyncio.AbstractServer):
             self._accept(sock)
 
     def _accept(self, sock: socket.socket) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
+        for _ in range(SHARED_ACCEPTS if self._is_shared else ACCEPTS_PER_TURN):
             try:
                 connection, peer = sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):

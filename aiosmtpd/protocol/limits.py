@@ -182,7 +182,7 @@ class Crowd:
         *connections* is the number of open connections including this one, *now* the time in
         seconds. *host* is ``""`` for a client that is not counted by host.
         """
-        if (refusal := self._too_many(connections, limits)) is not None or not host:
+        if (refusal := self.too_many(connections, limits)) is not None or not host:
             return refusal
         if limits.max_connection_rate is not None:
             if now - self._minute >= MINUTE:
@@ -197,14 +197,15 @@ class Crowd:
         self._hosts[host] = count + 1
         return None
 
-    def _too_many(self, connections: int, limits: Limits) -> Reply | None:
+    def too_many(self, connections: int, limits: Limits) -> Reply | None:
+        """Return the reply that refuses a connection if the server has too many."""
         limit = limits.max_connections
         if limit == "descriptors":
             limit = self._room
         return replies.TOO_MANY_CONNECTIONS if limit is not None and connections > limit else None
 
-    def leave(self, host: str) -> None:
-        """Count the end of an admitted connection of *host*."""
+    def leave(self, host: str | None) -> None:
+        """Count the end of a connection that was admitted as *host*; None if it was not."""
         if not host:
             return
         if (left := self._hosts[host] - 1) > 0:

@@ -1,0 +1,1 @@
+"""``aiosmtpd serve``: one configuration file, a master process and its workers."""

@@ -1,0 +1,236 @@
+"""A worker process as the master sees it: its start, its heartbeat and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from itertools import count
+from typing import Any, Literal, Self
+
+import attrs
+
+from aiosmtpd.process.failure import Failure
+from aiosmtpd.runner.control import Channel, descriptor_pair
+
+State = Literal["starting", "ready", "draining", "ended"]
+
+log = logging.getLogger("mail.log")
+
+
+@attrs.frozen(kw_only=True)
+class Timing:
+    """Times in seconds; tests have shorter ones."""
+
+    start: float = 60.0
+    """For a worker to become ready."""
+
+    beat: float = 30.0
+    """Without a heartbeat, after which a worker hangs."""
+
+    abort: float = 5.0
+    """From SIGABRT to SIGKILL."""
+
+    settle: float = 5.0
+    """After the end of a drain, before a worker is killed."""
+
+    certificates: float = 60.0
+    """Between two looks at the files of certificates."""
+
+    orphans: float = 5.0
+    """Between two looks for orphans to reap, if the master is the first process."""
+
+
+class Child:
+    """One worker process. *on_beat* gets its numbers, *on_exit* its exit code."""
+
+    def __init__(self, slot: int, process: asyncio.subprocess.Process, channel: Channel) -> None:
+        self.slot = slot
+        self.pid = process.pid
+        self.state: State = "starting"
+        self.ready_at: float | None = None
+        """When it became ready, by the clock of the loop."""
+        self.numbers: dict[str, Any] = {}
+        """The numbers of its last heartbeat."""
+        self.is_hanging = False
+        self.on_beat: Callable[[Child], None] = lambda child: None
+        self.ended = asyncio.Event()
+        self.code = 0
+        self._loop = asyncio.get_running_loop()
+        self._process = process
+        self._channel = channel
+        self._failure: Failure | None = None
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._numbers = count(1)
+        self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._last_beat = self._loop.time()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._killing: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def spawn(
+        cls, slot: int, order: dict[str, Any], descriptors: Iterable[int], timing: Timing
+    ) -> Self:
+        """Start a process, and give it its order and the descriptors. Raises Failure."""
+        ours, theirs = descriptor_pair()
+        number = theirs.fileno()
+        # -P: nothing in the current folder takes the place of a module.
+        flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
+        command = [sys.executable, *flags, "-m", "aiosmtpd.runner.worker", str(number)]
+        try:
+            # A process group of its own: Ctrl-C on a terminal is for the master.
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=[number, *descriptors],
+                env=_environment(),
+                process_group=0,
+            )
+        except OSError as error:
+            ours.close()
+            raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
+        finally:
+            theirs.close()
+        child = cls(slot, process, await Channel.of(ours))
+        child._channel.send(order)
+        child._tasks = [
+            child._loop.create_task(one)
+            for one in (child._wait(), child._listen(), child._watch(timing))
+        ]
+        return child
+
+    async def ready(self, timeout: float) -> None:
+        """Wait until it serves; raises Failure with one line, and kills it, if it does not."""
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            self.kill()
+            raise Failure(f"worker {self.slot} was not ready after {timeout:g} s", 1) from None
+        except asyncio.CancelledError:
+            self.kill()
+            raise
+
+    def use_certificates(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Give it other certificates."""
+        self._channel.send({"tls": list(texts)})
+
+    def drain(self, linger: float, grace: float, timing: Timing, *, is_last: bool = False) -> None:
+        """Let it end; a second call ends it now. Kill it if it does not end in time."""
+        if self.state == "ended":
+            return
+        self.state = "draining"
+        self._channel.send({"drain": {"linger": linger, "grace": grace, "last": is_last}})
+        self._kill_after(linger + grace + timing.settle)
+
+    async def ask(self, question: str, about: Any, timeout: float = 5.0) -> dict[str, Any]:
+        """Ask the worker; return ``{"value": ...}``, or ``{"error": text}``."""
+        number = next(self._numbers)
+        self._answers[number] = answer = self._loop.create_future()
+        self._channel.send({"ask": number, question: about})
+        try:
+            async with asyncio.timeout(timeout):
+                message: dict[str, Any] = await answer
+                return message
+        except TimeoutError:
+            return {"error": "the worker does not answer"}
+        finally:
+            del self._answers[number]
+
+    def kill(self, number: int | None = None) -> None:
+        """Kill it, by SIGKILL if *number* is None."""
+        if self.state != "ended":
+            with suppress(ProcessLookupError):
+                if number is None:
+                    self._process.kill()
+                else:
+                    self._process.send_signal(number)
+
+    def _kill_after(self, seconds: float) -> None:
+        if self._killing is not None:
+            self._killing.cancel()
+        self._killing = self._loop.call_later(seconds, self._kill_late)
+
+    def _kill_late(self) -> None:
+        log.error("Worker %d (process %d) does not end: killed", self.slot, self.pid)
+        self.kill()
+
+    async def _wait(self) -> None:
+        self.code = await self._process.wait()
+        # Its last messages are still to be read.
+        await asyncio.wait(self._tasks[1:2], timeout=1.0)
+        self.state = "ended"
+        if self._killing is not None:
+            self._killing.cancel()
+        self._tasks[2].cancel()
+        self._channel.close()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_result({"error": "the worker has ended"})
+        if not self._ready.done():
+            text = f"worker {self.slot} ended at its start ({reason(self.code)})"
+            self._ready.set_exception(self._failure or Failure(text, 1))
+            # Retrieved here, in case nothing waits for it.
+            self._ready.exception()
+        self.ended.set()
+
+    async def _listen(self) -> None:
+        while (message := await self._channel.receive()) is not None:
+            self._last_beat = self._loop.time()
+            if "beat" in message:
+                self.numbers = message["beat"]
+                self.on_beat(self)
+            elif "ready" in message and not self._ready.done():
+                self.state, self.ready_at = "ready", self._loop.time()
+                self._ready.set_result(None)
+            elif "failed" in message:
+                self._failure = Failure(message["failed"], message.get("code", 1) or 1)
+            elif (answer := self._answers.get(message.get("answer", 0))) and not answer.done():
+                answer.set_result(message)
+
+    async def _watch(self, timing: Timing) -> None:
+        """Abort a worker that hangs, with a traceback in the log; then kill it."""
+        step = timing.beat / 30
+        while True:
+            before = self._loop.time()
+            await asyncio.sleep(step)
+            now = self._loop.time()
+            if now - before > 5 * step + 1:
+                # The master itself was stopped, or the machine slept.
+                self._last_beat = now
+            if self.state != "starting" and now - self._last_beat > timing.beat:
+                break
+        log.error(
+            "Worker %d (process %d) hangs: no heartbeat for %g s", self.slot, self.pid, timing.beat
+        )
+        self.is_hanging = True
+        self.kill(signal.SIGABRT)
+        self._kill_after(timing.abort)
+
+
+def _environment() -> dict[str, str]:
+    """Return our environment without the variables that are for the master alone."""
+    theirs = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_USEC")
+    return {name: value for name, value in os.environ.items() if name not in theirs}
+
+
+def reason(code: int) -> str:
+    """Return why a process has ended, by its exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def reap(ours: Collection[int]) -> None:
+    """Reap the ended children of this process that are not in *ours*."""
+    how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    with suppress(ChildProcessError):
+        while (found := os.waitid(os.P_ALL, 0, how)) and found.si_pid not in ours:
+            os.waitpid(found.si_pid, os.WNOHANG)

@@ -1,0 +1,196 @@
+"""Certificates: the master reads the files, workers get the texts and make contexts of them."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import attrs
+
+from aiosmtpd.process.failure import Failure, one_line
+from aiosmtpd.runner.config import TLS, Pair
+
+NO_TIME_CHECK = 0x200000
+"""OpenSSL's flag to verify a certificate that has expired; the module ssl has no name for it."""
+
+VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+@attrs.frozen
+class Texts:
+    """The contents of the two files of a certificate."""
+
+    cert: str
+    key: str = attrs.field(repr=False)
+
+
+@attrs.frozen
+class Facts:
+    """The host names of a certificate, and its end in seconds since 1970."""
+
+    names: tuple[str, ...]
+    not_after: float
+
+
+class Keyring:
+    """The certificates of the master, as they were when they were last right.
+
+    Raises Failure with one line if one cannot be used.
+    """
+
+    def __init__(self, tls: TLS | None) -> None:
+        self.texts: list[Texts] = []
+        self.facts: dict[str, Facts] = {}
+        """The facts by the path of the certificate."""
+        self._pairs = tls.pairs if tls is not None else ()
+        self.read()
+
+    def read(self) -> bool:
+        """Read the files; return True if one has changed. If one is wrong, all old ones stay."""
+        texts = [_read(pair) for pair in self._pairs]
+        if texts == self.texts:
+            return False
+        facts = {}
+        for pair, one in zip(self._pairs, texts, strict=True):
+            try:
+                facts[pair.cert] = facts_of(_context_of(one))
+            except (OSError, ValueError, KeyError) as error:
+                raise Failure(_explain(pair, error)) from error
+        self.texts, self.facts = texts, facts
+        return True
+
+
+class Contexts:
+    """The TLS of a worker: one :attr:`context` for its life, in which certificates change.
+
+    A client gets the certificate that has the name it asks for, else the first one.
+    """
+
+    def __init__(self, texts: Sequence[Texts], min_version: str) -> None:
+        self._version = VERSIONS[min_version]
+        self._first, self._by_name = self._made(texts)
+        self.context = self._fresh()
+        self.context.sni_callback = self._choose
+
+    def use(self, texts: Sequence[Texts]) -> None:
+        """Use other certificates in new handshakes."""
+        self._first, self._by_name = self._made(texts)
+
+    def _made(self, texts: Sequence[Texts]) -> tuple[ssl.SSLContext, dict[str, ssl.SSLContext]]:
+        contexts = [_context_of(one, self._fresh()) for one in texts]
+        by_name: dict[str, ssl.SSLContext] = {}
+        for context in contexts if len(contexts) > 1 else ():
+            for name in facts_of(context).names:
+                by_name.setdefault(name, context)
+        return contexts[0], by_name
+
+    def _fresh(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = self._version
+        return context
+
+    def _choose(self, connection: Any, name: str | None, _: ssl.SSLContext) -> None:
+        wanted = (name or "").lower()
+        star = "*." + wanted.partition(".")[2]
+        by_name = self._by_name
+        connection.context = by_name.get(wanted) or by_name.get(star) or self._first
+
+
+def _read(pair: Pair) -> Texts:
+    try:
+        with open(pair.cert, encoding="ascii") as cert, open(pair.key, encoding="ascii") as key:
+            return Texts(cert.read(), key.read())
+    except (OSError, ValueError) as error:
+        raise Failure(_explain(pair, error)) from error
+
+
+def _explain(pair: Pair, error: Exception) -> str:
+    files = f"tls: certificate {pair.cert} with key {pair.key}"
+    if isinstance(error, ssl.SSLError):
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return f"{files}: they do not belong together"
+        return f"{files}: one is not a PEM file of its kind ({one_line(error)})"
+    if isinstance(error, OSError):
+        return f"{files}: {error.strerror or error}"
+    return f"{files}: {error}"
+
+
+def _context_of(texts: Texts, context: ssl.SSLContext | None = None) -> ssl.SSLContext:
+    """Load a certificate and its key; raises OSError, and ValueError for a pass phrase."""
+    if context is None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    with _file(f"{texts.cert}\n{texts.key}\n") as path:
+        context.load_cert_chain(path, password=_refuse_to_ask)
+    return context
+
+
+def _refuse_to_ask() -> NoReturn:
+    raise ValueError("the key has a pass phrase: store it without one")
+
+
+@contextmanager
+def _file(text: str) -> Iterator[str]:
+    """Return the path of a file with this text that no other user can read.
+
+    The module ssl loads keys from files alone. On Linux the file is in memory.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("aiosmtpd")
+        try:
+            os.write(descriptor, text.encode())
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    descriptor, path = tempfile.mkstemp()
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(text)
+        yield path
+    finally:
+        os.unlink(path)
+
+
+def facts_of(server: ssl.SSLContext) -> Facts:
+    """Return what the certificate of a context says, by a handshake in memory."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+    here = trusting.wrap_bio(to_client, to_server)
+    _shake(here, there)
+    der = here.getpeercert(binary_form=True)
+    if der is None:
+        raise ValueError("no certificate")
+    return _parsed(server, der)
+
+
+def _parsed(server: ssl.SSLContext, der: bytes) -> Facts:
+    """Return the facts of a certificate: the module ssl parses only one that it trusts."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(NO_TIME_CHECK)
+    trusting.load_verify_locations(cadata=der)
+    here = trusting.wrap_bio(to_client, to_server)
+    _shake(here, there)
+    found: Any = here.getpeercert()
+    names = [value for kind, value in found.get("subjectAltName", ()) if kind == "DNS"]
+    if not names:
+        subject = dict(pair for group in found.get("subject", ()) for pair in group)
+        names = [subject["commonName"]] if "commonName" in subject else []
+    end = float(ssl.cert_time_to_seconds(found["notAfter"]))
+    return Facts(tuple(name.lower() for name in names), end)
+
+
+def _shake(here: ssl.SSLObject, there: ssl.SSLObject) -> None:
+    for side in (here, there, here, there):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            pass

@@ -1,0 +1,187 @@
+"""A slot: the place of one worker, in which one process follows another."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import attrs
+
+from aiosmtpd.process.failure import Failure
+from aiosmtpd.runner.child import Child, State, reason
+from aiosmtpd.runner.logs import TOLD
+
+if TYPE_CHECKING:
+    from aiosmtpd.runner.config import Config
+    from aiosmtpd.runner.master import Master
+
+SOUND = 1.0
+"""Seconds that a worker must have served so that the next one counts as the first try."""
+
+LONGEST_PAUSE = 30.0
+"""Seconds before a try: the first one is made at once, the second after one second, then twice the
+time before, up to this."""
+
+LEAVING = 2
+"""Workers of a slot that may end at the same time; the next reload waits for one of them."""
+
+log = logging.getLogger("mail.log")
+
+
+@attrs.frozen(kw_only=True)
+class SlotState:
+    """The state of a slot. Times are seconds of a clock that only goes forward."""
+
+    slot: int
+    pid: int | None
+    state: State
+    ready_for: float | None
+    """Seconds since its worker is ready."""
+    restarts: int
+    """How often a worker ended that should not have."""
+    leaving: int
+    """How many older workers still end."""
+    numbers: dict[str, object]
+    """The numbers of the last heartbeat."""
+
+
+class Slot:
+    """One slot of a master. *config* is that of its worker; a reload has another one."""
+
+    def __init__(self, number: int, config: Config, master: Master) -> None:
+        self.number = number
+        self.config = config
+        self.child: Child | None = None
+        self.restarts = 0
+        self._master = master
+        self._leaving: set[Child] = set()
+        self._starting: Child | None = None
+        self._soon = 0
+        self._is_retired = False
+        self._lock = asyncio.Lock()
+        self._gone = asyncio.Event()
+        self._left = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def children(self) -> Iterator[Child]:
+        """All processes of this slot, old and new."""
+        yield from self._leaving
+        yield from (child for child in (self.child, self._starting) if child is not None)
+
+    def state(self) -> SlotState:
+        """Return its state now."""
+        child = self.child
+        at = child.ready_at if child is not None else None
+        return SlotState(
+            slot=self.number,
+            pid=child.pid if child is not None else None,
+            state=child.state if child is not None else "ended",
+            ready_for=None if at is None else asyncio.get_running_loop().time() - at,
+            restarts=self.restarts,
+            leaving=len(self._leaving),
+            numbers=dict(child.numbers) if child is not None else {},
+        )
+
+    async def start(self) -> None:
+        """Start the first worker; raises Failure if it does not become ready."""
+        async with self._lock:
+            self.child = await self._begin(self.config)
+
+    async def replace(self, config: Config) -> None:
+        """Start a worker with *config*; once it is ready, the old one ends. Raises Failure."""
+        async with self._lock:
+            while len(self._leaving) >= LEAVING:
+                self._left.clear()
+                await self._left.wait()
+            new = await self._begin(config)
+            old, self.child, self.config = self.child, new, config
+            self._gone.clear()
+            self._soon = 0
+            if old is not None:
+                self._let_go(old)
+
+    def retire(self) -> None:
+        """Let the worker end for good."""
+        self._is_retired = True
+        self._gone.set()
+        if self.child is not None:
+            child, self.child = self.child, None
+            self._let_go(child)
+
+    def use_certificates(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Give all workers of the slot other certificates."""
+        pairs = list(texts)
+        for child in self.children:
+            child.use_certificates(pairs)
+
+    async def keep(self) -> None:
+        """Start a worker whenever there is none, until cancelled or retired."""
+        while not self._is_retired:
+            await self._gone.wait()
+            if self._soon > 1:
+                await asyncio.sleep(min(2.0 ** (self._soon - 2), LONGEST_PAUSE))
+            async with self._lock:
+                if self._is_retired or self.child is not None:
+                    continue
+                self._gone.clear()
+                try:
+                    self.child = await self._begin(self.config)
+                except Failure as failure:
+                    self._soon += 1
+                    self._gone.set()
+                    log.error("Worker %d cannot start: %s", self.number, failure)
+
+    async def _begin(self, config: Config) -> Child:
+        master = self._master
+        order, descriptors = master.order(self.number, config)
+        child = await Child.spawn(self.number, order, descriptors, master.timing)
+        self._starting = child
+        if master.watch is not None:
+            child.on_beat = self._hear_beat
+            master.watch.worker_started(self.number, child.pid)
+        task = asyncio.get_running_loop().create_task(self._follow(child))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await child.ready(master.timing.start)
+        except BaseException:
+            await child.ended.wait()
+            raise
+        finally:
+            self._starting = None
+        log.info("Worker %d is ready (process %d)", self.number, child.pid, extra=TOLD)
+        if master.watch is not None:
+            master.watch.worker_ready(self.number, child.pid)
+        return child
+
+    def _hear_beat(self, child: Child) -> None:
+        if self._master.watch is not None:
+            self._master.watch.beat(self.number, child.pid, child.numbers)
+
+    def _let_go(self, child: Child) -> None:
+        drain = self.config.drain
+        self._leaving.add(child)
+        child.drain(drain.linger, drain.grace, self._master.timing)
+
+    async def _follow(self, child: Child) -> None:
+        """Wait for the end of a process."""
+        await child.ended.wait()
+        was_asked = child in self._leaving or self._master.is_draining
+        self._leaving.discard(child)
+        self._left.set()
+        why = "hang" if child.is_hanging else "reload" if was_asked else "crash"
+        if not was_asked and child.ready_at is not None:
+            served = asyncio.get_running_loop().time() - child.ready_at
+            self._soon = 0 if served >= SOUND else self._soon + 1
+            self.restarts += 1
+            text, cause = "Worker %d (process %d) has ended: %s", reason(child.code)
+            log.error(text, self.number, child.pid, cause, extra=TOLD)
+        else:
+            log.info("Worker %d (process %d) has ended", self.number, child.pid, extra=TOLD)
+        self._master.hear_of_end(child, why)
+        if self.child is child:
+            self.child = None
+            self._gone.set()

@@ -1,0 +1,89 @@
+"""``aiosmtpd serve`` as a process, with a file."""
+
+import os
+import signal
+import smtplib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import pytest
+
+from tests.net.program import free_port
+
+pwd = pytest.importorskip("pwd")
+
+pytestmark = [
+    pytest.mark.fleet,
+    pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc"),
+]
+
+ME = pwd.getpwuid(os.geteuid()).pw_name
+COMMAND = [sys.executable, "-m", "aiosmtpd", "serve"]
+
+Started: TypeAlias = tuple["subprocess.Popen[bytes]", int]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until a condition holds, for at most 10 seconds."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def text(port: int) -> str:
+    return (
+        f'user = "{ME}"\nworkers = 1\nlisten = "smtp://127.0.0.1:{port}"\nspool.path = "spool"\n'
+        '[[route]]\nto = "maildir:mail"\nmatch = "*@a.test"\n'
+    )
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    """Start a server with a file; its log is in a file too."""
+    port = free_port()
+    (tmp_path / "a.toml").write_text(text(port))
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen([*COMMAND, "a.toml"], cwd=tmp_path, stderr=log)
+    try:
+        wait_for(lambda: "is listening on" in (tmp_path / "log").read_text())
+        yield process, port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def check(folder: Path, name: str) -> str:
+    done = subprocess.run(
+        [*COMMAND, "--check", name], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return done.stdout
+
+
+def test_a_file_is_served(started: Started, tmp_path: Path) -> None:
+    process, port = started
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        client.sendmail("b@b.test", ["a@a.test"], "Subject: hello\r\n\r\n")
+        assert client.rcpt("other@b.test")[0] != 250
+    wait_for(lambda: any((tmp_path / "mail").glob("new/*")))
+    # The port is taken by the server of this very file; for another file that is a fault.
+    assert f":{port} is used" not in check(tmp_path, "a.toml")
+    (tmp_path / "b.toml").write_text(text(port))
+    assert f"b.toml:3: listen.1: 127.0.0.1:{port} is used by another program" in check(
+        tmp_path, "b.toml"
+    )
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_a_wrong_file_changes_nothing_at_a_reload(started: Started, tmp_path: Path) -> None:
+    process, port = started
+    (tmp_path / "a.toml").write_text(text(port) + "[limits]\nsize = '25X'\n")
+    process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "a.toml:9: limits.size: expected a size" in (tmp_path / "log").read_text())
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        assert client.noop()[0] == 250
