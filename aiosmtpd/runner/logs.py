@@ -164,7 +164,11 @@ LEVELS = {
 
 
 def event(name: str, level: int = logging.INFO, /, session: str = "", **fields: Any) -> None:
-    """Log an event; fields that are None are left out."""
+    """Log an event; fields that are None are left out. ``from`` is called *sender* here."""
     if events.isEnabledFor(level):
-        found = {key: value for key, value in fields.items() if value is not None}
+        found = {
+            "from" if key == "sender" else key: value
+            for key, value in fields.items()
+            if value is not None
+        }
         events.log(level, name, extra={"fields": found, "session_id": session})

@@ -118,7 +118,7 @@ class Numbers:
 
     async def _watch_spool(self) -> None:
         while True:
-            # A spool that cannot be read is told as a fault.
+            # The faults name a spool that cannot be read.
             with suppress(Exception):
                 await self.look_at_spool()
             await asyncio.sleep(SPOOL_PAUSE)

@@ -95,7 +95,7 @@ class SessionLog:
             server,
             "message.accepted" if result == "accepted" else "message.refused",
             queue_id=envelope.received_id or None,
-            **{"from": self._addresses.one(envelope.mail_from or "")},
+            sender=self._addresses.one(envelope.mail_from or ""),
             to_count=len(envelope.rcpt_tos),
             to=[self._addresses.one(one) for one in envelope.rcpt_tos] if at_debug else None,
             size=message.size,

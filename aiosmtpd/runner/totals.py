@@ -49,7 +49,7 @@ class Totals:
             for gauge, value in numbers["gauges"].items():
                 name = with_label(gauge, slot=str(slot))
                 if gauge == CONNECTIONS:
-                    # A slot may have two workers, of which one drains.
+                    # A slot may have two workers while one of them drains.
                     value += total["gauges"].get(name, 0)
                 total["gauges"][name] = value
         return total

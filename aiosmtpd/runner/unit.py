@@ -101,6 +101,7 @@ def _rights(config: Config | None) -> Iterator[str]:
     else:
         yield "CapabilityBoundingSet="
     yield from (f"StateDirectory={USER}", f"RuntimeDirectory={USER}", "LimitNOFILE=65536")
+    yield f"WorkingDirectory=/var/lib/{USER}"
     yield from _writable(config)
 
 

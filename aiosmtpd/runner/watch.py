@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd._version import __version__
 from aiosmtpd.engine.registry import descriptors
-from aiosmtpd.listen.addresses import parse_listen
+from aiosmtpd.listen.addresses import parse_listen, spell
 from aiosmtpd.observers.metrics import PREFIX, Snapshot, sample
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner import logs, usage
@@ -75,7 +75,7 @@ class Watch:
             raise RuntimeError("the watch has not started")
         return self._master
 
-    # What the master calls.
+    # Called by the master.
 
     async def start(self, master: Master) -> None:
         """Open the doors; raises Failure with one line."""
@@ -85,7 +85,9 @@ class Watch:
         try:
             if admin.http is not None:
                 place = parse_listen(admin.http)
-                self.http_address = await self._health.start(place.host or "", place.port or 0)
+                address = await self._health.start(place.host or "", place.port or 0)
+                self.http_address = address
+                log.info("Metrics and health are at http://%s", spell(address))
             if admin.socket is not None:
                 await self._ctl.start(admin.socket)
         except OSError as error:

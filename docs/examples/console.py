@@ -40,7 +40,9 @@ class Console:
         for name, arguments in SHIMS.items():
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
             (programs / name).chmod(0o755)
-        for example in [EXAMPLES / "shop.py", EXAMPLES / "tickets.py", *EXAMPLES.glob("test_*.py")]:
+        for name in ("shop.py", "tickets.py", "aiosmtpd.toml"):
+            shutil.copy(EXAMPLES / name, folder)
+        for example in EXAMPLES.glob("test_*.py"):
             shutil.copy(example, folder)
         self._environment = {
             **{key: value for key, value in os.environ.items() if key not in NOT_OURS},

@@ -70,7 +70,7 @@ def test_a_route_goes_down_and_comes_up(tmp_path: Path) -> None:
     ],
     ids=["delivered", "deferred", "dead"],
 )
-def test_direct_deliveries_are_told(tmp_path: Path, failure: Any, kind: str, error: str) -> None:
+def test_direct_deliveries_are_events(tmp_path: Path, failure: Any, kind: str, error: str) -> None:
     told = Told()
     direct = Route(Place(failure), mode="direct", fallback=None, retry=Retry(), name="app")
     with delivering(tmp_path, direct, on_event=told) as (_, controller):

@@ -1,0 +1,228 @@
+"""The watch in the master, with a master that is played to it."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from aiosmtpd.cli.ctl import ask
+from aiosmtpd.observers.metrics import Metrics, sample
+from aiosmtpd.process.failure import Failure
+from aiosmtpd.runner.config import Config
+from aiosmtpd.runner.tables import Admin, Log
+from aiosmtpd.runner.watch import Watch
+from tests.client import PATIENCE
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+
+
+class Master:
+    """The parts of a master that the watch uses."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.is_ready, self.is_draining = True, False
+        self.keys = SimpleNamespace(facts={"/a.pem": SimpleNamespace(not_after=4e9)})
+        self.sockets = SimpleNamespace(addresses=[("127.0.0.1", 25)], listening=lambda places: [])
+        self.slots = [self.slot(0), self.slot(1)]
+        self.asked: list[Any] = []
+        self.reloads = 0
+
+    def slot(self, number: int, state: str = "ready") -> Any:
+        return SimpleNamespace(
+            slot=number, pid=100 + number, state=state, ready_for=1.0, restarts=0, leaving=0
+        )
+
+    def reload(self) -> None:
+        self.reloads += 1
+
+    def drain(self) -> None:
+        self.is_draining = True
+
+    async def request(self, slot: int, question: str, about: Any) -> dict[str, Any]:
+        self.asked.append((slot, question, about))
+        if slot == 1:
+            return {"error": "the worker has ended"}
+        return {"value": [{"session": "abcd"}] if question == "sessions" else about}
+
+
+class Played:
+    def __init__(self, folder: Path) -> None:
+        self.path = str(folder / "ctl")
+        admin = Admin(http="127.0.0.1:0", socket=self.path)
+        self.config = Config(workers=2, admin=admin, log=Log(format="text"))
+        self.master: Any = Master(self.config)
+        self.watch = Watch(self.config)
+
+    def begin(self, slot: int, pid: int, accepted: int = 0) -> dict[str, Any]:
+        order, _ = self.watch.lend(slot)
+        self.watch.worker_started(slot, pid)
+        self.watch.worker_ready(slot, pid)
+        self.beat(slot, pid, accepted)
+        return order
+
+    def beat(self, slot: int, pid: int, accepted: int, faults: list[str] | None = None) -> None:
+        numbers = Metrics().snapshot()
+        numbers["counters"][ACCEPTED] = accepted
+        self.watch.beat(slot, pid, {**numbers, "faults": faults or []})
+
+    async def get(self, target: str) -> str:
+        assert self.watch.http_address is not None
+        reader, writer = await asyncio.open_connection(*self.watch.http_address)
+        writer.write(f"GET {target} HTTP/1.1\r\n\r\n".encode())
+        async with asyncio.timeout(PATIENCE):
+            answer = (await reader.read()).decode()
+        writer.close()
+        head, _, body = answer.partition("\r\n\r\n")
+        return f"{head.split()[1]} {body}"
+
+    async def ask(self, command: str, **fields: Any) -> dict[str, Any]:
+        return await asyncio.to_thread(ask, self.path, {"command": command, **fields})
+
+
+ACCEPTED = sample("messages_total", result="accepted")
+
+
+@pytest.fixture
+async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Played]:
+    # The log of the process is that of pytest.
+    monkeypatch.setattr("aiosmtpd.runner.logs.set_up", lambda *args, **keywords: None)
+    monkeypatch.setattr("aiosmtpd.runner.logs.set_level", lambda level: level)
+    played = Played(tmp_path)
+    await played.watch.start(played.master)
+    yield played
+    await played.watch.stop()
+
+
+async def test_counters_stay_when_a_worker_ends(played: Played) -> None:
+    played.begin(0, 100, accepted=5)
+    played.begin(1, 101, accepted=2)
+    played.watch.worker_exited(0, 100, "crash", -9)
+    played.begin(0, 102)
+    text = await played.get("/metrics")
+    assert text.startswith("200 # HELP")
+    for line in (
+        'aiosmtpd_messages_total{result="accepted"} 7',
+        'aiosmtpd_worker_restarts_total{reason="crash"} 1',
+        'aiosmtpd_worker_ready{slot="1"} 1',
+        "aiosmtpd_workers 2",
+        'aiosmtpd_tls_certificate_not_after_timestamp_seconds{name="/a.pem"} 4000000000',
+        "aiosmtpd_config_last_reload_successful 1",
+    ):
+        assert f"\n{line}\n" in text
+
+
+async def test_numbers_of_another_version_are_left_out(played: Played) -> None:
+    played.watch.beat(0, 100, {"other": 1})
+    assert ACCEPTED not in await played.get("/metrics")
+
+
+async def test_a_drain_is_not_a_restart(played: Played) -> None:
+    played.begin(0, 100)
+    played.master.is_draining = True
+    played.watch.worker_exited(0, 100, "reload", 0)
+    assert 'restarts_total{reason="reload"} 0\n' in await played.get("/metrics")
+
+
+async def test_balancers_see_a_server_that_is_ready(played: Played) -> None:
+    assert await played.get("/healthz") == "200 ok\n"
+    assert await played.get("/readyz?verbose") == "200 ready\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda one: setattr(one.master, "is_draining", True), "the server ends"),
+        (lambda one: setattr(one.master, "is_ready", False), "the server starts"),
+        (
+            lambda one: one.master.slots.append(one.master.slot(2, "starting")),
+            "worker 2: not ready",
+        ),
+        (
+            lambda one: one.beat(1, 101, 0, ["the spool has no room"]),
+            "worker 1: the spool has no room",
+        ),
+    ],
+    ids=["draining", "starting", "worker", "spool"],
+)
+async def test_balancers_hear_why_not(played: Played, change: Any, why: str) -> None:
+    played.begin(0, 100)
+    change(played)
+    assert await played.get("/readyz") == "503 not ready\n"
+    assert await played.get("/readyz?verbose") == f"503 not ready\n{why}\n"
+    assert await played.get("/healthz") == "200 ok\n"
+
+
+async def test_columns_follow_the_processes(played: Played) -> None:
+    first, second = played.begin(0, 100), played.begin(1, 101)
+    (fd, column), (_, other) = first["tally"], second["tally"]
+    assert column != other
+    assert first["log_key"] == second["log_key"]
+    # A process that could not be started leaves its column to the next one.
+    lost, descriptors = played.watch.lend(0)
+    assert descriptors == [fd]
+    assert played.watch.lend(0)[0] == lost
+    taken = {column, other, lost["tally"][1]}
+    played.watch.worker_exited(0, 100, "crash", 1)
+    while "tally" in (order := played.begin(0, 1000 + len(taken))):
+        taken.add(order["tally"][1])
+    # The one that was released is lent again; then all are in use.
+    assert taken == set(range(32))
+
+
+async def test_status_has_the_workers(played: Played) -> None:
+    played.begin(0, 100, accepted=5)
+    value = (await played.ask("status"))["value"]
+    assert value["state"] == "ready"
+    assert value["certificates"] == {"/a.pem": 4e9}
+    assert [one["messages"] for one in value["workers"]] == [5, None]
+    played.master.is_draining = True
+    assert (await played.ask("status"))["value"]["state"] == "draining"
+
+
+@pytest.mark.parametrize("faults", [[], ["a.toml:1: x: wrong"]], ids=["good", "bad"])
+async def test_a_reload_is_waited_for(played: Played, faults: list[str]) -> None:
+    def reload() -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(played.watch.reloaded, not faults, faults)
+
+    played.master.reload = reload
+    before = (await played.ask("status"))["value"]["reload"]["at"]
+    assert (await played.ask("reload"))["value"] == {"ok": not faults, "faults": faults}
+    found = (await played.ask("status"))["value"]["reload"]
+    assert (found["ok"], found["faults"], found["at"] > before) == (not faults, faults, not faults)
+
+
+async def test_no_reload_while_the_server_ends(played: Played) -> None:
+    assert (await played.ask("drain"))["value"] == {"ok": True}
+    assert "no reload now" in (await played.ask("reload"))["error"]
+    assert played.master.reloads == 0
+
+
+async def test_workers_are_asked_for_sessions_and_levels(played: Played) -> None:
+    error = ["worker 1: the worker has ended"]
+    found = (await played.ask("sessions"))["value"]
+    assert found == {"sessions": [{"slot": 0, "session": "abcd"}], "faults": error}
+    found = (await played.ask("log-level", level="debug"))["value"]
+    assert found == {"level": "debug", "faults": error}
+    assert played.master.asked[:1] == [(0, "sessions", 200)]
+
+
+async def test_a_door_that_cannot_be_opened_is_one_line(played: Played) -> None:
+    second = Watch(played.config)
+    with pytest.raises(Failure, match=r"^Cannot listen at .*ctl: another server listens there$"):
+        await second.start(played.master)
+    assert "state" in (await played.ask("status"))["value"]
+
+
+async def test_doors_are_those_of_the_start(
+    played: Played, caplog: pytest.LogCaptureFixture
+) -> None:
+    played.master.config = Config(workers=3, admin=Admin())
+    played.watch.reloaded(True, [])
+    assert "restart the server" in caplog.text
+    assert "\naiosmtpd_workers 3\n" in await played.get("/metrics")
