@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -82,8 +83,10 @@ def test_a_port_that_this_server_holds(
     monkeypatch.setattr(module, "servers_of", lambda file: [os.getpid()])
     assert faults(tmp_path, text) == []
     # A server of this file that holds other ports does not excuse it.
-    monkeypatch.setattr(module, "servers_of", lambda file: [os.getppid()])
-    assert len(faults(tmp_path, text)) == 1
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        monkeypatch.setattr(module, "servers_of", lambda file: [other.pid])
+        assert len(faults(tmp_path, text)) == 1
+        other.communicate(b"\n")
 
 
 def test_an_address_of_another_machine(tmp_path: Path) -> None:
