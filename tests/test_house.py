@@ -1,6 +1,7 @@
 """The house rules that a machine can check: arrows between the rooms, sizes, imports."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,12 @@ ARROWS: dict[str, set[str]] = {
 is a module or a folder of the package. Every arrow that is not here is forbidden."""
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """Return the syntax tree of a file, which several tests read."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def room_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
@@ -91,7 +98,7 @@ def room_of(path: Path) -> str:
 
 def imported(path: Path, *, types_too: bool = True) -> Iterator[str]:
     """Name the modules that a file imports, with or without those under TYPE_CHECKING."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for_types: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -151,7 +158,7 @@ def test_the_vocabulary_knows_no_asyncio(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_a_function_fits_a_screen(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             begin = node.body[0].end_lineno if ast.get_docstring(node) else node.body[0].lineno - 1
             lines = (node.end_lineno or 0) - (begin or 0)
@@ -168,7 +175,7 @@ def test_no_test_file_is_long() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_private_of_asyncio_or_ssl(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module in {"asyncio", "ssl"}:
             assert not any(alias.name.startswith("_") for alias in node.names)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
@@ -177,7 +184,7 @@ def test_nothing_private_of_asyncio_or_ssl(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_of_posix_alone_at_module_level(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for node in tree.body:
         if isinstance(node, ast.Import):
             names = {alias.name for alias in node.names}

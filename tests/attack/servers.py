@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -70,6 +71,7 @@ class Starter:
     flags: tuple[str, ...] = ()
     reuse: bool = False
     _lent: dict[str, Victim] = attrs.field(factory=dict)
+    _lending: threading.Lock = attrs.field(factory=threading.Lock)
     _servers: ExitStack = attrs.field(factory=ExitStack)
     _folder: "tempfile.TemporaryDirectory[str]" = attrs.field(
         factory=lambda: tempfile.TemporaryDirectory(prefix="attack-")
@@ -112,9 +114,11 @@ class Starter:
                 yield victim
             return
         key = json.dumps([mode, dict(options)])
-        if key not in self._lent or self._lent[key].process.poll() is not None:
-            self._lent[key] = self._servers.enter_context(self.serve(mode, **options))
-        yield self._lent[key]
+        with self._lending:
+            if key not in self._lent or self._lent[key].process.poll() is not None:
+                self._lent[key] = self._servers.enter_context(self.serve(mode, **options))
+            victim = self._lent[key]
+        yield victim
 
     @contextmanager
     def serve(self, mode: str, *wrapper: str, **options: Any) -> Iterator[Victim]:
@@ -139,7 +143,7 @@ class Starter:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         ours = {} if self.foreign else {"PYTHONPATH": str(ROOT)}
-        return {**kept, **ours, "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**kept, **ours, "PYTHONPYCACHEPREFIX": str(Path(self._folder.name, "bytecode"))}
 
     def _run_target(
         self, mode: str, wrapper: tuple[str, ...], folder: Path, errors: Any, more: dict[str, Any]
