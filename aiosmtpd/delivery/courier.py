@@ -10,21 +10,18 @@ import shlex
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-import attrs
-
-from aiosmtpd.delivery import report
 from aiosmtpd.delivery.events import Event, OnEvent
-from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of, text_of
 from aiosmtpd.delivery.outlets.python import PythonOutlet
-from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route, Routes
-from aiosmtpd.delivery.spool import DIED, Duplicate, Job, Spool, SpoolError
+from aiosmtpd.delivery.spool import DIED, Job, Spool, SpoolError
 
 T = TypeVar("T")
 
@@ -43,22 +40,10 @@ CHECK = 3.0
 ENDING = 64
 """Messages of one route that is down which are given up at the same time."""
 
-LONGEST_PAUSE = 30.0
-"""Seconds, at most, between two tries to write a result to a spool that takes nothing now."""
-
-HOUR, DAY = 3600.0, 86400.0
-
-LONGEST_TEXT = 500
-"""Characters of an error that are kept."""
-
 UNREACHABLE = "451 4.4.1 Next hop unavailable, try again later"
 REJECTED = "550 5.7.1 Recipient refused"
 
 log = logging.getLogger("mail.log")
-
-
-class SpoolLost(Exception):
-    """The spool has failed: no result can be written, so nothing may be delivered."""
 
 
 class Tried(NamedTuple):
@@ -121,6 +106,13 @@ class Courier:
         self._looked = 0.0
         self._loop = asyncio.new_event_loop()
         self.landing = Landing(self._loop)
+        self._ledger = Ledger(
+            spool,
+            self.landing,
+            clock=clock,
+            is_stopping=lambda: self._stopping,
+            tell=self._tell,
+        )
         self._event: asyncio.Event | None = None
         self._thread: threading.Thread | None = None
         self._started = threading.Event()
@@ -400,7 +392,7 @@ class Courier:
                 async with asyncio.timeout(max(self._grace, LAST_RESORT)):
                     await lane.route.outlet.close()
             except Exception as error:
-                log.warning("Route %s: cannot close it: %s", lane.route.name, _line(error))
+                log.warning("Route %s: cannot close it: %s", lane.route.name, line_of(error))
 
     # One try.
 
@@ -414,12 +406,12 @@ class Courier:
                 tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
-            await self._conclude(job, route, tried.failures, time.monotonic() - began)
+            await self._ledger.conclude(job, route, tried.failures, time.monotonic() - began)
         except SpoolLost:
             raise
         except Exception:
             log.exception("%s: internal error, next try in an hour", job.item.id)
-            await self._postpone(job, missing)
+            await self._ledger.postpone(job, missing)
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
@@ -431,24 +423,17 @@ class Courier:
         item, route, now = job.item, lane.route, self._clock()
         due = route.retry.next_due(item.attempts + 1, now, item.arrival.time)
         if due is None and job.error == DIED:
-            return Tried(_all(item, Later(DIED)))
-        await self._written(lambda: self._spool.begin(job, due=now if due is None else due))
+            return Tried(failed(item, Later(DIED)))
+        await self._ledger.written(lambda: self._spool.begin(job, due=now if due is None else due))
         try:
             return await self._try(lane, item, route.timeout)
         except asyncio.CancelledError:
             self._spool.put_back(job)
             raise
 
-    async def _postpone(self, job: Job, recipients: tuple[str, ...]) -> None:
-        """Let a message wait for *recipients*; because of a bug, no result can be written."""
-        due = self._clock() + HOUR
-        await self._written(
-            lambda: self._spool.later(job, due=due, error="internal error", recipients=recipients)
-        )
-
     async def _expire(self, job: Job, lane: Lane) -> None:
         try:
-            await self._conclude(job, lane.route, _all(job.item, Later(lane.error)))
+            await self._ledger.conclude(job, lane.route, failed(job.item, Later(lane.error)))
         finally:
             lane.ending -= 1
 
@@ -456,18 +441,18 @@ class Courier:
         """Give a message to the outlet; cancelled only when the courier ends."""
         outlet, name = lane.route.outlet, lane.route.name
         if outlet is None:
-            return Tried(_all(item, Never(REJECTED)))
+            return Tried(failed(item, Never(REJECTED)))
         try:
             async with asyncio.timeout(timeout) as limit:
                 await self._open(lane)
                 return Tried(_checked(item, await outlet.put(item)))
         except Never as error:
-            return Tried(_all(item, error))
+            return Tried(failed(item, error))
         except Later as error:
-            return Tried(_all(item, error), is_down=True)
+            return Tried(failed(item, error), is_down=True)
         except Misconfigured as error:
             log.error("Route %s: %s", name, error)
-            return Tried(_all(item, Later(str(error))), is_down=True)
+            return Tried(failed(item, Later(str(error))), is_down=True)
         except GeneratorExit:
             # The courier has ended without this try, and nothing may be written any more.
             raise
@@ -477,13 +462,13 @@ class Courier:
             if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
                 raise
             late = isinstance(error, TimeoutError) and limit.expired()
-            text = f"no answer within {timeout:g} seconds" if late else _line(error)
+            text = f"no answer within {timeout:g} seconds" if late else line_of(error)
             if not late and isinstance(outlet, PythonOutlet):
                 text = f"{_place_of(error)}: {text}"
                 self._tell_of_bug(lane, item, text, error)
             else:
                 log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
-            return Tried(_all(item, Later(text, reply=UNREACHABLE)), is_down=True)
+            return Tried(failed(item, Later(text, reply=UNREACHABLE)), is_down=True)
 
     def _tell_of_bug(self, lane: Lane, item: Item, text: str, error: BaseException) -> None:
         """Log an error of the user's function, with a traceback the first time."""
@@ -510,13 +495,13 @@ class Courier:
         except Misconfigured:
             raise
         except Exception as error:
-            log.warning("Route %s cannot be reached now: %s", route.name, _line(error))
+            log.warning("Route %s cannot be reached now: %s", route.name, line_of(error))
 
     def _judge(self, lane: Lane, tried: Tried) -> None:
         """Tell the breaker, and the log when the route goes down or comes back."""
         route, breaker = lane.route, lane.route.breaker
         if tried.is_down:
-            lane.error = _text(next(iter(tried.failures.values())))
+            lane.error = text_of(next(iter(tried.failures.values())))
         if not tried.is_down:
             if breaker.is_down:
                 log.warning("Route %s is up again", route.name)
@@ -541,13 +526,13 @@ class Courier:
         lane = self._lane(route)
         if not route.breaker.allows(time.monotonic()):
             failure = Later(lane.error, reply=UNREACHABLE)
-            return Tried(_all(item, failure), is_down=True)
+            return Tried(failed(item, failure), is_down=True)
         if lane.direct.locked():
             try:
                 async with asyncio.timeout(timeout):
                     await lane.direct.acquire()
             except TimeoutError:
-                return Tried(_all(item, Later("the route is busy", reply=UNREACHABLE)))
+                return Tried(failed(item, Later("the route is busy", reply=UNREACHABLE)))
         else:
             await lane.direct.acquire()
         try:
@@ -555,173 +540,13 @@ class Courier:
             began = time.monotonic()
             tried = await self._try(lane, item, timeout)
             self._judge(lane, tried)
-            self._tell(_direct(route, item, tried, time.monotonic() - began))
+            self._tell(direct_event(route, item, tried.failures, time.monotonic() - began))
         except asyncio.CancelledError:
             route.breaker.abandon()
             raise
         finally:
             lane.direct.release()
         return tried
-
-    # The result of a try.
-
-    async def _conclude(
-        self,
-        job: Job,
-        route: Route,
-        failures: Mapping[str, Later | Never],
-        seconds: float = 0.0,
-    ) -> None:
-        """Write the result of a try, which took *seconds*, to the spool."""
-        item = job.item
-        event = Event(
-            kind="delivered",
-            route=route.name,
-            queue_id=item.id,
-            recipients=len(item.recipients) - len(failures),
-            attempts=item.attempts + 1,
-            seconds=seconds,
-            lag=max(0.0, self._clock() - item.arrival.time),
-        )
-        if event.recipients:
-            self._tell(event)
-        if not failures:
-            log.info("%s delivered by route %s to %r", item.id, route.name, item.recipients)
-            await self._written(lambda: self._spool.done(job))
-            return
-        await self._settle(job, route, failures, event)
-
-    async def _settle(
-        self, job: Job, route: Route, failures: Mapping[str, Later | Never], event: Event
-    ) -> None:
-        """Write to the spool which recipients wait, and which are given up."""
-        item, now = job.item, self._clock()
-        chance = random.random()  # noqa: S311 - jitter
-        due = route.retry.next_due(item.attempts + 1, now, item.arrival.time, chance)
-        waiting: dict[str, Later] = {}
-        dead: dict[str, Failure] = {}
-        for recipient, failure in failures.items():
-            if isinstance(failure, Never):
-                dead[recipient] = report.refused(failure.reply)
-            elif due is None:
-                dead[recipient] = report.expired(_text(failure))
-            else:
-                waiting[recipient] = failure
-        if dead:
-            for recipient, reason in dead.items():
-                text = "%s dead: route %s, recipient %r: %s"
-                log.error(text, item.id, route.name, recipient, reason.text)
-        dead_error = next(iter(dead.values())).text if dead else ""
-        if dead:
-            self._tell(attrs.evolve(event, kind="dead", recipients=len(dead), error=dead_error))
-        error = ""
-        if waiting and due is not None:
-            due = _not_before(waiting.values(), due, now)
-            error = _text(next(iter(waiting.values())))
-            text = "%s waits %.0f s for route %s: %s"
-            log.info(text, item.id, due - now, route.name, error)
-            number = len(waiting)
-            self._tell(
-                attrs.evolve(event, kind="deferred", recipients=number, error=error, due=due)
-            )
-
-        def write(kept: Iterable[str]) -> Future[None]:
-            return self._spool.settle(
-                job,
-                due=due or 0.0,
-                error=error,
-                later=tuple(waiting),
-                dead=tuple(kept),
-                dead_error=dead_error[:LONGEST_TEXT],
-            )
-
-        if dead and route.bounce is not None:
-            try:
-                await self._report(job, route.bounce, dead)
-            except asyncio.CancelledError:
-                # The courier ends. Recipients that have the message must not get it again.
-                write(dead)
-                raise
-        await self._written(lambda: write(dead if route.dead == "keep" else ()))
-
-    async def _report(self, job: Job, bounce: Route, dead: Mapping[str, Failure]) -> None:
-        """Put a report into the spool, once for each job."""
-        item, now = job.item, self._clock()
-        wanted = report.to_report(item.sender, item.arrival, dead)
-        if not wanted:
-            return
-        # A crash before the next commit tries the job again: the same id stops a second report.
-        queue_id = f"{item.id}-{job.number}-{item.attempts}"
-        failures = {recipient: dead[recipient] for recipient in wanted}
-        hostname = item.arrival.hostname or "localhost"
-        content = report.make_report(item, failures, hostname=hostname, queue_id=queue_id, now=now)
-        options = () if content.isascii() else ("BODY=8BITMIME",)
-        is_utf8 = not (item.sender + "".join(wanted)).isascii()
-        arrival = Arrival(
-            mail_options=(*options, "SMTPUTF8") if is_utf8 else options,
-            smtp_utf8=is_utf8,
-            time=now,
-            hostname=hostname,
-        )
-        parts = [(bounce.name, (item.sender,))]
-        try:
-            await self._written(
-                lambda: self._spool.put(
-                    queue_id=queue_id,
-                    sender="<>",
-                    arrival=arrival,
-                    content=content,
-                    parts=parts,
-                    due=now,
-                )
-            )
-        except Duplicate:
-            return
-        log.info("%s reports the failure of %s to %r", queue_id, item.id, item.sender)
-
-    async def _written(self, write: Callable[[], Future[T]]) -> T:
-        """Write to the spool, again and again if its disk is full; raises SpoolLost."""
-        pause = 1.0
-        while True:
-            try:
-                # If the courier ends meanwhile, the result is written all the same.
-                return await self.landing.wait(write())
-            except Duplicate:
-                raise
-            except Exception as error:
-                if self._spool.failed is not None or self._stopping:
-                    raise SpoolLost from error
-                log.error("The spool cannot be written, next try in %g s: %s", pause, error)
-            try:
-                await asyncio.sleep(pause)
-            except asyncio.CancelledError:
-                # The courier ends: there may be room now.
-                write()
-                raise
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-
-def _direct(route: Route, item: Item, tried: Tried, seconds: float) -> Event:
-    """Return the event of a direct delivery: dead if no recipient may be tried again."""
-    failures = list(tried.failures.values())
-    event = Event(
-        kind="delivered",
-        route=route.name,
-        queue_id=item.id,
-        recipients=len(item.recipients) - len(failures),
-        seconds=seconds,
-        lag=seconds,
-    )
-    if not failures:
-        return event
-    later = [failure for failure in failures if isinstance(failure, Later)]
-    error = _text((later or failures)[0])
-    kind: Literal["deferred", "dead"] = "deferred" if later else "dead"
-    return attrs.evolve(event, kind=kind, recipients=len(failures), error=error)
-
-
-def _all(item: Item, failure: Later | Never) -> dict[str, Later | Never]:
-    return dict.fromkeys(item.recipients, failure)
 
 
 def _checked(item: Item, results: object) -> dict[str, Later | Never]:
@@ -743,21 +568,7 @@ def _checked(item: Item, results: object) -> dict[str, Later | Never]:
     return failures
 
 
-def _text(failure: Later | Never) -> str:
-    return report.one_line(str(failure))[:LONGEST_TEXT] or type(failure).__name__
-
-
-def _line(error: BaseException) -> str:
-    return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
-
-
 def _place_of(error: BaseException) -> str:
     """Return the file and the line that raised an exception."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{os.path.basename(last.filename)}:{last.lineno}"
-
-
-def _not_before(failures: Iterable[Later], due: float, now: float) -> float:
-    """Return the time of the next try, as late as an outlet asks for, a day at most."""
-    pauses = [failure.after for failure in failures if failure.after is not None]
-    return max([due, *(now + min(pause, DAY) for pause in pauses)])

@@ -12,8 +12,10 @@ import contextlib
 import json
 import logging
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Iterator
-from ssl import SSLContext
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import attrs
@@ -32,6 +34,13 @@ log = logging.getLogger("mail.log")
 # nats-py tries each server twice at the beginning, with this pause between, and then says so.
 _TRIES = {"max_reconnect_attempts": 1, "reconnect_time_wait": 0.02}
 
+_CREDENTIALS = b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED"
+
+
+def _reason(error: OSError) -> str:
+    is_of_tls = isinstance(error, ssl.SSLError)
+    return str(error) if is_of_tls or error.errno is None else os.strerror(error.errno)
+
 
 def _rest(servers: list[Any], info: dict[str, Any]) -> tuple[None, float]:
     """Let nats-py wait a day before it reconnects; it is closed long before."""
@@ -40,26 +49,65 @@ def _rest(servers: list[Any], info: dict[str, Any]) -> tuple[None, float]:
 
 @attrs.frozen(kw_only=True)
 class Access:
-    """The servers, and the way to get in; *timeout* is in seconds."""
+    """The servers, and the way to get in; *timeout* is in seconds.
+
+    With *tls* or *cafile*, a server without TLS gets neither secrets nor mail.
+    """
 
     address: Address
     timeout: float
-    tls: SSLContext | None = None
+    tls: ssl.SSLContext | None = None
+    cafile: str | None = None
     credentials: str | None = None
+
+    @property
+    def encrypted(self) -> bool:
+        return self.tls is not None or self.cafile is not None
+
+    def check(self) -> None:
+        """Raise Misconfigured if a file or a package is missing, with one line."""
+        try:
+            self._context()
+        except OSError as error:
+            raise Misconfigured(
+                f"{self.address}: cafile: {self.cafile}: {_reason(error)}"
+            ) from None
+        if self.credentials is None:
+            return
+        place = f"{self.address}: credentials: {self.credentials}"
+        try:
+            with open(self.credentials, "rb") as file:
+                content = file.read()
+        except OSError as error:
+            raise Misconfigured(f"{place}: {_reason(error)}") from None
+        if not all(mark in content for mark in _CREDENTIALS):
+            # nats-py would read on for ever.
+            raise Misconfigured(f"{place}: no credentials of NATS")
+        if find_spec("nkeys") is None:
+            raise Misconfigured(f"{self.address}: credentials needs pip install nkeys")
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self.tls is None and self.cafile is not None:
+            return ssl.create_default_context(cafile=self.cafile)
+        return self.tls
 
     async def link(self, lost: Callable[[], None] = lambda: None) -> Link:
         """Return a new connection; *lost* is called once when it ends by itself.
 
-        Raises ConnectionError if no server answers, TimeoutError if one does not go on.
+        Raises ConnectionError if no server answers, TimeoutError if one does not go on, and
+        Misconfigured.
         """
         from nats.aio.client import Client
         from nats.errors import NoServersError
 
+        self.check()
         link = Link(Client(), self.timeout, lost)
         try:
             async with asyncio.timeout(self.timeout):
                 await link.client.connect(**self._options(link))
-        except NoServersError:
+            link.is_new = False
+            self._check_tls(link)
+        except (NoServersError, ssl.SSLError):
             await link.end()
             does = "no server lets us in at" if link.answers else "cannot reach"
             raise ConnectionError(f"{does} {self.address}: {link.troubles}") from None
@@ -68,7 +116,22 @@ class Access:
             raise
         return link
 
+    def _check_tls(self, link: Link) -> None:
+        """Raise ConnectionError if the connection should have TLS and has not."""
+        if self.encrypted and not link.encrypted:
+            raise ConnectionError(f"{self.address} offers no TLS")
+
+    def _secret(self, link: Link, text: str) -> str:
+        """Called when nats-py is about to send it: without TLS at the server, it would go on."""
+        if self.encrypted and not link.encrypted:
+            raise ConnectionError("the server offers no TLS")
+        return text
+
     def _options(self, link: Link) -> dict[str, Any]:
+        context = self._context()
+        login = {
+            name: partial(self._secret, link, text) for name, text in self.address.login.items()
+        }
         return {
             "servers": list(self.address.servers),
             "name": "aiosmtpd",
@@ -79,9 +142,9 @@ class Access:
             # Without this, a publication without a connection would wait for the next one.
             "pending_size": -1,
             "user_credentials": self.credentials,
-            **({"tls": self.tls} if self.tls else {}),
+            **({"tls": context} if context else {}),
             **_TRIES,
-            **self.address.login,
+            **login,
         }
 
 
@@ -103,12 +166,15 @@ class Link:
         """True when the connection ended by itself."""
         self.retired = False
         """True when the connection ends as soon as the last user has its answer."""
+        self.is_new = True
+        """True until nats-py has connected."""
         self.answers = False
         """True if a server was reached, and reported an error."""
         self._troubles: dict[str, None] = {}
         self._tell = lost
         self._deadlines: set[asyncio.Timeout] = set()
         self._end: asyncio.Task[None] | None = None
+        self._is_unsafe = False
         self._inbox = ""
         self._published = 0
         self._acknowledgements: dict[str, asyncio.Future[Msg]] = {}
@@ -117,6 +183,15 @@ class Link:
     def troubles(self) -> str:
         """The errors that nats-py has reported, each once."""
         return "; ".join(self._troubles)
+
+    @property
+    def encrypted(self) -> bool:
+        """True if TLS protects the connection; nats-py does not say so in public."""
+        writer = self._writer()
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
+
+    def _writer(self) -> Any:
+        return getattr(getattr(self.client, "_transport", None), "_io_writer", None)
 
     @property
     def usable(self) -> bool:
@@ -181,12 +256,20 @@ class Link:
 
     async def on_error(self, error: Exception) -> None:
         text = str(error)
-        if isinstance(error, OSError):
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text = f"its certificate is not trusted: {error.verify_message}"
+        elif isinstance(error, ssl.SSLError):
+            text = f"TLS fails: {error.reason}"
+        elif isinstance(error, OSError):
             text = os.strerror(error.errno).lower() if error.errno else text
         else:
             self.answers = True
         self._troubles[text] = None
         log.debug("NATS: %s", error)
+        if self.is_new and isinstance(error, ssl.SSLError):
+            # nats-py would wait without end for the connection to close.
+            self._is_unsafe = True
+            raise error
 
     async def on_disconnect(self) -> None:
         if self.lost or self._end is not None:
@@ -211,13 +294,15 @@ class Link:
     async def _ended(self) -> None:
         # nats-py would wait without end for a server that takes no more bytes, and has no public
         # way not to. The senders of the bytes that are dropped here know that they have failed.
-        writer = getattr(getattr(self.client, "_transport", None), "_io_writer", None)
+        writer = self._writer()
         if writer is not None and (
             self.lost or self.retired or writer.transport.get_write_buffer_size()
         ):
             self.client._pending = []
             self.client._pending_data_size = 0
             writer.transport.abort()
+        if self._is_unsafe:
+            return
         try:
             async with asyncio.timeout(self.timeout):
                 await self.client.close()

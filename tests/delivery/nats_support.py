@@ -48,6 +48,8 @@ class NatsServer:
     """The parts that are the same for real servers and the fake one."""
 
     port: int
+    access: dict[str, Any] = {}
+    """The arguments of nats-py with which the tests themselves log in."""
 
     @property
     def url(self) -> str:
@@ -74,7 +76,7 @@ class NatsServer:
 
     @asynccontextmanager
     async def jetstream(self) -> AsyncIterator[JetStreamContext]:
-        client = await nats.connect(f"nats://127.0.0.1:{self.port}")
+        client = await nats.connect(f"nats://127.0.0.1:{self.port}", **self.access)
         try:
             yield client.jetstream()
         finally:

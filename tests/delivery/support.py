@@ -18,6 +18,7 @@ from aiosmtpd.delivery.item import Results
 from tests.client import PATIENCE
 
 QUICK = {"first": 0.02, "max": 0.1}
+NO_USER = Never("550 5.1.1 No such user")
 MESSAGE = b"Subject: hello\r\n\r\nbody\r\n"
 
 Answer = Callable[[Item], Results | BaseException]
@@ -105,6 +106,14 @@ def send(
         return f"{code} {text.decode()}"
 
 
+@contextmanager
+def given(folder: Path, one: Route, *recipients: str, **keywords: Any) -> Iterator[Delivery]:
+    """Serve with this route, and send it one message."""
+    with delivering(folder, one, **keywords) as (handler, controller):
+        send(controller, *(recipients or ("bo@b.test",)))
+        yield handler
+
+
 def until(happened: Callable[[], bool]) -> None:
     """Look again and again until this is so."""
     deadline = time.monotonic() + PATIENCE
@@ -115,6 +124,11 @@ def until(happened: Callable[[], bool]) -> None:
 
 def counts(handler: Delivery) -> Any:
     return asyncio.run(handler.counts())
+
+
+def until_left(handler: Delivery, **wanted: int) -> None:
+    """Wait until the spool has as many ``messages``, or as many that are ``dead``."""
+    until(lambda: {name: getattr(counts(handler), name) for name in wanted} == wanted)
 
 
 def messages(caplog: pytest.LogCaptureFixture, level: int = logging.ERROR) -> str:

@@ -8,22 +8,23 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Later, Never
+from aiosmtpd.delivery import Later
 from aiosmtpd.delivery.spool import Duplicate, Spool
 from tests.delivery.support import (
     MESSAGE,
+    NO_USER,
     QUICK,
     Hanging,
     Place,
     counts,
     delivering,
+    given,
     messages,
     route,
     send,
     until,
+    until_left,
 )
-
-NO_USER = Never("550 5.1.1 No such user")
 
 
 def test_a_report_goes_to_the_sender(tmp_path: Path) -> None:
@@ -47,19 +48,17 @@ def test_a_report_goes_to_the_sender(tmp_path: Path) -> None:
 def test_dropped_after_the_report(tmp_path: Path) -> None:
     post = Place()
     one = route(Place(NO_USER), bounce=post, dead="drop")
-    with delivering(tmp_path, one) as (handler, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, one) as handler:
         post.next()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
 
 
 def test_only_the_failed_recipients_are_named(tmp_path: Path) -> None:
     post, place = Place(), Place({"bo@b.test": NO_USER, "cy@b.test": Later()}, None)
     one = route(place, bounce=post, dead="drop")
-    with delivering(tmp_path, one) as (handler, controller):
-        send(controller, "ann@b.test", "bo@b.test", "cy@b.test")
+    with given(tmp_path, one, "ann@b.test", "bo@b.test", "cy@b.test") as handler:
         content = post.next()[1]
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     assert b"rfc822; bo@b.test" in content
     assert b"cy@b.test" not in content.partition(b"delivery-status")[2].partition(b"headers")[0]
     assert place.items.qsize() == 2
@@ -73,7 +72,7 @@ def test_no_report(tmp_path: Path, sender: str, options: list[str]) -> None:
     post = Place()
     with delivering(tmp_path, route(Place(NO_USER), bounce=post)) as (handler, controller):
         send(controller, "bo@b.test", sender=sender, rcpt_options=options)
-        until(lambda: counts(handler).dead == 1)
+        until_left(handler, dead=1)
         assert counts(handler).routes.keys() == {"app"}
     assert post.items.empty()
 
@@ -83,16 +82,14 @@ def test_a_report_is_tried_again(tmp_path: Path) -> None:
     one = route(Place(NO_USER), bounce=post)
     assert one.bounce is not None
     one.bounce.retry = one.retry
-    with delivering(tmp_path, one) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, one):
         assert post.item().attempts == 1
 
 
 def test_no_report_of_a_report(tmp_path: Path) -> None:
     post = Place(NO_USER)
-    with delivering(tmp_path, route(Place(NO_USER), bounce=post)) as (handler, controller):
-        send(controller, "bo@b.test")
-        until(lambda: counts(handler).dead == 2)
+    with given(tmp_path, route(Place(NO_USER), bounce=post)) as handler:
+        until_left(handler, dead=2)
         assert counts(handler).messages == 2
     assert post.tried == 1
 
@@ -113,9 +110,8 @@ def test_a_report_after_a_crash_is_not_another(
         return put(spool, **keywords)
 
     monkeypatch.setattr(Spool, "put", twice)
-    with delivering(tmp_path, route(place, bounce=post)) as (handler, controller):
-        send(controller, "bo@b.test")
-        until(lambda: counts(handler).dead == 1)
+    with given(tmp_path, route(place, bounce=post)) as handler:
+        until_left(handler, dead=1)
         assert counts(handler).messages == 2
     assert len(ids) == 1
     assert post.tried <= 1
@@ -154,7 +150,7 @@ def test_a_report_of_a_message_whose_file_is_gone(tmp_path: Path) -> None:
         file.unlink()
     with delivering(tmp_path, route(Place(NO_USER), bounce=post)) as (handler, _):
         assert b"Final-Recipient: rfc822; bo@b.test" in post.next()[1]
-        until(lambda: counts(handler).dead == 1)
+        until_left(handler, dead=1)
 
 
 def test_the_sender_is_escaped_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -168,6 +164,6 @@ def test_the_sender_is_escaped_in_the_log(tmp_path: Path, caplog: pytest.LogCapt
             client.rcpt("bo@b.test")
             client.data(MESSAGE)
         post.next()
-        until(lambda: counts(handler).dead == 1)
+        until_left(handler, dead=1)
     assert "to 'a\\u202en@a.test'" in messages(caplog, logging.INFO)
     assert "\u202e" not in messages(caplog, logging.INFO)

@@ -19,18 +19,19 @@ from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.delivery.spooling import due, opened
 from tests.delivery.support import (
     MESSAGE,
+    NO_USER,
     QUICK,
     Hanging,
     Place,
     counts,
     delivering,
+    given,
     messages,
     route,
     send,
     until,
+    until_left,
 )
-
-NO_USER = Never("550 5.1.1 No such user")
 
 
 def test_a_message_arrives_whole(tmp_path: Path) -> None:
@@ -38,7 +39,7 @@ def test_a_message_arrives_whole(tmp_path: Path) -> None:
     with delivering(tmp_path, route(place)) as (handler, controller):
         reply = send(controller, "bo@b.test", "cy@b.test")
         item, content = place.next()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     assert reply == f"250 2.0.0 OK queued as {item.id}"
     assert (item.sender, item.recipients) == ("ann@a.test", ("bo@b.test", "cy@b.test"))
     assert content.startswith(b"Return-Path: <ann@a.test>\r\nReceived: from client.test ")
@@ -53,18 +54,16 @@ def test_a_message_arrives_whole(tmp_path: Path) -> None:
 )
 def test_failures_are_tried_again(tmp_path: Path, failure: Any) -> None:
     place = Place(failure, failure, None)
-    with delivering(tmp_path, route(place)) as (handler, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place)) as handler:
         until(lambda: place.tried == 3)
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
 
 
 def test_each_recipient_has_a_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = Place({"bo@b.test": Later("full"), "cy@b.test": NO_USER}, None)
-    with delivering(tmp_path, route(place)) as (handler, controller):
-        send(controller, "ann@b.test", "bo@b.test", "cy@b.test")
+    with given(tmp_path, route(place), "ann@b.test", "bo@b.test", "cy@b.test") as handler:
         first, second = place.item(), place.item()
-        until(lambda: counts(handler).dead == 1)
+        until_left(handler, dead=1)
         assert counts(handler).routes["app"].waiting == 0
     assert first.recipients == ("ann@b.test", "bo@b.test", "cy@b.test")
     assert (second.recipients, second.attempts) == (("bo@b.test",), 1)
@@ -73,19 +72,17 @@ def test_each_recipient_has_a_result(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 def test_results_for_others_are_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = Place({"other@b.test": NO_USER})
-    with delivering(tmp_path, route(place)) as (handler, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place)) as handler:
         place.next()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     assert "put() has named ['other@b.test']" in messages(caplog)
 
 
 def test_given_up_messages_are_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = Place(Later("closed for today"))
     retry = {**QUICK, "give_up": 0.2}
-    with delivering(tmp_path, route(place, retry=retry)) as (handler, controller):
-        send(controller, "bo@b.test")
-        until(lambda: counts(handler).dead == 1)
+    with given(tmp_path, route(place, retry=retry)) as handler:
+        until_left(handler, dead=1)
         assert counts(handler).messages == 1
     assert place.tried >= 2
     assert "4.4.7 Given up, the last try said: closed for today" in messages(caplog)
@@ -113,8 +110,7 @@ def test_a_try_takes_a_limited_time(tmp_path: Path) -> None:
             return await super().put(item)
 
     place = Slow()
-    with delivering(tmp_path, route(place, timeout=0.1)) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place, timeout=0.1)):
         assert place.item().attempts == 1
 
 
@@ -156,8 +152,8 @@ def test_a_name_that_is_gone_waits(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_the_configuration_of_now_counts(tmp_path: Path) -> None:
-    with delivering(tmp_path, route(Hanging()), grace=0.1) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(Hanging()), grace=0.1):
+        pass
     place = Place()
     with delivering(tmp_path, route(place, "*@c.test")):
         assert place.item().recipients == ("bo@b.test",)
@@ -172,7 +168,7 @@ def test_a_down_route_is_probed(tmp_path: Path, caplog: pytest.LogCaptureFixture
             send(controller, "bo@down.test")
         send(controller, "bo@b.test")
         other.next()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     # Five failures and one failed probe, then all of them.
     assert place.tried == 6 + 30
     text = messages(caplog, logging.WARNING)
@@ -186,7 +182,7 @@ def test_messages_of_a_down_route_expire(tmp_path: Path) -> None:
     with delivering(tmp_path, route(place, retry=retry, concurrency=1)) as (handler, controller):
         for _ in range(40):
             send(controller, "bo@b.test")
-        until(lambda: counts(handler).dead == 40)
+        until_left(handler, dead=40)
     assert place.tried < 40
 
 
@@ -195,7 +191,7 @@ def test_a_refusal_does_not_close_a_route(tmp_path: Path) -> None:
     with delivering(tmp_path, route(place)) as (handler, controller):
         for _ in range(12):
             send(controller, "bo@b.test")
-        until(lambda: counts(handler).dead == 12)
+        until_left(handler, dead=12)
     assert place.tried == 12
 
 
@@ -217,8 +213,7 @@ def test_the_courier_opens_outlets_later_too(tmp_path: Path) -> None:
                 raise OSError("not yet")
 
     place = Shy()
-    with delivering(tmp_path, route(place)) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place)):
         place.next()
     assert (place.opened, place.tried, place.closed) == (3, 1, 1)
 
@@ -246,8 +241,7 @@ def test_stopping_waits_for_tries_that_run(tmp_path: Path) -> None:
             return await super().put(item)
 
     place = Slow()
-    with delivering(tmp_path, route(place)) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place)):
         began.wait()
         threading.Timer(0.2, go_on.set).start()
     place.next()
@@ -266,7 +260,7 @@ def test_an_operator_wakes_a_down_route(tmp_path: Path) -> None:
         until(lambda: connection.execute(tried).fetchone()[0] == 1)
         connection.executescript("update delivery set due = 0; insert into retried values ('app');")
         connection.close()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
 
 
 def test_an_operator_retries_during_a_try(tmp_path: Path) -> None:
@@ -279,13 +273,12 @@ def test_an_operator_retries_during_a_try(tmp_path: Path) -> None:
             return await super().put(item)
 
     place = Slow(OSError("down"), None)
-    with delivering(tmp_path, route(place, retry={"first": 3600})) as (handler, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place, retry={"first": 3600})) as handler:
         begun.wait()
         with closing(Backlog(str(tmp_path / "spool"))) as backlog:
             assert backlog.retry(Selection()) == 1
         go_on.set()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     assert place.tried == 2
 
 
@@ -315,10 +308,9 @@ def test_a_spool_that_is_full_for_a_while(
     began = time.time()
     monkeypatch.setattr(Spool, "due", due_unless_full)
     place = Place()
-    with delivering(tmp_path, route(place)) as (handler, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place)) as handler:
         place.next()
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     assert "The spool cannot be used now, next try in 0.5 s: make room" in messages(caplog)
 
 
@@ -334,9 +326,8 @@ def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Spool, "done", done_unless_full)
     place = Place()
-    with delivering(tmp_path, route(place)) as (handler, controller):
-        send(controller, "bo@b.test")
-        until(lambda: counts(handler).messages == 0)
+    with given(tmp_path, route(place)) as handler:
+        until_left(handler, messages=0)
     assert place.tried == 1
 
 
@@ -361,9 +352,8 @@ def test_texts_of_next_hops_are_one_line_of_the_log(
 ) -> None:
     place = Place(Later("a\r\nb\x1b[2J"), Never("550-5.1.1 No\r\n550 5.1.1 such user"))
     caplog.set_level(logging.INFO, "mail.log")
-    with delivering(tmp_path, route(place)) as (handler, controller):
-        send(controller, "bo@b.test")
-        until(lambda: counts(handler).dead == 1)
+    with given(tmp_path, route(place)) as handler:
+        until_left(handler, dead=1)
     text = messages(caplog, logging.INFO)
     assert "for route app: a b [2J" in text
     assert "'bo@b.test': 550-5.1.1 No 550 5.1.1 such user" in text
@@ -374,8 +364,7 @@ def test_a_bug_leaves_delivered_recipients_out(
 ) -> None:
     after: Any = "5 minutes"
     place = Place({"bo@b.test": Later("busy", after)})
-    with delivering(tmp_path, route(place)) as (_, controller):
-        send(controller, "ann@b.test", "bo@b.test")
+    with given(tmp_path, route(place), "ann@b.test", "bo@b.test"):
         until(lambda: "internal error, next try in an hour" in messages(caplog))
     with opened(tmp_path / "spool") as spool:
         assert due(spool, time.time() + 4000)[0].item.recipients == ("bo@b.test",)
@@ -392,7 +381,6 @@ def test_a_task_that_ends_the_process(tmp_path: Path, caplog: pytest.LogCaptureF
             return await super().put(item)
 
     place = Exiting()
-    with delivering(tmp_path, route(place)) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place)):
         assert place.item().attempts == 1
     assert "An outlet has raised SystemExit(1), the courier goes on" in messages(caplog)

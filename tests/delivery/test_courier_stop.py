@@ -11,14 +11,23 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Item, Never
+from aiosmtpd.delivery import Item
 from aiosmtpd.delivery.item import Results
 from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.client import PATIENCE
 from tests.delivery.spooling import due, opened
-from tests.delivery.support import Place, counts, delivering, messages, route, send, until
-
-NO_USER = Never("550 5.1.1 No such user")
+from tests.delivery.support import (
+    NO_USER,
+    Place,
+    counts,
+    delivering,
+    given,
+    messages,
+    route,
+    send,
+    until,
+    until_left,
+)
 
 
 def test_before_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,11 +65,10 @@ def test_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Spool, "done", done_unless_full)
     place = Place()
-    with delivering(tmp_path, route(place), grace=0) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place), grace=0):
         until(lambda: not full)
     with delivering(tmp_path, route(place)) as (handler, _):
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     assert place.tried == 1
 
 
@@ -73,8 +81,7 @@ def test_an_outlet_that_refuses_to_end(tmp_path: Path, caplog: pytest.LogCapture
                     await asyncio.Event().wait()
 
     place = Stubborn()
-    with delivering(tmp_path, route(place), grace=0) as (_, controller):
-        send(controller, "bo@b.test")
+    with given(tmp_path, route(place), grace=0):
         place.item()
     gc.collect()
     assert "internal error" not in messages(caplog)

@@ -28,6 +28,7 @@ from tests.delivery.support import (
     route,
     send,
     until,
+    until_left,
 )
 from tests.net.test_streaming import WAYS, Send, begin
 
@@ -49,7 +50,7 @@ def test_all_sizes_by_data_and_chunks(tmp_path: Path, send: Send, content: bytes
             item, stored = place.next()
             assert reply == f"250 2.0.0 OK queued as {item.id}\r\n".encode()
             assert stored.partition(b" +0000\r\n")[2] == content
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
         assert large_files(tmp_path) == []
 
 
@@ -333,7 +334,7 @@ def test_a_direct_hop_that_takes_some(tmp_path: Path) -> None:
         assert send(controller, "bo@b.test", "cy@b.test").startswith("250 2.0.0 OK queued as")
         assert place.item().recipients == ("bo@b.test", "cy@b.test")
         assert place.item().recipients == ("cy@b.test",)
-        until(lambda: counts(handler).dead == 1)
+        until_left(handler, dead=1)
 
 
 def test_lmtp_clients_get_direct_results(tmp_path: Path) -> None:
@@ -362,7 +363,7 @@ def test_the_log_has_the_queue_id(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with delivering(tmp_path, route(place)) as (handler, controller):
         queue_id = send(controller, "bo@b.test").rpartition(" ")[2]
         content = place.next()[1]
-        until(lambda: counts(handler).messages == 0)
+        until_left(handler, messages=0)
     text = messages(caplog, logging.INFO)
     assert f" with ESMTP id {queue_id}\r\n".encode() in content
     assert f"OK queued as {queue_id}" in text

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from aiosmtpd.delivery import Route
 from aiosmtpd.delivery.item import Full, Later
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
+from aiosmtpd.delivery.route import parse_route
 from tests.delivery.nats_support import SERVERS, NatsServer, mail, running
 
 TIMEOUT = 0.5
@@ -26,7 +28,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServe
 async def outlet(server: NatsServer) -> AsyncIterator[NatsOutlet]:
     """An outlet that has stored one message."""
     await server.add_stream()
-    outlet = from_url(server.url, timeout=TIMEOUT)
+    outlet = from_url(server.url, reply_timeout=TIMEOUT)
     await outlet.open()
     await outlet.put(mail("first"))
     yield outlet
@@ -49,7 +51,7 @@ async def test_a_server_that_is_down(server: NatsServer, outlet: NatsOutlet) -> 
 
 async def test_open_without_a_server_fails_at_once(server: NatsServer) -> None:
     server.kill()
-    outlet = from_url(server.url, timeout=30)
+    outlet = from_url(server.url, reply_timeout=30)
     begin = time.monotonic()
     with pytest.raises(ConnectionError, match=r"cannot reach nats://127.*: connection refused"):
         await outlet.open()
@@ -61,7 +63,7 @@ async def test_another_server_of_the_url_is_used(server: NatsServer) -> None:
     await server.add_stream()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         dead = listening.getsockname()[1]
-    outlet = from_url(server.url.replace("//", f"//127.0.0.1:{dead},"), timeout=5)
+    outlet = from_url(server.url.replace("//", f"//127.0.0.1:{dead},"), reply_timeout=5)
     await outlet.open()
     assert await outlet.put(mail()) is None
     await outlet.close()
@@ -97,6 +99,23 @@ async def test_a_server_that_hangs(server: NatsServer, outlet: NatsOutlet, size:
     assert [one.headers["Aiosmtpd-Id"] for one in await server.stored()] == ["first", "second"]
 
 
+async def test_a_route_has_a_timeout_of_its_own(server: NatsServer) -> None:
+    await server.add_stream()
+    for one in (
+        parse_route(f"{server.url}#reply_timeout=0.1&timeout=1m"),
+        Route(server.url, reply_timeout=0.1),
+    ):
+        assert one.outlet is not None
+        await one.outlet.open()
+        server.stop()
+        begin = time.monotonic()
+        with pytest.raises(Later):
+            await one.outlet.put(mail())
+        assert 0.05 < time.monotonic() - begin < 2
+        server.go_on()
+        await one.outlet.close()
+
+
 async def test_a_hanging_server_does_not_hold_close(server: NatsServer, outlet: NatsOutlet) -> None:
     server.stop()
     put = asyncio.create_task(outlet.put(mail("second", 20_000_000)))
@@ -110,7 +129,7 @@ async def test_a_hanging_server_does_not_hold_close(server: NatsServer, outlet: 
 async def test_a_publication_notices_the_end_of_its_server(
     server: NatsServer, outlet: NatsOutlet
 ) -> None:
-    slow = from_url(server.url, timeout=60)
+    slow = from_url(server.url, reply_timeout=60)
     await slow.open()
     server.stop()
     begin = time.monotonic()
@@ -158,7 +177,7 @@ async def test_acknowledged_messages_survive_kills(server: NatsServer, outlet: N
 
 async def test_a_full_stream_says_full(server: NatsServer) -> None:
     await server.add_stream(max_msgs=1)
-    outlet = from_url(server.url, timeout=TIMEOUT)
+    outlet = from_url(server.url, reply_timeout=TIMEOUT)
     await outlet.put(mail("A"))
     for queue_id in "BC":
         with pytest.raises(Full, match="maximum messages exceeded") as full:
@@ -172,7 +191,7 @@ async def test_a_full_stream_says_full(server: NatsServer) -> None:
 
 async def test_chunks_that_find_no_room_say_full(server: NatsServer) -> None:
     await server.add_stream(max_bytes=2_000_000)
-    outlet = from_url(server.url, timeout=TIMEOUT)
+    outlet = from_url(server.url, reply_timeout=TIMEOUT)
     with pytest.raises(Full):
         await outlet.put(mail(size=9_000_000))
     await outlet.close()
@@ -229,7 +248,9 @@ async def test_a_new_max_payload_is_obeyed(server: NatsServer, outlet: NatsOutle
 
 async def test_a_server_without_a_greeting_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        outlet = from_url(f"nats://127.0.0.1:{silent.getsockname()[1]}/mail.in", timeout=TIMEOUT)
+        outlet = from_url(
+            f"nats://127.0.0.1:{silent.getsockname()[1]}/mail.in", reply_timeout=TIMEOUT
+        )
         begin = time.monotonic()
         with pytest.raises(TimeoutError):
             await outlet.open()

@@ -1,6 +1,7 @@
 """The form of mail in JetStream: URLs, headers, manifests, rules and answers, without a server."""
 
 import json
+import ssl
 from typing import Any
 
 import attrs
@@ -30,6 +31,7 @@ from aiosmtpd.delivery.jetstream import (
     stream_fault,
     token,
 )
+from aiosmtpd.delivery.outlets import make_outlet
 from aiosmtpd.delivery.outlets.nats import answer_to, from_url
 
 ITEM = Item(
@@ -254,6 +256,16 @@ def test_each_error_has_its_answer(error: Exception, kind: type, reply: str) -> 
 def test_a_lost_connection_is_not_a_slow_one() -> None:
     assert str(answer_to(TimeoutError(), lost=True)) == "NATS: the connection was lost"
     assert str(answer_to(TimeoutError())) == "NATS: no answer in time"
+
+
+def test_a_timeout_is_positive() -> None:
+    with pytest.raises(ValueError, match="a timeout is more than 0 seconds"):
+        make_outlet("nats://nats1/mail.in#reply_timeout=0")
+
+
+def test_authorities_are_given_once() -> None:
+    with pytest.raises(ValueError, match="give tls or cafile, not both"):
+        from_url("nats://nats1/mail.in", tls=ssl.create_default_context(), cafile="ca.pem")
 
 
 def test_a_mode_is_spool_or_direct() -> None:

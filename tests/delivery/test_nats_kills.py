@@ -63,7 +63,7 @@ class Traffic:
 @pytest.mark.engines
 async def test_acknowledged_mail_is_consumed(server: NatsServer) -> None:
     await server.add_stream()
-    traffic = Traffic(server, from_url(server.url, timeout=1, large=500_000))
+    traffic = Traffic(server, from_url(server.url, reply_timeout=1, large=500_000))
     publishing = [asyncio.create_task(traffic.publish(str(number))) for number in range(5)]
     consuming = [asyncio.create_task(traffic.consume()) for _ in range(2)]
     for _ in range(KILLS):

@@ -37,7 +37,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NatsServe
 
 @asynccontextmanager
 async def outlet_of(server: NatsServer, **options: Any) -> AsyncIterator[NatsOutlet]:
-    outlet = from_url(server.url, timeout=2.0, **options)
+    outlet = from_url(server.url, reply_timeout=2.0, **options)
     await outlet.open()
     try:
         yield outlet
@@ -88,7 +88,7 @@ async def test_other_recipients_of_an_id(server: NatsServer) -> None:
 
 async def test_two_subjects_of_a_stream(server: NatsServer) -> None:
     await server.add_stream()
-    other = from_url(server.url.replace(SUBJECT, "mail.other"), timeout=2.0)
+    other = from_url(server.url.replace(SUBJECT, "mail.other"), reply_timeout=2.0)
     async with outlet_of(server) as outlet:
         for size in 100, 3_000_000:
             await outlet.put(mail(str(size), size=size))
@@ -265,7 +265,7 @@ async def test_it_keeps_the_contract_of_outlets(server: NatsServer) -> None:
         return [await _whole(server, one) for one in await server.stored()]
 
     await check_outlet(
-        make_outlet(f"{server.url}#timeout=1&fsync=yes"),
+        make_outlet(f"{server.url}#reply_timeout=1&fsync=yes"),
         took,
         down=server.kill,
         up=server.start,

@@ -67,6 +67,17 @@ async def test_the_first_digit_says_when(step: str, reply: str, kind: type[Excep
     assert kinds(results) == {"a": (kind, reply), "b": (kind, reply)}
 
 
+@pytest.mark.parametrize("step", ["RCPT", "DATA", "."])
+async def test_a_hop_that_wants_a_login_is_later(step: str) -> None:
+    reply = "530 5.7.0 Authentication required"
+    with pytest.raises(Later, match=reply):
+        await deliver(Script(MAIL=reply))
+    assert kinds(await deliver(Script(**{step: reply}))) == {
+        "a": (Later, reply),
+        "b": (Later, reply),
+    }
+
+
 @pytest.mark.parametrize("reply", ["999 what", "hello", "\x01\x02", "2", "250-never\r\nended"])
 async def test_a_reply_that_is_not_smtp_is_later(reply: str) -> None:
     found = kinds(await deliver(Script(MAIL=reply)))

@@ -56,10 +56,11 @@ def from_url(
     *,
     mode: str = "spool",
     fsync: bool = False,
-    timeout: float = 5.0,
+    reply_timeout: float = 5.0,
     large: int | None = None,
     blob: str = "",
     tls: SSLContext | None = None,
+    cafile: str | None = None,
     credentials: str | None = None,
 ) -> NatsOutlet:
     """Return the outlet of a ``nats://`` URL; raises ValueError if it is not one."""
@@ -67,7 +68,17 @@ def from_url(
         raise ModuleNotFoundError("nats-py is not installed", name="nats")
     if mode not in {"spool", "direct"}:
         raise ValueError(f"mode is spool or direct, not {mode}")
-    access = Access(address=Address.parse(url), timeout=timeout, tls=tls, credentials=credentials)
+    if reply_timeout <= 0:
+        raise ValueError("a timeout is more than 0 seconds")
+    if tls is not None and cafile is not None:
+        raise ValueError("give tls or cafile, not both")
+    access = Access(
+        address=Address.parse(url),
+        timeout=reply_timeout,
+        tls=tls,
+        cafile=cafile,
+        credentials=credentials,
+    )
     return NatsOutlet(
         access, mode="direct" if mode == "direct" else "spool", fsync=fsync, large=large, blob=blob
     )
@@ -100,7 +111,8 @@ class NatsOutlet:
 
     With ``mode="direct"`` a stream must have three replicas. *fsync* says that one replica will
     do, because its server has ``sync_interval: always``; no client can see that setting.
-    *timeout*, in seconds, is for a connection and an acknowledgement together, and for each chunk.
+    The time-out of *access*, in seconds, is for a connection and an acknowledgement together, and
+    for each chunk.
     """
 
     def __init__(

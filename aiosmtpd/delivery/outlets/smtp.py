@@ -36,6 +36,13 @@ _PATH = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^"<> ])*+')
 _MAIL_DSN = {"RET", "ENVID"}
 _RCPT_DSN = {"NOTIFY", "ORCPT"}
 
+WANTS_LOGIN = 530
+"""The hop wants AUTH or TLS first: RFC 4954 section 6, RFC 3207 section 4.
+
+5yz refuses a message for good (RFC 5321 section 4.2.1). But 530 is about the route, which an
+operator can correct: it is Later, as a wrong password is.
+"""
+
 _MAILBOX_FULL = re.compile(r"552 5\.")
 
 
@@ -199,7 +206,7 @@ class _Transaction:
             raise Never("553 5.1.7 Sender's address cannot be sent")
         parameters = self._mail_parameters(sender)
         reply = self.client.docmd("MAIL", " ".join((f"FROM:<{sender}>", *parameters)))
-        if reply[0] == 421:
+        if reply[0] in {421, WANTS_LOGIN}:
             raise _failure(*reply)
         if reply[0] // 100 != 2:
             return dict.fromkeys(self.item.recipients, _failure(*reply))
@@ -336,7 +343,7 @@ def _is_path(address: str) -> bool:
 
 def _failure(code: int, text: bytes) -> Later | Never:
     line = one_line(code, text)
-    return Never(line) if 500 <= code <= 599 else Later(line)
+    return Never(line) if 500 <= code <= 599 and code != WANTS_LOGIN else Later(line)
 
 
 def _refusal(reply: tuple[int, bytes]) -> Never:
