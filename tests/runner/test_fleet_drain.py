@@ -305,3 +305,19 @@ def test_sockets_of_systemd_are_served(tmp_path: Path) -> None:
             assert fleet.end() == 0
         # The socket is systemd's: the next client waits for the next start.
         Client(port, greet=False).close()
+
+
+def test_a_restart_by_activation_disturbs_no_client(tmp_path: Path) -> None:
+    config = configuration(tmp_path, listen=(parse_place("smtp://systemd"),))
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as sock:
+        before = ("-c", ACTIVATE, str(sock.fileno()))
+        with Load(sock.getsockname()[1], 4) as load:
+            for _ in range(2):
+                with Fleet(tmp_path, config, pass_fds=[sock.fileno()], before=before) as fleet:
+                    load.more(40)
+                    assert fleet.end() == 0
+            with Fleet(tmp_path, config, pass_fds=[sock.fileno()], before=before) as fleet:
+                load.more(20)
+                load.stop()
+                assert load.disturbed == []
+                until(lambda: load.acknowledged <= fleet.delivered().keys())
