@@ -215,10 +215,12 @@ async def until(happened: Callable[[], bool], pause: float = 0.01) -> bool:
 class Serving:
     """The server's processes."""
 
-    def __init__(self, folder: Path, port: int, workers: int) -> None:
+    def __init__(
+        self, folder: Path, port: int, workers: int, configuration: str = CONFIGURATION
+    ) -> None:
         self.folder = folder
         user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
-        text = CONFIGURATION.format(port=port, workers=workers, user=user)
+        text = configuration.format(port=port, workers=workers, user=user)
         (folder / "aiosmtpd.toml").write_text(text)
         (folder / "sink.py").write_text(SINK)
         self.workers = workers

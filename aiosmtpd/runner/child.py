@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Literal, Self
@@ -40,6 +40,9 @@ class Timing:
 
     certificates: float = 60.0
     """Between two looks at the files of certificates."""
+
+    orphans: float = 5.0
+    """Between two looks for orphans to reap, if the master is the first process."""
 
 
 class Child:
@@ -223,3 +226,11 @@ def reason(code: int) -> str:
         return signal.Signals(-code).name
     except ValueError:
         return f"signal {-code}"
+
+
+def reap(ours: Collection[int]) -> None:
+    """Reap the ended children of this process that are not in *ours*."""
+    how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    with suppress(ChildProcessError):
+        while (found := os.waitid(os.P_ALL, 0, how)) and found.si_pid not in ours:
+            os.waitpid(found.si_pid, os.WNOHANG)

@@ -158,17 +158,21 @@ class Config:
         "shop.mail:Handler",
         None,
     )
-    tls: TLS | None = setting(kinds.table(TLS), "Certificates.", None, None)
-    proxy: Proxy = setting(kinds.table(Proxy), "Load balancers.", None, Proxy())
-    smtp: SMTPTable = setting(kinds.table(SMTPTable), "Protocol.", None, SMTPTable())
-    limits: LimitsTable = setting(kinds.table(LimitsTable), "Limits.", None, LimitsTable())
-    auth: Auth = setting(kinds.table(Auth), "Users.", None, Auth())
+    tls: TLS | None = setting(kinds.table(TLS), "Certificates and their keys.", None, None)
+    proxy: Proxy = setting(kinds.table(Proxy), "Load balancers in front.", None, Proxy())
+    smtp: SMTPTable = setting(kinds.table(SMTPTable), "Protocol of the server.", None, SMTPTable())
+    limits: LimitsTable = setting(
+        kinds.table(LimitsTable), "Limits on clients.", None, LimitsTable()
+    )
+    auth: Auth = setting(kinds.table(Auth), "Users and passwords.", None, Auth())
     drain: Drain = setting(kinds.table(Drain), "The end of a worker.", None, Drain())
-    spool: SpoolTable | None = setting(kinds.table(SpoolTable), "The spool.", None, None)
+    spool: SpoolTable | None = setting(
+        kinds.table(SpoolTable), "The spool of messages.", None, None
+    )
     admin: Admin = setting(kinds.table(Admin), "For operators.", None, Admin())
-    log: Log = setting(kinds.table(Log), "The log.", None, Log())
+    log: Log = setting(kinds.table(Log), "The log of events.", None, Log())
     route: tuple[RouteTable, ...] = setting(
-        kinds.tables(RouteTable, "a list of tables [[route]]"), "Routes.", None, ()
+        kinds.tables(RouteTable, "a list of tables [[route]]"), "Routes, in their order.", None, ()
     )
     handler_settings: dict[str, Any] = attrs.field(factory=dict)
     """Keywords of the handler's class: the other keys of the table ``[handler]``."""

@@ -19,7 +19,7 @@ from aiosmtpd.listen.addresses import spell
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity, identity_to_assume
 from aiosmtpd.process.signals import signals_handled
-from aiosmtpd.runner.child import Child, Timing
+from aiosmtpd.runner.child import Child, Timing, reap
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.keys import Keyring
@@ -180,8 +180,7 @@ class Master:
         self._identity = _identity(config)
         self._keys = Keyring(config.tls)
         await self.sockets.bind(config.listen, config.worker_count)
-        if self._identity is not None and config.spool is not None:
-            _make_folder(config.spool.path, self._identity.uid, self._identity.gid)
+        self._look_at_spool(config)
         if self.watch is not None:
             await self.watch.start(self)
         for number in range(config.worker_count):
@@ -208,6 +207,8 @@ class Master:
         log.info("Server is listening on %s", where)
         notify("READY=1", self._status())
         self._start_task(self._look_at_certificates())
+        if os.getpid() == 1 and hasattr(os, "waitid"):
+            self._start_task(self._reap_orphans())
         if (pause := watchdog_pause()) is not None:
             self._start_task(_feed_watchdog(pause))
         await self._end.wait()
@@ -297,9 +298,11 @@ class Master:
 
     async def _replace_all(self, config: Config) -> None:
         """Replace each worker by a new one that is ready first; the first failure ends this."""
-        keys = Keyring(config.tls)
+        keys, identity = Keyring(config.tls), _identity(config)
         await self.sockets.bind(config.listen, config.worker_count)
-        before, self._keys = self._keys, keys
+        before = self._keys, self._identity
+        self._keys, self._identity = keys, identity
+        self._look_at_spool(config)
         replaced = 0
         try:
             for number in range(config.worker_count):
@@ -313,13 +316,21 @@ class Master:
                 replaced += 1
         except BaseException:
             if not replaced:
-                self._keys = before
+                self._keys, self._identity = before
                 self.sockets.keep(self.config.listen)
             raise
         self.config = config
         for number in [one for one in self._slots if one >= config.worker_count]:
             self._slots.pop(number).retire()
         self.sockets.keep(config.listen)
+
+    def _look_at_spool(self, config: Config) -> None:
+        """Make the folder of the spool for the workers, if this is root's process."""
+        old, new = self.config.spool, config.spool
+        if old is not None and (new is None or new.path != old.path):
+            log.warning("Messages that wait in the spool %s stay there", old.path)
+        if self._identity is not None and new is not None:
+            _make_folder(new.path, self._identity.uid, self._identity.gid)
 
     async def _look_at_certificates(self) -> None:
         """Read the files again and again, and give the workers what has changed."""
@@ -337,6 +348,12 @@ class Master:
                 if str(failure) != told:
                     log.error("%s; the old certificate stays", failure)
                 told = str(failure)
+
+    async def _reap_orphans(self) -> None:
+        """Reap processes of handlers that have lost their parent: the first one of a container."""
+        while True:
+            await asyncio.sleep(self.timing.orphans)
+            reap({child.pid for slot in self._slots.values() for child in slot.children})
 
     def _start_task(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

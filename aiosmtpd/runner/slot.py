@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from aiosmtpd.runner.master import Master
 
 SOUND = 1.0
-"""Seconds that a worker must have served so that its successor starts at once."""
+"""Seconds that a worker must have served so that the next one counts as the first try."""
 
 LONGEST_PAUSE = 30.0
-"""Seconds between two starts of workers that end soon; they begin with one and double."""
+"""Seconds before a try: the first one is made at once, the second after one second, then twice the
+time before, up to this."""
 
 LEAVING = 2
 """Workers of a slot that may end at the same time; the next reload waits for one of them."""
@@ -120,8 +121,8 @@ class Slot:
         """Start a worker whenever there is none, until cancelled or retired."""
         while not self._is_retired:
             await self._gone.wait()
-            if self._soon:
-                await asyncio.sleep(min(2.0 ** (self._soon - 1), LONGEST_PAUSE))
+            if self._soon > 1:
+                await asyncio.sleep(min(2.0 ** (self._soon - 2), LONGEST_PAUSE))
             async with self._lock:
                 if self._is_retired or self.child is not None:
                     continue

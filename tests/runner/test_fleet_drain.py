@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 
 from aiosmtpd.delivery import Arrival, Spool
@@ -218,6 +219,19 @@ class Handler:
 
 
 @ROOT_ONLY
+def test_a_reload_may_name_another_user(open_path: Path) -> None:
+    config = configuration(open_path, user="root", spool=None, handler="mine:Handler")
+    (open_path / "mine.py").write_text("class Handler: pass")
+    with Fleet(open_path, config) as fleet:
+        fleet.reload(attrs.evolve(config, user="nobody"))
+        until(lambda: len(fleet.worker_pids()) == 2)
+        assert {Path(f"/proc/{pid}").stat().st_uid for pid in fleet.worker_pids()} == {65534}
+        fleet.configure(attrs.evolve(config, user="unknown-user"))
+        fleet.process.send_signal(signal.SIGHUP)
+        fleet.says("Not reloaded: There is no user unknown-user on this system")
+
+
+@ROOT_ONLY
 def test_root_makes_the_spool_for_the_user(open_path: Path) -> None:
     (open_path / "got").touch()
     (open_path / "got").chmod(0o666)
@@ -291,3 +305,19 @@ def test_sockets_of_systemd_are_served(tmp_path: Path) -> None:
             assert fleet.end() == 0
         # The socket is systemd's: the next client waits for the next start.
         Client(port, greet=False).close()
+
+
+def test_a_restart_by_activation_disturbs_no_client(tmp_path: Path) -> None:
+    config = configuration(tmp_path, listen=(parse_place("smtp://systemd"),))
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as sock:
+        before = ("-c", ACTIVATE, str(sock.fileno()))
+        with Load(sock.getsockname()[1], 4) as load:
+            for _ in range(2):
+                with Fleet(tmp_path, config, pass_fds=[sock.fileno()], before=before) as fleet:
+                    load.more(40)
+                    assert fleet.end() == 0
+            with Fleet(tmp_path, config, pass_fds=[sock.fileno()], before=before) as fleet:
+                load.more(20)
+                load.stop()
+                assert load.disturbed == []
+                until(lambda: load.acknowledged <= fleet.delivered().keys())

@@ -1,6 +1,7 @@
 """Kills of workers and of the master, and workers that hang: nothing acknowledged is lost."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from aiosmtpd.runner.config import parse_place
 from tests.client import Client
 from tests.delivery.support import until
-from tests.net.program import free_port
+from tests.net.program import ROOT_ONLY, free_port
 from tests.runner.fleet import (
     MARKS,
     Fleet,
@@ -182,3 +183,36 @@ def test_the_kernel_divides_the_connections(tmp_path: Path) -> None:
         assert min(open_files) > 20
         for client in clients:
             client.close()
+
+
+ORPHANING = """
+import os, subprocess
+async def take(mail):
+    name = mail.recipients[0].partition("@")[0]
+    # Its parent ends first.
+    subprocess.run(["sh", "-c", f"(sleep 0.1; echo {name} >> {os.environ['SINK']}) &"])
+"""
+
+
+@ROOT_ONLY
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_the_first_process_reaps_orphans(tmp_path: Path) -> None:
+    (tmp_path / "sink.py").write_text(ORPHANING)
+    launch = ("-c", UNSHARE)
+    config = configuration(tmp_path, workers=1)
+    with Fleet(tmp_path, config, before=launch, times={"orphans": 0.1}) as fleet:
+        assert send(fleet.port, "x").startswith(b"250")
+        until(lambda: fleet.delivered()["x"] == 1)
+        (master,) = (
+            Path(f"/proc/{fleet.process.pid}/task/{fleet.process.pid}/children").read_text().split()
+        )
+        children = Path(f"/proc/{master}/task/{master}/children")
+        until(lambda: len(children.read_text().split()) == 1)
+        kill(int(master), signal.SIGTERM)
+        assert fleet.ended() == 0
+
+
+UNSHARE = """
+import os, sys
+os.execvp("unshare", ["unshare", "--fork", "--pid", sys.executable, *sys.argv[1:]])
+"""

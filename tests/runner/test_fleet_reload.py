@@ -6,7 +6,7 @@ from pathlib import Path
 import attrs
 
 from aiosmtpd.runner.config import Config, parse_place
-from aiosmtpd.runner.tables import RetryTable, RouteTable
+from aiosmtpd.runner.tables import RetryTable, RouteTable, SpoolTable
 from tests.client import Client
 from tests.delivery.support import until
 from tests.net.program import free_port
@@ -134,6 +134,28 @@ def test_a_place_that_is_taken_stops_the_reload(tmp_path: Path) -> None:
             fleet.process.send_signal(signal.SIGHUP)
             fleet.says("Not reloaded: Cannot listen")
         assert send(fleet.port, "x").startswith(b"250")
+
+
+def test_another_spool_is_a_warning(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    with Fleet(tmp_path) as fleet:
+        fleet.reload(attrs.evolve(config, spool=SpoolTable(path=str(tmp_path / "other"))))
+        assert f"Messages that wait in the spool {tmp_path / 'spool'} stay there" in fleet.log
+        assert send(fleet.port, "x").startswith(b"250")
+        assert (tmp_path / "other" / "0" / "spool.db").exists()
+
+
+def test_an_end_during_a_reload_is_an_end(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    (tmp_path / "slow.py").write_text(f"open({str(begun)!r}, 'w'); import time; time.sleep(5)")
+    config = configuration(tmp_path)
+    with Fleet(tmp_path) as fleet:
+        slow = RouteTable(to="python:slow:take", name="sink")
+        fleet.configure(attrs.evolve(config, route=(slow,)))
+        fleet.process.send_signal(signal.SIGHUP)
+        until(begun.exists)
+        assert fleet.end() == 0
+        assert "Reloaded" not in fleet.log
 
 
 def test_a_reload_brings_new_code(tmp_path: Path) -> None:
