@@ -35,15 +35,19 @@ def machines(folder: Path, **keywords: Any) -> Iterator[tuple[Watched, Watched]]
 
 
 @contextmanager
-def balanced(folder: Path, *backends: Watched, rate: int = 60) -> Iterator[HAProxy]:
-    """Run HAProxy with the configuration of the docs, at ports of the loopback."""
+def balanced(folder: Path, *backends: Watched, many: bool = False) -> Iterator[HAProxy]:
+    """Run HAProxy with the configuration of the docs, at ports of the loopback.
+
+    With *many*, one host may open any number of connections.
+    """
     port, admin = free_port(), folder / "admin"
     text = CONFIGURATION.read_text()
     changes = {
         "maxconn 20000": "maxconn 200",
         "/run/haproxy/admin.sock": str(admin),
         "bind :25": f"bind 127.0.0.1:{port}",
-        "conn_rate gt 60": f"conn_rate gt {rate}",
+        "conn_rate gt 60": f"conn_rate gt {10**6 if many else 60}",
+        "conn_cur gt 20": f"conn_cur gt {10**6 if many else 20}",
         "check port 9025 inter 1s": "check inter 100ms",
     }
     for number, backend in enumerate(backends, 1):
@@ -66,7 +70,7 @@ def is_up(proxy: HAProxy, server: str) -> bool:
 def test_a_machine_that_drains_disturbs_no_client(tmp_path: Path) -> None:
     with (
         machines(tmp_path) as (first, second),
-        balanced(tmp_path, first, second, rate=10**6) as proxy,
+        balanced(tmp_path, first, second, many=True) as proxy,
         Load(proxy.port) as load,
     ):
         load.more(30)
@@ -83,7 +87,7 @@ def test_a_machine_that_drains_disturbs_no_client(tmp_path: Path) -> None:
 def test_a_machine_that_is_told_to_end_disturbs_no_client(tmp_path: Path) -> None:
     with (
         machines(tmp_path, drain=Drain(delay=2.0, linger=5.0)) as (first, second),
-        balanced(tmp_path, first, second, rate=10**6) as proxy,
+        balanced(tmp_path, first, second, many=True) as proxy,
         Load(proxy.port) as load,
     ):
         load.more(30)
