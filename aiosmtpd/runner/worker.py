@@ -39,6 +39,9 @@ BEAT = 1.0
 ORPHAN_LINGER, ORPHAN_GRACE = 1.0, 0.5
 """The drain of a worker whose master has gone: the next one wants the ports and the spool."""
 
+ORPHAN_END = 1.9
+"""Seconds after which such a worker ends in any case; a delivery that runs is tried again."""
+
 LOADED_LATE = (
     "aiosmtpd.delivery.consumer",
     "aiosmtpd.delivery.maildir",
@@ -147,6 +150,7 @@ class Worker:
             elif "ask" in message:
                 self._channel.send({"answer": message["ask"], **self._answered(message)})
         log.error("The master has gone: the worker ends")
+        asyncio.get_running_loop().call_later(ORPHAN_END, os._exit, 1)
         self._end({"linger": ORPHAN_LINGER, "grace": ORPHAN_GRACE, "last": True})
 
     def _end(self, how: dict[str, Any]) -> None:
