@@ -10,11 +10,10 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from pathlib import Path as FilePath
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
@@ -28,12 +27,17 @@ from aiosmtpd.runner.keys import facts_of
 from aiosmtpd.runner.lines import Path
 from aiosmtpd.runner.load import Loaded
 from aiosmtpd.runner.running import holds_port, servers_of
-from aiosmtpd.runner.tables import Pair
+from aiosmtpd.runner.tables import Pair, RouteTable
 
 Say: TypeAlias = Callable[[Path, str], None]
 
+READABLE = "every user of this machine can read this secret: chmod o-r, or write file:PATH"
+
 SOON = 14
 """Days before its end from which a certificate has a warning."""
+
+LOOPBACK = ("127.0.0.1", "::1")
+"""The addresses of a place without a host."""
 
 TRYOUT = 60.0
 """Seconds for the process that tries the handler and the engines."""
@@ -63,6 +67,7 @@ def check(loaded: Loaded, *, online: bool = False) -> tuple[list[Fault], list[Fa
     unseen = loaded.sources.unseen
     if unseen:
         warn(min(unseen, key=str)[:1], UNSEEN)
+    _check_secrets(loaded, warn)
     check_machine(loaded.config, say, warn, unseen=frozenset(unseen.values()), online=online)
     return in_order(faults), in_order(warnings)
 
@@ -90,7 +95,6 @@ def check_machine(
             path: Path = ("tls", "sni", number - 1) if number else ("tls",)
             if not {pair.cert, pair.key} & unseen:
                 _check_pair(pair, path, say, warn)
-    _check_secrets(config, warn)
     if _check_user(config, say, warn):
         _try_as_worker(config, online, say, warn)
 
@@ -114,9 +118,15 @@ def _check_place(place: Place, path: Path, mine: list[int], say: Say, warn: Say)
 
 
 def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say) -> None:
-    host, port = place.host or "127.0.0.1", place.port or 0
+    host, port = place.host, place.port or 0
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = [
+            one
+            for name in ([host] if host else LOOPBACK)
+            for one in socket.getaddrinfo(
+                name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        ]
     except OSError as error:
         say(path, f"{host}: {error.strerror or error}")
         return
@@ -134,6 +144,8 @@ def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say)
             warn(path, f"{where} was not tried: ports below 1024 need root or a capability")
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
+                if host is None and family == socket.AF_INET6:
+                    continue  # a machine without IPv6: the server uses IPv4 alone
                 say(path, f"{where}: {error.strerror}")
             elif not any(holds_port(pid, port) is not False for pid in mine):
                 say(path, f"{where} is used by another program")
@@ -211,7 +223,9 @@ def _is_roots_alone(file: str) -> bool:
     return status.st_uid == 0
 
 
-def _check_secrets(config: Config, warn: Say) -> None:
+def _check_secrets(loaded: Loaded, warn: Say) -> None:
+    """Warn of secrets that other users of the machine can read."""
+    config = loaded.config
     if os.name != "posix":
         return
     users = config.auth.users
@@ -219,26 +233,21 @@ def _check_secrets(config: Config, warn: Say) -> None:
         warn(("auth", "users"), "every user of this machine can read the passwords: chmod o-r")
     if config.source is None or not _others_read(config.source):
         return
+    for number, route in enumerate(config.routes):
+        path = ("route", number)
+        for name in [*outlets.SECRET & route.options.keys(), *_secret_urls(route)]:
+            # A value from a variable or from another file is not in this one.
+            if not any(one[:3] == (*path, name) for one in loaded.sources.secrets):
+                warn((*path, name), READABLE)
+
+
+def _secret_urls(route: RouteTable) -> Iterator[str]:
     from aiosmtpd.delivery.outlets import has_secret
 
-    text = FilePath(config.source).read_text(encoding="utf-8", errors="replace")
-    for number, route in enumerate(config.routes):
-        # Secrets from elsewhere are not in the text of the file.
-        if has_secret(route.to) and route.to in text:
-            _warn_of_secret(("route", number, "to"), warn)
-        for name in outlets.SECRET & route.options.keys():
-            if any(one in text for one in _texts(route.options[name])):
-                _warn_of_secret(("route", number, name), warn)
-
-
-def _warn_of_secret(path: Path, warn: Say) -> None:
-    warn(path, "every user of this machine can read this secret: chmod o-r, or write file:PATH")
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [str(one) for one in value.values()]
-    return [value] if isinstance(value, str) else list(map(str, value))
+    for name in "to", "bounce":
+        url = getattr(route, name)
+        if url is not None and has_secret(url):
+            yield name
 
 
 def _others_read(file: str) -> bool:

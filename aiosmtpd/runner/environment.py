@@ -14,6 +14,9 @@ from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import Fault, advice
 from aiosmtpd.runner.lines import Path
 
+_LIKE_A_SECRET = re.compile(r"(?i)pass|pwd|secret|token|key|auth|credential|dsn|url")
+"""Settings of a handler whose values are never shown."""
+
 PREFIX = "AIOSMTPD_"
 _NAME = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 UNKNOWN = object()
@@ -52,6 +55,8 @@ class Sources:
     def is_secret(self, path: Path) -> bool:
         """Return True if the value of a key must not be shown."""
         if any(part in SECRET_KEYS for part in path):
+            return True
+        if path[0] == "handler" and _LIKE_A_SECRET.search(str(path[-1])):
             return True
         return any(path[:length] in self.secrets for length in range(1, len(path) + 1))
 

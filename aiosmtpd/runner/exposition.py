@@ -16,56 +16,73 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class Metric(NamedTuple):
-    """A metric: its type, the sentence that says what it is, and a histogram's bounds."""
+    """A metric: its type, the sentence that says what it is, its labels, a histogram's bounds."""
 
     kind: Kind
     help: str
+    labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
 
 
-def _seconds(help: str) -> Metric:
-    return Metric("histogram", help, SECONDS)
+def _seconds(help: str, *labels: str) -> Metric:
+    return Metric("histogram", help, labels, SECONDS)
 
 
 _OF_SESSIONS: dict[str, Metric] = {
-    "connections": Metric("gauge", "Open connections."),
-    "connections_total": Metric("counter", "Connections that began, also those refused."),
-    "connections_refused_total": Metric("counter", "Connections refused by a limit."),
-    "tls_handshakes_total": Metric("counter", "TLS handshakes that ended."),
-    "auth_total": Metric("counter", "AUTH commands that checked a password."),
-    "commands_total": Metric("counter", "Replies by verb; none is for replies to no known verb."),
-    "messages_total": Metric("counter", "Messages whose data came, by the reply."),
+    "connections": Metric("gauge", "Open connections.", ("slot",)),
+    "connections_total": Metric(
+        "counter", "Connections that began, also those refused.", ("listener", "tls")
+    ),
+    "connections_refused_total": Metric("counter", "Connections refused by a limit.", ("reason",)),
+    "tls_handshakes_total": Metric("counter", "TLS handshakes that ended.", ("result", "version")),
+    "auth_total": Metric(
+        "counter", "AUTH commands that checked a password.", ("mechanism", "result")
+    ),
+    "commands_total": Metric(
+        "counter", "Replies by verb; none is for replies to no known verb.", ("verb", "class")
+    ),
+    "messages_total": Metric("counter", "Messages whose data came, by the reply.", ("result",)),
     "message_bytes_total": Metric("counter", "Bytes of accepted messages."),
-    "message_size_bytes": Metric("histogram", "Bytes of an accepted message.", SIZES),
+    "message_size_bytes": Metric("histogram", "Bytes of an accepted message.", (), SIZES),
     "data_seconds": _seconds("Time in which the data of a message came, before the handler ran."),
     "handler_seconds": _seconds("Time of the handler; with a spool, until the message was stored."),
 }
 
 _OF_DELIVERIES: dict[str, Metric] = {
     "commit_seconds": _seconds("Time in which the spool stored a message."),
-    "spool_messages": Metric("gauge", "Messages in the spool."),
-    "spool_bytes": Metric("gauge", "Bytes of the messages in the spool."),
-    "spool_oldest_seconds": Metric("gauge", "Age of the oldest message in the spool."),
-    "spool_dead_messages": Metric("gauge", "Deliveries that were given up and are kept."),
-    "deliveries_total": Metric("counter", "Results of deliveries, by route."),
-    "delivery_seconds": _seconds("Time of one try of a delivery."),
-    "delivery_lag_seconds": Metric("histogram", "Age of a message when it was delivered.", LAGS),
-    "route_up": Metric("gauge", "1 while a route delivers, 0 while it is down."),
+    "spool_messages": Metric("gauge", "Messages in the spool.", ("slot",)),
+    "spool_bytes": Metric("gauge", "Bytes of the messages in the spool.", ("slot",)),
+    "spool_oldest_seconds": Metric("gauge", "Age of the oldest message in the spool.", ("slot",)),
+    "spool_dead_messages": Metric(
+        "gauge", "Deliveries that were given up and are kept.", ("slot",)
+    ),
+    "deliveries_total": Metric("counter", "Results of deliveries, by route.", ("route", "result")),
+    "delivery_seconds": _seconds("Time of one try of a delivery.", "route"),
+    "delivery_lag_seconds": Metric(
+        "histogram", "Age of a message when it was delivered.", ("route",), LAGS
+    ),
+    "route_up": Metric("gauge", "1 while a route delivers, 0 while it is down.", ("route", "slot")),
 }
 
 _OF_PROCESSES: dict[str, Metric] = {
-    "build_info": Metric("gauge", "1, with the versions of aiosmtpd and Python."),
+    "build_info": Metric(
+        "gauge", "1, with the versions of aiosmtpd and Python.", ("version", "python")
+    ),
     "workers": Metric("gauge", "Worker processes that the configuration asks for."),
-    "worker_ready": Metric("gauge", "1 while the worker of a slot serves."),
-    "worker_restarts_total": Metric("counter", "Workers that were replaced, by the reason."),
-    "worker_cpu_seconds_total": Metric("counter", "CPU time of the workers of a slot."),
-    "worker_resident_memory_bytes": Metric("gauge", "Resident memory of a worker."),
-    "worker_open_fds": Metric("gauge", "Open file descriptors of a worker."),
-    "event_loop_lag_seconds": _seconds("Delay of a timer in a worker's event loop."),
+    "worker_ready": Metric("gauge", "1 while the worker of a slot serves.", ("slot",)),
+    "worker_restarts_total": Metric(
+        "counter", "Workers that were replaced, by the reason.", ("reason",)
+    ),
+    "worker_cpu_seconds_total": Metric("counter", "CPU time of the workers of a slot.", ("slot",)),
+    "worker_resident_memory_bytes": Metric("gauge", "Resident memory of a worker.", ("slot",)),
+    "worker_open_fds": Metric("gauge", "Open file descriptors of a worker.", ("slot",)),
+    "event_loop_lag_seconds": _seconds("Delay of a timer in a worker's event loop.", "slot"),
     "config_last_reload_successful": Metric("gauge", "1 if the last reload has succeeded."),
     "config_last_reload_timestamp_seconds": Metric("gauge", "Time of the last good reload."),
-    "tls_certificate_not_after_timestamp_seconds": Metric("gauge", "Time a certificate ends."),
-    "listen_queue_length": Metric("gauge", "Connections that wait to be accepted."),
+    "tls_certificate_not_after_timestamp_seconds": Metric(
+        "gauge", "Time a certificate ends.", ("name",)
+    ),
+    "listen_queue_length": Metric("gauge", "Connections that wait to be accepted.", ("listener",)),
 }
 
 _OF_THE_MASTER: dict[str, Metric] = {

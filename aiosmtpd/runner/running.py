@@ -39,9 +39,12 @@ def _runs(pid: int, file: str) -> bool:
     except OSError:
         return False
     texts = [os.fsdecode(word) for word in words if word]
-    if "serve" not in texts[:4] or not any("aiosmtpd" in text for text in texts[:3]):
+    if "serve" not in texts:
         return False
-    after = texts[texts.index("serve") + 1 :]
+    place = texts.index("serve")
+    if not any("aiosmtpd" in text for text in texts[:place]):
+        return False
+    after = texts[place + 1 :]
     if "--check" in after:
         return False
     return any(_is_file(pid, text, file) for text in after if not text.startswith("-"))

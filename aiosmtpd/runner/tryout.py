@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import socket
 import sys
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -104,6 +105,9 @@ async def _try_route(number: int, table: RouteTable) -> list[Said]:
 
 def _why(error: Exception) -> str:
     if isinstance(error, OSError):
+        # The texts of asyncio have no reason in them.
+        if error.errno and not isinstance(error, socket.gaierror):
+            return os.strerror(error.errno)
         return error.strerror or str(error)
     return str(error) or one_line(error)
 

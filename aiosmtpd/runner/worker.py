@@ -68,6 +68,8 @@ class Worker:
         self._service: Service | None = None
         self._numbers: Numbers | None = None
         self._drain: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._stopping: asyncio.Task[None] | None = None
+        self._is_now = False
         self.answers: dict[str, Callable[[Any], Any]] = {"log": set_level}
         """The functions that answer requests of the master, by the key of the request."""
 
@@ -156,11 +158,11 @@ class Worker:
     def _end(self, how: dict[str, Any]) -> None:
         if not self._drain.done():
             self._drain.set_result(how)
-        elif self._stopping is not None:
+        else:
             # The second time is now.
-            self._stopping.cancel()
-
-    _stopping: asyncio.Task[None] | None = None
+            self._is_now = True
+            if self._stopping is not None:
+                self._stopping.cancel()
 
     async def _stop(self, service: Service) -> None:
         drain = service.config.drain
@@ -169,6 +171,8 @@ class Worker:
             how = self._drain.result()
         else:
             self._drain.set_result(how)
+        if self._is_now:
+            how = {**how, "linger": 0.0, "grace": 0.0}
         self._stopping = asyncio.ensure_future(
             service.stop(how["linger"], how["grace"], is_last=how.get("last", False))
         )

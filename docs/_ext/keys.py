@@ -63,7 +63,7 @@ def keys_of(cls: type[Any], *, only_values: bool = False) -> Iterator[str]:
 def facts_of(field: Field, kind: kinds.Kind) -> str:
     """Return the kind, the default and the example of a key."""
     facts = [f"Write {kind.wanted}."]
-    if field.default is attrs.NOTHING:
+    if field.default is attrs.NOTHING or kind is PLACES:
         facts.append("This key must be there.")
     elif field.default not in (None, (), "") and kind.table is None:
         facts.append(f"Default: ``{written(kind, field.default)}``.")

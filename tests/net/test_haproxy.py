@@ -93,23 +93,31 @@ class HAProxy:
 @contextmanager
 def haproxy(folder: Path, *lines: str) -> Iterator[HAProxy]:
     """Run HAProxy with these lines in its only section."""
+    port, admin = free_port(), folder / "admin"
+    text = CONFIGURATION.format(admin=admin, port=port)
+    with running(folder, text + "".join(f"    {line}\n" for line in lines), port, admin) as proxy:
+        yield proxy
+
+
+@contextmanager
+def running(folder: Path, text: str, port: int, admin: Path) -> Iterator[HAProxy]:
+    """Run HAProxy with this configuration, which has the port and the admin socket."""
     assert HAPROXY is not None
-    running = HAProxy(free_port(), folder / "admin")
-    text = CONFIGURATION.format(admin=folder / "admin", port=running.port)
+    proxy = HAProxy(port, admin)
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(text + "".join(f"    {line}\n" for line in lines))
+    configuration.write_text(text)
     process = subprocess.Popen([HAPROXY, "-db", "-f", str(configuration)])
 
     def is_listening() -> bool:
         assert process.poll() is None, "HAProxy has ended"
         try:
-            return running.ask("show info").startswith("Name: HAProxy")
+            return proxy.ask("show info").startswith("Name: HAProxy")
         except OSError:
             return False
 
     try:
-        running.wait_until(is_listening)
-        yield running
+        proxy.wait_until(is_listening)
+        yield proxy
     finally:
         process.terminate()
         process.wait(PATIENCE)

@@ -1,6 +1,7 @@
 """The dashboard and the alerts, with a real Prometheus that scrapes a real server."""
 
 import json
+import re
 import shutil
 import smtplib
 import socket
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from aiosmtpd.runner.exposition import METRICS
 from aiosmtpd.runner.tables import TLS, Auth, LimitsTable
 from tests.client import PATIENCE
 from tests.conftest import Certificates
@@ -115,6 +117,10 @@ def test_each_query_of_the_dashboard_has_a_result(
         alerts = rules(api)
         assert [rule["name"] for rule in alerts if rule["state"] != "inactive"] == []
         text = fleet.get("/metrics").partition(" ")[2]
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
+        metric = METRICS[re.sub(r"_(bucket|sum|count)$", "", name)]
+        found = re.findall(r"(\w+)=", labels)
+        assert [label for label in found if label != "le"] == list(metric.labels), name
     checked = subprocess.run(
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )

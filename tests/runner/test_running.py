@@ -36,7 +36,7 @@ def test_servers_of_a_file(proc: Path, tmp_path: Path) -> None:
     (tmp_path / "b.toml").touch()
     (tmp_path / "link.toml").symlink_to(file)
     add(proc, 11, "/usr/bin/python3", "/opt/mail/bin/aiosmtpd", "serve", str(file))
-    add(proc, 12, "python", "-m", "aiosmtpd", "serve", "a.toml")
+    add(proc, 12, "python", "-P", "-X", "dev", "-m", "aiosmtpd", "serve", "a.toml")
     add(proc, 13, "/opt/mail/bin/aiosmtpd", "serve", str(tmp_path / "link.toml"))
     add(proc, 14, "/opt/mail/bin/aiosmtpd", "serve", "b.toml")
     add(proc, 15, "/opt/mail/bin/aiosmtpd", "serve", "--check", "a.toml")

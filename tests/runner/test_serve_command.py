@@ -170,6 +170,15 @@ def test_values_in_force(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "hidden" not in printed
 
 
+def test_secrets_of_a_handler_are_masked(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text(
+        'listen = ":25"\n[handler]\nuse = "a:B"\napi_key = "hidden"\ndepth = 3\n'
+    )
+    lines = list(show(load(tmp_path / "a.toml", {})))
+    assert '# api_key = "***"' in lines
+    assert "# depth = 3" in lines
+
+
 def test_the_help_fits_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     lines = make_parser("aiosmtpd serve").format_help().splitlines()
