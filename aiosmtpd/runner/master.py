@@ -266,10 +266,17 @@ class Master:
             descriptors.update(lent)
         return order, sorted(descriptors)
 
+    def tell(self, event: str, *args: Any) -> None:
+        """Call a method of the watch, if there is one; its errors must not end a worker."""
+        if self.watch is not None:
+            try:
+                getattr(self.watch, event)(*args)
+            except Exception:
+                log.exception("The watch has failed")
+
     def hear_of_end(self, child: Child, why: str) -> None:
         """Hear that a worker has ended."""
-        if self.watch is not None:
-            self.watch.worker_exited(child.slot, child.pid, why, child.code)
+        self.tell("worker_exited", child.slot, child.pid, why, child.code)
         if child.code == SPOOL_FAILED and not self._end.is_set():
             log.critical("The disk of the spool has failed: stopping")
             self._code = SPOOL_FAILED
@@ -290,8 +297,7 @@ class Master:
                     log.error("Not reloaded: %s", fault, extra=TOLD)
             else:
                 log.info("Reloaded: all workers are new", extra=TOLD)
-            if self.watch is not None:
-                self.watch.reloaded(not faults, faults)
+            self.tell("reloaded", not faults, faults)
             notify("READY=1", self._status("the last reload failed" if faults else ""))
             if not self._reload_again:
                 return

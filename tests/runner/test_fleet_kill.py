@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from aiosmtpd.runner.config import parse_place
+from aiosmtpd.runner.tables import Drain
 from tests.client import Client
 from tests.delivery.support import until
 from tests.net.program import ROOT_ONLY, free_port
@@ -84,6 +85,28 @@ def test_a_new_master_starts_beside_old_workers(tmp_path: Path) -> None:
         with Fleet(tmp_path, config) as second:
             assert send(port, "two").startswith(b"250")
             until(lambda: second.delivered()["two"] == 1)
+
+
+def test_a_slow_delivery_does_not_keep_an_orphan(tmp_path: Path) -> None:
+    (tmp_path / "sink.py").write_text(SLOW)
+    config = configuration(tmp_path, drain=Drain(linger=10.0, grace=30.0))
+    with Fleet(tmp_path, config) as fleet:
+        assert send(fleet.port, "x").startswith(b"250")
+        until((tmp_path / "got").exists)
+        workers = fleet.worker_pids()
+        fleet.process.kill()
+        fleet.process.wait()
+        began = time.monotonic()
+        until(lambda: not any(map(is_alive, workers)))
+        assert time.monotonic() - began < 3.0
+
+
+SLOW = """
+import asyncio, os
+async def take(mail):
+    open(os.environ["SINK"], "w").close()
+    await asyncio.sleep(60)
+"""
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
