@@ -39,6 +39,17 @@ def test_a_session_goes_on_over_a_reload(tmp_path: Path) -> None:
         until(lambda: fleet.delivered() == {"c": 1})
 
 
+def test_an_end_after_a_reload_waits_for_old_workers(tmp_path: Path) -> None:
+    with Fleet(tmp_path) as fleet, Client(fleet.port) as client:
+        client.transaction()
+        fleet.reload()
+        fleet.process.send_signal(signal.SIGTERM)
+        until(lambda: refuses(fleet.port))
+        client.ask(b"Subject: x\r\n\r\nbody\r\n.", b"250")
+        client.ask(b"QUIT", b"221")
+        assert fleet.ended() == 0
+
+
 def test_a_worker_that_fails_stops_the_reload(tmp_path: Path) -> None:
     with Fleet(tmp_path) as fleet:
         before = fleet.worker_pids()
