@@ -19,7 +19,8 @@ pytestmark = MARKS
 SHARED = (
     "-c",
     "import sys; sys.argv[1:] = sys.argv[4:]; import aiosmtpd.runner.slots as slots; "
-    "slots.HAS_GROUPS = False; from tests.runner.serving import main; sys.exit(main(*sys.argv[1:]))",
+    "slots.HAS_GROUPS = False; from tests.runner.serving import main; "
+    "sys.exit(main(*sys.argv[1:]))",
 )
 """One socket for all workers, as on macOS."""
 
