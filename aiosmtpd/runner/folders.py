@@ -69,8 +69,7 @@ class Leftovers:
                 await self._look()
                 await asyncio.sleep(LOOK)
         finally:
-            for handler in self._open.values():
-                await handler.close()
+            await asyncio.gather(*(handler.close() for handler in self._open.values()))
 
     async def _look(self) -> None:
         for name, handler in list(self._open.items()):

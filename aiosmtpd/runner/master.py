@@ -313,7 +313,8 @@ class Master:
         self._look_at_spool(config)
         replaced = 0
         try:
-            for number in range(config.worker_count):
+            # New slots first: until they serve, old workers may have their sockets.
+            for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
                     slot = Slot(number, config, self)
                     await slot.start()

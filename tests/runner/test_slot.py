@@ -211,6 +211,16 @@ async def test_the_number_of_workers_may_change(running: Running, staff: Staff) 
     assert len(staff.workers[-1].order["sockets"]) == 3
 
 
+async def test_new_slots_start_before_others_change(running: Running, staff: Staff) -> None:
+    running.next = attrs.evolve(running.master.config, workers=4)
+    staff.failures = [Failure("bad code")]
+    await running.reload()
+    assert numbers_of(staff) == [0, 1, 2]
+    assert staff.log == []
+    await running.reload()
+    assert numbers_of(staff)[3:] == [2, 3, 0, 1]
+
+
 async def test_workers_of_slots_that_go_are_waited_for(running: Running, staff: Staff) -> None:
     staff.workers[1].ends_by_drain = False
     running.next = attrs.evolve(running.master.config, workers=1)
