@@ -107,7 +107,7 @@ class Child:
         self._channel.send({"tls": list(texts)})
 
     def drain(self, linger: float, grace: float, timing: Timing, *, is_last: bool = False) -> None:
-        """Let it end; a second call ends it now. Kill it if it does not end in time."""
+        """Let it end, now if both times are 0. Kill it if it does not end in time."""
         if self.state == "ended":
             return
         self.state = "draining"

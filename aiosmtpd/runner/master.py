@@ -96,6 +96,7 @@ class Master:
         self.sockets = Sockets()
         self._read_config = reload
         self._slots: dict[int, Slot] = {}
+        self._retired: list[Slot] = []
         self._identity: Identity | None = None
         self._keys: Keyring | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,12 +229,13 @@ class Master:
         self.sockets.close()
         drain = self.config.drain
         linger, grace = (drain.linger, drain.grace) if was_ready else (0.0, 0.0)
-        children = [child for slot in self._slots.values() for child in slot.children]
+        slots = [*self._slots.values(), *self._retired]
+        children = [child for slot in slots for child in slot.children]
         hurrying = asyncio.ensure_future(self._hurry(children))
         for child in children:
             child.drain(linger, grace, self.timing, is_last=True)
-        for child in children:
-            await child.ended.wait()
+        for slot in slots:
+            await slot.ended()
         hurrying.cancel()
         if self.watch is not None:
             await self.watch.stop()
@@ -311,7 +313,8 @@ class Master:
         self._look_at_spool(config)
         replaced = 0
         try:
-            for number in range(config.worker_count):
+            # New slots first: until they serve, old workers may have their sockets.
+            for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
                     slot = Slot(number, config, self)
                     await slot.start()
@@ -327,7 +330,9 @@ class Master:
             raise
         self.config = config
         for number in [one for one in self._slots if one >= config.worker_count]:
-            self._slots.pop(number).retire()
+            slot = self._slots.pop(number)
+            slot.retire()
+            self._retired.append(slot)
         self.sockets.keep(config.listen)
 
     def _look_at_spool(self, config: Config) -> None:
@@ -347,7 +352,7 @@ class Master:
                 if self.keys.read():
                     log.info("Certificates loaded again")
                     texts = [(one.cert, one.key) for one in self.keys.texts]
-                    for slot in self._slots.values():
+                    for slot in [*self._slots.values(), *self._retired]:
                         slot.use_certificates(texts)
                 told = ""
             except Failure as failure:
@@ -359,7 +364,8 @@ class Master:
         """Reap processes of handlers that have lost their parent: the first one of a container."""
         while True:
             await asyncio.sleep(self.timing.orphans)
-            reap({child.pid for slot in self._slots.values() for child in slot.children})
+            slots = [*self._slots.values(), *self._retired]
+            reap({child.pid for slot in slots for child in slot.children})
 
     def _start_task(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

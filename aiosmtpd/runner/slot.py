@@ -111,6 +111,11 @@ class Slot:
             child, self.child = self.child, None
             self._let_go(child)
 
+    async def ended(self) -> None:
+        """Wait until no process is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     def use_certificates(self, texts: Iterable[tuple[str, str]]) -> None:
         """Give all workers of the slot other certificates."""
         pairs = list(texts)

@@ -158,8 +158,8 @@ class Worker:
     def _end(self, how: dict[str, Any]) -> None:
         if not self._drain.done():
             self._drain.set_result(how)
-        else:
-            # The second time is now.
+        elif not how["linger"] and not how["grace"]:
+            # Now. Any other drain after a first one changes nothing.
             self._is_now = True
             if self._stopping is not None:
                 self._stopping.cancel()
