@@ -59,7 +59,7 @@ class Ledger:
         self._tell = tell
 
     async def conclude(
-        self, job: Job, route: Route, failures: Mapping[str, Later | Never], seconds: float
+        self, job: Job, route: Route, failures: Mapping[str, Later | Never], seconds: float = 0.0
     ) -> None:
         """Write the result of a try, which took *seconds*, to the spool."""
         item = job.item
@@ -212,7 +212,7 @@ def direct_event(
     if not failures:
         return event
     later = [failure for failure in failures.values() if isinstance(failure, Later)]
-    error = text_of((later or list(failures.values()))[0])
+    error = text_of(later[0] if later else next(iter(failures.values())))
     kind: Literal["deferred", "dead"] = "deferred" if later else "dead"
     return attrs.evolve(event, kind=kind, recipients=len(failures), error=error)
 
