@@ -81,6 +81,10 @@ class NatsOptions:
     credentials: str | None = setting(
         kinds.PATH, "File with the credentials of a NATS user.", "/etc/aiosmtpd/nats.creds", None
     )
+    cafile: str | None = setting(
+        kinds.PATH, "PEM file with the authorities to trust.", "/etc/aiosmtpd/ca.pem", None
+    )
+    reply_timeout: float = setting(kinds.PAUSE, "Longest time to wait for a reply.", "2s", 5.0)
 
 
 @attrs.frozen(kw_only=True)
