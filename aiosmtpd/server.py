@@ -17,8 +17,8 @@ from public import public
 
 from aiosmtpd import smtp
 from aiosmtpd.engine import diagnostics, hooks
-from aiosmtpd.engine.connection import handshake_timeout
 from aiosmtpd.engine.registry import Registry
+from aiosmtpd.engine.upgrade import handshake_timeout
 from aiosmtpd.listen import sockets
 from aiosmtpd.listen.addresses import Address, Listen, parse_listen
 from aiosmtpd.listen.listener import Listener

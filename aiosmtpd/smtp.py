@@ -31,12 +31,10 @@ from aiosmtpd.engine.commands import (
     Commands,
     syntax as syntax,
 )
-from aiosmtpd.engine.connection import (
-    TLSSetupException as TLSSetupException,
-    log as log,
-)
+from aiosmtpd.engine.connection import log as log
 from aiosmtpd.engine.observer import Observer as Observer, TakenMessage as TakenMessage
 from aiosmtpd.engine.registry import Registry as Registry
+from aiosmtpd.engine.upgrade import TLSSetupException as TLSSetupException, start_tls
 from aiosmtpd.legacy import forms
 from aiosmtpd.legacy.forms import (
     CLIENT_AUTH_B as CLIENT_AUTH_B,
@@ -235,7 +233,7 @@ class SMTP(Commands):
         if not self.tls_context:
             raise Refused(replies.TLS_NOT_AVAILABLE)
         await self._before("starttls")
-        await self._start_tls(self.tls_context, replies.READY_FOR_TLS)
+        await start_tls(self, self.tls_context, replies.READY_FOR_TLS)
 
     @syntax("AUTH <mechanism>")
     async def smtp_AUTH(self, arg: str | None) -> None:

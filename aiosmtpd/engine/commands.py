@@ -18,13 +18,12 @@ from weakref import proxy
 
 from public import public
 
-from aiosmtpd.engine import auth, diagnostics, fast_path, hooks
+from aiosmtpd.engine import auth, diagnostics, fast_path, hooks, upgrade
 from aiosmtpd.engine.connection import (
     CLOSED_BY_CLIENT,
     Connection,
     Disconnected,
     OnDemand,
-    TLSSetupException,
     log,
 )
 from aiosmtpd.engine.transaction import Transaction
@@ -194,7 +193,7 @@ class Commands(Connection):
         if self.tls_from_start is not None:
             # handle_DISCONNECT is not called for a client that never came to a session.
             told, self._told = self._told, True
-            await self._begin_tls(self.tls_from_start)
+            await upgrade.begin_tls(self, self.tls_from_start)
             self._told = told
         self._log(logging.DEBUG, "%r connected", self._client)
         await self.welcome()
@@ -692,7 +691,7 @@ class Commands(Connection):
                 return replies.from_hook(await hooks.call(self.event_handler, hook, error))
         except Exception as another:
             error = another
-        if isinstance(error, TLSSetupException):
+        if isinstance(error, upgrade.TLSSetupException):
             return replies.TLS_NOT_AVAILABLE
         reference = os.urandom(4).hex()
         message = "%r internal error (ref %s)"

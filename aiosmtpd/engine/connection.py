@@ -1,4 +1,4 @@
-"""One connection: its driver task, its replies, its TLS switch.
+"""One connection: its driver task, its replies, its records of TLS.
 
 A task for each connection takes the command lines that the :class:`Receiver` holds and runs the
 method of each verb. A running command reads from the same receiver. Three things alone suspend
@@ -13,10 +13,12 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.engine import upgrade
 from aiosmtpd.engine.observer import Watch
 from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected as Disconnected
@@ -45,20 +47,9 @@ SLOW_HOOK = 0.1
 
 CLOSED_BY_CLIENT = "closed by the client"
 
-LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
-
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
 """How long, and how many commands, a connection may run before the others have their turn."""
-
-
-class TLSSetupException(Exception):
-    """A TLS handshake failed; the reason is its cause."""
-
-
-def handshake_timeout(timeout: float, limits: Limits) -> float:
-    """Return the seconds that a TLS handshake may take."""
-    return min(timeout, limits.handshake_timeout or timeout)
 
 
 class OnDemand:
@@ -502,7 +493,7 @@ class Connection(Wire):
             self.disconnect(replies.LINE_FLOOD)
         except Disconnected:
             raise
-        except TLSSetupException as error:
+        except upgrade.TLSSetupException as error:
             # Report it to handle_exception(); its reply is discarded, the connection is gone.
             self._closing = True
             await self.handle_exception(error)
@@ -562,21 +553,6 @@ class Connection(Wire):
         if self._raw is not None:
             self._raw.pause_reading()
 
-    def _go_on_with_handshake(self) -> None:
-        """Take the next step of the handshake, with all that the client has sent."""
-        tls = self._tls
-        if tls is None or self._closing:
-            return
-        try:
-            if tls.shake_hands():
-                # The client may have said more already. The driver goes on in any case.
-                self._read_records(tls)
-                self._wakeup.wake()
-        except ssl.SSLError as error:
-            self._break_off(tls, error)
-        if self._raw is not None and (out := tls.output()):
-            self._raw.write(out)
-
     def ciphertext_received(self, data: bytes | memoryview) -> None:
         """Take what the socket gave, once TLS has begun."""
         if (tls := self._tls) is None or self._closing:
@@ -587,7 +563,7 @@ class Connection(Wire):
         else:
             from aiosmtpd.engine.handshakes import handshakes_of  # not needed without TLS
 
-            handshakes_of(self.loop).run(self.loop, self._go_on_with_handshake)
+            handshakes_of(self.loop).run(self.loop, partial(upgrade.go_on, self))
 
     def _read_records(self, tls: TLS) -> None:
         try:
@@ -681,66 +657,9 @@ class Connection(Wire):
     def _timeout_cb(self) -> None:
         """End a connection whose client was silent for too long: RFC 5321 section 4.5.3.2.7."""
         if self._is_before_tls:
-            self._fail_to_begin_tls()
+            upgrade.give_up(self)
         else:
             self.disconnect(replies.TIMED_OUT)
-
-    # TLS.
-
-    def _fail_to_begin_tls(self) -> None:
-        """End a connection whose handshake takes too long, or never began."""
-        seconds = handshake_timeout(self.settings.timeout, self.limits)
-        if self._tls is None:
-            # A client that waits for a banner sends nothing.
-            why = f"nothing came in {seconds:g} seconds{LIKELY_CAUSE}"
-        else:
-            why = f"it took more than {seconds:g} seconds"
-        self._tls_failure = TimeoutError(why)
-        self.disconnect(reason=f"TLS handshake failed: {why}")
-
-    async def _start_tls(
-        self, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Reply
-    ) -> None:
-        """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails.
-
-        The client gets *go_ahead* if there is a context.
-        """
-        if not isinstance(context, ssl.SSLContext) and callable(context):
-            context = context()
-        await self.push(go_ahead)
-        self._flush()
-        if self._raw is None or self._closing:
-            raise Disconnected
-        # No await from here to the handshake: commands sent in the clear are never run (RFC 3207
-        # section 6).
-        self._receiver.clear()
-        self._original_transport = self.transport
-        raw = await self._shake_hands(context)
-        self.connection_made(Transport(self, raw, self._tls))
-        if self._watch is not None:
-            self._watch.tls("ok")
-        await self._tls_established()
-
-    async def _begin_tls(self, context: ssl.SSLContext) -> None:
-        """Begin a session in TLS, on a port that speaks TLS from the start.
-
-        A client that speaks without TLS is answered so. Raises Disconnected.
-        """
-        self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
-        while not self._receiver.waiting:
-            await self._more()
-        if not self._receiver.starts_with(TLS_HANDSHAKE):
-            self.tls_from_start = None
-            self.disconnect(replies.TLS_ONLY, reason=f"TLS handshake failed: no TLS{LIKELY_CAUSE}")
-            raise Disconnected
-        try:
-            raw = await self._shake_hands(context)
-        except TLSSetupException:
-            raise Disconnected from None
-        self.transport = self.session_transport = Transport(self, raw, self._tls)
-        self._note_tls(self.transport)
-        if self._watch is not None:
-            self._watch.tls("ok")
 
     @property
     def _is_before_tls(self) -> bool:
@@ -748,46 +667,6 @@ class Connection(Wire):
         return self._tls_protocol is None and (
             self.tls_from_start is not None or self._tls is not None
         )
-
-    async def _shake_hands(self, context: ssl.SSLContext) -> asyncio.Transport:
-        """Be the server of a TLS handshake; return the transport of the ciphertext.
-
-        Raises TLSSetupException if the handshake fails, or if the client has gone.
-        """
-        from aiosmtpd.engine.tls import TLS  # not needed without TLS
-
-        self._tls = tls = TLS(context)
-        try:
-            if self._raw is None:
-                raise Disconnected
-            self._raw.set_protocol(Ciphertext(self))
-            if early := self._receiver.take(len(self._receiver)):
-                # TLS from the start: the first bytes of the handshake have been looked at.
-                self.ciphertext_received(early)
-            self._reset_timeout(handshake_timeout(self.settings.timeout, self.limits))
-            while not tls.established:
-                if self._tls_failure is not None:
-                    raise self._tls_failure
-                await self._more()
-            if (raw := self._raw) is None:
-                raise Disconnected
-        except (Disconnected, OSError) as error:
-            failure = self._tls_failure or error
-            why = str(failure) or self._reason or "the client has gone"
-            if not self._reason.startswith("TLS handshake failed"):
-                self._reason = f"TLS handshake failed: {why}"
-            if self._watch is not None:
-                self._watch.tls(str(failure) or type(failure).__name__)
-            self._closing = True
-            if self._raw is not None:
-                self._raw.close()
-            raise TLSSetupException from failure
-        self._reset_timeout()
-        if self.tls_from_start is None and (tickets := tls.tickets()):
-            # No greeting takes them along. A client with Nagle's algorithm, such as Postfix, sends
-            # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
-            raw.write(tickets)
-        return raw
 
     @property
     def session_id(self) -> str:

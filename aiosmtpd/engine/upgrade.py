@@ -1,0 +1,149 @@
+"""The way of a connection into TLS: by STARTTLS, or on a port that speaks TLS from the start.
+
+The steps of one handshake. Before it the connection reads plain bytes, after it records.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from aiosmtpd.engine.transport import Ciphertext, Transport
+from aiosmtpd.engine.wakeup import Disconnected
+from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
+
+if TYPE_CHECKING:
+    from aiosmtpd.engine.connection import Connection
+    from aiosmtpd.protocol.limits import Limits
+    from aiosmtpd.protocol.replies import Reply
+
+LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
+
+
+class TLSSetupException(Exception):
+    """A TLS handshake failed; the reason is its cause."""
+
+
+def handshake_timeout(timeout: float, limits: Limits) -> float:
+    """Return the seconds that a TLS handshake may take."""
+    return min(timeout, limits.handshake_timeout or timeout)
+
+
+async def start_tls(
+    connection: Connection, context: ssl.SSLContext | Callable[[], ssl.SSLContext], go_ahead: Reply
+) -> None:
+    """Switch to TLS: RFC 3207. Raises TLSSetupException if the handshake fails.
+
+    The client gets *go_ahead* if there is a context.
+    """
+    if not isinstance(context, ssl.SSLContext) and callable(context):
+        context = context()
+    await connection.push(go_ahead)
+    connection._flush()
+    if connection._raw is None or connection._closing:
+        raise Disconnected
+    # No await from here to the handshake: commands sent in the clear are never run: RFC 3207
+    # section 6.
+    connection._receiver.clear()
+    connection._original_transport = connection.transport
+    raw = await _shake_hands(connection, context)
+    connection.connection_made(Transport(connection, raw, connection._tls))
+    if connection._watch is not None:
+        connection._watch.tls("ok")
+    await connection._tls_established()
+
+
+async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
+    """Begin a session in TLS, on a port that speaks TLS from the start.
+
+    A client that speaks without TLS is answered so. Raises Disconnected.
+    """
+    connection._reset_timeout(handshake_timeout(connection.settings.timeout, connection.limits))
+    while not connection._receiver.waiting:
+        await connection._more()
+    if not connection._receiver.starts_with(TLS_HANDSHAKE):
+        connection.tls_from_start = None
+        reason = f"TLS handshake failed: no TLS{LIKELY_CAUSE}"
+        connection.disconnect(replies.TLS_ONLY, reason=reason)
+        raise Disconnected
+    try:
+        raw = await _shake_hands(connection, context)
+    except TLSSetupException:
+        raise Disconnected from None
+    transport = Transport(connection, raw, connection._tls)
+    connection.transport = connection.session_transport = transport
+    connection._note_tls(transport)
+    if connection._watch is not None:
+        connection._watch.tls("ok")
+
+
+async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> asyncio.Transport:
+    """Be the server of a TLS handshake; return the transport of the ciphertext.
+
+    Raises TLSSetupException if the handshake fails, or if the client has gone.
+    """
+    from aiosmtpd.engine.tls import TLS  # not needed without TLS
+
+    connection._tls = tls = TLS(context)
+    try:
+        if connection._raw is None:
+            raise Disconnected
+        connection._raw.set_protocol(Ciphertext(connection))
+        if early := connection._receiver.take(len(connection._receiver)):
+            # TLS from the start: the first bytes of the handshake have been looked at.
+            connection.ciphertext_received(early)
+        connection._reset_timeout(handshake_timeout(connection.settings.timeout, connection.limits))
+        while not tls.established:
+            if connection._tls_failure is not None:
+                raise connection._tls_failure
+            await connection._more()
+        if (raw := connection._raw) is None:
+            raise Disconnected
+    except (Disconnected, OSError) as error:
+        failure = connection._tls_failure or error
+        why = str(failure) or connection._reason or "the client has gone"
+        if not connection._reason.startswith("TLS handshake failed"):
+            connection._reason = f"TLS handshake failed: {why}"
+        if connection._watch is not None:
+            connection._watch.tls(str(failure) or type(failure).__name__)
+        connection._closing = True
+        if connection._raw is not None:
+            connection._raw.close()
+        raise TLSSetupException from failure
+    connection._reset_timeout()
+    if connection.tls_from_start is None and (tickets := tls.tickets()):
+        # No greeting takes them along. A client with Nagle's algorithm, such as Postfix, sends
+        # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
+        raw.write(tickets)
+    return raw
+
+
+def go_on(connection: Connection) -> None:
+    """Take the next step of the handshake, with all that the client has sent."""
+    tls = connection._tls
+    if tls is None or connection._closing:
+        return
+    try:
+        if tls.shake_hands():
+            # The client may have said more already. The driver goes on in any case.
+            connection._read_records(tls)
+            connection._wakeup.wake()
+    except ssl.SSLError as error:
+        connection._break_off(tls, error)
+    if connection._raw is not None and (out := tls.output()):
+        connection._raw.write(out)
+
+
+def give_up(connection: Connection) -> None:
+    """End a connection whose handshake takes too long, or never began."""
+    seconds = handshake_timeout(connection.settings.timeout, connection.limits)
+    if connection._tls is None:
+        # A client that waits for a banner sends nothing.
+        why = f"nothing came in {seconds:g} seconds{LIKELY_CAUSE}"
+    else:
+        why = f"it took more than {seconds:g} seconds"
+    connection._tls_failure = TimeoutError(why)
+    connection.disconnect(reason=f"TLS handshake failed: {why}")
