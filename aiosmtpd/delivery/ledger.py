@@ -21,8 +21,8 @@ from aiosmtpd.delivery.spool import Duplicate, Job, Spool
 
 T = TypeVar("T")
 
-LONGEST_PAUSE = 30.0
-"""Seconds, at most, between two tries to write a result to a spool that takes nothing now."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds between two tries to write a result to a spool that takes nothing now."""
 
 HOUR, DAY = 3600.0, 86400.0
 
@@ -177,7 +177,7 @@ class Ledger:
 
     async def written(self, write: Callable[[], Future[T]]) -> T:
         """Write to the spool, again and again if its disk is full; raises SpoolLost."""
-        pause = 1.0
+        pause = FIRST_PAUSE
         while True:
             try:
                 # If the courier ends meanwhile, the result is written all the same.

@@ -34,6 +34,12 @@ from tests.delivery.support import (
 )
 
 
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let couriers look at their spools often."""
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 0.05)
+
+
 def test_a_message_arrives_whole(tmp_path: Path) -> None:
     place = Place()
     with delivering(tmp_path, route(place)) as (handler, controller):
@@ -311,7 +317,7 @@ def test_a_spool_that_is_full_for_a_while(
     with given(tmp_path, route(place)) as handler:
         place.next()
         until_left(handler, messages=0)
-    assert "The spool cannot be used now, next try in 0.5 s: make room" in messages(caplog)
+    assert "The spool cannot be used now, next try in 0.05 s: make room" in messages(caplog)
 
 
 def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +331,7 @@ def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
         return done(spool, job)
 
     monkeypatch.setattr(Spool, "done", done_unless_full)
+    monkeypatch.setattr("aiosmtpd.delivery.ledger.FIRST_PAUSE", 0.05)
     place = Place()
     with given(tmp_path, route(place)) as handler:
         until_left(handler, messages=0)

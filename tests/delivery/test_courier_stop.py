@@ -72,7 +72,11 @@ def test_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert place.tried == 1
 
 
-def test_an_outlet_that_refuses_to_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_outlet_that_refuses_to_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.delivery.courier.LAST_RESORT", 0.1)
+
     class Stubborn(Place):
         async def put(self, item: Item) -> Results:
             self.items.put((item, b""))

@@ -10,7 +10,7 @@ import pytest
 from aiosmtpd.delivery.outlets import make_outlet
 from tests.delivery.hops import Script, item_of, scripted
 
-SIZE = 64 << 20
+SIZE = 24 << 20
 MOST = 8 << 20
 
 

@@ -329,7 +329,7 @@ class TestRoom:
                 assert [spool.has_room(), spool.has_room()] == [expected] * 2
 
     def test_space_is_given_back(self, spool: Spool, folder: Path) -> None:
-        for number in range(40):
+        for number in range(16):
             put(spool, f"id{number}", bytes(1 << 20))
         while jobs := due(spool):
             for job in jobs:
