@@ -329,6 +329,7 @@ class Master:
                 self.sockets.keep(self.config.listen)
             raise
         self.config = config
+        self._retired = [slot for slot in self._retired if any(slot.children)]
         for number in [one for one in self._slots if one >= config.worker_count]:
             slot = self._slots.pop(number)
             slot.retire()

@@ -161,6 +161,37 @@ def test_a_worker_that_ends_soon_starts_with_pauses(tmp_path: Path) -> None:
         assert time.monotonic() - began > 0.8
 
 
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, days: int) -> None:
+    (tmp_path / "sink.py").write_text(JUMPING)
+    variables = {"JUMP": str(days * 86400)}
+    with Fleet(tmp_path, variables=variables, times={"beat": 2.0}) as fleet:
+        workers = fleet.worker_pids()
+        names = {f"m{number}" for number in range(8)}
+        for name in sorted(names):
+            assert send(fleet.port, name).startswith(b"250")
+            until(lambda name=name: fleet.delivered()[name] == 1)  # type: ignore[misc]
+        fleet.reload()
+        assert send(fleet.port, "last").startswith(b"250")
+        until(lambda: fleet.delivered() == dict.fromkeys([*names, "last"], 1))
+        assert "hangs" not in fleet.log
+        assert not set(workers) & {fleet.pid_of(0), fleet.pid_of(1)}
+
+
+JUMPING = """
+import os, time
+FILE = os.open(os.environ["SINK"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+before, jumped = time.time, []
+time.time = lambda: before() + sum(jumped)
+from aiosmtpd.delivery.courier import Courier
+# The default was taken from the module before.
+Courier.__init__.__kwdefaults__["clock"] = time.time
+async def take(mail):
+    jumped[:] = [float(os.environ["JUMP"])]
+    os.write(FILE, mail.recipients[0].partition("@")[0].encode() + b"\\n")
+"""
+
+
 def test_the_user_signals_change_nothing(tmp_path: Path) -> None:
     with Fleet(tmp_path) as fleet:
         before = fleet.worker_pids()
