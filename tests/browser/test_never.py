@@ -12,11 +12,12 @@ import pytest
 from tests.browser.support import Box, expect, mail
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 pytestmark = pytest.mark.browser
 
-ATTACK = """<html><head><title>owned</title><meta http-equiv="refresh" content="0; url={url}refresh">
+ATTACK = """<html><head><title>owned</title>
+<meta http-equiv="refresh" content="0; url={url}refresh">
 <base href="{url}"><link rel="stylesheet" href="{url}style.css"><link rel="preconnect" href="{url}">
 <style>@import url({url}import.css); body {{ background: url({url}background.png) }}
 html, .list, .message {{ display: none }}</style>
@@ -26,7 +27,8 @@ html, .list, .message {{ display: none }}</style>
 <img src="{url}image.png" onerror="alert(3)"><img src=x onerror="alert(4)"
 srcset="{url}set.png 2x"><svg onload="alert(5)"><image href="{url}svg.png"/></svg>
 <iframe src="{url}frame"></iframe><iframe srcdoc="<script>alert(6)</script>"></iframe>
-<object data="{url}object"></object><embed src="{url}embed"><video src="{url}video" autoplay></video>
+<object data="{url}object"></object><embed src="{url}embed">
+<video src="{url}video" autoplay></video>
 <form action="{url}form"><input autofocus onfocus="alert(7); this.form.submit()"></form>
 <a id="a" href="javascript:alert(8)">script</a><a ping="{url}ping" href="data:text/html,x">data</a>
 <script>parent.postMessage('owned', '*'); localStorage.x = document.cookie</script></body></html>"""
@@ -65,7 +67,12 @@ def hears_only_us(came: list[int], url: str) -> None:
 def watched(page: Page) -> list[str]:
     """Return a list to which the page adds dialogs and messages of frames."""
     seen: list[str] = []
-    page.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Dialog) -> None:
+        seen.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.evaluate("addEventListener('message', (event) => { window.got = event.data })")
     return seen
 
