@@ -225,6 +225,11 @@ def _add_mail_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="Let the HTML of messages load images of other hosts.",
     )
+    group.add_argument(
+        "--link-check",
+        action="store_true",
+        help="Let the link check of Mailpit's API ask the hosts of the links, if they are public.",
+    )
 
 
 def _add_wall_options(parser: ArgumentParser) -> None:

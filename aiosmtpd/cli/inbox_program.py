@@ -135,6 +135,7 @@ class InboxProgram(Program):
             trusted_proxies=settings.trusted_proxy or (),
             delete_all=settings.delete_all,
             remote_images=settings.remote_images,
+            link_check=settings.link_check,
             max_size=settings.size,
             label=settings.label,
         )

@@ -22,6 +22,7 @@ from aiosmtpd.inbox import (
     inspection,
     message,
     messages,
+    openapi,
     own,
     send,
     static,
@@ -41,7 +42,7 @@ SECONDS_TO_BE_READY = 5
 
 _MODULES = (
     *(messages, message, attachments, inspection, view, send),
-    *(tags, chaos, information, events),
+    *(tags, chaos, information, openapi, events),
 )
 """Modules with routes that clients of Mailpit know."""
 
@@ -106,7 +107,27 @@ def _probes(services: Services) -> list[BaseRoute]:
 async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    return refusal(request, error.status_code, error.detail, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        methods = _methods_of(request)
+        if not methods:
+            return refusal(request, 404, "Not Found")
+        headers["Allow"] = ", ".join(methods)
+    return refusal(request, error.status_code, error.detail, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """Return the methods of a path, which may have several routes, but no file of the page."""
+    path = str(request.scope["inbox.path"])
+    return sorted(
+        {
+            method
+            for route in request.app.routes
+            if isinstance(route, Route) and route.path != static.FILES
+            if route.path_regex.match(path)
+            for method in route.methods or ()
+        }
+    )
 
 
 async def _store_failed(request: Request, error: Exception) -> Response:

@@ -181,7 +181,7 @@ def _bodies(letter: Letter) -> Findings:
     if not text.strip():
         detail = "Some readers and filters want plain text beside the HTML"
         yield Finding("no-text", "warn", "There is no text part", detail, "text")
-    elif _differ(text, html_text.read(html).text):
+    elif _differ(text, letter.seen):
         detail = "Less than a fifth of the words of the HTML are in the text"
         yield Finding(
             "text-differs", "warn", "The text says other things than the HTML", detail, "text"
@@ -199,7 +199,7 @@ def _differ(text: str, seen: str) -> bool:
 
 
 def _markup(letter: Letter) -> Findings:
-    html = letter.html[: links.LONGEST_HTML]
+    html = letter.page
     bare = sizeless = 0
     removed: dict[str, None] = {}
     for token in Tokens(html):
@@ -235,7 +235,7 @@ def _markup(letter: Letter) -> Findings:
 def _placeholders(letter: Letter) -> Findings:
     texts = {"subject": letter.subject, "text": letter.text}
     if letter.html:
-        texts["html"] = html_text.read(letter.html[: links.LONGEST_HTML]).text
+        texts["html"] = letter.seen
     for place, text in texts.items():
         if match := _PLACEHOLDER.search(text[:1_000_000]):
             line = text.count("\n", 0, match.start()) + 1

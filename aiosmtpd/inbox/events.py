@@ -167,9 +167,11 @@ def routes(services: Services) -> list[BaseRoute]:
         if streams.count >= MOST_CLIENTS or services.stopping.is_set():
             raise HTTPException(503, "too many clients, or the server stops")
         last = request.headers.get("last-event-id", request.query_params.get("last", ""))
+        headers = {"content-type": "text/event-stream", "x-accel-buffering": "no"}
+        if request.method == "HEAD":
+            return Response(headers=headers)
         number = int(last[:20]) if last.isdecimal() and last.isascii() else None
         pieces = _lines(services, hub, streams, number)
-        headers = {"content-type": "text/event-stream", "x-accel-buffering": "no"}
         return StreamingResponse(pieces, 200, headers)
 
     async def connect(socket: WebSocket) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from time import monotonic
@@ -88,4 +89,4 @@ def memory() -> int:
             return 0
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return most if sys.platform == "darwin" else most * 1024
-    return pages * 4096
+    return pages * os.sysconf("SC_PAGE_SIZE")

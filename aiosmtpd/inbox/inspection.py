@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox import compatibility, people, wire
 from aiosmtpd.inbox.answers import UNKNOWN, Fields, json_answer, json_of
+from aiosmtpd.inbox.linkcheck import LinkChecker, Result
 from aiosmtpd.inbox.message import Finder
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
@@ -39,7 +40,14 @@ def routes(services: Services) -> list[BaseRoute]:
 
 
 class Inspector(Finder):
-    """Answers requests about what is in a message. It connects to no other server."""
+    """Answers requests about what is in a message.
+
+    It connects to other servers only if the options allow the check of links.
+    """
+
+    def __init__(self, services: Services) -> None:
+        super().__init__(services)
+        self._checker = LinkChecker() if services.options.link_check else None
 
     async def html(self, request: Request) -> Response:
         """Return which mail programs show the HTML as it is meant."""
@@ -51,12 +59,20 @@ class Inspector(Finder):
         return await json_answer(request, lambda: wire.dump(result))
 
     async def links(self, request: Request) -> Response:
-        """Return the links of a message; none of them is followed."""
+        """Return the links of a message; ``follow`` is for redirects."""
         mail = await self.find(request, unknown_latest=UNKNOWN)
         found = await asyncio.to_thread(links_of, mail)
         await self.mark_read(mail)
-        rows = [{"URL": one, "StatusCode": 0, "Status": NOT_CHECKED} for one in found]
-        return await json_answer(request, lambda: wire.dump({"Errors": 0, "Links": rows}))
+        results, errors = [Result(0, NOT_CHECKED)] * len(found), 0
+        if self._checker is not None:
+            follow = request.query_params.get("follow") in ("true", "1")
+            results = await self._checker.check(found, follow=follow)
+            errors = sum(1 for one in results if not 0 < one.code < 400)
+        rows = [
+            {"URL": link, "StatusCode": code, "Status": status}
+            for link, (code, status) in zip(found, results, strict=True)
+        ]
+        return await json_answer(request, lambda: wire.dump({"Errors": errors, "Links": rows}))
 
     async def release(self, request: Request) -> Response:
         """Refuse to send a message on: no relay can be configured."""

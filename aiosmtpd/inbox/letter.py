@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, cast
 
 from aiosmtpd.inbox.stored import StoredMail
-from aiosmtpd.mail import header
+from aiosmtpd.mail import header, html_text
 from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.tree import Part
 from aiosmtpd.protocol.session import Envelope, Session
+
+LONGEST_HTML = 4 << 20
+"""Characters of HTML that are looked at."""
 
 
 class Letter(DecodedMail):
@@ -38,6 +42,16 @@ class Letter(DecodedMail):
         """The fields that the sender wrote, with their raw values, in their order."""
         block = self.root.header.removeprefix(self.stored.added)
         return list(header.fields_of(block))
+
+    @cached_property
+    def page(self) -> str:
+        """The beginning of the HTML, which is enough to look for mistakes and links."""
+        return self.html[:LONGEST_HTML]
+
+    @cached_property
+    def seen(self) -> str:
+        """The visible text of :attr:`page`."""
+        return html_text.read(self.page).text
 
     def values(self, name: str) -> list[str]:
         """Return the decoded values of all fields of this name that the sender wrote."""

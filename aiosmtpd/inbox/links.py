@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from public import public
 
-from aiosmtpd.inbox.letter import Letter
+from aiosmtpd.inbox.letter import LONGEST_HTML, Letter
 from aiosmtpd.mail import links as addresses
 from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
 
@@ -19,9 +19,6 @@ MOST_LINKS = 1000
 
 LONGEST_TEXT = 200
 """Characters of a link's text that are listed."""
-
-LONGEST_HTML = 4 << 20
-"""Characters of HTML that are looked at."""
 
 _WANTED = frozenset({"href", "src", "alt", "id", "name", "rel", "class", "role", "type", "title"})
 _TRACKING = frozenset(
@@ -54,8 +51,7 @@ class FoundLink(NamedTuple):
 @public
 def find(letter: Letter) -> list[FoundLink]:
     """Return the links of a message: of its HTML, its text and its header, each once a place."""
-    html = letter.html[:LONGEST_HTML]
-    page = _Page(html)
+    page = _Page(letter.page)
     found: dict[tuple[str, str, str], FoundLink] = {}
 
     def add(url: str, text: str, place: str) -> None:
@@ -68,7 +64,7 @@ def find(letter: Letter) -> list[FoundLink]:
 
     for url, text, place in page.links:
         add(url, text, place)
-    for url in addresses.find(letter.text):
+    for url in addresses.find(letter.text[:LONGEST_HTML]):
         add(url, "", "text")
     for value in letter.values("list-unsubscribe"):
         for url in _FIELD_LINK.findall(value):

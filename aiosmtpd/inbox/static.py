@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import mimetypes
+from functools import cache
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
@@ -21,6 +22,9 @@ from aiosmtpd.inbox.services import Services
 BASE = '<base href="/">'
 """The text in ``index.html`` in which the web root is put."""
 
+FILES = "/{name:path}"
+"""The path of all that no other route has."""
+
 _TYPES = {".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
 
@@ -35,25 +39,20 @@ class File(NamedTuple):
 
 def routes(services: Services) -> list[BaseRoute]:
     """Return the routes of the page, which are asked after all others."""
-    page = Page(services)
+    page = Page()
     return [
         Route("/", page.index),
         Route("/view/{id}", page.index),
         Route("/search", page.index),
-        Route("/{name:path}", page.file),
+        Route(FILES, page.file),
     ]
 
 
 class Page:
     """Answers with the files of the page."""
 
-    def __init__(self, services: Services) -> None:
-        self._label = services.options.label
-        self._files = {
-            file.name: made_of(file.name, file.read_bytes())
-            for file in (files("aiosmtpd.inbox") / "page").iterdir()
-            if file.is_file() and not file.name.startswith((".", "_"))
-        }
+    def __init__(self) -> None:
+        self._files = _files()
         self._indexes: dict[str, File] = {}
 
     async def index(self, request: Request) -> Response:
@@ -74,6 +73,16 @@ class Page:
         if found is None or name == "index.html":
             raise HTTPException(404)
         return _answer(request, found)
+
+
+@cache
+def _files() -> dict[str, File]:
+    """Return the files of the page by their names."""
+    return {
+        file.name: made_of(file.name, file.read_bytes())
+        for file in (files("aiosmtpd.inbox") / "page").iterdir()
+        if file.is_file() and not file.name.startswith((".", "_"))
+    }
 
 
 def made_of(name: str, content: bytes) -> File:

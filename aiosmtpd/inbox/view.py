@@ -22,7 +22,7 @@ from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
-from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tokens, attributes_of
+from aiosmtpd.mail.html_tokens import Tokens
 
 _POPUPS = "allow-popups allow-popups-to-escape-sandbox"
 _POLICY = (
@@ -38,9 +38,11 @@ _HEIGHT = (
     "addEventListener('load',function(){parent.postMessage("
     "{messageHeight:document.documentElement.scrollHeight},'*')})"
 )
+_TYPE = re.compile(
+    r"\s*+(?:<!--(?:(?!-->).){0,1000}+-->\s*+){0,9}+<!doctype\b[^>]*>", re.IGNORECASE | re.DOTALL
+)
 _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
-_PRAGMA = frozenset({"http-equiv"})
-_DECODED = frozenset({"textarea", "title"})
+_LEFT_OUT = frozenset({"base", "meta", "noscript"})
 
 
 def routes(services: Services) -> list[BaseRoute]:
@@ -63,6 +65,7 @@ class Views(Finder):
     async def html(self, request: Request) -> Response:
         """Return the HTML of a message; ``embed=1`` adds a script that tells its height.
 
+        ``frame=1`` is for the page's own frame: links open new windows, all else is unchanged.
         ``remote=1`` lets it load images from other hosts, if the inbox's own page asks.
         """
         mail = await self.find(request)
@@ -80,6 +83,8 @@ class Views(Finder):
             html = _CONNECTS.sub("<x-", html)
         if nonce:
             html = await asyncio.to_thread(embedded, html, nonce)
+        elif query.get("frame") == "1":
+            html = framed(html)
         return Response(
             html.encode("utf-8", "replace"),
             headers={
@@ -134,25 +139,35 @@ def with_images(mail: StoredMail, base: str) -> str:
     return _IMAGE.sub(replaced, html)
 
 
+def framed(html: str) -> str:
+    """Return HTML whose links open new windows. What a browser draws is the same."""
+    # After the document type, because a browser draws a document without one in another way.
+    found = _TYPE.match(html)
+    end = found.end() if found else 0
+    return f'{html[:end]}<base target="_blank">{html[end:]}'
+
+
 def embedded(html: str, nonce: str) -> str:
-    """Return HTML as a whole document whose links open new windows, with a script at its end."""
+    """Return HTML as a whole document whose links open new windows, with a script at its end.
+
+    A document with scripts may also load another page by itself: ``<meta>`` is left out. Texts
+    have no ``<``, and ``<noscript>`` is left out, so that no browser finds other tags than these.
+    """
     pieces: list[str] = []
     raw, end, is_whole = "", None, False
     for token in Tokens(html):
         if isinstance(token, str):
-            pieces.append(token if raw else escape(token, quote=False))
+            pieces.append(token.replace("<", "\\3c ") if raw == "style" else escape(token, False))
             continue
         raw = ""
-        if token.name == "meta" and attributes_of(token.source, _PRAGMA):
-            # With scripts allowed, a refresh could lead the window to another place.
+        if token.name in _LEFT_OUT:
             continue
         if token.closes:
             if token.name == "body":
                 end = len(pieces)
             pieces.append(f"</{token.name}>")
             continue
-        if token.name in WITHOUT_TAGS - _DECODED:
-            raw = token.name
+        raw = token.name
         is_whole = is_whole or token.name == "html"
         # Of equal attributes, the first counts.
         added = _NEW_WINDOW if token.name == "a" else ""

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker."""
     text = "smtp(**options): options of the test's smtp_inbox, the same as those of Inbox"
     config.addinivalue_line("markers", f"{text} (tls='starttls', users=..., size_limit=...)")
-    if config.getoption("smtp_inbox_web"):
+    if config.getoption("smtp_inbox_web", False):
         for name in "starlette", "uvicorn", "wsproto":
             if find_spec(name) is None:
                 text = f'--smtp-inbox-web needs {name}: pip install "aiosmtpd[inbox]"'
@@ -80,7 +80,11 @@ def _smtp_shared(request: pytest.FixtureRequest) -> Iterator[Inbox]:
 def _page(config: pytest.Config) -> InboxPage | None:
     """Return the page of the run, which the first inbox starts; None if it is not wanted."""
     # A worker of pytest-xdist has no terminal that says where its page is.
-    if _PAGE is None or not config.getoption("smtp_inbox_web") or hasattr(config, "workerinput"):
+    if (
+        _PAGE is None
+        or not config.getoption("smtp_inbox_web", False)
+        or hasattr(config, "workerinput")
+    ):
         return None
     if _PAGE not in config.stash:
         from aiosmtpd.testing.page import InboxPage  # needs an extra

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
+WAYS = {"window": "", "framed": "?frame=1", "embedded": "?embed=1"}
+
 ATTACK = """<html><head><title>owned</title>
 <meta http-equiv="refresh" content="0; url={url}refresh">
 <base href="{url}"><link rel="stylesheet" href="{url}style.css"><link rel="preconnect" href="{url}">
@@ -77,7 +79,7 @@ def watched(page: Page) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("way", ["frame", "window", "embedded"])
+@pytest.mark.parametrize("way", ["frame", "window", "framed", "embedded"])
 def test_hostile_html_cannot_act(
     page: Page, box: Box, listener: tuple[str, list[int]], way: str
 ) -> None:
@@ -88,7 +90,7 @@ def test_hostile_html_cannot_act(
         page.get_by_role("option", name="Hostile").click()
         inside: Any = page.locator("iframe.shown").content_frame
     else:
-        page.goto(f"{box.url}view/{id}.html" + ("?embed=1" if way == "embedded" else ""))
+        page.goto(f"{box.url}view/{id}.html{WAYS[way]}")
         inside = page
     inside.locator("h1").wait_for(state="attached")
     page.wait_for_load_state("networkidle")

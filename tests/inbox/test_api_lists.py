@@ -282,10 +282,12 @@ async def test_large_answers_are_compressed(store: Store, web: httpx.AsyncClient
 async def test_other_methods_and_paths(web: httpx.AsyncClient) -> None:
     answer = await web.post("/api/v1/messages")
     assert (answer.status_code, answer.headers["content-type"]) == (405, "text/plain")
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, PUT"
     answer = await web.head("/api/v1/messages")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     answer = await web.options("/api/v1/messages")
     assert (answer.status_code, answer.text) == (200, "")
     for path in ("/api/v1/none", "/api/v1/message/x/", "/api/v1/messages/", "/api/v1/proxy"):
-        answer = await web.get(path)
-        assert (answer.status_code, answer.text) == (404, "File not found"), path
+        for method in ("GET", "PUT"):
+            answer = await web.request(method, path)
+            assert (answer.status_code, answer.text) == (404, "File not found"), path

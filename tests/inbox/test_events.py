@@ -201,6 +201,11 @@ def test_a_gap_is_a_prune(box: Box, last: int) -> None:
     assert number > 10**12
 
 
+def test_only_the_head_of_a_stream(box: Box) -> None:
+    answer = box.web.head(box.url + "api/events")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 def test_a_number_that_cannot_be_is_ignored(box: Box) -> None:
     headers = {"last-event-id": "x"}
     with box.web.stream("GET", box.url + "api/events", headers=headers, timeout=10) as stream:

@@ -93,7 +93,7 @@ async def test_programs_get_the_exact_html(store: Store) -> None:
     assert (await view(store)).encode() == HTML.partition(b"\r\n\r\n")[2]
 
 
-@pytest.mark.parametrize("query", ["", "?embed=1"])
+@pytest.mark.parametrize("query", ["", "?frame=1", "?embed=1"])
 async def test_browsers_connect_to_no_host(store: Store, query: str) -> None:
     add(store, HTML)
     headers: dict[str, Any] = {"Sec-Fetch-Dest": "iframe"}
@@ -101,5 +101,10 @@ async def test_browsers_connect_to_no_host(store: Store, query: str) -> None:
     assert "<x-link" in html
     assert "<x-iframe" in html
     assert "<linked" in html
-    assert ("refresh" in html) is (query == "")
-    assert '<meta name="a">' in html
+
+
+@pytest.mark.parametrize("type", ["", "<!-- x -->\n<!DOCTYPE html>"])
+async def test_in_the_frame_links_open_new_windows(store: Store, type: str) -> None:
+    rest = "<html><style>@media (width < 600px) {}</style><a href=x>x</a></html>\r\n"
+    add(store, f"Content-Type: text/html\r\n\r\n{type}{rest}".encode())
+    assert await view(store, "?frame=1") == f'{type}<base target="_blank">{rest}'

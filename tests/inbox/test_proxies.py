@@ -1,4 +1,4 @@
-"""The inbox behind nginx and caddy, the real ones, as the documentation configures them."""
+"""The inbox with nginx or caddy before it, the real ones, configured as the documentation says."""
 
 import json
 import re
@@ -94,7 +94,7 @@ def proxied(
 
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Inbox]]:
-    """The place of a proxy, and the inbox behind it."""
+    """The place of a proxy, and its inbox."""
     if shutil.which(request.param, path=PLACES) is None:
         pytest.skip(f"{request.param} is not installed")
     if not PAGE.exists():
@@ -109,11 +109,12 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str,
 
 def test_page_api_and_events_behind_a_proxy(proxy: tuple[str, Inbox]) -> None:
     place, inbox = proxy
+    port = int(place.rpartition(":")[2])
     with urlopen(f"http://{place}/mail/", timeout=PATIENCE) as answer:
         assert b'<base href="/mail/"' in answer.read()
     with urlopen(f"http://{place}/mail/api/events", timeout=PATIENCE) as stream:
         assert stream.readline() == b"retry: 2000\n"
-        with socket.create_connection(tuple(place.split(":")), timeout=PATIENCE) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
             client.sendall(
                 f"GET /mail/api/events HTTP/1.1\r\nHost: {place}\r\nOrigin: http://{place}\r\n"
                 "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"

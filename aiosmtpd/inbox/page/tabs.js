@@ -36,7 +36,7 @@ function htmlOf(view, panel, isCurrent) {
   load(canvas, frameAddress(mail.ID), isCurrent);
 }
 
-const frameAddress = (id) => `view/${id}.html?embed=1`;
+const frameAddress = (id) => `view/${id}.html?frame=1`;
 
 function load(canvas, address, isCurrent) {
   for (const other of canvas.querySelectorAll('iframe:not(.shown)')) other.remove();
