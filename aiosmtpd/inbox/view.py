@@ -22,7 +22,7 @@ from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
-from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tokens
+from aiosmtpd.mail.html_tokens import Tokens
 
 _POPUPS = "allow-popups allow-popups-to-escape-sandbox"
 _POLICY = (
@@ -36,7 +36,7 @@ _HEIGHT = (
     "{messageHeight:document.documentElement.scrollHeight},'*')})"
 )
 _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
-_DECODED = frozenset({"textarea", "title"})
+_LEFT_OUT = frozenset({"base", "meta", "noscript"})
 
 
 def routes(services: Services) -> list[BaseRoute]:
@@ -129,21 +129,26 @@ def with_images(mail: StoredMail, base: str) -> str:
 
 
 def embedded(html: str, nonce: str) -> str:
-    """Return HTML as a whole document whose links open new windows, with a script at its end."""
+    """Return HTML as a whole document whose links open new windows, with a script at its end.
+
+    A document with scripts may also load another page by itself: ``<meta>`` is left out. Texts
+    have no ``<``, and ``<noscript>`` is left out, so that no browser finds other tags than these.
+    """
     pieces: list[str] = []
     raw, end, is_whole = "", None, False
     for token in Tokens(html):
         if isinstance(token, str):
-            pieces.append(token if raw else escape(token, quote=False))
+            pieces.append(token.replace("<", "\\3c ") if raw == "style" else escape(token, False))
             continue
         raw = ""
+        if token.name in _LEFT_OUT:
+            continue
         if token.closes:
             if token.name == "body":
                 end = len(pieces)
             pieces.append(f"</{token.name}>")
             continue
-        if token.name in WITHOUT_TAGS - _DECODED:
-            raw = token.name
+        raw = token.name
         is_whole = is_whole or token.name == "html"
         # Of equal attributes, the first counts.
         added = _NEW_WINDOW if token.name == "a" else ""

@@ -156,8 +156,22 @@ async def test_embedded_html(store: Store, web: httpx.AsyncClient) -> None:
         ("<HTML><BODY>a", "<html><body>a{}"),
         ("<html><title>&lt;b></title><p>", "<html><title>&lt;b&gt;</title><p>{}"),
         (
-            "<html><style>a > b{}</style><script>a<b</script>1<2",
-            "<html><style>a > b{{}}</style><script>a<b</script>1&lt;2{}",
+            "<html><style>a > b{}<i></style><script>a<b</script>1<2",
+            "<html><style>a > b{{}}\\3c i></style><script>a&lt;b</script>1&lt;2{}",
+        ),
+        # No spelling brings a refresh back.
+        ("<html><meta http-equiv=refresh content=0><META x><base href=x>", "<html>{}"),
+        (
+            "<html><svg><style><meta http-equiv=refresh></style>",
+            "<html><svg><style>\\3c meta http-equiv=refresh></style>{}",
+        ),
+        (
+            "<html><noscript><img title='</noscript><meta http-equiv=refresh>'>",
+            "<html><img title='</noscript><meta http-equiv=refresh>'>{}",
+        ),
+        (
+            "<html><xmp><meta></xmp><iframe><meta>",
+            "<html><xmp>&lt;meta&gt;</xmp><iframe>&lt;meta&gt;{}",
         ),
         (
             "<html><!-- <a> --><a target=_self href=x/>",
