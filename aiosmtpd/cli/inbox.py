@@ -56,7 +56,7 @@ def main(args: Sequence[str], program: str) -> int:
 
         return check(settings, program)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        parser.error(MISSING.format(names=" and ".join(missing)))
+        parser.error(MISSING.format(names=", ".join(missing)))
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.cli.inbox_program import run
 

@@ -81,7 +81,7 @@ def test_a_missing_extra_is_one_line(
     missing: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inbox, "find_spec", lambda name: None if name in missing else object())
-    names = " and ".join(missing)
+    names = ", ".join(missing)
     assert refused(capsys) == f'the inbox needs {names}: pip install "aiosmtpd[inbox]"'
 
 
