@@ -38,7 +38,7 @@ def banner(
         from aiosmtpd.delivery.outlets import shown
 
         lines += [f"  delivers {shown(text)}" for text in settings.deliver]
-    lines.append(f"  send a test: {_test_command(settings, addresses[0], ca_file)}")
+    lines.append(f"  send a test: {sending_command(settings, addresses[0], ca_file)}")
     return "\n".join([*lines, "  stop it with Ctrl-C"])
 
 
@@ -53,7 +53,7 @@ def _about_auth(settings: Namespace, tls: bool) -> str:
     return f"{need}, {users}{'' if tls else ', in the clear'}"
 
 
-def _test_command(settings: Namespace, address: listening.Address, ca_file: Path | None) -> str:
+def sending_command(settings: Namespace, address: listening.Address, ca_file: Path | None) -> str:
     """Return the command that sends a message to the first place."""
     if isinstance(address, str):
         where = f"unix:{address}"

@@ -56,7 +56,7 @@ def main(args: Sequence[str], program: str) -> int:
 
         return check(settings, program)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        parser.error(MISSING.format(names=" and ".join(missing)))
+        parser.error(MISSING.format(names=", ".join(missing)))
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.cli.inbox_program import run
 
@@ -201,7 +201,12 @@ def _add_web_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--browser", action="store_true", help="Open the page in your browser at the start."
     )
-    group.add_argument("--label", metavar="TEXT", default="", help="A word in the page's title.")
+    group.add_argument(
+        "--label",
+        metavar="TEXT",
+        default="",
+        help="A name for this inbox, which the API tells its clients.",
+    )
     group.add_argument(
         "--inbox",
         action="append",

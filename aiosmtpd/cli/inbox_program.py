@@ -14,7 +14,7 @@ from typing import Any
 from attrs import evolve
 
 from aiosmtpd._version import __version__
-from aiosmtpd.cli.banner import is_local, why_not_listening
+from aiosmtpd.cli.banner import is_local, sending_command, why_not_listening
 from aiosmtpd.cli.checks import complete, read_users
 from aiosmtpd.cli.inbox import DEFAULT_PORT, WEB_PORT
 from aiosmtpd.cli.program import Program, set_up_logging
@@ -38,6 +38,9 @@ PUBLIC = (
 )
 
 OLD_DEFAULT = "; aiosmtpd without a command uses port 8025, too"
+
+HASHED = ("$2a$", "$2b$", "$2y$", "$apr1$", "$5$", "$6$", "{SHA}")
+"""Beginnings of passwords in files of Apache, which would be taken as they are."""
 
 CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 CONTAINERS = ("docker", "kubepods", "containerd", "libpod", "lxc")
@@ -82,6 +85,10 @@ def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
     pairs = list(settings.web_auth or ())
     if settings.web_auth_file:
         pairs += read_users(parser, settings.web_auth_file)
+    smtp = read_users(parser, settings.auth_file) if settings.auth_file else []
+    for user, password in [*pairs, *smtp, *(settings.auth or ())]:
+        if password.startswith(HASHED):
+            parser.error(f"The password of {user} is a hash: write it in plain text")
     settings.web_users = dict(pairs) or None
 
 
@@ -233,7 +240,8 @@ class InboxProgram(Program):
         ]
         if host:
             lines.append(f"  point your program there: host {host}, port {port}{self._how()}")
-            lines.append(f"  send a test: aiosmtpd send {spell((host, port))}")
+        first = (host, port) if host else self._server.addresses[0]
+        lines.append(f"  send a test: {sending_command(settings, first, self._ca_file)}")
         if self._ca_file is not None:
             lines.append(f"  CA certificate: {self._ca_file}")
         lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]

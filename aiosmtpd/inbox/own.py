@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox import checks, copies, export, links, parts, wire
 from aiosmtpd.inbox.letter import Letter
+from aiosmtpd.inbox.message import CLOSED
 from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.records import SessionLog
@@ -258,10 +259,11 @@ class _Own:
                 while piece := file.read(1 << 18):
                     yield piece
 
-        name = f'attachment; filename="{mail.id}.eml"'
-        return StreamingResponse(
-            pieces(), media_type="message/rfc822", headers={"Content-Disposition": name}
-        )
+        headers = {
+            "Content-Disposition": f'attachment; filename="{mail.id}.eml"',
+            "Content-Security-Policy": CLOSED,
+        }
+        return StreamingResponse(pieces(), media_type="message/rfc822", headers=headers)
 
     async def _of(self, request: Request, make: Callable[[Letter], Any]) -> Any:
         """Return the value that *make* finds in the message of a request."""
@@ -323,6 +325,7 @@ class _Own:
             "retention": {"keep": str(store.keep), "gone": gone},
             "delete_all": options.delete_all,
             "remote_images": options.remote_images,
+            "link_check": options.link_check,
         }
 
 

@@ -178,6 +178,15 @@ def status(url: str, context: ssl.SSLContext, authorization: str = "") -> int:
     return int(answer.split(b" ")[1])
 
 
+@pytest.mark.parametrize("place", ["unix:{}/socket", "lmtp://127.0.0.1:0"])
+def test_the_hint_is_for_the_first_place(place: str, tmp_path: Path) -> None:
+    where = place.format(tmp_path)
+    with Program("inbox", "-l", where, "--web", "127.0.0.1:0") as program:
+        program.until("accessible via")
+        hint = program.until("send a test: ")
+    assert f"aiosmtpd send {where[:-1]}" in hint
+
+
 def test_tags_inboxes_faults_and_a_maildir(tmp_path: Path) -> None:
     folder = tmp_path / "mirror"
     options = ("--tag", "Greeting=subject:hi", "--inbox", "Shop=to:@shop.test")

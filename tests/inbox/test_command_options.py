@@ -49,6 +49,8 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--web-auth", "a"], "argument --web-auth: invalid user and password"),
         (["--web-auth", "'a:b'"], "argument --web-auth: quotation marks would be a part of the"),
         (["--web-auth-file", "nowhere"], "Users file nowhere: no such file or directory"),
+        (["--web-auth", "me:$2y$05$x"], "The password of me is a hash: write it in plain text"),
+        (["--auth", "me:{SHA}x"], "The password of me is a hash: write it in plain text"),
         (["--web-root", "/a b/"], "argument --web-root: invalid path: '/a b/' (write /mail/)"),
         (["--web-root", "/../"], "argument --web-root: invalid path"),
         (["--web", "unix:x"], "the page is served at a HOST:PORT, not at unix:x"),
@@ -79,7 +81,7 @@ def test_a_missing_extra_is_one_line(
     missing: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inbox, "find_spec", lambda name: None if name in missing else object())
-    names = " and ".join(missing)
+    names = ", ".join(missing)
     assert refused(capsys) == f'the inbox needs {names}: pip install "aiosmtpd[inbox]"'
 
 

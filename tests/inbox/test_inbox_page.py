@@ -52,7 +52,7 @@ def test_an_inbox_with_a_page() -> None:
         [row] = got(inbox, "api/v1/messages")["messages"]
         assert row["Subject"] == "Hi"
         lines = got(inbox, f"api/message/{row['ID']}/smtp")["lines"]
-        assert any("FROM:<ann@example.org>" in line["text"] for line in lines)
+        assert any("from:<ann@example.org>" in line["text"].lower() for line in lines)
         [attempt] = got(inbox, "api/rejected")["attempts"]
         assert attempt["fault"] == "rcpt to=no@*: 550 5.1.1 no"
         assert got(inbox, "api/settings")["port"] == inbox.port
