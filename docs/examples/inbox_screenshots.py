@@ -24,8 +24,8 @@ IMAGES = Path(__file__).parent.parent / "images" / "inbox"
 SIZES = {1280: 760, 768: 900, 360: 740}
 """Heights by width, in pixels."""
 THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
-COLOURS = 200
-"""The most frequent colours of a picture stay, to make small files."""
+COLOURS = 255
+"""Colours of a picture, the most frequent ones: few make small files."""
 SMTP, WEB = 18025, 18026
 
 SHOP = "Shop <no-reply@shop.example.org>"
@@ -129,10 +129,20 @@ def fill() -> None:
 def save(page: Page, name: str) -> None:
     page.wait_for_timeout(250)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    found = sorted(picture.getcolors(1 << 24), reverse=True)[:COLOURS]
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _, colour in found for value in colour])
-    small = picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    counted = sorted(picture.getcolors(1 << 24), reverse=True)
+    palette = [colour for _, colour in counted[:COLOURS]]
+
+    def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+        return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
+
+    places = {
+        colour: min(range(len(palette)), key=lambda at: distance(colour, palette[at]))
+        for _, colour in counted
+    }
+    data = picture.tobytes()
+    pixels = zip(data[::3], data[1::3], data[2::3], strict=True)
+    small = Image.frombytes("P", picture.size, bytes(places[pixel] for pixel in pixels))
+    small.putpalette([value for colour in palette for value in colour])
     small.save(IMAGES / f"{name}.png", optimize=True)
 
 
