@@ -140,7 +140,7 @@ def with_images(mail: StoredMail, base: str) -> str:
 
 
 def framed(html: str) -> str:
-    """Return HTML whose links open new windows. What a browser draws is the same."""
+    """Return HTML whose links open new windows and which a browser draws as before."""
     # After the document type, because a browser draws a document without one in another way.
     found = _TYPE.match(html)
     end = found.end() if found else 0

@@ -25,7 +25,7 @@ SIZES = {1280: 760, 768: 900, 360: 740}
 """Heights by width, in pixels."""
 THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
 COLOURS = 255
-"""Colours of a picture, the most frequent ones: few make small files."""
+"""Colours of a picture: few make small files."""
 SMTP, WEB = 18025, 18026
 
 SHOP = "Shop <no-reply@shop.example.org>"
@@ -129,7 +129,12 @@ def fill() -> None:
 def save(page: Page, name: str) -> None:
     page.wait_for_timeout(250)
     picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
-    counted = sorted(picture.getcolors(1 << 24), reverse=True)
+    # Small marks have bright colours.
+    counted = sorted(
+        picture.getcolors(1 << 24),
+        key=lambda one: one[0] * (100 + (max(one[1]) - min(one[1])) ** 2),
+        reverse=True,
+    )
     palette = [colour for _, colour in counted[:COLOURS]]
 
     def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
