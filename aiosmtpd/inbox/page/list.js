@@ -4,7 +4,7 @@ import { $, action, age, bytes, complaint, el, get, icon, later, longTime, perso
 
 const PAGE = 50;
 // Rows that stay while messages arrive; the button below fetches older ones again.
-const MOST = 300;
+const MOST = 200;
 const UNDO = 5000;
 
 export const terms = (query) => query.match(/(?:[^\s"]|"[^"]*(?:"|$))+/g) || [];
@@ -262,7 +262,7 @@ export class List {
     for (const one of grouped(this.attempts)) {
       if (new Date(one.attempt.at).getTime() >= last) items.push(one);
     }
-    if (items.length > this.rows.length || this.attempts.length) {
+    if (items.length > this.rows.length || (this.hidden && this.attempts.length)) {
       const time = new Map(items.map((item) => [item, new Date(item.at).getTime()]));
       items.sort((a, b) => time.get(b) - time.get(a));
     }
@@ -316,10 +316,11 @@ export class List {
   mark(row) {
     const key = row.dataset.key;
     const checked = this.all ? !key.startsWith('try-') : this.checked.has(key);
-    row.setAttribute('aria-selected', checked);
-    row.tabIndex = key === this.focused ? 0 : -1;
+    if (row.getAttribute('aria-selected') !== String(checked)) row.setAttribute('aria-selected', checked);
+    const index = key === this.focused ? 0 : -1;
+    if (row.tabIndex !== index) row.tabIndex = index;
+    if ((key === this.opened) !== row.hasAttribute('aria-current')) row.toggleAttribute('aria-current');
     if (key === this.opened) row.setAttribute('aria-current', 'true');
-    else row.removeAttribute('aria-current');
   }
 
   below(shown) {
