@@ -16,6 +16,11 @@ DEFAULT_PORT = 1025
 WEB_PORT = 8025
 DEFAULT_SIZE = 50 << 20
 
+GENEROUS = ("max_errors", "max_junk_commands", "max_connections_per_host")
+MOST = 1000
+"""These limits of the server are this number: programs under development reuse connections, open
+many, and are refused often."""
+
 NEEDED = ("starlette", "uvicorn", "wsproto")
 """The packages of the extra ``inbox``."""
 
@@ -104,7 +109,7 @@ def make_parser(program: str) -> ArgumentParser:
         formatter_class=formatter,
     )
     # No other user, and no certificate that clients have to use.
-    parser.set_defaults(setuid=False, size=DEFAULT_SIZE)
+    parser.set_defaults(setuid=False, size=DEFAULT_SIZE, **dict.fromkeys(GENEROUS, MOST))
     _add_smtp_options(parser)
     _add_tls_options(parser)
     options.add_auth_options(parser)
