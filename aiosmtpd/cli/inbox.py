@@ -64,10 +64,11 @@ def main(args: Sequence[str], program: str) -> int:
         parser.error(MISSING.format(names=", ".join(missing)))
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.cli.inbox_program import run
+    from aiosmtpd.mail.terminal import safe_line
 
     if not settings.quiet and sys.stderr is not None:
         for note in notes:
-            print(note, file=sys.stderr, flush=True)
+            print(safe_line(note), file=sys.stderr, flush=True)
     return run(parser, settings)
 
 
