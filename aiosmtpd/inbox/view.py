@@ -1,7 +1,9 @@
 """The pages ``/view/ID.html`` and ``/view/ID.txt``: a message without anything around it.
 
 The HTML is the sender's, unchanged but for links to its own images. Its Content-Security-Policy
-gives it an origin of its own, without scripts and without a network.
+gives it an origin of its own, without scripts and without a network. No policy keeps ``<link>``
+and frames from connecting to a host beforehand: browsers do not get these elements, which have no
+other effect here. Programs get the HTML exactly.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox.answers import UNKNOWN, zone_of
+from aiosmtpd.inbox.auth import key_of
 from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.services import Services
@@ -31,9 +34,6 @@ _POLICY = (
     " frame-ancestors 'self'"
 )
 _IMAGE = re.compile(r"""(=["']?)cid:([^"'<>\s]{1,1000})""", re.IGNORECASE)
-# The policy stops all that these elements could load, but Chromium connects to their hosts before
-# it asks any policy. Programs that are not browsers get the exact HTML.
-_CONNECTS = re.compile(r"<(?=(?:link|iframe|frame)[\s/>])", re.IGNORECASE)
 _HEIGHT = (
     "addEventListener('load',function(){parent.postMessage("
     "{messageHeight:document.documentElement.scrollHeight},'*')})"
@@ -42,7 +42,9 @@ _TYPE = re.compile(
     r"\s*+(?:<!--(?:(?!-->).){0,1000}+-->\s*+){0,9}+<!doctype\b[^>]*>", re.IGNORECASE | re.DOTALL
 )
 _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
-_LEFT_OUT = frozenset({"base", "meta", "noscript"})
+_CONNECTING = ("link", "iframe", "frame", "object", "embed", "portal", "fencedframe")
+_TAG = re.compile(rf"<(?=(?:{'|'.join(_CONNECTING)})[\s/>])", re.IGNORECASE)
+_LEFT_OUT = frozenset({"base", "meta", "noscript", *_CONNECTING})
 
 
 def routes(services: Services) -> list[BaseRoute]:
@@ -61,6 +63,7 @@ class Views(Finder):
     def __init__(self, services: Services) -> None:
         super().__init__(services)
         self._remote = services.options.remote_images
+        self._asks_for_password = services.options.users is not None
 
     async def html(self, request: Request) -> Response:
         """Return the HTML of a message; ``embed=1`` adds a script that tells its height.
@@ -69,8 +72,9 @@ class Views(Finder):
         ``remote=1`` lets it load images from other hosts, if the inbox's own page asks.
         """
         mail = await self.find(request)
-        base = base_of(request)
-        html = await asyncio.to_thread(lambda: with_images(mail, base))
+        base, is_browser = base_of(request), "text/html" in request.headers.get("accept", "")
+        has_keys = self._asks_for_password and is_browser
+        html = await asyncio.to_thread(lambda: with_images(mail, base, has_keys=has_keys))
         if not html:
             raise HTTPException(404, UNKNOWN)
         await self.mark_read(mail)
@@ -79,8 +83,8 @@ class Views(Finder):
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         remote = self._remote or (is_own and query.get("remote") == "1")
         nonce = token_urlsafe(16) if query.get("embed") == "1" else ""
-        if nonce or "sec-fetch-dest" in request.headers:
-            html = _CONNECTS.sub("<x-", html)
+        if is_browser:
+            html = _TAG.sub("<x-", html)
         if nonce:
             html = await asyncio.to_thread(embedded, html, nonce)
         elif query.get("frame") == "1":
@@ -119,8 +123,11 @@ def policy(nonce: str = "", *, remote: bool = False) -> str:
     )
 
 
-def with_images(mail: StoredMail, base: str) -> str:
-    """Return the HTML of a message, its ``cid:`` addresses of listed parts replaced."""
+def with_images(mail: StoredMail, base: str, *, has_keys: bool = False) -> str:
+    """Return the HTML of a message, its ``cid:`` addresses of listed parts replaced.
+
+    With *has_keys*, the images need no password.
+    """
     html = mail.html
     parts = {
         one.content_id: one.number
@@ -134,7 +141,9 @@ def with_images(mail: StoredMail, base: str) -> str:
         number = parts.get(match[2]) or parts.get(unquote(match[2]))
         if number is None:
             return match[0]
-        return f"{match[1]}{quote(base)}api/v1/message/{mail.id}/part/{number}"
+        path = f"api/v1/message/{mail.id}/part/{number}"
+        key = f"?key={key_of('/' + path)}" if has_keys else ""
+        return f"{match[1]}{quote(base)}{path}{key}"
 
     return _IMAGE.sub(replaced, html)
 

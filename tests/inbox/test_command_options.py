@@ -141,6 +141,7 @@ def test_defaults() -> None:
     settings, notes = parsed()
     assert notes == []
     assert (settings.size, settings.setuid, settings.requiretls) == (50 << 20, False, False)
+    assert (settings.max_errors, settings.max_connections_per_host) == (1000, 1000)
     assert (settings.web_root, settings.delete_all, settings.max_recipients) == ("/", True, 1000)
 
 

@@ -96,7 +96,7 @@ async def test_programs_get_the_exact_html(store: Store) -> None:
 @pytest.mark.parametrize("query", ["", "?frame=1", "?embed=1"])
 async def test_browsers_connect_to_no_host(store: Store, query: str) -> None:
     add(store, HTML)
-    headers: dict[str, Any] = {"Sec-Fetch-Dest": "iframe"}
+    headers: dict[str, Any] = {"Accept": "text/html"}
     html = await view(store, query, **headers)
     assert "<x-link" in html
     assert "<x-iframe" in html
