@@ -17,6 +17,7 @@ from pathlib import Path
 def check_contents(wheel: Path, sdist: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "aiosmtpd/py.typed" in names, names
+    assert "aiosmtpd/inbox/page/index.html" in names, names
     assert not [name for name in names if "tests/" in name], "the wheel has tests in it"
     tops = {name.split("/")[0] for name in names}
     assert all(top == "aiosmtpd" or top.endswith(".dist-info") for top in tops), tops

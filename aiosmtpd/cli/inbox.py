@@ -16,6 +16,11 @@ DEFAULT_PORT = 1025
 WEB_PORT = 8025
 DEFAULT_SIZE = 50 << 20
 
+GENEROUS = ("max_errors", "max_junk_commands", "max_connections_per_host")
+MOST = 1000
+"""These limits of the server are this number: programs under development reuse connections, open
+many, and are refused often."""
+
 NEEDED = ("starlette", "uvicorn", "wsproto")
 """The packages of the extra ``inbox``."""
 
@@ -56,13 +61,14 @@ def main(args: Sequence[str], program: str) -> int:
 
         return check(settings, program)
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        parser.error(MISSING.format(names=" and ".join(missing)))
+        parser.error(MISSING.format(names=", ".join(missing)))
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.cli.inbox_program import run
+    from aiosmtpd.mail.terminal import safe_line
 
     if not settings.quiet and sys.stderr is not None:
         for note in notes:
-            print(note, file=sys.stderr, flush=True)
+            print(safe_line(note), file=sys.stderr, flush=True)
     return run(parser, settings)
 
 
@@ -104,7 +110,7 @@ def make_parser(program: str) -> ArgumentParser:
         formatter_class=formatter,
     )
     # No other user, and no certificate that clients have to use.
-    parser.set_defaults(setuid=False, size=DEFAULT_SIZE)
+    parser.set_defaults(setuid=False, size=DEFAULT_SIZE, **dict.fromkeys(GENEROUS, MOST))
     _add_smtp_options(parser)
     _add_tls_options(parser)
     options.add_auth_options(parser)
@@ -201,7 +207,12 @@ def _add_web_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--browser", action="store_true", help="Open the page in your browser at the start."
     )
-    group.add_argument("--label", metavar="TEXT", default="", help="A word in the page's title.")
+    group.add_argument(
+        "--label",
+        metavar="TEXT",
+        default="",
+        help="A name for this inbox, which the API tells its clients.",
+    )
     group.add_argument(
         "--inbox",
         action="append",

@@ -58,7 +58,7 @@ def insert(
     filters: Sequence[tuple[Query, Sequence[str]]],
 ) -> None:
     """Store a message with the number *n*; *content* is None if it is a file."""
-    created = round(found.created.timestamp() * 1000)
+    created = milliseconds(found.created)
     fields = found.fields
     connection.execute(
         "insert into msg (n, id, created, size, attachments, inlines, session, large)"

@@ -325,6 +325,7 @@ class _Own:
             "retention": {"keep": str(store.keep), "gone": gone},
             "delete_all": options.delete_all,
             "remote_images": options.remote_images,
+            "link_check": options.link_check,
         }
 
 

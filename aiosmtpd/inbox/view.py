@@ -1,7 +1,9 @@
 """The pages ``/view/ID.html`` and ``/view/ID.txt``: a message without anything around it.
 
 The HTML is the sender's, unchanged but for links to its own images. Its Content-Security-Policy
-gives it an origin of its own, without scripts and without a network.
+gives it an origin of its own, without scripts and without a network. No policy keeps ``<link>``
+and frames from connecting to a host beforehand: browsers do not get these elements, which have no
+other effect here. Programs get the HTML exactly.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox.answers import UNKNOWN, zone_of
+from aiosmtpd.inbox.auth import key_of
 from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
-from aiosmtpd.mail.html_tokens import WITHOUT_TAGS, Tokens, attributes_of
+from aiosmtpd.mail.html_tokens import Tokens
 
 _POPUPS = "allow-popups allow-popups-to-escape-sandbox"
 _POLICY = (
@@ -31,16 +34,17 @@ _POLICY = (
     " frame-ancestors 'self'"
 )
 _IMAGE = re.compile(r"""(=["']?)cid:([^"'<>\s]{1,1000})""", re.IGNORECASE)
-# The policy stops all that these elements could load, but Chromium connects to their hosts before
-# it asks any policy. Programs that are not browsers get the exact HTML.
-_CONNECTS = re.compile(r"<(?=(?:link|iframe|frame)[\s/>])", re.IGNORECASE)
 _HEIGHT = (
     "addEventListener('load',function(){parent.postMessage("
     "{messageHeight:document.documentElement.scrollHeight},'*')})"
 )
+_TYPE = re.compile(
+    r"\s*+(?:<!--(?:(?!-->).){0,1000}+-->\s*+){0,9}+<!doctype\b[^>]*>", re.IGNORECASE | re.DOTALL
+)
 _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
-_PRAGMA = frozenset({"http-equiv"})
-_DECODED = frozenset({"textarea", "title"})
+_CONNECTING = ("link", "iframe", "frame", "object", "embed", "portal", "fencedframe")
+_TAG = re.compile(rf"<(?=(?:{'|'.join(_CONNECTING)})[\s/>])", re.IGNORECASE)
+_LEFT_OUT = frozenset({"base", "meta", "noscript", *_CONNECTING})
 
 
 def routes(services: Services) -> list[BaseRoute]:
@@ -59,15 +63,18 @@ class Views(Finder):
     def __init__(self, services: Services) -> None:
         super().__init__(services)
         self._remote = services.options.remote_images
+        self._asks_for_password = services.options.users is not None
 
     async def html(self, request: Request) -> Response:
         """Return the HTML of a message; ``embed=1`` adds a script that tells its height.
 
+        ``frame=1`` is for the page's own frame: links open new windows, all else is unchanged.
         ``remote=1`` lets it load images from other hosts, if the inbox's own page asks.
         """
         mail = await self.find(request)
-        base = base_of(request)
-        html = await asyncio.to_thread(lambda: with_images(mail, base))
+        base, is_browser = base_of(request), "text/html" in request.headers.get("accept", "")
+        has_keys = self._asks_for_password and is_browser
+        html = await asyncio.to_thread(lambda: with_images(mail, base, has_keys=has_keys))
         if not html:
             raise HTTPException(404, UNKNOWN)
         await self.mark_read(mail)
@@ -76,10 +83,12 @@ class Views(Finder):
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         remote = self._remote or (is_own and query.get("remote") == "1")
         nonce = token_urlsafe(16) if query.get("embed") == "1" else ""
-        if nonce or "sec-fetch-dest" in request.headers:
-            html = _CONNECTS.sub("<x-", html)
+        if is_browser:
+            html = _TAG.sub("<x-", html)
         if nonce:
             html = await asyncio.to_thread(embedded, html, nonce)
+        elif query.get("frame") == "1":
+            html = framed(html)
         return Response(
             html.encode("utf-8", "replace"),
             headers={
@@ -114,8 +123,11 @@ def policy(nonce: str = "", *, remote: bool = False) -> str:
     )
 
 
-def with_images(mail: StoredMail, base: str) -> str:
-    """Return the HTML of a message, its ``cid:`` addresses of listed parts replaced."""
+def with_images(mail: StoredMail, base: str, *, has_keys: bool = False) -> str:
+    """Return the HTML of a message, its ``cid:`` addresses of listed parts replaced.
+
+    With *has_keys*, the images need no password.
+    """
     html = mail.html
     parts = {
         one.content_id: one.number
@@ -129,30 +141,42 @@ def with_images(mail: StoredMail, base: str) -> str:
         number = parts.get(match[2]) or parts.get(unquote(match[2]))
         if number is None:
             return match[0]
-        return f"{match[1]}{quote(base)}api/v1/message/{mail.id}/part/{number}"
+        path = f"api/v1/message/{mail.id}/part/{number}"
+        key = f"?key={key_of('/' + path)}" if has_keys else ""
+        return f"{match[1]}{quote(base)}{path}{key}"
 
     return _IMAGE.sub(replaced, html)
 
 
+def framed(html: str) -> str:
+    """Return HTML whose links open new windows and which a browser draws as before."""
+    # After the document type, because a browser draws a document without one in another way.
+    found = _TYPE.match(html)
+    end = found.end() if found else 0
+    return f'{html[:end]}<base target="_blank">{html[end:]}'
+
+
 def embedded(html: str, nonce: str) -> str:
-    """Return HTML as a whole document whose links open new windows, with a script at its end."""
+    """Return HTML as a whole document whose links open new windows, with a script at its end.
+
+    A document with scripts may also load another page by itself: ``<meta>`` is left out. Texts
+    have no ``<``, and ``<noscript>`` is left out, so that no browser finds other tags than these.
+    """
     pieces: list[str] = []
     raw, end, is_whole = "", None, False
     for token in Tokens(html):
         if isinstance(token, str):
-            pieces.append(token if raw else escape(token, quote=False))
+            pieces.append(token.replace("<", "\\3c ") if raw == "style" else escape(token, False))
             continue
         raw = ""
-        if token.name == "meta" and attributes_of(token.source, _PRAGMA):
-            # With scripts allowed, a refresh could lead the window to another place.
+        if token.name in _LEFT_OUT:
             continue
         if token.closes:
             if token.name == "body":
                 end = len(pieces)
             pieces.append(f"</{token.name}>")
             continue
-        if token.name in WITHOUT_TAGS - _DECODED:
-            raw = token.name
+        raw = token.name
         is_whole = is_whole or token.name == "html"
         # Of equal attributes, the first counts.
         added = _NEW_WINDOW if token.name == "a" else ""

@@ -46,6 +46,8 @@ class SafeHeaders:
                 headers["referrer-policy"] = "no-referrer"
                 headers["cross-origin-opener-policy"] = "same-origin"
                 headers["permissions-policy"] = PERMISSIONS
+                # Links in a message would make lookups otherwise.
+                headers["x-dns-prefetch-control"] = "off"
             await send(message)
 
         await self._app(scope, receive, send_safely)

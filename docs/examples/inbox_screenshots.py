@@ -1,154 +1,111 @@
 """Makes the pictures of ``docs/images/inbox``: ``python docs/examples/inbox_screenshots.py``.
 
 Starts ``aiosmtpd inbox``, sends it some messages, and takes pictures of the page in Chromium, at
-three widths, light and dark. It needs the extras inbox and browser, and Chromium.
+three widths, light and dark. It needs the extras inbox and browser, Pillow, and Chromium.
 """
 
 import shutil
 import smtplib
 import subprocess
 import sys
-import zlib
-from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
-from datetime import datetime
+from io import BytesIO
 from pathlib import Path
-from struct import pack
+from typing import Literal
 
+from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, sync_playwright
 
 IMAGES = Path(__file__).parent.parent / "images" / "inbox"
 SIZES = {1280: 760, 768: 900, 360: 740}
 """Heights by width, in pixels."""
+THEMES: tuple[Literal["light"], Literal["dark"]] = ("light", "dark")
+COLOURS = 255
+"""Colours of a picture: few make small files."""
 SMTP, WEB = 18025, 18026
 
+SHOP = "Shop <no-reply@shop.example.org>"
+BOB = "Bob Miller <bob@example.org>"
+RESET_TEXT = """\
+Hello Bob, you asked for a new password for your account.
+
+https://shop.example.org/reset/8f3a1c
+
+Your code is 481205.
+"""
 RESET = """\
-<!doctype html><html lang="en"><head><meta name="color-scheme" content="light dark"><style>
-body {{ margin: 0; background: #f3f5f8; font: 16px/1.55 sans-serif; color: #22262d }}
-.card {{ max-width: 520px; margin: 24px auto; padding: 28px 32px; background: #fff; border-radius: 12px }}
-.button {{ display: inline-block; padding: 12px 22px; border-radius: 8px; background: #0b6e4f; color: #fff;
-  text-decoration: none; font-weight: 600 }}
-.code {{ font-size: 28px; letter-spacing: 6px; font-weight: 700 }} p.small {{ color: #68707d; font-size: 14px }}
-</style></head><body><div class="card"><img src="cid:logo@shop.example.org" alt="Shop" width="40" height="40">
+<!doctype html><html lang="en"><head><style>
+body { margin: 0; background: #f3f5f8; font: 16px/1.55 sans-serif; color: #22262d }
+.card { max-width: 520px; margin: 24px auto; padding: 28px 32px; background: #fff;
+  border-radius: 12px }
+.button { display: inline-block; padding: 12px 22px; border-radius: 8px; background: #0b6e4f;
+  color: #fff; text-decoration: none; font-weight: 600 }
+.code { font-size: 28px; letter-spacing: 6px; font-weight: 700 }
+p.small { color: #68707d; font-size: 14px }
+</style></head><body><div class="card">
+<img src="cid:logo@shop.example.org" alt="Shop" width="40" height="40">
 <h1 style="font-size:22px">Reset your password</h1>
-<p>Hello Bob, somebody asked for a new password for your account.</p>
+<p>Hello Bob, you asked for a new password for your account.</p>
 <p><a class="button" href="https://shop.example.org/reset/8f3a1c">Choose a new password</a></p>
 <p>Or enter this code:</p><p class="code">481205</p>
-<p class="small">If it was not you, ignore this message. <a href="http://help.shop.example.org/?utm_source=mail">Help</a></p>
+<p class="small">If it was not you, ignore this message.
+<a href="http://help.example.org/?utm_source=mail">help.shop.example.org</a></p>
 </div></body></html>
 """
+SIMPLE = [
+    (
+        "cron@build.example.org",
+        "team@example.org",
+        "Nightly build passed",
+        "412 tests in 38 s.",
+        "",
+    ),
+    ("Ann Weber <ann@example.org>", BOB, "Re: Lunch on Friday?", "> Lunch?\n\nYes, at noon.", ""),
+    (SHOP, BOB, "Your invoice 2026-1142", "Thank you for your order.", "billing"),
+    (SHOP, "Eve <eve@example.net>", "Grüße aus Köln", "Ihr Paket kommt morgen.", "shipping"),
+    ("News <news@example.org>", "all@example.org", "Three things for the weekend", "Sleep.", ""),
+    ("monitor@example.org", "oncall@example.org", "Disk of db-2 is 91 % full", "Look.", "alerts"),
+    (SHOP, BOB, "Welcome, Bob", "Hello Bob, here is how to begin.", ""),
+]
 
 
-def square(colour: tuple[int, int, int], side: int = 40) -> bytes:
-    """Return a PNG of one colour."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return pack(">I", len(data)) + kind + data + pack(">I", zlib.crc32(kind + data))
-
-    rows = (b"\0" + bytes(colour) * side) * side
-    head = pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", head)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-def message(sender: str, to: str, subject: str, text: str, **more: str) -> EmailMessage:
+def message(sender: str, to: str, subject: str, text: str, tags: str) -> EmailMessage:
     made = EmailMessage()
     made["From"], made["To"], made["Subject"] = sender, to, subject
     made["Date"] = format_datetime(datetime.now().astimezone())
     made["Message-ID"] = make_msgid(domain="shop.example.org")
-    for name, value in more.items():
-        made[name.replace("_", "-")] = value
-    made.set_content(text)
+    if tags:
+        made["X-Tags"] = tags
+    made.set_content(text + "\n")
+    if tags == "billing":
+        pdf = b"%PDF-1.7 " + b"x" * 48211
+        made.add_attachment(pdf, "application", "pdf", filename="invoice-2026-1142.pdf")
+        made.add_attachment(b"1;2;3\n", "text", "csv", filename="items.csv")
     return made
 
 
-def messages() -> Iterator[EmailMessage]:
-    shop, bob = "Shop <no-reply@shop.example.org>", "Bob Miller <bob@example.org>"
-    yield message(
-        "cron@build.example.org",
-        "team@example.org",
-        "Nightly build passed",
-        "412 tests passed in 38 s.\n",
-    )
-    yield message(
-        "Ann Weber <ann@example.org>",
-        bob,
-        "Re: Lunch on Friday?",
-        "> Lunch on Friday?\n\nYes, at noon.\n",
-    )
-    invoice = message(
-        shop, bob, "Your invoice 2026-1142", "Thank you for your order.\n", X_Tags="billing"
-    )
-    invoice.add_attachment(
-        b"%PDF-1.7 " + b"x" * 48211,
-        maintype="application",
-        subtype="pdf",
-        filename="invoice-2026-1142.pdf",
-    )
-    invoice.add_attachment("Grüße".encode(), maintype="text", subtype="csv", filename="items.csv")
-    yield invoice
-    yield message(
-        shop,
-        "Eve <eve@example.net>",
-        "Grüße aus Köln: Ihre Bestellung ist unterwegs",
-        "Ihr Paket kommt morgen zwischen 10 und 12 Uhr.\n",
-        X_Tags="shipping",
-    )
-    yield message(
-        "Newsletter <news@shop.example.org>",
-        "subscribers@shop.example.org",
-        "Five things for the weekend",
-        "1. Sleep\n2. Bread\n3. A walk\n",
-        List_Unsubscribe="<https://shop.example.org/out>",
-    )
-    yield message(
-        "monitor@example.org",
-        "oncall@example.org",
-        "Disk of db-2 is 91 % full",
-        "See https://status.example.org/db-2\n",
-        X_Tags="alerts",
-    )
-    yield message(shop, bob, "Welcome, Bob", "Hello Bob, here is how to begin.\n")
-    reset = message(
-        shop,
-        bob,
-        "Reset your password",
-        "Hello Bob, somebody asked for a new password for your account.\n\nhttps://shop.example.org/reset/8f3a1c\n\nYour code is 481205.\n",
-        X_Tags="account",
-    )
-    reset.add_alternative(RESET.format(), subtype="html")
-    html = reset.get_payload()[1]
-    html.add_related(square((11, 110, 79)), "image", "png", cid="<logo@shop.example.org>")
-    yield reset
+def reset() -> EmailMessage:
+    made = message(SHOP, BOB, "Reset your password", RESET_TEXT, "account")
+    made.add_alternative(RESET, subtype="html")
+    logo, file = Image.new("RGB", (80, 80), "#0b6e4f"), BytesIO()
+    ImageDraw.Draw(logo).ellipse((22, 22, 58, 58), outline="white", width=8)
+    logo.save(file, "PNG")
+    html = made.get_payload(1)
+    assert isinstance(html, EmailMessage)
+    html.add_related(file.getvalue(), "image", "png", cid="<logo@shop.example.org>")
+    return made
 
 
 @contextmanager
 def inbox() -> Iterator[str]:
-    """Run the inbox with its messages; yield the address of its page."""
-    command = [
-        sys.executable,
-        "-m",
-        "aiosmtpd",
-        "inbox",
-        "-l",
-        f"127.0.0.1:{SMTP}",
-        "--web",
-        f"127.0.0.1:{WEB}",
-    ]
-    command += [
-        "--hostname",
-        "inbox.test",
-        "--fault",
-        "rcpt *@full.test: 452 4.2.2 mailbox full x3",
-        "-q",
-    ]
+    """Run the inbox; yield the address of its page."""
+    command = [sys.executable, "-m", "aiosmtpd", "inbox", "-q", "--hostname", "inbox.test"]
+    command += ["-l", f"127.0.0.1:{SMTP}", "--web", f"127.0.0.1:{WEB}"]
+    command += ["--fault", "rcpt *@full.test: 452 4.2.2 mailbox full x3"]
     with subprocess.Popen(command) as process:  # noqa: S603 - our own
         try:
             subprocess.run([*command, "--check", "--wait", "20"], check=True)  # noqa: S603
@@ -159,60 +116,81 @@ def inbox() -> Iterator[str]:
 
 def fill() -> None:
     with smtplib.SMTP("127.0.0.1", SMTP) as client:
-        for number, one in enumerate(messages()):
-            if number == 4:
-                with suppress(smtplib.SMTPRecipientsRefused):
-                    client.sendmail(
-                        "no-reply@shop.example.org", ["old@full.test"], "Subject: x\r\n\r\n"
-                    )
-            client.send_message(one)
+        for values in SIMPLE[:5]:
+            client.send_message(message(*values))
+        with suppress(smtplib.SMTPRecipientsRefused):
+            client.sendmail("no-reply@shop.example.org", ["old@full.test"], "Subject: x\r\n\r\n")
+    with smtplib.SMTP("127.0.0.1", SMTP) as client:
+        for values in SIMPLE[5:]:
+            client.send_message(message(*values))
+        client.send_message(reset())
+
+
+def save(page: Page, name: str) -> None:
+    page.wait_for_timeout(250)
+    picture = Image.open(BytesIO(page.screenshot())).convert("RGB")
+    # Small marks have bright colours.
+    counted = sorted(
+        picture.getcolors(1 << 24),
+        key=lambda one: one[0] * (100 + (max(one[1]) - min(one[1])) ** 2),
+        reverse=True,
+    )
+    palette = [colour for _, colour in counted[:COLOURS]]
+
+    def distance(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+        return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
+
+    places = {
+        colour: min(range(len(palette)), key=lambda at: distance(colour, palette[at]))
+        for _, colour in counted
+    }
+    data = picture.tobytes()
+    pixels = zip(data[::3], data[1::3], data[2::3], strict=True)
+    small = Image.frombytes("P", picture.size, bytes(places[pixel] for pixel in pixels))
+    small.putpalette([value for colour in palette for value in colour])
+    small.save(IMAGES / f"{name}.png", optimize=True)
 
 
 def pictures(page: Page, width: int, theme: str) -> None:
     """Take the pictures of one width and theme."""
-
-    def take(name: str) -> None:
-        page.wait_for_timeout(250)
-        page.screenshot(path=IMAGES / f"{name}-{width}-{theme}.png")
-
+    end = f"{width}-{theme}"
     page.get_by_role("option").nth(8).wait_for()
     if width == 360:
-        take("list")
+        save(page, f"list-{end}")
     page.get_by_role("option", name="Reset your password").click()
     page.locator("iframe.shown").wait_for()
-    take("message")
+    save(page, f"message-{end}")
     if width == 1280:
         for tab in "Links", "SMTP":
             page.get_by_role("tab", name=tab).click()
             page.locator(f".{tab.lower()}").wait_for()
-            take(tab.lower())
+            save(page, f"{tab.lower()}-{end}")
+        page.get_by_role("link", name="Faults").click()
+        page.locator(".faults code").wait_for()
+        save(page, f"faults-{end}")
+
+
+def take(browser: Browser, url: str) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": SIZES[1280]})
+    page.goto(url)
+    page.locator(".code-block").wait_for()
+    save(page, "empty-1280-light")
+    fill()
+    for width, height in SIZES.items():
+        for theme in THEMES:
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
+            page.goto(url)
+            pictures(page, width, theme)
+            page.close()
 
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    plain = ["--disable-lcd-text", "--font-render-hinting=none"]
     with inbox() as url, sync_playwright() as playwright:
-        browser: Browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--disable-lcd-text", "--font-render-hinting=none"]
-        )
-        first = browser.new_page(viewport={"width": 1280, "height": SIZES[1280]})
-        first.goto(url)
-        first.get_by_role("heading", name="Waiting for mail").wait_for()
-        first.wait_for_timeout(300)
-        first.screenshot(path=IMAGES / "empty-1280-light.png")
-        fill()
-        for width, height in SIZES.items():
-            for theme in "light", "dark":
-                page = browser.new_page(
-                    viewport={"width": width, "height": height}, color_scheme=theme
-                )  # type: ignore[arg-type]
-                page.goto(url)
-                pictures(page, width, theme)
-                if width == 1280:
-                    page.goto(url + "?panel=faults")
-                    page.locator(".faults code").wait_for()
-                    page.screenshot(path=IMAGES / f"faults-{width}-{theme}.png")
-                page.close()
+        browser = playwright.chromium.launch(executable_path=program, args=plain)
+        take(browser, url)
         browser.close()
 
 

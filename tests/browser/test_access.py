@@ -103,7 +103,7 @@ def assert_no_sideways_scroll(page: Page) -> None:
     assert width[0] <= width[1]
     small = page.evaluate(
         "[...document.querySelectorAll('button, a.icon, a.button, [role=option]')]"
-        ".filter(one => one.offsetParent && Math.min(one.offsetWidth, one.offsetHeight) < 24)"
+        ".filter(one => one.offsetWidth > 1 && Math.min(one.offsetWidth, one.offsetHeight) < 24)"
         ".map(one => one.outerHTML.slice(0, 100))"
     )
     assert not small, json.dumps(small)

@@ -83,8 +83,8 @@ def test_text_has_links_codes_and_quotes(message: Page) -> None:
 
 def test_source_marks_our_lines_and_finds_words(message: Page) -> None:
     panel = tab(message, "Source")
-    assert "Received: from client.test" in panel.locator(".added").inner_text()
-    assert "Subject:" not in panel.locator(".added").inner_text()
+    expect(panel.locator(".added")).to_contain_text("Received: from client.test")
+    expect(panel.locator(".added")).not_to_contain_text("Subject:")
     panel.get_by_label("Find in the source").fill("boundary")
     expect(panel.locator(".found")).to_have_text("1 of 2")
     panel.get_by_label("Find in the source").press("Enter")

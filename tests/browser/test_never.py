@@ -12,11 +12,14 @@ import pytest
 from tests.browser.support import Box, expect, mail
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Dialog, Page
 
 pytestmark = pytest.mark.browser
 
-ATTACK = """<html><head><title>owned</title><meta http-equiv="refresh" content="0; url={url}refresh">
+WAYS = {"window": "", "framed": "?frame=1", "embedded": "?embed=1"}
+
+ATTACK = """<html><head><title>owned</title>
+<meta http-equiv="refresh" content="0; url={url}refresh">
 <base href="{url}"><link rel="stylesheet" href="{url}style.css"><link rel="preconnect" href="{url}">
 <style>@import url({url}import.css); body {{ background: url({url}background.png) }}
 html, .list, .message {{ display: none }}</style>
@@ -26,7 +29,8 @@ html, .list, .message {{ display: none }}</style>
 <img src="{url}image.png" onerror="alert(3)"><img src=x onerror="alert(4)"
 srcset="{url}set.png 2x"><svg onload="alert(5)"><image href="{url}svg.png"/></svg>
 <iframe src="{url}frame"></iframe><iframe srcdoc="<script>alert(6)</script>"></iframe>
-<object data="{url}object"></object><embed src="{url}embed"><video src="{url}video" autoplay></video>
+<object data="{url}object"></object><embed src="{url}embed">
+<video src="{url}video" autoplay></video>
 <form action="{url}form"><input autofocus onfocus="alert(7); this.form.submit()"></form>
 <a id="a" href="javascript:alert(8)">script</a><a ping="{url}ping" href="data:text/html,x">data</a>
 <script>parent.postMessage('owned', '*'); localStorage.x = document.cookie</script></body></html>"""
@@ -65,12 +69,17 @@ def hears_only_us(came: list[int], url: str) -> None:
 def watched(page: Page) -> list[str]:
     """Return a list to which the page adds dialogs and messages of frames."""
     seen: list[str] = []
-    page.on("dialog", lambda dialog: (seen.append(dialog.message), dialog.dismiss()))
+
+    def dismiss(dialog: Dialog) -> None:
+        seen.append(dialog.message)
+        dialog.dismiss()
+
+    page.on("dialog", dismiss)
     page.evaluate("addEventListener('message', (event) => { window.got = event.data })")
     return seen
 
 
-@pytest.mark.parametrize("way", ["frame", "window", "embedded"])
+@pytest.mark.parametrize("way", ["frame", "window", "framed", "embedded"])
 def test_hostile_html_cannot_act(
     page: Page, box: Box, listener: tuple[str, list[int]], way: str
 ) -> None:
@@ -81,7 +90,7 @@ def test_hostile_html_cannot_act(
         page.get_by_role("option", name="Hostile").click()
         inside: Any = page.locator("iframe.shown").content_frame
     else:
-        page.goto(f"{box.url}view/{id}.html" + ("?embed=1" if way == "embedded" else ""))
+        page.goto(f"{box.url}view/{id}.html{WAYS[way]}")
         inside = page
     inside.locator("h1").wait_for(state="attached")
     page.wait_for_load_state("networkidle")

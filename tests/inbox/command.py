@@ -44,6 +44,12 @@ class Inbox:
         with urlopen(Request(self.url + path, headers=headers), timeout=PATIENCE) as answer:
             return json.load(answer)
 
+    def delete(self, query: str, **headers: str) -> None:
+        """Delete the messages that a query finds."""
+        url = f"{self.url}api/v1/search?query={query}"
+        with urlopen(Request(url, headers=headers, method="DELETE"), timeout=PATIENCE):
+            pass
+
     def subjects(self, query: str = "") -> list[str]:
         rows = self.get(f"api/v1/search?query={query}" if query else "api/v1/messages")
         return [one["Subject"] for one in rows["messages"]]

@@ -81,7 +81,7 @@ def test_a_missing_extra_is_one_line(
     missing: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(inbox, "find_spec", lambda name: None if name in missing else object())
-    names = " and ".join(missing)
+    names = ", ".join(missing)
     assert refused(capsys) == f'the inbox needs {names}: pip install "aiosmtpd[inbox]"'
 
 
@@ -141,6 +141,7 @@ def test_defaults() -> None:
     settings, notes = parsed()
     assert notes == []
     assert (settings.size, settings.setuid, settings.requiretls) == (50 << 20, False, False)
+    assert (settings.max_errors, settings.max_connections_per_host) == (1000, 1000)
     assert (settings.web_root, settings.delete_all, settings.max_recipients) == ("/", True, 1000)
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from aiosmtpd import main
 from aiosmtpd.cli import inbox_wait
+from aiosmtpd.cli.one_message import Waiter
+from aiosmtpd.mail.message import DecodedMail
 from tests.inbox.command import Inbox, running
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
@@ -64,6 +66,25 @@ def test_a_message_that_comes(
     assert run(inbox, "--to", "/^carl/", "--timeout", "10", "--json") == 0
     assert '"subject": "late"' in capfd.readouterr().out
     timer.join()
+
+
+def test_a_message_that_is_deleted_meanwhile(
+    inbox: Inbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox_wait, "LONGEST_WAIT", 0.05)
+    inbox.send("Subject: first\n\n", "dora@example.org")
+    shown = Waiter.shown
+
+    def delete(waiter: Waiter, mail: DecodedMail) -> str | bytes | None:
+        found = shown(waiter, mail)
+        if found is None:
+            inbox.delete(f"subject:{mail.subject}", Authorization="Basic bWU6c0BjcsOpdA==")
+            inbox.send("Subject: second\n\n1234\n", "dora@example.org")
+        return found
+
+    monkeypatch.setattr(Waiter, "shown", delete)
+    assert run(inbox, "--to", "dora@*", "--code", "4", "--timeout", "10") == 0
+    assert capfd.readouterr().out == "1234\n"
 
 
 def test_a_message_that_does_not_come(inbox: Inbox, capfd: pytest.CaptureFixture[str]) -> None:

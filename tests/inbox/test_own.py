@@ -3,6 +3,7 @@
 import io
 import json
 import mailbox
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 
 from aiosmtpd.inbox.records import Attempt, Line, SessionLog
+from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Keep, Store
 from aiosmtpd.observers.faults import Faults
-from tests.inbox.own_support import PAGE, asking
+from tests.inbox.own_support import PAGE, asking, client_of
 from tests.inbox.support import add, mail
 
 
@@ -219,3 +221,20 @@ async def test_the_settings(tmp_path: Path) -> None:
     assert found["retention"]["keep"] == "1,1G"
     assert [(one["count"], one["why"]) for one in found["retention"]["gone"]] == [(1, "1")]
     assert found["delete_all"] is True
+
+
+async def test_an_export_is_cut_at_the_end(store: Store) -> None:
+    add(store)
+    services = Services(store)
+    services.stopping.set()
+    async with client_of(services) as client:
+        with pytest.raises(BaseException, match=r"stopping|TaskGroup") as caught:
+            await client.get("/api/export")
+    assert "the inbox is stopping" in "".join(traceback.format_exception(caught.value))
+
+
+async def test_the_reply_of_an_unknown_method(store: Store) -> None:
+    async with asking(store) as client:
+        answer = await client.post("/api/wait")
+    assert answer.status_code == 405
+    assert answer.json()["error"] == "Method Not Allowed"

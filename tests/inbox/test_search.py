@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from aiosmtpd.inbox.search import folded, parse, parse_date
 from aiosmtpd.inbox.store import Store
-from tests.inbox.support import add, mail, subjects, without_index
+from tests.inbox.support import add, mail, row, subjects, without_index
 
 BERLIN = timezone(timedelta(hours=1))
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -207,3 +207,10 @@ def test_words_are_found_as_parts_of_the_text(word: str, text: str) -> None:
     with Store() as store:
         id = add(store, mail(text, sender="x@y", to="z@y", subject="-"), sender="", recipients=[])
         assert (store.find(word) == [id]) is (folded(word) in folded(f"x@y - z@y {text}"))
+
+
+def test_the_time_in_a_row_finds_its_message(store: Store) -> None:
+    id = add(store, created=NOON + timedelta(microseconds=7_600))
+    created = row(store, id)["Created"]
+    assert created == "2026-11-28T12:00:00.007Z"
+    assert store.find(f'before:"{created}" after:"{created}"') == [id]

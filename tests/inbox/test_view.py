@@ -113,6 +113,52 @@ async def test_images_of_the_message_are_found(store: Store) -> None:
         assert (await web.get(part)).content == b"picture"
 
 
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_browsers_do_not_connect_beforehand(store: Store, web: httpx.AsyncClient) -> None:
+    html = (
+        "<link rel=preconnect href=//a.test><LINK\trel=dns-prefetch href=//a.test><link/rel=x>"
+        "<p title='<link>'><links><linked x><iFrame src=//a.test></iframe><object><frame/><link"
+    )
+    id = add_html(store, html)
+    assert (await view(web, f"{id}.html")).text.strip() == html
+    answer = await view(web, f"{id}.html", **BROWSER)
+    assert answer.text.strip() == (
+        "<x-link rel=preconnect href=//a.test><x-LINK\trel=dns-prefetch href=//a.test>"
+        "<x-link/rel=x><p title='<x-link>'><links><linked x><x-iFrame src=//a.test></iframe>"
+        "<x-object><x-frame/><x-link"
+    )
+    assert answer.headers["x-dns-prefetch-control"] == "off"
+    for headers in ({}, BROWSER):
+        answer = await view(web, f"{id}.html?embed=1", **headers)
+        assert not re.search(r"(?i)[^']<(?:link|i?frame|object)[\s/>]", answer.text)
+
+
+async def test_images_open_with_their_key(store: Store) -> None:
+    users: Any = {"users": {"a": "b"}, "root": "/mail/"}
+    web = client_of(store, **users)
+    id, other = add_logo(store, "<img src=cid:logo@shop.test>"), add_logo(store, "<p>")
+    plain = f"/mail/api/v1/message/{id}/part/2"
+    page = await web.get(f"/mail/view/{id}.html", auth=("a", "b"))
+    assert page.text == f"<img src={plain}>"
+    page = await web.get(f"/mail/view/{id}.html", auth=("a", "b"), headers=BROWSER)
+    source = page.text.removeprefix("<img src=").removesuffix(">")
+    assert source.startswith(f"{plain}?key=")
+    key = source.partition("?key=")[2]
+    assert (await web.get(source)).content == b"picture"
+    for path in (
+        *(plain, f"{plain}?key=", f"{plain}?key={key[:-1]}", f"{plain}?key=%C3%A4"),
+        *(f"{plain}/thumb?key={key}", f"/mail/api/v1/message/{other}/part/2?key={key}"),
+        *(f"/mail/api/v1/message/{id}?key={key}", f"/mail/?key={key}"),
+    ):
+        assert (await web.get(path)).status_code == 401, path
+    assert (await web.delete(source)).status_code == 401
+    open = client_of(store)
+    page = await open.get(f"/view/{id}.html", headers=BROWSER)
+    assert page.text == f"<img src=/api/v1/message/{id}/part/2>"
+
+
 @pytest.mark.parametrize("id", ["(a+)+$", "\\1", "a.*", "{0}", "../../app.js", "<x"])
 async def test_content_ids_are_not_patterns(store: Store, web: httpx.AsyncClient, id: str) -> None:
     html = "<img src='cid:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!'>" * 5000
@@ -156,8 +202,22 @@ async def test_embedded_html(store: Store, web: httpx.AsyncClient) -> None:
         ("<HTML><BODY>a", "<html><body>a{}"),
         ("<html><title>&lt;b></title><p>", "<html><title>&lt;b&gt;</title><p>{}"),
         (
-            "<html><style>a > b{}</style><script>a<b</script>1<2",
-            "<html><style>a > b{{}}</style><script>a<b</script>1&lt;2{}",
+            "<html><style>a > b{}<i></style><script>a<b</script>1<2",
+            "<html><style>a > b{{}}\\3c i></style><script>a&lt;b</script>1&lt;2{}",
+        ),
+        # No spelling brings a refresh back.
+        ("<html><meta http-equiv=refresh content=0><META x><base href=x>", "<html>{}"),
+        (
+            "<html><svg><style><meta http-equiv=refresh></style>",
+            "<html><svg><style>\\3c meta http-equiv=refresh></style>{}",
+        ),
+        (
+            "<html><noscript><img title='</noscript><meta http-equiv=refresh>'>",
+            "<html><img title='</noscript><meta http-equiv=refresh>'>{}",
+        ),
+        (
+            "<html><xmp><meta></xmp><iframe><meta>",
+            "<html><xmp>&lt;meta&gt;</xmp>&lt;meta&gt;{}",
         ),
         (
             "<html><!-- <a> --><a target=_self href=x/>",

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from aiosmtpd.inbox import waiting
+from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.records import Attempt, Event
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Store
@@ -215,3 +216,26 @@ async def test_more_waits_than_allowed(store: Watched, monkeypatch: pytest.Monke
     answer = await ask(store)
     assert answer.status_code == 503
     assert answer.json() == {"error": "0 clients wait already"}
+
+
+async def test_a_client_that_goes_ends_its_wait(store: Watched) -> None:
+    app, gone = make_app(Services(store)), asyncio.Event()
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "http_version": "1.1", "scheme": "http"}
+    scope |= {"method": "GET", "path": "/api/wait", "raw_path": b"/api/wait", "root_path": ""}
+    scope |= {"query_string": b"timeout=60", "headers": [(b"host", b"localhost")]}
+    scope |= {"client": ("127.0.0.1", 9), "server": ("127.0.0.1", 8025)}
+    answering = asyncio.create_task(app(scope, receive, send))
+    await store.until_watched()
+    gone.set()
+    await answering
+    assert store.waits == 0
+    assert sent[0]["status"] == 503

@@ -4,7 +4,7 @@ import { $, action, age, bytes, complaint, el, get, icon, later, longTime, perso
 
 const PAGE = 50;
 // Rows that stay while messages arrive; the button below fetches older ones again.
-const MOST = 300;
+const MOST = 200;
 const UNDO = 5000;
 
 export const terms = (query) => query.match(/(?:[^\s"]|"[^"]*(?:"|$))+/g) || [];
@@ -27,10 +27,13 @@ export class List {
     this.all = false;
     this.opened = '';
     this.focused = '';
+    this.wasFocused = false;
     this.anchor = '';
     this.hidden = null;
     this.loaded = false;
     this.asked = 0;
+    // What came and went while a page is fetched, for each fetch.
+    this.fetches = new Set();
     this.elements = new WeakMap();
     this.draw = later(() => this.render(), 100);
     this.count = later(() => this.recount(), 250);
@@ -64,6 +67,7 @@ export class List {
     if (!again) {
       this.uncheck(false);
       this.arrived = [];
+      this.wasFocused = false;
     }
     try {
       await this.refresh();
@@ -81,19 +85,26 @@ export class List {
   async refresh() {
     const asked = ++this.asked;
     const query = this.query;
-    const [page] = await Promise.all([
-      asksRejected(query) ? get('api/v1/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length, MOST)))),
-      this.fetchAttempts(),
-    ]);
+    const meanwhile = { came: [], gone: new Set() };
+    this.fetches.add(meanwhile);
+    let page;
+    try {
+      [page] = await Promise.all([
+        asksRejected(query) ? get('api/v1/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length, MOST)))),
+        this.fetchAttempts(),
+      ]);
+    } finally {
+      this.fetches.delete(meanwhile);
+    }
     if (asked !== this.asked || query !== this.query) return;
-    this.take(page);
+    this.take(page, meanwhile);
     this.loaded = true;
     $('notice').replaceChildren();
     this.render();
     if (!this.rows.length && !this.attempts.length) this.changed('empty');
   }
 
-  take(page) {
+  take(page, meanwhile) {
     this.numbers.total = page.total;
     this.numbers.unread = page.unread;
     this.tags = page.tags;
@@ -106,7 +117,10 @@ export class List {
     this.numbers.matches = page.messages_count;
     const waiting = new Set(this.arrived.map((row) => row.ID));
     const before = new Map(this.rows.map((row) => [row.ID, row]));
-    this.rows = page.messages.filter((row) => !waiting.has(row.ID)).map((row) => sameOr(before.get(row.ID), row));
+    const known = new Set(page.messages.map((row) => row.ID));
+    this.rows = [...meanwhile.came.filter((row) => !known.has(row.ID)), ...page.messages]
+      .filter((row) => !waiting.has(row.ID) && !meanwhile.gone.has(row.ID))
+      .map((row) => sameOr(before.get(row.ID), row));
     this.more = this.rows.length + this.arrived.length < page.messages_count;
   }
 
@@ -154,7 +168,11 @@ export class List {
     if (kind === 'stats') {
       this.numbers.total = data.Total;
       this.numbers.unread = data.Unread;
-      if (!this.query.trim()) this.numbers.matches = data.Total;
+      if (!this.query.trim()) {
+        this.numbers.matches = data.Total;
+        // Never let a message be there and not be shown.
+        if (this.loaded && !this.more && this.rows.length + this.arrived.length !== data.Total) this.again();
+      }
       this.draw();
     } else if (kind === 'new') {
       if (this.query.trim()) this.again();
@@ -178,7 +196,8 @@ export class List {
     const known = new Set([...this.rows, ...this.arrived].map((row) => row.ID));
     const fresh = rows.filter((row) => !known.has(row.ID));
     if (!fresh.length) return;
-    fresh.sort((a, b) => b.Created.localeCompare(a.Created));
+    fresh.reverse();
+    for (const one of this.fetches) one.came.unshift(...fresh);
     for (const row of fresh) for (const tag of row.Tags) if (!this.tags.includes(tag)) this.tags.push(tag);
     this.arrived = [...fresh, ...this.arrived];
     this.changed('new', fresh[0]);
@@ -217,6 +236,7 @@ export class List {
 
   forget(ids) {
     const gone = new Set(ids);
+    for (const one of this.fetches) for (const id of ids) one.gone.add(id);
     this.rows = this.rows.filter((row) => !gone.has(row.ID));
     this.arrived = this.arrived.filter((row) => !gone.has(row.ID));
     for (const id of ids) this.checked.delete(id);
@@ -242,7 +262,7 @@ export class List {
     for (const one of grouped(this.attempts)) {
       if (new Date(one.attempt.at).getTime() >= last) items.push(one);
     }
-    if (items.length > this.rows.length || this.attempts.length) {
+    if (items.length > this.rows.length || (this.hidden && this.attempts.length)) {
       const time = new Map(items.map((item) => [item, new Date(item.at).getTime()]));
       items.sort((a, b) => time.get(b) - time.get(a));
     }
@@ -260,7 +280,7 @@ export class List {
     }
     const items = this.items();
     const keys = new Set(items.map((item) => item.key));
-    if (!keys.has(this.focused)) this.focused = keys.has(this.opened) ? this.opened : items[0]?.key || '';
+    if (!this.wasFocused || !keys.has(this.focused)) this.focused = keys.has(this.opened) ? this.opened : items[0]?.key || '';
     this.reconcile(items.map((item) => this.element(item)));
     for (const row of this.ul.children) this.mark(row);
     this.ul.hidden = !items.length;
@@ -275,6 +295,7 @@ export class List {
     if (!made || (item.attempt && made.dataset.times !== String(item.count))) {
       made = item.row ? mailRow(item.row) : attemptRow(item.attempt, item.count);
       made.dataset.key = item.key;
+      made.tabIndex = -1;
       this.elements.set(subject, made);
     }
     return made;
@@ -295,10 +316,11 @@ export class List {
   mark(row) {
     const key = row.dataset.key;
     const checked = this.all ? !key.startsWith('try-') : this.checked.has(key);
-    row.setAttribute('aria-selected', checked);
-    row.tabIndex = key === this.focused ? 0 : -1;
+    if (row.getAttribute('aria-selected') !== String(checked)) row.setAttribute('aria-selected', checked);
+    const index = key === this.focused ? 0 : -1;
+    if (row.tabIndex !== index) row.tabIndex = index;
+    if ((key === this.opened) !== row.hasAttribute('aria-current')) row.toggleAttribute('aria-current');
     if (key === this.opened) row.setAttribute('aria-current', 'true');
-    else row.removeAttribute('aria-current');
   }
 
   below(shown) {
@@ -357,6 +379,7 @@ export class List {
     const before = this.find(this.focused);
     if (before) before.tabIndex = -1;
     this.focused = key;
+    this.wasFocused = true;
     row.tabIndex = 0;
     if (really) {
       row.focus({ preventScroll: true });

@@ -115,7 +115,6 @@ export class Message {
       this.box.querySelector('header.head').replaceWith(head);
       this.box.querySelector('.tabs').replaceWith(bar);
       this.box.querySelector('.attached')?.remove();
-      this.box.querySelector('.skip-mail')?.remove();
       old.before(...this.attached());
     } else {
       this.box.replaceChildren(head, bar, ...this.attached(), panel);

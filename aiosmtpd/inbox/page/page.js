@@ -247,7 +247,7 @@ function showCounts() {
 }
 
 async function loadSettings() {
-  page.settings = await get('api/settings').catch(() => ({}));
+  list.settings = page.settings = await get('api/settings').catch(() => ({}));
   list.gone = goneText(page.settings);
   list.draw();
 }
@@ -264,7 +264,14 @@ function title() {
 
 // Actions
 
+// Deleting all messages at once can be switched off by --no-delete-all.
+const mayRemove = () => !(list.all && !page.query && page.settings.delete_all === false);
+
 async function remove() {
+  if (!mayRemove()) {
+    list.failed(new Problem(403, 'Deleting all messages at once is switched off here', 'Search for some of them'));
+    return;
+  }
   const wasOpen = page.key;
   const ids = list.targets();
   const next = list.remove();

@@ -28,13 +28,15 @@ function htmlOf(view, panel, isCurrent) {
   let canvas = panel.querySelector('.canvas');
   if (!canvas) {
     canvas = el('div', { class: 'canvas' });
-    panel.replaceChildren(frameTools(canvas), el('div', { class: 'stage' }, canvas));
+    const skip = el('button', { type: 'button', class: 'button small skip-mail', on: { click: () => after.focus() } }, 'Skip the message');
+    const after = el('div', { class: 'sr', tabindex: '-1' }, 'End of the message');
+    panel.replaceChildren(frameTools(canvas, skip), el('div', { class: 'stage' }, canvas), after);
   }
   panel.querySelector('.images')?.replaceChildren(...images(view, canvas));
   load(canvas, frameAddress(mail.ID), isCurrent);
 }
 
-const frameAddress = (id) => `view/${id}.html?embed=1`;
+const frameAddress = (id) => `view/${id}.html?frame=1`;
 
 function load(canvas, address, isCurrent) {
   for (const other of canvas.querySelectorAll('iframe:not(.shown)')) other.remove();
@@ -49,7 +51,7 @@ function load(canvas, address, isCurrent) {
   canvas.append(frame);
 }
 
-function frameTools(canvas) {
+function frameTools(canvas, skip) {
   const apply = () => {
     canvas.dataset.width = remembered('width', 'fit');
     canvas.dataset.canvas = remembered('canvas', 'light');
@@ -68,14 +70,14 @@ function frameTools(canvas) {
   return el('div', { class: 'frame-tools' },
     choice('Width in pixels', 'width', WIDTHS),
     choice('Canvas', 'canvas', [['light', 'Light'], ['dark', 'Dark']], 'The colour under the message: it shows what has no colour of its own. Colours that the message has for dark screens follow those of your system; a page cannot choose them.'),
-    el('p', { class: 'images' }));
+    el('p', { class: 'images' }), skip);
 }
 
 // Images of other hosts are not loaded, unless the reader asks for those of this message.
 function images(view, canvas) {
   const page = new DOMParser().parseFromString(view.mail.HTML, 'text/html');
-  const found = [...page.images].map((image) => image.getAttribute('src') || '').filter((url) => /^(https?:)?\/\//i.test(url));
-  if (!found.length) return [];
+  const found = [...page.images].map((image) => image.getAttribute('src') || '').filter((url) => /^(?:https?:)?[/]{2}/i.test(url));
+  if (!found.length || view.list.settings?.remote_images) return [];
   const hosts = new Set(found.map((url) => { try { return new URL(url, 'https://x').host; } catch { return url; } }));
   return [`${plural(found.length, 'remote image')} of ${plural(hosts.size, 'host')} blocked`,
     action('Load once', () => load(canvas, `${frameAddress(view.mail.ID)}&remote=1`, () => true), { class: 'button small' })];
