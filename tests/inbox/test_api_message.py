@@ -306,10 +306,11 @@ async def test_chaos_makes_faults(store: Store) -> None:
 async def test_wrong_chaos_changes_nothing(store: Store, wrong: Any) -> None:
     faults = Faults()
     web = client_of(store, faults=faults)
+    before = (await web.put("/api/v1/chaos", json={"Recipient": {"Probability": 7}})).json()
     body = {"Sender": {"ErrorCode": 450, "Probability": 50}, "Authentication": wrong}
     answer = await web.put("/api/v1/chaos", json=body)
     assert answer.status_code == 400
-    assert (await web.get("/api/v1/chaos")).json() == OFF
+    assert (await web.get("/api/v1/chaos")).json() == before
 
 
 async def test_no_chaos_without_faults(web: httpx.AsyncClient) -> None:

@@ -79,6 +79,11 @@ async def test_people_and_envelope(store: Store, web: httpx.AsyncClient) -> None
     assert "Received:" not in await source(web)
 
 
+async def test_the_source_has_the_lines_of_the_text(web: httpx.AsyncClient) -> None:
+    await sent(web, Text="one\ntwo")
+    assert (await source(web)).endswith("\r\n\r\none=0A=\r\ntwo")
+
+
 @pytest.mark.parametrize(
     "subject", ["", "x" * 5000, "word " * 500, "Grüße ✓ " * 100, "=?x?=", "a  b", " lead"]
 )
