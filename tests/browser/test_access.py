@@ -53,6 +53,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "faults": {},
     "empty": {},
     "dialog": {},
+    "compare": {"color_scheme": "dark"},
     "narrow dark": {"width": 320, "height": 640, "color_scheme": "dark"},
 }
 
@@ -92,6 +93,12 @@ def look(page: Page, view: str) -> None:
     elif view == "faults":
         page.get_by_role("link", name="Faults").click()
         page.locator(".faults code").first.wait_for()
+    elif view == "compare":
+        page.get_by_role("option", name="With all").wait_for()
+        for row in page.locator(".row .box").all():
+            row.locator("..").click()
+        page.get_by_role("button", name="Compare the two").click()
+        page.locator(".diff .now").first.wait_for()
     elif view == "dialog":
         page.get_by_role("option").first.wait_for()
         page.keyboard.press("?")
@@ -101,6 +108,9 @@ def look(page: Page, view: str) -> None:
 def assert_no_sideways_scroll(page: Page) -> None:
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1]
+    tools = page.locator(".tools")
+    if tools.count():
+        assert tools.evaluate("bar => bar.scrollWidth <= bar.clientWidth + 16")
     small = page.evaluate(
         "[...document.querySelectorAll('button, a.icon, a.button, [role=option]')]"
         ".filter(one => one.offsetWidth > 1 && Math.min(one.offsetWidth, one.offsetHeight) < 24)"

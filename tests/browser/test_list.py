@@ -185,3 +185,19 @@ def test_read_state_and_tags_change(page: Page, box: Box) -> None:
     assert found is not None
     assert found.tags == ["new", "newer"]
     assert found.read
+
+
+def test_two_messages_are_compared_line_by_line(page: Page, box: Box) -> None:
+    box.send(mail("Version 1", text="same\nold\nend\n"))
+    box.send(mail("Version 2", text="same\nnew\nmore\nend\n"))
+    rows(page).nth(1).wait_for()
+    rows(page).first.locator(".state").click()
+    expect(page.get_by_role("button", name="Compare the two")).to_be_hidden()
+    rows(page).nth(1).locator(".state").click()
+    page.get_by_role("button", name="Compare the two").click()
+    text = page.locator(".diff section", has=page.get_by_role("heading", name="Text"))
+    expect(text.locator(".old code")).to_have_text(["old"])
+    expect(text.locator(".now code")).to_have_text(["new", "more"])
+    fields = page.locator(".diff section", has=page.get_by_role("heading", name="Headers"))
+    expect(fields.locator(".old").filter(has_text="Subject")).to_contain_text("Version 1")
+    expect(page.locator(".diff section", has_text="HTML")).to_contain_text("No difference")

@@ -365,6 +365,7 @@ export class List {
     const bulk = $('bulk');
     bulk.hidden = !number;
     if (number && !bulk.firstChild) this.changed('bulk', bulk);
+    if (bulk.firstChild) $('compare').hidden = number !== 2;
   }
 
   // Focus and selection.

@@ -191,8 +191,14 @@ function bulk(box) {
     button('Mark as read', 'mail', () => list.setRead(true)),
     button('Mark as unread', 'unread', () => list.setRead(false)),
     el('button', { type: 'button', class: 'icon', icon: 'download', 'aria-label': 'Download as mbox', title: 'Download as mbox', on: { click: () => download(all()) } }),
+    button('Compare the two', 'compare', compareTwo, { id: 'compare' }),
     button('Delete', 'trash', remove),
     button('Select none', 'cross', () => list.uncheck()));
+}
+
+async function compareTwo() {
+  const [newer, older] = list.rows.filter((row) => list.checked.has(row.ID));
+  if (older) (await lazy.panels()).compare(older, newer);
 }
 
 function download(all) {

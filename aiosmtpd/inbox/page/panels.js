@@ -86,6 +86,72 @@ export function copyAs(mail) {
   show(chosen);
 }
 
+// The differences of two messages, older first
+
+// Cells of the table of equal lines; larger texts are shown as one change.
+const TABLE = 4_000_000;
+
+async function textsOf(id) {
+  const [mail, fields] = await Promise.all([get(`api/v1/message/${id}`), get(`api/v1/message/${id}/headers`)]);
+  const header = Object.entries(fields).flatMap(([name, values]) => values.map((value) => `${name}: ${value}`));
+  return { Headers: header, Text: mail.Text.split(/\r?\n/), HTML: mail.HTML ? mail.HTML.split(/\r?\n/) : [] };
+}
+
+// Return [mark, line] for each line: ' ' in both, '-' in the first, '+' in the second.
+export function differences(old, now) {
+  let begin = 0;
+  while (begin < old.length && begin < now.length && old[begin] === now[begin]) begin += 1;
+  let end = 0;
+  while (end < old.length - begin && end < now.length - begin && old.at(-1 - end) === now.at(-1 - end)) end += 1;
+  const [a, b] = [old.slice(begin, old.length - end), now.slice(begin, now.length - end)];
+  const found = old.slice(0, begin).map((line) => [' ', line]);
+  if (a.length * b.length > TABLE) {
+    found.push(...a.map((line) => ['-', line]), ...b.map((line) => ['+', line]));
+  } else {
+    const width = b.length + 1;
+    const longest = new Uint16Array((a.length + 1) * width);
+    for (let i = a.length - 1; i >= 0; i -= 1) {
+      for (let j = b.length - 1; j >= 0; j -= 1) {
+        const [down, right] = [longest[(i + 1) * width + j], longest[i * width + j + 1]];
+        longest[i * width + j] = a[i] === b[j] ? longest[(i + 1) * width + j + 1] + 1 : Math.max(down, right);
+      }
+    }
+    let [i, j] = [0, 0];
+    while (i < a.length || j < b.length) {
+      if (i < a.length && j < b.length && a[i] === b[j]) { found.push([' ', a[i]]); i += 1; j += 1; }
+      else if (j >= b.length || (i < a.length && longest[(i + 1) * width + j] >= longest[i * width + j + 1])) { found.push(['-', a[i]]); i += 1; }
+      else { found.push(['+', b[j]]); j += 1; }
+    }
+  }
+  return found.concat(old.slice(old.length - end).map((line) => [' ', line]));
+}
+
+export async function compare(older, newer) {
+  const body = el('div', { class: 'diff' });
+  dialog('Compare two messages', el('p', { class: 'quiet' }, `− ${shortTime(older.Created)} ${older.Subject} · + ${shortTime(newer.Created)} ${newer.Subject}`), body);
+  try {
+    const [first, second] = await Promise.all([textsOf(older.ID), textsOf(newer.ID)]);
+    body.replaceChildren(...Object.keys(first).map((name) => section(name, differences(first[name], second[name]))));
+  } catch (error) {
+    body.replaceChildren(complaint(error));
+  }
+}
+
+function section(name, found) {
+  const lines = [];
+  let same = 0;
+  const close = () => { if (same) lines.push(el('li', { class: 'same' }, `${plural(same, 'equal line')}`)); same = 0; };
+  for (const [mark, line] of found) {
+    if (mark === ' ') { same += 1; continue; }
+    close();
+    const word = mark === '-' ? 'only in the older: ' : 'only in the newer: ';
+    lines.push(el('li', { class: mark === '-' ? 'old' : 'now' }, el('span', { 'aria-hidden': 'true' }, mark === '-' ? '−' : '+'), el('span', { class: 'sr' }, word), el('code', {}, line || ' ')));
+  }
+  close();
+  const isSame = found.every(([mark]) => mark === ' ');
+  return el('section', {}, el('h3', {}, name), isSame ? el('p', { class: 'quiet' }, 'No difference') : el('ul', {}, lines));
+}
+
 // Tags
 
 export function editTags(ids, before, known, done) {
