@@ -4,6 +4,7 @@ At DEBUG the server logs each command, and so the driver runs all of them. At IN
 runs the common ones.
 """
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,6 +30,13 @@ from .tables import parameter_transcripts, path_transcripts
 
 FOLDER = Path(__file__).parent / "transcripts"
 FOLDERS = ("core", "auth", "lmtp", "esmtp")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_heap() -> None:
+    """Keep the objects of the tests before out of the 1,300 collections of these."""
+    gc.collect()
+    gc.freeze()
 
 
 def _transcripts() -> list[object]:
