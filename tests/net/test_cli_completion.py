@@ -49,7 +49,7 @@ def completions(line: str, shell: str = "bash") -> list[str]:
         ("aiosmtpd -n -c Mai", ["Mailbox"]),
         ("aiosmtpd --tls ", ["self-signed"]),
         ("aiosmtpd std", ["stdout", "stderr"]),
-        ("aiosmtpd se", ["send"]),
+        ("aiosmtpd sen", ["send"]),
         ("aiosmtpd send --mech", ["--mechanism"]),
     ],
 )
