@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -26,21 +27,26 @@ RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"
 
 
 @pytest.fixture(scope="session")
-def axe() -> str:
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The source of axe-core, from npm or from the cache of an earlier run."""
     file = CACHE / "axe.min.js"
     if not file.exists():
         if shutil.which("npm") is None:
             pytest.skip("npm is not installed")
-        CACHE.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", "--silent", AXE, "--pack-destination", str(CACHE)]
+        folder = tmp_path_factory.mktemp("axe")
+        command = ["npm", "pack", "--silent", AXE, "--pack-destination", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode:
             pytest.skip(f"npm cannot get {AXE}")
-        with tarfile.open(CACHE / done.stdout.split()[-1]) as archive:
+        with tarfile.open(folder / done.stdout.split()[-1]) as archive:
             source = archive.extractfile("package/axe.min.js")
             assert source is not None
-            file.write_bytes(source.read())
+            text = source.read()
+        # Other workers of xdist look for the file at the same time: it appears as a whole.
+        CACHE.mkdir(parents=True, exist_ok=True)
+        part = CACHE / f"axe-{os.getpid()}"
+        part.write_bytes(text)
+        part.replace(file)
     return file.read_text(encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ They are installed from npm and PyPI into a folder of pytest's cache, at the ver
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -35,8 +36,12 @@ def run(*command: object, **more: Any) -> subprocess.CompletedProcess[str]:
 
 
 def folder_for(config: pytest.Config, name: str, versions: dict[str, str]) -> Path:
+    """Return the folder to install into, one for each worker of xdist; Path() without a cache."""
+    if (cache := getattr(config, "cache", None)) is None:
+        return Path()
     words = "-".join(f"{package}-{version}" for package, version in sorted(versions.items()))
-    return Path(config.cache.mkdir(f"inbox-{name}")) / words if config.cache else Path()
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    return Path(cache.mkdir(f"inbox-{name}-{worker}")) / words
 
 
 @pytest.fixture(scope="module")
