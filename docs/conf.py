@@ -31,7 +31,14 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 project = "aiosmtpd"
 author = "the aiosmtpd developers"
 version = release = aiosmtpd.__version__
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.doctest", "sphinx_copybutton", "look", "keys", "metrics"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.doctest",
+    "sphinx_copybutton",
+    "look",
+    "keys",
+    "metrics",
+]
 exclude_patterns = ["_build", "examples", "explain/figures.rst"]
 # Most blocks are not Python: dialogues, options, output. Those that are say so.
 highlight_language = "none"
