@@ -208,14 +208,16 @@ def _check(settings: Namespace) -> int:
     from aiosmtpd.runner.check import check
     from aiosmtpd.runner.faults import WrongConfiguration
 
+    wrong: Sequence[Fault] = ()
     try:
-        loaded = _load(settings, outside=True)
+        loaded: Loaded | None = _load(settings, outside=True)
     except WrongConfiguration as error:
-        _print_faults(error.faults, sys.stdout)
-        print(_summary(settings, len(error.faults), len(error.warnings)))
-        return WRONG
-    faults, warnings = check(loaded, online=settings.online)
-    if settings.show:
+        wrong, loaded = error.faults, error.partial
+    faults: list[Fault] = list(wrong)
+    warnings: list[Fault] = []
+    if loaded is not None:
+        faults, warnings = check(loaded, wrong, online=settings.online)
+    if settings.show and loaded is not None and not wrong:
         from aiosmtpd.runner.show import show
 
         for line in show(loaded):

@@ -10,7 +10,7 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import TypeAlias
@@ -22,6 +22,7 @@ from aiosmtpd.process.failure import one_line
 from aiosmtpd.process.rights import identity_to_assume
 from aiosmtpd.runner import outlets
 from aiosmtpd.runner.config import Config, Place
+from aiosmtpd.runner.environment import PREFIX
 from aiosmtpd.runner.faults import Fault, in_order
 from aiosmtpd.runner.keys import facts_of
 from aiosmtpd.runner.lines import Path
@@ -35,6 +36,9 @@ READABLE = "every user of this machine can read this secret: chmod o-r, or write
 
 SOON = 14
 """Days before its end from which a certificate has a warning."""
+
+OF_WORK = frozenset({"", "route", "spool", "handler", "relay_networks"})
+"""Keys without which the handler of a worker cannot be made."""
 
 LOOPBACK = ("127.0.0.1", "::1")
 """The addresses of a place without a host."""
@@ -53,9 +57,14 @@ UNSEEN = "systemd gives this and maybe other values by LoadCredential=: they wer
 CREDENTIAL = "systemd copies it at the start: after a renewal, restart instead of a HUP"
 
 
-def check(loaded: Loaded, *, online: bool = False) -> tuple[list[Fault], list[Fault]]:
-    """Return the faults of this machine, and all warnings; *online* reaches the next hops too."""
-    faults: list[Fault] = []
+def check(
+    loaded: Loaded, wrong: Sequence[Fault] = (), *, online: bool = False
+) -> tuple[list[Fault], list[Fault]]:
+    """Return all faults and all warnings; *online* reaches the next hops too.
+
+    *wrong* are faults of the file: their tables are not compared with this machine.
+    """
+    faults = list(wrong)
     warnings = list(loaded.warnings)
 
     def say(path: Path, text: str) -> None:
@@ -68,8 +77,22 @@ def check(loaded: Loaded, *, online: bool = False) -> tuple[list[Fault], list[Fa
     if unseen:
         warn(min(unseen, key=str)[:1], UNSEEN)
     _check_secrets(loaded, warn)
-    check_machine(loaded.config, say, warn, unseen=frozenset(unseen.values()), online=online)
+    check_machine(
+        loaded.config,
+        say,
+        warn,
+        unseen=frozenset(unseen.values()),
+        skipped=frozenset(map(_table_of, wrong)),
+        online=online,
+    )
     return in_order(faults), in_order(warnings)
+
+
+def _table_of(fault: Fault) -> str:
+    """Return the table of a fault, or its key above the first table; ``""`` for no key."""
+    if fault.place.startswith(PREFIX):
+        return fault.place.removeprefix(PREFIX).partition("__")[0].lower()
+    return fault.key.partition(".")[0]
 
 
 def check_machine(
@@ -78,25 +101,33 @@ def check_machine(
     warn: Say,
     *,
     unseen: frozenset[str] = frozenset(),
+    skipped: frozenset[str] = frozenset(),
     online: bool = False,
 ) -> None:
-    """Report faults by *say* and weakenings by *warn*; files in *unseen* are not looked at."""
+    """Report faults by *say* and weakenings by *warn*.
+
+    Files in *unseen* are not looked at, and the keys in *skipped* not compared.
+    """
     mine = servers_of(config.source) if config.source else []
-    for number, place in enumerate(config.listen):
-        _check_place(place, ("listen", number), mine, say, warn)
-    if config.admin.http is not None:
-        # One master holds it, under any number of slots.
-        door = parse_listen(config.admin.http)
-        _check_port(door, ("admin", "http"), mine, say, warn)
-    if config.admin.socket is not None:
-        _check_folder(config.admin.socket, ("admin", "socket"), say)
-    if config.tls is not None:
+    if "listen" not in skipped:
+        for number, place in enumerate(config.listen):
+            _check_place(place, ("listen", number), mine, say, warn)
+    if "admin" not in skipped:
+        _check_admin(config, mine, say, warn)
+    if config.tls is not None and "tls" not in skipped:
         for number, pair in enumerate(config.tls.pairs):
             path: Path = ("tls", "sni", number - 1) if number else ("tls",)
             if not {pair.cert, pair.key} & unseen:
                 _check_pair(pair, path, say, warn)
-    if _check_user(config, say, warn):
+    if not {"user", "group"} & skipped and _check_user(config, say, warn) and not skipped & OF_WORK:
         _try_as_worker(config, online, say, warn)
+
+
+def _check_admin(config: Config, mine: list[int], say: Say, warn: Say) -> None:
+    if config.admin.http is not None:
+        _check_port(parse_listen(config.admin.http), ("admin", "http"), mine, say, warn)
+    if config.admin.socket is not None:
+        _check_folder(config.admin.socket, ("admin", "socket"), say)
 
 
 def _check_place(place: Place, path: Path, mine: list[int], say: Say, warn: Say) -> None:

@@ -76,25 +76,12 @@ class Child:
         cls, slot: int, order: dict[str, Any], descriptors: Iterable[int], timing: Timing
     ) -> Self:
         """Start a process, and give it its order and the descriptors. Raises Failure."""
-        ours, theirs = descriptor_pair()
-        number = theirs.fileno()
-        # -P: nothing in the current folder takes the place of a module.
-        flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
-        command = [sys.executable, *flags, "-m", "aiosmtpd.runner.worker", str(number)]
         try:
-            # A process group of its own: Ctrl-C on a terminal is for the master.
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[number, *descriptors],
-                env=_environment(),
-                process_group=0,
-            )
+            ours, theirs = descriptor_pair()
+            with theirs:
+                process = await _start(theirs.fileno(), descriptors)
         except OSError as error:
-            ours.close()
             raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
-        finally:
-            theirs.close()
         child = cls(slot, process, await Channel.of(ours))
         child._channel.send(order)
         child._tasks = [
@@ -120,12 +107,13 @@ class Child:
         self._channel.send({"tls": list(texts)})
 
     def drain(self, linger: float, grace: float, timing: Timing, *, is_last: bool = False) -> None:
-        """Let it end; a second call ends it now. Kill it if it does not end in time."""
+        """Let it end, now if both times are 0. Kill it if it does not end in time."""
         if self.state == "ended":
             return
         self.state = "draining"
         self._channel.send({"drain": {"linger": linger, "grace": grace, "last": is_last}})
-        self._kill_after(linger + grace + timing.settle)
+        # First the sessions have *grace*, then the deliveries.
+        self._kill_after(linger + 2 * grace + timing.settle)
 
     async def ask(self, question: str, about: Any, timeout: float = 5.0) -> dict[str, Any]:
         """Ask the worker; return ``{"value": ...}``, or ``{"error": text}``."""
@@ -210,6 +198,19 @@ class Child:
         self.is_hanging = True
         self.kill(signal.SIGABRT)
         self._kill_after(timing.abort)
+
+
+async def _start(number: int, descriptors: Iterable[int]) -> asyncio.subprocess.Process:
+    # -P: nothing in the current folder takes the place of a module.
+    flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
+    # A process group of its own: Ctrl-C on a terminal is for the master.
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, *flags, "-m", "aiosmtpd.runner.worker", str(number)),
+        stdin=asyncio.subprocess.DEVNULL,
+        pass_fds=[number, *descriptors],
+        env=_environment(),
+        process_group=0,
+    )
 
 
 def _environment() -> dict[str, str]:

@@ -37,11 +37,17 @@ class Fault:
 
 
 class WrongConfiguration(Exception):
-    """A file cannot be used; :attr:`faults` has at least one fault."""
+    """A file cannot be used; :attr:`faults` has at least one fault.
 
-    def __init__(self, faults: Iterable[Fault], warnings: Iterable[Fault] = ()) -> None:
+    :attr:`partial` is the configuration with defaults for the keys that are wrong, or None.
+    """
+
+    def __init__(
+        self, faults: Iterable[Fault], warnings: Iterable[Fault] = (), partial: Any = None
+    ) -> None:
         self.faults = tuple(faults)
         self.warnings = tuple(warnings)
+        self.partial = partial
         super().__init__("\n".join(map(str, self.faults)))
 
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from itertools import count
@@ -21,6 +22,9 @@ from aiosmtpd.process.failure import one_line
 
 LOOK = 0.5
 """Seconds between two looks for folders that were left."""
+
+PAUSE = 30.0
+"""Seconds until a folder is tried again that could not be opened."""
 
 SINGLE = "."
 """The spool of a server without workers, in the folder itself."""
@@ -56,6 +60,7 @@ class Leftovers:
         self._make = make
         self._open: dict[str, Any] = {}
         self._seen: dict[str, object] = {}
+        self._again: dict[str, float] = {}
 
     @property
     def handlers(self) -> list[Any]:
@@ -66,11 +71,14 @@ class Leftovers:
         """Look for folders until cancelled; close them then."""
         try:
             while True:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:
+                    # Messages must not wait for the next start, whatever this is.
+                    log.exception("The spools of workers before cannot be looked at")
                 await asyncio.sleep(LOOK)
         finally:
-            for handler in self._open.values():
-                await handler.close()
+            await asyncio.gather(*(handler.close() for handler in self._open.values()))
 
     async def _look(self) -> None:
         for name, handler in list(self._open.items()):
@@ -94,6 +102,7 @@ class Leftovers:
                 for name in sorted([*os.listdir(self._path), SINGLE])
                 if self._is_ours(name)
                 and name not in self._open
+                and time.monotonic() >= self._again.get(name, 0.0)
                 and (state := self._state(name)) is not None
                 and state != self._seen.get(name)
                 and not is_locked(os.path.join(self._path, name))
@@ -122,8 +131,8 @@ class Leftovers:
         try:
             await handler.open()
         except Exception as error:
-            # Another worker was faster, or the spool is damaged: the next one has its turn.
-            self._seen[name] = self._state(name)
+            # Another worker was faster, or the spool is damaged.
+            self._again[name] = time.monotonic() + PAUSE
             log.warning("The spool %s of a worker before waits: %s", name, one_line(error))
         else:
             self._open[name] = handler

@@ -29,9 +29,6 @@ NO_LIMIT = (
 )
 """Limits without which one client can do harm; 0 for one of them is a weakening."""
 
-MAIL = ("smtp", "smtp+starttls", "smtps", "lmtp")
-"""Schemes of mail servers."""
-
 SMUGGLING = "lets clients smuggle messages past the checks of the next server"
 
 
@@ -185,7 +182,10 @@ def faults_of_route(route: RouteTable) -> Iterator[tuple[Path, str]]:
 
     if (text := _why_no_place(route.to)) is not None:
         yield ("to",), text
-    if route.bounce is not None and outlets.scheme_of(route.bounce) not in MAIL:
+    if route.bounce is not None and outlets.scheme_of(route.bounce) not in (
+        *outlets.RELAYS,
+        "lmtp",
+    ):
         yield ("bounce",), 'expected the URL of a mail server, such as "smtp://127.0.0.1"'
     if route.dead == "drop" and route.bounce is None:
         yield ("dead",), '"drop" needs bounce, or mail would be lost without a word'

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import ssl
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -146,6 +145,8 @@ def _file(text: str) -> Iterator[str]:
         finally:
             os.close(descriptor)
         return
+    import tempfile
+
     descriptor, path = tempfile.mkstemp()
     try:
         with open(descriptor, "w", encoding="ascii") as file:

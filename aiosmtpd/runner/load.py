@@ -118,22 +118,22 @@ class _Loader:
         )
         values, self._sources.preset = with_preset(values)
         settings = self._take_handler_settings(values)
-        config = self._table(Config, values, ())
-        if config is not None and not self._faults:
-            config = attrs.evolve(config, handler_settings=settings, source=self._file)
-            config = self._with_users(config)
+        config = attrs.evolve(
+            self._table(Config, values, ()), handler_settings=settings, source=self._file
+        )
+        config = self._with_users(config)
         warnings: list[Fault] = []
-        if config is not None:
-            self._judge(config, values, warnings)
-        if self._faults or config is None:
-            raise WrongConfiguration(in_order(self._faults), in_order(warnings))
-        return Loaded(
+        self._judge(config, values, warnings)
+        loaded = Loaded(
             config=config,
             warnings=tuple(warnings),
             sources=self._sources,
             name=self._name,
             lines=self._lines,
         )
+        if self._faults:
+            raise WrongConfiguration(in_order(self._faults), in_order(warnings), loaded)
+        return loaded
 
     def _judge(self, config: Config, values: dict[str, Any], warnings: list[Fault]) -> None:
         reported = {(fault.place, fault.key) for fault in self._faults}

@@ -96,6 +96,7 @@ class Master:
         self.sockets = Sockets()
         self._read_config = reload
         self._slots: dict[int, Slot] = {}
+        self._retired: list[Slot] = []
         self._identity: Identity | None = None
         self._keys: Keyring | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -228,12 +229,13 @@ class Master:
         self.sockets.close()
         drain = self.config.drain
         linger, grace = (drain.linger, drain.grace) if was_ready else (0.0, 0.0)
-        children = [child for slot in self._slots.values() for child in slot.children]
+        slots = [*self._slots.values(), *self._retired]
+        children = [child for slot in slots for child in slot.children]
         hurrying = asyncio.ensure_future(self._hurry(children))
         for child in children:
             child.drain(linger, grace, self.timing, is_last=True)
-        for child in children:
-            await child.ended.wait()
+        for slot in slots:
+            await slot.ended()
         hurrying.cancel()
         if self.watch is not None:
             await self.watch.stop()
@@ -266,10 +268,17 @@ class Master:
             descriptors.update(lent)
         return order, sorted(descriptors)
 
+    def tell(self, event: str, *args: Any) -> None:
+        """Call a method of the watch, if there is one; its errors must not end a worker."""
+        if self.watch is not None:
+            try:
+                getattr(self.watch, event)(*args)
+            except Exception:
+                log.exception("The watch has failed")
+
     def hear_of_end(self, child: Child, why: str) -> None:
         """Hear that a worker has ended."""
-        if self.watch is not None:
-            self.watch.worker_exited(child.slot, child.pid, why, child.code)
+        self.tell("worker_exited", child.slot, child.pid, why, child.code)
         if child.code == SPOOL_FAILED and not self._end.is_set():
             log.critical("The disk of the spool has failed: stopping")
             self._code = SPOOL_FAILED
@@ -290,8 +299,7 @@ class Master:
                     log.error("Not reloaded: %s", fault, extra=TOLD)
             else:
                 log.info("Reloaded: all workers are new", extra=TOLD)
-            if self.watch is not None:
-                self.watch.reloaded(not faults, faults)
+            self.tell("reloaded", not faults, faults)
             notify("READY=1", self._status("the last reload failed" if faults else ""))
             if not self._reload_again:
                 return
@@ -305,7 +313,8 @@ class Master:
         self._look_at_spool(config)
         replaced = 0
         try:
-            for number in range(config.worker_count):
+            # New slots first: until they serve, old workers may have their sockets.
+            for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
                     slot = Slot(number, config, self)
                     await slot.start()
@@ -320,8 +329,11 @@ class Master:
                 self.sockets.keep(self.config.listen)
             raise
         self.config = config
+        self._retired = [slot for slot in self._retired if any(slot.children)]
         for number in [one for one in self._slots if one >= config.worker_count]:
-            self._slots.pop(number).retire()
+            slot = self._slots.pop(number)
+            slot.retire()
+            self._retired.append(slot)
         self.sockets.keep(config.listen)
 
     def _look_at_spool(self, config: Config) -> None:
@@ -341,7 +353,7 @@ class Master:
                 if self.keys.read():
                     log.info("Certificates loaded again")
                     texts = [(one.cert, one.key) for one in self.keys.texts]
-                    for slot in self._slots.values():
+                    for slot in [*self._slots.values(), *self._retired]:
                         slot.use_certificates(texts)
                 told = ""
             except Failure as failure:
@@ -353,7 +365,8 @@ class Master:
         """Reap processes of handlers that have lost their parent: the first one of a container."""
         while True:
             await asyncio.sleep(self.timing.orphans)
-            reap({child.pid for slot in self._slots.values() for child in slot.children})
+            slots = [*self._slots.values(), *self._retired]
+            reap({child.pid for slot in slots for child in slot.children})
 
     def _start_task(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

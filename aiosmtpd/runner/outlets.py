@@ -6,6 +6,7 @@ compares them with the functions that make the outlets.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,6 +102,9 @@ OPTIONS: Mapping[str, type[Any]] = {
 }
 """The options by the scheme of the URL."""
 
+RELAYS = ("smtp", "smtp+starttls", "smtps")
+"""Schemes of mail servers that may send mail on to others."""
+
 SECRET = {"password", "secret", "headers"}
 """Options whose values are never shown."""
 
@@ -109,3 +113,13 @@ def scheme_of(url: str) -> str:
     """Return the scheme of a URL in lower case, ``""`` if there is none."""
     name, colon, _ = url.partition(":")
     return name.lower() if colon else ""
+
+
+def fits_any_domain(pattern: str) -> bool:
+    """Return True if a pattern fits addresses in all domains, or in a top-level domain."""
+    domain = pattern.rpartition("@")[2]
+    if "@" not in pattern and "*" not in pattern:
+        return False  # postmaster
+    # Only labels after the last wildcard are the same in all domains: *.com is one of many owners.
+    fixed = re.split(r"[*?]", domain)
+    return len(fixed) > 1 and "." not in fixed[-1].strip(".") and "[" not in domain

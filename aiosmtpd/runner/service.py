@@ -113,9 +113,8 @@ class Service:
         With *is_last* no other process serves the sockets: clients that wait there are served too.
         """
         if self._leftovers is not None:
+            # Another worker may have those folders now; this takes as long as a running delivery.
             self._leftovers.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._leftovers
         for listener in self._server.listeners if self._server and is_last else ():
             if isinstance(listener, Listener):
                 listener.stop_sharing()
@@ -125,6 +124,8 @@ class Service:
         finally:
             if self._delivery is not None:
                 await self._delivery.close()
+            if self._leftovers is not None:
+                await asyncio.wait([self._leftovers])
 
     async def _make_handler(self) -> Any:
         """Return the handler; one with a spool is open."""

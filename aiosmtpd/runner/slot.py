@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from aiosmtpd.process.failure import Failure
+from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.runner.child import Child, State, reason
 from aiosmtpd.runner.logs import TOLD
 
@@ -111,6 +111,11 @@ class Slot:
             child, self.child = self.child, None
             self._let_go(child)
 
+    async def ended(self) -> None:
+        """Wait until no process is left."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     def use_certificates(self, texts: Iterable[tuple[str, str]]) -> None:
         """Give all workers of the slot other certificates."""
         pairs = list(texts)
@@ -129,19 +134,20 @@ class Slot:
                 self._gone.clear()
                 try:
                     self.child = await self._begin(self.config)
-                except Failure as failure:
+                except Exception as error:
+                    # Whatever it is, the slot must not stay empty.
                     self._soon += 1
                     self._gone.set()
-                    log.error("Worker %d cannot start: %s", self.number, failure)
+                    why = error if isinstance(error, Failure) else one_line(error)
+                    log.error("Worker %d cannot start: %s", self.number, why)
 
     async def _begin(self, config: Config) -> Child:
         master = self._master
         order, descriptors = master.order(self.number, config)
         child = await Child.spawn(self.number, order, descriptors, master.timing)
         self._starting = child
-        if master.watch is not None:
-            child.on_beat = self._hear_beat
-            master.watch.worker_started(self.number, child.pid)
+        child.on_beat = self._hear_beat
+        master.tell("worker_started", self.number, child.pid)
         task = asyncio.get_running_loop().create_task(self._follow(child))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -153,13 +159,11 @@ class Slot:
         finally:
             self._starting = None
         log.info("Worker %d is ready (process %d)", self.number, child.pid, extra=TOLD)
-        if master.watch is not None:
-            master.watch.worker_ready(self.number, child.pid)
+        master.tell("worker_ready", self.number, child.pid)
         return child
 
     def _hear_beat(self, child: Child) -> None:
-        if self._master.watch is not None:
-            self._master.watch.beat(self.number, child.pid, child.numbers)
+        self._master.tell("beat", self.number, child.pid, child.numbers)
 
     def _let_go(self, child: Child) -> None:
         drain = self.config.drain

@@ -6,14 +6,13 @@ are in bytes and times in seconds here, however the file writes them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
 from aiosmtpd.protocol.settings import SMTPKeywords
-from aiosmtpd.runner import kinds
+from aiosmtpd.runner import kinds, outlets
 from aiosmtpd.runner.kinds import setting
 
 if TYPE_CHECKING:
@@ -286,15 +285,6 @@ class RetryTable:
     )
 
 
-def _fits_any_domain(pattern: str) -> bool:
-    domain = pattern.rpartition("@")[2]
-    if "@" not in pattern and "*" not in pattern:
-        return False  # postmaster
-    # Only labels after the last wildcard are the same in all domains: *.com is one of many owners.
-    fixed = re.split(r"[*?]", domain)
-    return len(fixed) > 1 and "." not in fixed[-1].strip(".") and "[" not in domain
-
-
 @attrs.frozen(kw_only=True)
 class RouteTable:
     """A place for the mail to some recipients; the first route that matches a recipient counts."""
@@ -368,13 +358,12 @@ class RouteTable:
     @property
     def is_relay(self) -> bool:
         """True if mail to addresses in any domain goes to another mail server."""
-        scheme = self.to.partition(":")[0].lower()
-        return scheme in ("smtp", "smtps", "smtp+starttls") and self.takes_any_domain
+        return outlets.scheme_of(self.to) in outlets.RELAYS and self.takes_any_domain
 
     @property
     def takes_any_domain(self) -> bool:
         """True if one of the patterns fits addresses in all domains, or in a top-level domain."""
-        return any(map(_fits_any_domain, self.match))
+        return any(map(outlets.fits_any_domain, self.match))
 
     @property
     def is_guarded(self) -> bool:

@@ -39,6 +39,9 @@ BEAT = 1.0
 ORPHAN_LINGER, ORPHAN_GRACE = 1.0, 0.5
 """The drain of a worker whose master has gone: the next one wants the ports and the spool."""
 
+ORPHAN_END = 1.9
+"""Seconds after which such a worker ends in any case; a delivery that runs is tried again."""
+
 LOADED_LATE = (
     "aiosmtpd.delivery.consumer",
     "aiosmtpd.delivery.maildir",
@@ -65,6 +68,8 @@ class Worker:
         self._service: Service | None = None
         self._numbers: Numbers | None = None
         self._drain: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._stopping: asyncio.Task[None] | None = None
+        self._is_now = False
         self.answers: dict[str, Callable[[Any], Any]] = {"log": set_level}
         """The functions that answer requests of the master, by the key of the request."""
 
@@ -147,16 +152,17 @@ class Worker:
             elif "ask" in message:
                 self._channel.send({"answer": message["ask"], **self._answered(message)})
         log.error("The master has gone: the worker ends")
+        asyncio.get_running_loop().call_later(ORPHAN_END, os._exit, 1)
         self._end({"linger": ORPHAN_LINGER, "grace": ORPHAN_GRACE, "last": True})
 
     def _end(self, how: dict[str, Any]) -> None:
         if not self._drain.done():
             self._drain.set_result(how)
-        elif self._stopping is not None:
-            # The second time is now.
-            self._stopping.cancel()
-
-    _stopping: asyncio.Task[None] | None = None
+        elif not how["linger"] and not how["grace"]:
+            # Now. Any other drain after a first one changes nothing.
+            self._is_now = True
+            if self._stopping is not None:
+                self._stopping.cancel()
 
     async def _stop(self, service: Service) -> None:
         drain = service.config.drain
@@ -165,6 +171,8 @@ class Worker:
             how = self._drain.result()
         else:
             self._drain.set_result(how)
+        if self._is_now:
+            how = {**how, "linger": 0.0, "grace": 0.0}
         self._stopping = asyncio.ensure_future(
             service.stop(how["linger"], how["grace"], is_last=how.get("last", False))
         )

@@ -602,3 +602,49 @@ async def test_a_copy_is_served() -> None:
             assert await hello(ours.getsockname()) == b"hello\r\n"
         # Only the copy was closed.
         assert ours.fileno() >= 0
+
+
+@POSIX
+@pytest.mark.parametrize("is_last", [True, False])
+async def test_the_last_of_a_shared_socket_accepts_all(is_last: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        copies = listening.adopt_fd(ours.fileno())
+        async with accepting(copies, is_shared=True) as listener:
+            clients = [socket.create_connection(ours.getsockname()) for _ in range(20)]
+            if is_last:
+                listener.stop_sharing()
+            listener.close()
+            await listener.end_arrivals()
+        waiting = 0
+        ours.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                ours.accept()[0].close()
+                waiting += 1
+        assert waiting == (0 if is_last else 20)
+        for client in clients:
+            client.close()
+
+
+@POSIX
+async def test_few_are_accepted_at_once_from_a_shared_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        made: list[Hello] = []
+
+        def make() -> Hello:
+            made.append(Hello())
+            return made[-1]
+
+        listener = Listener(listening.adopt_fd(ours.fileno()), make, is_shared=True)
+        clients = [socket.create_connection(ours.getsockname()) for _ in range(12)]
+        await listener.start_serving()
+        counts = []
+        while len(made) < 12:
+            await asyncio.sleep(0)
+            counts.append(len(made))
+        # The other processes that serve the socket get their part.
+        assert set(counts) - {0} == {4, 8, 12}
+        listener.close()
+        await listener.end_arrivals()
+        for client in clients:
+            client.close()

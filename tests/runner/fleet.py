@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -80,7 +81,11 @@ class Fleet:
         self._watchdog = threading.Timer(3 * PATIENCE, self.process.kill)
         self._watchdog.start()
         if wait:
-            self.listens()
+            try:
+                self.listens()
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +118,11 @@ class Fleet:
 
     def listens(self) -> None:
         """Wait until it serves, and read the address."""
-        self.says("Server is listening on ")
+        text = "Server is listening on "
+        # Three processes start: this takes long if the machine has much to do.
+        with suppress(AssertionError):
+            until(lambda: text in self.log or self._is_over(text))
+        self.says(text)
         where = self.log.partition("Server is listening on ")[2].partition("\n")[0]
         self.addresses = where.split(" and ")
         port = self.addresses[0].rpartition(":")[2]

@@ -14,6 +14,7 @@ import trustme
 
 from aiosmtpd.runner import check as module
 from aiosmtpd.runner.check import check
+from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.load import load
 
 pwd = pytest.importorskip("pwd")
@@ -264,3 +265,20 @@ def test_places_that_cannot_be_reached(tmp_path: Path, taken: int) -> None:
         found = faults(tmp_path, text, online=True)
     assert len(found) == 1
     assert found == [":5: route.1.to: cannot be reached: Connection refused"]
+
+
+def test_a_wrong_file_is_compared_with_the_machine_too(tmp_path: Path, taken: int) -> None:
+    file = tmp_path / "a.toml"
+    text = f'user = "{ME}"\nlisten = "127.0.0.1:{taken}"\nhandler = "json:gone"\nworkers = "x"\n'
+    file.write_text(text + '[admin]\nhttp = "127.0.0.1"\n')
+    with pytest.raises(WrongConfiguration) as caught:
+        load(file, {})
+    found, _ = check(caught.value.partial, caught.value.faults)
+    assert [str(one).removeprefix(str(file)).partition(": ")[0] for one in found] == [
+        ":2",
+        ":3",
+        ":4",
+        ":6",
+    ]
+    assert "is used by another program" in str(found[0])
+    assert "cannot import json:gone" in str(found[1])

@@ -84,7 +84,7 @@ def test_a_machine_that_drains_disturbs_no_client(tmp_path: Path) -> None:
         until(lambda: load.acknowledged <= {*first.delivered(), *second.delivered()})
 
 
-def test_a_machine_that_is_told_to_end_disturbs_no_client(tmp_path: Path) -> None:
+def test_a_machine_that_ends_disturbs_no_client(tmp_path: Path) -> None:
     with (
         machines(tmp_path, drain=Drain(delay=2.0, linger=5.0)) as (first, second),
         balanced(tmp_path, first, second, many=True) as proxy,

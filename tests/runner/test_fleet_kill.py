@@ -10,6 +10,7 @@ import attrs
 import pytest
 
 from aiosmtpd.runner.config import parse_place
+from aiosmtpd.runner.tables import Drain
 from tests.client import Client
 from tests.delivery.support import until
 from tests.net.program import ROOT_ONLY, free_port
@@ -86,6 +87,28 @@ def test_a_new_master_starts_beside_old_workers(tmp_path: Path) -> None:
             until(lambda: second.delivered()["two"] == 1)
 
 
+def test_a_slow_delivery_does_not_keep_an_orphan(tmp_path: Path) -> None:
+    (tmp_path / "sink.py").write_text(SLOW)
+    config = configuration(tmp_path, drain=Drain(linger=10.0, grace=30.0))
+    with Fleet(tmp_path, config) as fleet:
+        assert send(fleet.port, "x").startswith(b"250")
+        until((tmp_path / "got").exists)
+        workers = fleet.worker_pids()
+        fleet.process.kill()
+        fleet.process.wait()
+        began = time.monotonic()
+        until(lambda: not any(map(is_alive, workers)))
+        assert time.monotonic() - began < 3.0
+
+
+SLOW = """
+import asyncio, os
+async def take(mail):
+    open(os.environ["SINK"], "w").close()
+    await asyncio.sleep(60)
+"""
+
+
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
     with Fleet(tmp_path, times={"beat": 2.0, "abort": 0.2}) as fleet:
         victim = fleet.pid_of(1)
@@ -136,6 +159,37 @@ def test_a_worker_that_ends_soon_starts_with_pauses(tmp_path: Path) -> None:
         began = time.monotonic()
         fleet.says("Worker 0 is ready", 3)
         assert time.monotonic() - began > 0.8
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_a_clock_that_jumps_changes_nothing(tmp_path: Path, days: int) -> None:
+    (tmp_path / "sink.py").write_text(JUMPING)
+    variables = {"JUMP": str(days * 86400)}
+    with Fleet(tmp_path, variables=variables, times={"beat": 2.0}) as fleet:
+        workers = fleet.worker_pids()
+        names = {f"m{number}" for number in range(8)}
+        for name in sorted(names):
+            assert send(fleet.port, name).startswith(b"250")
+            until(lambda name=name: fleet.delivered()[name] == 1)  # type: ignore[misc]
+        fleet.reload()
+        assert send(fleet.port, "last").startswith(b"250")
+        until(lambda: fleet.delivered() == dict.fromkeys([*names, "last"], 1))
+        assert "hangs" not in fleet.log
+        assert not set(workers) & {fleet.pid_of(0), fleet.pid_of(1)}
+
+
+JUMPING = """
+import os, time
+FILE = os.open(os.environ["SINK"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+before, jumped = time.time, []
+time.time = lambda: before() + sum(jumped)
+from aiosmtpd.delivery.courier import Courier
+# The default was taken from the module before.
+Courier.__init__.__kwdefaults__["clock"] = time.time
+async def take(mail):
+    jumped[:] = [float(os.environ["JUMP"])]
+    os.write(FILE, mail.recipients[0].partition("@")[0].encode() + b"\\n")
+"""
 
 
 def test_the_user_signals_change_nothing(tmp_path: Path) -> None:

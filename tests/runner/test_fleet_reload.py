@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import attrs
+import pytest
 
 from aiosmtpd.runner.config import Config, parse_place
 from aiosmtpd.runner.tables import RetryTable, RouteTable, SpoolTable
@@ -15,9 +16,19 @@ from tests.runner.fleet import MARKS, Fleet, Load, configuration, greeted, send
 pytestmark = MARKS
 
 
-def test_reloads_under_load_disturb_no_client(tmp_path: Path) -> None:
-    with Fleet(tmp_path) as fleet, Load(fleet.port) as load:
-        before = fleet.worker_pids()
+SHARED = (
+    "-c",
+    "import sys; sys.argv[1:] = sys.argv[4:]; import aiosmtpd.runner.slots as slots; "
+    "slots.HAS_GROUPS = False; from tests.runner.serving import main; "
+    "sys.exit(main(*sys.argv[1:]))",
+)
+"""One socket for all workers, as on macOS."""
+
+
+@pytest.mark.parametrize("before", [(), SHARED], ids=["slots", "shared"])
+def test_reloads_under_load_disturb_no_client(tmp_path: Path, before: tuple[str, ...]) -> None:
+    with Fleet(tmp_path, before=before) as fleet, Load(fleet.port) as load:
+        workers = fleet.worker_pids()
         for _ in range(3):
             load.more()
             fleet.reload()
@@ -27,7 +38,7 @@ def test_reloads_under_load_disturb_no_client(tmp_path: Path) -> None:
         until(lambda: load.acknowledged <= fleet.delivered().keys())
         assert fleet.end() == 0
     assert set(fleet.delivered().values()) == {1}
-    assert not set(before) & set(fleet.worker_pids())
+    assert not set(workers) & set(fleet.worker_pids())
 
 
 def test_a_session_goes_on_over_a_reload(tmp_path: Path) -> None:
@@ -37,6 +48,17 @@ def test_a_session_goes_on_over_a_reload(tmp_path: Path) -> None:
         client.ask(b"Subject: x\r\n\r\nbody\r\n.", b"250")
         client.ask(b"QUIT", b"221")
         until(lambda: fleet.delivered() == {"c": 1})
+
+
+def test_an_end_after_a_reload_waits_for_old_workers(tmp_path: Path) -> None:
+    with Fleet(tmp_path) as fleet, Client(fleet.port) as client:
+        client.transaction()
+        fleet.reload()
+        fleet.process.send_signal(signal.SIGTERM)
+        until(lambda: refuses(fleet.port))
+        client.ask(b"Subject: x\r\n\r\nbody\r\n.", b"250")
+        client.ask(b"QUIT", b"221")
+        assert fleet.ended() == 0
 
 
 def test_a_worker_that_fails_stops_the_reload(tmp_path: Path) -> None:

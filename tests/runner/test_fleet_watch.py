@@ -113,12 +113,13 @@ def held(port: int, number: int) -> Iterator[list[str]]:
 
     def connect() -> None:
         start.wait()
-        sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
-        sockets.append(sock)
         line = b""
-        # A balancer closes without a word.
-        with suppress(ConnectionResetError), sock.makefile("rb") as file:
-            line = file.readline()
+        # A balancer closes without a word, at times before the connection is known to be made.
+        with suppress(ConnectionResetError):
+            sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
+            sockets.append(sock)
+            with sock.makefile("rb") as file:
+                line = file.readline()
         lines.append(line.decode())
 
     threads = [threading.Thread(target=connect) for _ in range(number)]

@@ -71,3 +71,33 @@ async def test_each_slot_empties_its_own_folders(
     await asyncio.wait([task])
     # An empty one is not opened again until it changes.
     assert sorted(log) == sorted(f"{word} {name}" for name in wanted for word in ("open", "close"))
+
+
+class Refusing(Handler):
+    """A delivery whose spool cannot be opened the first time, or counted the first time."""
+
+    async def open(self) -> None:
+        await super().open()
+        if len(self.log) == 1:
+            raise RuntimeError("not now")
+
+    async def counts(self) -> Any:
+        if len(self.log) == 2:
+            self.log.append("counted")
+            raise RuntimeError("not now")
+        return self
+
+
+async def test_a_folder_that_fails_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "LOOK", 0.001)
+    monkeypatch.setattr(folders, "PAUSE", 0.01)
+    opened(tmp_path / "1.1").close()
+    log: list[str] = []
+    left = Leftovers(str(tmp_path), 1, 2, "1", lambda name: Refusing(name, log))
+    task = asyncio.ensure_future(left.run())
+    await asyncio.to_thread(until, lambda: closed(log) == {"1.1"})
+    task.cancel()
+    await asyncio.wait([task])
+    assert log == ["open 1.1", "open 1.1", "counted", "close 1.1"]

@@ -137,3 +137,15 @@ def test_facts_are_those_of_a_context(tmp_path: Path) -> None:
 def test_texts_do_not_show_the_key(tmp_path: Path) -> None:
     (texts,) = texts_of(write(tmp_path, "one", "mx.one.test"))
     assert "PRIVATE" not in repr(texts)
+
+
+def test_a_system_without_files_in_memory_has_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.memfd_create", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    contexts = Contexts(texts_of(write(tmp_path, "one", "mx.one.test")), "1.2")
+    assert name_shown(contexts, None) == "mx.one.test"
+    # No key stays on the disk.
+    assert list((tmp_path / "temporary").iterdir()) == []

@@ -26,7 +26,7 @@ def keys(cls: type[Any], above: str = "") -> Iterator[tuple[str, Any]]:
 
 
 KEYS = dict(keys(Config))
-for options in set(outlets.OPTIONS.values()):
+for options in dict.fromkeys(outlets.OPTIONS.values()):
     KEYS |= dict(keys(options, f"{options.__name__}."))
 
 

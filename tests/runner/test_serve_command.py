@@ -85,12 +85,13 @@ def test_a_file_is_not_overwritten(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_check_prints_all_faults(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "a.toml").write_text('workers = "x"\nlisten = ":0"\nhandler = 3\n')
+    (tmp_path / "a.toml").write_text('workers = "x"\nlisten = ":0"\nhandler = 3\nuser = 4\n')
     assert run("--check", "a.toml") == (
         2,
         'a.toml:1: workers: expected a number from 1 to 1024, or "auto", not "x"\n'
         "a.toml:3: handler: expected a text, not 3\n"
-        "a.toml: 2 faults\n",
+        "a.toml:4: user: expected a text, not 4\n"
+        "a.toml: 3 faults\n",
         "",
     )
 
