@@ -61,7 +61,7 @@ ARROWS: dict[str, set[str]] = {
         "process",
         "protocol",
     },
-    "inbox": {"observers", "listen", "mail", "protocol", "_version"},
+    "inbox": {"observers", "delivery", "listen", "mail", "protocol", "_version"},
     "controller": {"server", "smtp", "listen", "engine", "protocol"},
     "server": {"lmtp", "smtp", "listen", "engine", "protocol"},
     "lmtp": {"smtp", "engine", "protocol"},

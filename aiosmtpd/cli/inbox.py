@@ -98,6 +98,10 @@ def _check(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error("--wait needs --check")
     if settings.web_public and settings.web_auth:
         parser.error("--web-public and --web-auth exclude each other: leave one out")
+    if settings.relay and settings.relay_allow is None:
+        parser.error("--relay needs --relay-allow: '.' allows all addresses")
+    if not settings.relay and (settings.relay_allow or settings.relay_block):
+        parser.error("--relay-allow and --relay-block need --relay")
 
 
 def make_parser(program: str) -> ArgumentParser:
@@ -117,6 +121,7 @@ def make_parser(program: str) -> ArgumentParser:
     _add_web_options(parser)
     _add_wall_options(parser)
     _add_mail_options(parser)
+    _add_relay_options(parser)
     _add_store_options(parser)
     options.add_testing_options(parser)
     _add_process_options(parser)
@@ -240,6 +245,31 @@ def _add_mail_options(parser: ArgumentParser) -> None:
         "--link-check",
         action="store_true",
         help="Let the link check of Mailpit's API ask the hosts of the links, if they are public.",
+    )
+
+
+def _add_relay_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("release of messages")
+    group.add_argument(
+        "--relay",
+        type=_relay,
+        metavar="PLACE",
+        help="Let clients of the API send a message on by this server: HOST:PORT, or a URL such as "
+        "smtp+starttls://USER:PASSWORD@HOST:PORT or smtps://HOST. Needs --relay-allow. "
+        "Default: no message leaves the inbox.",
+    )
+    group.add_argument(
+        "--relay-allow",
+        type=_expression,
+        metavar="REGEX",
+        help="Only to addresses in which this regular expression matches, such as "
+        "'@shop[.]example$'; the case of letters does not matter.",
+    )
+    group.add_argument(
+        "--relay-block",
+        type=_expression,
+        metavar="REGEX",
+        help="To none of the addresses in which this one matches.",
     )
 
 
@@ -388,3 +418,21 @@ def _keep(text: str) -> str:
         return str(parse_keep(text))
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+
+
+def _relay(text: str) -> str:
+    from aiosmtpd.inbox.relay import outlet_for  # seldom needed
+
+    try:
+        outlet_for(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ArgumentTypeError(f"invalid regular expression: {error}") from None
+    return text

@@ -9,7 +9,7 @@ import threading
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
@@ -28,6 +28,9 @@ from aiosmtpd.observers.faults import Faults
 from aiosmtpd.process.activation import write_ready_file
 from aiosmtpd.process.exit import exit_despite_threads, flush_standard_streams
 from aiosmtpd.process.failure import Failure
+
+if TYPE_CHECKING:
+    from aiosmtpd.inbox.relay import Relay
 
 PATIENCE = 0.5
 """Seconds that running transactions have at the end."""
@@ -126,7 +129,8 @@ class InboxProgram(Program):
         super().__init__(settings)
         self._server.shutdown_timeout = PATIENCE
         context = self._load(*settings.web_tls) if settings.web_tls else None
-        self._services = Services(self._store, self._web_options(), self._faults)
+        self._relay = _relay_of(settings)
+        self._services = Services(self._store, self._web_options(), self._faults, relay=self._relay)
         self._web = Web(self._services, settings.web_place, ssl_context=context)
         self._web_end: asyncio.Task[None] | None = None
         self._mirror: Any = None
@@ -162,6 +166,7 @@ class InboxProgram(Program):
             self._refuse_public(web.addresses)
             await asyncio.to_thread(self._store.open)
             self._open_mirror()
+            await self._open_relay()
             self._services.smtp.update(self._described())
             await web.start()
             await self._server.start()
@@ -189,6 +194,15 @@ class InboxProgram(Program):
             except OSError as error:
                 where, why = self._settings.maildir, error.strerror or error
                 raise Failure(f"Cannot use the Maildir {where}: {why}") from error
+
+    async def _open_relay(self) -> None:
+        if self._relay is not None:
+            from aiosmtpd.delivery.item import Misconfigured
+
+            try:
+                await self._relay.open()
+            except Misconfigured as error:
+                raise Failure(str(error)) from error
 
     def _described(self) -> dict[str, Any]:
         """Return the settings of the SMTP server that the API shows."""
@@ -245,6 +259,8 @@ class InboxProgram(Program):
         if self._ca_file is not None:
             lines.append(f"  CA certificate: {self._ca_file}")
         lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
+        if self._relay is not None:
+            lines.append(f"  releases messages by {self._relay.name}, to {settings.relay_allow}")
         kept = f"in {settings.store}" if settings.store else "until the end (--store keeps them)"
         lines.append(f"  messages are kept {kept}, at most {self._store.keep}")
         return [*(safe_line(line) for line in lines), "  stop it with Ctrl-C"]
@@ -269,6 +285,8 @@ class InboxProgram(Program):
             await super()._serve(identity)
         finally:
             await self._stop_web()
+            if self._relay is not None:
+                await self._relay.close()
             await asyncio.to_thread(self._close)
 
     def _close(self) -> None:
@@ -287,6 +305,14 @@ class InboxProgram(Program):
         if self._web_end is None:
             self._web_end = asyncio.create_task(self._web.stop())
         return self._web_end
+
+
+def _relay_of(settings: Namespace) -> Relay | None:
+    if not settings.relay:
+        return None
+    from aiosmtpd.inbox.relay import Relay  # seldom needed
+
+    return Relay(settings.relay, settings.relay_allow, settings.relay_block or "")
 
 
 class _named_option:  # noqa: N801 - used as a function

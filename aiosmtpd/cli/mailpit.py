@@ -6,6 +6,7 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -111,8 +112,16 @@ AS_IT_IS = {
 PAIRS = {
     "MP_KEEP": ("MP_MAX_MESSAGES", "MP_MAX_AGE"),
     "MP_UI_TLS": ("MP_UI_TLS_CERT", "MP_UI_TLS_KEY"),
+    "MP_RELAY": tuple(
+        f"MP_SMTP_RELAY_{name}"
+        for name in (
+            *("HOST", "PORT", "STARTTLS", "TLS", "ALLOW_INSECURE"),
+            *("AUTH", "USERNAME", "PASSWORD", "SECRET"),
+            *("ALLOWED_RECIPIENTS", "BLOCKED_RECIPIENTS"),
+        )
+    ),
 }
-"""Pairs of variables that are one option."""
+"""Groups of variables that are one option."""
 
 
 def words_of(
@@ -145,6 +154,7 @@ def words_of(
             notes.append(f"{name}: {_note(alias, new)}")
     _add_keep(parser, environment, given, words, notes)
     _add_web_tls(parser, environment, given, words, notes)
+    _add_relay(parser, environment, given, words, notes)
     return words, notes
 
 
@@ -207,3 +217,53 @@ def _add_web_tls(
         return
     words += ["--web-tls", *files]
     notes.append(f"{names}: taken as {' '.join(words[-3:])}")
+
+
+def _add_relay(
+    parser: ArgumentParser,
+    environment: Mapping[str, str],
+    given: set[str],
+    words: list[str],
+    notes: list[str],
+) -> None:
+    """Add ``--relay`` and the addresses for it; without a list, Mailpit allows all."""
+    host = environment.get("MP_SMTP_RELAY_HOST", "").strip()
+    if not host:
+        return
+    if "relay" in given:
+        notes.append("MP_SMTP_RELAY_HOST: ignored, because of --relay")
+        return
+    try:
+        words.append(f"--relay={_relay_url(host, environment)}")
+    except _Wrong as error:
+        parser.error(str(error))
+    notes.append("MP_SMTP_RELAY_HOST: taken as --relay")
+    allowed = environment.get("MP_SMTP_RELAY_ALLOWED_RECIPIENTS") or "."
+    blocked = environment.get("MP_SMTP_RELAY_BLOCKED_RECIPIENTS")
+    for dest, value in (("relay_allow", allowed), ("relay_block", blocked)):
+        if value and dest not in given:
+            words.append(f"--{dest.replace('_', '-')}={value}")
+            notes.append(f"MP_SMTP_RELAY_HOST: with {words[-1]}")
+
+
+def _relay_url(host: str, environment: Mapping[str, str]) -> str:
+    def get(name: str) -> str:
+        return environment.get(f"MP_SMTP_RELAY_{name}", "").strip()
+
+    def flag(name: str) -> bool:
+        try:
+            return _is_true(get(name))
+        except _Wrong as error:
+            raise _Wrong(f"MP_SMTP_RELAY_{name}: {error}") from None
+
+    scheme = "smtps" if flag("TLS") else "smtp+starttls" if flag("STARTTLS") else "smtp"
+    how = get("AUTH").lower() or "none"
+    secret = get("SECRET") if how == "cram-md5" else get("PASSWORD")
+    login = ""
+    if how in ("plain", "login", "cram-md5"):
+        login = f"{quote(get('USERNAME'), safe='')}:{quote(secret, safe='')}@"
+    elif how != "none":
+        raise _Wrong("MP_SMTP_RELAY_AUTH: write none, plain, login or cram-md5")
+    place = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    verify = "#verify=no" if flag("ALLOW_INSECURE") and scheme != "smtp" else ""
+    return f"{scheme}://{login}{place}:{get('PORT') or 25}{verify}"

@@ -59,17 +59,18 @@ def _info(services: Services, began: float) -> dict[str, Any]:
 
 
 def _webui(services: Services) -> dict[str, Any]:
+    relay = services.relay
     return {
         "Label": services.options.label,
         "MessageRelay": {
-            "Enabled": False,
-            "SMTPServer": "",
+            "Enabled": relay is not None,
+            "SMTPServer": relay.name if relay else "",
             "ReturnPath": "",
-            "AllowedRecipients": "",
-            "BlockedRecipients": "",
+            "AllowedRecipients": relay.allow if relay else "",
+            "BlockedRecipients": relay.block if relay else "",
             "OverrideFrom": "",
             "PreserveMessageIDs": False,
-            "RecipientAllowlist": "",
+            "RecipientAllowlist": relay.allow if relay else "",
         },
         "SpamAssassin": False,
         "ChaosEnabled": services.faults is not None,

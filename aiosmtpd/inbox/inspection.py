@@ -1,4 +1,4 @@
-"""The routes of Mailpit's API that check a message, and the one that would send it on."""
+"""The routes of Mailpit's API that check a message, and the one that sends it on."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox import compatibility, people, wire
-from aiosmtpd.inbox.answers import UNKNOWN, Fields, json_answer, json_of
+from aiosmtpd.inbox.answers import UNKNOWN, Fields, json_answer, json_of, ok
 from aiosmtpd.inbox.linkcheck import LinkChecker, Result
 from aiosmtpd.inbox.message import Finder
+from aiosmtpd.inbox.records import NotSent
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
 from aiosmtpd.mail import links
 from aiosmtpd.mail.html_tokens import Tokens, attributes_of
 
 MOST_LINKS = 100
+
+MOST_RECIPIENTS = 100
+"""Addresses to which a message is released at once."""
 
 NOT_CHECKED = "not checked"
 """The status of a link if the server sends no requests."""
@@ -42,12 +46,13 @@ def routes(services: Services) -> list[BaseRoute]:
 class Inspector(Finder):
     """Answers requests about what is in a message.
 
-    It connects to other servers only if the options allow the check of links.
+    It connects to other servers only if the options allow the check of links or have a relay.
     """
 
     def __init__(self, services: Services) -> None:
         super().__init__(services)
         self._checker = LinkChecker() if services.options.link_check else None
+        self._relay = services.relay
 
     async def html(self, request: Request) -> Response:
         """Return which mail programs show the HTML as it is meant."""
@@ -75,12 +80,34 @@ class Inspector(Finder):
         return await json_answer(request, lambda: wire.dump({"Errors": errors, "Links": rows}))
 
     async def release(self, request: Request) -> Response:
-        """Refuse to send a message on: no relay can be configured."""
-        await self.find(request, unknown_latest=UNKNOWN)
-        for one in Fields(await json_of(await request.body())).texts("To"):
-            if len(people.read(one)) != 1:
-                raise HTTPException(400, f"{one!r:.100} is not an address")
-        raise HTTPException(400, "no relay is configured: messages are not sent on")
+        """Send a message on to the addresses in the body, if all of them are allowed."""
+        mail = await self.find(request, unknown_latest=UNKNOWN)
+        recipients = _recipients(Fields(await json_of(await request.body())).texts("To"))
+        relay = self._relay
+        if relay is None:
+            raise HTTPException(400, "no relay is configured: messages are not sent on")
+        if refused := [one for one in recipients if not relay.allows(one)]:
+            raise HTTPException(400, f"the relay is not for {', '.join(refused)[:1000]}")
+        try:
+            await relay.send(mail, recipients)
+        except NotSent as error:
+            raise HTTPException(400, str(error)) from None
+        return ok()
+
+
+def _recipients(texts: list[str]) -> list[str]:
+    """Return the addresses in texts, each once; HTTPException 400 if one is not an address."""
+    if not texts:
+        raise HTTPException(400, "no recipients: To is empty")
+    if len(texts) > MOST_RECIPIENTS:
+        raise HTTPException(400, f"more than {MOST_RECIPIENTS} recipients")
+    found = []
+    for one in texts:
+        people_in_it = people.read(one)
+        if len(people_in_it) != 1 or not people_in_it[0].address.isprintable():
+            raise HTTPException(400, f"{one!r:.100} is not an address")
+        found.append(people_in_it[0].address)
+    return list(dict.fromkeys(found))
 
 
 def _html_check(mail: StoredMail) -> dict[str, Any]:

@@ -39,7 +39,7 @@ GET /api/v1/message/{id}/part/{part} bytes Read an attachment or an inline part:
 GET /api/v1/message/{id}/part/{part}/thumb image Read a small picture, which is blank: query tz
 GET /api/v1/message/{id}/html-check HTMLCheck Check the HTML for mail programs: query tz
 GET /api/v1/message/{id}/link-check LinkCheck List the links, maybe check them: query tz follow
-POST /api/v1/message/{id}/release ok Refuse to send a message on: body=Release!
+POST /api/v1/message/{id}/release ok Send a message on by the relay: query tz body=Release!
 GET /api/v1/chaos Chaos Read the triggers of refusals by chance
 PUT /api/v1/chaos Chaos Replace the triggers: body=Chaos!
 GET /api/v1/swagger.json Any Read this description

@@ -25,6 +25,10 @@ class StoreError(Exception):
     """The store cannot do it; the text is one line that says why."""
 
 
+class NotSent(Exception):
+    """The relay has not taken a message for all recipients; the text is one line that says why."""
+
+
 @public
 class Line(NamedTuple):
     """One line of a dialogue."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, define, field, frozen
 from public import public
 
 from aiosmtpd.inbox.store import Store
 from aiosmtpd.observers.faults import Faults
+
+if TYPE_CHECKING:
+    from aiosmtpd.inbox.relay import Relay
 
 _ROOT = re.compile(r"[A-Za-z0-9/_.@-]*")
 
@@ -67,5 +70,7 @@ class Services:
     """The faults of the SMTP server; None if it cannot fail on purpose."""
     smtp: dict[str, Any] = field(factory=dict)
     """The settings of the SMTP server that the API shows: host, port, tls, auth and size."""
+    relay: Relay | None = None
+    """The server to which messages are released; None releases none."""
     stopping: asyncio.Event = field(factory=asyncio.Event)
     """Set before the server stops: streams end, and requests that wait get 503."""

@@ -56,6 +56,11 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--web", "unix:x"], "the page is served at a HOST:PORT, not at unix:x"),
         (["--web", "smtp://x"], "the page is served at a HOST:PORT, not at smtp://x"),
         (["--web", ":99999"], "Invalid port number: 99999"),
+        (["--relay", "a.test"], "--relay needs --relay-allow: '.' allows all addresses"),
+        (["--relay-allow", "x"], "--relay-allow and --relay-block need --relay"),
+        (["--relay", "http://a.test", "--relay-allow", "."], "argument --relay: write HOST:PORT"),
+        (["--relay", "a.test:0"], "argument --relay: smtp://a.test:0: invalid port: 0"),
+        (["--relay-allow", "("], "argument --relay-allow: invalid regular expression: missing )"),
         (["--keep", "much"], "argument --keep: 'much' is not a limit: write COUNT,SIZE,AGE"),
         (["--tag", "x"], "argument --tag: invalid query: 'x' (write Shop=to:@shop.test)"),
         (["--inbox", "=to:x"], "argument --inbox: invalid query: '=to:x'"),
@@ -194,6 +199,28 @@ def test_secrets_are_not_in_the_notes() -> None:
     assert notes == ["MP_SMTP_AUTH: taken as --auth", "MP_UI_AUTH: taken as --web-auth"]
 
 
+RELAY = {"HOST": "mail.test", "PORT": "587", "STARTTLS": "true", "ALLOW_INSECURE": "1"}
+RELAY |= {"AUTH": "login", "USERNAME": "me@a", "PASSWORD": "s/x", "BLOCKED_RECIPIENTS": "boss"}
+
+
+def test_variables_of_a_relay_are_one_option() -> None:
+    variables = {f"MP_SMTP_RELAY_{name}": text for name, text in RELAY.items()}
+    settings, notes = parsed(**variables)
+    assert settings.relay == "smtp+starttls://me%40a:s%2Fx@mail.test:587#verify=no"
+    assert (settings.relay_allow, settings.relay_block) == (".", "boss")
+    assert notes == [
+        "MP_SMTP_RELAY_HOST: taken as --relay",
+        "MP_SMTP_RELAY_HOST: with --relay-allow=.",
+        "MP_SMTP_RELAY_HOST: with --relay-block=boss",
+    ]
+    args = ["--relay", "b.test", "--relay-allow", "ann"]
+    settings, notes = parsed(*args, **variables)
+    assert (settings.relay, settings.relay_allow, settings.relay_block) == ("b.test", "ann", None)
+    assert notes == ["MP_SMTP_RELAY_HOST: ignored, because of --relay"]
+    allowed = value("relay_allow", *args[2:], **variables)
+    assert allowed == "ann"
+
+
 def test_other_variables_are_named() -> None:
     _, notes = parsed(MP_WEBHOOK_URL="http://x", MP_SMTP_DISABLE_RDNS="true", PATH="/")
     assert notes == [
@@ -228,6 +255,7 @@ def test_options_take_precedence_over_variables() -> None:
         ("MP_CHAOS_TRIGGERS", "Sender:99:5", "MP_CHAOS_TRIGGERS: write Sender:451:5"),
         ("MP_UI_TLS_CERT", "c", "MP_UI_TLS_CERT and MP_UI_TLS_KEY need each other: set both"),
         ("MP_UI_AUTH", '"a:b"', "argument --web-auth: quotation marks"),
+        ("MP_SMTP_RELAY_HOST", "a b", "argument --relay: smtp://a b:25: write smtp://HOST"),
     ],
 )
 def test_wrong_variables_are_one_line(
