@@ -246,7 +246,7 @@ class InboxProgram(Program):
             lines.append(f"  CA certificate: {self._ca_file}")
         lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
         kept = f"in {settings.store}" if settings.store else "until the end (--store keeps them)"
-        lines.append(f"  messages are kept {kept}, at most {self._store.keep}")
+        lines.append(f"  messages are kept {kept}, {self._store.keep.describe()}")
         return [*(safe_line(line) for line in lines), "  stop it with Ctrl-C"]
 
     def _how(self) -> str:
