@@ -122,10 +122,9 @@ OPTIONS = {"--smtp": "MP_SMTP_BIND_ADDR", "--max": "MP_MAX_MESSAGES", "-m": "MP_
 def option_for(name: str) -> str | None:
     """Return our option for one of Mailpit's command line, None if we have none."""
     variable = OPTIONS.get(name, "MP_" + name.strip("-").replace("-", "_").upper())
-    if variable in PAIRS["MP_KEEP"]:
-        return "--keep"
-    if variable in PAIRS["MP_UI_TLS"]:
-        return "--web-tls"
+    for pair, names in PAIRS.items():
+        if variable in names:
+            return "--" + pair.removeprefix("MP_").lower().replace("ui_", "web-")
     return ALIASES[variable].option if variable in ALIASES else None
 
 

@@ -212,8 +212,8 @@ def _with_user(text: str, identity: dict[str, Any] | None) -> str:
         return text
     user = identity["user"]
     return (
-        f"{text}; workers run as {user}: give this folder or file to {user}, "
-        "or choose another user (the key user, or the variable AIOSMTPD_USER)"
+        f"{text}; workers run as the user {user}: make it and give it to this user (mkdir, chown), "
+        "or name another one (the key user, or the variable AIOSMTPD_USER)"
     )
 
 

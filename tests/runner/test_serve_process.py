@@ -101,6 +101,6 @@ def test_a_folder_of_root_is_named_with_the_user(open_path: Path) -> None:
     )
     assert done.returncode == 1
     said = done.stderr.splitlines()[-1]
-    assert f"maildir:{open_path}/box: Permission denied; workers run as nobody: " in said
+    assert f"maildir:{open_path}/box: Permission denied; workers run as the user nobody: " in said
     assert '"reason": "start"' in done.stderr
     assert '"reason": "crash"' not in done.stderr
