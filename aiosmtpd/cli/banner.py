@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import shlex
 import socket
 from argparse import Namespace
@@ -78,6 +79,9 @@ def sending_command(settings: Namespace, address: listening.Address, ca_file: Pa
 def why_not_listening(error: OSError) -> str:
     """Return one line about a place that cannot be bound: where, why, and what to do."""
     text = (error.strerror or str(error)).removeprefix("error while attempting to bind on address ")
+    # asyncio writes the address as a tuple.
+    if found := re.match(r"\('([^']+)', ([0-9]+)(?:, [0-9]+, [0-9]+)?\)", text):
+        text = listening.spell((found[1], int(found[2]))) + text[found.end() :]
     if isinstance(error, socket.gaierror):
         return f"Cannot listen: {text}; name a host or an address of this machine with -l"
     hints = {

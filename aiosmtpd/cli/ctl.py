@@ -112,7 +112,8 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
                 line = file.readline(LONGEST)
     except OSError as error:
         why = error.strerror or str(error)
-        raise NoServer(f"no server at {path}: {why}; name its socket with --socket") from error
+        hint = "name its socket with --socket; it is the key admin.socket of the server's file"
+        raise NoServer(f"no server at {path}: {why}; {hint}") from error
     try:
         answer: dict[str, Any] = json.loads(line)
     except ValueError:

@@ -104,9 +104,20 @@ def _check(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error("--relay-allow and --relay-block need --relay")
 
 
+class _InboxParser(Parser):
+    """Also knows the options of Mailpit's command line."""
+
+    def _advice(self, name: str) -> str:
+        from aiosmtpd.cli.mailpit import option_for
+
+        if option := option_for(name):
+            return f"Mailpit's {name} is {option} here"
+        return super()._advice(name)
+
+
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
+    parser = _InboxParser(
         prog=program,
         usage=f"{program} [OPTIONS]",
         description=ABOUT,

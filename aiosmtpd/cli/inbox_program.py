@@ -262,7 +262,7 @@ class InboxProgram(Program):
         if self._relay is not None:
             lines.append(f"  releases messages by {self._relay.name}, to {settings.relay_allow}")
         kept = f"in {settings.store}" if settings.store else "until the end (--store keeps them)"
-        lines.append(f"  messages are kept {kept}, at most {self._store.keep}")
+        lines.append(f"  messages are kept {kept}, {self._store.keep.describe()}")
         return [*(safe_line(line) for line in lines), "  stop it with Ctrl-C"]
 
     def _how(self) -> str:

@@ -124,6 +124,19 @@ PAIRS = {
 """Groups of variables that are one option."""
 
 
+OPTIONS = {"--smtp": "MP_SMTP_BIND_ADDR", "--max": "MP_MAX_MESSAGES", "-m": "MP_MAX_MESSAGES"}
+"""Options of Mailpit that are called otherwise than their variables."""
+
+
+def option_for(name: str) -> str | None:
+    """Return our option for one of Mailpit's command line, None if we have none."""
+    variable = OPTIONS.get(name, "MP_" + name.strip("-").replace("-", "_").upper())
+    for pair, names in PAIRS.items():
+        if variable in names:
+            return "--" + pair.removeprefix("MP_").lower().replace("ui_", "web-")
+    return ALIASES[variable].option if variable in ALIASES else None
+
+
 def words_of(
     parser: ArgumentParser, args: Sequence[str], environment: Mapping[str, str]
 ) -> tuple[list[str], list[str]]:

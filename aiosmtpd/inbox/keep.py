@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from attrs import frozen
+from attrs import evolve, frozen
 from public import public
 
 _SIZE = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,3}))?\s*([KMGT])(?:i?B)?", re.IGNORECASE)
@@ -44,6 +44,14 @@ class Keep:
         if self.age is not None:
             limits.append(_age(self.age))
         return ",".join(limits) or "all"
+
+    def describe(self) -> str:
+        """Return the limits for people, such as ``at most 5,000 messages, 1G, 30d``."""
+        others = evolve(self, count=None)
+        limits = [] if self.count is None else [f"{self.count:,} messages"]
+        if others != Keep(None, None, None):
+            limits += str(others).split(",")
+        return f"at most {', '.join(limits)}" if limits else "without limit"
 
 
 @public

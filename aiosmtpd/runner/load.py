@@ -5,6 +5,7 @@ All faults are found in one run, each with its line.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tomllib
@@ -204,7 +205,10 @@ class _Loader:
         return f"{scheme}{colon}{os.path.join(self._folder, path)}"
 
     def _missing(self, field: attrs.Attribute[Any], path: Path) -> None:
-        self._say((*path, field.name), f"missing: write {field.metadata['kind'].wanted}")
+        wanted = field.metadata["kind"].wanted
+        if field.metadata["kind"] is kinds.TEXT:
+            wanted += f" such as {json.dumps(field.metadata['example'])}"
+        self._say((*path, field.name), f"missing: write {wanted}")
 
     def _refuse(
         self, cls: type[Any], names: Mapping[str, Any], known: Mapping[str, Any], path: Path

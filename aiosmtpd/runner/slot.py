@@ -176,7 +176,7 @@ class Slot:
         was_asked = child in self._leaving or self._master.is_draining
         self._leaving.discard(child)
         self._left.set()
-        why = "hang" if child.is_hanging else "reload" if was_asked else "crash"
+        why = self._why(child, was_asked)
         if not was_asked and child.ready_at is not None:
             served = asyncio.get_running_loop().time() - child.ready_at
             self._soon = 0 if served >= SOUND else self._soon + 1
@@ -189,3 +189,13 @@ class Slot:
         if self.child is child:
             self.child = None
             self._gone.set()
+
+    def _why(self, child: Child, was_asked: bool) -> str:
+        """Return why a process has ended, in one word."""
+        if child.is_hanging:
+            return "hang"
+        if child.ready_at is None and child.code > 0:
+            return "start"
+        if self._master.is_draining:
+            return "drain"
+        return "reload" if was_asked else "crash"

@@ -32,9 +32,12 @@ REACH = 5.0
 PORTS = {"smtp": 25, "smtp+starttls": 25, "smtps": 465, "lmtp": 24, "http": 80, "https": 443}
 
 
-def try_out(config: Config, *, online: bool = False) -> list[Said]:
-    """Return the faults and warnings of a configuration, for the user of this process."""
-    said = list(_try_spool(config))
+def try_out(config: Config, *, online: bool = False, has_master: bool = False) -> list[Said]:
+    """Return the faults and warnings of a configuration, for the user of this process.
+
+    With *has_master*, root's master makes the spool for this user.
+    """
+    said = _try_spool(config, has_master) or _try_maildirs(config)
     try:
         make_handler(config)
     except Failure as failure:
@@ -47,7 +50,7 @@ def try_out(config: Config, *, online: bool = False) -> list[Said]:
     return said
 
 
-def _try_spool(config: Config) -> list[Said]:
+def _try_spool(config: Config, has_master: bool) -> list[Said]:
     if config.spool is None:
         return []
     path: list[str | int] = ["spool", "path"]
@@ -56,7 +59,8 @@ def _try_spool(config: Config) -> list[Said]:
         folder = os.path.dirname(folder)
     if not os.path.isdir(folder):
         return [(path, f"{folder} is not a folder", True)]
-    if not os.access(folder, os.W_OK | os.X_OK):
+    is_made = has_master and folder == os.path.dirname(config.spool.path)
+    if not os.access(folder, os.X_OK if is_made else os.W_OK | os.X_OK):
         verb = "written" if folder == config.spool.path else f"made in {folder}"
         return [(path, f"{config.spool.path} cannot be {verb} by {_user()}", True)]
     try:
@@ -67,6 +71,19 @@ def _try_spool(config: Config) -> list[Said]:
         text = f"mail is put off: {folder} has {free >> 20} MiB free, less than min_free"
         return [(["spool", "min_free"], text, False)]
     return []
+
+
+def _try_maildirs(config: Config) -> list[Said]:
+    said: list[Said] = []
+    for number, route in enumerate(config.routes):
+        if outlets.scheme_of(route.to) != "maildir":
+            continue
+        folder = os.path.abspath(route.to.partition(":")[2])
+        parent = folder if os.path.lexists(folder) else os.path.dirname(folder)
+        if os.path.isdir(parent) and not os.access(parent, os.W_OK | os.X_OK):
+            verb = "written" if parent == folder else f"made in {parent}"
+            said.append((["route", number, "to"], f"{folder} cannot be {verb} by {_user()}", True))
+    return said
 
 
 def _user() -> str:
@@ -146,7 +163,11 @@ def main() -> None:
     if order["identity"] is not None:
         # As workers do: Python itself may lie in a folder that only root can read.
         Identity(**order["identity"]).assume()
-    said = try_out(Config.from_json(order["config"]), online=order["online"])
+    said = try_out(
+        Config.from_json(order["config"]),
+        online=order["online"],
+        has_master=order["identity"] is not None,
+    )
     with os.fdopen(output, "w", encoding="utf-8") as file:
         json.dump(said, file)
         file.flush()

@@ -137,8 +137,9 @@ class Watch:
         column = self._columns.pop(pid, None)
         if self._table is not None and column is not None:
             self._table.release(column)
-        if reason in self._restarts and not self.master.is_draining:
-            self._restarts[reason] += 1
+        counted = "crash" if reason == "start" else reason
+        if counted in self._restarts and not self.master.is_draining:
+            self._restarts[counted] += 1
         level = logging.INFO if reason in ("reload", "drain") else logging.ERROR
         how: dict[str, Any] = {"code": code} if code >= 0 else {"signal": -code}
         logs.event("worker.exit", level, slot=slot, worker=pid, reason=reason, **how)

@@ -7,6 +7,7 @@ until the master says ``drain`` or ends.
 from __future__ import annotations
 
 import asyncio
+import errno
 import faulthandler
 import logging
 import os
@@ -81,7 +82,7 @@ class Worker:
         try:
             service = await self._start(order)
         except Failure as failure:
-            return await self._fail(str(failure), failure.code)
+            return await self._fail(_with_user(str(failure), order["identity"]), failure.code)
         except Exception as error:
             log.exception("The worker cannot start")
             return await self._fail(one_line(error), 1)
@@ -203,6 +204,17 @@ class Worker:
                 except Exception as error:
                     return {"error": one_line(error)}
         return {"error": "this worker cannot answer that"}
+
+
+def _with_user(text: str, identity: dict[str, Any] | None) -> str:
+    """Name the user of the workers in the reason of a failure, if the user may be the reason."""
+    if identity is None or os.strerror(errno.EACCES) not in text:
+        return text
+    user = identity["user"]
+    return (
+        f"{text}; workers run as the user {user}: make it and give it to this user (mkdir, chown), "
+        "or name another one (the key user, or the variable AIOSMTPD_USER)"
+    )
 
 
 async def _main(descriptor: int) -> int:

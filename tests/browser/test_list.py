@@ -110,9 +110,11 @@ def test_delete_can_be_taken_back(page: Page, box: Box) -> None:
     page.keyboard.press("Delete")
     page.get_by_text("1 message deleted", exact=True).wait_for()
     assert rows(page).count() == 1
+    expect(page.locator("#count")).to_have_text("1 message")
     assert page.evaluate("document.activeElement.innerText").count("First") == 1
     page.keyboard.press("z")
     rows(page).nth(1).wait_for()
+    expect(page.locator("#count")).to_have_text("2 messages")
     assert page.locator("#undo").is_hidden()
     assert box.store.counts().total == 2
 

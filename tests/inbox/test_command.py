@@ -61,7 +61,7 @@ def test_a_message_is_caught_and_listed() -> None:
             f"127.0.0.1:{inbox.port}",
             f"point your program there: host 127.0.0.1, port {inbox.port}, no TLS, no AUTH",
             f"send a test: aiosmtpd send 127.0.0.1:{inbox.port}",
-            "messages are kept until the end (--store keeps them), at most 5000,1G",
+            "messages are kept until the end (--store keeps them), at most 5,000 messages, 1G",
             "stop it with Ctrl-C",
         ]
         assert inbox.program.end(signal.SIGTERM) == (0, "", "")
@@ -113,7 +113,7 @@ def test_ports_in_use() -> None:
         for option, other in (("-l", "--web"), ("--web", "-l")):
             line = refused("inbox", option, f"127.0.0.1:{port}", other, "127.0.0.1:0")
             assert line == (
-                f"aiosmtpd inbox: error: Cannot listen on ('127.0.0.1', {port}): address already "
+                f"aiosmtpd inbox: error: Cannot listen on 127.0.0.1:{port}: address already "
                 f"in use; stop the program that listens there or choose another place with {option}"
                 "\n"
             )

@@ -71,6 +71,17 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--tlscert", "x"], "--tlscert and --tlskey must be specified together"),
         (["-l", "smtps://:0"], "smtps:// needs --tlscert and --tlskey, or --tls self-signed"),
         (["--port", "25"], "unrecognized arguments: --port; use -l HOST:PORT to say where"),
+        (["--smtp", ":1"], "unrecognized arguments: --smtp; Mailpit's --smtp is -l here"),
+        (
+            ["--ui-auth-file", "f"],
+            "unrecognized arguments: --ui-auth-file; "
+            "Mailpit's --ui-auth-file is --web-auth-file here",
+        ),
+        (["-m", "5"], "unrecognized arguments: -m; Mailpit's -m is --keep here"),
+        (
+            ["--ui-tls-cert", "c"],
+            "unrecognized arguments: --ui-tls-cert; Mailpit's --ui-tls-cert is --web-tls here",
+        ),
         (["--mialdir"], "unrecognized arguments: --mialdir; did you mean --maildir?"),
         (["--web-tls", "x", "y"], "Certificate x with key y: No such file or directory"),
     ],

@@ -46,6 +46,19 @@ def test_limits_are_written_as_they_are_read(
     assert parse_keep(str(keep)) == keep
 
 
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        (Keep(5000, 1 << 30, 30 * 86400), "at most 5,000 messages, 1G, 30d"),
+        (Keep(None, None, 43200), "at most 12h"),
+        (Keep(10, None, None), "at most 10 messages"),
+        (NONE, "without limit"),
+    ],
+)
+def test_limits_in_words(keep: Keep, said: str) -> None:
+    assert keep.describe() == said
+
+
 def removed(keep: Keep, *messages: Oldest) -> tuple[list[int], str]:
     size = sum(one.size for one in messages)
     return superfluous(keep, messages, total=len(messages), size=size, now=1000.0)

@@ -22,7 +22,7 @@ NO_DNS = ("no-such-host.invalid:0", "Cannot listen: ")
     [
         NO_DNS,
         ("a..b:0", "Cannot listen: Not a host name: a..b; name a host or an address"),
-        ("192.0.2.1:0", "Cannot listen on ('192.0.2.1', 0): cannot assign requested address; "),
+        ("192.0.2.1:0", "Cannot listen on 192.0.2.1:0: cannot assign requested address; "),
         ("fd:99", "Cannot listen on fd:99 "),
         ("fd:0", "Cannot listen on fd:0 "),
         ("fd:x", "Invalid file descriptor: x"),
@@ -45,7 +45,7 @@ def test_a_port_in_use(flags: list[str]) -> None:
         port = sock.getsockname()[1]
         error = refused("-n", *flags, "-l", f"127.0.0.1:{port}")
     assert error == (
-        f"aiosmtpd: error: Cannot listen on ('127.0.0.1', {port}): address already in use; "
+        f"aiosmtpd: error: Cannot listen on 127.0.0.1:{port}: address already in use; "
         "stop the program that listens there or choose another place with -l\n"
     )
 

@@ -237,7 +237,7 @@ def test_a_busy_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
         line = refused("wait", "-n", "-l", f"127.0.0.1:{port}")
-        assert line.startswith(f"aiosmtpd wait: error: Cannot listen on ('127.0.0.1', {port})")
+        assert line.startswith(f"aiosmtpd wait: error: Cannot listen on 127.0.0.1:{port}")
 
 
 def test_no_standard_output(

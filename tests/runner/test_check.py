@@ -181,6 +181,28 @@ def test_a_spool_of_another_user(tmp_path: Path) -> None:
     assert found[0].endswith(" by nobody")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_spool_that_root_makes_for_the_workers(open_path: Path) -> None:
+    (open_path / "mail").mkdir()
+    (open_path / "mail").chmod(0o777)
+    text = SPOOL.replace(f'"{ME}"', '"nobody"')
+    assert faults(open_path, text + 'to = "maildir:mail"\n') == []
+    # The master makes one folder, not those above it.
+    text = text.replace('"spool"', '"a/spool"')
+    (found,) = faults(open_path, text + 'to = "maildir:mail"\n')
+    assert found == f":3: spool.path: {open_path}/a/spool cannot be made in {open_path} by nobody"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_maildir_of_another_user(open_path: Path) -> None:
+    text = SPOOL.replace(f'"{ME}"', '"nobody"') + 'to = "maildir:box"\n'
+    (found,) = faults(open_path, text)
+    assert found == f":5: route.1.to: {open_path}/box cannot be made in {open_path} by nobody"
+    (open_path / "box").mkdir()
+    (found,) = faults(open_path, text)
+    assert found == f":5: route.1.to: {open_path}/box cannot be written by nobody"
+
+
 def test_a_disk_without_room(tmp_path: Path) -> None:
     text = SPOOL.replace("[[route]]", 'spool.min_free = "9000T"\n[[route]]') + 'to = "maildir:m"\n'
     assert warnings(tmp_path, text)[0].startswith(":4: spool.min_free: mail is put off")

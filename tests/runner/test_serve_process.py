@@ -87,3 +87,20 @@ def test_a_wrong_file_changes_nothing_at_a_reload(started: Started, tmp_path: Pa
     wait_for(lambda: "a.toml:9: limits.size: expected a size" in (tmp_path / "log").read_text())
     with smtplib.SMTP("127.0.0.1", port) as client:
         assert client.noop()[0] == 250
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+def test_a_folder_of_root_is_named_with_the_user(open_path: Path) -> None:
+    places = ["--spool", "spool", "--deliver", "*@a.test=maildir:box"]
+    done = subprocess.run(
+        [*COMMAND, "-l", "127.0.0.1:0", *places],
+        cwd=open_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert f"maildir:{open_path}/box: Permission denied; workers run as the user nobody: " in said
+    assert '"reason": "start"' in done.stderr
+    assert '"reason": "crash"' not in done.stderr

@@ -161,6 +161,7 @@ async def test_a_master_starts_and_ends(running: Running, staff: Staff) -> None:
     assert [worker.order["lent"] for worker in staff.workers] == [0, 1]
     await running.end()
     assert staff.log == ["drain 100 2 2 last", "drain 101 2 2 last"]
+    assert ("exited", 0, 100, "drain") in running.heard
     assert running.heard[0] == "start"
     assert running.heard[-1] == "stop"
 

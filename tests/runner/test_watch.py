@@ -116,6 +116,12 @@ async def test_counters_stay_when_a_worker_ends(played: Played) -> None:
         assert f"\n{line}\n" in text
 
 
+async def test_a_worker_that_cannot_start_is_a_crash(played: Played) -> None:
+    played.begin(0, 100)
+    played.watch.worker_exited(0, 100, "start", 1)
+    assert 'restarts_total{reason="crash"} 1\n' in await played.get("/metrics")
+
+
 async def test_numbers_of_another_version_are_left_out(played: Played) -> None:
     played.watch.beat(0, 100, {"other": 1})
     assert ACCEPTED not in await played.get("/metrics")

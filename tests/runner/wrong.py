@@ -112,7 +112,7 @@ WRONG: dict[str, tuple[str, list[str]]] = {
     ),
     "route without a place": (
         ROUTE + 'match = "*@example.org"\n',
-        [":3: route.1.to: missing: write a text"],
+        [':3: route.1.to: missing: write a text such as "lmtp://127.0.0.1:24"'],
     ),
     "unknown scheme": (
         ROUTE + 'to = "smpt://127.0.0.1"\n',

@@ -480,8 +480,9 @@ def encrypt(path: Path) -> None:
     [
         (
             OSError(errno.EADDRINUSE, "error while attempting to bind on address ('a', 1): in use"),
-            "Cannot listen on ('a', 1): in use; stop the program that listens there",
+            "Cannot listen on a:1: in use; stop the program that listens there",
         ),
+        (OSError(errno.EADDRINUSE, "('::1', 25, 0, 0): in use"), "Cannot listen on [::1]:25: in"),
         (OSError(errno.EACCES, "('a', 1): denied"), "only root may use ports below 1024"),
         (OSError(errno.EADDRNOTAVAIL, "('a', 1): no"), "name an address of this machine"),
         (OSError(errno.ENOENT, "'/a': no"), "Cannot listen on '/a': no; choose another place"),

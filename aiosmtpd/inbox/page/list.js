@@ -335,8 +335,11 @@ export class List {
   }
 
   bar() {
-    const { matches, total } = this.numbers;
     const query = this.query.trim();
+    // Messages that can still be taken back are not counted.
+    const gone = this.hidden && !asksRejected(query) ? this.hidden.count : 0;
+    const matches = Math.max(0, this.numbers.matches - gone);
+    const total = Math.max(0, this.numbers.total - gone);
     const number = this.all ? matches : this.checked.size;
     const text = number ? `${number.toLocaleString('en')} selected`
       : asksRejected(query) ? plural(matches, 'refused attempt')
@@ -534,6 +537,8 @@ export class List {
   async commit(leaving = false) {
     if (!this.hidden) return;
     const gone = this.endUndo();
+    this.numbers.total -= gone.count;
+    this.numbers.matches -= gone.count;
     if (gone.all) this.rows = [];
     else this.forget([...gone.ids]);
     const more = leaving ? { keepalive: true } : {};
