@@ -7,6 +7,7 @@ and no store, in turns in one run; each 250 comes after the commit. The reads ar
 
 import argparse
 import asyncio
+import base64
 import gc
 import json
 import os
@@ -82,7 +83,13 @@ async def serve(kind: str) -> None:
     store = Nothing() if kind == "none" else Store(keep=Keep(None, None, None))
     store.open()
     intake = Intake(store)
-    server = Server(intake, observers=[intake], hostname="localhost", extensions="modern")
+    server = Server(
+        intake,
+        observers=[intake],
+        hostname="localhost",
+        extensions="modern",
+        data_size_limit=LARGE_SIZE * 2,
+    )
     async with server:
         print(server.addresses[0][1], flush=True)
         await asyncio.to_thread(sys.stdin.read)
@@ -165,6 +172,70 @@ def intake(rounds: int, messages: int) -> None:
             f" {rates['none']:.0f}; share {share:.2f} (wanted {goal}); CPU"
             f" {each['store']:.2f} and {each['none']:.2f} ms a message"
         )
+
+
+LARGE_GOALS = "wanted: 0.5 s, 50 ms"
+LARGE_SIZE = 25_000_000
+
+
+def small(port: int, orders: Connection, done: Connection) -> None:
+    """Send small messages all the time; tell the longest one after each order."""
+    took = [0.0]
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        while True:
+            began = time.perf_counter()
+            client.sendmail("shop@example.org", ["bob@example.com"], mail(1))
+            took.append((time.perf_counter() - began) * 1000)
+            if orders.poll():
+                if not orders.recv():
+                    return
+                done.send(max(took))
+                took = [0.0]
+
+
+def large_messages() -> Iterator[tuple[str, bytes]]:
+    data = random.Random(1).randbytes(LARGE_SIZE * 54 // 74)
+    head = b"Subject: large\r\nContent-Type: %s\r\n"
+    coded = base64.encodebytes(data).replace(b"\n", b"\r\n")
+    kind = head % b"application/octet-stream"
+    yield "a file", kind + b"Content-Transfer-Encoding: base64\r\n\r\n" + coded
+    line = b"a line of text, which has some words and a number: 12345\r\n"
+    yield "text", head % b"text/plain" + b"\r\n" + line * (LARGE_SIZE // len(line))
+    row = b"<tr><td><a href='https://a.test/1'>one two three</a></td></tr>\r\n"
+    yield "HTML", head % b"text/html" + b"\r\n" + row * (LARGE_SIZE // len(row))
+
+
+def large(rounds: int) -> None:
+    """Send messages of 25 MB, and measure how long another client waits meanwhile."""
+    with ExitStack() as stack:
+        server = Running(stack, "store")
+        orders, order = Pipe(duplex=False)
+        done, tell = Pipe(duplex=False)
+        other = Process(target=small, args=(server.port, orders, tell))
+        other.start()
+        stack.callback(other.join)
+        stack.callback(order.send, 0)
+
+        def longest() -> float:
+            order.send(1)
+            return float(done.recv())
+
+        for name, body in large_messages():
+            took, waits, usual = [], [], []
+            for _ in range(rounds):
+                longest()
+                time.sleep(0.5)
+                usual.append(longest())
+                with smtplib.SMTP("127.0.0.1", server.port) as client:
+                    began = time.perf_counter()
+                    client.sendmail("shop@example.org", ["bob@example.com"], body)
+                    took.append(time.perf_counter() - began)
+                waits.append(longest())
+            print(
+                f"25 MB of {name}: sent and stored in {statistics.median(took):.2f} s; another"
+                f" client waits at most {statistics.median(waits):.0f} ms, without it"
+                f" {statistics.median(usual):.0f} ms ({LARGE_GOALS})"
+            )
 
 
 @contextmanager
@@ -258,15 +329,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--messages", type=int, default=400, help="in a round")
     parser.add_argument("--total", type=int, default=100_000, help="in the store that is read")
-    parser.add_argument("--only", choices=["intake", "reads"])
+    parser.add_argument("--only", choices=["intake", "large", "reads"])
     parser.add_argument("--serve", choices=["none", "store"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         asyncio.run(serve(args.serve))
         return
-    if args.only != "reads":
+    if args.only in (None, "intake"):
         intake(args.rounds, args.messages)
-    if args.only != "intake":
+    if args.only in (None, "large"):
+        large(args.rounds)
+    if args.only in (None, "reads"):
         reads(args.total)
 
 

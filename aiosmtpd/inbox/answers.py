@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import tzinfo
 from typing import Any, TypeVar
@@ -20,6 +20,9 @@ T = TypeVar("T")
 SMALLEST_ZIPPED = 1000
 LARGEST_ZIPPED = 1 << 20
 """Bytes of answers that are worth compressing; above, the time is not."""
+
+LARGEST_AT_ONCE = 1 << 18
+"""Bytes of an answer that are given to the connection at once."""
 
 PARSED_AT_ONCE = 1 << 16
 """Bytes of JSON that are parsed in the event loop: more would delay other clients."""
@@ -61,7 +64,20 @@ async def json_answer(
     }
     if zipped:
         headers["content-encoding"] = "gzip"
-    return Response(body, headers=headers)
+    return octets_answer(body, headers)
+
+
+def octets_answer(body: bytes, headers: dict[str, str]) -> Response:
+    """Return an answer that is sent in pieces if it is large, so that others wait less."""
+    if len(body) <= LARGEST_AT_ONCE:
+        return Response(body, headers=headers)
+
+    async def pieces() -> AsyncIterator[memoryview]:
+        view = memoryview(body)
+        for at in range(0, len(body), LARGEST_AT_ONCE):
+            yield view[at : at + LARGEST_AT_ONCE]
+
+    return StreamingResponse(pieces(), headers={**headers, "content-length": str(len(body))})
 
 
 def _encoded(make: Callable[[], str], zip: bool) -> tuple[bytes, bool]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
+from io import BytesIO
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from public import public
 
 from aiosmtpd.inbox import links, people
-from aiosmtpd.inbox.letter import Letter
+from aiosmtpd.inbox.letter import LONGEST_HTML, Letter
+from aiosmtpd.inbox.pieces import PIECE, search
 from aiosmtpd.mail import html_text
 from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of
 
@@ -195,7 +197,8 @@ def _bodies(letter: Letter) -> Findings:
 
 def _differ(text: str, seen: str) -> bool:
     wanted = set(_WORD.findall(seen.casefold()))
-    return len(wanted) >= 5 and len(wanted & set(_WORD.findall(text.casefold()))) * 5 < len(wanted)
+    there = set(_WORD.findall(text[:LONGEST_HTML].casefold()))
+    return len(wanted) >= 5 and len(wanted & there) * 5 < len(wanted)
 
 
 def _markup(letter: Letter) -> Findings:
@@ -237,7 +240,7 @@ def _placeholders(letter: Letter) -> Findings:
     if letter.html:
         texts["html"] = letter.seen
     for place, text in texts.items():
-        if match := _PLACEHOLDER.search(text[:1_000_000]):
+        if match := search(_PLACEHOLDER, text[:1_000_000]):
             line = text.count("\n", 0, match.start()) + 1
             where = f"text:{line}" if place == "text" else place
             begin = max(match.start() - 20, 0)
@@ -271,17 +274,23 @@ def _parts(letter: Letter) -> Findings:
 
 
 def _source(letter: Letter) -> Findings:
-    longest = number = bare = high = 0
+    longest, number, bare, high = LONGEST_LINE, 0, 0, 0
+    before = 0
     with letter.stored.open() as file:
-        for line_number, line in enumerate(_lines(file), 1):
-            size = len(line.rstrip(b"\r\n"))
-            if size > longest:
-                longest, number = size, line_number
-            if not bare and _BARE.search(line):
-                bare = line_number
-            if not high and not line.isascii():
-                high = line_number
-    if longest > LONGEST_LINE:
+        for block in _blocks(file):
+            if _is_usual(block, longest, high=bool(high), bare=bool(bare)):
+                before += block.count(b"\n")
+                continue
+            for line_number, line in enumerate(BytesIO(block), before + 1):
+                size = len(line.rstrip(b"\r\n"))
+                if size > longest:
+                    longest, number = size, line_number
+                if not bare and _BARE.search(line):
+                    bare = line_number
+                if not high and not line.isascii():
+                    high = line_number
+            before += block.count(b"\n")
+    if number:
         detail = f"{longest:,} bytes: servers may refuse more than {LONGEST_LINE} (RFC 5321)"
         yield Finding("long-line", "warn", "A line is too long", detail, f"source:{number}")
     if bare:
@@ -295,10 +304,20 @@ def _source(letter: Letter) -> Findings:
         )
 
 
-def _lines(file: Any) -> Iterator[bytes]:
-    """Yield the lines of a file; those of more than 1 MiB in pieces."""
-    while line := file.readline(1 << 20):
-        yield line
+def _blocks(file: Any) -> Iterator[bytes]:
+    """Yield whole lines of a file in blocks; those of more than 1 MiB may be in several."""
+    while block := file.read(PIECE):
+        yield block if block.endswith(b"\n") else block + file.readline(1 << 20)
+
+
+def _is_usual(block: bytes, longest: int, *, high: bool, bare: bool) -> bool:
+    """Return True if no line of a block is longer, or has what was not found before."""
+    lines = block.count(b"\r\n")
+    return (
+        (high or block.isascii())
+        and (bare or lines == block.count(b"\n") == block.count(b"\r"))
+        and max(map(len, block.split(b"\n"))) <= longest
+    )
 
 
 def _raw(letter: Letter, name: str) -> list[str]:

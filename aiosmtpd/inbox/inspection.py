@@ -29,7 +29,7 @@ NOT_CHECKED = "not checked"
 """The status of a link if the server sends no requests."""
 
 _WANTED = frozenset({"href", "src", "rel"})
-_READ = 4 << 20
+_READ = 1 << 20
 """Characters of HTML and text that are searched for links."""
 
 
@@ -58,7 +58,8 @@ class Inspector(Finder):
         """Return which mail programs show the HTML as it is meant."""
         mail = await self.find(request, unknown_latest=UNKNOWN)
         try:
-            result = await asyncio.to_thread(_html_check, mail)
+            async with self._turn(mail):
+                result = await asyncio.to_thread(_html_check, mail)
         except ValueError as error:
             raise HTTPException(400, str(error)) from None
         return await json_answer(request, lambda: wire.dump(result))
@@ -66,7 +67,8 @@ class Inspector(Finder):
     async def links(self, request: Request) -> Response:
         """Return the links of a message; ``follow`` is for redirects."""
         mail = await self.find(request, unknown_latest=UNKNOWN)
-        found = await asyncio.to_thread(links_of, mail)
+        async with self._turn(mail):
+            found = await asyncio.to_thread(links_of, mail)
         await self.mark_read(mail)
         results, errors = [Result(0, NOT_CHECKED)] * len(found), 0
         if self._checker is not None:
@@ -130,6 +132,5 @@ def links_of(mail: StoredMail) -> list[str]:
         elif "stylesheet" in attributes.get("rel", "").lower().split():
             sheets.append(attributes.get("href", ""))
     found = [one for one in map(str.strip, anchors + sheets + images) if links.is_web_address(one)]
-    # Of a message without a text part, Text is made of the HTML: it has the same links.
-    found += links.find(mail.text[:_READ])
+    found += links.find(mail.first_text(_READ))
     return list(dict.fromkeys(found))[:MOST_LINKS]

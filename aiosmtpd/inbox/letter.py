@@ -11,7 +11,7 @@ from aiosmtpd.mail.message import DecodedMail
 from aiosmtpd.mail.tree import Part
 from aiosmtpd.protocol.session import Envelope, Session
 
-LONGEST_HTML = 4 << 20
+LONGEST_HTML = 1 << 20
 """Characters of HTML that are looked at."""
 
 

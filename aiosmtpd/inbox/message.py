@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -33,6 +34,10 @@ class Finder:
 
     def __init__(self, services: Services) -> None:
         self._store = services.store
+        self._services = services
+
+    def _turn(self, mail: StoredMail) -> AbstractAsyncContextManager[None]:
+        return self._services.turn(mail.size)
 
     async def find(self, request: Request, *, unknown_latest: str = NOT_FOUND) -> StoredMail:
         """Return the message; HTTPException 404 if there is no such message."""
@@ -65,7 +70,8 @@ class Reader(Finder):
     async def message(self, request: Request) -> Response:
         """Return the decoded message, and mark it as read."""
         mail = await self.find(request)
-        answer = await json_answer(request, mail.json)
+        async with self._turn(mail):
+            answer = await json_answer(request, mail.json)
         await self.mark_read(mail)
         return answer
 

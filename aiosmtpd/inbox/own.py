@@ -267,7 +267,9 @@ class _Own:
 
     async def _of(self, request: Request, make: Callable[[Letter], Any]) -> Any:
         """Return the value that *make* finds in the message of a request."""
-        return await asyncio.to_thread(lambda: make(Letter(self._message(request))))
+        mail = await asyncio.to_thread(self._message, request)
+        async with self._services.turn(mail.size):
+            return await asyncio.to_thread(lambda: make(Letter(mail)))
 
     def _message(self, request: Request) -> StoredMail:
         """Return the message of a request, by its id or as the latest; raises Wrong."""

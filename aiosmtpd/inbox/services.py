@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from attrs import Attribute, define, field, frozen
@@ -59,6 +60,12 @@ class WebOptions:
             raise ValueError(f"the web root {root!r:.60} may have letters, digits and / - _ . @")
 
 
+LARGE_MAIL = 1_000_000
+"""Bytes above which a message waits for its turn to be read."""
+
+LARGE_AT_ONCE = 2
+
+
 @public
 @define(eq=False)
 class Services:
@@ -74,3 +81,13 @@ class Services:
     """The server to which messages are released; None releases none."""
     stopping: asyncio.Event = field(factory=asyncio.Event)
     """Set before the server stops: streams end, and requests that wait get 503."""
+    _turns: asyncio.Semaphore = field(
+        factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE), init=False, repr=False
+    )
+
+    def turn(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Wait for a turn to read a message of so many bytes, so that threads are left for others.
+
+        Reading a large one may take seconds.
+        """
+        return self._turns if size > LARGE_MAIL else nullcontext()

@@ -154,6 +154,13 @@ class StoredMail:
             return html_text.shown(html, targets=True)
         return text
 
+    def first_text(self, most: int) -> str:
+        """Return the beginning of the plain text, else the text of the HTML's beginning."""
+        text = rows.plain_of(self.tree(), most)[:most]
+        if not text and (html := rows.html_of(self.tree())[:most]):
+            return html_text.shown(html, targets=True)
+        return text
+
     @cached_property
     def html(self) -> str:
         """``HTML`` of the API: the first part of HTML as received, ``""`` without one."""
@@ -194,7 +201,7 @@ class StoredMail:
         sender = people.sender(self._first("from")) if "from" in values else Person("", "")
         message_id = header.characters(self._first("message-id")).strip()
         return_path = header.characters(self._first("return-path")).strip("<> \t")
-        return wire.dump(
+        return wire.dump_message(
             {
                 "ID": self.id,
                 "MessageID": message_id.removeprefix("<").removesuffix(">"),

@@ -19,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from aiosmtpd.inbox.answers import UNKNOWN, zone_of
+from aiosmtpd.inbox.answers import UNKNOWN, octets_answer, zone_of
 from aiosmtpd.inbox.auth import key_of
 from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
+from aiosmtpd.inbox.pieces import replace_tags
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
 from aiosmtpd.mail.html_tokens import Tokens
@@ -83,27 +84,31 @@ class Views(Finder):
         is_own = request.headers.get("sec-fetch-site", "same-origin") == "same-origin"
         remote = self._remote or (is_own and query.get("remote") == "1")
         nonce = token_urlsafe(16) if query.get("embed") == "1" else ""
-        if is_browser:
-            html = _TAG.sub("<x-", html)
-        if nonce:
-            html = await asyncio.to_thread(embedded, html, nonce)
-        elif query.get("frame") == "1":
-            html = framed(html)
-        return Response(
-            html.encode("utf-8", "replace"),
-            headers={
-                "content-type": "text/html; charset=utf-8",
-                "content-security-policy": policy(nonce, remote=remote),
-            },
-        )
+        is_framed = query.get("frame") == "1"
+
+        def made() -> bytes:
+            shown = replace_tags(_TAG, "<x-", html) if is_browser else html
+            if nonce:
+                shown = embedded(shown, nonce)
+            elif is_framed:
+                shown = framed(shown)
+            return shown.encode("utf-8", "replace")
+
+        headers = {
+            "content-type": "text/html; charset=utf-8",
+            "content-security-policy": policy(nonce, remote=remote),
+        }
+        async with self._turn(mail):
+            return octets_answer(await asyncio.to_thread(made), headers)
 
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
         mail = await self.find(request)
-        text = await asyncio.to_thread(getattr, mail, "text")
+        async with self._turn(mail):
+            octets = await asyncio.to_thread(lambda: mail.text.encode("utf-8", "replace"))
         await self.mark_read(mail)
         headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
-        return Response(text.encode("utf-8", "replace"), headers=headers)
+        return octets_answer(octets, headers)
 
     async def latest(self, request: Request) -> Response:
         """Send the browser to the newest message that matches."""
