@@ -25,6 +25,7 @@ from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from typing import Any
 
+from aiosmtpd.cli.inbox_program import SWITCH
 from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.store import Attempt, Keep, Received, SessionLog, Store
 from aiosmtpd.server import Server
@@ -80,6 +81,8 @@ class Nothing(Store):
 
 
 async def serve(kind: str) -> None:
+    # As the program does it.
+    sys.setswitchinterval(SWITCH)
     store = Nothing() if kind == "none" else Store(keep=Keep(None, None, None))
     store.open()
     intake = Intake(store)

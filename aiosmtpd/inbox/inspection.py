@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -24,6 +25,9 @@ MOST_LINKS = 100
 
 MOST_RECIPIENTS = 100
 """Addresses to which a message is released at once."""
+
+LAST_SECONDS = 0.2
+"""Seconds that the relay has when the inbox stops."""
 
 NOT_CHECKED = "not checked"
 """The status of a link if the server sends no requests."""
@@ -91,10 +95,25 @@ class Inspector(Finder):
         if refused := [one for one in recipients if not relay.allows(one)]:
             raise HTTPException(400, f"the relay is not for {', '.join(refused)[:1000]}")
         try:
-            await relay.send(mail, recipients)
+            await self._until_stopping(relay.send(mail, recipients))
         except NotSent as error:
             raise HTTPException(400, str(error)) from None
         return ok()
+
+    async def _until_stopping(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Wait for the relay, but not when the inbox stops: HTTPException 503."""
+        task = asyncio.create_task(sending)
+        stopping = asyncio.create_task(self._services.stopping.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=LAST_SECONDS)
+            if not task.done():
+                raise HTTPException(503, "the inbox is stopping, and the relay has not replied")
+            task.result()
+        finally:
+            task.cancel()
+            stopping.cancel()
 
 
 def _recipients(texts: list[str]) -> list[str]:

@@ -1,6 +1,9 @@
 """Messages are sent on by a relay, to addresses that are allowed."""
 
+import signal
+import socket
 from collections.abc import AsyncIterator, Iterator
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -11,6 +14,7 @@ from aiosmtpd.inbox.relay import Relay
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Store
 from aiosmtpd.testing import Inbox
+from tests.client import PATIENCE
 from tests.inbox.command import running
 from tests.inbox.support import add, mail
 from tests.inbox.web import HOST
@@ -164,3 +168,22 @@ def test_the_command_releases(hop: Inbox) -> None:
         answer = httpx.post(url, json={"To": ["ann@shop.test"]})
         assert (answer.status_code, answer.text) == (200, "ok")
     assert hop.messages[0].recipients == ["ann@shop.test"]
+
+
+def test_a_relay_that_is_silent_does_not_delay_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        args = ("--relay", f"127.0.0.1:{silent.getsockname()[1]}", "--relay-allow", ".")
+        with running(*args) as inbox:
+            inbox.send()
+            body = b'{"To":["ann@shop.test"]}'
+            head = "POST /api/v1/message/latest/release HTTP/1.1\r\nHost: a\r\nContent-Length: "
+            with socket.create_connection(inbox.place, PATIENCE) as client:
+                client.sendall(f"{head}{len(body)}\r\n\r\n".encode() + body)
+                connection, _ = silent.accept()
+                with connection:
+                    began = monotonic()
+                    ended = inbox.program.end(signal.SIGINT)
+                    assert monotonic() - began < 1.5
+                    assert ended == (0, "", "")
+                assert b" 503 " in client.recv(1000)
