@@ -170,6 +170,11 @@ class Delivery:
         return self._spool.failed
 
     @property
+    def commits(self) -> int:
+        """How many transactions have changed the database of the spool."""
+        return self._spool.commits
+
+    @property
     def is_relay(self) -> bool:
         """True if clients can send mail to any address through another mail server."""
         return any(route.is_relay for route in self._routes.all)

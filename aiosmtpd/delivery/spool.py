@@ -87,6 +87,8 @@ class Spool:
         self.min_free = min_free
         self.max_bytes = max_bytes
         self.max_wait = max_wait
+        self.commits = 0
+        """Transactions that have changed the database, since this object was made."""
         self._large = os.path.join(self.folder, "large")
         self._database = os.path.join(self.folder, "spool.db")
         self._lock = FolderLock(self.folder)
@@ -345,6 +347,8 @@ class Spool:
         connection.execute(update, (now, now + self.max_wait))
 
     def _committed(self) -> None:
+        # Only the thread of the spool adds here.
+        self.commits += 1
         for queue_id in self._tally.apply():
             with suppress(OSError):
                 os.unlink(os.path.join(self._large, queue_id))

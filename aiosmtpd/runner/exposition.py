@@ -50,6 +50,7 @@ _OF_SESSIONS: dict[str, Metric] = {
 
 _OF_DELIVERIES: dict[str, Metric] = {
     "commit_seconds": _seconds("Time in which the spool stored a message."),
+    "spool_commits_total": Metric("counter", "Commits of the workers' own spools."),
     "spool_messages": Metric("gauge", "Messages in the spool.", ("slot",)),
     "spool_bytes": Metric("gauge", "Bytes of the messages in the spool.", ("slot",)),
     "spool_oldest_seconds": Metric("gauge", "Age of the oldest message in the spool.", ("slot",)),

@@ -5,6 +5,7 @@ All faults are found in one run, each with its line.
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import re
@@ -28,6 +29,7 @@ from aiosmtpd.runner.userfile import read_users
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
 _LISTS = (PLACES, kinds.NETWORKS, kinds.TEXTS)
 _BAD = object()
+_DATES = (datetime.date, datetime.time)
 
 
 @attrs.frozen(kw_only=True)
@@ -161,12 +163,24 @@ class _Loader:
         if not isinstance(table, dict):
             return {}
         settings = {name: value for name, value in table.items() if name != "use"}
+        self._refuse_dates(settings, ("handler",))
         if "use" in table:
             values["handler"] = table["use"]
         else:
             del values["handler"]
             self._say(("handler", "use"), 'missing: write a text such as "module:Class"')
         return settings
+
+    def _refuse_dates(self, value: Any, path: Path) -> None:
+        """Report each date and time: the settings go to the workers as JSON, which has none."""
+        if isinstance(value, _DATES):
+            self._say(path, f"expected a text such as {shown(value)}: write it in quotes")
+        elif isinstance(value, dict):
+            for name, one in value.items():
+                self._refuse_dates(one, (*path, name))
+        elif isinstance(value, list):
+            for number, one in enumerate(value):
+                self._refuse_dates(one, (*path, number))
 
     def _table(self, cls: type[Any], values: Mapping[str, Any], path: Path) -> Any:
         """Return an object of a class; None if there is a fault in its table."""

@@ -106,6 +106,7 @@ class Numbers:
         ):
             for route, histogram in dict(by_route).items():
                 histograms[sample(name, route=route)] = histogram.snapshot()
+        counters[sample("spool_commits_total")] = delivery.commits
         histograms[sample("commit_seconds")] = self._commits.snapshot()
         gauges |= self._spool
 

@@ -87,6 +87,21 @@ def test_the_settings_of_a_handler(tmp_path: Path) -> None:
     assert lines[0] == ':2: handler.use: missing: write a text such as "module:Class"'
 
 
+def test_a_date_among_the_settings_of_a_handler(tmp_path: Path) -> None:
+    text = 'listen = ":25"\n[handler]\nuse = "shop:Mail"\n'
+    lines = faults(
+        tmp_path, text + "since = 2026-11-28\nhours = [07:00:00]\nat.end = 2026-11-28T07:00:00Z\n"
+    )
+    assert lines == [
+        ':4: handler.since: expected a text such as "2026-11-28": write it in quotes',
+        ':5: handler.hours.1: expected a text such as "07:00:00": write it in quotes',
+        ':6: handler.at.end: expected a text such as "2026-11-28 07:00:00+00:00": '
+        "write it in quotes",
+    ]
+    config = loaded(tmp_path, text + 'since = "2026-11-28"\n').config
+    assert Config.from_json(config.to_json()) == config
+
+
 def test_the_environment_counts_more_than_the_file(tmp_path: Path) -> None:
     environ = {
         "AIOSMTPD_WORKERS": "3",

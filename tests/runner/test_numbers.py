@@ -39,9 +39,12 @@ def test_deliveries_are_counted_by_route(tmp_path: Path) -> None:
         counters, gauges = numbers_of(numbers)
         result = sample("deliveries_total", route="app", result="delivered")
         assert (counters[result], gauges[sample("route_up", route="app")]) == (0, 1)
+        before = counters[sample("spool_commits_total")]
         send(controller, "bo@b.test")
         until(lambda: numbers_of(numbers)[0][result] == 1)
         found = numbers.snapshot()
+    # The message, and what its first try has left.
+    assert found["counters"][sample("spool_commits_total")] >= before + 2
     assert found["counters"][sample("deliveries_total", route="app", result="deferred")] == 1
     histograms = found["histograms"]
     assert sum(histograms[sample("delivery_seconds", route="app")][:-1]) == 2
@@ -76,6 +79,7 @@ async def test_the_delay_of_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch
 
 
 class Broken:
+    commits = 0
     routes_up: dict[str, bool] = {}
     failed: Any = None
     room: Any = True
