@@ -25,11 +25,10 @@ _USUAL = re.compile(rf"[{_BLANKS}]*+<({_ATEXT}++@{_DOMAIN})>")
 _OPENING = re.compile(rf"[{_BLANKS}]*+(<?)[{_BLANKS}]*+")
 _QUOTED = r'"(?:[^"\\\x00-\x1f\x7f]++|\\[\x20-\x7e])*+"'
 _WORD_OF_LOCAL = rf'(?:[^\x00-\x20"(),.:;<>@\[\\\]\x7f]++|{_QUOTED})?+'
-_LOCAL = re.compile(rf"{_WORD_OF_LOCAL}(?:\.++{_WORD_OF_LOCAL})*+")
-_DOMAIN_RE = re.compile(_DOMAIN)
 _PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*+)(?:=([^\x00-\x20\x7f-\x9f]++))?+")
 
 # Seldom needed: re compiles these when they are, which makes the import faster.
+_LOCAL = rf"{_WORD_OF_LOCAL}(?:\.++{_WORD_OF_LOCAL})*+"
 _ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*+:"
 _QUOTING = r'\\(.)|"'
 _PLAIN_LOCAL = rf"{_ATEXT}++"
@@ -87,13 +86,14 @@ def parse(text: str, local_part_limit: int = 0) -> tuple[str, str]:
 
 
 def _local_part(text: str, position: int) -> tuple[str, int]:
-    local = _LOCAL.match(text, position)
-    if local is None or local.end() == position:
+    local = re.match(_LOCAL, text[position:])
+    if local is None or not local.end():
         raise MalformedPath("no local part")
+    position += local.end()
     # Only a quoted string can contain a quote or a backslash.
     if "\\" in (word := local.group()):
-        return "".join(filter(None, re.split(_QUOTING, word))), local.end()
-    return word.replace('"', ""), local.end()
+        return "".join(filter(None, re.split(_QUOTING, word))), position
+    return word.replace('"', ""), position
 
 
 def _quote(local: str) -> str:
@@ -101,8 +101,8 @@ def _quote(local: str) -> str:
 
 
 def _domain(text: str, position: int) -> tuple[str, int]:
-    if (domain := _DOMAIN_RE.match(text, position)) is not None:
-        return domain.group(), domain.end()
+    if (domain := re.match(_DOMAIN, text[position:])) is not None:
+        return domain.group(), position + domain.end()
     if (literal := re.match(_LITERAL, text[position:])) is None:
         raise MalformedPath("no domain")
     import ipaddress  # 1.5 ms, rarely needed
