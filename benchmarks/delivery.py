@@ -2,8 +2,9 @@
 
 ``python benchmarks/delivery.py`` prints messages per second with so many in flight. The floor
 inserts the same bodies into one table, as many in a commit as the spool may have in flight. It has
-no thread, no future, no envelope and no delivery. All take turns in short rounds; the ratio is the
-median of the rounds. ``--backlog N`` measures the memory and the files of a long queue.
+no thread, no future, no envelope and no delivery. ``same rows`` is such a loop with the tables of
+the spool: a message, its delivery and their indexes. All take turns in short rounds; the ratio is
+the median of the rounds. ``--backlog N`` measures the memory and the files of a long queue.
 """
 
 import argparse
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import attrs
 
-from aiosmtpd.delivery.database import PAGE
+from aiosmtpd.delivery.database import PAGE, SCHEMA
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.maildir import DurableMaildir
@@ -63,16 +65,22 @@ ROWS = (
 )
 
 
-@contextmanager
-def bare_loop(folder: Path, row: Row) -> Iterator[Run]:
-    """A loop of inserts and commits."""
+def database(folder: Path, schema: str) -> sqlite3.Connection:
+    """Make a database with the pragmas of the spool."""
     folder.mkdir()
     connection = sqlite3.connect(folder / "floor.db", isolation_level=None)
     connection.executescript(
         f"pragma page_size={PAGE}; pragma auto_vacuum=incremental; pragma journal_mode=wal;"
         "pragma synchronous=full; pragma secure_delete=off; pragma wal_autocheckpoint=1000;"
-        "create table message(id integer primary key, body blob)"
+        + schema
     )
+    return connection
+
+
+@contextmanager
+def bare_loop(folder: Path, row: Row) -> Iterator[Run]:
+    """A loop of inserts and commits."""
+    connection = database(folder, "create table message(id integer primary key, body blob)")
     body = os.urandom(row.size)
 
     def run(messages: int) -> list[float]:
@@ -85,6 +93,42 @@ def bare_loop(folder: Path, row: Row) -> Iterator[Run]:
             connection.execute("commit")
             taken += [time.perf_counter() - begin] * row.flight
         connection.execute("delete from message")
+        return taken
+
+    yield run
+    connection.close()
+
+
+@contextmanager
+def same_rows(folder: Path, row: Row) -> Iterator[Run]:
+    """A loop of inserts and commits that writes the rows of the spool."""
+    connection = database(folder, SCHEMA)
+    body, envelope = os.urandom(row.size), ARRIVAL.to_json()
+    numbers = count(1)
+
+    def insert() -> None:
+        number = next(numbers)
+        connection.execute(
+            "insert into message(id, queue_id, arrived, envelope, size, body)"
+            " values (?, ?, ?, ?, ?, ?)",
+            (number, new_queue_id(), 0.0, envelope, row.size, body),
+        )
+        connection.execute(
+            "insert into delivery(id, message, size, route, recipients, due)"
+            " values (?, ?, ?, ?, ?, ?)",
+            (number, number, row.size, "app", '["anna@example.com"]', 0.0),
+        )
+
+    def run(messages: int) -> list[float]:
+        taken: list[float] = []
+        for _ in range(-(-messages // row.flight)):
+            begin = time.perf_counter()
+            connection.execute("begin immediate")
+            for _ in range(row.flight):
+                insert()
+            connection.execute("commit")
+            taken += [time.perf_counter() - begin] * row.flight
+        connection.executescript("delete from delivery; delete from message")
         return taken
 
     yield run
@@ -142,7 +186,12 @@ def maildir(folder: Path, row: Row) -> Iterator[Run]:
         yield lambda messages: list(threads.map(add, range(messages)))
 
 
-CONTESTANTS = {"bare loop": bare_loop, "spool": spool, "DurableMaildir": maildir}
+CONTESTANTS = {
+    "bare loop": bare_loop,
+    "same rows": same_rows,
+    "spool": spool,
+    "DurableMaildir": maildir,
+}
 
 
 @attrs.define
