@@ -119,7 +119,7 @@ def draw_rooms() -> None:
     }
     for name, (x, y) in rooms.items():
         picture.box(x, y, 96, 36, name, accent=name in public)
-    picture.box(B, 72, 320, 44, "cli", "uses every room below")
+    picture.box(B, 72, 320, 44, "cli, inbox, runner", "use the rooms below")
     engine = "connection, commands, transaction, observer"
     picture.box(A, 404, 432, 58, "engine", engine)
     protocol = "receiver, replies, paths, extensions, session, limits"
