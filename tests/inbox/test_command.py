@@ -86,7 +86,7 @@ def test_ctrl_c_with_open_pages_streams_and_waits(tmp_path: Path) -> None:
         slow.sendall(b"POST /api/v1/send HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
         began = time.monotonic()
         ended = inbox.program.end(signal.SIGINT)
-        assert time.monotonic() - began < 1.5
+        assert time.monotonic() - began < 5
         assert ended == (0, "", "")
         assert b" 503 " in beginning(wait, b"stopping")
         assert rest(stream).endswith(b"0\r\n\r\n")

@@ -62,7 +62,7 @@ def test_any_field_is_read(value: str) -> None:
 def test_long_fields_take_no_time(value: str) -> None:
     began = process_time()
     assert len(read(value)) <= MOST
-    assert process_time() - began < 2
+    assert process_time() - began < 10
 
 
 @pytest.mark.parametrize(

