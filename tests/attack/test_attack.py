@@ -28,12 +28,15 @@ def is_slow(attack: Attack) -> bool:
 
 
 @pytest.fixture(scope="module")
-def slow_ones(starter: Starter) -> Iterator[dict[str, Future[Outcome]]]:
-    """Make the attacks that wait nearly all of their time, side by side."""
+def slow_ones() -> Iterator[dict[str, Future[Outcome]]]:
+    """Make the attacks that wait nearly all of their time, side by side.
+
+    They have servers of their own: other attacks measure the memory of theirs.
+    """
     cases = [(attack, mode) for attack, mode in CASES if is_slow(attack)]
-    with ThreadPoolExecutor(len(cases)) as pool:
+    with Starter(reuse=True) as own, ThreadPoolExecutor(len(cases)) as pool:
         yield {
-            attack.name: pool.submit(make, attack, mode, starter, quick=True)
+            attack.name: pool.submit(make, attack, mode, own, quick=True)
             for attack, mode in cases
         }
 
