@@ -36,8 +36,7 @@ def slow_ones() -> Iterator[dict[str, Future[Outcome]]]:
     cases = [(attack, mode) for attack, mode in CASES if is_slow(attack)]
     with Starter(reuse=True) as own, ThreadPoolExecutor(len(cases)) as pool:
         yield {
-            attack.name: pool.submit(make, attack, mode, own, quick=True)
-            for attack, mode in cases
+            attack.name: pool.submit(make, attack, mode, own, quick=True) for attack, mode in cases
         }
 
 
