@@ -245,7 +245,7 @@ class Master:
         for child in children:
             child.drain(0.0, 0.0, self.timing, is_last=True)
 
-    # What slots call.
+    # For the slots.
 
     def order(self, slot: int, config: Config) -> tuple[dict[str, Any], list[int]]:
         """Return what a new worker has to know, and the descriptors that it gets."""

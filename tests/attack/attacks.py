@@ -23,21 +23,20 @@ WIDE = {"keywords": {"command_size_limit": 200_000, "line_length_limit": 200_000
 WILD = {"handler": "wild", "seconds": 1.0}
 TOLD = {"level": "DEBUG"}
 
-# A server that reads without a bound takes as many MiB as are sent: 16 and more.
 MEMORY = (
     Attack("pipeliner-never-reads", memory.never_reads, "MiB", 6, 4, 100, EVERY),
-    Attack("endless-command", memory.endless_command, "MiB", 6, 16, 300, EVERY),
-    Attack("endless-line", memory.endless_line, "MiB", 6, 16, 300, EVERY, SMALL),
-    Attack("endless-data", memory.endless_data, "MiB", 6, 16, 300, EVERY, SMALL),
+    Attack("endless-command", memory.endless_command, "MiB", 4, 16, 300, EVERY),
+    Attack("endless-line", memory.endless_line, "MiB", 4, 16, 300, EVERY, SMALL),
+    Attack("endless-data", memory.endless_data, "MiB", 4, 16, 300, EVERY, SMALL),
     Attack("short-lines", memory.short_lines, "octets an octet", 1.5, 8, 24, (*PLAIN, *TLS)),
     Attack("ten-thousand-recipients", memory.recipients, "recipients", 1000, 1500, 10_000, EVERY),
     Attack("idle-connections", memory.idle_connections, "KiB each", 16, 100, 1000, PLAIN[:5]),
     # Nearly all of it is OpenSSL's.
     Attack("idle-tls-connections", memory.idle_connections, "KiB each", 64, 50, 1000, TLS),
-    Attack("endless-auth", memory.endless_auth, "MiB", 6, 16, 300, ("smtp", *TLS), OPEN_AUTH),
-    Attack("endless-chunk", memory.endless_chunk, "MiB", 6, 16, 300, ESMTP, SMALL),
+    Attack("endless-auth", memory.endless_auth, "MiB", 4, 16, 300, ("smtp", *TLS), OPEN_AUTH),
+    Attack("endless-chunk", memory.endless_chunk, "MiB", 4, 16, 300, ESMTP, SMALL),
     Attack("tiny-chunks", memory.tiny_chunks, "MiB", 4, 10, 400, ESMTP),
-    Attack("endless-proxy-header", memory.endless_proxy_header, "MiB", 6, 16, 300, ("proxy",)),
+    Attack("endless-proxy-header", memory.endless_proxy_header, "MiB", 4, 16, 300, ("proxy",)),
 )
 
 SLOW = (
