@@ -95,6 +95,7 @@ def test_ctrl_c_with_open_pages_streams_and_waits(tmp_path: Path) -> None:
     assert not ready.exists()
 
 
+@pytest.mark.fleet
 def test_a_kill_loses_no_acknowledged_message(tmp_path: Path) -> None:
     store = str(tmp_path / "box.db")
     with running("--store", store) as inbox:

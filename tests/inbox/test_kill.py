@@ -64,6 +64,7 @@ class Sender(threading.Thread):
             pass
 
 
+@pytest.mark.fleet
 @pytest.mark.parametrize("_", range(5))
 def test_acknowledged_messages_survive_a_kill(tmp_path: Path, _: int) -> None:
     path = tmp_path / "box.db"
