@@ -20,6 +20,8 @@ from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import ALL, SMTP, Envelope, OriginalRecipient, Session, xforward
 from tests.net.support import free_port
 
+pytestmark = pytest.mark.engines
+
 DEADLINE = 90.0
 """Seconds until a program that must do something has failed to: some of them start slowly."""
 

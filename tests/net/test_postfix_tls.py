@@ -20,6 +20,8 @@ from tests.net.test_mail_servers import (
     running_postfix,
 )
 
+pytestmark = pytest.mark.engines
+
 LEVELS = {
     "may": "Untrusted",
     "encrypt": "Untrusted",
