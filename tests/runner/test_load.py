@@ -231,3 +231,23 @@ def test_a_relay_to_any_domain_is_guarded(pattern: str, tmp_path: Path) -> None:
 def test_a_relay_to_known_domains_is_open(pattern: str, tmp_path: Path) -> None:
     config = loaded(tmp_path, ROUTE + f'to = "smtp://a.test"\nmatch = "{pattern}"\n').config
     assert not config.routes[0].is_guarded
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"a = {'[' * 3000}{']' * 3000}", ": lists and tables are nested too deeply"),
+        (
+            f"{GOOD}handler_of.x = {'[' * 200}{']' * 200}",
+            ":3: handler_of.x: lists and tables are nested too deeply",
+        ),
+        (f"{GOOD}workers = {'9' * 5000}", ":3: the number is too long"),
+        (f"{GOOD}workers = 0x{'f' * 5000}", ":3: workers: the number is too long"),
+        (
+            ROUTE + 'to = "file:a\\u0000b"',
+            ":4: route.1.to: ",
+        ),
+    ],
+)
+def test_hostile_text_gives_faults(text: str, line: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, text)[0].startswith(line)
