@@ -251,3 +251,20 @@ def test_a_relay_to_known_domains_is_open(pattern: str, tmp_path: Path) -> None:
 )
 def test_hostile_text_gives_faults(text: str, line: str, tmp_path: Path) -> None:
     assert faults(tmp_path, text)[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'to = ["smtp://anne:hunter2@hop.test"]',
+        'to = [{ password = "hunter2" }]',
+        'to = "reject"\nbounce = ["smtp://anne:hunter2@hop.test"]',
+        'to = "reject"\nbounce = { password = "hunter2" }',
+        'to = "reject"\nmatch = { to = "smtp://anne:hunter2@hop.test" }',
+        'to = "reject"\n[tls]\nsni = { cert = "smtp://anne:hunter2@hop.test" }',
+    ],
+)
+def test_a_secret_of_the_wrong_type_is_not_shown(text: str, tmp_path: Path) -> None:
+    lines = faults(tmp_path, ROUTE + text)
+    assert "hunter2" not in str(lines)
+    assert "expected" in str(lines)
