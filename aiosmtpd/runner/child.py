@@ -76,13 +76,20 @@ class Child:
         cls, slot: int, order: dict[str, Any], descriptors: Iterable[int], timing: Timing
     ) -> Self:
         """Start a process, and give it its order and the descriptors. Raises Failure."""
+        channel: Channel | None = None
         try:
             ours, theirs = descriptor_pair()
             with theirs:
+                channel = await Channel.of(ours)
                 process = await _start(theirs.fileno(), descriptors)
-        except OSError as error:
-            raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
-        child = cls(slot, process, await Channel.of(ours))
+        except BaseException as error:
+            if channel is not None:
+                channel.close()
+            if isinstance(error, OSError):
+                raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
+            raise
+        # From here on without waiting: a process that nothing waits for would be left.
+        child = cls(slot, process, channel)
         child._channel.send(order)
         child._tasks = [
             child._loop.create_task(one)

@@ -136,9 +136,10 @@ class Master:
 
     def reload(self) -> None:
         """Read the configuration again and replace the workers; once more if that runs now."""
-        if self.is_draining or not self.is_ready:
+        if self.is_draining:
             return
-        if self._reloading is not None and not self._reloading.done():
+        if not self.is_ready or (self._reloading is not None and not self._reloading.done()):
+            # The workers that start now may have read what has changed since.
             self._reload_again = True
             return
         self._reloading = self._start_task(self._reload())
@@ -186,7 +187,7 @@ class Master:
             await self.watch.start(self)
         for number in range(config.worker_count):
             self._slots[number] = Slot(number, config, self)
-        starting = asyncio.gather(*(slot.start() for slot in self._slots.values()))
+        starting = asyncio.ensure_future(self._start_slots())
         ending = asyncio.ensure_future(self._end.wait())
         both: list[asyncio.Future[Any]] = [starting, ending]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -200,6 +201,15 @@ class Master:
         for slot in self._slots.values():
             self._start_task(slot.keep())
 
+    async def _start_slots(self) -> None:
+        """Start the first worker of each slot; raises the first Failure, and ends the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in self._slots.values():
+                    group.create_task(slot.start())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
     async def _serve(self) -> None:
         if self._end.is_set():
             return
@@ -212,6 +222,8 @@ class Master:
             self._start_task(self._reap_orphans())
         if (pause := watchdog_pause()) is not None:
             self._start_task(_feed_watchdog(pause))
+        if self._reload_again:
+            self.reload()
         await self._end.wait()
 
     async def _stop(self) -> None:
@@ -310,9 +322,9 @@ class Master:
         await self.sockets.bind(config.listen, config.worker_count)
         before = self._keys, self._identity
         self._keys, self._identity = keys, identity
-        self._look_at_spool(config)
         replaced = 0
         try:
+            self._look_at_spool(config)
             # New slots first: until they serve, old workers may have their sockets.
             for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:

@@ -140,6 +140,9 @@ class Slot:
                     self._gone.set()
                     why = error if isinstance(error, Failure) else one_line(error)
                     log.error("Worker %d cannot start: %s", self.number, why)
+            if self._is_retired:
+                # While the worker started.
+                self.retire()
 
     async def _begin(self, config: Config) -> Child:
         master = self._master
