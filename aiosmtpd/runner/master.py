@@ -267,6 +267,7 @@ class Master:
             "config": config.to_json(),
             "slot": slot,
             "workers": config.worker_count,
+            "patience": self.timing.start + self.timing.abort,
             "sockets": [(one.fd, one.scheme) for one in passed],
             "tls": [(one.cert, one.key) for one in self.keys.texts],
             "identity": None

@@ -120,10 +120,12 @@ def test_two_masters_do_not_share_a_port(tmp_path: Path) -> None:
 
 def test_a_start_that_never_ends_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
-    config = configuration(tmp_path, spool=None, handler="slow:Handler")
+    config = configuration(tmp_path, spool=None, handler="slow:Handler", workers=1)
     with Fleet(tmp_path, config, wait=False, times={"start": 1.0}) as fleet:
         assert fleet.ended() == 1
         assert "was not ready after 1 s" in fleet.log.splitlines()[-1]
+        # The log says where it hangs.
+        assert "Fatal Python error: Aborted" in fleet.log
 
 
 def test_a_signal_ends_a_start(tmp_path: Path) -> None:

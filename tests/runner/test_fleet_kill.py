@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -203,6 +204,46 @@ def test_the_user_signals_change_nothing(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGINT)
         assert send(fleet.port, "x").startswith(b"250")
         assert fleet.worker_pids() == before
+        assert fleet.end() == 0
+
+
+HANGING = """
+import os, time
+with open(os.environ["SINK"], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+time.sleep(600)
+"""
+
+
+def test_an_orphan_that_hangs_at_its_start_ends(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGING)
+    config = configuration(tmp_path, spool=None, handler="hangs:Handler", workers=1)
+    with Fleet(tmp_path, config, wait=False, times={"start": 1.0, "abort": 0.1}) as fleet:
+        until(lambda: fleet.sink.exists() and fleet.sink.read_text().endswith("\n"))
+        fleet.end(signal.SIGKILL)
+        pid = int(fleet.sink.read_text())
+        try:
+            until(lambda: not is_alive(pid))
+        finally:
+            kill(pid)
+
+
+LEAKING = """
+import os, subprocess
+def take(mail):
+    subprocess.run("ls -l /proc/self/fd >leaked", shell=True, close_fds=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux shows descriptors in /proc")
+def test_programs_inherit_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "leaking.py").write_text(LEAKING + "take(None)\n")
+    config = configuration(tmp_path, spool=None, handler="leaking:take")
+    with Fleet(tmp_path, config, cwd=tmp_path) as fleet:
+        leaked = (tmp_path / "leaked").read_text()
+        assert "pipe:" in leaked or "/dev/null" in leaked
+        assert "socket:" not in leaked
+        assert "memfd:" not in leaked
         assert fleet.end() == 0
 
 
