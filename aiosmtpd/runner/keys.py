@@ -101,9 +101,10 @@ class Contexts:
 
 def _read(pair: Pair) -> Texts:
     try:
-        with open(pair.cert, encoding="ascii") as cert, open(pair.key, encoding="ascii") as key:
+        # Comments beside the PEM blocks may be in any encoding.
+        with open(pair.cert, encoding="latin-1") as cert, open(pair.key, encoding="latin-1") as key:
             return Texts(cert.read(), key.read())
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise Failure(_explain(pair, error)) from error
 
 
@@ -140,7 +141,7 @@ def _file(text: str) -> Iterator[str]:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("aiosmtpd")
         try:
-            os.write(descriptor, text.encode())
+            os.write(descriptor, text.encode("latin-1"))
             yield f"/proc/self/fd/{descriptor}"
         finally:
             os.close(descriptor)
@@ -149,7 +150,7 @@ def _file(text: str) -> Iterator[str]:
 
     descriptor, path = tempfile.mkstemp()
     try:
-        with open(descriptor, "w", encoding="ascii") as file:
+        with open(descriptor, "w", encoding="latin-1") as file:
             file.write(text)
         yield path
     finally:

@@ -55,6 +55,14 @@ def test_a_keyring_knows_names_and_ends(tmp_path: Path) -> None:
     assert facts.not_after > datetime.now(UTC).timestamp()
 
 
+def test_comments_in_any_encoding(tmp_path: Path) -> None:
+    pair = write(tmp_path, "one", "mx.one.test")
+    for file, comment in (pair.cert, "Schlüssel\n".encode()), (pair.key, b"caf\xe9\n"):
+        Path(file).write_bytes(comment + Path(file).read_bytes())
+    (texts,) = Keyring(TLS(cert=pair.cert, key=pair.key)).texts
+    assert name_shown(Contexts([texts], "1.2"), None) == "mx.one.test"
+
+
 def test_an_expired_certificate_has_facts_too(tmp_path: Path) -> None:
     pair = write(tmp_path, "old", "mx.one.test", not_after=PAST)
     facts = Keyring(TLS(cert=pair.cert, key=pair.key)).facts[pair.cert]
