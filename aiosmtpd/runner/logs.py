@@ -104,7 +104,9 @@ def _text(fields: dict[str, Any]) -> str:
     if (event := rest.pop("event")) == "log":
         rest.pop("logger")
         error = rest.pop("error", "")
-        words += [f"[{rest.pop('pid')}]", rest.pop("message")]
+        message = rest.pop("message")
+        shown = message if message.isprintable() else json.dumps(message)[1:-1]
+        words += [f"[{rest.pop('pid')}]", shown]
         return " ".join([*words, error and json.dumps(error)]).rstrip()
     words += [f"[{rest.pop('pid')}]", event]
     return " ".join([*words, *(f"{name}={json.dumps(value)}" for name, value in rest.items())])

@@ -190,6 +190,14 @@ def test_an_error_is_one_line() -> None:
         assert "ValueError" in written.text
 
 
+def test_a_message_with_line_ends_is_one_line() -> None:
+    for format in "json", "text":
+        written = Written(format=format)
+        MAIL.error("first\n2026-11-28 INFO [1] \x1b[31mé")
+        assert written.text.count("\n") == 1
+        assert "\x1b" not in written.text
+
+
 @pytest.mark.parametrize(
     ("event", "level", "fields"),
     [
