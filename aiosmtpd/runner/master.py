@@ -337,7 +337,10 @@ class Master:
                     await self._slots[number].replace(config)
                 replaced += 1
         except BaseException:
-            if not replaced:
+            if replaced:
+                text = "%d of %d workers have the new configuration, the others the old one"
+                log.warning(text, replaced, config.worker_count)
+            else:
                 self._keys, self._identity = before
                 self.sockets.keep(self.config.listen)
             raise

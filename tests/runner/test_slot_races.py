@@ -113,6 +113,21 @@ async def test_a_failing_start_leaves_no_half_start(tmp_path: Path, slow: SlowSt
     assert len(asyncio.all_tasks()) == 1
 
 
+async def test_a_reload_that_ends_half_way_says_so(
+    tmp_path: Path, slow: SlowStaff, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(config_of(tmp_path))
+    await soon(lambda: running.master.is_ready)
+    slow.is_slow = True
+    running.master.reload()
+    await soon(lambda: len(slow.workers) == 3)
+    slow.failures = [Failure("bad code")]
+    slow.slow[2].is_due.set()
+    await soon(lambda: running.reloads == 1)
+    assert "1 of 2 workers have the new configuration" in caplog.text
+    await running.end()
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root makes the spool for workers")
 async def test_a_reload_without_its_spool_changes_nothing(tmp_path: Path, slow: SlowStaff) -> None:
     config = attrs.evolve(config_of(tmp_path), user="nobody")
