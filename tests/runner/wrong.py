@@ -37,6 +37,10 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         GOOD + 'workers = "four"\n',
         [':3: workers: expected a number from 1 to 1024, or "auto", not "four"'],
     ),
+    "user with a line end": (
+        GOOD + 'user = "a\\nExecStartPre=b"\n',
+        [':3: user: expected a name such as "mail", not "a\\nExecStartPre=b"'],
+    ),
     "no worker": (
         GOOD + "workers = 0\n",
         [':3: workers: expected a number from 1 to 1024, or "auto", not 0'],
