@@ -9,6 +9,7 @@ from functools import partial
 
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.outlets import scheme_of
+from aiosmtpd.runner.slots import LOWEST_FREE_PORT
 
 HARDENING = """\
 NoNewPrivileges=yes
@@ -38,9 +39,6 @@ USER = "aiosmtpd"
 
 HOMES = ("/home", "/root", "/run/user")
 """The folders that ProtectHome= hides."""
-
-LOWEST_FREE_PORT = 1024
-"""Ports below this one need a capability."""
 
 NOTE = """\
 # If only root can read the key, let systemd pass copies to the service.
