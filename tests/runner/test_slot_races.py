@@ -128,6 +128,20 @@ async def test_a_reload_that_ends_half_way_says_so(
     await running.end()
 
 
+async def test_the_others_of_a_failing_start_have_not_crashed(
+    tmp_path: Path, slow: SlowStaff
+) -> None:
+    slow.is_slow = True
+    running = Running(config_of(tmp_path))
+    await soon(lambda: len(slow.slow) == 2)
+    slow.slow[1].failure = Failure("bad code")
+    slow.slow[1].is_due.set()
+    with pytest.raises(Failure, match="bad code"):
+        await running.task
+    ends = [one[1:] for one in running.heard if one[0] == "exited"]
+    assert ends == [(1, 101, "start"), (0, 100, "drain")]
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root makes the spool for workers")
 async def test_a_reload_without_its_spool_changes_nothing(tmp_path: Path, slow: SlowStaff) -> None:
     config = attrs.evolve(config_of(tmp_path), user="nobody")
