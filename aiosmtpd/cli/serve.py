@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.process.exit import open_standard_streams
 from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
 
 
 def _serve(settings: Namespace) -> int:
+    open_standard_streams()
     from aiosmtpd.runner.config import Config
     from aiosmtpd.runner.logs import set_up
     from aiosmtpd.runner.master import Master
