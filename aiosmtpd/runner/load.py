@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from aiosmtpd.runner import kinds, outlets
-from aiosmtpd.runner.config import PLACES, Config
+from aiosmtpd.runner.config import PLACES, Config, Place
 from aiosmtpd.runner.environment import (
     TOO_DEEP,
     TOO_LONG,
@@ -227,6 +227,11 @@ class _Loader:
         # A key that is wrong keeps its default, so that the rest can be judged.
         return cls(**{name: value for name, value in found.items() if value is not None})
 
+    def _place_in_folder(self, place: Place) -> Place:
+        if place.path is None:
+            return place
+        return attrs.evolve(place, path=os.path.join(self._folder, place.path))
+
     def _in_folder(self, url: str) -> str:
         """Return the URL of a Maildir with its whole path; other URLs stay."""
         scheme, colon, path = url.partition(":")
@@ -280,6 +285,8 @@ class _Loader:
             return self._bad(kind, said, path, str(error))
         if kind.is_path:
             return os.path.join(self._folder, found)
+        if kind is PLACES:
+            return tuple(map(self._place_in_folder, found))
         return found
 
     def _bad(self, kind: kinds.Kind, value: Any, path: Path, text: str = "") -> Any:

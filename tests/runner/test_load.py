@@ -80,6 +80,15 @@ def test_times_sizes_and_paths(tmp_path: Path) -> None:
     assert config.spool.path == str(tmp_path / "spool")
 
 
+def test_a_unix_socket_is_beside_the_file(tmp_path: Path) -> None:
+    text = 'listen = ["unix:s", "lmtp://unix:/run/l", ":1"]\nhandler = "a:b"\n'
+    config = loaded(tmp_path, text).config
+    assert [place.path for place in config.listen] == [str(tmp_path / "s"), "/run/l", None]
+    assert loaded(tmp_path, 'handler = "a:b"\n', AIOSMTPD_LISTEN="unix:t").config.listen[0] == (
+        Place(path=str(tmp_path / "t"))
+    )
+
+
 def test_the_settings_of_a_handler(tmp_path: Path) -> None:
     config = loaded(tmp_path, 'listen = ":25"\n[handler]\nuse = "shop:Mail"\ndepth = 3\n').config
     assert (config.handler, config.handler_settings) == ("shop:Mail", {"depth": 3})
