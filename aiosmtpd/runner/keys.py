@@ -123,8 +123,9 @@ def _context_of(texts: Texts, context: ssl.SSLContext | None = None) -> ssl.SSLC
     """Load a certificate and its key; raises OSError, and ValueError for a pass phrase."""
     if context is None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    with _file(f"{texts.cert}\n{texts.key}\n") as path:
-        context.load_cert_chain(path, password=_refuse_to_ask)
+    # Two files: one that has both the certificate and the key may be named twice.
+    with _file(texts.cert) as cert, _file(texts.key) as key:
+        context.load_cert_chain(cert, key, _refuse_to_ask)
     return context
 
 
