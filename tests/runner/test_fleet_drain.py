@@ -223,7 +223,7 @@ class Handler:
 @ROOT_ONLY
 def test_a_reload_may_name_another_user(open_path: Path) -> None:
     config = configuration(open_path, user="root", spool=None, handler="mine:Handler")
-    (open_path / "mine.py").write_text("class Handler: pass")
+    (open_path / "mine.py").write_text("class Handler: handle_DATA = None")
     with Fleet(open_path, config) as fleet:
         fleet.reload(attrs.evolve(config, user="nobody"))
         until(lambda: len(fleet.worker_pids()) == 2)

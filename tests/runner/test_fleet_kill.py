@@ -1,5 +1,6 @@
 """Kills of workers and of the master, and workers that hang: nothing acknowledged is lost."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -11,10 +12,11 @@ import attrs
 import pytest
 
 from aiosmtpd.runner.config import parse_place
+from aiosmtpd.runner.control import Channel, descriptor_pair
 from aiosmtpd.runner.tables import Drain
-from tests.client import Client
+from tests.client import PATIENCE, Client
 from tests.delivery.support import until
-from tests.net.program import ROOT_ONLY, free_port
+from tests.net.program import ROOT_ONLY, environment, free_port
 from tests.runner.fleet import (
     MARKS,
     Fleet,
@@ -215,17 +217,26 @@ time.sleep(600)
 """
 
 
-def test_an_orphan_that_hangs_at_its_start_ends(tmp_path: Path) -> None:
+async def test_an_orphan_that_hangs_at_its_start_ends(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGING)
-    config = configuration(tmp_path, spool=None, handler="hangs:Handler", workers=1)
-    with Fleet(tmp_path, config, wait=False, times={"start": 1.0, "abort": 0.1}) as fleet:
-        until(lambda: fleet.sink.exists() and fleet.sink.read_text().endswith("\n"))
-        fleet.end(signal.SIGKILL)
-        pid = int(fleet.sink.read_text())
-        try:
-            until(lambda: not is_alive(pid))
-        finally:
-            kill(pid)
+    config = configuration(tmp_path, spool=None, handler="hangs:Handler", user=None)
+    ours, theirs = descriptor_pair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", "aiosmtpd.runner.worker", str(theirs.fileno())]
+        env = environment(SINK=str(tmp_path / "pid"))
+        worker = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], env=env)
+    master = await Channel.of(ours)
+    order = {"config": config.to_json(), "slot": 0, "workers": 1, "sockets": [], "tls": []}
+    master.send({**order, "identity": None, "patience": 1.0})
+    try:
+        await asyncio.to_thread(until, (tmp_path / "pid").exists)
+        master.close()
+        async with asyncio.timeout(PATIENCE):
+            assert await worker.wait() == 1
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
 
 
 LEAKING = """
