@@ -23,7 +23,7 @@ from aiosmtpd.runner.child import Child, Timing, reap
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.keys import Keyring
-from aiosmtpd.runner.logs import TOLD
+from aiosmtpd.runner.logs import OWN, TOLD
 from aiosmtpd.runner.slot import Slot, SlotState
 from aiosmtpd.runner.slots import Sockets
 from aiosmtpd.runner.systemd import notify, notify_of_reload, watchdog_pause
@@ -35,6 +35,11 @@ SPOOL_FAILED = 74
 
 HAS_WORKERS = sys.platform != "win32"
 """True if a process can give sockets to others; else this one serves itself."""
+
+ENDING = (
+    "Ending: sessions may go on for %g s, and then transactions for %g s; a second signal ends "
+    "the server at once"
+)
 
 IGNORED = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
 
@@ -215,7 +220,7 @@ class Master:
             return
         self.is_ready = True
         where = " and ".join(spell(address) for address in self.sockets.addresses)
-        log.info("Server is listening on %s", where)
+        log.info("Server is listening on %s", where, extra=OWN)
         notify("READY=1", self._status())
         self._start_task(self._look_at_certificates())
         if os.getpid() == 1 and hasattr(os, "waitid"):
@@ -229,6 +234,8 @@ class Master:
     async def _stop(self) -> None:
         """Let the workers end, and end what is left."""
         self.is_draining, was_ready = True, self.is_ready
+        if was_ready:
+            log.info(ENDING, self.config.drain.linger, self.config.drain.grace)
         notify("STOPPING=1", "STATUS=Ending")
         if was_ready and self.config.drain.delay:
             # Balancers see it in /readyz, and send no client any more.
