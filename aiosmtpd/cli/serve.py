@@ -10,7 +10,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.process.exit import open_standard_streams
 from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
@@ -59,6 +60,10 @@ def main(args: Sequence[str], program: str) -> int:
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.runner.faults import WrongConfiguration
 
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, "reconfigure"):
+            # The name of a file may have any bytes.
+            stream.reconfigure(errors="backslashreplace")
     try:
         if settings.init:
             return _init(settings.file or NAME)
@@ -73,6 +78,12 @@ def main(args: Sequence[str], program: str) -> int:
     except Failure as failure:
         print(f"{program}: {failure}", file=sys.stderr)
         return failure.code
+    except BrokenPipeError:
+        # The reader has gone. Python would report the error again at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def make_parser(program: str) -> ArgumentParser:
@@ -246,6 +257,7 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
 
 
 def _serve(settings: Namespace) -> int:
+    open_standard_streams()
     from aiosmtpd.runner.config import Config
     from aiosmtpd.runner.logs import set_up
     from aiosmtpd.runner.master import Master

@@ -14,6 +14,10 @@ SETTLE = 1.0
 """Seconds that tasks and worker threads have to end after the last connection has."""
 
 
+LAST_STANDARD = 2
+"""The descriptor of the standard error."""
+
+
 def pipe_of(stream: Any) -> int | None:
     """Return the descriptor of a stream that is a pipe, whose reader may go; else None."""
     try:
@@ -21,6 +25,16 @@ def pipe_of(stream: Any) -> int | None:
         return number if os.name == "posix" and stat.S_ISFIFO(os.fstat(number).st_mode) else None
     except (AttributeError, OSError, ValueError):
         return None
+
+
+def open_standard_streams() -> None:
+    """Open ``/dev/null`` for each standard descriptor that is closed.
+
+    Otherwise a socket would get its number, and the next ``print()`` would write to that socket.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= LAST_STANDARD:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
 
 
 def flush_standard_streams() -> None:

@@ -15,6 +15,7 @@ from aiosmtpd.process.failure import Failure
 from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.keys import Keyring
+from aiosmtpd.runner.logs import OWN
 from aiosmtpd.runner.service import SPOOL_FAILED, Service
 
 log = logging.getLogger("mail.log")
@@ -50,7 +51,7 @@ class _Alone:
             except Failure:
                 await service.stop(0.0, 0.0)
                 raise
-            log.info("Server is listening on %s", " and ".join(service.addresses))
+            log.info("Server is listening on %s", " and ".join(service.addresses), extra=OWN)
             looking = loop.create_task(self._look(service))
             losing = loop.create_task(service.lost.wait())
             ending = loop.create_task(self._end.wait())

@@ -43,6 +43,9 @@ OF_WORK = frozenset({"", "route", "spool", "handler", "relay_networks"})
 LOOPBACK = ("127.0.0.1", "::1")
 """The addresses of a place without a host."""
 
+LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
+"""Bytes of the path of a Unix socket, at most."""
+
 TRYOUT = 60.0
 """Seconds for the process that tries the handler and the engines."""
 
@@ -127,7 +130,7 @@ def _check_admin(config: Config, mine: list[int], say: Say, warn: Say) -> None:
     if config.admin.http is not None:
         _check_port(parse_listen(config.admin.http), ("admin", "http"), mine, say, warn)
     if config.admin.socket is not None:
-        _check_folder(config.admin.socket, ("admin", "socket"), say)
+        _check_socket(config.admin.socket, ("admin", "socket"), mine, say)
 
 
 def _check_place(place: Place, path: Path, mine: list[int], say: Say, warn: Say) -> None:
@@ -136,16 +139,32 @@ def _check_place(place: Place, path: Path, mine: list[int], say: Say, warn: Say)
     if place.path is None:
         _check_port(place, path, mine, say, warn)
         return
-    _check_folder(place.path, path, say)
-    if not os.path.exists(place.path) or mine or not hasattr(socket, "AF_UNIX"):
-        return
+    _check_socket(place.path, path, mine, say)
+
+
+def _check_socket(file: str, path: Path, mine: list[int], say: Say) -> None:
+    folder = os.path.dirname(file) or "."
+    if not hasattr(socket, "AF_UNIX"):
+        say(path, "this system has no Unix sockets")
+    elif len(os.fsencode(file)) > LONGEST_SOCKET:
+        say(path, f"{file}: the path of a socket has at most {LONGEST_SOCKET} bytes")
+    elif not os.path.isdir(folder):
+        say(path, f"there is no folder {folder}")
+    elif os.path.exists(file) and not stat.S_ISSOCK(os.stat(file).st_mode):
+        say(path, f"{file} is there, and is not a socket")
+    elif os.path.exists(file) and not mine and _answers(file):
+        say(path, f"{file} is used by another program")
+
+
+def _answers(file: str) -> bool:
+    """Return True if a server has this Unix socket; a dead one's is removed at the start."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1)
         try:
-            client.connect(place.path)
+            client.connect(file)
         except OSError:
-            return  # nothing answers there: a server removes it
-    say(path, f"{place.path} is used by another program")
+            return False
+    return True
 
 
 def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say) -> None:
@@ -160,6 +179,9 @@ def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say)
         ]
     except OSError as error:
         say(path, f"{host}: {error.strerror or error}")
+        return
+    except UnicodeError:
+        say(path, f"{host} is not a host name")
         return
     for family, kind, number, _, address in found:
         where = spell((str(address[0]), port))
@@ -180,12 +202,6 @@ def _check_port(place: Listen, path: Path, mine: list[int], say: Say, warn: Say)
                 say(path, f"{where}: {error.strerror}")
             elif not any(holds_port(pid, port) is not False for pid in mine):
                 say(path, f"{where} is used by another program")
-
-
-def _check_folder(file: str, path: Path, say: Say) -> None:
-    folder = os.path.dirname(file) or "."
-    if not os.path.isdir(folder):
-        say(path, f"there is no folder {folder}")
 
 
 def _check_pair(pair: Pair, path: Path, say: Say, warn: Say) -> None:
@@ -337,6 +353,7 @@ def _try_as_worker(config: Config, online: bool, say: Say, warn: Say) -> None:
             input=order,
             capture_output=True,
             encoding="utf-8",
+            errors="backslashreplace",
             timeout=TRYOUT,
             check=False,
         )

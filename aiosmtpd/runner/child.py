@@ -48,7 +48,9 @@ class Timing:
 class Child:
     """One worker process. *on_beat* gets its numbers, *on_exit* its exit code."""
 
-    def __init__(self, slot: int, process: asyncio.subprocess.Process, channel: Channel) -> None:
+    def __init__(
+        self, slot: int, process: asyncio.subprocess.Process, channel: Channel, timing: Timing
+    ) -> None:
         self.slot = slot
         self.pid = process.pid
         self.state: State = "starting"
@@ -63,6 +65,7 @@ class Child:
         self._loop = asyncio.get_running_loop()
         self._process = process
         self._channel = channel
+        self._timing = timing
         self._failure: Failure | None = None
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = count(1)
@@ -76,27 +79,33 @@ class Child:
         cls, slot: int, order: dict[str, Any], descriptors: Iterable[int], timing: Timing
     ) -> Self:
         """Start a process, and give it its order and the descriptors. Raises Failure."""
+        channel: Channel | None = None
         try:
             ours, theirs = descriptor_pair()
             with theirs:
+                channel = await Channel.of(ours)
                 process = await _start(theirs.fileno(), descriptors)
-        except OSError as error:
-            raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
-        child = cls(slot, process, await Channel.of(ours))
+        except BaseException as error:
+            if channel is not None:
+                channel.close()
+            if isinstance(error, OSError):
+                raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
+            raise
+        # From here on without waiting: a process that nothing waits for would be left.
+        child = cls(slot, process, channel, timing)
         child._channel.send(order)
         child._tasks = [
-            child._loop.create_task(one)
-            for one in (child._wait(), child._listen(), child._watch(timing))
+            child._loop.create_task(one) for one in (child._wait(), child._listen(), child._watch())
         ]
         return child
 
     async def ready(self, timeout: float) -> None:
-        """Wait until it serves; raises Failure with one line, and kills it, if it does not."""
+        """Wait until it serves; raises Failure with one line, and aborts it, if it does not."""
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            self.kill()
+            self._abort()
             raise Failure(f"worker {self.slot} was not ready after {timeout:g} s", 1) from None
         except asyncio.CancelledError:
             self.kill()
@@ -137,6 +146,11 @@ class Child:
                     self._process.kill()
                 else:
                     self._process.send_signal(number)
+
+    def _abort(self) -> None:
+        """Let it log where it hangs, and end; kill it if it does not."""
+        self.kill(signal.SIGABRT)
+        self._kill_after(self._timing.abort)
 
     def _kill_after(self, seconds: float) -> None:
         if self._killing is not None:
@@ -180,9 +194,10 @@ class Child:
             elif (answer := self._answers.get(message.get("answer", 0))) and not answer.done():
                 answer.set_result(message)
 
-    async def _watch(self, timing: Timing) -> None:
-        """Abort a worker that hangs, with a traceback in the log; then kill it."""
-        step = timing.beat / 30
+    async def _watch(self) -> None:
+        """Abort a worker that hangs, with a traceback in the log."""
+        longest = self._timing.beat
+        step = longest / 30
         while True:
             before = self._loop.time()
             await asyncio.sleep(step)
@@ -190,19 +205,19 @@ class Child:
             if now - before > 5 * step + 1:
                 # The master itself was stopped, or the machine slept.
                 self._last_beat = now
-            if self.state != "starting" and now - self._last_beat > timing.beat:
+            if self.state != "starting" and now - self._last_beat > longest:
                 break
         log.error(
-            "Worker %d (process %d) hangs: no heartbeat for %g s", self.slot, self.pid, timing.beat
+            "Worker %d (process %d) hangs: no heartbeat for %g s", self.slot, self.pid, longest
         )
         self.is_hanging = True
-        self.kill(signal.SIGABRT)
-        self._kill_after(timing.abort)
+        self._abort()
 
 
 async def _start(number: int, descriptors: Iterable[int]) -> asyncio.subprocess.Process:
-    # -P: nothing in the current folder takes the place of a module.
-    flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
+    # -P: nothing in the current folder takes the place of a module. With faulthandler, a worker
+    # that hangs, even at an import, says where.
+    flags = ["-P", "-X", "faulthandler", *(["-I"] if sys.flags.isolated else [])]
     # A process group of its own: Ctrl-C on a terminal is for the master.
     return await asyncio.create_subprocess_exec(
         *(sys.executable, *flags, "-m", "aiosmtpd.runner.worker", str(number)),

@@ -134,10 +134,10 @@ class Config:
         WORKERS, "Worker processes; auto is one for each processor.", 4, "auto"
     )
     user: str | None = setting(
-        kinds.TEXT, "User that workers become, if the server is started as root.", "mail", None
+        kinds.ACCOUNT, "User that workers become, if the server is started as root.", "mail", None
     )
     group: str | None = setting(
-        kinds.TEXT, "Group that workers get; without it, the groups of the user.", "mail", None
+        kinds.ACCOUNT, "Group that workers get; without it, the groups of the user.", "mail", None
     )
     hostname: str | None = setting(
         kinds.HOST_NAME,

@@ -11,7 +11,7 @@ import attrs
 
 from aiosmtpd.runner import kinds
 from aiosmtpd.runner.config import Config
-from aiosmtpd.runner.faults import Fault, advice
+from aiosmtpd.runner.faults import Fault, advice, shown
 from aiosmtpd.runner.lines import Path
 
 _LIKE_A_SECRET = re.compile(r"(?i)pass|pwd|secret|token|key|auth|credential|dsn|url")
@@ -30,6 +30,16 @@ NO_CREDENTIALS = "/run/credentials/aiosmtpd.service"
 
 PLACEHOLDER = "whsec_Y3JlZGVudGlhbCBvZiBzeXN0ZW1k"
 """The value of a secret in such a check."""
+
+DEEPEST = 50
+"""Lists and tables in each other, at most."""
+
+TOO_DEEP = "lists and tables are nested too deeply"
+
+BITS = 64
+"""Bits of a number, at most: those that TOML asks for."""
+
+TOO_LONG = "the number is too long"
 
 SECRET_KEYS = {"password", "secret", "headers", "token"}
 """Keys whose values are never shown."""
@@ -129,11 +139,17 @@ def expand(
     """
 
     def walk(value: Any, path: Path) -> Any:
+        if len(path) > DEEPEST:
+            say(path[:2], TOO_DEEP)
+            return UNKNOWN
         if isinstance(value, dict):
             return {name: walk(one, (*path, name)) for name, one in value.items()}
         if isinstance(value, list):
             return [walk(one, (*path, number)) for number, one in enumerate(value)]
         if not isinstance(value, str):
+            if isinstance(value, int) and value.bit_length() > BITS:
+                say(path, TOO_LONG)
+                return UNKNOWN
             return value
         try:
             text = _with_variables(value, path)
@@ -165,15 +181,24 @@ def expand(
         if path in sources.unseen:
             return PLACEHOLDER
         try:
-            content = file.read_text(encoding="utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            say(path, f"{file} is not text in UTF-8")
-        except OSError as error:
-            say(path, f"{file} cannot be read: {error.strerror}")
-        else:
-            if content:
-                return content
-            say(path, f"{file} is empty")
+            return _secret_in(file)
+        except ValueError as error:
+            say(path, str(error))
         raise LookupError
 
     return {name: walk(one, (name,)) for name, one in values.items()}
+
+
+def _secret_in(file: FilePath) -> str:
+    """Return the text of a file without its last line end; raises ValueError with one line."""
+    try:
+        content = file.read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not text in UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"{shown(str(file))} is not the path of a file: {error}") from None
+    if not content:
+        raise ValueError(f"{file} is empty")
+    return content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import attrs
 
 from aiosmtpd.runner.lines import Path
+
+_LOGIN = re.compile(r'(?<=://)[^\s"]*@')
+"""A user and a password in a URL."""
 
 LONGEST = 60
 """Characters of a value that are shown."""
@@ -62,11 +66,16 @@ def spelled(path: Path) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as TOML writes it, shortened."""
+    """Return a value as TOML writes it, shortened; tables and logins may have secrets in them."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        return "a list of tables or lists"
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):
         text = str(value)
+    text = _LOGIN.sub("***@", text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

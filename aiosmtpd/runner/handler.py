@@ -20,6 +20,9 @@ from aiosmtpd.protocol import networks
 from aiosmtpd.protocol.session import Envelope, Session
 from aiosmtpd.runner.config import Config
 
+OF_HANDLERS = ("handle_", "auth_", "process_message")
+"""The names of a handler's hooks begin so."""
+
 NO_RELAY = "550 5.7.1 Relaying denied"
 
 
@@ -117,13 +120,21 @@ def _own(name: str, settings: dict[str, Any]) -> Any:
         found = import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Failure(f"handler: cannot import {name}: {one_line(error)}") from error
-    if not isclass(found):
-        if settings:
-            raise Failure(f"handler: {name} is not a class, and takes no settings")
-        return found
-    try:
-        return found(**settings)
-    except Exception as error:
-        raise Failure(f"handler: cannot make {name}: {one_line(error)}") from error
+    if isclass(found):
+        try:
+            found = found(**settings)
+        except (Exception, SystemExit) as error:
+            raise Failure(f"handler: cannot make {name}: {one_line(error)}") from error
+    elif settings:
+        raise Failure(f"handler: {name} is not a class, and takes no settings")
+    if not callable(found) and not _has_hooks(found):
+        # The server would answer 250 to each message, and lose it.
+        raise Failure(f"handler: {name} is not a function, and has no hook such as handle_DATA")
+    return found
+
+
+def _has_hooks(handler: Any) -> bool:
+    is_dynamic = hasattr(type(handler), "__getattr__")
+    return is_dynamic or any(name.startswith(OF_HANDLERS) for name in dir(handler))

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any, TypeAlias
 
 from aiosmtpd.listen.addresses import Listen, parse_listen
+from aiosmtpd.listen.sockets import LOOPBACKS
 from aiosmtpd.runner import outlets
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.lines import Path
@@ -60,6 +61,14 @@ def is_local(place: Listen) -> bool:
         return False
 
 
+def _hosts(place: Listen) -> set[str]:
+    """Return the addresses of a place, with the loopback for a place of all addresses."""
+    loopbacks = {"0.0.0.0": ["127.0.0.1"], "::": ["::1"]}  # noqa: S104 - compared, not bound
+    if place.host in (None, "localhost", "*"):
+        return {*LOOPBACKS}
+    return {str(place.host).lower(), *loopbacks.get(str(place.host), ())}
+
+
 def _has(values: Mapping[str, Any], table: str, key: str) -> bool:
     found = values.get(table)
     return isinstance(found, dict) and key in found
@@ -83,6 +92,15 @@ def _judge_places(config: Config, say: Say, warn: Say) -> None:
         if place.port != 0 and same in seen:
             say(path, f"this place is listen.{seen[same] + 1} too")
         seen[same] = number
+        if place.systemd and any(one.systemd == "" for one in config.listen):
+            say(path, '"systemd" without a name has these sockets too: name those of each place')
+    _judge_doors(config, say, warn)
+
+
+def _judge_doors(config: Config, say: Say, warn: Say) -> None:
+    files = [place.path for place in config.listen]
+    if config.admin.socket is not None and config.admin.socket in files:
+        say(("admin", "socket"), f"this is listen.{files.index(config.admin.socket) + 1} too")
     if (address := config.admin.http) is not None:
         try:
             door = parse_listen(address)
@@ -91,7 +109,11 @@ def _judge_places(config: Config, say: Say, warn: Say) -> None:
             return
         if door.port is None or door.path is not None or door.scheme is not None:
             say(("admin", "http"), f'expected "HOST:PORT", not "{address}"')
-        elif not is_local(door):
+            return
+        for number, place in enumerate(config.listen):
+            if place.port == door.port != 0 and _hosts(place) & _hosts(door):
+                say(("admin", "http"), f"this is listen.{number + 1} too")
+        if not is_local(door):
             warn(("admin", "http"), "every host that reaches this address can read the metrics")
 
 

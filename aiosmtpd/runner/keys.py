@@ -101,9 +101,10 @@ class Contexts:
 
 def _read(pair: Pair) -> Texts:
     try:
-        with open(pair.cert, encoding="ascii") as cert, open(pair.key, encoding="ascii") as key:
+        # Comments beside the PEM blocks may be in any encoding.
+        with open(pair.cert, encoding="latin-1") as cert, open(pair.key, encoding="latin-1") as key:
             return Texts(cert.read(), key.read())
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise Failure(_explain(pair, error)) from error
 
 
@@ -122,8 +123,9 @@ def _context_of(texts: Texts, context: ssl.SSLContext | None = None) -> ssl.SSLC
     """Load a certificate and its key; raises OSError, and ValueError for a pass phrase."""
     if context is None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    with _file(f"{texts.cert}\n{texts.key}\n") as path:
-        context.load_cert_chain(path, password=_refuse_to_ask)
+    # Two files: one that has both the certificate and the key may be named twice.
+    with _file(texts.cert) as cert, _file(texts.key) as key:
+        context.load_cert_chain(cert, key, _refuse_to_ask)
     return context
 
 
@@ -140,7 +142,7 @@ def _file(text: str) -> Iterator[str]:
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("aiosmtpd")
         try:
-            os.write(descriptor, text.encode())
+            os.write(descriptor, text.encode("latin-1"))
             yield f"/proc/self/fd/{descriptor}"
         finally:
             os.close(descriptor)
@@ -149,7 +151,7 @@ def _file(text: str) -> Iterator[str]:
 
     descriptor, path = tempfile.mkstemp()
     try:
-        with open(descriptor, "w", encoding="ascii") as file:
+        with open(descriptor, "w", encoding="latin-1") as file:
             file.write(text)
         yield path
     finally:

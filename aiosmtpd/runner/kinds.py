@@ -96,6 +96,13 @@ def _hostname(value: Any) -> str:
     return value
 
 
+def _account(value: Any) -> str:
+    text = _text(value)
+    if not text.isprintable() or any(mark in text for mark in "/:%"):
+        raise ValueError
+    return text
+
+
 def _texts(value: Any) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
@@ -128,6 +135,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 TEXT = Kind(wanted="a text", read=_text, from_text=str)
 PATH = Kind(wanted="the path of a file or folder", read=_text, from_text=str, is_path=True)
 HOST_NAME = Kind(wanted='a host name such as "mx.example.org"', read=_hostname, from_text=str)
+ACCOUNT = Kind(wanted='a name such as "mail"', read=_account, from_text=str)
 FLAG = Kind(wanted="true or false", read=_flag, from_text=_flag_of)
 SIZE = Kind(wanted='a size such as "500K", "25M" or "1G"', read=_size, from_text=str)
 SECONDS = Kind(wanted='a time such as "30s", "5m", "2h" or "5d"', read=_seconds, from_text=str)

@@ -17,8 +17,15 @@ from typing import Any
 import attrs
 
 from aiosmtpd.runner import kinds, outlets
-from aiosmtpd.runner.config import PLACES, Config
-from aiosmtpd.runner.environment import UNKNOWN, Sources, expand, from_environment
+from aiosmtpd.runner.config import PLACES, Config, Place
+from aiosmtpd.runner.environment import (
+    TOO_DEEP,
+    TOO_LONG,
+    UNKNOWN,
+    Sources,
+    expand,
+    from_environment,
+)
 from aiosmtpd.runner.faults import Fault, WrongConfiguration, advice, in_order, shown, spelled
 from aiosmtpd.runner.judge import judge
 from aiosmtpd.runner.lines import Path, line_of, lines_of
@@ -27,6 +34,7 @@ from aiosmtpd.runner.tables import RouteTable
 from aiosmtpd.runner.userfile import read_users
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)")
+_LONG_NUMBER = re.compile(r"[0-9A-Fa-f_]{4000}")
 _LISTS = (PLACES, kinds.NETWORKS, kinds.TEXTS)
 _BAD = object()
 _DATES = (datetime.date, datetime.time)
@@ -61,9 +69,12 @@ def load(
     With *outside*, credentials of systemd are not read if it has not started this process.
     """
     name = os.fspath(path)
-    text = _read(name)
-    loader = _Loader(name, os.path.abspath(name), lines_of(text), environ, outside)
-    return loader.load(tomllib.loads(text))
+    try:
+        text = _read(name)
+        loader = _Loader(name, os.path.abspath(name), lines_of(text), environ, outside)
+        return loader.load(tomllib.loads(text))
+    except RecursionError:
+        raise WrongConfiguration([Fault(name, None, "", TOO_DEEP)]) from None
 
 
 def load_values(name: str, values: dict[str, Any], environ: Mapping[str, str]) -> Loaded:
@@ -88,6 +99,11 @@ def _read(name: str) -> str:
         line = int(found[1]) if found and found[1] else max(last, 1)
         why = _POSITION.sub("", str(error))
         raise WrongConfiguration([Fault(name, line, "", f"not TOML: {why}")]) from error
+    except ValueError:
+        # Python reads no number with thousands of digits, and names no line.
+        number = _LONG_NUMBER.search(text)
+        where = text.count("\n", 0, number.start()) + 1 if number else None
+        raise WrongConfiguration([Fault(name, where, "", TOO_LONG)]) from None
     return text
 
 
@@ -211,6 +227,11 @@ class _Loader:
         # A key that is wrong keeps its default, so that the rest can be judged.
         return cls(**{name: value for name, value in found.items() if value is not None})
 
+    def _place_in_folder(self, place: Place) -> Place:
+        if place.path is None:
+            return place
+        return attrs.evolve(place, path=os.path.join(self._folder, place.path))
+
     def _in_folder(self, url: str) -> str:
         """Return the URL of a Maildir with its whole path; other URLs stay."""
         scheme, colon, path = url.partition(":")
@@ -264,6 +285,8 @@ class _Loader:
             return self._bad(kind, said, path, str(error))
         if kind.is_path:
             return os.path.join(self._folder, found)
+        if kind is PLACES:
+            return tuple(map(self._place_in_folder, found))
         return found
 
     def _bad(self, kind: kinds.Kind, value: Any, path: Path, text: str = "") -> Any:

@@ -24,6 +24,9 @@ ENGINE = "mail.log"
 TOLD = {"told": True}
 """The *extra* of a line of the master that an event repeats."""
 
+OWN = {"own": True}
+"""The *extra* of a line about the addresses of this server, which are never hashed or left out."""
+
 DIGITS = 12
 """Letters of the hash of an address."""
 
@@ -91,7 +94,10 @@ class Lines(logging.Formatter):
         return json.dumps(fields) if self._as_json else _text(fields)
 
     def _of_text(self, record: logging.LogRecord) -> dict[str, Any]:
-        fields = {"logger": record.name, "message": self._addresses.in_text(record.getMessage())}
+        message = record.getMessage()
+        if not hasattr(record, "own"):
+            message = self._addresses.in_text(message)
+        fields = {"logger": record.name, "message": message}
         if record.exc_info:
             fields["error"] = self._addresses.in_text(self.formatException(record.exc_info))
         return fields
@@ -104,7 +110,9 @@ def _text(fields: dict[str, Any]) -> str:
     if (event := rest.pop("event")) == "log":
         rest.pop("logger")
         error = rest.pop("error", "")
-        words += [f"[{rest.pop('pid')}]", rest.pop("message")]
+        message = rest.pop("message")
+        shown = message if message.isprintable() else json.dumps(message)[1:-1]
+        words += [f"[{rest.pop('pid')}]", shown]
         return " ".join([*words, error and json.dumps(error)]).rstrip()
     words += [f"[{rest.pop('pid')}]", event]
     return " ".join([*words, *(f"{name}={json.dumps(value)}" for name, value in rest.items())])

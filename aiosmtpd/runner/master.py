@@ -23,7 +23,7 @@ from aiosmtpd.runner.child import Child, Timing, reap
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.keys import Keyring
-from aiosmtpd.runner.logs import TOLD
+from aiosmtpd.runner.logs import OWN, TOLD
 from aiosmtpd.runner.slot import Slot, SlotState
 from aiosmtpd.runner.slots import Sockets
 from aiosmtpd.runner.systemd import notify, notify_of_reload, watchdog_pause
@@ -35,6 +35,11 @@ SPOOL_FAILED = 74
 
 HAS_WORKERS = sys.platform != "win32"
 """True if a process can give sockets to others; else this one serves itself."""
+
+ENDING = (
+    "Ending: sessions may go on for %g s, and then transactions for %g s; a second signal ends "
+    "the server at once"
+)
 
 IGNORED = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
 
@@ -136,9 +141,10 @@ class Master:
 
     def reload(self) -> None:
         """Read the configuration again and replace the workers; once more if that runs now."""
-        if self.is_draining or not self.is_ready:
+        if self.is_draining:
             return
-        if self._reloading is not None and not self._reloading.done():
+        if not self.is_ready or (self._reloading is not None and not self._reloading.done()):
+            # The workers that start now may have read what has changed since.
             self._reload_again = True
             return
         self._reloading = self._start_task(self._reload())
@@ -186,7 +192,7 @@ class Master:
             await self.watch.start(self)
         for number in range(config.worker_count):
             self._slots[number] = Slot(number, config, self)
-        starting = asyncio.gather(*(slot.start() for slot in self._slots.values()))
+        starting = asyncio.ensure_future(self._start_slots())
         ending = asyncio.ensure_future(self._end.wait())
         both: list[asyncio.Future[Any]] = [starting, ending]
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -200,23 +206,36 @@ class Master:
         for slot in self._slots.values():
             self._start_task(slot.keep())
 
+    async def _start_slots(self) -> None:
+        """Start the first worker of each slot; raises the first Failure, and ends the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for slot in self._slots.values():
+                    group.create_task(slot.start())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+
     async def _serve(self) -> None:
         if self._end.is_set():
             return
         self.is_ready = True
         where = " and ".join(spell(address) for address in self.sockets.addresses)
-        log.info("Server is listening on %s", where)
+        log.info("Server is listening on %s", where, extra=OWN)
         notify("READY=1", self._status())
         self._start_task(self._look_at_certificates())
         if os.getpid() == 1 and hasattr(os, "waitid"):
             self._start_task(self._reap_orphans())
         if (pause := watchdog_pause()) is not None:
             self._start_task(_feed_watchdog(pause))
+        if self._reload_again:
+            self.reload()
         await self._end.wait()
 
     async def _stop(self) -> None:
         """Let the workers end, and end what is left."""
         self.is_draining, was_ready = True, self.is_ready
+        if was_ready:
+            log.info(ENDING, self.config.drain.linger, self.config.drain.grace)
         notify("STOPPING=1", "STATUS=Ending")
         if was_ready and self.config.drain.delay:
             # Balancers see it in /readyz, and send no client any more.
@@ -255,6 +274,7 @@ class Master:
             "config": config.to_json(),
             "slot": slot,
             "workers": config.worker_count,
+            "patience": self.timing.start + self.timing.abort,
             "sockets": [(one.fd, one.scheme) for one in passed],
             "tls": [(one.cert, one.key) for one in self.keys.texts],
             "identity": None
@@ -310,9 +330,9 @@ class Master:
         await self.sockets.bind(config.listen, config.worker_count)
         before = self._keys, self._identity
         self._keys, self._identity = keys, identity
-        self._look_at_spool(config)
         replaced = 0
         try:
+            self._look_at_spool(config)
             # New slots first: until they serve, old workers may have their sockets.
             for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
@@ -324,7 +344,10 @@ class Master:
                     await self._slots[number].replace(config)
                 replaced += 1
         except BaseException:
-            if not replaced:
+            if replaced:
+                text = "%d of %d workers have the new configuration, the others the old one"
+                log.warning(text, replaced, config.worker_count)
+            else:
                 self._keys, self._identity = before
                 self.sockets.keep(self.config.listen)
             raise

@@ -58,6 +58,8 @@ class Slot:
         self._master = master
         self._leaving: set[Child] = set()
         self._starting: Child | None = None
+        self._given_up: Child | None = None
+        """A worker that was not to become ready any more, because the server ends."""
         self._soon = 0
         self._is_retired = False
         self._lock = asyncio.Lock()
@@ -140,6 +142,9 @@ class Slot:
                     self._gone.set()
                     why = error if isinstance(error, Failure) else one_line(error)
                     log.error("Worker %d cannot start: %s", self.number, why)
+            if self._is_retired:
+                # While the worker started.
+                self.retire()
 
     async def _begin(self, config: Config) -> Child:
         master = self._master
@@ -153,7 +158,9 @@ class Slot:
         task.add_done_callback(self._tasks.discard)
         try:
             await child.ready(master.timing.start)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                self._given_up = child
             await child.ended.wait()
             raise
         finally:
@@ -173,10 +180,11 @@ class Slot:
     async def _follow(self, child: Child) -> None:
         """Wait for the end of a process."""
         await child.ended.wait()
-        was_asked = child in self._leaving or self._master.is_draining
+        ends = self._master.is_draining or child is self._given_up
+        was_asked = child in self._leaving or ends
         self._leaving.discard(child)
         self._left.set()
-        why = self._why(child, was_asked)
+        why = self._why(child, was_asked, ends)
         if not was_asked and child.ready_at is not None:
             served = asyncio.get_running_loop().time() - child.ready_at
             self._soon = 0 if served >= SOUND else self._soon + 1
@@ -190,12 +198,12 @@ class Slot:
             self.child = None
             self._gone.set()
 
-    def _why(self, child: Child, was_asked: bool) -> str:
+    def _why(self, child: Child, was_asked: bool, ends: bool) -> str:
         """Return why a process has ended, in one word."""
         if child.is_hanging:
             return "hang"
         if child.ready_at is None and child.code > 0:
             return "start"
-        if self._master.is_draining:
+        if ends:
             return "drain"
         return "reload" if was_asked else "crash"

@@ -26,6 +26,9 @@ from aiosmtpd.runner.config import Place
 
 HAS_GROUPS = sys.platform == "linux"
 
+LOWEST_FREE_PORT = 1024
+LOW_PORT = "; a port below 1024 needs root, or AmbientCapabilities= in the service of systemd"
+
 ROUNDS, PAUSE = 10, 0.1
 """How often, and with how many seconds between, a port is tried that is taken.
 
@@ -199,6 +202,8 @@ async def _patient(place: Place) -> list[socket.socket]:
         try:
             return await sockets.bind(place)
         except OSError as error:
+            if error.errno == errno.EACCES and 0 < (place.port or 0) < LOWEST_FREE_PORT:
+                raise OSError(error.errno, f"{error.strerror}{LOW_PORT}") from error
             if error.errno != errno.EADDRINUSE or not last:
                 raise
         await asyncio.sleep(PAUSE)

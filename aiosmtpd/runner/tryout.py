@@ -80,9 +80,16 @@ def _try_maildirs(config: Config) -> list[Said]:
             continue
         folder = os.path.abspath(route.to.partition(":")[2])
         parent = folder if os.path.lexists(folder) else os.path.dirname(folder)
-        if os.path.isdir(parent) and not os.access(parent, os.W_OK | os.X_OK):
+        text = ""
+        if not os.path.exists(parent):
+            text = f"{_user()} finds no folder {parent}"
+        elif not os.path.isdir(parent):
+            text = f"{parent} is not a folder"
+        elif not os.access(parent, os.W_OK | os.X_OK):
             verb = "written" if parent == folder else f"made in {parent}"
-            said.append((["route", number, "to"], f"{folder} cannot be {verb} by {_user()}", True))
+            text = f"{folder} cannot be {verb} by {_user()}"
+        if text:
+            said.append((["route", number, "to"], text, True))
     return said
 
 

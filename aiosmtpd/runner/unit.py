@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from aiosmtpd.runner.config import Config
+from aiosmtpd.runner.outlets import scheme_of
+from aiosmtpd.runner.slots import LOWEST_FREE_PORT
 
 HARDENING = """\
 NoNewPrivileges=yes
@@ -34,8 +37,8 @@ UMask=0077
 USER = "aiosmtpd"
 """The user of the service if the file names none."""
 
-LOWEST_FREE_PORT = 1024
-"""Ports below this one need a capability."""
+HOMES = ("/home", "/root", "/run/user")
+"""The folders that ProtectHome= hides."""
 
 NOTE = """\
 # If only root can read the key, let systemd pass copies to the service.
@@ -84,6 +87,8 @@ def _head(config: Config | None, program: str, file: str, notify_reload: bool) -
         yield "Type=notify-reload"
     else:
         yield from ("Type=notify", "ExecReload=/bin/kill -HUP $MAINPID")
+    if hidden := [one for one in (program, file) if any(map(partial(_is_in, one), HOMES))]:
+        yield f"# ProtectHome= hides {' and '.join(hidden)}: move this to another folder."
     yield f"ExecStart={_quoted(program)} serve {_quoted(file)}"
     yield from ("NotifyAccess=main", "KillMode=mixed", "WatchdogSec=60")
     yield f"TimeoutStopSec={_stop(config)}"
@@ -113,7 +118,8 @@ def _quoted(word: str) -> str:
 
 def _stop(config: Config | None) -> int:
     drain = (config or Config()).drain
-    return round(drain.delay + drain.linger + drain.grace) + 20
+    # First the sessions have *grace*, then the deliveries; the master kills workers after that.
+    return round(drain.delay + drain.linger + 2 * drain.grace) + 20
 
 
 def _needs_capability(config: Config | None) -> bool:
@@ -124,19 +130,25 @@ def _needs_capability(config: Config | None) -> bool:
 
 def _writable(config: Config | None) -> Iterator[str]:
     """Yield the folders that must be written although the rest of the disk is read-only."""
-    state = f"/var/lib/{USER}"
-    if config is None or config.spool is None:
+    state = f"/var/lib/{USER}", f"/run/{USER}"
+    if config is None:
         return
-    folders = [config.spool.path]
+    folders = [config.spool.path] if config.spool is not None else []
     folders += [
-        path
+        os.path.abspath(route.to.partition(":")[2])
         for route in config.routes
-        if route.to.startswith("maildir:") and (path := route.to.removeprefix("maildir:"))
+        if scheme_of(route.to) == "maildir"
     ]
-    others = [one for one in dict.fromkeys(folders) if not f"{one}/".startswith(f"{state}/")]
+    files = [place.path for place in config.listen] + [config.admin.socket]
+    folders += [os.path.dirname(file) for file in files if file is not None]
+    others = [one for one in dict.fromkeys(folders) if not any(map(partial(_is_in, one), state))]
     if others:
-        yield f"# Folders outside of {state}: make them, and give them to the user."
+        yield f"# Folders outside of {' and '.join(state)}: make them, and give them to the user."
     yield from (f"ReadWritePaths={_quoted(folder)}" for folder in others)
+
+
+def _is_in(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def _credentials(config: Config | None, named: Sequence[str]) -> Iterator[str]:

@@ -87,6 +87,8 @@ class Worker:
             log.exception("The worker cannot start")
             return await self._fail(one_line(error), 1)
         self._service = service
+        if "patience" in order:
+            faulthandler.cancel_dump_traceback_later()
         losing = asyncio.ensure_future(service.lost.wait())
         tasks = [asyncio.ensure_future(one) for one in (self._listen(), self._beat())]
         self._channel.send({"ready": os.getpid(), "addresses": service.addresses})
@@ -102,6 +104,10 @@ class Worker:
         return SPOOL_FAILED if service.lost.is_set() else 0
 
     async def _start(self, order: dict[str, Any]) -> Service:
+        if "patience" in order:
+            # The code of a handler may wait for ever, and the master may have gone.
+            faulthandler.dump_traceback_later(order["patience"], exit=True)
+        _keep_from_programs(order)
         config = Config.from_json(order["config"])
         key = bytes.fromhex(order.get("log_key", ""))
         sessions = SessionLog(set_up(config.log, order["slot"], key))
@@ -146,15 +152,22 @@ class Worker:
     async def _listen(self) -> None:
         """Do what the master says; drain if it has gone."""
         while (message := await self._channel.receive()) is not None:
-            if "drain" in message:
-                self._end(message["drain"])
-            elif "tls" in message and self._service is not None:
-                self._service.use_certificates([Texts(*pair) for pair in message["tls"]])
-            elif "ask" in message:
-                self._channel.send({"answer": message["ask"], **self._answered(message)})
+            try:
+                self._hear(message)
+            except Exception:
+                # Without file descriptors, for example. The next message may be the end.
+                log.exception("The worker cannot do what the master says")
         log.error("The master has gone: the worker ends")
         asyncio.get_running_loop().call_later(ORPHAN_END, os._exit, 1)
         self._end({"linger": ORPHAN_LINGER, "grace": ORPHAN_GRACE, "last": True})
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "drain" in message:
+            self._end(message["drain"])
+        elif "tls" in message and self._service is not None:
+            self._service.use_certificates([Texts(*pair) for pair in message["tls"]])
+        elif "ask" in message:
+            self._channel.send({"answer": message["ask"], **self._answered(message)})
 
     def _end(self, how: dict[str, Any]) -> None:
         if not self._drain.done():
@@ -206,6 +219,12 @@ class Worker:
         return {"error": "this worker cannot answer that"}
 
 
+def _keep_from_programs(order: dict[str, Any]) -> None:
+    """Let no program that the handler starts inherit a socket: it would keep the port open."""
+    for descriptor in [*(fd for fd, _ in order["sockets"]), *order.get("tally", ())[:1]]:
+        os.set_inheritable(descriptor, False)
+
+
 def _with_user(text: str, identity: dict[str, Any] | None) -> str:
     """Name the user of the workers in the reason of a failure, if the user may be the reason."""
     if identity is None or os.strerror(errno.EACCES) not in text:
@@ -219,6 +238,7 @@ def _with_user(text: str, identity: dict[str, Any] | None) -> str:
 
 async def _main(descriptor: int) -> int:
     loop = asyncio.get_running_loop()
+    os.set_inheritable(descriptor, False)
     channel = await Channel.of(socket.socket(fileno=descriptor))
     with signals_handled(loop, _reactions()):
         try:
@@ -235,7 +255,6 @@ def _reactions() -> dict[int, Callable[[], None]]:
 
 def main() -> None:
     """Be a worker until the master ends it."""
-    faulthandler.enable()
     threads = set(threading.enumerate())
     with asyncio.Runner() as runner:
         code = runner.run(_main(int(sys.argv[1])))

@@ -226,7 +226,7 @@ def test_a_handler_that_cannot_be_made(text: str, line: str, tmp_path: Path) -> 
 
 def test_a_handler_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "shop_of_a_check.py").write_text(
-        "print('loud')\nclass Mail:\n    def __init__(self, depth): pass\n"
+        "print('loud')\nclass Mail:\n    handle_DATA = None\n    def __init__(self, depth): pass\n"
     )
     text = START + 'handler = { use = "shop_of_a_check:Mail", depth = 3 }\n'
     assert faults(tmp_path, text) == []

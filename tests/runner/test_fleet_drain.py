@@ -120,10 +120,12 @@ def test_two_masters_do_not_share_a_port(tmp_path: Path) -> None:
 
 def test_a_start_that_never_ends_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("import time; time.sleep(60)")
-    config = configuration(tmp_path, spool=None, handler="slow:Handler")
+    config = configuration(tmp_path, spool=None, handler="slow:Handler", workers=1)
     with Fleet(tmp_path, config, wait=False, times={"start": 1.0}) as fleet:
         assert fleet.ended() == 1
         assert "was not ready after 1 s" in fleet.log.splitlines()[-1]
+        # The log says where it hangs.
+        assert "Fatal Python error: Aborted" in fleet.log
 
 
 def test_a_signal_ends_a_start(tmp_path: Path) -> None:
@@ -221,7 +223,7 @@ class Handler:
 @ROOT_ONLY
 def test_a_reload_may_name_another_user(open_path: Path) -> None:
     config = configuration(open_path, user="root", spool=None, handler="mine:Handler")
-    (open_path / "mine.py").write_text("class Handler: pass")
+    (open_path / "mine.py").write_text("class Handler: handle_DATA = None")
     with Fleet(open_path, config) as fleet:
         fleet.reload(attrs.evolve(config, user="nobody"))
         until(lambda: len(fleet.worker_pids()) == 2)

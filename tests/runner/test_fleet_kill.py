@@ -1,8 +1,10 @@
 """Kills of workers and of the master, and workers that hang: nothing acknowledged is lost."""
 
+import asyncio
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -10,10 +12,11 @@ import attrs
 import pytest
 
 from aiosmtpd.runner.config import parse_place
+from aiosmtpd.runner.control import Channel, descriptor_pair
 from aiosmtpd.runner.tables import Drain
-from tests.client import Client
+from tests.client import PATIENCE, Client
 from tests.delivery.support import until
-from tests.net.program import ROOT_ONLY, free_port
+from tests.net.program import ROOT_ONLY, environment, free_port
 from tests.runner.fleet import (
     MARKS,
     Fleet,
@@ -203,6 +206,55 @@ def test_the_user_signals_change_nothing(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGINT)
         assert send(fleet.port, "x").startswith(b"250")
         assert fleet.worker_pids() == before
+        assert fleet.end() == 0
+
+
+HANGING = """
+import os, time
+with open(os.environ["SINK"], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+time.sleep(600)
+"""
+
+
+async def test_an_orphan_that_hangs_at_its_start_ends(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGING)
+    config = configuration(tmp_path, spool=None, handler="hangs:Handler", user=None)
+    ours, theirs = descriptor_pair()
+    with theirs:
+        command = [sys.executable, "-P", "-m", "aiosmtpd.runner.worker", str(theirs.fileno())]
+        env = environment(SINK=str(tmp_path / "pid"))
+        worker = await asyncio.create_subprocess_exec(*command, pass_fds=[theirs.fileno()], env=env)
+    master = await Channel.of(ours)
+    order = {"config": config.to_json(), "slot": 0, "workers": 1, "sockets": [], "tls": []}
+    master.send({**order, "identity": None, "patience": 1.0})
+    try:
+        await asyncio.to_thread(until, (tmp_path / "pid").exists)
+        master.close()
+        async with asyncio.timeout(PATIENCE):
+            assert await worker.wait() == 1
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
+
+
+LEAKING = """
+import os, subprocess
+def take(mail):
+    subprocess.run("ls -l /proc/self/fd >leaked", shell=True, close_fds=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux shows descriptors in /proc")
+def test_programs_inherit_no_socket(tmp_path: Path) -> None:
+    (tmp_path / "leaking.py").write_text(LEAKING + "take(None)\n")
+    config = configuration(tmp_path, spool=None, handler="leaking:take")
+    with Fleet(tmp_path, config, cwd=tmp_path) as fleet:
+        leaked = (tmp_path / "leaked").read_text()
+        assert "pipe:" in leaked or "/dev/null" in leaked
+        assert "socket:" not in leaked
+        assert "memfd:" not in leaked
         assert fleet.end() == 0
 
 

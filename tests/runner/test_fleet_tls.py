@@ -84,7 +84,7 @@ def test_a_new_worker_has_the_new_certificate(tmp_path: Path) -> None:
 @ROOT_ONLY
 def test_the_key_is_readable_by_root_alone(open_path: Path) -> None:
     config = attrs.evolve(with_tls(open_path), user="nobody", spool=None, handler="mine:Handler")
-    (open_path / "mine.py").write_text("class Handler: pass")
+    (open_path / "mine.py").write_text("class Handler: handle_DATA = None")
     (open_path / "mx.key").chmod(0o600)
     with Fleet(open_path, config) as fleet:
         assert certificates_seen(fleet) == {der_of(open_path)}

@@ -73,7 +73,8 @@ def test_each_worker_has_a_folder(tmp_path: Path) -> None:
 def test_a_class_with_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "shop_of_a_worker.py").write_text(
-        "class Mail:\n    def __init__(self, depth): self.depth = depth\ndef take(mail): pass\n"
+        "class Mail:\n    def __init__(self, depth): self.depth = depth\n"
+        "    async def handle_DATA(self, *_): return '250 OK'\ndef take(mail): pass\n"
     )
     source = str(tmp_path / "a.toml")
     name = "shop_of_a_worker:Mail"
@@ -86,6 +87,11 @@ def test_a_class_with_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("wrong", "text"),
     [
         (Config(handler="json:gone"), "handler: cannot import json:gone: AttributeError"),
+        (
+            Config(handler="json:__name__"),
+            "handler: json:__name__ is not a function, and has no hook",
+        ),
+        (Config(handler="json:JSONDecoder"), "handler: json:JSONDecoder is not a function"),
         (Config(), "no spool: write"),
         (
             Config(spool=SpoolTable(path="s"), route=(RouteTable(to="nats://a"),)),

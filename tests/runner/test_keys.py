@@ -55,6 +55,32 @@ def test_a_keyring_knows_names_and_ends(tmp_path: Path) -> None:
     assert facts.not_after > datetime.now(UTC).timestamp()
 
 
+def test_comments_in_any_encoding(tmp_path: Path) -> None:
+    pair = write(tmp_path, "one", "mx.one.test")
+    for file, comment in (pair.cert, "Schlüssel\n".encode()), (pair.key, b"caf\xe9\n"):
+        Path(file).write_bytes(comment + Path(file).read_bytes())
+    (texts,) = Keyring(TLS(cert=pair.cert, key=pair.key)).texts
+    assert name_shown(Contexts([texts], "1.2"), None) == "mx.one.test"
+
+
+def test_one_file_for_both_is_sent_once(tmp_path: Path) -> None:
+    pair = write(tmp_path, "one", "mx.one.test")
+    both = Path(pair.cert).read_text() + Path(pair.key).read_text()
+    Path(pair.cert).write_text(both)
+    (texts,) = Keyring(TLS(cert=pair.cert, key=pair.cert)).texts
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    # Its certificates are not encrypted.
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    there = Contexts([texts], "1.2").context.wrap_bio(to_server, to_client, server_side=True)
+    for side in client.wrap_bio(to_client, to_server), there:
+        with pytest.raises(ssl.SSLWantReadError):
+            side.do_handshake()
+    der = ssl.PEM_cert_to_DER_cert(both[: both.index("-----BEGIN", 10)].strip())
+    assert to_client.read().count(der) == 1
+
+
 def test_an_expired_certificate_has_facts_too(tmp_path: Path) -> None:
     pair = write(tmp_path, "old", "mx.one.test", not_after=PAST)
     facts = Keyring(TLS(cert=pair.cert, key=pair.key)).facts[pair.cert]

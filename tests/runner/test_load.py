@@ -80,6 +80,15 @@ def test_times_sizes_and_paths(tmp_path: Path) -> None:
     assert config.spool.path == str(tmp_path / "spool")
 
 
+def test_a_unix_socket_is_beside_the_file(tmp_path: Path) -> None:
+    text = 'listen = ["unix:s", "lmtp://unix:/run/l", ":1"]\nhandler = "a:b"\n'
+    config = loaded(tmp_path, text).config
+    assert [place.path for place in config.listen] == [str(tmp_path / "s"), "/run/l", None]
+    assert loaded(tmp_path, 'handler = "a:b"\n', AIOSMTPD_LISTEN="unix:t").config.listen[0] == (
+        Place(path=str(tmp_path / "t"))
+    )
+
+
 def test_the_settings_of_a_handler(tmp_path: Path) -> None:
     config = loaded(tmp_path, 'listen = ":25"\n[handler]\nuse = "shop:Mail"\ndepth = 3\n').config
     assert (config.handler, config.handler_settings) == ("shop:Mail", {"depth": 3})
@@ -231,3 +240,40 @@ def test_a_relay_to_any_domain_is_guarded(pattern: str, tmp_path: Path) -> None:
 def test_a_relay_to_known_domains_is_open(pattern: str, tmp_path: Path) -> None:
     config = loaded(tmp_path, ROUTE + f'to = "smtp://a.test"\nmatch = "{pattern}"\n').config
     assert not config.routes[0].is_guarded
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (f"a = {'[' * 3000}{']' * 3000}", ": lists and tables are nested too deeply"),
+        (
+            f"{GOOD}handler_of.x = {'[' * 200}{']' * 200}",
+            ":3: handler_of.x: lists and tables are nested too deeply",
+        ),
+        (f"{GOOD}workers = {'9' * 5000}", ":3: the number is too long"),
+        (f"{GOOD}workers = 0x{'f' * 5000}", ":3: workers: the number is too long"),
+        (
+            ROUTE + 'to = "file:a\\u0000b"',
+            ":4: route.1.to: ",
+        ),
+    ],
+)
+def test_hostile_text_gives_faults(text: str, line: str, tmp_path: Path) -> None:
+    assert faults(tmp_path, text)[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'to = ["smtp://anne:hunter2@hop.test"]',
+        'to = [{ password = "hunter2" }]',
+        'to = "reject"\nbounce = ["smtp://anne:hunter2@hop.test"]',
+        'to = "reject"\nbounce = { password = "hunter2" }',
+        'to = "reject"\nmatch = { to = "smtp://anne:hunter2@hop.test" }',
+        'to = "reject"\n[tls]\nsni = { cert = "smtp://anne:hunter2@hop.test" }',
+    ],
+)
+def test_a_secret_of_the_wrong_type_is_not_shown(text: str, tmp_path: Path) -> None:
+    lines = faults(tmp_path, ROUTE + text)
+    assert "hunter2" not in str(lines)
+    assert "expected" in str(lines)

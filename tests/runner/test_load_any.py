@@ -1,6 +1,8 @@
 """Any values at all give a configuration or faults, never another exception."""
 
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import given, settings, strategies as st
@@ -8,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from aiosmtpd.runner import kinds, outlets
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
-from aiosmtpd.runner.load import Loaded, load_values
+from aiosmtpd.runner.load import Loaded, load, load_values
 from aiosmtpd.runner.show import show
 
 TEXTS = st.sampled_from(
@@ -65,6 +67,27 @@ def test_any_route(route: dict[str, Any], others: dict[str, Any]) -> None:
     values = {"listen": ":25", "spool": {"path": "s"}, **others, "route": [{"to": "reject"}, route]}
     with suppress(WrongConfiguration):
         look_at(load_values("a", values, {}))
+
+
+PIECES = st.sampled_from(
+    [
+        *("[", "]", "{", "}", "[[", "]]", "=", ".", ",", "\n", "\r\n", "\r", " ", "#", '"', "'"),
+        *('"""', "'''", "\\", "\\u0000", "\0", "\ufeff", "é", "1" * 5000, "0x" + "f" * 5000),
+        *("route", "listen", "to", "handler", "use", "limits", "size", "tls", "sni", "inf", "nan"),
+        *("2026-13-01", "2026-11-28", "07:00:00", "-", "1e400", "true", '"a:b"', "[" * 2000),
+        *('listen = ":1"\n', "[[route]]\n", 'to = "reject"\n', "workers = ", "a.b.c = 1\n"),
+    ]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(st.lists(PIECES, max_size=12).map("".join), st.text(max_size=20)))
+def test_any_text(text: str) -> None:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "a.toml")
+        file.write_text(text, encoding="utf-8", errors="replace", newline="")
+        with suppress(WrongConfiguration):
+            look_at(load(file, {}))
 
 
 def look_at(loaded: Loaded) -> None:

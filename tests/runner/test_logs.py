@@ -190,6 +190,24 @@ def test_an_error_is_one_line() -> None:
         assert "ValueError" in written.text
 
 
+@pytest.mark.parametrize("mode", ["hash", "none"])
+def test_the_addresses_of_the_server_are_plain(mode: str) -> None:
+    written = Written(None, addresses=mode)
+    MAIL.info("Server is listening on %s", "192.0.2.1:25", extra=logs.OWN)
+    MAIL.info("a line about %s", "192.0.2.1")
+    first, second = written.lines
+    assert first["message"] == "Server is listening on 192.0.2.1:25"
+    assert "192.0.2.1" not in second["message"]
+
+
+def test_a_message_with_line_ends_is_one_line() -> None:
+    for format in "json", "text":
+        written = Written(format=format)
+        MAIL.error("first\n2026-11-28 INFO [1] \x1b[31mé")
+        assert written.text.count("\n") == 1
+        assert "\x1b" not in written.text
+
+
 @pytest.mark.parametrize(
     ("event", "level", "fields"),
     [

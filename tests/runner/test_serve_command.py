@@ -90,7 +90,7 @@ def test_a_check_prints_all_faults(run: Run, tmp_path: Path) -> None:
         2,
         'a.toml:1: workers: expected a number from 1 to 1024, or "auto", not "x"\n'
         "a.toml:3: handler: expected a text, not 3\n"
-        "a.toml:4: user: expected a text, not 4\n"
+        'a.toml:4: user: expected a name such as "mail", not 4\n'
         "a.toml: 3 faults\n",
         "",
     )
@@ -194,3 +194,35 @@ def test_nothing_of_it_is_imported_without_need() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
     assert find_spec("aiosmtpd.runner") is not None
+
+
+@pytest.mark.parametrize("option", ["--check", "--init", "--systemd-unit"])
+def test_a_reader_that_goes_gets_no_traceback(tmp_path: Path, option: str) -> None:
+    (tmp_path / "a.toml").write_text("x = 1\n" * (option != "--systemd-unit"))
+    name = "new.toml" if option == "--init" else "a.toml" if option == "--check" else None
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-P", "-m", "aiosmtpd", "serve", option, *filter(None, [name])]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert done.stderr == ""
+
+
+def test_ctrl_c_ends_a_check(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*args: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "a.toml").write_text("")
+    monkeypatch.setattr("aiosmtpd.runner.check.check", stop)
+    assert run("--check", "a.toml") == (130, "", "")
+
+
+def test_a_name_of_any_bytes_is_shown(tmp_path: Path) -> None:
+    command = [sys.executable, "-P", "-m", "aiosmtpd", "serve", "--check", "\udcff.toml"]
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert rb"\udcff.toml: 1 fault" in done.stdout
+    assert done.stderr == b""

@@ -104,3 +104,29 @@ def test_a_folder_of_root_is_named_with_the_user(open_path: Path) -> None:
     assert f"maildir:{open_path}/box: Permission denied; workers run as the user nobody: " in said
     assert '"reason": "start"' in done.stderr
     assert '"reason": "crash"' not in done.stderr
+
+
+def test_closed_streams_are_not_sockets(tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "loud.py").write_text("def take(mail): print('x' * 100, flush=True)\n")
+    (tmp_path / "a.toml").write_text(
+        f'user = "{ME}"\nworkers = 1\nlisten = "127.0.0.1:{port}"\nhandler = "loud:take"\n'
+    )
+    shell = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *COMMAND, "a.toml"]
+    with subprocess.Popen(shell, cwd=tmp_path) as process:
+        try:
+            wait_for(lambda: takes_mail(port))
+            # The channel to the worker is not what the handler has printed to.
+            assert takes_mail(port)
+            process.terminate()
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+
+
+def takes_mail(port: int) -> bool:
+    try:
+        with smtplib.SMTP("127.0.0.1", port) as client:
+            return not client.sendmail("b@b.test", ["a@a.test"], "Subject: hello\r\n\r\n")
+    except (OSError, smtplib.SMTPException):
+        return False

@@ -313,6 +313,14 @@ async def test_a_beat_reaches_the_watch(running: Running, staff: Staff) -> None:
     assert running.master.slots[0].numbers == {"connections": 3}
 
 
+async def test_an_end_says_how_long_it_takes(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await running.end()
+    assert "sessions may go on for 2 s, and then transactions for 2 s" in caplog.text
+
+
 async def test_a_second_drain_is_now(running: Running, staff: Staff) -> None:
     for worker in staff.workers:
         worker.ends_by_drain = False

@@ -97,6 +97,19 @@ async def test_a_taken_port_binds_nothing(
     assert sockets.addresses == []
 
 
+async def test_a_low_port_says_what_it_needs(
+    sockets: Sockets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(place: object) -> list[socket.socket]:
+        raise PermissionError(errno.EACCES, "permission denied")
+
+    monkeypatch.setattr("aiosmtpd.listen.sockets.bind", refuse)
+    with pytest.raises(Failure, match=r"permission denied; a port below 1024 needs root, or"):
+        await sockets.bind([parse_place("127.0.0.1:25")], 1)
+    with pytest.raises(Failure, match=r"permission denied$"):
+        await sockets.bind([parse_place("127.0.0.1:2525")], 1)
+
+
 @LINUX
 async def test_a_group_of_another_server_is_not_joined(
     sockets: Sockets, monkeypatch: pytest.MonkeyPatch

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aiosmtpd.runner.config import TLS, Config, RouteTable, SpoolTable, parse_place
+from aiosmtpd.runner.config import TLS, Admin, Config, RouteTable, SpoolTable, parse_place
 from aiosmtpd.runner.unit import unit
 
 MX = Config(
@@ -34,7 +34,7 @@ def test_a_service_without_root() -> None:
         "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
         "ReadWritePaths=/srv/spool",
         "#LoadCredential=key.pem:/etc/ssl/a.key",
-        "TimeoutStopSec=60",
+        "TimeoutStopSec=90",
     ):
         assert line in found
     assert "ReadWritePaths=/var/lib/aiosmtpd/mail" not in found
@@ -56,6 +56,19 @@ def test_credentials_that_the_file_names() -> None:
     folder = "/run/credentials/aiosmtpd.service"
     text = unit(MX, "/a", "/b", credentials=[f"{folder}/key", f"{folder}/cert"])
     assert "LoadCredential=cert:/etc/aiosmtpd/cert\nLoadCredential=key:/etc/aiosmtpd/key\n" in text
+
+
+def test_folders_of_sockets_can_be_written() -> None:
+    places = "smtp://0.0.0.0:25", "lmtp://unix:/run/lmtp/in", "smtp://unix:/run/aiosmtpd/s"
+    config = Config(listen=tuple(map(parse_place, places)), admin=Admin(socket="/run/other/ctl"))
+    paths = [line for line in lines(config) if line.startswith("ReadWritePaths")]
+    assert paths == ["ReadWritePaths=/run/lmtp", "ReadWritePaths=/run/other"]
+
+
+def test_hidden_folders_are_named() -> None:
+    text = unit(None, "/root/venv/bin/aiosmtpd", "/etc/a.toml")
+    assert "# ProtectHome= hides /root/venv/bin/aiosmtpd: move this" in text
+    assert "# ProtectHome" not in unit(None, "/opt/a", "/homely/b")
 
 
 def test_a_path_with_special_characters() -> None:

@@ -15,7 +15,7 @@ from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.control import Channel, descriptor_pair
 from aiosmtpd.runner.logs import Addresses
 from aiosmtpd.runner.worker import Worker
-from tests.client import Client
+from tests.client import PATIENCE, Client
 from tests.runner.fleet import configuration
 from tests.runner.test_keys import texts_of, write
 
@@ -182,6 +182,15 @@ async def test_a_worker_changes_its_certificate(tmp_path: Path, talk: Talk) -> N
     talk.channel.send({"ask": 1, "sessions": 0})
     await talk.hear("answer")
     assert await asyncio.to_thread(certificate_of, talk.port) == new[0][0].strip()
+
+
+async def test_a_worker_survives_a_wrong_message(tmp_path: Path, talk: Talk) -> None:
+    talk.order(with_spool(tmp_path))
+    await talk.hear("ready")
+    talk.channel.send({"tls": "of another version"})
+    talk.channel.send({"ask": 1, "sessions": 10})
+    async with asyncio.timeout(PATIENCE):
+        assert (await talk.hear("answer"))["value"] == []
 
 
 def certificate_of(port: int) -> str:

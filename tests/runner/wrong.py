@@ -37,6 +37,20 @@ WRONG: dict[str, tuple[str, list[str]]] = {
         GOOD + 'workers = "four"\n',
         [':3: workers: expected a number from 1 to 1024, or "auto", not "four"'],
     ),
+    "user with a line end": (
+        GOOD + 'user = "a\\nExecStartPre=b"\n',
+        [':3: user: expected a name such as "mail", not "a\\nExecStartPre=b"'],
+    ),
+    "doors of an operator that clients have": (
+        'listen = ["0.0.0.0:9025", "unix:s"]\nhandler = "shop:Handler"\n'
+        '[admin]\nhttp = "127.0.0.1:9025"\nsocket = "s"\n',
+        [":4: admin.http: this is listen.1 too", ":5: admin.socket: this is listen.2 too"],
+    ),
+    "sockets of systemd that have two places": (
+        'listen = ["smtp://systemd", "smtps://systemd:tls"]\nhandler = "shop:Handler"\n'
+        "tls = { cert = 'c', key = 'k' }\n",
+        [':1: listen.2: "systemd" without a name has these sockets too: name those of each place'],
+    ),
     "no worker": (
         GOOD + "workers = 0\n",
         [':3: workers: expected a number from 1 to 1024, or "auto", not 0'],

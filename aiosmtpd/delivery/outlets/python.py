@@ -31,7 +31,7 @@ def from_url(url: str) -> Outlet:
     if inspect.isclass(found):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ValueError(f"cannot make {name}: {type(error).__name__}: {error}") from None
     if hasattr(found, "put"):
         return checked(found)
@@ -84,7 +84,7 @@ def _find(module_name: str, name: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         found: Any = import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"cannot import {module_name}: {type(error).__name__}: {error}") from None
     for part in name.split("."):
         if not hasattr(found, part):
