@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -21,6 +22,16 @@ VARIABLE = "AIOSMTPD_ADMIN__SOCKET"
 
 LONGEST = 16 << 20
 """Bytes of an answer, at most."""
+
+PATIENCE = 15.0
+"""Seconds in which the server must answer; a reload takes as long as it takes."""
+
+ADVICE = {
+    errno.ENOENT: 'write socket = "{path}" into [admin] of its file and reload it by SIGHUP, or '
+    "name its socket with --socket",
+    errno.EACCES: "only root and the user who started the server may ask it",
+}
+"""The next step for an operator, by the error of a connection."""
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -106,14 +117,17 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
         raise NoServer("this system has no Unix sockets")
     try:
         with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(None if request["command"] == "reload" else PATIENCE)
             client.connect(path)
             client.sendall(json.dumps(request).encode() + b"\n")
             with client.makefile("rb") as file:
                 line = file.readline(LONGEST)
+    except TimeoutError:
+        raise NoServer(f"the server at {path} does not answer") from None
     except OSError as error:
         why = error.strerror or str(error)
-        hint = "name its socket with --socket; it is the key admin.socket of the server's file"
-        raise NoServer(f"no server at {path}: {why}; {hint}") from error
+        advice = ADVICE.get(error.errno or 0, "name its socket with --socket").format(path=path)
+        raise NoServer(f"no server at {path}: {why}; {advice}") from error
     try:
         answer: dict[str, Any] = json.loads(line)
     except ValueError:

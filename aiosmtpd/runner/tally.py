@@ -113,13 +113,17 @@ class Table:
         """Lend a column; None if all are in use: that worker counts for itself."""
         return self._free.pop(0) if self._free else None
 
-    def release(self, column: int) -> None:
-        """Take back the column of a process that has ended: its connections count no longer."""
-        layout = self._shared.layout
+    def release(self, column: int) -> int:
+        """Take back the column of a process that has ended: its connections count no longer.
+
+        Return how many there were.
+        """
+        layout, lost = self._shared.layout, self._shared.totals[column]
         begin = column * layout.entries
         self._shared.counts[begin : begin + layout.entries] = array("I", [0]) * layout.entries
         self._shared.totals[column] = 0
         self._free.append(column)
+        return lost
 
     def connections(self) -> int:
         """Return how many connections all workers have."""
