@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -187,6 +186,8 @@ def _init(name: str) -> int:
 
 
 def _print_unit(settings: Namespace) -> int:
+    import shutil  # only needed here, and the memory of the master counts
+
     from aiosmtpd.runner.unit import unit
 
     loaded = None if settings.file is None else _load(settings, outside=True)

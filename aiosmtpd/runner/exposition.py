@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from aiosmtpd.observers.metrics import PREFIX, SECONDS, SIZES, Snapshot
+from aiosmtpd.observers.samples import PREFIX, SECONDS, SIZES, Snapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

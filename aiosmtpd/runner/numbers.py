@@ -10,7 +10,8 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from aiosmtpd.observers.metrics import PREFIX, SECONDS, Histogram, Metrics, Snapshot, sample
+from aiosmtpd.observers.metrics import Metrics
+from aiosmtpd.observers.samples import PREFIX, SECONDS, Histogram, Snapshot, sample
 from aiosmtpd.runner import usage
 from aiosmtpd.runner.exposition import LAGS
 

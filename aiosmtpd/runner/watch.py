@@ -18,14 +18,14 @@ import attrs
 from aiosmtpd._version import __version__
 from aiosmtpd.engine.registry import descriptors
 from aiosmtpd.listen.addresses import Address, spell
-from aiosmtpd.observers.metrics import PREFIX, Snapshot, sample
+from aiosmtpd.observers.samples import PREFIX, Snapshot, sample
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity, identity_to_assume
 from aiosmtpd.runner import logs, usage
 from aiosmtpd.runner.doors import Doors
 from aiosmtpd.runner.keeper import Keeper
+from aiosmtpd.runner.shared import Table
 from aiosmtpd.runner.tables import Admin
-from aiosmtpd.runner.tally import Table
 from aiosmtpd.runner.totals import Totals, is_snapshot
 from aiosmtpd.runner.verbs import PATIENCE
 
