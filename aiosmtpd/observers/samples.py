@@ -48,10 +48,10 @@ class Histogram:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
-        """Count a value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+    def observe(self, value: float, number: int = 1) -> None:
+        """Count a value *number* times."""
+        self.counts[bisect_left(self._bounds, value)] += number
+        self.sum += value * number
 
     def snapshot(self) -> list[float]:
         """Return the counts, and the sum after them."""

@@ -17,9 +17,18 @@ def cpu_seconds() -> float:
 
 def resident_bytes() -> int | None:
     """Return the resident memory, None if the system has no ``/proc``."""
+    return _memory(1)
+
+
+def virtual_bytes() -> int | None:
+    """Return the virtual memory, None if the system has no ``/proc``."""
+    return _memory(0)
+
+
+def _memory(column: int) -> int | None:
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            return int(file.read().split()[column]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
 

@@ -265,8 +265,12 @@ class Watch:
         counters["process_cpu_seconds_total"] = usage.cpu_seconds()
         gauges["process_start_time_seconds"] = usage.BEGAN
         gauges |= usage.gauges("process_")
-        if (most := descriptors()) is not None:
-            gauges["process_max_fds"] = most
+        for name, value in (
+            ("process_max_fds", descriptors()),
+            ("process_virtual_memory_bytes", usage.virtual_bytes()),
+        ):
+            if value is not None:
+                gauges[name] = value
         return found
 
     async def _status(self, about: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from aiosmtpd.observers.metrics import Metrics, sample
 from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.runner.child import Timing
 from aiosmtpd.runner.config import Config
-from aiosmtpd.runner.exposition import render
+from aiosmtpd.runner.exposition import METRICS, render
 from aiosmtpd.runner.tables import Log
 from aiosmtpd.runner.tally import Tally
 from aiosmtpd.runner.watch import Watch
@@ -105,6 +106,14 @@ async def test_counters_stay_when_a_worker_ends(played: Played) -> None:
         "aiosmtpd_config_last_reload_successful 1",
     ):
         assert f"\n{line}\n" in text
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells the memory")
+async def test_the_master_counts_itself(played: Played) -> None:
+    names = [name for name in METRICS if name.startswith("process_")]
+    assert len(names) == 6
+    text = played.metrics()
+    assert [name for name in names if f"\n{name} " not in text] == []
 
 
 async def test_a_worker_that_cannot_start_is_a_crash(played: Played) -> None:
