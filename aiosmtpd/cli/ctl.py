@@ -27,8 +27,9 @@ PATIENCE = 15.0
 """Seconds in which the server must answer; a reload takes as long as it takes."""
 
 ADVICE = {
-    errno.ENOENT: 'write socket = "{path}" into [admin] of its file and reload it by SIGHUP, or '
-    "name its socket with --socket",
+    errno.ENOENT: 'if it runs, write socket = "{path}" into [admin] of its file and send it '
+    "SIGHUP, or name its socket with --socket",
+    errno.ECONNREFUSED: "the one that made this socket has ended",
     errno.EACCES: "only root and the user who started the server may ask it",
 }
 """The next step for an operator, by the error of a connection."""
@@ -150,7 +151,7 @@ def _status(value: dict[str, Any]) -> Iterable[str]:
     )
     yield from (f"  {reason}" for reason in value["why_not"])
     places = [one if isinstance(one, str) else f"{one[0]}:{one[1]}" for one in value["addresses"]]
-    yield f"listening on {', '.join(places)}"
+    yield f"listening on {', '.join(places)}" if places else "listening no longer"
     reload, now = value["reload"], time.time()
     if not reload["ok"]:
         yield "the last reload failed:"
@@ -210,7 +211,10 @@ def _reload(value: dict[str, Any]) -> Iterable[str]:
 
 
 def _drain(value: dict[str, Any]) -> Iterable[str]:
-    yield "the server ends once its sessions have ended"
+    if value["now"]:
+        yield "the server ends now"
+    else:
+        yield f"the server ends; its sessions have {value['seconds']:g} s at most"
 
 
 def _log_level(value: dict[str, Any]) -> Iterable[str]:

@@ -34,6 +34,9 @@ Say: TypeAlias = Callable[[Path, str], None]
 
 READABLE = "every user of this machine can read this secret: chmod o-r, or write file:PATH"
 
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes that the path of a Unix socket may have."""
+
 SOON = 14
 """Days before its end from which a certificate has a warning."""
 
@@ -186,6 +189,8 @@ def _check_folder(file: str, path: Path, say: Say) -> None:
     folder = os.path.dirname(file) or "."
     if not os.path.isdir(folder):
         say(path, f"there is no folder {folder}")
+    if len(os.fsencode(file)) > LONGEST_PATH:
+        say(path, f"the path of a Unix socket has at most {LONGEST_PATH} bytes: {file}")
 
 
 def _check_pair(pair: Pair, path: Path, say: Say, warn: Say) -> None:

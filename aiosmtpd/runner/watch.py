@@ -318,8 +318,13 @@ class Watch:
         return {"ok": not faults, "faults": faults}
 
     async def _drain(self, about: Any) -> dict[str, Any]:
+        drain, is_second = self._config.drain, self.master.is_draining
         self.master.drain()
-        return {"ok": True}
+        return {
+            "ok": True,
+            "now": is_second,
+            "seconds": 0.0 if is_second else drain.delay + drain.linger + drain.grace,
+        }
 
     async def _sessions(self, about: Any) -> dict[str, Any]:
         most = SESSIONS if about is None else about

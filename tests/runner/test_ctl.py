@@ -178,7 +178,11 @@ def test_results_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(cli.ACTIONS["reload"]({"ok": True})) == ["reloaded: all workers are new"]
     found = list(cli.ACTIONS["reload"]({"ok": False, "faults": ["a.toml:1: x"]}))
     assert found == ["not reloaded, the old configuration stays:", "  a.toml:1: x"]
-    assert list(cli.ACTIONS["drain"]({"ok": True}))
+    found = list(cli.ACTIONS["drain"]({"ok": True, "now": False, "seconds": 40.0}))
+    assert found == ["the server ends; its sessions have 40 s at most"]
+    assert list(cli.ACTIONS["drain"]({"ok": True, "now": True})) == ["the server ends now"]
+    ended = {**STATUS, "addresses": []}
+    assert "listening no longer" in list(cli.ACTIONS["status"](ended))
 
 
 @pytest.mark.parametrize("words", [["log-level"], ["status", "debug"], ["stop"], []])
@@ -192,7 +196,7 @@ def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixtur
 def test_no_server_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--socket", str(tmp_path / "ctl")], "aiosmtpd ctl") == 2
     error = capsys.readouterr().err
-    line = f'write socket = "{tmp_path}/ctl" into [admin] of its file and reload it by SIGHUP'
+    line = f'if it runs, write socket = "{tmp_path}/ctl" into [admin] of its file'
     assert f"No such file or directory; {line}" in error
     assert error.count("\n") == 1
 

@@ -206,7 +206,9 @@ async def test_a_reload_is_waited_for(
 
 
 async def test_no_reload_while_the_server_ends(played: Played) -> None:
-    assert (await played.ask("drain"))["value"] == {"ok": True}
+    value = {"ok": True, "now": False, "seconds": 40.0}
+    assert (await played.ask("drain"))["value"] == value
+    assert (await played.ask("drain"))["value"] == {"ok": True, "now": True, "seconds": 0.0}
     assert "no reload now" in (await played.ask("reload"))["error"]
     assert played.master.reloads == 0
 
