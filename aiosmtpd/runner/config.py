@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
@@ -58,7 +57,7 @@ __all__ = [
 LOGIN_PROMPTS = "Username:", "Password:"
 """The prompts of AUTH LOGIN that many devices look for."""
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 """The file in which Linux says how many processors a container has."""
 
 
@@ -266,7 +265,7 @@ def processors() -> int:
         number = len(os.sched_getaffinity(0))
     else:
         number = os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+    with suppress(OSError, ValueError), open(CPU_QUOTA, encoding="ascii") as file:
+        quota, period = file.read().split()
         number = min(number, max(1, round(int(quota) / int(period))))
     return number

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Set as AbstractSet
+from collections.abc import Awaitable, Callable, Iterable, Set as AbstractSet
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -90,7 +90,7 @@ class Master:
     def __init__(
         self,
         config: Config,
-        reload: Callable[[], Config],
+        reload: Callable[[], Awaitable[Config]],
         *,
         watch: Watch | None = None,
         timing: Timing | None = None,
@@ -307,7 +307,7 @@ class Master:
             notify_of_reload()
             faults: list[str] = []
             try:
-                await self._replace_all(self._read_config())
+                await self._replace_all(await self._read_config())
             except Exception as error:
                 faults = _faults_of(error)
                 for fault in faults:
@@ -382,6 +382,9 @@ class Master:
         """Reap processes of handlers that have lost their parent: the first one of a container."""
         while True:
             await asyncio.sleep(self.timing.orphans)
+            if self._reloading is not None and not self._reloading.done():
+                # Leave the process that reads the configuration alone.
+                continue
             slots = [*self._slots.values(), *self._retired]
             ours = {child.pid for slot in slots for child in slot.children}
             reap(ours | (self.watch.pids if self.watch is not None else set()))

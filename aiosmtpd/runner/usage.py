@@ -41,6 +41,16 @@ def open_descriptors() -> int | None:
     return None
 
 
+def most_descriptors() -> int | None:
+    """Return how many file descriptors may be open, None if any number or if that is unknown."""
+    try:
+        import resource  # not on Windows
+    except ImportError:  # pragma: no cover
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
 def gauges(prefix: str) -> dict[str, float]:
     """Return memory and descriptors by the names of metrics that begin with *prefix*."""
     found = {"resident_memory_bytes": resident_bytes(), "open_fds": open_descriptors()}

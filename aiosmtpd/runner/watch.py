@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from aiosmtpd._version import __version__
-from aiosmtpd.engine.registry import descriptors
 from aiosmtpd.listen.addresses import Address, spell
 from aiosmtpd.observers.samples import PREFIX, Snapshot, sample
 from aiosmtpd.process.failure import Failure, one_line
@@ -266,7 +265,7 @@ class Watch:
         gauges["process_start_time_seconds"] = usage.BEGAN
         gauges |= usage.gauges("process_")
         for name, value in (
-            ("process_max_fds", descriptors()),
+            ("process_max_fds", usage.most_descriptors()),
             ("process_virtual_memory_bytes", usage.virtual_bytes()),
         ):
             if value is not None:

@@ -97,7 +97,7 @@ class Running:
         self.master = Master(config, self.load, watch=self)
         self.task = asyncio.ensure_future(self.master._main())
 
-    def load(self) -> Config:
+    async def load(self) -> Config:
         if isinstance(self.next, Exception):
             raise self.next
         return self.next
@@ -314,8 +314,11 @@ def test_a_failure_is_one_line(
     tmp_path: Path, staff: Staff, capsys: pytest.CaptureFixture[str]
 ) -> None:
     staff.failures = [Failure("bad code", 2)]
-    config = configuration(tmp_path, user=None)
-    assert Master(config, lambda: config).run() == 2
+
+    async def load() -> Config:
+        raise AssertionError("no reload")
+
+    assert Master(configuration(tmp_path, user=None), load).run() == 2
     assert capsys.readouterr().err == "bad code\n"
 
 
