@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,28 @@ def test_options_without_a_file(tmp_path: Path) -> None:
     config = read(source).config
     assert [route.to for route in config.route] == ["maildir:/m"]
     assert config == source.load().config
+
+
+MASTER = """
+import sys
+import aiosmtpd.cli.serve, aiosmtpd.runner.master, aiosmtpd.runner.reader, aiosmtpd.runner.watch
+print(*sys.modules)
+"""
+
+
+def test_the_master_loads_little() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", MASTER], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    theirs = {
+        f"aiosmtpd.runner.{name}" for name in ("load", "judge", "health", "ctl", "exposition")
+    }
+    assert (
+        loaded & {*theirs, "tomllib", "aiosmtpd.protocol.replies", "aiosmtpd.delivery.item"}
+        == set()
+    )
+    assert "aiosmtpd.runner.keeper" in loaded
 
 
 def does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
