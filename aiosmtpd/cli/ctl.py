@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -21,6 +22,17 @@ VARIABLE = "AIOSMTPD_ADMIN__SOCKET"
 
 LONGEST = 16 << 20
 """Bytes of an answer, at most."""
+
+PATIENCE = 15.0
+"""Seconds in which the server must answer; a reload takes as long as it takes."""
+
+ADVICE = {
+    errno.ENOENT: 'if it runs, write socket = "{path}" into [admin] of its file and send it '
+    "SIGHUP, or name its socket with --socket",
+    errno.ECONNREFUSED: "the one that made this socket has ended",
+    errno.EACCES: "only root and the user who started the server may ask it",
+}
+"""The next step for an operator, by the error of a connection."""
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -106,14 +118,17 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
         raise NoServer("this system has no Unix sockets")
     try:
         with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(None if request["command"] == "reload" else PATIENCE)
             client.connect(path)
             client.sendall(json.dumps(request).encode() + b"\n")
             with client.makefile("rb") as file:
                 line = file.readline(LONGEST)
+    except TimeoutError:
+        raise NoServer(f"the server at {path} does not answer") from None
     except OSError as error:
         why = error.strerror or str(error)
-        hint = "name its socket with --socket; it is the key admin.socket of the server's file"
-        raise NoServer(f"no server at {path}: {why}; {hint}") from error
+        advice = ADVICE.get(error.errno or 0, "name its socket with --socket").format(path=path)
+        raise NoServer(f"no server at {path}: {why}; {advice}") from error
     try:
         answer: dict[str, Any] = json.loads(line)
     except ValueError:
@@ -136,7 +151,7 @@ def _status(value: dict[str, Any]) -> Iterable[str]:
     )
     yield from (f"  {reason}" for reason in value["why_not"])
     places = [one if isinstance(one, str) else f"{one[0]}:{one[1]}" for one in value["addresses"]]
-    yield f"listening on {', '.join(places)}"
+    yield f"listening on {', '.join(places)}" if places else "listening no longer"
     reload, now = value["reload"], time.time()
     if not reload["ok"]:
         yield "the last reload failed:"
@@ -196,7 +211,10 @@ def _reload(value: dict[str, Any]) -> Iterable[str]:
 
 
 def _drain(value: dict[str, Any]) -> Iterable[str]:
-    yield "the server ends once its sessions have ended"
+    if value["now"]:
+        yield "the server ends now"
+    else:
+        yield f"the server ends; its sessions have {value['seconds']:g} s at most"
 
 
 def _log_level(value: dict[str, Any]) -> Iterable[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
@@ -17,6 +16,7 @@ from aiosmtpd.process.failure import Failure
 if TYPE_CHECKING:
     from aiosmtpd.runner.faults import Fault
     from aiosmtpd.runner.load import Loaded
+    from aiosmtpd.runner.reader import Source
 
 NAME = "aiosmtpd.toml"
 """The file that ``--init`` writes if no other name is given."""
@@ -173,14 +173,15 @@ def _check_options(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error(f"name a configuration: FILE, or -l, --spool and --deliver ({NAME} by --init)")
 
 
-def _load(settings: Namespace, *, outside: bool = False) -> Loaded:
-    if settings.file is not None:
-        from aiosmtpd.runner.load import load
+def _source(settings: Namespace) -> Source:
+    from aiosmtpd.runner.reader import Source
 
-        return load(settings.file, os.environ, outside=outside)
-    from aiosmtpd.runner.command_line import load_options
-
-    return load_options(settings.listen, settings.spool, settings.deliver, os.environ)
+    return Source(
+        file=settings.file,
+        listen=tuple(settings.listen),
+        spool=settings.spool,
+        deliver=tuple(settings.deliver),
+    )
 
 
 def _init(name: str) -> int:
@@ -198,9 +199,11 @@ def _init(name: str) -> int:
 
 
 def _print_unit(settings: Namespace) -> int:
+    import shutil  # only needed here, and the memory of the master counts
+
     from aiosmtpd.runner.unit import unit
 
-    loaded = None if settings.file is None else _load(settings, outside=True)
+    loaded = None if settings.file is None else _source(settings).load(outside=True)
     file = os.path.abspath(settings.file or f"/etc/aiosmtpd/{NAME}")
     program = shutil.which(sys.argv[0]) or shutil.which("aiosmtpd") or "/usr/bin/aiosmtpd"
     text = unit(
@@ -221,7 +224,7 @@ def _check(settings: Namespace) -> int:
 
     wrong: Sequence[Fault] = ()
     try:
-        loaded: Loaded | None = _load(settings, outside=True)
+        loaded: Loaded | None = _source(settings).load(outside=True)
     except WrongConfiguration as error:
         wrong, loaded = error.faults, error.partial
     faults: list[Fault] = list(wrong)
@@ -258,23 +261,28 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
 
 def _serve(settings: Namespace) -> int:
     open_standard_streams()
+    from aiosmtpd.runner.reader import Reading, read_again
+
+    source = _source(settings)
+    reading = Reading(source)
+    # Imported while the other process reads.
     from aiosmtpd.runner.config import Config
     from aiosmtpd.runner.logs import set_up
     from aiosmtpd.runner.master import Master
     from aiosmtpd.runner.watch import Watch
 
-    loaded = _load(settings)
-    set_up(loaded.config.log)
-    _log_warnings(loaded)
+    first = reading.result()
+    set_up(first.config.log)
+    _log_warnings(first.warnings)
 
-    def reload() -> Config:
-        again = _load(settings)
-        _log_warnings(again)
+    async def reload() -> Config:
+        again = await read_again(source)
+        _log_warnings(again.warnings)
         return again.config
 
-    return Master(loaded.config, reload, watch=Watch(loaded.config)).run()
+    return Master(first.config, reload, watch=Watch(first.config)).run()
 
 
-def _log_warnings(loaded: Loaded) -> None:
-    for warning in loaded.warnings:
+def _log_warnings(warnings: Iterable[str]) -> None:
+    for warning in warnings:
         logging.getLogger("mail.log").warning("%s", warning)

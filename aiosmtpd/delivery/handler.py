@@ -175,6 +175,11 @@ class Delivery:
         return self._spool.commits
 
     @property
+    def batches(self) -> dict[int, int]:
+        """How many transactions have stored so many messages, by that number."""
+        return dict(self._spool.batches)
+
+    @property
     def is_relay(self) -> bool:
         """True if clients can send mail to any address through another mail server."""
         return any(route.is_relay for route in self._routes.all)

@@ -52,6 +52,8 @@ class Tally:
     def __init__(self) -> None:
         self.messages = 0
         self.bytes = 0
+        self.put = 0
+        """The messages that this transaction has stored so far."""
         self._messages = 0
         self._bytes = 0
         self._last = 0
@@ -72,6 +74,7 @@ class Tally:
         SQLite would give the number of a message that was dropped again, while the result of its
         try is still to come.
         """
+        self.put += 1
         self._messages += 1
         self._bytes += size
         self._last += 1
@@ -96,7 +99,7 @@ class Tally:
         return files
 
     def forget(self) -> None:
-        self._messages = self._bytes = 0
+        self.put = self._messages = self._bytes = 0
         self._files = []
 
 
@@ -115,6 +118,7 @@ class Put:
             _insert(connection, _INSERT_MESSAGES, [(number, *self.message)])
         except sqlite3.IntegrityError as error:
             self.tally.remove(size, None)
+            self.tally.put -= 1
             raise Duplicate(f"The spool has a message {self.message[0]} already") from error
         _insert(connection, _INSERT_DELIVERIES, self.rows(number))
 
@@ -149,6 +153,7 @@ def put_together(connection: sqlite3.Connection, puts: list[Put]) -> bool:
     except sqlite3.IntegrityError:
         for put in puts:
             put.tally.remove(put.message[3], None)
+            put.tally.put -= 1
         connection.execute("rollback to puts")
         connection.execute("release puts")
         return False

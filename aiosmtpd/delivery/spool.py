@@ -89,6 +89,8 @@ class Spool:
         self.max_wait = max_wait
         self.commits = 0
         """Transactions that have changed the database, since this object was made."""
+        self.batches: dict[int, int] = {}
+        """How many transactions have stored so many messages, by that number."""
         self._large = os.path.join(self.folder, "large")
         self._database = os.path.join(self.folder, "spool.db")
         self._lock = FolderLock(self.folder)
@@ -349,6 +351,8 @@ class Spool:
     def _committed(self) -> None:
         # Only the thread of the spool adds here.
         self.commits += 1
+        if number := self._tally.put:
+            self.batches[number] = self.batches.get(number, 0) + 1
         for queue_id in self._tally.apply():
             with suppress(OSError):
                 os.unlink(os.path.join(self._large, queue_id))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from aiosmtpd.process.failure import Failure
 
@@ -33,7 +32,8 @@ def write_ready_file(path: str, lines: Iterable[str]) -> None:
     new = f"{path}.{os.getpid()}"
     text = "".join(f"{line}\n" for line in lines)
     try:
-        Path(new).write_text(text, encoding="utf-8", errors="surrogateescape")
+        with open(new, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
         os.replace(new, path)
     except OSError as error:
         with suppress(OSError):

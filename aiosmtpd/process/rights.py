@@ -58,9 +58,13 @@ class Identity:
         """
         for name in (*LOADED_LATE, *modules):
             import_module(name)
+        self.become(os.getgrouplist(self.user, self.gid))
+
+    def become(self, groups: Iterable[int] = ()) -> None:
+        """Become this user, with no other groups than *groups* and its own; raises CannotSwitch."""
         try:
             # The last of these takes away the right to do the others.
-            os.setgroups(os.getgrouplist(self.user, self.gid))
+            os.setgroups(list(groups))
             os.setgid(self.gid)
             os.setuid(self.uid)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""A worker process as the master sees it: its start, its heartbeat and its end."""
+"""A process of the master: its start, its heartbeat and its end. It is a worker, or the desk."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from itertools import count
 from typing import Any, Literal, Self
 
 import attrs
 
-from aiosmtpd.process.failure import Failure
-from aiosmtpd.runner.control import Channel, descriptor_pair
+from aiosmtpd.process.failure import Failure, one_line
+from aiosmtpd.runner.control import LONGEST, Channel, descriptor_pair
 
 State = Literal["starting", "ready", "draining", "ended"]
+
+Kind = Literal["worker", "desk"]
+"""The module of the program that a process runs."""
 
 log = logging.getLogger("mail.log")
 
@@ -27,16 +30,16 @@ class Timing:
     """Times in seconds; tests have shorter ones."""
 
     start: float = 60.0
-    """For a worker to become ready."""
+    """For a process to become ready."""
 
     beat: float = 30.0
-    """Without a heartbeat, after which a worker hangs."""
+    """Without a heartbeat, after which a process hangs."""
 
     abort: float = 5.0
     """From SIGABRT to SIGKILL."""
 
     settle: float = 5.0
-    """After the end of a drain, before a worker is killed."""
+    """After the end of a drain, before a process is killed."""
 
     certificates: float = 60.0
     """Between two looks at the files of certificates."""
@@ -46,12 +49,16 @@ class Timing:
 
 
 class Child:
-    """One worker process. *on_beat* gets its numbers, *on_exit* its exit code."""
+    """One process; *slot* is that of a worker. *on_beat* is called after each heartbeat.
+
+    *on_ask* gets the questions of the process. While it runs, nothing else of it is read.
+    """
 
     def __init__(
         self, slot: int, process: asyncio.subprocess.Process, channel: Channel, timing: Timing
     ) -> None:
         self.slot = slot
+        self.name = f"worker {slot}"
         self.pid = process.pid
         self.state: State = "starting"
         self.ready_at: float | None = None
@@ -60,6 +67,9 @@ class Child:
         """The numbers of its last heartbeat."""
         self.is_hanging = False
         self.on_beat: Callable[[Child], None] = lambda child: None
+        self.on_ask: Callable[[dict[str, Any]], Awaitable[None]] | None = None
+        self.pause = 0.0
+        """Seconds between two of its messages that are read."""
         self.ended = asyncio.Event()
         self.code = 0
         self._loop = asyncio.get_running_loop()
@@ -76,23 +86,35 @@ class Child:
 
     @classmethod
     async def spawn(
-        cls, slot: int, order: dict[str, Any], descriptors: Iterable[int], timing: Timing
+        cls,
+        slot: int,
+        order: dict[str, Any],
+        descriptors: Iterable[int],
+        timing: Timing,
+        *,
+        kind: Kind = "worker",
+        longest: int = LONGEST,
     ) -> Self:
-        """Start a process, and give it its order and the descriptors. Raises Failure."""
+        """Start a process, and give it its order and the descriptors. Raises Failure.
+
+        A message of it has at most *longest* bytes.
+        """
         channel: Channel | None = None
         try:
             ours, theirs = descriptor_pair()
             with theirs:
-                channel = await Channel.of(ours)
-                process = await _start(theirs.fileno(), descriptors)
+                channel = await Channel.of(ours, longest)
+                process = await _start(kind, theirs.fileno(), descriptors)
         except BaseException as error:
             if channel is not None:
                 channel.close()
             if isinstance(error, OSError):
-                raise Failure(f"Cannot start a worker: {error.strerror or error}", 1) from error
+                raise Failure(f"Cannot start a {kind}: {error.strerror or error}", 1) from error
             raise
         # From here on without waiting: a process that nothing waits for would be left.
         child = cls(slot, process, channel, timing)
+        if kind != "worker":
+            child.name = f"the {kind}"
         child._channel.send(order)
         child._tasks = [
             child._loop.create_task(one) for one in (child._wait(), child._listen(), child._watch())
@@ -106,7 +128,7 @@ class Child:
                 await asyncio.shield(self._ready)
         except TimeoutError:
             self._abort()
-            raise Failure(f"worker {self.slot} was not ready after {timeout:g} s", 1) from None
+            raise Failure(f"{self.name} was not ready after {timeout:g} s", 1) from None
         except asyncio.CancelledError:
             self.kill()
             raise
@@ -123,6 +145,14 @@ class Child:
         self._channel.send({"drain": {"linger": linger, "grace": grace, "last": is_last}})
         # First the sessions have *grace*, then the deliveries.
         self._kill_after(linger + 2 * grace + timing.settle)
+
+    def answer(self, number: int, answer: dict[str, Any]) -> None:
+        """Answer a question of the process, by its number."""
+        self._channel.send({"answer": number, **answer})
+
+    async def flush(self) -> None:
+        """Wait until it has read most messages."""
+        await self._channel.flush()
 
     async def ask(self, question: str, about: Any, timeout: float = 5.0) -> dict[str, Any]:
         """Ask the worker; return ``{"value": ...}``, or ``{"error": text}``."""
@@ -158,7 +188,7 @@ class Child:
         self._killing = self._loop.call_later(seconds, self._kill_late)
 
     def _kill_late(self) -> None:
-        log.error("Worker %d (process %d) does not end: killed", self.slot, self.pid)
+        log.error("%s (process %d) does not end: killed", self.name.capitalize(), self.pid)
         self.kill()
 
     async def _wait(self) -> None:
@@ -174,7 +204,7 @@ class Child:
             if not answer.done():
                 answer.set_result({"error": "the worker has ended"})
         if not self._ready.done():
-            text = f"worker {self.slot} ended at its start ({reason(self.code)})"
+            text = f"{self.name} ended at its start ({reason(self.code)})"
             self._ready.set_exception(self._failure or Failure(text, 1))
             # Retrieved here, in case nothing waits for it.
             self._ready.exception()
@@ -183,16 +213,32 @@ class Child:
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:
             self._last_beat = self._loop.time()
-            if "beat" in message:
-                self.numbers = message["beat"]
-                self.on_beat(self)
-            elif "ready" in message and not self._ready.done():
-                self.state, self.ready_at = "ready", self._loop.time()
-                self._ready.set_result(None)
-            elif "failed" in message:
-                self._failure = Failure(message["failed"], message.get("code", 1) or 1)
-            elif (answer := self._answers.get(message.get("answer", 0))) and not answer.done():
-                answer.set_result(message)
+            try:
+                await self._hear(message)
+            except (TypeError, ValueError) as error:
+                # Its memory is broken, or another program has taken it over.
+                name = self.name.capitalize()
+                log.error("%s (process %d) makes no sense: %s", name, self.pid, one_line(error))
+                self.kill()
+                return
+            if self.pause:
+                await asyncio.sleep(self.pause)
+
+    async def _hear(self, message: dict[str, Any]) -> None:
+        """Take a message; raises TypeError or ValueError for one that has other types."""
+        if "beat" in message:
+            self.numbers = dict(message["beat"])
+            self.on_beat(self)
+        elif "ready" in message and not self._ready.done():
+            self.state, self.ready_at = "ready", self._loop.time()
+            self._ready.set_result(None)
+        elif "failed" in message:
+            self._failure = Failure(str(message["failed"]), int(message.get("code", 1)) or 1)
+        elif "ask" in message:
+            if self.on_ask is not None:
+                await self.on_ask(message)
+        elif (answer := self._answers.get(message.get("answer", 0))) and not answer.done():
+            answer.set_result(message)
 
     async def _watch(self) -> None:
         """Abort a worker that hangs, with a traceback in the log."""
@@ -207,20 +253,19 @@ class Child:
                 self._last_beat = now
             if self.state != "starting" and now - self._last_beat > longest:
                 break
-        log.error(
-            "Worker %d (process %d) hangs: no heartbeat for %g s", self.slot, self.pid, longest
-        )
+        text = "%s (process %d) hangs: no heartbeat for %g s"
+        log.error(text, self.name.capitalize(), self.pid, longest)
         self.is_hanging = True
         self._abort()
 
 
-async def _start(number: int, descriptors: Iterable[int]) -> asyncio.subprocess.Process:
-    # -P: nothing in the current folder takes the place of a module. With faulthandler, a worker
+async def _start(kind: Kind, number: int, descriptors: Iterable[int]) -> asyncio.subprocess.Process:
+    # -P: nothing in the current folder takes the place of a module. With faulthandler, a process
     # that hangs, even at an import, says where.
     flags = ["-P", "-X", "faulthandler", *(["-I"] if sys.flags.isolated else [])]
     # A process group of its own: Ctrl-C on a terminal is for the master.
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, *flags, "-m", "aiosmtpd.runner.worker", str(number)),
+        *(sys.executable, *flags, "-m", f"aiosmtpd.runner.{kind}", str(number)),
         stdin=asyncio.subprocess.DEVNULL,
         pass_fds=[number, *descriptors],
         env=_environment(),

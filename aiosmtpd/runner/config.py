@@ -10,13 +10,11 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
 from aiosmtpd.listen.addresses import Listen, parse_listen
-from aiosmtpd.protocol.settings import Settings, SMTPKeywords
 from aiosmtpd.runner import kinds
 from aiosmtpd.runner.kinds import Kind, setting
 from aiosmtpd.runner.tables import (
@@ -33,6 +31,9 @@ from aiosmtpd.runner.tables import (
     SMTPTable,
     SpoolTable,
 )
+
+if TYPE_CHECKING:
+    from aiosmtpd.protocol.settings import Settings, SMTPKeywords
 
 __all__ = [
     "TLS",
@@ -56,7 +57,7 @@ __all__ = [
 LOGIN_PROMPTS = "Username:", "Password:"
 """The prompts of AUTH LOGIN that many devices look for."""
 
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
 """The file in which Linux says how many processors a container has."""
 
 
@@ -194,14 +195,14 @@ class Config:
 
     def smtp_keywords(self) -> SMTPKeywords:
         """Return the keywords of ``SMTP`` and ``Server``, without those of TLS and of users."""
-        keywords = SMTPKeywords(
-            enable_SMTPUTF8=self.smtp.smtputf8,
-            extensions=self.smtp.extensions,
-            bare_newline=self.smtp.bare_newline,
-            login_prompts=LOGIN_PROMPTS,
-            hostname=self.hostname,
+        keywords: SMTPKeywords = {
+            "enable_SMTPUTF8": self.smtp.smtputf8,
+            "extensions": self.smtp.extensions,
+            "bare_newline": self.smtp.bare_newline,
+            "login_prompts": LOGIN_PROMPTS,
+            "hostname": self.hostname,
             **self.limits.keywords(),
-        )
+        }
         if self.proxy.trusted:
             keywords["proxy_protocol_timeout"] = self.proxy.timeout
             keywords["proxy_trusted"] = self.proxy.trusted
@@ -209,6 +210,8 @@ class Config:
 
     def settings(self, *, tls_context: Any = None, observers: Sequence[Any] = ()) -> Settings:
         """Return the settings of a worker's server, with the users and a context for STARTTLS."""
+        from aiosmtpd.protocol.settings import Settings  # the master does without
+
         found = Settings.of(
             {
                 **self.smtp_keywords(),
@@ -262,7 +265,7 @@ def processors() -> int:
         number = len(os.sched_getaffinity(0))
     else:
         number = os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = CPU_QUOTA.read_text(encoding="ascii").split()
+    with suppress(OSError, ValueError), open(CPU_QUOTA, encoding="ascii") as file:
+        quota, period = file.read().split()
         number = min(number, max(1, round(int(quota) / int(period))))
     return number

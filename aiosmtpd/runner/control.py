@@ -24,9 +24,12 @@ class Channel:
         self._writer = writer
 
     @classmethod
-    async def of(cls, sock: socket.socket) -> Self:
-        """Return the channel of a socket, which belongs to it from now on."""
-        return cls(*await asyncio.open_connection(sock=sock, limit=LONGEST))
+    async def of(cls, sock: socket.socket, longest: int = LONGEST) -> Self:
+        """Return the channel of a socket, which belongs to it from now on.
+
+        A message with more than *longest* bytes is the end of the channel.
+        """
+        return cls(*await asyncio.open_connection(sock=sock, limit=longest))
 
     def send(self, message: dict[str, Any]) -> None:
         """Send a message; it is dropped if the other end has gone."""

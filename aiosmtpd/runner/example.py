@@ -47,7 +47,9 @@ min_free = "64M"
 # Pages for monitoring: /metrics, /healthz and /readyz.
 [admin]
 #http = "127.0.0.1:9025"
-#socket = "/run/aiosmtpd/ctl"
+# For `aiosmtpd ctl status --socket ctl`. Without --socket it looks for
+# /run/aiosmtpd/ctl.
+socket = "ctl"
 
 [drain]
 # Time for which sessions may go on when a worker ends, and then the time

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
-from aiosmtpd.observers.metrics import PREFIX, SECONDS, SIZES, Snapshot
+from aiosmtpd.observers.samples import PREFIX, SECONDS, SIZES, Snapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 LAGS = (0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0, 86400.0)
 """Upper bounds of the age of a message when it is delivered, in seconds."""
+
+BATCHES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
+"""Upper bounds of the number of messages that one commit of the spool stores."""
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -51,6 +54,9 @@ _OF_SESSIONS: dict[str, Metric] = {
 _OF_DELIVERIES: dict[str, Metric] = {
     "commit_seconds": _seconds("Time in which the spool stored a message."),
     "spool_commits_total": Metric("counter", "Commits of the workers' own spools."),
+    "spool_batch_messages": Metric(
+        "histogram", "Messages that one commit of the spool has stored.", (), BATCHES
+    ),
     "spool_messages": Metric("gauge", "Messages in the spool.", ("slot",)),
     "spool_bytes": Metric("gauge", "Bytes of the messages in the spool.", ("slot",)),
     "spool_oldest_seconds": Metric("gauge", "Age of the oldest message in the spool.", ("slot",)),
@@ -89,6 +95,7 @@ _OF_PROCESSES: dict[str, Metric] = {
 _OF_THE_MASTER: dict[str, Metric] = {
     "process_cpu_seconds_total": Metric("counter", "CPU time of the master process."),
     "process_resident_memory_bytes": Metric("gauge", "Resident memory of the master process."),
+    "process_virtual_memory_bytes": Metric("gauge", "Virtual memory of the master process."),
     "process_open_fds": Metric("gauge", "Open file descriptors of the master process."),
     "process_max_fds": Metric("gauge", "File descriptors that the master process may have."),
     "process_start_time_seconds": Metric("gauge", "Time when the master process began."),

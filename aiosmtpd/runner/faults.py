@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 import attrs
@@ -81,6 +80,8 @@ def shown(value: Any) -> str:
 
 def advice(name: str, known: Iterable[str]) -> str:
     """Return the names that are known, or only the closest one."""
+    from difflib import get_close_matches  # seldom needed
+
     names = list(known)
     near = get_close_matches(name.lower(), names, 1)
     if not near:

@@ -7,7 +7,6 @@ import logging
 import re
 import sys
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
@@ -64,6 +63,8 @@ class Addresses:
         return self._hash(match[0]) if self.mode == "hash" else "[...]"
 
     def _hash(self, text: str) -> str:
+        from hashlib import blake2b  # with OpenSSL, which the master does without
+
         return blake2b(text.lower().encode("utf-8", "replace"), key=self.key).hexdigest()[:DIGITS]
 
 

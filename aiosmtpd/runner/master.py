@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Set as AbstractSet
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -49,8 +49,15 @@ log = logging.getLogger("mail.log")
 class Watch(Protocol):
     """An object that hears what the workers do, and shows it to an operator."""
 
+    @property
+    def pids(self) -> AbstractSet[int]:
+        """Its own processes."""
+
     async def start(self, master: Master) -> None:
         """Begin; called once the sockets are bound, before the first worker starts."""
+
+    async def open(self, config: Config) -> None:
+        """Bind what a reload adds, before it replaces the workers; raises Failure."""
 
     async def stop(self) -> None:
         """End; called when no worker is left."""
@@ -67,10 +74,11 @@ class Watch(Protocol):
     def beat(self, slot: int, pid: int, numbers: dict[str, Any]) -> None:
         """Get the numbers of a heartbeat."""
 
-    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> None:
+    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> int | None:
         """Hear of an end: *reason* is ``reload``, ``drain``, ``crash`` or ``hang``.
 
-        *code* is the exit code, or minus the number of a signal.
+        *code* is the exit code, or minus the number of a signal. Return how many connections were
+        open, None if that is not known.
         """
 
     def reloaded(self, ok: bool, faults: list[str]) -> None:
@@ -87,7 +95,7 @@ class Master:
     def __init__(
         self,
         config: Config,
-        reload: Callable[[], Config],
+        reload: Callable[[], Awaitable[Config]],
         *,
         watch: Watch | None = None,
         timing: Timing | None = None,
@@ -117,6 +125,11 @@ class Master:
     def slots(self) -> list[SlotState]:
         """The state of each slot, in order."""
         return [self._slots[number].state() for number in sorted(self._slots)]
+
+    @property
+    def identity(self) -> Identity | None:
+        """The user that workers become, None if they keep that of the master."""
+        return self._identity
 
     @property
     def keys(self) -> Keyring:
@@ -288,21 +301,23 @@ class Master:
             descriptors.update(lent)
         return order, sorted(descriptors)
 
-    def tell(self, event: str, *args: Any) -> None:
+    def tell(self, event: str, *args: Any) -> Any:
         """Call a method of the watch, if there is one; its errors must not end a worker."""
         if self.watch is not None:
             try:
-                getattr(self.watch, event)(*args)
+                return getattr(self.watch, event)(*args)
             except Exception:
                 log.exception("The watch has failed")
+        return None
 
-    def hear_of_end(self, child: Child, why: str) -> None:
-        """Hear that a worker has ended."""
-        self.tell("worker_exited", child.slot, child.pid, why, child.code)
+    def hear_of_end(self, child: Child, why: str) -> int | None:
+        """Hear that a worker has ended; return how many connections were open, if that is known."""
+        lost: int | None = self.tell("worker_exited", child.slot, child.pid, why, child.code)
         if child.code == SPOOL_FAILED and not self._end.is_set():
             log.critical("The disk of the spool has failed: stopping")
             self._code = SPOOL_FAILED
             self._end.set()
+        return lost
 
     # Reloading.
 
@@ -312,7 +327,7 @@ class Master:
             notify_of_reload()
             faults: list[str] = []
             try:
-                await self._replace_all(self._read_config())
+                await self._replace_all(await self._read_config())
             except Exception as error:
                 faults = _faults_of(error)
                 for fault in faults:
@@ -333,6 +348,8 @@ class Master:
         replaced = 0
         try:
             self._look_at_spool(config)
+            if self.watch is not None:
+                await self.watch.open(config)
             # New slots first: until they serve, old workers may have their sockets.
             for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
@@ -388,8 +405,12 @@ class Master:
         """Reap processes of handlers that have lost their parent: the first one of a container."""
         while True:
             await asyncio.sleep(self.timing.orphans)
+            if self._reloading is not None and not self._reloading.done():
+                # Leave the process that reads the configuration alone.
+                continue
             slots = [*self._slots.values(), *self._retired]
-            reap({child.pid for slot in slots for child in slot.children})
+            ours = {child.pid for slot in slots for child in slot.children}
+            reap(ours | (self.watch.pids if self.watch is not None else set()))
 
     def _start_task(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)

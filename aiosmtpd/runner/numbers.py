@@ -10,9 +10,10 @@ from contextlib import suppress
 from math import inf
 from typing import TYPE_CHECKING
 
-from aiosmtpd.observers.metrics import PREFIX, SECONDS, Histogram, Metrics, Snapshot, sample
+from aiosmtpd.observers.metrics import Metrics
+from aiosmtpd.observers.samples import PREFIX, SECONDS, Histogram, Snapshot, sample
 from aiosmtpd.runner import usage
-from aiosmtpd.runner.exposition import LAGS
+from aiosmtpd.runner.exposition import BATCHES, LAGS
 
 if TYPE_CHECKING:
     from aiosmtpd.delivery import Delivery
@@ -108,6 +109,10 @@ class Numbers:
                 histograms[sample(name, route=route)] = histogram.snapshot()
         counters[sample("spool_commits_total")] = delivery.commits
         histograms[sample("commit_seconds")] = self._commits.snapshot()
+        batches = Histogram(BATCHES)
+        for messages, number in delivery.batches.items():
+            batches.observe(messages, number)
+        histograms[sample("spool_batch_messages")] = batches.snapshot()
         gauges |= self._spool
 
     async def _watch_loop(self) -> None:

@@ -185,15 +185,16 @@ class Slot:
         self._leaving.discard(child)
         self._left.set()
         why = self._why(child, was_asked, ends)
+        lost = self._master.hear_of_end(child, why)
         if not was_asked and child.ready_at is not None:
             served = asyncio.get_running_loop().time() - child.ready_at
             self._soon = 0 if served >= SOUND else self._soon + 1
             self.restarts += 1
-            text, cause = "Worker %d (process %d) has ended: %s", reason(child.code)
-            log.error(text, self.number, child.pid, cause, extra=TOLD)
+            text, cause = "Worker %d (process %d) has ended: %s%s", reason(child.code)
+            with_it = "" if lost is None else f"; connections lost: {lost}"
+            log.error(text, self.number, child.pid, cause, with_it, extra=TOLD)
         else:
             log.info("Worker %d (process %d) has ended", self.number, child.pid, extra=TOLD)
-        self._master.hear_of_end(child, why)
         if self.child is child:
             self.child = None
             self._gone.set()

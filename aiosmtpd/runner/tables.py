@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from aiosmtpd.protocol.settings import SMTPKeywords
 from aiosmtpd.runner import kinds, outlets
 from aiosmtpd.runner.kinds import setting
 
 if TYPE_CHECKING:
     from aiosmtpd.delivery.route import Route
+    from aiosmtpd.protocol.settings import SMTPKeywords
 
 MIB = 1 << 20
 
@@ -129,26 +129,26 @@ class LimitsTable:
 
     def keywords(self) -> SMTPKeywords:
         """Return the limits as keywords of ``SMTP``."""
-        return SMTPKeywords(
-            data_size_limit=self.size,
-            line_length_limit=self.line_length or None,
-            timeout=self.command_timeout,
-            max_recipients=self.recipients,
-            max_recipient_domains=self.recipient_domains,
-            max_transactions=self.transactions,
-            max_hops=self.hops,
-            max_connections="descriptors" if self.connections is None else self.connections,
-            max_connections_per_host=self.connections_per_host,
-            max_connection_rate=self.connection_rate,
-            max_auth_failures=self.auth_failures,
-            max_errors=self.errors,
-            max_junk_commands=self.junk_commands,
-            min_data_rate=self.min_data_rate,
-            data_timeout=self.data_timeout,
-            handler_timeout=self.handler_timeout,
-            handshake_timeout=self.handshake_timeout,
-            session_timeout=self.session_timeout,
-        )
+        return {
+            "data_size_limit": self.size,
+            "line_length_limit": self.line_length or None,
+            "timeout": self.command_timeout,
+            "max_recipients": self.recipients,
+            "max_recipient_domains": self.recipient_domains,
+            "max_transactions": self.transactions,
+            "max_hops": self.hops,
+            "max_connections": "descriptors" if self.connections is None else self.connections,
+            "max_connections_per_host": self.connections_per_host,
+            "max_connection_rate": self.connection_rate,
+            "max_auth_failures": self.auth_failures,
+            "max_errors": self.errors,
+            "max_junk_commands": self.junk_commands,
+            "min_data_rate": self.min_data_rate,
+            "data_timeout": self.data_timeout,
+            "handler_timeout": self.handler_timeout,
+            "handshake_timeout": self.handshake_timeout,
+            "session_timeout": self.session_timeout,
+        }
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeGuard
 
-from aiosmtpd.observers.metrics import Snapshot, escaped, sample
+from aiosmtpd.observers.samples import Snapshot, escaped, sample
 
 CONNECTIONS = sample("connections")
 

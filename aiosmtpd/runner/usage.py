@@ -17,9 +17,18 @@ def cpu_seconds() -> float:
 
 def resident_bytes() -> int | None:
     """Return the resident memory, None if the system has no ``/proc``."""
+    return _memory(1)
+
+
+def virtual_bytes() -> int | None:
+    """Return the virtual memory, None if the system has no ``/proc``."""
+    return _memory(0)
+
+
+def _memory(column: int) -> int | None:
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            return int(file.read().split()[column]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return None
 
@@ -30,6 +39,16 @@ def open_descriptors() -> int | None:
         # Without the one that reads the folder.
         return len(os.listdir("/dev/fd" if os.path.isdir("/dev/fd") else "/proc/self/fd")) - 1
     return None
+
+
+def most_descriptors() -> int | None:
+    """Return how many file descriptors may be open, None if any number or if that is unknown."""
+    try:
+        import resource  # not on Windows
+    except ImportError:  # pragma: no cover
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def gauges(prefix: str) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The eyes of an operator in the master: metrics, health, commands and events of workers."""
+"""The eyes of an operator in the master: numbers and events of workers, and answers to the desk."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from aiosmtpd._version import __version__
-from aiosmtpd.engine.registry import descriptors
-from aiosmtpd.listen.addresses import parse_listen, spell
-from aiosmtpd.observers.metrics import PREFIX, Snapshot, sample
-from aiosmtpd.process.failure import Failure
+from aiosmtpd.listen.addresses import Address, spell
+from aiosmtpd.observers.samples import PREFIX, Snapshot, sample
+from aiosmtpd.process.failure import Failure, one_line
+from aiosmtpd.process.rights import Identity, identity_to_assume
 from aiosmtpd.runner import logs, usage
-from aiosmtpd.runner.ctl import Ctl
-from aiosmtpd.runner.exposition import CONTENT_TYPE, render
-from aiosmtpd.runner.health import Answer, Health
-from aiosmtpd.runner.tally import Table
+from aiosmtpd.runner.doors import Doors
+from aiosmtpd.runner.keeper import Keeper
+from aiosmtpd.runner.shared import Table
+from aiosmtpd.runner.tables import Admin
 from aiosmtpd.runner.totals import Totals, is_snapshot
+from aiosmtpd.runner.verbs import PATIENCE
 
 if TYPE_CHECKING:
     from aiosmtpd.runner.config import Config
@@ -34,14 +38,17 @@ COLUMNS = 32
 QUEUE = struct.Struct("=24xI")
 """The part of Linux' ``struct tcp_info`` that ends with the queue of a listening socket."""
 
-RELOAD_PATIENCE = 600.0
-"""Seconds for which ``aiosmtpd ctl reload`` waits for the end of the reload."""
+SESSIONS = 200
+"""Sessions of each worker that are listed, at most."""
+
+NO_RIGHTS = "nobody"
+"""The user that the desk becomes if the workers keep the rights of root."""
 
 log = logging.getLogger("mail.log")
 
 
 class Watch:
-    """Hears of a master's workers. :meth:`start` opens the doors that *config* names."""
+    """Hears of a master's workers, and keeps a desk for the places of ``[admin]``."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -54,19 +61,20 @@ class Watch:
         self._table = Table(max(COLUMNS, 4 * config.worker_count)) if _HAS_TABLE else None
         self._pending: dict[int, int] = {}
         self._columns: dict[int, int] = {}
-        pages = {"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz}
-        self._health = Health(pages)
-        self._ctl = Ctl(
-            {
-                "status": self._status,
-                "reload": self._reload,
-                "drain": self._drain,
-                "sessions": self._sessions,
-                "log-level": self._log_level,
-            }
-        )
-        self.http_address: tuple[str, int] | None = None
-        """The address of the metrics, once started."""
+        self._doors = Doors()
+        self._address: Address | None = None
+        """The address of the pages that the log has named."""
+        self._keeper: Keeper | None = None
+        self._verbs: Mapping[str, Callable[[Any], Awaitable[Any]]] = {
+            "alive": self._alive,
+            "ready": self._ready,
+            "numbers": self._numbers,
+            "status": self._status,
+            "reload": self._reload,
+            "drain": self._drain,
+            "sessions": self._sessions,
+            "log-level": self._log_level,
+        }
 
     @property
     def master(self) -> Master:
@@ -78,27 +86,50 @@ class Watch:
     # Called by the master.
 
     async def start(self, master: Master) -> None:
-        """Open the doors; raises Failure with one line."""
+        """Bind the places, and start the desk; raises Failure with one line."""
         self._master = master
         logs.set_up(self._config.log, key=self._key)
-        admin = self._config.admin
-        try:
-            if admin.http is not None:
-                place = parse_listen(admin.http)
-                address = await self._health.start(place.host or "", place.port or 0)
-                self.http_address = address
-                log.info("Metrics and health are at http://%s", spell(address))
-            if admin.socket is not None:
-                await self._ctl.start(admin.socket)
-        except OSError as error:
-            door = admin.http if self.http_address is None and admin.http else admin.socket
-            await self.stop()
-            raise Failure(f"Cannot listen at {door}: {error.strerror or error}", 1) from error
+        await self.open(self._config)
+        self._keeper = Keeper(self.answer, master.timing)
+        self._start_desk()
+
+    async def open(self, config: Config) -> None:
+        """Bind the places of another configuration too; raises Failure with one line."""
+        await self._doors.open(config.admin)
 
     async def stop(self) -> None:
-        """Close the doors."""
-        await self._health.stop()
-        await self._ctl.stop()
+        """End the desk, and close the places."""
+        if self._keeper is not None:
+            await self._keeper.stop()
+        self._doors.keep(Admin())
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes of the desk."""
+        return self._keeper.pids if self._keeper is not None else set()
+
+    def _start_desk(self) -> None:
+        """Have a desk for the configuration of now, or none if it has no places."""
+        config = self._config
+        if self._keeper is None or config.admin == Admin():
+            if self._keeper is not None:
+                self._keeper.use(None)
+            return
+        address = self._doors.address(config.admin)
+        if address is not None and address != self._address:
+            log.info("Metrics and health are at http://%s", spell(address))
+        self._address = address
+        descriptors = self._doors.descriptors(config.admin)
+        identity = self.master.identity
+        without = _without_rights(identity)
+        order = {
+            **descriptors,
+            "identity": without and {"user": without.user, "uid": without.uid, "gid": without.gid},
+            "must": without is identity,
+            "log": attrs.asdict(config.log),
+            "log_key": self._key.hex(),
+        }
+        self._keeper.use(order, [*descriptors["http"], *descriptors["ctl"]])
 
     def lend(self, slot: int) -> tuple[dict[str, Any], list[int]]:
         """Return what a worker that is about to start has to know, and a descriptor for it."""
@@ -130,19 +161,22 @@ class Watch:
         if is_snapshot(numbers):
             self._totals.update(slot, pid, numbers)
 
-    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> None:
+    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> int | None:
         """Hear of an end: its counters are kept, and its connections count no longer."""
+        lost = None
         self._totals.ended(pid)
         self._faults.pop(pid, None)
         column = self._columns.pop(pid, None)
         if self._table is not None and column is not None:
-            self._table.release(column)
+            lost = self._table.release(column)
         counted = "crash" if reason == "start" else reason
         if counted in self._restarts and not self.master.is_draining:
             self._restarts[counted] += 1
         level = logging.INFO if reason in ("reload", "drain") else logging.ERROR
         how: dict[str, Any] = {"code": code} if code >= 0 else {"signal": -code}
+        how["lost"] = lost or None
         logs.event("worker.exit", level, slot=slot, worker=pid, reason=reason, **how)
+        return lost
 
     def reloaded(self, ok: bool, faults: list[str]) -> None:
         """Hear of a reload that is over."""
@@ -155,36 +189,45 @@ class Watch:
             faults=faults or None,
         )
         if ok:
-            self._use(self.master.config)
+            self._config = self.master.config
+            logs.set_up(self._config.log, key=self._key)
+            self._start_desk()
+        # The desk before has copies of its sockets.
+        self._doors.keep(self._config.admin)
         waiting, self._reloaded = self._reloaded, []
         for future in waiting:
             if not future.done():
                 future.set_result(faults)
 
-    def _use(self, config: Config) -> None:
-        """Use the log of another configuration; its doors are those of the start."""
-        before, self._config = self._config, config
-        logs.set_up(config.log, key=self._key)
-        if config.admin != before.admin:
-            log.warning("[admin] has changed: restart the server to use it")
-
     @property
     def _key(self) -> bytes:
         return self._table.key if self._table is not None else b""
 
-    # Pages.
+    # Answers to the desk.
 
-    def _metrics(self, query: str) -> Answer:
-        return Answer(200, render(self.numbers()), CONTENT_TYPE)
+    async def answer(self, verb: Any, about: Any) -> dict[str, Any]:
+        """Answer a question. The desk is not trusted: both values may be anything of JSON."""
+        found = self._verbs.get(verb) if isinstance(verb, str) else None
+        if found is None:
+            return {"error": "the master does not answer that"}
+        try:
+            async with asyncio.timeout(PATIENCE[verb]):
+                return {"value": await found(about)}
+        except TimeoutError:
+            return {"error": "this takes too long, and goes on"}
+        except ValueError as error:
+            return {"error": str(error)}
+        except Exception as error:
+            return {"error": one_line(error)}
 
-    def _healthz(self, query: str) -> Answer:
-        return Answer(200, "ok\n")
+    async def _alive(self, about: Any) -> bool:
+        return True
 
-    def _readyz(self, query: str) -> Answer:
-        why_not = self.why_not_ready()
-        text = "not ready" if why_not else "ready"
-        lines = [text, *why_not] if query == "verbose" else [text]
-        return Answer(503 if why_not else 200, "".join(f"{line}\n" for line in lines))
+    async def _ready(self, about: Any) -> list[str]:
+        return self.why_not_ready()
+
+    async def _numbers(self, about: Any) -> Snapshot:
+        return self.numbers()
 
     def why_not_ready(self) -> list[str]:
         """Return why a balancer is to send no client, in lines; empty if it may."""
@@ -221,16 +264,18 @@ class Watch:
         counters["process_cpu_seconds_total"] = usage.cpu_seconds()
         gauges["process_start_time_seconds"] = usage.BEGAN
         gauges |= usage.gauges("process_")
-        if (most := descriptors()) is not None:
-            gauges["process_max_fds"] = most
+        for name, value in (
+            ("process_max_fds", usage.most_descriptors()),
+            ("process_virtual_memory_bytes", usage.virtual_bytes()),
+        ):
+            if value is not None:
+                gauges[name] = value
         return found
 
-    # Commands.
-
-    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _status(self, about: Any) -> dict[str, Any]:
         master = self.master
         ok, at, faults = self._last_reload
-        why_not = self.why_not_ready()
+        why_not, keeper = self.why_not_ready(), self._keeper
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -242,6 +287,7 @@ class Watch:
             "reload": {"ok": ok, "at": round(at, 3), "faults": faults},
             "certificates": {path: facts.not_after for path, facts in master.keys.facts.items()},
             "workers": [self._of_worker(slot) for slot in master.slots],
+            "desk": {"pid": keeper.pid, "restarts": keeper.restarts} if keeper else None,
         }
 
     def _of_worker(self, slot: Any) -> dict[str, Any]:
@@ -261,34 +307,38 @@ class Watch:
             "memory": gauges.get(f"{PREFIX}worker_resident_memory_bytes"),
         }
 
-    async def _reload(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _reload(self, about: Any) -> dict[str, Any]:
         if self.master.is_draining or not self.master.is_ready:
             raise ValueError("the server starts or ends: no reload now")
         future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._reloaded.append(future)
         self.master.reload()
-        try:
-            async with asyncio.timeout(RELOAD_PATIENCE):
-                faults = await future
-        except TimeoutError:
-            raise ValueError("the reload has not ended so far") from None
+        faults = await future
         return {"ok": not faults, "faults": faults}
 
-    async def _drain(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _drain(self, about: Any) -> dict[str, Any]:
+        drain, is_second = self._config.drain, self.master.is_draining
         self.master.drain()
-        return {"ok": True}
+        return {
+            "ok": True,
+            "now": is_second,
+            "seconds": 0.0 if is_second else drain.delay + drain.linger + drain.grace,
+        }
 
-    async def _sessions(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _sessions(self, about: Any) -> dict[str, Any]:
+        most = SESSIONS if about is None else about
+        if not isinstance(most, int) or not 0 < most <= SESSIONS:
+            raise ValueError(f"the limit is a number from 1 to {SESSIONS}")
         found: list[dict[str, Any]] = []
         faults: list[str] = []
-        for slot, answer in await self._ask_all("sessions", request.get("limit", 200)):
+        for slot, answer in await self._ask_all("sessions", most):
             found += [{"slot": slot, **one} for one in answer.get("value", ())]
             if "error" in answer:
                 faults.append(f"worker {slot}: {answer['error']}")
         return {"sessions": found, "faults": faults}
 
-    async def _log_level(self, request: dict[str, Any]) -> dict[str, Any]:
-        level = logs.set_level(str(request.get("level")))
+    async def _log_level(self, about: Any) -> dict[str, Any]:
+        level = logs.set_level(str(about))
         answers = await self._ask_all("log", level)
         faults = [f"worker {slot}: {one['error']}" for slot, one in answers if "error" in one]
         return {"level": level, "faults": faults}
@@ -298,6 +348,18 @@ class Watch:
         ask = self.master.request
         answers = await asyncio.gather(*(ask(slot, question, about) for slot in slots))
         return list(zip(slots, answers, strict=True))
+
+
+def _without_rights(identity: Identity | None) -> Identity | None:
+    """Return the user for the desk: that of the workers, unless it is root."""
+    if identity is None or identity.uid != 0:
+        return identity
+    import pwd  # the master is root's, so this system has it
+
+    try:
+        return identity_to_assume(None, None, default=NO_RIGHTS, pwd=pwd)
+    except Failure:
+        return identity
 
 
 _HAS_TABLE = sys.platform != "win32"

@@ -18,9 +18,12 @@ def main(file: str, times: str = "{}") -> int:
     def load() -> Config:
         return Config.from_json(Path(file).read_text())
 
+    async def reload() -> Config:
+        return load()
+
     config = load()
     set_up(config.log)
-    return Master(config, load, watch=Watch(config), timing=Timing(**json.loads(times))).run()
+    return Master(config, reload, watch=Watch(config), timing=Timing(**json.loads(times))).run()
 
 
 if __name__ == "__main__":

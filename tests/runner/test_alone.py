@@ -74,10 +74,14 @@ def answers(port: int) -> bool:
     return True
 
 
+async def no_reload() -> Config:
+    raise AssertionError("no reload")
+
+
 def test_it_serves_until_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, port = place(tmp_path)
     monkeypatch.setattr(masters, "HAS_WORKERS", False)
-    code, reply = visited(Master(config, lambda: config).run, port, lambda: send(port, "x"))
+    code, reply = visited(Master(config, no_reload).run, port, lambda: send(port, "x"))
     assert (code, reply[:3]) == (0, b"250")
 
 

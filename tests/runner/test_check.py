@@ -97,6 +97,15 @@ def test_an_address_of_another_machine(tmp_path: Path) -> None:
     ]
 
 
+def test_a_socket_whose_path_is_too_long(tmp_path: Path) -> None:
+    path = f"{tmp_path}/{'x' * 100}"
+    text = f'user = "{ME}"\nhandler = "json:loads"\nlisten = "127.0.0.1:0"\n'
+    found = faults(tmp_path, f'{text}[admin]\nsocket = "{path}"\n')
+    assert [one.partition("has at most")[0] for one in found] == [
+        ":5: admin.socket: the path of a Unix socket "
+    ]
+
+
 def test_a_socket_without_a_folder(tmp_path: Path) -> None:
     text = f'user = "{ME}"\nlisten = "unix:{tmp_path}/gone/s"\nhandler = "json:loads"\n'
     assert faults(tmp_path, text) == [f":2: listen.1: there is no folder {tmp_path}/gone"]

@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-import os
 import socket
-import stat
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aiosmtpd.cli import ctl as cli
-from aiosmtpd.runner.ctl import REQUEST, Ctl
+from aiosmtpd.runner.ctl import CLIENTS, REQUEST, Ctl
+from tests.client import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -85,6 +86,21 @@ COMMANDS = {
 }
 
 
+@asynccontextmanager
+async def serving(folder: Path) -> AsyncIterator[Path]:
+    """Serve the commands; yield the path of the socket."""
+    ctl, path = Ctl(COMMANDS), folder / "ctl"
+    sock = socket.socket(socket.AF_UNIX)
+    sock.bind(str(path))
+    await ctl.start([sock])
+    try:
+        yield path
+    finally:
+        ctl.stop()
+        async with asyncio.timeout(PATIENCE):
+            await ctl.idle()
+
+
 async def asked(path: Path, line: bytes) -> dict[str, Any]:
     reader, writer = await asyncio.open_unix_connection(str(path))
     writer.write(line)
@@ -96,39 +112,6 @@ async def asked(path: Path, line: bytes) -> dict[str, Any]:
 
 async def run(path: Path, *words: str) -> int:
     return await asyncio.to_thread(cli.main, [*words, "--socket", str(path)], "aiosmtpd ctl")
-
-
-async def test_the_socket_is_for_its_owner_alone(tmp_path: Path) -> None:
-    path, ctl = tmp_path / "ctl", Ctl(COMMANDS)
-    mask = os.umask(0)
-    try:
-        await ctl.start(str(path))
-    finally:
-        os.umask(mask)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    await ctl.stop()
-    assert not path.exists()
-    await ctl.stop()
-
-
-async def test_the_socket_of_a_server_that_has_gone_is_replaced(tmp_path: Path) -> None:
-    path, ctl = tmp_path / "ctl", Ctl(COMMANDS)
-    with socket.socket(socket.AF_UNIX) as gone:
-        gone.bind(str(path))
-    await ctl.start(str(path))
-    assert "value" in await asked(path, b'{"command": "status"}\n')
-    await ctl.stop()
-
-
-async def test_another_server_or_file_is_not_replaced(tmp_path: Path) -> None:
-    path, first, second = tmp_path / "ctl", Ctl(COMMANDS), Ctl(COMMANDS)
-    await first.start(str(path))
-    with pytest.raises(OSError, match="another server"):
-        await second.start(str(path))
-    (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="not a socket"):
-        await second.start(str(tmp_path / "file"))
-    await first.stop()
 
 
 @pytest.mark.parametrize(
@@ -144,17 +127,15 @@ async def test_another_server_or_file_is_not_replaced(tmp_path: Path) -> None:
     ids=["empty", "list", "unknown", "refused", "bug", "long"],
 )
 async def test_wrong_requests_get_an_error(tmp_path: Path, line: bytes, error: str) -> None:
-    ctl = Ctl(COMMANDS)
-    await ctl.start(str(tmp_path / "ctl"))
-    assert (await asked(tmp_path / "ctl", line))["error"].startswith(error)
-    await ctl.stop()
+    async with serving(tmp_path) as path:
+        assert (await asked(path, line))["error"].startswith(error)
 
 
 async def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ctl = Ctl(COMMANDS)
-    await ctl.start(str(tmp_path / "ctl"))
-    assert await run(tmp_path / "ctl", "status") == 1
-    lines = capsys.readouterr().out.splitlines()
+    async with serving(tmp_path) as path:
+        assert await run(path, "status") == 1
+        assert await run(path, "status", "--json") == 1
+    *lines, answer = capsys.readouterr().out.splitlines()
     assert lines[:5] == [
         "not ready, aiosmtpd 1.5, process 99, up 2 h",
         "  worker 1: not ready",
@@ -168,29 +149,40 @@ async def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
         "0 100 ready 2 h 1 0 3 1234 - 30",
         "1 - ready - 1 0 3 1234 - -",
     ]
-    assert await run(tmp_path / "ctl", "status", "--json") == 1
-    assert json.loads(capsys.readouterr().out) == STATUS
-    await ctl.stop()
+    assert json.loads(answer) == STATUS
 
 
 async def test_other_actions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ctl, path = Ctl(COMMANDS), tmp_path / "ctl"
-    await ctl.start(str(path))
-    assert await run(path, "sessions") == 0
-    row = capsys.readouterr().out.splitlines()[1]
-    assert " ".join(row.split()) == "1 abcd 192.0.2.1 smtp:25 90 s yes no 4 1 RCPT"
-    assert await run(path, "log-level", "debug") == 1
-    assert capsys.readouterr().out == "logging from debug on\nworker 1: gone\n"
-    assert await run(path, "reload") == 1
-    assert capsys.readouterr().err == "aiosmtpd ctl: no reload now\n"
-    await ctl.stop()
+    async with serving(tmp_path) as path:
+        assert await run(path, "sessions") == 0
+        row = capsys.readouterr().out.splitlines()[1]
+        assert " ".join(row.split()) == "1 abcd 192.0.2.1 smtp:25 90 s yes no 4 1 RCPT"
+        assert await run(path, "log-level", "debug") == 1
+        assert capsys.readouterr().out == "logging from debug on\nworker 1: gone\n"
+        assert await run(path, "reload") == 1
+        assert capsys.readouterr().err == "aiosmtpd ctl: no reload now\n"
+
+
+async def test_a_client_too_many_gets_no_answer(tmp_path: Path) -> None:
+    async with serving(tmp_path) as path:
+        waiting = [await asyncio.open_unix_connection(str(path)) for _ in range(CLIENTS)]
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        async with asyncio.timeout(PATIENCE):
+            assert await reader.read() == b""
+        writer.close()
+        for _, other in waiting:
+            other.close()
 
 
 def test_results_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(cli.ACTIONS["reload"]({"ok": True})) == ["reloaded: all workers are new"]
     found = list(cli.ACTIONS["reload"]({"ok": False, "faults": ["a.toml:1: x"]}))
     assert found == ["not reloaded, the old configuration stays:", "  a.toml:1: x"]
-    assert list(cli.ACTIONS["drain"]({"ok": True}))
+    found = list(cli.ACTIONS["drain"]({"ok": True, "now": False, "seconds": 40.0}))
+    assert found == ["the server ends; its sessions have 40 s at most"]
+    assert list(cli.ACTIONS["drain"]({"ok": True, "now": True})) == ["the server ends now"]
+    ended = {**STATUS, "addresses": []}
+    assert "listening no longer" in list(cli.ACTIONS["status"](ended))
 
 
 @pytest.mark.parametrize("words", [["log-level"], ["status", "debug"], ["stop"], []])
@@ -204,5 +196,19 @@ def test_wrong_words_are_one_line(words: list[str], capsys: pytest.CaptureFixtur
 def test_no_server_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", "--socket", str(tmp_path / "ctl")], "aiosmtpd ctl") == 2
     error = capsys.readouterr().err
-    assert "No such file or directory; name its socket with --socket" in error
+    line = f'if it runs, write socket = "{tmp_path}/ctl" into [admin] of its file'
+    assert f"No such file or directory; {line}" in error
     assert error.count("\n") == 1
+
+
+def test_a_server_that_hangs_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "PATIENCE", 0.01)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "ctl"))
+        sock.listen()
+        assert cli.main(["status", "--socket", str(tmp_path / "ctl")], "aiosmtpd ctl") == 2
+    assert capsys.readouterr().err == (
+        f"aiosmtpd ctl: the server at {tmp_path}/ctl does not answer\n"
+    )

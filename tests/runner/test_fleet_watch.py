@@ -27,7 +27,9 @@ class Watched(Fleet):
     def __init__(self, folder: Path, **keywords: Any) -> None:
         self.ctl = str(folder / "ctl")
         admin = Admin(http="127.0.0.1:0", socket=self.ctl)
-        super().__init__(folder, configuration(folder, admin=admin, **keywords))
+        times = keywords.pop("times", {})
+        self.config = configuration(folder, admin=admin, **keywords)
+        super().__init__(folder, self.config, times=times)
         self.web = re.findall(r"health are at (http://[\d.:]+)", self.log)[0]
 
     def get(self, page: str) -> str:

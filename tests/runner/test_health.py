@@ -1,6 +1,7 @@
 """The small HTTP server for metrics and health."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -10,22 +11,26 @@ from aiosmtpd.runner.health import CLIENTS, REQUEST, Answer, Health
 from tests.client import PATIENCE
 
 
-def broken(query: str) -> Answer:
+async def broken(query: str) -> Answer:
     raise ValueError(query)
 
 
-def echo(query: str) -> Answer:
+async def echo(query: str) -> Answer:
     return Answer(503, f"<{query}>\n")
 
 
 @asynccontextmanager
 async def serving() -> AsyncIterator[int]:
     health = Health({"/echo": echo, "/broken": broken})
-    _, port = await health.start("127.0.0.1", 0)
+    sock = socket.create_server(("127.0.0.1", 0))
+    port = sock.getsockname()[1]
+    await health.start([sock])
     try:
         yield port
     finally:
-        await health.stop()
+        health.stop()
+        async with asyncio.timeout(PATIENCE):
+            await health.idle()
 
 
 async def ask(port: int, request: bytes) -> str:

@@ -50,6 +50,8 @@ def test_deliveries_are_counted_by_route(tmp_path: Path) -> None:
     assert sum(histograms[sample("delivery_seconds", route="app")][:-1]) == 2
     assert sum(histograms[sample("delivery_lag_seconds", route="app")][:-1]) == 1
     assert sum(histograms[sample("commit_seconds")][:-1]) == 1
+    # One commit of one message.
+    assert histograms[sample("spool_batch_messages")] == [1, *[0] * 9, 1]
     assert {name.partition("{")[0] for part in ("counters", "gauges") for name in found[part]} <= (
         METRICS.keys()
     )
@@ -80,6 +82,7 @@ async def test_the_delay_of_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch
 
 class Broken:
     commits = 0
+    batches: dict[int, int] = {}
     routes_up: dict[str, bool] = {}
     failed: Any = None
     room: Any = True

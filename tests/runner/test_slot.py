@@ -15,6 +15,7 @@ from aiosmtpd.runner.config import Config, parse_place
 from aiosmtpd.runner.faults import Fault, WrongConfiguration
 from aiosmtpd.runner.master import Master
 from aiosmtpd.runner.slot import Slot
+from aiosmtpd.runner.tables import Admin
 from tests.client import PATIENCE
 from tests.runner.fleet import configuration
 
@@ -96,12 +97,18 @@ class Running:
         self.master = Master(config, self.load, watch=self)
         self.task = asyncio.ensure_future(self.master._main())
 
-    def load(self) -> Config:
+    async def load(self) -> Config:
         if isinstance(self.next, Exception):
             raise self.next
         return self.next
 
     # The watch.
+
+    pids = frozenset[int]()
+
+    async def open(self, config: Config) -> None:
+        if config.admin != self.master.config.admin:
+            raise Failure("Cannot listen at there")
 
     async def start(self, master: Master) -> None:
         self.heard.append("start")
@@ -121,8 +128,9 @@ class Running:
     def beat(self, slot: int, pid: int, numbers: dict[str, Any]) -> None:
         self.heard.append(("beat", slot, pid, numbers))
 
-    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> None:
+    def worker_exited(self, slot: int, pid: int, reason: str, code: int) -> int | None:
         self.heard.append(("exited", slot, pid, reason))
+        return 7
 
     def reloaded(self, ok: bool, faults: list[str]) -> None:
         self.heard.append(("reloaded", ok, faults))
@@ -194,6 +202,13 @@ async def test_a_wrong_configuration_changes_nothing(running: Running, staff: St
     assert len(staff.workers) == 2
 
 
+async def test_a_door_that_cannot_be_bound_ends_the_reload(running: Running, staff: Staff) -> None:
+    running.next = attrs.evolve(running.master.config, admin=Admin(http="127.0.0.1:0"))
+    await running.reload()
+    assert running.heard[-1] == ("reloaded", False, ["Cannot listen at there"])
+    assert len(staff.workers) == 2
+
+
 async def test_a_worker_that_fails_ends_the_reload(running: Running, staff: Staff) -> None:
     staff.failures = [Failure("bad code")]
     await running.reload()
@@ -233,12 +248,15 @@ async def test_workers_of_slots_that_go_are_waited_for(running: Running, staff: 
     await ending
 
 
-async def test_a_worker_that_ends_is_replaced(running: Running, staff: Staff) -> None:
+async def test_a_worker_that_ends_is_replaced(
+    running: Running, staff: Staff, caplog: pytest.LogCaptureFixture
+) -> None:
     staff.workers[1].end(-signal.SIGKILL)
     await soon(lambda: len(staff.workers) == 3 and running.master.slots[1].pid == 102)
     assert numbers_of(staff) == [0, 1, 1]
     assert running.master.slots[1].restarts == 1
     assert ("exited", 1, 101, "crash") in running.heard
+    assert "Worker 1 (process 101) has ended: SIGKILL; connections lost: 7" in caplog.text
 
 
 async def test_a_slot_is_not_given_up(
@@ -296,8 +314,11 @@ def test_a_failure_is_one_line(
     tmp_path: Path, staff: Staff, capsys: pytest.CaptureFixture[str]
 ) -> None:
     staff.failures = [Failure("bad code", 2)]
-    config = configuration(tmp_path, user=None)
-    assert Master(config, lambda: config).run() == 2
+
+    async def load() -> Config:
+        raise AssertionError("no reload")
+
+    assert Master(configuration(tmp_path, user=None), load).run() == 2
     assert capsys.readouterr().err == "bad code\n"
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.limits import Limits
-from aiosmtpd.runner.tally import WAYS, Table, Tally
+from aiosmtpd.runner.shared import WAYS, Table
+from aiosmtpd.runner.tally import Tally
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="one worker on Windows")
 

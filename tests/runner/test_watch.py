@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.cli.ctl import ask
 from aiosmtpd.observers.metrics import Metrics, sample
-from aiosmtpd.process.failure import Failure
+from aiosmtpd.protocol.limits import Limits
+from aiosmtpd.runner.child import Timing
 from aiosmtpd.runner.config import Config
-from aiosmtpd.runner.tables import Admin, Log
+from aiosmtpd.runner.exposition import METRICS, render
+from aiosmtpd.runner.tables import Log
+from aiosmtpd.runner.tally import Tally
 from aiosmtpd.runner.watch import Watch
-from tests.client import PATIENCE
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -26,6 +27,7 @@ class Master:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.is_ready, self.is_draining = True, False
+        self.timing, self.identity = Timing(), None
         self.keys = SimpleNamespace(facts={"/a.pem": SimpleNamespace(not_after=4e9)})
         self.sockets = SimpleNamespace(addresses=[("127.0.0.1", 25)], listening=lambda places: [])
         self.slots = [self.slot(0), self.slot(1)]
@@ -51,10 +53,8 @@ class Master:
 
 
 class Played:
-    def __init__(self, folder: Path) -> None:
-        self.path = str(folder / "ctl")
-        admin = Admin(http="127.0.0.1:0", socket=self.path)
-        self.config = Config(workers=2, admin=admin, log=Log(format="text"))
+    def __init__(self) -> None:
+        self.config = Config(workers=2, log=Log(format="text"))
         self.master: Any = Master(self.config)
         self.watch = Watch(self.config)
 
@@ -70,29 +70,22 @@ class Played:
         numbers["counters"][ACCEPTED] = accepted
         self.watch.beat(slot, pid, {**numbers, "faults": faults or []})
 
-    async def get(self, target: str) -> str:
-        assert self.watch.http_address is not None
-        reader, writer = await asyncio.open_connection(*self.watch.http_address)
-        writer.write(f"GET {target} HTTP/1.1\r\n\r\n".encode())
-        async with asyncio.timeout(PATIENCE):
-            answer = (await reader.read()).decode()
-        writer.close()
-        head, _, body = answer.partition("\r\n\r\n")
-        return f"{head.split()[1]} {body}"
+    def metrics(self) -> str:
+        return render(self.watch.numbers())
 
-    async def ask(self, command: str, **fields: Any) -> dict[str, Any]:
-        return await asyncio.to_thread(ask, self.path, {"command": command, **fields})
+    async def ask(self, verb: Any, about: Any = None) -> dict[str, Any]:
+        return await self.watch.answer(verb, about)
 
 
 ACCEPTED = sample("messages_total", result="accepted")
 
 
 @pytest.fixture
-async def played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Played]:
+async def played(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Played]:
     # The log of the process is that of pytest.
     monkeypatch.setattr("aiosmtpd.runner.logs.set_up", lambda *args, **keywords: None)
     monkeypatch.setattr("aiosmtpd.runner.logs.set_level", lambda level: level)
-    played = Played(tmp_path)
+    played = Played()
     await played.watch.start(played.master)
     yield played
     await played.watch.stop()
@@ -103,8 +96,7 @@ async def test_counters_stay_when_a_worker_ends(played: Played) -> None:
     played.begin(1, 101, accepted=2)
     played.watch.worker_exited(0, 100, "crash", -9)
     played.begin(0, 102)
-    text = await played.get("/metrics")
-    assert text.startswith("200 # HELP")
+    text = played.metrics()
     for line in (
         'aiosmtpd_messages_total{result="accepted"} 7',
         'aiosmtpd_worker_restarts_total{reason="crash"} 1',
@@ -116,27 +108,35 @@ async def test_counters_stay_when_a_worker_ends(played: Played) -> None:
         assert f"\n{line}\n" in text
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells the memory")
+async def test_the_master_counts_itself(played: Played) -> None:
+    names = [name for name in METRICS if name.startswith("process_")]
+    assert len(names) == 6
+    text = played.metrics()
+    assert [name for name in names if f"\n{name} " not in text] == []
+
+
 async def test_a_worker_that_cannot_start_is_a_crash(played: Played) -> None:
     played.begin(0, 100)
     played.watch.worker_exited(0, 100, "start", 1)
-    assert 'restarts_total{reason="crash"} 1\n' in await played.get("/metrics")
+    assert 'restarts_total{reason="crash"} 1\n' in played.metrics()
 
 
 async def test_numbers_of_another_version_are_left_out(played: Played) -> None:
     played.watch.beat(0, 100, {"other": 1})
-    assert ACCEPTED not in await played.get("/metrics")
+    assert ACCEPTED not in played.metrics()
 
 
 async def test_a_drain_is_not_a_restart(played: Played) -> None:
     played.begin(0, 100)
     played.master.is_draining = True
     played.watch.worker_exited(0, 100, "reload", 0)
-    assert 'restarts_total{reason="reload"} 0\n' in await played.get("/metrics")
+    assert 'restarts_total{reason="reload"} 0\n' in played.metrics()
 
 
 async def test_balancers_see_a_server_that_is_ready(played: Played) -> None:
-    assert await played.get("/healthz") == "200 ok\n"
-    assert await played.get("/readyz?verbose") == "200 ready\n"
+    assert await played.ask("alive") == {"value": True}
+    assert await played.ask("ready") == {"value": []}
 
 
 @pytest.mark.parametrize(
@@ -158,9 +158,8 @@ async def test_balancers_see_a_server_that_is_ready(played: Played) -> None:
 async def test_balancers_hear_why_not(played: Played, change: Any, why: str) -> None:
     played.begin(0, 100)
     change(played)
-    assert await played.get("/readyz") == "503 not ready\n"
-    assert await played.get("/readyz?verbose") == f"503 not ready\n{why}\n"
-    assert await played.get("/healthz") == "200 ok\n"
+    assert await played.ask("ready") == {"value": [why]}
+    assert await played.ask("alive") == {"value": True}
 
 
 async def test_columns_follow_the_processes(played: Played) -> None:
@@ -191,8 +190,11 @@ async def test_status_has_the_workers(played: Played) -> None:
 
 
 @pytest.mark.parametrize("faults", [[], ["a.toml:1: x: wrong"]], ids=["good", "bad"])
-async def test_a_reload_is_waited_for(played: Played, faults: list[str]) -> None:
+async def test_a_reload_is_waited_for(
+    played: Played, faults: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def reload() -> None:
+        monkeypatch.setattr("time.time", lambda: 5e9)
         loop = asyncio.get_running_loop()
         loop.call_soon(played.watch.reloaded, not faults, faults)
 
@@ -200,11 +202,13 @@ async def test_a_reload_is_waited_for(played: Played, faults: list[str]) -> None
     before = (await played.ask("status"))["value"]["reload"]["at"]
     assert (await played.ask("reload"))["value"] == {"ok": not faults, "faults": faults}
     found = (await played.ask("status"))["value"]["reload"]
-    assert (found["ok"], found["faults"], found["at"] > before) == (not faults, faults, not faults)
+    assert found == {"ok": not faults, "faults": faults, "at": before if faults else 5e9}
 
 
 async def test_no_reload_while_the_server_ends(played: Played) -> None:
-    assert (await played.ask("drain"))["value"] == {"ok": True}
+    value = {"ok": True, "now": False, "seconds": 40.0}
+    assert (await played.ask("drain"))["value"] == value
+    assert (await played.ask("drain"))["value"] == {"ok": True, "now": True, "seconds": 0.0}
     assert "no reload now" in (await played.ask("reload"))["error"]
     assert played.master.reloads == 0
 
@@ -213,22 +217,50 @@ async def test_workers_are_asked_for_sessions_and_levels(played: Played) -> None
     error = ["worker 1: the worker has ended"]
     found = (await played.ask("sessions"))["value"]
     assert found == {"sessions": [{"slot": 0, "session": "abcd"}], "faults": error}
-    found = (await played.ask("log-level", level="debug"))["value"]
+    found = (await played.ask("log-level", "debug"))["value"]
     assert found == {"level": "debug", "faults": error}
     assert played.master.asked[:1] == [(0, "sessions", 200)]
 
 
-async def test_a_door_that_cannot_be_opened_is_one_line(played: Played) -> None:
-    second = Watch(played.config)
-    with pytest.raises(Failure, match=r"^Cannot listen at .*ctl: another server listens there$"):
-        await second.start(played.master)
-    assert "state" in (await played.ask("status"))["value"]
-
-
-async def test_doors_are_those_of_the_start(
-    played: Played, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("verb", "about", "error"),
+    [
+        ("eval", None, "the master does not answer that"),
+        (None, None, "the master does not answer that"),
+        ([], {}, "the master does not answer that"),
+        ("sessions", 10**9, "the limit is a number from 1 to 200"),
+        ("sessions", "all", "the limit is a number from 1 to 200"),
+    ],
+)
+async def test_the_master_checks_questions_too(
+    played: Played, verb: Any, about: Any, error: str
 ) -> None:
-    played.master.config = Config(workers=3, admin=Admin())
+    assert await played.ask(verb, about) == {"error": error}
+    assert played.master.asked == []
+
+
+async def test_a_slow_answer_is_an_error(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aiosmtpd.runner.watch.PATIENCE", {"reload": 0.01})
+    assert await played.ask("reload") == {"error": "this takes too long, and goes on"}
+    # Nothing waits for the end of that reload.
     played.watch.reloaded(True, [])
-    assert "restart the server" in caplog.text
-    assert "\naiosmtpd_workers 3\n" in await played.get("/metrics")
+
+
+async def test_a_mistake_in_an_answer_is_one_line(played: Played) -> None:
+    played.master.slots = None
+    assert "TypeError" in (await played.ask("status"))["error"]
+
+
+async def test_connections_of_a_killed_worker_are_counted(played: Played) -> None:
+    fd, column = played.begin(0, 100)["tally"]
+    tally = Tally(fd, column)
+    for host in "192.0.2.1", "192.0.2.2":
+        assert tally.admit(host, 0, Limits(), 0.0) is None
+    assert played.watch.worker_exited(0, 100, "crash", -9) == 2
+    assert played.watch.worker_exited(1, 101, "crash", -9) is None
+
+
+async def test_numbers_follow_a_reload(played: Played) -> None:
+    played.master.config = Config(workers=3)
+    played.watch.reloaded(True, [])
+    assert "\naiosmtpd_workers 3\n" in played.metrics()

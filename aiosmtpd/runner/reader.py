@@ -1,0 +1,150 @@
+"""Read the configuration in a process of its own: ``python -m aiosmtpd.runner.reader ARGUMENTS``.
+
+The master gets the values. It never loads the code that reads TOML and judges each key, which
+would stay in its memory. At a reload that code is the one that is installed now, as in workers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self
+
+import attrs
+
+from aiosmtpd.process.failure import Failure, one_line
+from aiosmtpd.runner.faults import Fault, WrongConfiguration
+
+if TYPE_CHECKING:
+    from aiosmtpd.runner.config import Config
+    from aiosmtpd.runner.load import Loaded
+
+PATIENCE = 60.0
+"""Seconds in which the configuration must be read."""
+
+
+@attrs.frozen(kw_only=True)
+class Source:
+    """The place of a configuration: a file, or the options of a server without a file."""
+
+    file: str | None = None
+    listen: tuple[str, ...] = ()
+    spool: str | None = None
+    deliver: tuple[str, ...] = ()
+
+    def load(self, *, outside: bool = False) -> Loaded:
+        """Read it in this process; raises WrongConfiguration."""
+        if self.file is not None:
+            from aiosmtpd.runner.load import load
+
+            return load(self.file, os.environ, outside=outside)
+        from aiosmtpd.runner.command_line import load_options
+
+        return load_options(self.listen, self.spool, self.deliver, os.environ)
+
+    @property
+    def command(self) -> list[str]:
+        """The program that reads it."""
+        flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
+        arguments = json.dumps(attrs.asdict(self))
+        return [sys.executable, *flags, "-m", "aiosmtpd.runner.reader", arguments]
+
+
+class Reading:
+    """A configuration that a process reads, while this one does something else."""
+
+    def __init__(self, source: Source) -> None:
+        # A process group of its own: Ctrl-C on a terminal is for this process.
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            source.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            process_group=0 if os.name == "posix" else None,
+        )
+
+    def result(self) -> Answer:
+        """Wait for the end; raises WrongConfiguration, or Failure with one line."""
+        with self._process as process:
+            try:
+                output, _ = process.communicate(timeout=PATIENCE)
+            except BaseException as error:
+                process.kill()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise _too_late() from None
+                raise
+        return Answer.of(output)
+
+
+async def read_again(source: Source) -> Answer:
+    """Read it in a process without blocking the event loop; raises as :meth:`Reading.result`."""
+    import asyncio
+
+    process = await asyncio.create_subprocess_exec(
+        *source.command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        process_group=0,
+    )
+    try:
+        async with asyncio.timeout(PATIENCE):
+            output, _ = await process.communicate()
+    except BaseException as error:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            raise _too_late() from None
+        raise
+    return Answer.of(output)
+
+
+def _too_late() -> Failure:
+    return Failure(f"the configuration could not be read in {PATIENCE:g} s", 1)
+
+
+@attrs.frozen
+class Answer:
+    """A configuration with its warnings."""
+
+    config: Config
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, output: bytes) -> Self:
+        """Return the answer in the output of the process; raises WrongConfiguration or Failure."""
+        from aiosmtpd.runner.config import Config
+
+        try:
+            found: dict[str, Any] = json.loads(output)
+        except ValueError:
+            raise Failure("the process that reads the configuration has failed", 1) from None
+        if "faults" in found:
+            raise WrongConfiguration([Fault(**fault) for fault in found["faults"]])
+        if "failure" in found:
+            raise Failure(found["failure"], found["code"])
+        return cls(Config.from_json(found["config"]), tuple(found["warnings"]))
+
+
+def answer(source: Source) -> dict[str, Any]:
+    """Read a configuration here; return the values for :meth:`Answer.of`."""
+    try:
+        loaded = source.load()
+    except WrongConfiguration as error:
+        return {"faults": [attrs.asdict(fault) for fault in error.faults]}
+    except Failure as failure:
+        return {"failure": str(failure), "code": failure.code}
+    except Exception as error:
+        return {"failure": one_line(error), "code": 1}
+    return {"config": loaded.config.to_json(), "warnings": [str(one) for one in loaded.warnings]}
+
+
+def main() -> None:
+    """Read the configuration that the first argument names, and print it."""
+    print(json.dumps(answer(Source(**json.loads(sys.argv[1])))))
+
+
+if __name__ == "__main__":
+    main()
