@@ -150,7 +150,7 @@ def spool(folder: Path, row: Row) -> Iterator[Run]:
             arrival=ARRIVAL,
             content=body,
             parts=[("app", ("anna@example.com",))],
-            due=begin,
+            due=ARRIVAL.time,
         )
         future.add_done_callback(lambda _: taken.append(time.perf_counter() - begin))
         return future

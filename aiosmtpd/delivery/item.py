@@ -99,7 +99,7 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
-        return _encode(self.facts())
+        return encode(self.facts())
 
     def facts(self) -> dict[str, Any]:
         """Return these facts by name."""
@@ -128,7 +128,7 @@ def seen_by(arrival: Arrival, recipients: tuple[str, ...]) -> Arrival:
 
 
 _FACTS = tuple(field.name for field in attrs.fields(Arrival))
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @public

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import groupby
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -60,7 +59,8 @@ class Task:
     """One piece of work: a function of the connection, and the future of its result.
 
     *size* is in bytes. *dropped* is called if the work has certainly not been done. *together*
-    does the work of tasks that follow each other; it returns False if they must be done one by one.
+    does the work of all tasks of its kind in a commit, before that of the others; it returns False
+    if they must be done one by one.
     """
 
     __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
@@ -236,8 +236,8 @@ class Writer:
         undone = True
         try:
             connection.execute("begin immediate" if writes else "begin")
-            for together, tasks in groupby(batch, _together):
-                _work(connection, together, list(tasks))
+            for together, tasks in _by_kind(batch):
+                _work(connection, together, tasks)
             undone = False
             connection.execute("commit")
         except Exception as error:
@@ -336,8 +336,15 @@ _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
 
 
-def _together(task: Task) -> Callable[[sqlite3.Connection, list[Any]], bool] | None:
-    return task.together
+def _by_kind(
+    batch: list[Task],
+) -> list[tuple[Callable[[sqlite3.Connection, list[Any]], bool] | None, list[Task]]]:
+    """Return the tasks of a batch with those that can be done together; the others come last."""
+    kinds: dict[Any, list[Task]] = {}
+    for task in batch:
+        kinds.setdefault(task.together, []).append(task)
+    others = kinds.pop(None, [])
+    return [*kinds.items(), (None, others)]
 
 
 def _work(
