@@ -274,8 +274,8 @@ class Courier:
 
     async def _look(self) -> None:
         """Read the rows that are due, and when the next ones are."""
-        await self._look_for_changes()
-        await self._take_due()
+        has_changed = await self._look_for_changes()
+        await self._take_due(fresh=has_changed or self._is_fresh_late())
         dues = await self._asked(self._spool.dues(self._claimed()))
         now, clock = time.monotonic(), self._clock()
         pauses = [POLL]
@@ -298,16 +298,25 @@ class Courier:
                 raise SpoolLost from error
             raise
 
-    async def _look_for_changes(self) -> None:
+    def _is_fresh_late(self) -> bool:
+        """Return True if fresh messages need rows: some are not in memory, or their route waits."""
+        return self._spool.fresh.unread or any(
+            name not in self._lanes or self._lanes[name].route.breaker.is_down
+            for name in self._spool.fresh.routes()
+        )
+
+    async def _look_for_changes(self) -> bool:
+        """Return True if the queue command has changed the spool."""
         now = time.monotonic()
         if now - self._looked < POLL:
-            return
+            return False
         self._looked = now
         if not await self._asked(self._spool.changed()):
-            return
+            return False
         for name in await self._asked(self._spool.retried()):
             if name in self._lanes:
                 self._lanes[name].route.breaker.wake()
+        return True
 
     async def _look_for_names(self) -> None:
         """Log the names of routes in the spool that no route has, before their messages are due."""
@@ -315,11 +324,12 @@ class Courier:
             if name not in self._routes.by_name:
                 self._miss(name)
 
-    async def _take_due(self) -> None:
+    async def _take_due(self, *, fresh: bool) -> None:
         now, taken = self._clock(), 1
         self._expiring.clear()
         while taken and not self._stopping:
-            due = self._spool.due(now, self._room(), self._not_now(), self._claimed())
+            without = self._not_now(), self._claimed()
+            due = self._spool.due(now, self._room(), *without, fresh)
             taken = sum([self._take(job, now) for job in await self._asked(due)])
 
     def _room(self) -> int:

@@ -170,7 +170,6 @@ def routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]
 
 
 def due_jobs(
-    tally: Tally,
     large: str,
     now: float,
     limit: int,
@@ -178,8 +177,6 @@ def due_jobs(
     claimed: frozenset[int],
     connection: sqlite3.Connection,
 ) -> list[Job]:
-    tally.file(connection)
-    tally.fresh.unread = False
     found: list[tuple[float, int]] = []
     for route in routes(connection, routes_not):
         # More than the limit: those that are claimed are due too.

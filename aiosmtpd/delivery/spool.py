@@ -199,15 +199,16 @@ class Spool:
         limit: int,
         routes_not: Collection[str] = (),
         claimed: Collection[int] = (),
+        fresh: bool = True,
     ) -> Future[list[Job]]:
         """Return the deliveries that are due, the oldest first: at most *limit* and 8 MiB.
 
-        Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out.
+        Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out. Without
+        *fresh*, so are those that :attr:`fresh` has; with it, that has none of them afterwards.
         """
         without = frozenset(routes_not), frozenset(claimed)
-        return self._submit(
-            Task(partial(rows.due_jobs, self._tally, self._large, now, limit, *without))
-        )
+        work = partial(rows.due_jobs, self._large, now, limit, *without)
+        return self._change(work, is_read=True) if fresh else self._submit(Task(work))
 
     def next_due(
         self, routes_not: Collection[str] = (), claimed: Collection[int] = ()
@@ -217,8 +218,9 @@ class Spool:
         return self._change(partial(rows.next_due, *without))
 
     def dues(self, claimed: Collection[int] = ()) -> Future[dict[str, float]]:
-        """Return the time of the next delivery of each route that has one."""
-        return self._change(partial(rows.dues, frozenset(), frozenset(claimed)))
+        """Return the time of the next delivery of each route, without those in :attr:`fresh`."""
+        work = partial(rows.dues, frozenset(), frozenset(claimed))
+        return self._submit(Task(work, writes=False))
 
     @property
     def fresh(self) -> Fresh:
@@ -311,11 +313,17 @@ class Spool:
         """Count what is in the spool."""
         return self._submit(Task(self._count, writes=False))
 
-    def _change(self, work: Callable[[sqlite3.Connection], Any]) -> Future[Any]:
-        """Do something with the rows of ``delivery``, which fresh messages get now."""
+    def _change(
+        self, work: Callable[[sqlite3.Connection], Any], *, is_read: bool = False
+    ) -> Future[Any]:
+        """Do something with the rows of ``delivery``, which fresh messages get before.
+
+        *is_read* says that the work reads all rows that are due.
+        """
 
         def file_and_work(connection: sqlite3.Connection) -> Any:
             self._tally.file(connection)
+            self._tally.fresh.unread = not is_read
             return work(connection)
 
         return self._submit(Task(file_and_work))

@@ -69,6 +69,10 @@ class Fresh:
                 self._count(job, -1)
         return job
 
+    def routes(self) -> list[str]:
+        """Return the names of routes that have jobs here."""
+        return [route for route, jobs in list(self._jobs.items()) if jobs]
+
     def clear(self, filed: int) -> None:
         """Forget all jobs: the messages up to the id *filed* have their rows now."""
         with self._lock:
@@ -76,7 +80,6 @@ class Fresh:
                 jobs.clear()
             self._number = self._bytes = 0
             self._filed = filed
-            self.unread = True
 
     def _count(self, job: Job, sign: int) -> None:
         self._number += sign
