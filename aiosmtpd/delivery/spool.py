@@ -31,7 +31,7 @@ from aiosmtpd.delivery.database import (
 )
 from aiosmtpd.delivery.disk import make_folder
 from aiosmtpd.delivery.ids import VALID
-from aiosmtpd.delivery.item import Arrival, Item
+from aiosmtpd.delivery.item import Arrival, Item, seen_by
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
 from aiosmtpd.delivery.lock import FolderLock
 from aiosmtpd.delivery.rows import DIED as DIED
@@ -185,11 +185,11 @@ class Spool:
             id=queue_id,
             sender=sender,
             recipients=parts[0][1],
-            arrival=arrival,
+            arrival=seen_by(arrival, parts[0][1]),
             size=len(content) if isinstance(content, bytes) else content.size,
             content=content if isinstance(content, bytes) else content.open,
         )
-        put = rows.Put(self._tally, item, parts, float(due))
+        put = rows.Put(self._tally, item, arrival, parts, float(due))
         size = len(content) if isinstance(content, bytes) else 0
         return self._submit(Task(put, size, dropped=dropped, together=rows.put_together))
 
