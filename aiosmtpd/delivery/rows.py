@@ -111,7 +111,7 @@ def put_together(connection: sqlite3.Connection, puts: list[Put]) -> bool:
         connection.execute("release puts")
         return False
     connection.execute("release puts")
-    rows = [row for number, put in numbered for row in put.rows(number)]
+    rows = [row for number, put in numbered if put.deliveries for row in put.rows(number)]
     _insert(connection, _INSERT_DELIVERIES, rows)
     for number, put in numbered:
         put.count(number)
