@@ -461,7 +461,7 @@ def arrival_of(server: Any, session: Session, envelope: Envelope) -> Arrival:
         tls=f"{cipher[1]} {cipher[0]}" if cipher else "",
         user=login.decode("utf-8", "replace") if isinstance(login, bytes) else str(login),
         mail_options=tuple(envelope.mail_options),
-        # Not getattr(): an envelope searches long for what it does not have.
+        # Not getattr(), which takes long if an envelope has no such attribute.
         rcpt_options=vars(envelope).get(OPTIONS, {}),
         smtp_utf8=envelope.smtp_utf8,
         time=time.time(),

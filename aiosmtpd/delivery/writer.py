@@ -196,7 +196,7 @@ class Writer:
             if not batch:
                 task = self._wait(connection)
         if batch and len(batch) < self._usual // 2:
-            # Not a wait for each task: waking costs more than what it brings.
+            # Not a wait for each task: to wake up costs more than the work for one.
             sleep(GATHER)
             with suppress(Empty):
                 self._collect(batch, self._tasks.get_nowait())
@@ -204,7 +204,7 @@ class Writer:
         return batch
 
     def _collect(self, batch: list[Task], task: Task | None) -> None:
-        """Add *task* and those that wait behind it to a batch, within limits."""
+        """Add *task* and those that follow it to a batch, within limits."""
         size = sum(one.size for one in batch)
         while task is not None:
             if task.future.set_running_or_notify_cancel():
