@@ -18,7 +18,14 @@ from typing import Any, BinaryIO
 
 import attrs
 
-from aiosmtpd.delivery.database import NUMBER_BITS, SpoolError, explained, open_beside
+from aiosmtpd.delivery.database import (
+    FRESH,
+    NUMBER_BITS,
+    SpoolError,
+    explained,
+    file_fresh,
+    open_beside,
+)
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.rows import envelope_from, remove_delivered
 
@@ -61,20 +68,25 @@ class Delivery:
     size: int
 
 
-_WHERE = """
-from delivery join message on message.id = delivery.message
-where delivery.id > :after and delivery.id < :end
-    and (:route is null or delivery.route = :route)
-    and (not :dead or delivery.dead)
-order by delivery.id limit :page
-"""
-
-_ROWS = (
-    "select delivery.id, message.queue_id, delivery.route, delivery.recipients, delivery.due, "
-    "delivery.attempts, delivery.error, delivery.dead, message.envelope, message.size" + _WHERE
-)
-
-_NUMBERS = "select delivery.id, delivery.route, message.id, message.queue_id" + _WHERE
+_PAGE = f"""
+select * from (
+    select delivery.id, message.queue_id, delivery.route, delivery.recipients, delivery.due,
+        attempts, error, dead, envelope, message.size
+    from delivery join message on message.id = delivery.message
+    where delivery.id > :after and delivery.id < :end
+        and (:route is null or delivery.route = :route)
+        and (not :dead or delivery.dead)
+    order by delivery.id limit :page)
+union all select * from (
+    select id << {NUMBER_BITS}, queue_id, route, recipients, arrived, 0, null, 0, envelope, size
+    from message
+    where {FRESH} and id > :after >> {NUMBER_BITS} and id << {NUMBER_BITS} < :end
+        and (:route is null or route = :route)
+        and not :dead
+    order by id limit :page)
+order by 1 limit :page
+"""  # noqa: S608 - of our own words
+"""One page of deliveries, with those of fresh messages, which have no row in ``delivery``."""
 
 
 class Backlog:
@@ -91,16 +103,15 @@ class Backlog:
 
     def deliveries(self, selection: Selection) -> Iterator[Delivery]:
         """Yield the selected deliveries, the oldest first."""
-        for page in self._pages(_ROWS, selection):
-            for row in page:
-                yield _delivery(row)
+        for page in self._pages(selection):
+            yield from map(_delivery, page)
 
     def retry(self, selection: Selection, to: str | None = None) -> int:
         """Make the selected deliveries due, by the route *to* if it is given; return how many."""
         changed = 0
-        for page in self._pages(_NUMBERS, selection):
+        for page in self._pages(selection):
             with self._writing() as connection:
-                for number, route, *_ in page:
+                for number, _, route, *_ in page:
                     connection.execute(
                         "update delivery set due = ?, dead = 0, route = ? where id = ?",
                         (time.time(), to or route, number),
@@ -112,17 +123,12 @@ class Backlog:
     def drop(self, selection: Selection) -> int:
         """Remove the selected deliveries, and messages that have no other; return how many."""
         dropped = 0
-        for page in self._pages(_NUMBERS, selection):
-            files: list[str] = []
-
-            def removed(size: int, file: str | None, files: list[str] = files) -> None:
-                if file is not None:
-                    files.append(file)
-
+        for page in self._pages(selection):
+            numbers = [row[0] for row in page]
             with self._writing() as connection:
-                for number, _, message, _ in page:
-                    connection.execute("delete from delivery where id = ?", (number,))
-                    remove_delivered(connection, message, removed)
+                connection.executemany("delete from delivery where id = ?", zip(numbers))
+                messages = [number >> NUMBER_BITS for number in numbers]
+                _, _, files = remove_delivered(connection, messages)
             for file in files:
                 with suppress(OSError):
                     os.unlink(os.path.join(self.folder, "large", file))
@@ -139,7 +145,7 @@ class Backlog:
 
     def has_route(self, name: str) -> bool:
         """Return True if there is a delivery by this route."""
-        return bool(self._read("select 1 from delivery where route = ? limit 1", (name,)))
+        return any(self._pages(Selection(route=name)))
 
     def messages(self) -> Iterator[str]:
         """Yield the ids of all messages, the oldest first."""
@@ -165,14 +171,14 @@ class Backlog:
         except OSError as error:
             raise SpoolError(f"{error.filename}: {error.strerror}; check its rights") from error
 
-    def _pages(self, query: str, selection: Selection) -> Iterator[list[Any]]:
+    def _pages(self, selection: Selection) -> Iterator[list[Any]]:
         values = {"route": selection.route, "dead": selection.dead, "page": PAGE}
         after, end = 0, 1 << 62
         if selection.queue_id is not None:
             found = self._read("select id from message where queue_id = ?", (selection.queue_id,))
             message = found[0][0] if found else -1
             after, end = (message << NUMBER_BITS) - 1, (message + 1) << NUMBER_BITS
-        while page := self._read(query, {**values, "after": after, "end": end}):
+        while page := self._read(_PAGE, {**values, "after": after, "end": end}):
             yield page
             after = page[-1][0]
 
@@ -193,6 +199,7 @@ class Backlog:
         try:
             connection.execute("begin immediate")
             try:
+                file_fresh(connection)
                 yield connection
                 connection.execute("commit")
             except BaseException:

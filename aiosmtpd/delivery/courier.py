@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import random
 import shlex
@@ -59,6 +60,8 @@ class Lane:
     def __init__(self, route: Route) -> None:
         self.route = route
         self.running = self.ending = 0
+        self.due = math.inf
+        """When its next row is due, in seconds since 1970, as of the last look at the spool."""
         self.is_open = False
         self.error = "the route is down"
         self.bugs: set[type[BaseException]] = set()
@@ -70,6 +73,11 @@ class Lane:
     def is_busy(self) -> bool:
         """True if no more tries may run now."""
         return self.running >= self.route.concurrency
+
+    def may_begin(self) -> bool:
+        """Return True if a try may begin now."""
+        # Breakers do not use the wall clock, which may be set back.
+        return not self.is_busy and self.route.breaker.allows(time.monotonic())
 
 
 class Courier:
@@ -104,6 +112,7 @@ class Courier:
         self._stopping = False
         self._awake = False
         self._looked = 0.0
+        self._next_look = 0.0
         self._loop = asyncio.new_event_loop()
         self.landing = Landing(self._loop)
         self._ledger = Ledger(
@@ -226,14 +235,14 @@ class Courier:
         event, is_first = self._event or asyncio.Event(), True
         while not self._stopping:
             event.clear()
-            pause = POLL
             try:
                 if is_first:
                     await self._look_for_names()
                     is_first = False
-                await self._look_for_changes()
-                await self._take_due()
-                pause = await self._pause()
+                if self._must_look():
+                    self._next_look = time.monotonic() + POLL
+                    await self._look()
+                self._take_fresh()
             except SpoolLost:
                 raise
             except SpoolError as error:
@@ -244,19 +253,38 @@ class Courier:
             if self._spool.failed is not None:
                 raise SpoolLost from self._spool.failed
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(self._next_look - time.monotonic()):
                     await event.wait()
             except TimeoutError:
                 pass
 
-    async def _pause(self) -> float:
-        """Return the seconds until there may be something to do, POLL at most."""
-        now = time.monotonic()
-        pauses = [lane.route.breaker.again - now for lane in self._lanes.values()]
-        due = await self._asked(self._spool.next_due(self._not_now(), self._claimed()))
-        if due is not None:
-            pauses.append(due - self._clock())
-        return min([POLL, *(pause for pause in pauses if pause > 0)])
+    def _take_fresh(self) -> None:
+        """Begin with messages that were put a moment ago: no row has to be read for them."""
+        for route in self._routes.by_name.values():
+            lane = self._lane(route)
+            while lane.may_begin() and (job := self._spool.fresh.take(route.name)) is not None:
+                self._take(job, self._clock())
+
+    def _must_look(self) -> bool:
+        """Return True if there may be rows of the spool to deliver now."""
+        if self._spool.fresh.unread or time.monotonic() >= self._next_look:
+            return True
+        now = self._clock()
+        return any(lane.due <= now and lane.may_begin() for lane in self._lanes.values())
+
+    async def _look(self) -> None:
+        """Read the rows that are due, and when the next ones are."""
+        has_changed = await self._look_for_changes()
+        await self._take_due(fresh=has_changed or self._is_fresh_late())
+        dues = await self._asked(self._spool.dues(self._claimed()))
+        now, clock = time.monotonic(), self._clock()
+        pauses = [POLL]
+        for name, lane in self._lanes.items():
+            lane.due = dues.get(name, math.inf)
+            pauses.append(lane.route.breaker.again - now)
+            if lane.may_begin():
+                pauses.append(lane.due - clock)
+        self._next_look = now + min(pause for pause in pauses if pause > 0)
 
     def _claimed(self) -> frozenset[int]:
         return frozenset(self._running)
@@ -270,16 +298,25 @@ class Courier:
                 raise SpoolLost from error
             raise
 
-    async def _look_for_changes(self) -> None:
+    def _is_fresh_late(self) -> bool:
+        """Return True if fresh messages need rows: some are not in memory, or their route waits."""
+        return self._spool.fresh.unread or any(
+            name not in self._lanes or self._lanes[name].route.breaker.is_down
+            for name in self._spool.fresh.routes()
+        )
+
+    async def _look_for_changes(self) -> bool:
+        """Return True if the queue command has changed the spool."""
         now = time.monotonic()
         if now - self._looked < POLL:
-            return
+            return False
         self._looked = now
         if not await self._asked(self._spool.changed()):
-            return
+            return False
         for name in await self._asked(self._spool.retried()):
             if name in self._lanes:
                 self._lanes[name].route.breaker.wake()
+        return True
 
     async def _look_for_names(self) -> None:
         """Log the names of routes in the spool that no route has, before their messages are due."""
@@ -287,11 +324,12 @@ class Courier:
             if name not in self._routes.by_name:
                 self._miss(name)
 
-    async def _take_due(self) -> None:
+    async def _take_due(self, *, fresh: bool) -> None:
         now, taken = self._clock(), 1
         self._expiring.clear()
         while taken and not self._stopping:
-            due = self._spool.due(now, self._room(), self._not_now(), self._claimed())
+            without = self._not_now(), self._claimed()
+            due = self._spool.due(now, self._room(), *without, fresh)
             taken = sum([self._take(job, now) for job in await self._asked(due)])
 
     def _room(self) -> int:
@@ -305,16 +343,11 @@ class Courier:
 
     def _not_now(self) -> set[str]:
         """Return the routes whose rows are not wanted: unknown, busy, or down."""
-        # Breakers do not use the wall clock, which may be set back.
-        now = time.monotonic()
         names = set(self.missing)
         for name, lane in self._lanes.items():
-            if name in self._expiring:
-                # More of its messages may have expired.
-                is_busy = lane.ending >= ENDING
-            else:
-                is_busy = lane.is_busy or not lane.route.breaker.allows(now)
-            if is_busy:
+            # More messages of a route that is down may have expired.
+            is_expiring = name in self._expiring
+            if lane.ending >= ENDING if is_expiring else not lane.may_begin():
                 names.add(name)
         return names
 
@@ -333,7 +366,7 @@ class Courier:
             lane.ending += 1
             self._begin(job, lane, self._expire(job, lane))
             return True
-        if lane.is_busy or not route.breaker.allows(time.monotonic()):
+        if not lane.may_begin():
             return False
         route.breaker.begin()
         lane.running += 1

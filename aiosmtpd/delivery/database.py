@@ -14,7 +14,7 @@ from public import public
 
 from aiosmtpd.delivery.disk import sync_directory
 
-FORMAT = 1
+FORMAT = 2
 """The version of the tables; a spool of another version is not opened."""
 
 APPLICATION = 0x61696F73
@@ -33,26 +33,44 @@ SCHEMA = f"""
 begin immediate;
 create table message (
     id integer primary key, queue_id text not null unique, arrived real not null,
-    envelope text not null, size integer not null, body blob);
+    envelope text not null, size integer not null, route text, recipients text, body blob);
 create table delivery (
     id integer primary key, message integer not null references message, size integer not null,
     route text not null, recipients text not null, due real not null,
     attempts integer not null default 0, error text, dead integer not null default 0);
+create table filed (message integer not null);
 create table retried (route text primary key) without rowid;
 create index delivery_due on delivery(route, due) where dead = 0;
 create index delivery_dead on delivery(route) where dead = 1;
+insert into filed values (0);
 pragma application_id = {APPLICATION};
 pragma user_version = {FORMAT};
 commit;
-"""
+"""  # noqa: S608 - of our own words
 """``body`` is null if the message is in ``large/``. ``delivery.id`` is the id of the message in the
 upper bits and a number in the lower 16. It saves an index, and so a page in each commit.
 ``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried`` has the
 routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due`` begins with
-the route, so that a route with a long queue does not delay others."""
+the route, so that a route with a long queue does not delay others.
+
+Most messages have one route and are delivered at once. So a new one is a single row: its ``route``
+and ``recipients`` are in ``message``, and it is due since it arrived. It is *fresh* while its id is
+above ``filed.message``. :func:`file_fresh` gives all fresh messages rows in ``delivery``, before
+anything but the end of a delivery is written. ``message.route`` is null if these rows were there
+from the beginning."""
 
 NUMBER_BITS = 16
 """Bits of the number of a delivery in its id."""
+
+FRESH = "route is not null and id > (select message from filed)"
+"""The condition for a row of ``message`` that has no row in ``delivery`` yet."""
+
+_NEWEST = "select coalesce((select max(id) from message), 0), message from filed"
+
+_FILE = f"""
+insert into delivery(id, message, size, route, recipients, due)
+select id << {NUMBER_BITS}, id, size, route, recipients, arrived from message where {FRESH}
+"""  # noqa: S608 - of our own words
 
 PRAGMAS = """
 pragma synchronous = full;
@@ -159,6 +177,16 @@ def check_format(connection: sqlite3.Connection, folder: str) -> None:
             f"{folder} has a spool of format {version}, and this aiosmtpd knows format {FORMAT}: "
             "use the aiosmtpd that wrote it until it is empty, or name another folder"
         )
+
+
+def file_fresh(connection: sqlite3.Connection) -> int:
+    """Give all fresh messages their rows in ``delivery``; return the highest id without one."""
+    newest, filed = connection.execute(_NEWEST).fetchone()
+    if newest <= filed:
+        return int(filed)
+    connection.execute(_FILE)
+    connection.execute("update filed set message = ?", (newest,))
+    return int(newest)
 
 
 def explained(error: sqlite3.Error, folder: str) -> SpoolError:

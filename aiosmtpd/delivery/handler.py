@@ -262,7 +262,7 @@ class Delivery:
         """Return the landing of the running loop: servers in several threads may have this."""
         loop, landing = asyncio.get_running_loop(), self._landing
         if landing is None or landing.loop is not loop:
-            landing = self._landing = Landing(loop)
+            landing = self._landing = Landing(loop, PATIENCE)
         return landing
 
     def _ferry_to(self, courier: Courier) -> Ferry:
@@ -428,8 +428,7 @@ class Delivery:
             due=message.arrival.time,
         )
         try:
-            async with asyncio.timeout(PATIENCE):
-                await self._landing_here().wait(stored)
+            await self._landing_here().wait_patiently(stored)
         except TimeoutError:
             # If the disk has not begun with it, it is not stored; else it may come twice.
             stored.cancel()
@@ -467,7 +466,8 @@ def arrival_of(server: Any, session: Session, envelope: Envelope) -> Arrival:
         tls=f"{cipher[1]} {cipher[0]}" if cipher else "",
         user=login.decode("utf-8", "replace") if isinstance(login, bytes) else str(login),
         mail_options=tuple(envelope.mail_options),
-        rcpt_options=getattr(envelope, OPTIONS, {}),
+        # Not getattr(), which takes long if an envelope has no such attribute.
+        rcpt_options=vars(envelope).get(OPTIONS, {}),
         smtp_utf8=envelope.smtp_utf8,
         time=time.time(),
         hostname=server.hostname,

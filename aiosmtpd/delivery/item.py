@@ -99,7 +99,16 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
-        return _encode(self.facts())
+        # To encode all facts() at once takes twice as long.
+        fields = [f'"{name}":{encode(getattr(self, name))}' for name in _TEXTS]
+        return (
+            f"{{{','.join(fields)},"
+            f'"port":{self.port},'
+            f'"time":{self.time!r},'
+            f'"smtp_utf8":{"true" if self.smtp_utf8 else "false"},'
+            f'"mail_options":[{",".join(map(encode, self.mail_options))}],'
+            f'"rcpt_options":{encode(dict(self.rcpt_options)) if self.rcpt_options else "{}"}}}'
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return these facts by name."""
@@ -127,8 +136,9 @@ def seen_by(arrival: Arrival, recipients: tuple[str, ...]) -> Arrival:
     )
 
 
+_TEXTS = ("client", "helo", "tls", "user", "hostname", "protocol")
 _FACTS = tuple(field.name for field in attrs.fields(Arrival))
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @public

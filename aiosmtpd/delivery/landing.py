@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -22,10 +23,36 @@ class Landing:
     would write to the loop's own socket for each of them.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience: float = math.inf) -> None:
         self.loop = loop
         self._arrived: deque[Call] = deque()
         self._is_due = False
+        self._patience = patience
+        self._patient: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def wait_patiently(self, future: Future[T]) -> asyncio.Future[T]:
+        """Return a future like :meth:`wait`; it raises TimeoutError after *patience* seconds.
+
+        One timer serves all of them: a timer for each costs as much as half a commit.
+        """
+        here, patient = self.wait(future), self._patient
+        while patient and patient[0][1].done():
+            patient.popleft()
+        patient.append((self.loop.time() + self._patience, here))
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._patience, self._lose_patience)
+        return here
+
+    def _lose_patience(self) -> None:
+        patient, now = self._patient, self.loop.time()
+        self._timer = None
+        while patient and (patient[0][1].done() or patient[0][0] <= now):
+            here = patient.popleft()[1]
+            if not here.done():
+                here.set_exception(TimeoutError())
+        if patient:
+            self._timer = self.loop.call_at(patient[0][0], self._lose_patience)
 
     def wait(self, future: Future[T]) -> asyncio.Future[T]:
         """Return a future of the loop with the same result. Cancelling it leaves *future* alone."""

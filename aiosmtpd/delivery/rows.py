@@ -5,132 +5,95 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
 from itertools import chain
-from typing import Any, BinaryIO
+from time import time
+from typing import Any, BinaryIO, TypeVar
 
 import attrs
-from public import public
 
-from aiosmtpd.delivery.database import NUMBER_BITS, Duplicate
-from aiosmtpd.delivery.item import Arrival, Item, seen_by
+from aiosmtpd.delivery.database import FRESH, NUMBER_BITS, Duplicate
+from aiosmtpd.delivery.item import Arrival, Item, encode, seen_by
+from aiosmtpd.delivery.tally import Job, Tally
 from aiosmtpd.delivery.writer import BYTES
+
+T = TypeVar("T")
 
 ERROR = 1000
 """Characters of an error that are kept."""
 
-
-@public
-@attrs.frozen(kw_only=True, eq=False)
-class Job:
-    """A delivery: an item for the recipients of one route. ``due`` is in seconds since 1970."""
-
-    number: int
-    route: str
-    item: Item
-    due: float
-    error: str = ""
-
-
 DIED = "the process ended during this try"
 """The error of a try that has no result."""
 
+
 BY_ROUTE = (
-    "select route, count(*) from delivery where dead = 0 group by route",
+    f"""
+    select route, count(*) from (
+        select route from delivery where dead = 0
+        union all select route from message where {FRESH})
+    group by route
+    """,  # noqa: S608 - of our own words
     "select route, count(*) from delivery where dead = 1 group by route",
 )
 
 
-class Tally:
-    """The number and the bytes of the messages, kept in memory.
+class Put:
+    """A message to insert: the columns of its row after the id, and of its deliveries.
 
-    The functions below note their changes, which count after the commit.
+    It is fresh, and has no rows in ``delivery``, if it has one route and is due since it arrived.
     """
 
-    def __init__(self) -> None:
-        self.messages = 0
-        self.bytes = 0
-        self.put = 0
-        """The messages that this transaction has stored so far."""
-        self._messages = 0
-        self._bytes = 0
-        self._last = 0
-        self._files: list[str] = []
+    __slots__ = ("deliveries", "item", "message", "tally")
 
-    def read(self, connection: sqlite3.Connection) -> None:
-        query = (
-            "select count(*), coalesce(sum(size), 0) "
-            "from (select max(size) as size from delivery group by message)"
-        )
-        self.messages, self.bytes = connection.execute(query).fetchone()
-        newest = connection.execute("select coalesce(max(id), 0) from message").fetchone()[0]
-        self._last = max(self._last, newest)
-
-    def add(self, size: int) -> int:
-        """Count a message; return its number, which no other message has had in this process.
-
-        SQLite would give the number of a message that was dropped again, while the result of its
-        try is still to come.
-        """
-        self.put += 1
-        self._messages += 1
-        self._bytes += size
-        self._last += 1
-        return self._last
-
-    def next_row(self) -> int:
-        """Return a number above those of all deliveries."""
-        return (self._last + 1) << NUMBER_BITS
-
-    def remove(self, size: int, file: str | None) -> None:
-        self._messages -= 1
-        self._bytes -= size
-        if file is not None:
-            self._files.append(file)
-
-    def apply(self) -> list[str]:
-        """Count the changes of a commit; return the files in ``large/`` to remove."""
-        self.messages += self._messages
-        self.bytes += self._bytes
-        files = self._files
-        self.forget()
-        return files
-
-    def forget(self) -> None:
-        self.put = self._messages = self._bytes = 0
-        self._files = []
-
-
-@attrs.frozen(eq=False)
-class Put:
-    """A message to insert: the columns of its row after the id, and of its deliveries."""
-
-    tally: Tally
-    message: tuple[str, float, str, int, bytes | None]
-    deliveries: list[tuple[str, str, float]]
+    def __init__(
+        self,
+        tally: Tally,
+        item: Item,
+        arrival: Arrival,
+        parts: Sequence[tuple[str, tuple[str, ...]]],
+        due: float,
+    ) -> None:
+        self.tally = tally
+        self.item = item
+        arrived = float(arrival.time)
+        envelope = f'{{"sender":{encode(item.sender)},"arrival":{arrival.to_json()}}}'
+        body = item.content if isinstance(item.content, bytes) else None
+        deliveries = [(text_of(route), _encoded(to), due) for route, to in parts]
+        own: tuple[str | None, str | None] = (None, None)
+        if len(deliveries) == 1 and due == arrived <= time():
+            own = deliveries.pop()[:2]
+        self.message = (item.id, arrived, envelope, item.size, *own, body)
+        self.deliveries = deliveries
 
     def __call__(self, connection: sqlite3.Connection) -> None:
         """Insert it alone."""
-        number, size = self.add(), self.message[3]
+        number = self.tally.next_number()
         try:
             _insert(connection, _INSERT_MESSAGES, [(number, *self.message)])
         except sqlite3.IntegrityError as error:
-            self.tally.remove(size, None)
-            self.tally.put -= 1
-            raise Duplicate(f"The spool has a message {self.message[0]} already") from error
+            raise Duplicate(f"The spool has a message {self.item.id} already") from error
         _insert(connection, _INSERT_DELIVERIES, self.rows(number))
-
-    def add(self) -> int:
-        return self.tally.add(self.message[3])
+        self.count(number)
 
     def rows(self, number: int) -> list[tuple[Any, ...]]:
-        size = self.message[3]
         return [
-            (row, number, size, *columns)
+            (row, number, self.item.size, *columns)
             for row, columns in enumerate(self.deliveries, number << NUMBER_BITS)
         ]
+
+    def count(self, number: int) -> None:
+        route, due = self.message[4], self.message[1]
+        job = None
+        if route is not None:
+            job = Job(number=number << NUMBER_BITS, route=route, item=self.item, due=due)
+        self.tally.add(self.item.size, job)
+
+
+def _encoded(recipients: Iterable[str]) -> str:
+    """Return a list of addresses as JSON. Encoding a list takes ten times as long as its texts."""
+    return f"[{','.join(map(encode, recipients))}]"
 
 
 def put_together(connection: sqlite3.Connection, puts: list[Put]) -> bool:
@@ -139,30 +102,32 @@ def put_together(connection: sqlite3.Connection, puts: list[Put]) -> bool:
     Python gives its lock away in each statement, and has to wait to get it back while the event
     loop works.
     """
+    numbered = [(put.tally.next_number(), put) for put in puts]
     connection.execute("savepoint puts")
-    numbers = [put.add() for put in puts]
-    numbered = list(zip(numbers, puts, strict=True))
     try:
-        messages = [(number, *put.message) for number, put in numbered]
-        _insert(connection, _INSERT_MESSAGES, messages)
-        _insert(
-            connection,
-            _INSERT_DELIVERIES,
-            [row for number, put in numbered for row in put.rows(number)],
-        )
+        _insert(connection, _INSERT_MESSAGES, [(number, *put.message) for number, put in numbered])
     except sqlite3.IntegrityError:
-        for put in puts:
-            put.tally.remove(put.message[3], None)
-            put.tally.put -= 1
         connection.execute("rollback to puts")
         connection.execute("release puts")
         return False
     connection.execute("release puts")
+    rows = [row for number, put in numbered if put.deliveries for row in put.rows(number)]
+    _insert(connection, _INSERT_DELIVERIES, rows)
+    for number, put in numbered:
+        put.count(number)
     return True
 
 
 _LOTS = (32, 8, 1)
 """Rows of one statement."""
+
+
+def _lots(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    begin = 0
+    for lot in _LOTS:
+        while begin + lot <= len(rows):
+            yield rows[begin : begin + lot]
+            begin += lot
 
 
 def _inserts(columns: str) -> dict[int, str]:
@@ -171,19 +136,17 @@ def _inserts(columns: str) -> dict[int, str]:
     return {lot: head + ", ".join([f"({marks})"] * lot) for lot in _LOTS}
 
 
-_INSERT_MESSAGES = _inserts("message(id, queue_id, arrived, envelope, size, body)")
+_INSERT_MESSAGES = _inserts(
+    "message(id, queue_id, arrived, envelope, size, route, recipients, body)"
+)
 _INSERT_DELIVERIES = _inserts("delivery(id, message, size, route, recipients, due)")
 
 
 def _insert(
     connection: sqlite3.Connection, statements: dict[int, str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    begin = 0
-    for lot, statement in statements.items():
-        while begin + lot <= len(rows):
-            values = list(chain.from_iterable(rows[begin : begin + lot]))
-            connection.execute(statement, values)
-            begin += lot
+    for lot in _lots(rows):
+        connection.execute(statements[len(lot)], list(chain.from_iterable(lot)))
 
 
 _ROUTES = """
@@ -270,30 +233,72 @@ def _open(path: str) -> BinaryIO:
 def next_due(
     routes_not: frozenset[str], claimed: frozenset[int], connection: sqlite3.Connection
 ) -> float | None:
-    times = []
+    return min(dues(routes_not, claimed, connection).values(), default=None)
+
+
+def dues(
+    routes_not: frozenset[str], claimed: frozenset[int], connection: sqlite3.Connection
+) -> dict[str, float]:
+    found = {}
     for route in routes(connection, routes_not):
         rows = connection.execute(_DUE, (route, float("inf"), 1 + len(claimed))).fetchall()
-        times += [due for due, number in rows if number not in claimed][:1]
-    return min(times, default=None)
+        free = [due for due, number in rows if number not in claimed]
+        if free:
+            found[route] = free[0]
+    return found
 
 
-def done(tally: Tally, job: Job, connection: sqlite3.Connection) -> None:
-    connection.execute("delete from delivery where id = ? and dead = 0", (job.number,))
-    remove_delivered(connection, job.number >> NUMBER_BITS, tally.remove)
+@attrs.frozen(eq=False)
+class Done:
+    """A delivery to remove, with its message if that was its last one."""
+
+    tally: Tally
+    job: Job
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        done_together(connection, [self])
+
+
+def done_together(connection: sqlite3.Connection, ends: list[Done]) -> bool:
+    """Remove deliveries with few statements."""
+    numbers = [end.job.number for end in ends]
+    for lot in _lots(numbers):
+        connection.execute(_END[len(lot)], lot)
+    ends[0].tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
+    return True
 
 
 def remove_delivered(
-    connection: sqlite3.Connection, message: int, removed: Callable[[int, str | None], None]
-) -> None:
-    """Remove a message without deliveries; call *removed* with its size and its file, if any."""
-    row = connection.execute(
-        "select size, case when body is null then queue_id end from message "
-        "where id = ? and not exists (select 1 from delivery where id >= ? and id < ?)",
-        (message, message << NUMBER_BITS, (message + 1) << NUMBER_BITS),
-    ).fetchone()
-    if row is not None:
-        connection.execute("delete from message where id = ?", (message,))
-        removed(*row)
+    connection: sqlite3.Connection, messages: Sequence[int]
+) -> tuple[int, int, list[str]]:
+    """Remove those messages that have no deliveries; return their number, bytes and files."""
+    number, size = 0, 0
+    files: list[str] = []
+    for lot in _lots(messages):
+        found = connection.execute(_DELIVERED[len(lot)], lot).fetchone()
+        if found[0]:
+            connection.execute(_REMOVE[len(lot)], lot)
+            number += found[0]
+            size += found[1]
+            files += found[2].split(",") if found[2] else []
+    return number, size, files
+
+
+def _for_lots(statement: str) -> dict[int, str]:
+    return {lot: statement.format(", ".join("?" * lot)) for lot in _LOTS}
+
+
+_WITHOUT_ROWS = f"""
+from message where id in ({{}}) and not exists (
+    select 1 from delivery where delivery.id >= message.id << {NUMBER_BITS}
+    and delivery.id < (message.id + 1) << {NUMBER_BITS})
+"""  # noqa: S608 - of our own words
+_END = _for_lots("delete from delivery where id in ({}) and dead = 0")
+_DELIVERED = _for_lots(
+    "select count(*), sum(size), group_concat(case when body is null then queue_id end)"
+    + _WITHOUT_ROWS
+)
+_REMOVE = _for_lots("delete" + _WITHOUT_ROWS)
 
 
 def begin(

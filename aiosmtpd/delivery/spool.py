@@ -12,7 +12,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
@@ -31,10 +31,11 @@ from aiosmtpd.delivery.database import (
 )
 from aiosmtpd.delivery.disk import make_folder
 from aiosmtpd.delivery.ids import VALID
-from aiosmtpd.delivery.item import Arrival
+from aiosmtpd.delivery.item import Arrival, Item, seen_by
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
 from aiosmtpd.delivery.lock import FolderLock
-from aiosmtpd.delivery.rows import DIED as DIED, Job as Job
+from aiosmtpd.delivery.rows import DIED as DIED
+from aiosmtpd.delivery.tally import Fresh as Fresh, Job as Job, Tally
 from aiosmtpd.delivery.writer import Task, Writer
 
 LOOK = 0.5
@@ -96,7 +97,7 @@ class Spool:
         self._lock = FolderLock(self.folder)
         self._writer: Writer | None = None
         self._failed: BaseException | None = None
-        self._tally = rows.Tally()
+        self._tally = Tally()
         self._version = 0
         self._suspects = 0
         self._free = (0.0, True)
@@ -176,26 +177,23 @@ class Spool:
         """
         if not VALID.fullmatch(queue_id) or not parts:
             raise ValueError("a message needs a queue id and at least one route")
-        body, size, dropped = (
-            None,
-            len(content) if isinstance(content, bytes) else content.size,
-            None,
-        )
-        if isinstance(content, bytes):
-            body = content
-        else:
+        dropped = None
+        if not isinstance(content, bytes):
             if not content.finished:
                 raise ValueError("the file of the message is not finished")
             content.given = True
             dropped = content.remove
-        envelope = f'{{"sender":{json.dumps(sender)},"arrival":{arrival.to_json()}}}'
-        message = (queue_id, float(arrival.time), envelope, size, body)
-        deliveries = [
-            (rows.text_of(route), json.dumps(recipients), float(due)) for route, recipients in parts
-        ]
-        put = rows.Put(self._tally, message, deliveries)
-        task = Task(put, len(body or b""), dropped=dropped, together=rows.put_together)
-        return self._submit(task)
+        item = Item(
+            id=queue_id,
+            sender=sender,
+            recipients=parts[0][1],
+            arrival=seen_by(arrival, parts[0][1]),
+            size=len(content) if isinstance(content, bytes) else content.size,
+            content=content if isinstance(content, bytes) else content.open,
+        )
+        put = rows.Put(self._tally, item, arrival, parts, float(due))
+        size = len(content) if isinstance(content, bytes) else 0
+        return self._submit(Task(put, size, dropped=dropped, together=rows.put_together))
 
     def due(
         self,
@@ -203,26 +201,37 @@ class Spool:
         limit: int,
         routes_not: Collection[str] = (),
         claimed: Collection[int] = (),
+        fresh: bool = True,
     ) -> Future[list[Job]]:
         """Return the deliveries that are due, the oldest first: at most *limit* and 8 MiB.
 
-        Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out.
+        Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out. Without
+        *fresh*, so are those that :attr:`fresh` has; with it, that has none of them afterwards.
         """
-        work = partial(
-            rows.due_jobs, self._large, now, limit, frozenset(routes_not), frozenset(claimed)
-        )
-        return self._submit(Task(work))
+        without = frozenset(routes_not), frozenset(claimed)
+        work = partial(rows.due_jobs, self._large, now, limit, *without)
+        return self._change(work, is_read=True) if fresh else self._submit(Task(work))
 
     def next_due(
         self, routes_not: Collection[str] = (), claimed: Collection[int] = ()
     ) -> Future[float | None]:
         """Return the time of the next delivery, None if there is nothing to deliver."""
-        work = partial(rows.next_due, frozenset(routes_not), frozenset(claimed))
+        without = frozenset(routes_not), frozenset(claimed)
+        return self._change(partial(rows.next_due, *without))
+
+    def dues(self, claimed: Collection[int] = ()) -> Future[dict[str, float]]:
+        """Return the time of the next delivery of each route, without those in :attr:`fresh`."""
+        work = partial(rows.dues, frozenset(), frozenset(claimed))
         return self._submit(Task(work, writes=False))
+
+    @property
+    def fresh(self) -> Fresh:
+        """The messages that were put a moment ago: they can be tried without :meth:`due`."""
+        return self._tally.fresh
 
     def done(self, job: Job) -> Future[None]:
         """Remove a delivery, and the message if that was its last one."""
-        return self._submit(Task(partial(rows.done, self._tally, job)))
+        return self._submit(Task(rows.Done(self._tally, job), together=rows.done_together))
 
     def is_suspect(self, job: Job) -> bool:
         """Return True if this delivery may have ended the process before this one.
@@ -234,12 +243,12 @@ class Spool:
     def begin(self, job: Job, *, due: float) -> Future[None]:
         """Count a try before it is made, and let the next one be at *due*, if none ends it."""
         values = (job.number, float(due), job.item.attempts + 1, DIED)
-        return self._submit(Task(partial(rows.begin, *values)))
+        return self._change(partial(rows.begin, *values))
 
     def put_back(self, job: Job) -> Future[None]:
         """Undo :meth:`begin`: the try was not made to its end."""
         values = (job.number, job.due, job.item.attempts, job.error)
-        return self._submit(Task(partial(rows.begin, *values)))
+        return self._change(partial(rows.begin, *values))
 
     def later(
         self, job: Job, *, due: float, error: str, recipients: tuple[str, ...]
@@ -272,17 +281,17 @@ class Spool:
         tries = job.item.attempts + 1
         given_up = (json.dumps(dead), rows.error_of(dead_error))
         if not later:
-            return self._submit(Task(partial(rows.give_up, job.number, tries, *given_up)))
+            return self._change(partial(rows.give_up, job.number, tries, *given_up))
         waiting = (json.dumps(later), job.due, float(due), rows.error_of(error))
-        return self._submit(
-            Task(partial(rows.settle, job.number, tries, waiting, given_up if dead else None))
+        return self._change(
+            partial(rows.settle, job.number, tries, waiting, given_up if dead else None)
         )
 
     def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Future[None]:
         """Give some *recipients* of a job up, in a row of their own; the job keeps the others."""
         rest = [one for one in job.item.recipients if one not in recipients]
         values = (json.dumps(rest), json.dumps(recipients), rows.error_of(error))
-        return self._submit(Task(partial(rows.split, job.number, *values)))
+        return self._change(partial(rows.split, job.number, *values))
 
     def changed(self) -> Future[bool]:
         """Return True if another process has changed rows since the last call.
@@ -293,7 +302,7 @@ class Spool:
 
     def routes(self) -> Future[list[str]]:
         """Return the names of routes for which deliveries wait."""
-        return self._submit(Task(partial(rows.routes, without=frozenset()), writes=False))
+        return self._change(partial(rows.routes, without=frozenset()))
 
     def retried(self) -> Future[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
@@ -305,6 +314,21 @@ class Spool:
     def counts(self) -> Future[Counts]:
         """Count what is in the spool."""
         return self._submit(Task(self._count, writes=False))
+
+    def _change(
+        self, work: Callable[[sqlite3.Connection], Any], *, is_read: bool = False
+    ) -> Future[Any]:
+        """Do something with the rows of ``delivery``, which fresh messages get before.
+
+        *is_read* says that the work reads all rows that are due.
+        """
+
+        def file_and_work(connection: sqlite3.Connection) -> Any:
+            self._tally.file(connection)
+            self._tally.fresh.unread = not is_read
+            return work(connection)
+
+        return self._submit(Task(file_and_work))
 
     def _submit(self, task: Task) -> Future[Any]:
         writer = self._writer
@@ -328,7 +352,10 @@ class Spool:
     def _start(self, connection: sqlite3.Connection) -> None:
         try:
             self._opened = os.stat(self._database)
+            connection.execute("begin immediate")
+            self._tally.file(connection)
             self._correct(connection)
+            connection.execute("commit")
             self._version = rows.data_version(connection)
             self._tally.read(connection)
             self._suspects = self._tally.next_row() if self._lock.was_left else 0
@@ -340,7 +367,7 @@ class Spool:
             connection.close()
             raise
         self._failed = None
-        self._writer = Writer(connection, self.folder, self._committed, self._tally.forget)
+        self._writer = Writer(connection, self.folder, self._committed, self._tally.undo)
         self._writer.start()
 
     def _correct(self, connection: sqlite3.Connection) -> None:

@@ -8,9 +8,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from itertools import groupby
 from queue import Empty, SimpleQueue
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from aiosmtpd.delivery.database import (
@@ -37,7 +36,7 @@ ROW = 4096
 LOG = 64 << 20
 """Bytes of the log after which it is copied in any case."""
 
-GATHER = 0.002
+GATHER = 0.001
 """Seconds to wait for more tasks if the last batches had more than twice as many."""
 
 IDLE = 1.0
@@ -60,7 +59,8 @@ class Task:
     """One piece of work: a function of the connection, and the future of its result.
 
     *size* is in bytes. *dropped* is called if the work has certainly not been done. *together*
-    does the work of tasks that follow each other; it returns False if they must be done one by one.
+    does the work of all tasks of its kind in a commit, before that of the others; it returns False
+    if they must be done one by one.
     """
 
     __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
@@ -184,11 +184,28 @@ class Writer:
                     task.refuse(self._refusal(), undone=True)
 
     def _next_batch(self, connection: sqlite3.Connection) -> list[Task]:
-        """Wait for work and return all that waits, within limits; an empty list ends the thread."""
+        """Wait for work and return all that waits, within limits; an empty list ends the thread.
+
+        The sessions whose messages were committed together send their next ones together too. The
+        first of these would be alone in a commit, while the others wait for its sync.
+        """
         batch: list[Task] = []
-        size = 0
         task = self._wait(connection)
-        end = monotonic() + GATHER
+        while task is not None and not batch:
+            self._collect(batch, task)
+            if not batch:
+                task = self._wait(connection)
+        if batch and len(batch) < self._usual // 2:
+            # Not a wait for each task: to wake up costs more than the work for one.
+            sleep(GATHER)
+            with suppress(Empty):
+                self._collect(batch, self._tasks.get_nowait())
+        self._usual = max(len(batch), self._usual // 2)
+        return batch
+
+    def _collect(self, batch: list[Task], task: Task | None) -> None:
+        """Add *task* and those that follow it to a batch, within limits."""
+        size = sum(one.size for one in batch)
         while task is not None:
             if task.future.set_running_or_notify_cancel():
                 batch.append(task)
@@ -196,28 +213,13 @@ class Writer:
             elif task.dropped:
                 task.dropped()
             if len(batch) >= ROWS or size >= BYTES:
-                self._usual = len(batch)
-                return batch
+                return
             try:
-                task = self._next(len(batch), end)
+                task = self._tasks.get_nowait()
             except Empty:
-                if batch:
-                    self._usual = max(len(batch), self._usual // 2)
-                    return batch
-                task = self._wait(connection)
-        if batch:
-            self._tasks.put(None)
-        return batch
-
-    def _next(self, number: int, end: float) -> Task | None:
-        """Return the next task for a batch of *number*; raises Empty if there is none.
-
-        The sessions whose messages were committed together send their next ones together too. The
-        first of these would be alone in a commit, while the others wait for its sync.
-        """
-        if number and number < self._usual // 2 and (left := end - monotonic()) > 0:
-            return self._tasks.get(timeout=left)
-        return self._tasks.get_nowait()
+                return
+        # The end comes after this batch.
+        self._tasks.put(None)
 
     def _wait(self, connection: sqlite3.Connection) -> Task | None:
         while self._untidy:
@@ -236,8 +238,8 @@ class Writer:
         undone = True
         try:
             connection.execute("begin immediate" if writes else "begin")
-            for together, tasks in groupby(batch, _together):
-                _work(connection, together, list(tasks))
+            for together, tasks in _by_kind(batch):
+                _work(connection, together, tasks)
             undone = False
             connection.execute("commit")
         except Exception as error:
@@ -336,8 +338,15 @@ _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
 
 
-def _together(task: Task) -> Callable[[sqlite3.Connection, list[Any]], bool] | None:
-    return task.together
+def _by_kind(
+    batch: list[Task],
+) -> list[tuple[Callable[[sqlite3.Connection, list[Any]], bool] | None, list[Task]]]:
+    """Return the tasks of a batch with those that can be done together; the others come last."""
+    kinds: dict[Any, list[Task]] = {}
+    for task in batch:
+        kinds.setdefault(task.together, []).append(task)
+    others = kinds.pop(None, [])
+    return [*kinds.items(), (None, others)]
 
 
 def _work(

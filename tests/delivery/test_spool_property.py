@@ -1,7 +1,10 @@
 """The spool beside a dict: any order of its operations, with crashes between them."""
 
+import math
 import shutil
 import tempfile
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,8 @@ import attrs
 from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from aiosmtpd.delivery.backlog import Backlog, Selection
+from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.spool import Job, Spool
 from tests.delivery.spooling import PATIENCE, beside, large, put, read
 
@@ -47,14 +52,26 @@ class SpoolAndDict(RuleBasedStateMachine):
         self.spool.close()
         shutil.rmtree(self.top)
 
-    @rule(parts=PARTS, due=TIMES, content=st.binary(max_size=50_000), in_file=st.booleans())
+    @rule(
+        parts=PARTS,
+        due=TIMES,
+        arrived=TIMES | st.none(),
+        content=st.binary(max_size=50_000),
+        in_file=st.booleans(),
+    )
     def put(
-        self, parts: dict[str, tuple[str, ...]], due: float, content: bytes, in_file: bool
+        self,
+        parts: dict[str, tuple[str, ...]],
+        due: float,
+        arrived: float | None,
+        content: bytes,
+        in_file: bool,
     ) -> None:
         self.made += 1
         queue_id = f"id{self.made}"
         body = large(self.spool, queue_id, content) if in_file else content
-        put(self.spool, queue_id, body, list(parts.items()), due).result(PATIENCE)
+        arrival = Arrival(time=due if arrived is None else arrived)
+        put(self.spool, queue_id, body, list(parts.items()), due, arrival=arrival).result(PATIENCE)
         self.contents[queue_id] = content
         self.rows += [Row(queue_id, route, to, due) for route, to in parts.items()]
 
@@ -71,10 +88,26 @@ class SpoolAndDict(RuleBasedStateMachine):
     @precondition(lambda self: self.alive())
     @rule(data=st.data())
     def done(self, data: st.DataObject) -> None:
-        job, row = self.job(data)
+        self.end(*self.job(data))
+
+    def end(self, job: Job, row: Row) -> None:
         self.spool.done(job).result(PATIENCE)
         self.rows.remove(row)
         self.forget_delivered()
+
+    @rule(route=ROUTES, delivered=st.booleans(), due=TIMES)
+    def take_fresh(self, route: str, delivered: bool, due: float) -> None:
+        """Try a message that may have no row yet."""
+        job = self.spool.fresh.take(route)
+        if job is None:
+            return
+        row = next(row for row in self.alive() if same(row, job))
+        assert read(job) == self.contents[job.item.id]
+        if delivered:
+            self.end(job, row)
+        else:
+            self.spool.later(job, due=due, error="no", recipients=row.recipients).result(PATIENCE)
+            row.due, row.attempts = due, row.attempts + 1
 
     def forget_delivered(self) -> None:
         kept = {row.queue_id for row in self.rows}
@@ -119,6 +152,21 @@ class SpoolAndDict(RuleBasedStateMachine):
         self.spool.open()
 
     @invariant()
+    def they_look_alike_from_outside(self) -> None:
+        with closing(Backlog(str(self.top / str(self.life)))) as backlog:
+            found = [
+                Row(one.queue_id, one.route, one.recipients, one.due, one.attempts, one.dead)
+                for one in backlog.deliveries(Selection())
+            ]
+        assert sorted(map(seen, found)) == sorted(map(seen, self.rows))
+        counts = self.spool.counts().result(PATIENCE)
+        assert counts.messages == len(self.contents)
+        assert counts.bytes == sum(map(len, self.contents.values()))
+        assert counts.dead == sum(row.dead for row in self.rows)
+        waiting = {name: one.waiting for name, one in counts.routes.items() if one.waiting}
+        assert waiting == Counter(row.route for row in self.alive())
+
+    @rule()
     def they_are_alike(self) -> None:
         jobs = self.due(100.0)
         assert sorted(map(facts, jobs)) == sorted(map(row_facts, self.alive()))
@@ -126,10 +174,7 @@ class SpoolAndDict(RuleBasedStateMachine):
         dues = [job.due for job in jobs]
         assert dues == sorted(dues)
         assert self.spool.next_due().result(PATIENCE) == (dues[0] if dues else None)
-        counts = self.spool.counts().result(PATIENCE)
-        assert counts.messages == len(self.contents)
-        assert counts.bytes == sum(map(len, self.contents.values()))
-        assert counts.dead == sum(row.dead for row in self.rows)
+        assert self.spool.fresh.routes() == []
 
     @rule(now=TIMES, without=ROUTES)
     def only_due_ones(self, now: float, without: str) -> None:
@@ -143,6 +188,12 @@ def facts(job: Job) -> tuple[Any, ...]:
 
 def row_facts(row: Row) -> tuple[Any, ...]:
     return row.queue_id, row.route, row.recipients, row.due, row.attempts
+
+
+def seen(row: Row) -> tuple[Any, ...]:
+    """Return what is compared from outside; a dead row is never due."""
+    due = math.inf if row.dead else row.due
+    return row.queue_id, row.route, row.recipients, due, row.attempts, row.dead
 
 
 def same(row: Row, job: Job) -> bool:

@@ -1,0 +1,175 @@
+"""The facts about the spool that are kept in memory: its counts, and its fresh messages."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import deque
+from collections.abc import Iterable
+from threading import Lock
+
+import attrs
+from public import public
+
+from aiosmtpd.delivery.database import FRESH, NUMBER_BITS, file_fresh
+from aiosmtpd.delivery.item import Item
+
+HELD = 1000
+"""Fresh messages in memory, at most."""
+
+HELD_BYTES = 8 << 20
+"""Bytes of fresh messages in memory, at most, unless one is larger."""
+
+
+@public
+@attrs.frozen(kw_only=True, eq=False)
+class Job:
+    """A delivery: an item for the recipients of one route. ``due`` is in seconds since 1970."""
+
+    number: int
+    route: str
+    item: Item
+    due: float
+    error: str = ""
+
+
+class Fresh:
+    """The messages that have no row in ``delivery`` yet, for the courier, by route.
+
+    The thread of the spool adds them after their commit. If there are too many, the others are
+    only in the database.
+    """
+
+    def __init__(self) -> None:
+        self.unread = False
+        """True if a delivery may be due that is only in the database."""
+        self._lock = Lock()
+        self._jobs: dict[str, deque[Job]] = {}
+        self._number = self._bytes = self._filed = 0
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        """Add jobs whose messages have been committed."""
+        with self._lock:
+            for job in jobs:
+                is_full = self._number >= HELD or self._bytes >= HELD_BYTES
+                if is_full or job.number >> NUMBER_BITS <= self._filed:
+                    self.unread = True
+                    continue
+                self._jobs.setdefault(job.route, deque()).append(job)
+                self._count(job, 1)
+
+    def take(self, route: str) -> Job | None:
+        """Take the oldest job of a route, if there is one."""
+        jobs = self._jobs.get(route)
+        if not jobs:
+            return None
+        with self._lock:
+            # The other thread may have cleared it meanwhile.
+            job = jobs.popleft() if jobs else None
+            if job is not None:
+                self._count(job, -1)
+        return job
+
+    def routes(self) -> list[str]:
+        """Return the names of routes that have jobs here."""
+        return [route for route, jobs in list(self._jobs.items()) if jobs]
+
+    def clear(self, filed: int) -> None:
+        """Forget all jobs: the messages up to the id *filed* have their rows now."""
+        with self._lock:
+            for jobs in self._jobs.values():
+                jobs.clear()
+            self._number = self._bytes = 0
+            self._filed = filed
+
+    def _count(self, job: Job, sign: int) -> None:
+        self._number += sign
+        if isinstance(job.item.content, bytes):
+            self._bytes += sign * job.item.size
+
+
+_TOTALS = f"""
+select count(*), coalesce(sum(size), 0) from (
+    select max(size) as size from delivery group by message
+    union all select size from message where {FRESH})
+"""  # noqa: S608 - of our own words
+
+_LAST = "select max(message, (select coalesce(max(id), 0) from message)) from filed"
+
+
+class Tally:
+    """The number and the bytes of the messages, and the fresh ones, kept in memory.
+
+    The functions below note their changes, which count after the commit.
+    """
+
+    def __init__(self) -> None:
+        self.messages = 0
+        self.bytes = 0
+        self.fresh = Fresh()
+        self.put = 0
+        """The messages that this transaction has stored so far."""
+        self._messages = 0
+        self._bytes = 0
+        self._last = 0
+        self._has_rows = False
+        self._jobs: list[Job] = []
+        self._files: list[str] = []
+
+    def read(self, connection: sqlite3.Connection) -> None:
+        self.messages, self.bytes = connection.execute(_TOTALS).fetchone()
+        newest: int = connection.execute(_LAST).fetchone()[0]
+        self._last = max(self._last, newest)
+
+    def next_number(self) -> int:
+        """Return the number of a new message, which no other has had in this process.
+
+        SQLite would give the number of a message that was dropped again, while the result of its
+        try is still to come.
+        """
+        self._last += 1
+        return self._last
+
+    def next_row(self) -> int:
+        """Return a number above those of all deliveries."""
+        return (self._last + 1) << NUMBER_BITS
+
+    def add(self, size: int, job: Job | None) -> None:
+        """Count a message; *job* is None if it has rows in ``delivery``."""
+        self.put += 1
+        self._messages += 1
+        self._bytes += size
+        if job is None:
+            self._has_rows = True
+        else:
+            self._jobs.append(job)
+
+    def remove(self, messages: int, size: int, files: list[str]) -> None:
+        self._messages -= messages
+        self._bytes -= size
+        self._files += files
+
+    def apply(self) -> list[str]:
+        """Count the changes of a commit; return the files in ``large/`` to remove."""
+        self.messages += self._messages
+        self.bytes += self._bytes
+        self.fresh.add(self._jobs)
+        if self._has_rows:
+            self.fresh.unread = True
+        files = self._files
+        self._forget()
+        return files
+
+    def undo(self) -> None:
+        """Forget the changes of a transaction that has failed."""
+        self._forget()
+        self.fresh.unread = True
+
+    def file(self, connection: sqlite3.Connection) -> None:
+        """Give all fresh messages their rows in ``delivery``."""
+        self.fresh.clear(file_fresh(connection))
+
+    def _forget(self) -> None:
+        self.put = self._messages = self._bytes = 0
+        self._has_rows = False
+        self._jobs = []
+        self._files = []

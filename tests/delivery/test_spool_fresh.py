@@ -1,0 +1,288 @@
+"""Fresh messages: one row each, and in memory for the courier, until a try has not ended them."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aiosmtpd.delivery import Item, tally
+from aiosmtpd.delivery.backlog import Backlog, Selection
+from aiosmtpd.delivery.item import Arrival
+from aiosmtpd.delivery.spool import Duplicate, Spool
+from tests.delivery.spooling import (
+    MESSAGE,
+    PATIENCE,
+    RECIPIENTS,
+    beside,
+    due,
+    ids,
+    large,
+    opened,
+    put,
+    read,
+    write_locked,
+)
+from tests.delivery.support import Place, delivering, given, route, send, until, until_left
+
+NOW = Arrival(time=1.0)
+PARTS = [("app", RECIPIENTS)]
+NO_ROWS = """
+create trigger no_rows before insert on delivery begin select raise(abort, 'a row'); end;
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def spool(folder: Path) -> Iterator[Spool]:
+    with opened(folder) as spool:
+        yield spool
+
+
+def put_fresh(spool: Spool, *names: str, **values: Any) -> None:
+    values = {"parts": PARTS, "due": 1.0, "arrival": NOW, **values}
+    for future in [put(spool, name, **values) for name in names]:
+        future.result(PATIENCE)
+
+
+def rows(folder: Path, table: str = "delivery") -> int:
+    with beside(folder) as connection:
+        return int(connection.execute(f"select count(*) from {table}").fetchone()[0])
+
+
+def taken(spool: Spool, name: str = "app") -> list[str]:
+    found = []
+    while (job := spool.fresh.take(name)) is not None:
+        found.append(job.item.id)
+    return found
+
+
+def test_it_is_in_memory_as_it_came(spool: Spool, folder: Path) -> None:
+    arrival = Arrival(time=1.0, rcpt_options=dict.fromkeys(RECIPIENTS, ("NOTIFY=NEVER",)))
+    put_fresh(spool, "id1", sender="<>", arrival=arrival, parts=[("app", RECIPIENTS[:1])])
+    assert (spool.fresh.routes(), spool.fresh.unread) == (["app"], False)
+    job = spool.fresh.take("app")
+    assert job is not None
+    (again,) = due(spool)
+    assert (job.number, job.route, job.due) == (again.number, again.route, again.due)
+    assert (job.item.id, job.item.sender, job.item.recipients) == ("id1", "<>", RECIPIENTS[:1])
+    assert job.item.arrival == again.item.arrival
+    assert list(job.item.arrival.rcpt_options) == [RECIPIENTS[0]]
+    assert read(job) == read(again) == MESSAGE
+
+
+def test_its_end_needs_no_row(spool: Spool, folder: Path) -> None:
+    put_fresh(spool, "id1")
+    put_fresh(spool, "id2", content=large(spool, "id2", b"x"))
+    with beside(folder) as connection:
+        connection.executescript(NO_ROWS)
+    for _ in range(2):
+        job = spool.fresh.take("app")
+        assert job is not None
+        assert read(job)
+        spool.done(job).result(PATIENCE)
+    assert (rows(folder, "message"), list((folder / "large").iterdir())) == (0, [])
+    assert spool.counts().result(PATIENCE).messages == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"parts": [("app", RECIPIENTS[:1]), ("archive", RECIPIENTS[1:])]},
+        {"due": 2.0},
+        {"due": 1e11, "arrival": Arrival(time=1e11)},
+    ],
+    ids=["two routes", "another time", "later"],
+)
+def test_others_have_rows_at_once(spool: Spool, folder: Path, values: Any) -> None:
+    put_fresh(spool, "id1", **values)
+    assert rows(folder) == len(values.get("parts", PARTS))
+    assert (spool.fresh.routes(), spool.fresh.unread) == ([], True)
+    due(spool)
+    assert not spool.fresh.unread
+
+
+def test_a_result_gives_rows_to_all(spool: Spool, folder: Path) -> None:
+    put_fresh(spool, "id1", "id2", "id3")
+    job = spool.fresh.take("app")
+    assert job is not None
+    spool.later(job, due=50.0, error="no", recipients=RECIPIENTS[1:]).result(PATIENCE)
+    assert (rows(folder), taken(spool), spool.fresh.unread) == (3, [], True)
+    assert ids(due(spool)) == ["id2", "id3"]
+    (again,) = due(spool, 50.0)[2:]
+    assert (again.item.attempts, again.item.recipients) == (1, RECIPIENTS[1:])
+
+
+def test_only_some_are_held(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "HELD", 2)
+    put_fresh(spool, "id1", "id2", "id3")
+    assert spool.fresh.unread
+    assert taken(spool) == ["id1", "id2"]
+    assert ids(due(spool)) == ["id1", "id2", "id3"]
+    assert taken(spool) == []
+
+
+def test_only_some_bytes_are_held(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tally, "HELD_BYTES", 1000)
+    put_fresh(spool, "id1", "id2", content=bytes(1000))
+    assert (spool.fresh.unread, taken(spool)) == (True, ["id1"])
+    put_fresh(spool, "id3", "id4", content=bytes(500))
+    assert taken(spool) == ["id3", "id4"]
+
+
+def test_without_fresh_ones(spool: Spool) -> None:
+    put_fresh(spool, "id1")
+    put_fresh(spool, "id2", due=5.0)
+    jobs = spool.due(10.0, 9, fresh=False).result(PATIENCE)
+    assert ids(jobs) == ["id2"]
+    assert spool.dues().result(PATIENCE) == {"app": 5.0}
+    assert taken(spool) == ["id1"]
+
+
+def test_duplicates_among_them(spool: Spool, folder: Path) -> None:
+    put_fresh(spool, "id1")
+    values: dict[str, Any] = {"parts": PARTS, "due": 1.0, "arrival": NOW}
+    with write_locked(folder):
+        futures = [put(spool, name, **values) for name in ("id2", "id1", "id3")]
+    with pytest.raises(Duplicate):
+        futures[1].result(PATIENCE)
+    futures[2].result(PATIENCE)
+    assert taken(spool) == ["id1", "id2", "id3"]
+
+
+def test_a_failed_commit_offers_nothing(spool: Spool, folder: Path) -> None:
+    values: dict[str, Any] = {"parts": PARTS, "due": 1.0, "arrival": NOW}
+    with write_locked(folder):
+        first = put(spool, "id1", **values)
+        until(first.running)
+        second = put(spool, "id2", **values)
+        wrong = spool.due(10.0, "wrong")  # type: ignore[arg-type]
+    for error in second.exception(PATIENCE), wrong.exception(PATIENCE):
+        assert isinstance(error, TypeError)
+    assert (taken(spool), spool.fresh.unread) == ([], True)
+    assert ids(due(spool)) == ["id1"]
+
+
+def test_a_start_gives_them_rows(folder: Path) -> None:
+    with opened(folder) as spool:
+        put_fresh(spool, "id1", "id2", content=bytes(500))
+    assert rows(folder) == 0
+    with opened(folder, max_bytes=1000) as spool:
+        assert (rows(folder), spool.has_room()) == (2, False)
+        for job in due(spool):
+            spool.done(job).result(PATIENCE)
+    with opened(folder) as spool:
+        # Its number is above those that have rows, although the table was empty.
+        put_fresh(spool, "id3")
+        assert (taken(spool), ids(due(spool))) == (["id3"], ["id3"])
+
+
+def test_many_ends_in_one_commit(spool: Spool, folder: Path) -> None:
+    both = [("app", RECIPIENTS[:1]), ("archive", RECIPIENTS[1:])]
+    for number in range(50):
+        put_fresh(spool, f"fresh{number}", content=bytes(10))
+    put_fresh(spool, "both", parts=both)
+    for number in range(2):
+        put_fresh(spool, f"large{number}", content=large(spool, f"large{number}", b"x"))
+    jobs = [job for job in due(spool) if job.route == "app" and job.item.id != "fresh7"]
+    with write_locked(folder):
+        ends = [spool.done(job) for job in jobs]
+    assert [end.result(PATIENCE) for end in ends] == [None] * 52
+    counts = spool.counts().result(PATIENCE)
+    assert (counts.messages, counts.bytes) == (2, 10 + len(MESSAGE))
+    assert ids(due(spool)) == ["fresh7", "both"]
+    assert list((folder / "large").iterdir()) == []
+
+
+class TestQueue:
+    """The queue command beside a server."""
+
+    def test_it_sees_them(self, spool: Spool, folder: Path) -> None:
+        names = [f"id{number:03}" for number in range(450)]
+        put_fresh(spool, *names)
+        with closing(Backlog(str(folder))) as backlog:
+            found = list(backlog.deliveries(Selection()))
+            assert [(one.queue_id, one.route) for one in found] == [(one, "app") for one in names]
+            (one,) = backlog.deliveries(Selection(queue_id="id007", route="app"))
+            assert (one.recipients, one.due, one.attempts, one.dead) == (RECIPIENTS, 1.0, 0, False)
+            assert backlog.has_route("app")
+            assert not list(backlog.deliveries(Selection(route="other")))
+            assert not list(backlog.deliveries(Selection(dead=True)))
+        assert rows(folder) == 0
+
+    def test_it_changes_them(self, spool: Spool, folder: Path) -> None:
+        put_fresh(spool, "id1", "id2", "id3")
+        with closing(Backlog(str(folder))) as backlog:
+            assert backlog.retry(Selection(queue_id="id2"), "other") == 1
+            assert backlog.drop(Selection(queue_id="id3")) == 1
+        assert spool.changed().result(PATIENCE)
+        jobs = due(spool, time.time())
+        assert [(job.item.id, job.route) for job in jobs] == [("id1", "app"), ("id2", "other")]
+        assert spool.fresh.routes() == []
+        assert spool.counts().result(PATIENCE).messages == 2
+
+
+class TestCourier:
+    def test_a_delivery_writes_no_row(self, tmp_path: Path) -> None:
+        place = Place()
+        with delivering(tmp_path, route(place)) as (handler, controller):
+            send(controller, "bo@b.test")
+            until_left(handler, messages=0)
+            with beside(tmp_path / "spool") as connection:
+                connection.executescript(NO_ROWS)
+            for _ in range(3):
+                send(controller, "bo@b.test")
+                place.next()
+            until_left(handler, messages=0)
+
+    def test_more_than_memory_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tally, "HELD", 2)
+        go_on = threading.Event()
+
+        class Slow(Place):
+            async def put(self, item: Item) -> Any:
+                await asyncio.to_thread(go_on.wait)
+                return await super().put(item)
+
+        place = Slow()
+        with delivering(tmp_path, route(place, concurrency=1)) as (handler, controller):
+            replies = [send(controller, "bo@b.test") for _ in range(8)]
+            go_on.set()
+            until_left(handler, messages=0)
+        assert sorted(place.item().id for _ in replies) == sorted(
+            one.split()[-1] for one in replies
+        )
+        assert place.items.empty()
+
+    def test_a_dropped_one_of_a_down_route_is_not_tried(self, tmp_path: Path) -> None:
+        place = Place(*[OSError("down")] * 5, None)
+        with delivering(tmp_path, route(place, retry={"first": 3600})) as (handler, controller):
+            for _ in range(5):
+                send(controller, "bo@b.test")
+            until(lambda: place.tried == 5)
+            send(controller, "cy@b.test")
+            with closing(Backlog(str(tmp_path / "spool"))) as backlog:
+                dropped = [one for one in backlog.deliveries(Selection()) if not one.attempts]
+                name = max(one.queue_id for one in dropped)
+                assert backlog.drop(Selection(queue_id=name)) == 1
+                assert backlog.retry(Selection()) == 5
+            until_left(handler, messages=0)
+        assert {place.item().recipients for _ in range(5)} == {("bo@b.test",)}
+        assert place.items.empty()
+
+    def test_a_try_that_fails_makes_a_row(self, tmp_path: Path) -> None:
+        place = Place(OSError("down"), None)
+        with given(tmp_path, route(place, retry={"first": 3600})) as handler:
+            until(lambda: rows(tmp_path / "spool") == 1)
+            with closing(Backlog(str(tmp_path / "spool"))) as backlog:
+                until(lambda: [one.attempts for one in backlog.deliveries(Selection())] == [1])
+                assert backlog.retry(Selection()) == 1
+            until_left(handler, messages=0)
