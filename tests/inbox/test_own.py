@@ -156,6 +156,7 @@ async def test_faults_in_each_form(store: Store, body: str) -> None:
         (b"{}", "a fault is a text"),
         (b"{", "the body is not JSON"),
         (b"\xff", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
         (json.dumps(["mail: 450 a"] * 101).encode(), "more than 100 faults"),
     ],
 )
