@@ -33,6 +33,7 @@ from aiosmtpd.inbox.answers import text
 from aiosmtpd.inbox.auth import Auth
 from aiosmtpd.inbox.bodies import BodyLimit
 from aiosmtpd.inbox.paths import Redirects, Root
+from aiosmtpd.inbox.records import TooManyConditions
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store, StoreError
 from aiosmtpd.inbox.wall import HostCheck, OriginCheck, Proxies, SafeHeaders
@@ -76,7 +77,11 @@ def make_app(services: Services, more: Sequence[BaseRoute] = ()) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Wall, options=services.options)],
-        exception_handlers={HTTPException: _refused, StoreError: _store_failed},
+        exception_handlers={
+            HTTPException: _refused,
+            TooManyConditions: _too_many_conditions,
+            StoreError: _store_failed,
+        },
     )
     app.router.redirect_slashes = False
     return app
@@ -128,6 +133,10 @@ def _methods_of(request: Request) -> list[str]:
             for method in route.methods or ()
         }
     )
+
+
+async def _too_many_conditions(request: Request, error: Exception) -> Response:
+    return refusal(request, 400, str(error))
 
 
 async def _store_failed(request: Request, error: Exception) -> Response:
