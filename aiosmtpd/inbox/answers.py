@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import tzinfo
@@ -30,6 +31,8 @@ PARSED_AT_ONCE = 1 << 16
 UNKNOWN = "404 page not found"
 NOT_FOUND = "Message not found"
 
+_HALF = re.compile(r"[\ud800-\udfff]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _FORBIDDEN_CHARACTERS = {"\r", "\n", "\0"}
 
 
@@ -105,9 +108,25 @@ async def json_of(body: bytes) -> Any:
 
 def _json_of(body: bytes) -> Any:
     try:
-        return json.JSONDecoder().raw_decode(body.decode("utf-8-sig").strip())[0]
+        text = body.decode("utf-8-sig").strip()
+        value = json.JSONDecoder().raw_decode(text)[0]
+        return _whole(value) if _ESCAPED_HALF.search(text) else value
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not JSON") from None
+
+
+def _whole(value: Any) -> Any:
+    """Return a value with U+FFFD in place of lone surrogates, which no message can have.
+
+    JavaScript makes them when it cuts a text in the middle of an emoji.
+    """
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    if isinstance(value, dict):
+        return {_whole(name): _whole(one) for name, one in value.items()}
+    return value
 
 
 class Fields:

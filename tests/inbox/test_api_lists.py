@@ -310,3 +310,21 @@ async def test_a_query_of_very_many_words(web: httpx.AsyncClient, path: str, wor
 async def test_a_query_of_many_words(store: Store, web: httpx.AsyncClient) -> None:
     [id] = fill(store, 1)
     assert await listed(web, "search", query="h hello " * 250) == [id]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("DELETE", "messages", {"IDs": ["\ud800"]}),
+        ("PUT", "messages", {"IDs": ["\ud800"], "Read": True}),
+        ("PUT", "messages", {"Search": "tag:\ud800", "Read": True}),
+        ("PUT", "tags", {"IDs": ["\ud800"], "Tags": ["a"]}),
+    ],
+)
+async def test_halves_of_characters_match_nothing(
+    store: Store, web: httpx.AsyncClient, method: str, path: str, body: dict[str, Any]
+) -> None:
+    fill(store, 1)
+    answer = await web.request(method, f"/api/v1/{path}", content=json.dumps(body))
+    assert (answer.status_code, answer.text) == (200, "ok")
+    assert store.counts()[:2] == (1, 1)
