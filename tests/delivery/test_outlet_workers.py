@@ -45,6 +45,15 @@ async def test_exceptions_and_context_pass() -> None:
     workers.close()
 
 
+async def test_the_end_of_an_iterator_passes_too() -> None:
+    workers = Workers("test")
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match=r"StopIteration\(\)") as caught:
+            await workers.run(next, iter([]))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    workers.close()
+
+
 async def test_an_idle_thread_keeps_nothing() -> None:
     class Message:
         pass

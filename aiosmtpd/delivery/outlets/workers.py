@@ -35,7 +35,10 @@ class Workers:
         self._started = 0
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """Return the function's result. A thread goes on if the caller is cancelled."""
+        """Return the function's result. A thread goes on if the caller is cancelled.
+
+        StopIteration becomes RuntimeError, as in a coroutine.
+        """
         future: Future[T] = Future()
         run = copy_context().run
         self._jobs.put((future, lambda: run(function, *args)))
@@ -61,10 +64,18 @@ def _work(jobs: SimpleQueue[_Job | None], idle: threading.Semaphore) -> None:
             try:
                 result = function()
             except BaseException as error:
-                future.set_exception(error)
+                # A future of asyncio takes no StopIteration: it would wait without an end.
+                is_stop = isinstance(error, StopIteration)
+                future.set_exception(_as_runtime_error(error) if is_stop else error)
             else:
                 future.set_result(result)
                 del result
         # An idle thread must not keep a message in memory.
         del job, future, function
         idle.release()
+
+
+def _as_runtime_error(error: BaseException) -> RuntimeError:
+    found = RuntimeError(f"the function raised {error!r}")
+    found.__cause__ = error
+    return found.with_traceback(error.__traceback__)
