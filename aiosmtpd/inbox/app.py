@@ -9,7 +9,7 @@ from public import public
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -79,6 +79,7 @@ def make_app(services: Services, more: Sequence[BaseRoute] = ()) -> Starlette:
         middleware=[Middleware(Wall, options=services.options)],
         exception_handlers={
             HTTPException: _refused,
+            ClientDisconnect: _gone,
             TooManyConditions: _too_many_conditions,
             StoreError: _store_failed,
         },
@@ -133,6 +134,11 @@ def _methods_of(request: Request) -> list[str]:
             for method in route.methods or ()
         }
     )
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    # It went while it sent its body: no client reads this answer.
+    return refusal(request, 400, "the body has no end")
 
 
 async def _too_many_conditions(request: Request, error: Exception) -> Response:
