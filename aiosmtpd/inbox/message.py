@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from aiosmtpd.inbox import wire
 from aiosmtpd.inbox.answers import NOT_FOUND, UNKNOWN, done, json_answer, zone_of
 from aiosmtpd.inbox.services import Services
-from aiosmtpd.inbox.store import StoredMail
+from aiosmtpd.inbox.store import StoredMail, StoreError
 
 CLOSED = "sandbox; default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 """The Content-Security-Policy of bytes that a sender made."""
@@ -59,9 +59,10 @@ class Finder:
         return mail
 
     async def mark_read(self, mail: StoredMail) -> None:
-        """Mark a message as read."""
+        """Mark a message as read; if the store cannot do that, it is shown all the same."""
         if not mail.read:
-            await done(self._store.set_read([mail.id], True))
+            with suppress(StoreError):
+                await done(self._store.set_read([mail.id], True))
 
 
 class Reader(Finder):
