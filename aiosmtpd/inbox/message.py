@@ -91,6 +91,6 @@ class Reader(Finder):
         }
         if request.query_params.get("dl") == "1":
             headers["content-disposition"] = f'attachment; filename="{mail.id}.eml"'
-        # It opens the file of a large message, which may have been deleted meanwhile.
-        await asyncio.to_thread(getattr, mail, "source")
-        return StreamingResponse(mail.raw_pieces(), 200, headers)
+        # A large message is a file, which may have been deleted meanwhile.
+        pieces = await asyncio.to_thread(mail.raw_pieces)
+        return StreamingResponse(pieces, 200, headers)

@@ -315,6 +315,18 @@ def test_a_large_message_is_a_file(store: Store) -> None:
         found.open()
 
 
+def test_a_message_is_read_to_its_end_if_it_is_deleted(store: Store) -> None:
+    id = add(store, LARGE_MAIL)
+    found = store.message(id)
+    assert found is not None
+    pieces = found.raw_pieces()
+    first = next(pieces)
+    store.delete([id]).result(30)
+    assert first + b"".join(pieces) == found.added + LARGE_MAIL
+    with pytest.raises(StoreError, match="deleted"):
+        found.raw_pieces()
+
+
 def test_large_bytes_become_a_file_too(store: Store) -> None:
     content = b"Return-Path: <old@x>\r\n" + LARGE_MAIL
     found = store.message(store.add(received(content)).result(30))
