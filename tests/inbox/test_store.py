@@ -7,7 +7,9 @@ import stat
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -289,6 +291,19 @@ def test_a_callback_that_fails_harms_nothing(
     add(store)
     assert len(events) == 6
     assert caplog.text.count("\nZeroDivisionError") == 2
+
+
+def test_a_store_that_cannot_be_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == "vacuum":
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Full))
+    with Store() as store:
+        store.compact().result(10)
+        add(store)
 
 
 # Large messages.
