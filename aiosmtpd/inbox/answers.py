@@ -33,7 +33,6 @@ NOT_FOUND = "Message not found"
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_FORBIDDEN_CHARACTERS = {"\r", "\n", "\0"}
 
 
 def text(body: str, status: int = 200) -> Response:
@@ -192,8 +191,3 @@ def zone_of(request: Request) -> tzinfo | None:
 def done(future: Future[T]) -> Awaitable[T]:
     """Return an awaitable for a change of the store; it ends after the commit."""
     return asyncio.wrap_future(future)
-
-
-def is_one_line(value: str) -> bool:
-    """Return True if a value can be a header field."""
-    return not _FORBIDDEN_CHARACTERS & set(value)
