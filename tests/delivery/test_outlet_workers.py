@@ -54,6 +54,21 @@ async def test_the_end_of_an_iterator_passes_too() -> None:
     workers.close()
 
 
+async def test_a_system_without_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workers, calls = Workers("test"), list[int]()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            await workers.run(calls.append, 1)
+    await workers.run(calls.append, 2)
+    await workers.run(calls.append, 3)
+    assert calls == [2, 3]
+    workers.close()
+
+
 async def test_an_idle_thread_keeps_nothing() -> None:
     class Message:
         pass

@@ -41,13 +41,14 @@ class Workers:
         """
         future: Future[T] = Future()
         run = copy_context().run
-        self._jobs.put((future, lambda: run(function, *args)))
         if not self._idle.acquire(blocking=False):
-            self._started += 1
             name = f"{self._name}-{next(_numbers)}"
+            # First: if the system has no more threads, the function must not run later.
             threading.Thread(
                 target=_work, args=(self._jobs, self._idle), name=name, daemon=True
             ).start()
+            self._started += 1
+        self._jobs.put((future, lambda: run(function, *args)))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
