@@ -27,7 +27,8 @@ class Later(Exception):
     """A delivery has failed for now; raise it, or return it for a recipient.
 
     *after*, in seconds, asks for the next try not before that time; None leaves it to the route.
-    *reply* is what the client gets if the route has ``mode="direct"`` and no fallback.
+    *reply* is what the client gets if the route has ``mode="direct"`` and no fallback. Raises
+    ValueError unless it is a refusal.
     """
 
     def __init__(
@@ -39,16 +40,27 @@ class Later(Exception):
     ) -> None:
         super().__init__(text)
         self.after = after
-        self.reply = Reply(reply)
+        self.reply = _refusal(reply)
 
 
 @public
 class Never(Exception):
-    """A delivery has failed for good; *reply* says why, as text with a 5yz reply code."""
+    """A delivery has failed for good; *reply* says why, as text with a 5yz reply code.
+
+    Raises ValueError unless it is a refusal.
+    """
 
     def __init__(self, reply: str = "554 5.0.0 Delivery has failed") -> None:
         super().__init__(reply)
-        self.reply = Reply(reply)
+        self.reply = _refusal(reply)
+
+
+def _refusal(text: str) -> Reply:
+    reply = Reply(text)
+    if reply.code < 400:
+        # With mode="direct", it would tell the client that the message is delivered.
+        raise ValueError(f"{text!r:.100} is not a refusal: write a reply code 4yz or 5yz")
+    return reply
 
 
 @public

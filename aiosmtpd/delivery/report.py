@@ -18,7 +18,6 @@ LONGEST_HEADER = 65536
 
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
-_STATUS = re.compile(r"([45]\.[0-9]{1,3}\.[0-9]{1,3})(?: |$)")
 
 EXPIRED = "4.4.7"
 """Delivery time expired: RFC 3463 section 3.5."""
@@ -43,12 +42,6 @@ def refused(reply: Reply) -> Failure:
 def expired(text: str) -> Failure:
     """Return the failure of a message that was tried until its time was over."""
     return Failure(EXPIRED, f"{EXPIRED} Given up, the last try said: {text}")
-
-
-def status_of(text: str, default: str = "5.0.0") -> str:
-    """Return the enhanced status code at the beginning of *text*."""
-    found = _STATUS.match(text)
-    return found[1] if found else default
 
 
 def parameter(options: Iterable[str], keyword: str) -> str:

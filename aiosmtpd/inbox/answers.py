@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import tzinfo
@@ -30,7 +31,8 @@ PARSED_AT_ONCE = 1 << 16
 UNKNOWN = "404 page not found"
 NOT_FOUND = "Message not found"
 
-_FORBIDDEN_CHARACTERS = {"\r", "\n", "\0"}
+_HALF = re.compile(r"[\ud800-\udfff]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def text(body: str, status: int = 200) -> Response:
@@ -105,9 +107,25 @@ async def json_of(body: bytes) -> Any:
 
 def _json_of(body: bytes) -> Any:
     try:
-        return json.JSONDecoder().raw_decode(body.decode("utf-8-sig").strip())[0]
+        text = body.decode("utf-8-sig").strip()
+        value = json.JSONDecoder().raw_decode(text)[0]
+        return _whole(value) if _ESCAPED_HALF.search(text) else value
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not JSON") from None
+
+
+def _whole(value: Any) -> Any:
+    """Return a value with U+FFFD in place of lone surrogates, which no message can have.
+
+    JavaScript makes them when it cuts a text in the middle of an emoji.
+    """
+    if isinstance(value, str):
+        return _HALF.sub("\ufffd", value)
+    if isinstance(value, list):
+        return [_whole(one) for one in value]
+    if isinstance(value, dict):
+        return {_whole(name): _whole(one) for name, one in value.items()}
+    return value
 
 
 class Fields:
@@ -173,8 +191,3 @@ def zone_of(request: Request) -> tzinfo | None:
 def done(future: Future[T]) -> Awaitable[T]:
     """Return an awaitable for a change of the store; it ends after the commit."""
     return asyncio.wrap_future(future)
-
-
-def is_one_line(value: str) -> bool:
-    """Return True if a value can be a header field."""
-    return not _FORBIDDEN_CHARACTERS & set(value)

@@ -9,7 +9,7 @@ from public import public
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,6 +33,7 @@ from aiosmtpd.inbox.answers import text
 from aiosmtpd.inbox.auth import Auth
 from aiosmtpd.inbox.bodies import BodyLimit
 from aiosmtpd.inbox.paths import Redirects, Root
+from aiosmtpd.inbox.records import TooManyConditions
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store, StoreError
 from aiosmtpd.inbox.wall import HostCheck, OriginCheck, Proxies, SafeHeaders
@@ -76,7 +77,12 @@ def make_app(services: Services, more: Sequence[BaseRoute] = ()) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Wall, options=services.options)],
-        exception_handlers={HTTPException: _refused, StoreError: _store_failed},
+        exception_handlers={
+            HTTPException: _refused,
+            ClientDisconnect: _gone,
+            TooManyConditions: _too_many_conditions,
+            StoreError: _store_failed,
+        },
     )
     app.router.redirect_slashes = False
     return app
@@ -128,6 +134,15 @@ def _methods_of(request: Request) -> list[str]:
             for method in route.methods or ()
         }
     )
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    # It went while it sent its body: no client reads this answer.
+    return refusal(request, 400, "the body has no end")
+
+
+async def _too_many_conditions(request: Request, error: Exception) -> Response:
+    return refusal(request, 400, str(error))
 
 
 async def _store_failed(request: Request, error: Exception) -> Response:

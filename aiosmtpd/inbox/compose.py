@@ -24,6 +24,9 @@ from aiosmtpd.protocol import paths
 LONGEST_VALUE = 50_000
 """Characters of a header field."""
 
+LONGEST_PIECE = 800
+"""Characters of a line of a long field."""
+
 _ATOMS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~ -]*")
 _NAME = re.compile(r"[!-9;-~]{1,200}")
 _TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]{1,100}/[A-Za-z0-9!#$&^_.+-]{1,100}(?: *;[ -~]{0,400})?")
@@ -231,9 +234,10 @@ def _person(one: Person) -> str:
 def _encoded(value: str, name: str) -> str:
     """Return a value as header text: as it is if it is ASCII and short enough."""
     words = value.split(" ")
-    is_plain = value.isascii() and "=?" not in value and max(map(len, words)) < 900
-    if is_plain and len(value) < 900:
+    is_plain = value.isascii() and "=?" not in value and max(map(len, words)) <= LONGEST_PIECE
+    if is_plain and len(value) <= LONGEST_PIECE:
         return value
     if is_plain:
-        return "\r\n ".join(re.findall(r".{1,800}(?: |$)", value)).replace(" \r\n ", "\r\n ")
+        pieces = re.findall(rf".{{1,{LONGEST_PIECE}}}(?: |$)", value)
+        return "\r\n ".join(pieces).replace(" \r\n ", "\r\n ")
     return Header(value, "utf-8", maxlinelen=75, header_name=name).encode(linesep="\r\n")

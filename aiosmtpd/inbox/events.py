@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from aiosmtpd._version import __version__
@@ -171,35 +172,45 @@ def routes(services: Services) -> list[BaseRoute]:
         if request.method == "HEAD":
             return Response(headers=headers)
         number = int(last[:20]) if last.isdecimal() and last.isascii() else None
-        pieces = _lines(services, hub, streams, number)
-        return StreamingResponse(pieces, 200, headers)
+        return _Stream(streams, _lines(services, hub, number), headers)
 
     async def connect(socket: WebSocket) -> None:
         if sockets.count >= MOST_CLIENTS or services.stopping.is_set():
             answer = text("too many clients, or the server stops", 503)
             await refuse(socket.scope, socket.receive, socket.send, answer)
             return
-        await socket.accept()
         with sockets:
+            await socket.accept()
             await Frames(services, hub, socket).run()
 
     return [Route("/api/events", stream), WebSocketRoute("/api/events", connect)]
 
 
-async def _lines(services: Services, hub: Hub, room: Room, last: int | None) -> AsyncIterator[str]:
+class _Stream(StreamingResponse):
+    """A stream that is in a room from its first moment: others may come in the same one."""
+
+    def __init__(self, room: Room, lines: AsyncIterator[str], headers: dict[str, str]) -> None:
+        super().__init__(lines, headers=headers)
+        self._room = room
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._room:
+            await super().__call__(scope, receive, send)
+
+
+async def _lines(services: Services, hub: Hub, last: int | None) -> AsyncIterator[str]:
     client = Client()
-    with room:
-        hub.enter(client, last)
-        try:
-            yield "retry: 2000\n\n"
-            async for event in until_stopped(services, client, KEEP_ALIVE):
-                if event is None:
-                    yield ":\n\n"
-                    continue
-                number = f"id: {event.number}\n" if event.number else ""
-                yield f"{number}event: {event.kind}\ndata: {event.data}\n\n"
-        finally:
-            hub.leave(client)
+    hub.enter(client, last)
+    try:
+        yield "retry: 2000\n\n"
+        async for event in until_stopped(services, client, KEEP_ALIVE):
+            if event is None:
+                yield ":\n\n"
+                continue
+            number = f"id: {event.number}\n" if event.number else ""
+            yield f"{number}event: {event.kind}\ndata: {event.data}\n\n"
+    finally:
+        hub.leave(client)
 
 
 async def until_stopped(

@@ -52,7 +52,7 @@ def _mbox(mails: Iterable[StoredMail]) -> Iterator[bytes]:
     r"""Yield the variant "mboxrd" of RFC 4155: ``\n`` line ends, ``>`` before each ``>*From ``."""
     for mail in mails:
         try:
-            pieces = _readable(mail)
+            pieces = mail.raw_pieces()
         except StoreError:
             continue
         sender = _UNSAFE.sub("?", mail.sender) or "MAILER-DAEMON"
@@ -63,18 +63,6 @@ def _mbox(mails: Iterable[StoredMail]) -> Iterator[bytes]:
             yield piece
             last = piece[-1:]
         yield b"\n" if last == b"\n" else b"\n\n"
-
-
-def _readable(mail: StoredMail) -> Iterator[bytes]:
-    """Return the source in pieces; the first is read now, because the file may be gone."""
-    pieces = mail.raw_pieces()
-    first = next(pieces, b"")
-
-    def all_pieces() -> Iterator[bytes]:
-        yield first
-        yield from pieces
-
-    return all_pieces()
 
 
 def _quoted(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -124,7 +112,7 @@ def _zip(mails: Iterable[StoredMail]) -> Iterator[bytes]:
     with ZipFile(cast("IO[bytes]", pipe), "w", ZIP_DEFLATED) as archive:
         for mail in mails:
             try:
-                pieces = _readable(mail)
+                pieces = mail.raw_pieces()
             except StoreError:
                 continue
             # A zip has years from 1980 on.

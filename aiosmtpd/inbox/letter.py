@@ -37,7 +37,7 @@ class Letter(DecodedMail):
         """The mail data as it came."""
         return self.stored.pristine()
 
-    @property
+    @cached_property
     def fields(self) -> list[tuple[str, str]]:
         """The fields that the sender wrote, with their raw values, in their order."""
         block = self.root.header.removeprefix(self.stored.added)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from aiosmtpd.inbox import wire
 from aiosmtpd.inbox.answers import NOT_FOUND, UNKNOWN, done, json_answer, zone_of
 from aiosmtpd.inbox.services import Services
-from aiosmtpd.inbox.store import StoredMail
+from aiosmtpd.inbox.store import StoredMail, StoreError
 
 CLOSED = "sandbox; default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 """The Content-Security-Policy of bytes that a sender made."""
@@ -59,9 +59,10 @@ class Finder:
         return mail
 
     async def mark_read(self, mail: StoredMail) -> None:
-        """Mark a message as read."""
+        """Mark a message as read; if the store cannot do that, it is shown all the same."""
         if not mail.read:
-            await done(self._store.set_read([mail.id], True))
+            with suppress(StoreError):
+                await done(self._store.set_read([mail.id], True))
 
 
 class Reader(Finder):
@@ -90,6 +91,6 @@ class Reader(Finder):
         }
         if request.query_params.get("dl") == "1":
             headers["content-disposition"] = f'attachment; filename="{mail.id}.eml"'
-        # It opens the file of a large message, which may have been deleted meanwhile.
-        await asyncio.to_thread(getattr, mail, "source")
-        return StreamingResponse(mail.raw_pieces(), 200, headers)
+        # A large message is a file, which may have been deleted meanwhile.
+        pieces = await asyncio.to_thread(mail.raw_pieces)
+        return StreamingResponse(pieces, 200, headers)

@@ -377,7 +377,7 @@ async def _rules(request: Request) -> list[str]:
         if not text.lstrip().startswith(("{", "[", '"')):
             return [line.strip() for line in text.splitlines() if line.strip()]
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Wrong(400, "the body is not JSON and not text in UTF-8") from None
     if isinstance(value, dict):
         value = value.get("faults", value.get("rule"))

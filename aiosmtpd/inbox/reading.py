@@ -14,12 +14,22 @@ from typing import NamedTuple
 from aiosmtpd.inbox.changes import JOINED, conditions, marks, slices
 from aiosmtpd.inbox.database import explained, open_reader
 from aiosmtpd.inbox.packing import local, read_attempt, read_log
-from aiosmtpd.inbox.records import Attempt, Attempts, Gone, SessionLog, StoreError
+from aiosmtpd.inbox.records import (
+    Attempt,
+    Attempts,
+    Gone,
+    SessionLog,
+    StoreError,
+    TooManyConditions,
+)
 from aiosmtpd.inbox.rows import complete
 from aiosmtpd.inbox.search import SHORTEST, Query, folded
 
 CONNECTIONS = 2
 """Readers at the same time; others wait for one of them."""
+
+MOST_CONDITIONS = 500
+"""Conditions of one query: SQLite takes at most 1,000, and each costs a look at all messages."""
 
 
 class Page(NamedTuple):
@@ -106,6 +116,7 @@ class Readers:
 
     def has(self, id: str, query: Query) -> bool:
         """Return True if a message matches; it needs no index."""
+        _check_number(query.number)
         terms, values = conditions(query)
         sql = f"select 1 {JOINED} where m.id = ?"
         with self._connection() as connection:
@@ -168,6 +179,7 @@ class Readers:
     def attempts(self, query: str, start: int, limit: int) -> Attempts:
         """Return refused attempts in which all words of a query occur, newest first."""
         words = [folded(word) for word in query.split() if folded(word)]
+        _check_number(len(words))
         where = " and ".join(["instr(words, ?) > 0"] * len(words)) or "true"
         with self._connection() as connection, _snapshot(connection):
             sql = f"select count(*) from attempt where {where}"
@@ -196,6 +208,7 @@ class _Selection:
     """The SQL for the messages that a query matches."""
 
     def __init__(self, query: Query, *, index: bool) -> None:
+        _check_number(query.number)
         words = [word for word in query.words if index and len(word) >= SHORTEST]
         unwanted = [word for word in query.unwanted if index and len(word) >= SHORTEST]
         rest = Query(
@@ -276,6 +289,11 @@ class _Selection:
 
 
 _ALIASES = {"m": "msg", "f": "field", "x": "txt"}
+
+
+def _check_number(conditions: int) -> None:
+    if conditions > MOST_CONDITIONS:
+        raise TooManyConditions(f"the query has more than {MOST_CONDITIONS} words")
 
 
 def _phrase(word: str) -> str:

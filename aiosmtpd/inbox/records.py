@@ -25,6 +25,10 @@ class StoreError(Exception):
     """The store cannot do it; the text is one line that says why."""
 
 
+class TooManyConditions(StoreError):
+    """A query has more conditions than the store looks for at once."""
+
+
 class NotSent(Exception):
     """The relay has not taken a message for all recipients; the text is one line that says why."""
 

@@ -75,9 +75,14 @@ class Query:
     """Folded texts that must not occur there."""
 
     @property
+    def number(self) -> int:
+        """How many conditions there are."""
+        return len(self.terms) + len(self.words) + len(self.unwanted)
+
+    @property
     def is_empty(self) -> bool:
         """True if all messages match."""
-        return not (self.terms or self.words or self.unwanted)
+        return not self.number
 
 
 @public

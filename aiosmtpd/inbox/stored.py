@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cached_property
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -130,8 +132,20 @@ class StoredMail:
         return self.source.read_at(0, self.source.size)
 
     def raw_pieces(self) -> Iterator[bytes]:
-        """Yield the source for the API in pieces of at most 256 KiB."""
-        return pieces(self.source, 0, self.source.size)
+        """Return the source for the API in pieces of at most 256 KiB.
+
+        The first is read now, and the others come even if the message is deleted meanwhile.
+        """
+        made = self._raw_pieces()
+        return chain([next(made, b"")], made)
+
+    def _raw_pieces(self) -> Iterator[bytes]:
+        if self._content is not None:
+            yield from pieces(self.source, 0, self.source.size)
+            return
+        with self.open() as file:
+            source = Stitched(self.added, lambda: nullcontext(file), self._left_out)
+            yield from pieces(source, 0, source.size)
 
     # The parts.
 
@@ -232,7 +246,10 @@ class Stitched:
     """A source: fields, then the mail data in a file without some ranges of it."""
 
     def __init__(
-        self, added: bytes, open: Callable[[], BinaryIO], left_out: list[list[int]]
+        self,
+        added: bytes,
+        open: Callable[[], AbstractContextManager[BinaryIO]],
+        left_out: list[list[int]],
     ) -> None:
         self._added = added
         self._open = open

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from aiosmtpd.delivery import Delivery, Misconfigured, Route
+from aiosmtpd.delivery.item import Later, Never
 from aiosmtpd.delivery.outlets import make_outlet
+from aiosmtpd.delivery.outlets.python import PythonOutlet
 from aiosmtpd.delivery.route import Routes, parse_route
+from tests.delivery.hops import item_of
 
 
 @pytest.mark.parametrize(
@@ -103,3 +106,19 @@ def test_outlets_without_coroutines(kind: type) -> None:
     with pytest.raises(ValueError, match=text):
         Route(f"python:{__name__}:{kind.__name__}")
     assert __name__ in sys.modules
+
+
+@pytest.mark.parametrize("text", ["250 2.0.0 OK", "354 go on", "OK"])
+def test_a_failure_is_a_refusal(text: str) -> None:
+    with pytest.raises(ValueError):
+        Never(text)
+    with pytest.raises(ValueError):
+        Later(reply=text)
+
+
+async def test_a_failure_that_says_success_is_no_delivery() -> None:
+    def receive(mail: Any) -> None:
+        raise Never("250 2.0.0 OK")
+
+    with pytest.raises(ValueError, match="not a refusal: write a reply code 4yz or 5yz"):
+        await PythonOutlet(receive).put(item_of())

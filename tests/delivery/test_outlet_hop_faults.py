@@ -83,6 +83,17 @@ async def test_a_reply_that_is_not_smtp_is_later(reply: str) -> None:
     assert {kind for kind, _ in found.values()} == {Later}
 
 
+@pytest.mark.parametrize("scheme", ["smtp", "lmtp"])
+@pytest.mark.parametrize(
+    "steps", [{"DATA": "250 OK"}, {"RCPT": "250 OK\r\n250 OK"}], ids=["DATA", "RCPT"]
+)
+async def test_success_without_the_message_is_later(scheme: str, steps: dict[str, Any]) -> None:
+    script = Script(**steps)
+    found = kinds(await deliver(script, scheme=scheme))
+    assert found == {"a": (Later, "250 OK"), "b": (Later, "250 OK")}
+    assert script.message == b""
+
+
 async def test_a_hop_without_esmtp_gets_helo() -> None:
     script = Script(EHLO="502 no", HELO="250 hello")
     assert await deliver(script) is None

@@ -286,6 +286,22 @@ async def test_a_try_that_ends_early_ends_the_command(tmp_path: Path, how: str) 
         assert await asyncio.to_thread(file.read) == ""
 
 
+async def test_the_end_of_a_try_ends_children_of_a_shell(tmp_path: Path, large: Item) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    # The child keeps the standard input open, and never reads it.
+    outlet = make_outlet(f"command:exec > {fifo}; echo $$; exec 3<&0; sleep 600 <&3 &")
+    task = asyncio.create_task(outlet.put(large))
+    with await asyncio.to_thread(fifo.open) as file:
+        shell = int(await asyncio.to_thread(file.readline))
+        await asyncio.to_thread(os.waitid, os.P_PID, shell, os.WEXITED | os.WNOWAIT)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The end comes when the child is gone.
+        assert await asyncio.to_thread(file.read) == ""
+
+
 async def test_a_try_that_is_cancelled_at_once(tmp_path: Path) -> None:
     outlet = make_outlet(f"command:cat > {tmp_path}/$SMTP_QUEUE_ID")
     tasks = [asyncio.create_task(outlet.put(item_of(id=f"id-{number}"))) for number in range(50)]

@@ -45,6 +45,30 @@ async def test_exceptions_and_context_pass() -> None:
     workers.close()
 
 
+async def test_the_end_of_an_iterator_passes_too() -> None:
+    workers = Workers("test")
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match=r"StopIteration\(\)") as caught:
+            await workers.run(next, iter([]))
+    assert isinstance(caught.value.__cause__, StopIteration)
+    workers.close()
+
+
+async def test_a_system_without_more_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    workers, calls = Workers("test"), list[int]()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", fail)
+        with pytest.raises(RuntimeError, match="start new thread"):
+            await workers.run(calls.append, 1)
+    await workers.run(calls.append, 2)
+    await workers.run(calls.append, 3)
+    assert calls == [2, 3]
+    workers.close()
+
+
 async def test_an_idle_thread_keeps_nothing() -> None:
     class Message:
         pass

@@ -291,3 +291,40 @@ async def test_other_methods_and_paths(web: httpx.AsyncClient) -> None:
         for method in ("GET", "PUT"):
             answer = await web.request(method, path)
             assert (answer.status_code, answer.text) == (404, "File not found"), path
+
+
+@pytest.mark.parametrize("word", ["a", "tag:a", "-abc", "from:a", "abcd", "is:read"])
+@pytest.mark.parametrize(
+    "path",
+    ["v1/search", "v1/message/latest", "wait", "rejected", "export", "v1/messages"],
+)
+async def test_a_query_of_very_many_words(web: httpx.AsyncClient, path: str, word: str) -> None:
+    query = f"{word} " * 1200
+    if path == "v1/messages":
+        answer = await web.put("/api/v1/messages", json={"Search": query})
+    else:
+        answer = await web.get(f"/api/{path}", params={"query": query})
+    assert (answer.status_code, "more than 500 words" in answer.text) == (400, True)
+
+
+async def test_a_query_of_many_words(store: Store, web: httpx.AsyncClient) -> None:
+    [id] = fill(store, 1)
+    assert await listed(web, "search", query="h hello " * 250) == [id]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("DELETE", "messages", {"IDs": ["\ud800"]}),
+        ("PUT", "messages", {"IDs": ["\ud800"], "Read": True}),
+        ("PUT", "messages", {"Search": "tag:\ud800", "Read": True}),
+        ("PUT", "tags", {"IDs": ["\ud800"], "Tags": ["a"]}),
+    ],
+)
+async def test_halves_of_characters_match_nothing(
+    store: Store, web: httpx.AsyncClient, method: str, path: str, body: dict[str, Any]
+) -> None:
+    fill(store, 1)
+    answer = await web.request(method, f"/api/v1/{path}", content=json.dumps(body))
+    assert (answer.status_code, answer.text) == (200, "ok")
+    assert store.counts()[:2] == (1, 1)

@@ -1,6 +1,7 @@
 """Mailpit's API: one message, its header, its source, its parts and its checks."""
 
 import json
+from concurrent.futures import Future
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import httpx
 import pytest
 
 from aiosmtpd.inbox import compatibility
-from aiosmtpd.inbox.store import LARGE, Store
+from aiosmtpd.inbox.store import LARGE, Store, StoreError
 from aiosmtpd.observers.faults import Faults
 from tests.inbox.support import add, mail
 from tests.inbox.web import client_of
@@ -322,3 +323,16 @@ async def test_times_have_milliseconds(store: Store, web: httpx.AsyncClient) -> 
     add(store, created=datetime(2026, 11, 28, 7, 22, 7, 930_999, tzinfo=UTC))
     [row] = (await web.get("/api/v1/messages")).json()["messages"]
     assert row["Created"] == "2026-11-28T07:22:07.93Z"
+
+
+async def test_a_full_disk_shows_its_messages(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = add(store, MIXED)
+    failed = Future[int]()
+    failed.set_exception(StoreError("The disk is full"))
+    monkeypatch.setattr(Store, "set_read", lambda *_: failed)
+    web = client_of(store)
+    for path in f"api/v1/message/{id}", f"view/{id}.html", f"view/{id}.txt":
+        assert (await web.get(f"/{path}")).status_code == 200
+    assert not (await web.get("/api/v1/messages")).json()["messages"][0]["Read"]

@@ -35,7 +35,7 @@ def empty() -> Iterator[Store]:
 
 
 async def sent(web: httpx.AsyncClient, **values: Any) -> Any:
-    answer = await web.post("/api/v1/send", json={**SIMPLE, **values})
+    answer = await web.post("/api/v1/send", content=json.dumps({**SIMPLE, **values}))
     assert answer.status_code == 200, answer.text
     assert answer.json().keys() == {"ID"}
     found = await web.get(f"/api/v1/message/{answer.json()['ID']}")
@@ -85,12 +85,29 @@ async def test_the_source_has_the_lines_of_the_text(web: httpx.AsyncClient) -> N
 
 
 @pytest.mark.parametrize(
-    "subject", ["", "x" * 5000, "word " * 500, "Grüße ✓ " * 100, "=?x?=", "a  b", " lead"]
+    "subject",
+    [
+        "",
+        "x" * 5000,
+        "y" * 850 + " z" * 200,
+        "word " * 500,
+        "Grüße ✓ " * 100,
+        "=?x?=",
+        "a  b",
+        " lead",
+    ],
 )
 async def test_subjects(web: httpx.AsyncClient, subject: str) -> None:
     found = await sent(web, Subject=subject, Headers={"X-Other": subject})
     assert " ".join(found["Subject"].split()) == " ".join(subject.split())
     assert max(len(line) for line in (await source(web)).split("\r\n")) <= 998 or "x" in subject
+
+
+async def test_halves_of_characters(web: httpx.AsyncClient) -> None:
+    cut = {"Email": "ann@example.org", "Name": "cut \ud83d"}
+    found = await sent(web, From=cut, To=[cut], Subject="\ud83d\ude00 \ud83d", Text="\ude00 x")
+    assert (found["Subject"], found["Text"]) == ("\U0001f600 \ufffd", "\ufffd x")
+    assert found["From"]["Name"] == found["To"][0]["Name"] == "cut \ufffd"
 
 
 async def test_attachments(web: httpx.AsyncClient) -> None:

@@ -45,8 +45,9 @@ def test_a_copy_as_a_test(store: Store) -> None:
         mail(subject="Grüße [*] \"q\" 'x'"),
         mail("see https://example.org/?a=1"),
         mail(more='Content-Type: application/pdf; name="a\\"b.pdf"\r\n'),
+        mail("see https://[1::/reset and 481205"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_a_copied_test_passes_with_the_message(store: Store, content: bytes) -> None:
     copied = letter(store, content)
@@ -136,6 +137,7 @@ def test_the_name_of_a_test(subject: str, name: str) -> None:
         ("https://a.test/?token=1", "https://a.test"),
         ("https://a.test/7", "https://a.test"),
         ("https://a.test/a/b/abcdefghijklmnopq", "/a/b/"),
+        ("https://[1::/reset", ""),
     ],
 )
 def test_the_stable_part_of_a_link(url: str, part: str) -> None:

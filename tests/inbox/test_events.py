@@ -3,7 +3,7 @@
 import asyncio
 import json
 import smtplib
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,13 +11,14 @@ import pytest
 from wsproto.events import TextMessage
 
 from aiosmtpd.inbox import events
+from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.events import Client, Hub
 from aiosmtpd.inbox.records import Attempt
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Event, Store
 from tests.inbox.sockets import WebSocket
 from tests.inbox.support import add, mail
-from tests.inbox.web import Box, serving
+from tests.inbox.web import Box, scope_of, serving
 
 EVIL = "http://evil.example"
 
@@ -133,6 +134,27 @@ def test_there_are_only_so_many_clients(box: Box, monkeypatch: pytest.MonkeyPatc
     with connected(box) as socket:
         assert socket.status == 503
     assert box.web.get(box.url + "api/events").status_code == 503
+
+
+async def test_clients_that_come_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOST_CLIENTS", 2)
+    services = Services(store)
+    app, answers = make_app(services), list[int]()
+    scope = scope_of("GET", "/api/events")
+
+    async def receive() -> dict[str, Any]:
+        await services.stopping.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            answers.append(message["status"])
+        if len(answers) == 5:
+            services.stopping.set()
+
+    async with asyncio.timeout(10):
+        await asyncio.gather(*(app(dict(scope), receive, send) for _ in range(5)))
+    assert sorted(answers) == [200, 200, 503, 503, 503]
 
 
 def test_clients_end_when_the_server_stops() -> None:

@@ -6,10 +6,12 @@ import mailbox
 import traceback
 import zipfile
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
+from aiosmtpd.inbox.export import exported
 from aiosmtpd.inbox.records import Attempt, Line, SessionLog
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Keep, Store
@@ -156,6 +158,7 @@ async def test_faults_in_each_form(store: Store, body: str) -> None:
         (b"{}", "a fault is a text"),
         (b"{", "the body is not JSON"),
         (b"\xff", "the body is not JSON"),
+        (b"[" * 100_000, "the body is not JSON"),
         (json.dumps(["mail: 450 a"] * 101).encode(), "more than 100 faults"),
     ],
 )
@@ -204,6 +207,24 @@ async def test_an_export_as_zip(store: Store) -> None:
             kept = store.message(id)
             assert kept is not None
             assert archive.read(f"{id}.eml") == kept.raw()
+
+
+@pytest.mark.parametrize("kind", ["mbox", "zip"])
+def test_an_export_has_messages_that_are_deleted_meanwhile(store: Store, kind: str) -> None:
+    # Random, so that the first piece of a zip comes before the end of the first message.
+    first, second = (add(store, mail(token_hex(1_000_000))) for _ in range(2))
+    kept = store.message(first)
+    assert kept is not None
+    size = kept.size
+    pieces = exported(store, [first, second], kind)
+    begin = next(pieces)
+    store.delete(None).result(30)
+    content = begin + b"".join(pieces)
+    if kind == "mbox":
+        assert size * 0.9 < len(content) < size * 1.1
+    else:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            assert [one.file_size for one in archive.infolist()] == [size]
 
 
 async def test_an_export_in_another_format(store: Store) -> None:

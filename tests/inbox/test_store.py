@@ -7,7 +7,9 @@ import stat
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -291,6 +293,19 @@ def test_a_callback_that_fails_harms_nothing(
     assert caplog.text.count("\nZeroDivisionError") == 2
 
 
+def test_a_store_that_cannot_be_made_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == "vacuum":
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Full))
+    with Store() as store:
+        store.compact().result(10)
+        add(store)
+
+
 # Large messages.
 
 
@@ -313,6 +328,18 @@ def test_a_large_message_is_a_file(store: Store) -> None:
     assert not kept[0].exists()
     with pytest.raises(StoreError, match="deleted"):
         found.open()
+
+
+def test_a_message_is_read_to_its_end_if_it_is_deleted(store: Store) -> None:
+    id = add(store, LARGE_MAIL)
+    found = store.message(id)
+    assert found is not None
+    pieces = found.raw_pieces()
+    first = next(pieces)
+    store.delete([id]).result(30)
+    assert first + b"".join(pieces) == found.added + LARGE_MAIL
+    with pytest.raises(StoreError, match="deleted"):
+        found.raw_pieces()
 
 
 def test_large_bytes_become_a_file_too(store: Store) -> None:

@@ -159,6 +159,12 @@ async def test_malformed_logins(store: Store, value: str) -> None:
     assert (await web.get("/", headers={"authorization": value})).status_code == 401
 
 
+async def test_no_query_goes_around_the_login(store: Store) -> None:
+    web = client_of(store, users={"a": "b"})
+    for query in ("&" * 250, "key=" + "%" * 250, "key=%ff", "=" * 250):
+        assert (await web.get(f"/?{query}")).status_code == 401
+
+
 # The root and other proxies.
 
 

@@ -3,15 +3,18 @@
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 
 from aiosmtpd.inbox import bodies
-from aiosmtpd.inbox.store import LARGE
+from aiosmtpd.inbox.app import make_app
+from aiosmtpd.inbox.services import Services
+from aiosmtpd.inbox.store import LARGE, Store
 from tests.inbox.support import add, mail, received
-from tests.inbox.web import Box, serving
+from tests.inbox.web import Box, scope_of, serving
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,20 @@ def test_a_body_that_does_not_come(box: Box, monkeypatch: pytest.MonkeyPatch) ->
         head = "PUT /api/v1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{"
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_client_that_goes_in_its_body(store: Store) -> None:
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> MutableMapping[str, Any]:
+        return next(messages, {"type": "http.disconnect"})
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        """Drop the answer: the client is gone."""
+
+    # The server would log an exception, with a traceback.
+    await make_app(Services(store))(scope_of("POST", "/api/v1/send"), receive, send)
+    assert next(messages, None) is None
 
 
 def test_a_large_body_within_the_limit(box: Box) -> None:

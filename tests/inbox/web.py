@@ -26,6 +26,12 @@ def client_of(store: Store, *, faults: Faults | None = None, **options: Any) -> 
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url=f"http://{HOST}")
 
 
+def scope_of(method: str, path: str) -> dict[str, Any]:
+    """Return the scope of a request, for tests that are the ASGI server themselves."""
+    place = {"scheme": "http", "path": path, "query_string": b"", "client": ("127.0.0.1", 1)}
+    return {"type": "http", "method": method, "headers": [], **place}
+
+
 @define
 class Box:
     """A whole inbox that runs: SMTP and web."""

@@ -108,7 +108,9 @@ class _Run:
         """End the command and its children."""
         with self._lock:
             self._killed = True
-            if self._process is not None and self._process.poll() is None:
+            # If the shell has ended, a child of it may still have the pipe: as long as nothing has
+            # waited for the shell, the number of the group is theirs.
+            if self._process is not None and self._process.returncode is None:
                 kill(self._process)
 
     def _feed(self, stdin: IO[bytes]) -> None:

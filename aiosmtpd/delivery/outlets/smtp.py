@@ -277,10 +277,11 @@ class _Transaction:
         try:
             code, text = self.client.docmd("DATA")
             if code // 100 != 3:
-                self._settle(waiting, code, text)
+                # Also 2yz: without the message, the hop has taken nothing.
+                self._refuse(waiting, code, text)
                 return
             if refused := self._send_message():
-                self._settle(waiting, *refused)
+                self._refuse(waiting, *refused)
                 return
             self.client.seconds = self.last_wait
             while waiting:
@@ -312,8 +313,10 @@ class _Transaction:
         return None
 
     def _settle(self, recipients: list[str], code: int, text: bytes) -> None:
-        if code // 100 == 2:
-            return
+        if code // 100 != 2:
+            self._refuse(recipients, code, text)
+
+    def _refuse(self, recipients: list[str], code: int, text: bytes) -> None:
         failure = _failure(code, text)
         if code == 421 and not self.results and len(recipients) == len(self.item.recipients):
             raise failure

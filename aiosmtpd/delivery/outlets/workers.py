@@ -35,16 +35,20 @@ class Workers:
         self._started = 0
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
-        """Return the function's result. A thread goes on if the caller is cancelled."""
+        """Return the function's result. A thread goes on if the caller is cancelled.
+
+        StopIteration becomes RuntimeError, as in a coroutine.
+        """
         future: Future[T] = Future()
         run = copy_context().run
-        self._jobs.put((future, lambda: run(function, *args)))
         if not self._idle.acquire(blocking=False):
-            self._started += 1
             name = f"{self._name}-{next(_numbers)}"
+            # First: if the system has no more threads, the function must not run later.
             threading.Thread(
                 target=_work, args=(self._jobs, self._idle), name=name, daemon=True
             ).start()
+            self._started += 1
+        self._jobs.put((future, lambda: run(function, *args)))
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
@@ -61,10 +65,18 @@ def _work(jobs: SimpleQueue[_Job | None], idle: threading.Semaphore) -> None:
             try:
                 result = function()
             except BaseException as error:
-                future.set_exception(error)
+                # A future of asyncio takes no StopIteration: it would wait without an end.
+                is_stop = isinstance(error, StopIteration)
+                future.set_exception(_as_runtime_error(error) if is_stop else error)
             else:
                 future.set_result(result)
                 del result
         # An idle thread must not keep a message in memory.
         del job, future, function
         idle.release()
+
+
+def _as_runtime_error(error: BaseException) -> RuntimeError:
+    found = RuntimeError(f"the function raised {error!r}")
+    found.__cause__ = error
+    return found.with_traceback(error.__traceback__)
