@@ -133,6 +133,7 @@ def make_parser(program: str) -> ArgumentParser:
     _add_wall_options(parser)
     _add_mail_options(parser)
     _add_relay_options(parser)
+    _add_webhook_options(parser)
     _add_store_options(parser)
     options.add_testing_options(parser)
     _add_process_options(parser)
@@ -281,6 +282,25 @@ def _add_relay_options(parser: ArgumentParser) -> None:
         type=_expression,
         metavar="REGEX",
         help="To none of the addresses in which this one matches.",
+    )
+
+
+def _add_webhook_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("news of messages")
+    group.add_argument(
+        "--webhook",
+        type=_webhook,
+        metavar="URL",
+        help="Send a POST to this URL for each new message, with the message as JSON, as lists of "
+        "the API have it. Default: none.",
+    )
+    group.add_argument(
+        "--webhook-limit",
+        type=values.count_or_none,
+        metavar="N",
+        default=1,
+        help="At most N of these requests in a second; messages that come faster are left out. 0 "
+        "means any number. Default: 1.",
     )
 
 
@@ -438,6 +458,16 @@ def _relay(text: str) -> str:
         outlet_for(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _webhook(text: str) -> str:
+    from aiosmtpd.inbox.webhook import Webhook  # seldom needed
+
+    try:
+        Webhook(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"invalid URL: {error}") from None
     return text
 
 

@@ -31,6 +31,7 @@ from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
     from aiosmtpd.inbox.relay import Relay
+    from aiosmtpd.inbox.webhook import Webhook
 
 PATIENCE = 0.5
 """Seconds that running transactions have at the end."""
@@ -138,6 +139,7 @@ class InboxProgram(Program):
         self._web = Web(self._services, settings.web_place, ssl_context=context)
         self._web_end: asyncio.Task[None] | None = None
         self._mirror: Any = None
+        self._webhook = _webhook_of(settings)
 
     def _web_options(self) -> WebOptions:
         settings = self._settings
@@ -171,6 +173,8 @@ class InboxProgram(Program):
             await asyncio.to_thread(self._store.open)
             self._open_mirror()
             await self._open_relay()
+            if self._webhook is not None:
+                self._webhook.start(self._store)
             self._services.smtp.update(self._described())
             await web.start()
             await self._server.start()
@@ -265,6 +269,8 @@ class InboxProgram(Program):
         lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
         if self._relay is not None:
             lines.append(f"  releases messages by {self._relay.name}, to {settings.relay_allow}")
+        if self._webhook is not None:
+            lines.append(f"  posts each message to {self._webhook.name}")
         kept = f"in {settings.store}" if settings.store else "until the end (--store keeps them)"
         lines.append(f"  messages are kept {kept}, {self._store.keep.describe()}")
         return [*(safe_line(line) for line in lines), "  stop it with Ctrl-C"]
@@ -289,6 +295,8 @@ class InboxProgram(Program):
             await super()._serve(identity)
         finally:
             await self._stop_web()
+            if self._webhook is not None:
+                await self._webhook.stop()
             if self._relay is not None:
                 await self._relay.close()
             await asyncio.to_thread(self._close)
@@ -317,6 +325,14 @@ def _relay_of(settings: Namespace) -> Relay | None:
     from aiosmtpd.inbox.relay import Relay  # seldom needed
 
     return Relay(settings.relay, settings.relay_allow, settings.relay_block or "")
+
+
+def _webhook_of(settings: Namespace) -> Webhook | None:
+    if not settings.webhook:
+        return None
+    from aiosmtpd.inbox.webhook import Webhook  # seldom needed
+
+    return Webhook(settings.webhook, settings.webhook_limit or 0)
 
 
 class _named_option:  # noqa: N801 - used as a function

@@ -96,6 +96,8 @@ ALIASES: dict[str, Alias] = {
         "--ignore-duplicates", "ignore_duplicates", _flag("--ignore-duplicates")
     ),
     "MP_CHAOS_TRIGGERS": Alias("--fault", "fault", _chaos),
+    "MP_WEBHOOK_URL": Alias("--webhook", "webhook", _one("--webhook"), secret=True),
+    "MP_WEBHOOK_LIMIT": Alias("--webhook-limit", "webhook_limit", _one("--webhook-limit")),
     "MP_QUIET": Alias("-q", "quiet", _flag("--quiet")),
     "MP_VERBOSE": Alias("-d", "debug", _flag("--debug")),
 }

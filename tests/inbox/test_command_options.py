@@ -61,6 +61,9 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--relay", "http://a.test", "--relay-allow", "."], "argument --relay: write HOST:PORT"),
         (["--relay", "a.test:0"], "argument --relay: smtp://a.test:0: invalid port: 0"),
         (["--relay-allow", "("], "argument --relay-allow: invalid regular expression: missing )"),
+        (["--webhook", "x"], "argument --webhook: invalid URL: write http://HOST:PORT/PATH"),
+        (["--webhook-limit", "x"], "argument --webhook-limit: invalid number: 'x'"),
+        (["--webhook-url", "x"], "unrecognized arguments: --webhook-url; Mailpit's --webhook-url"),
         (["--keep", "much"], "argument --keep: 'much' is not a limit: write COUNT,SIZE,AGE"),
         (["--tag", "x"], "argument --tag: invalid query: 'x' (write Shop=to:@shop.test)"),
         (["--inbox", "=to:x"], "argument --inbox: invalid query: '=to:x'"),
@@ -185,6 +188,9 @@ def test_defaults() -> None:
         ("MP_MAX_MESSAGES", "0", "keep", "all"),
         ("MP_MAX_AGE", "3d", "keep", "3d"),
         ("MP_IGNORE_DUPLICATE_IDS", "true", "ignore_duplicates", True),
+        ("MP_WEBHOOK_URL", "http://a.test/x", "webhook", "http://a.test/x"),
+        ("MP_WEBHOOK_LIMIT", "5", "webhook_limit", 5),
+        ("MP_WEBHOOK_LIMIT", "0", "webhook_limit", None),
         ("MP_QUIET", "on", "quiet", True),
         ("MP_VERBOSE", "TRUE", "debug", 1),
         ("MP_DATABASE", "", "store", None),
@@ -206,8 +212,13 @@ def test_variables_that_make_one_option() -> None:
 
 
 def test_secrets_are_not_in_the_notes() -> None:
-    _, notes = parsed(MP_UI_AUTH="me:secret", MP_SMTP_AUTH="me:secret")
-    assert notes == ["MP_SMTP_AUTH: taken as --auth", "MP_UI_AUTH: taken as --web-auth"]
+    url = "https://hook.test/secret"
+    _, notes = parsed(MP_UI_AUTH="me:secret", MP_SMTP_AUTH="me:secret", MP_WEBHOOK_URL=url)
+    assert notes == [
+        "MP_SMTP_AUTH: taken as --auth",
+        "MP_UI_AUTH: taken as --web-auth",
+        "MP_WEBHOOK_URL: taken as --webhook",
+    ]
 
 
 RELAY = {"HOST": "mail.test", "PORT": "587", "STARTTLS": "true", "ALLOW_INSECURE": "1"}
@@ -233,10 +244,10 @@ def test_variables_of_a_relay_are_one_option() -> None:
 
 
 def test_other_variables_are_named() -> None:
-    _, notes = parsed(MP_WEBHOOK_URL="http://x", MP_SMTP_DISABLE_RDNS="true", PATH="/")
+    _, notes = parsed(MP_POP3_AUTH="a:b", MP_SMTP_DISABLE_RDNS="true", PATH="/")
     assert notes == [
+        "MP_POP3_AUTH: the inbox has no such option, it is ignored",
         "MP_SMTP_DISABLE_RDNS: names of clients are never looked up",
-        "MP_WEBHOOK_URL: the inbox has no such option, it is ignored",
     ]
 
 
