@@ -225,6 +225,11 @@ def _add_web_options(parser: ArgumentParser) -> None:
         "--browser", action="store_true", help="Open the page in your browser at the start."
     )
     group.add_argument(
+        "--metrics",
+        action="store_true",
+        help="Serve numbers for Prometheus at /metrics, by the names of Mailpit.",
+    )
+    group.add_argument(
         "--label",
         metavar="TEXT",
         default="",
@@ -233,7 +238,7 @@ def _add_web_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--inbox",
         action="append",
-        type=_named_query,
+        type=_inbox,
         metavar="NAME=QUERY",
         help="Show the messages that a query finds as an inbox of its own, such as "
         "'Shop=to:@shop.test'; may be given several times.",
@@ -378,7 +383,7 @@ def _add_store_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--tag",
         action="append",
-        type=_named_query,
+        type=_tag,
         metavar="NAME=QUERY",
         help="Give a tag to each message that a query finds when it arrives, such as "
         "'Invoice=subject:invoice'; may be given several times.",
@@ -434,10 +439,25 @@ def _web_user(text: str) -> tuple[str, str]:
     return values.user_and_password(text)
 
 
-def _named_query(text: str) -> tuple[str, str]:
+def _inbox(text: str) -> tuple[str, str]:
+    return _named_query(text, "is:rejected")
+
+
+def _tag(text: str) -> tuple[str, str]:
+    return _named_query(text)
+
+
+def _named_query(text: str, *more: str) -> tuple[str, str]:
+    """Parse ``NAME=QUERY``; *more* are filters that only the page knows."""
+    from aiosmtpd.inbox.search import WrongFilter, check  # seldom needed
+
     name, _, query = (part.strip() for part in text.partition("="))
     if not (name and query and text.isprintable()):
         raise ArgumentTypeError(f"invalid query: {text!r:.60} (write Shop=to:@shop.test)")
+    try:
+        check(query, more)
+    except WrongFilter as error:
+        raise ArgumentTypeError(f"{name:.40}: {error}; {error.hint}") from None
     return name, query
 
 

@@ -153,6 +153,7 @@ class InboxProgram(Program):
             delete_all=settings.delete_all,
             remote_images=settings.remote_images,
             link_check=settings.link_check,
+            metrics=settings.metrics,
             max_size=settings.size,
             label=settings.label,
         )

@@ -61,6 +61,20 @@ def _recipients(value: str) -> list[str]:
     return [f"--max-recipients={value.strip()}"]
 
 
+def _tags(value: str) -> list[str]:
+    """Read filters such as ``Shop=to:@shop.test "Two words,Other=subject:hi"``."""
+    words = []
+    for part in re.findall(r'(?:[^\s"]|"[^"]*(?:"|\Z))+', value):
+        text = part[1:-1] if part[0] == part[-1] == '"' and part.count('"') == 2 else part
+        names, equals, query = text.partition("=")
+        if not equals:
+            raise _Wrong("write TAG=QUERY")
+        for name in names.split(","):
+            clean = name.strip(' "')
+            words.append(f"--tag={clean}={query}")
+    return words
+
+
 def _chaos(value: str) -> list[str]:
     """Read triggers such as ``Sender:451:5,Authentication:535:10``: stage, reply, percent."""
     stages = {"sender": "mail", "recipient": "rcpt", "authentication": "auth"}
@@ -96,6 +110,8 @@ ALIASES: dict[str, Alias] = {
         "--ignore-duplicates", "ignore_duplicates", _flag("--ignore-duplicates")
     ),
     "MP_CHAOS_TRIGGERS": Alias("--fault", "fault", _chaos),
+    "MP_ENABLE_PROMETHEUS": Alias("--metrics", "metrics", _flag("--metrics")),
+    "MP_TAG": Alias("--tag", "tag", _tags),
     "MP_WEBHOOK_URL": Alias("--webhook", "webhook", _one("--webhook"), secret=True),
     "MP_WEBHOOK_LIMIT": Alias("--webhook-limit", "webhook_limit", _one("--webhook-limit")),
     "MP_QUIET": Alias("-q", "quiet", _flag("--quiet")),

@@ -22,6 +22,7 @@ from aiosmtpd.inbox import (
     inspection,
     message,
     messages,
+    metrics,
     openapi,
     own,
     send,
@@ -42,7 +43,7 @@ SECONDS_TO_BE_READY = 5
 
 _MODULES = (
     *(messages, message, attachments, inspection, view, send),
-    *(tags, chaos, information, openapi, events),
+    *(tags, chaos, information, metrics, openapi, events),
 )
 """Modules with routes that clients of Mailpit know."""
 

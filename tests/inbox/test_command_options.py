@@ -67,6 +67,9 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--keep", "much"], "argument --keep: 'much' is not a limit: write COUNT,SIZE,AGE"),
         (["--tag", "x"], "argument --tag: invalid query: 'x' (write Shop=to:@shop.test)"),
         (["--inbox", "=to:x"], "argument --inbox: invalid query: '=to:x'"),
+        (["--inbox", "Shop=form:x"], "argument --inbox: Shop: there is no filter form:; did you"),
+        (["--tag", "A=is:rejected"], "argument --tag: A: there is no filter is:rejected; did you"),
+        (["--tag", "A=before:noon"], "argument --tag: A: 'noon' is not a date; write before:2026"),
         (["--fault", "rcpt: shout"], "argument --fault: unknown effect 'shout'"),
         (["--trusted-proxy", "x"], "argument --trusted-proxy: invalid network: 'x'"),
         (["--require-auth"], "--require-auth needs users: add --auth, --auth-file or --auth-any"),
@@ -156,6 +159,10 @@ def test_a_container_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert inbox_program.in_container()
 
 
+def test_an_inbox_may_be_the_refused_attempts() -> None:
+    assert value("inbox", "--inbox", "Refused=is:rejected") == [("Refused", "is:rejected")]
+
+
 def test_defaults() -> None:
     settings, notes = parsed()
     assert notes == []
@@ -188,6 +195,14 @@ def test_defaults() -> None:
         ("MP_MAX_MESSAGES", "0", "keep", "all"),
         ("MP_MAX_AGE", "3d", "keep", "3d"),
         ("MP_IGNORE_DUPLICATE_IDS", "true", "ignore_duplicates", True),
+        ("MP_ENABLE_PROMETHEUS", "true", "metrics", True),
+        ("MP_TAG", "A=to:x B=from:y", "tag", [("A", "to:x"), ("B", "from:y")]),
+        (
+            "MP_TAG",
+            '"A b,c=subject:hi you"',
+            "tag",
+            [("A b", "subject:hi you"), ("c", "subject:hi you")],
+        ),
         ("MP_WEBHOOK_URL", "http://a.test/x", "webhook", "http://a.test/x"),
         ("MP_WEBHOOK_LIMIT", "5", "webhook_limit", 5),
         ("MP_WEBHOOK_LIMIT", "0", "webhook_limit", None),
@@ -273,6 +288,8 @@ def test_options_take_precedence_over_variables() -> None:
         ("MP_QUIET", "perhaps", "MP_QUIET: write true or false"),
         ("MP_MAX_MESSAGE_SIZE", "10M", "MP_MAX_MESSAGE_SIZE: write a number of megabytes"),
         ("MP_MAX_MESSAGES", "many", "MP_MAX_MESSAGES: write a number"),
+        ("MP_ENABLE_PROMETHEUS", ":9090", "MP_ENABLE_PROMETHEUS: write true or false"),
+        ("MP_TAG", "Shop", "MP_TAG: write TAG=QUERY"),
         ("MP_MAX_AGE", "3w", "MP_MAX_AGE: write a number of hours or days"),
         ("MP_CHAOS_TRIGGERS", "Sender:99:5", "MP_CHAOS_TRIGGERS: write Sender:451:5"),
         ("MP_UI_TLS_CERT", "c", "MP_UI_TLS_CERT and MP_UI_TLS_KEY need each other: set both"),
