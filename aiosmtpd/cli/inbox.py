@@ -321,7 +321,7 @@ def _add_wall_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--web-auth-file",
         metavar="PATH",
-        help="Ask for one of the users in a file with a USER:PASSWORD in each line.",
+        help="Ask for one of the users in a file with a USER:PASSWORD in each line, in plain text.",
     )
     group.add_argument(
         "--web-public",

@@ -46,8 +46,15 @@ PUBLIC = (
 
 OLD_DEFAULT = "; aiosmtpd without a command uses port 8025, too"
 
-HASHED = ("$2a$", "$2b$", "$2y$", "$apr1$", "$5$", "$6$", "{SHA}")
+HASHED = (
+    *("$2a$", "$2b$", "$2y$", "$apr1$", "$1$", "$5$", "$6$", "$y$", "$argon2", "{SHA}", "{SSHA}"),
+)
 """Beginnings of passwords in files of Apache, which would be taken as they are."""
+
+HASH = (
+    "{where}: the password of {user} is a hash, and the inbox compares plain texts: write "
+    "USER:PASSWORD, best in a file that only you can read"
+)
 
 CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 CONTAINERS = ("docker", "kubepods", "containerd", "libpod", "lxc")
@@ -90,14 +97,21 @@ def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
     place = settings.web_place
     if place.scheme or place.path or place.fd is not None:
         parser.error(f"the page is served at a HOST:PORT, not at {settings.web}")
-    pairs = list(settings.web_auth or ())
-    if settings.web_auth_file:
-        pairs += read_users(parser, settings.web_auth_file)
-    smtp = read_users(parser, settings.auth_file) if settings.auth_file else []
-    for user, password in [*pairs, *smtp, *(settings.auth or ())]:
-        if password.startswith(HASHED):
-            parser.error(f"The password of {user} is a hash: write it in plain text")
+    pairs = _users_of(parser, settings, "web_auth")
+    _users_of(parser, settings, "auth")
     settings.web_users = dict(pairs) or None
+
+
+def _users_of(parser: ArgumentParser, settings: Namespace, dest: str) -> list[tuple[str, str]]:
+    """Return the users of an option and of its file; exits if a password is a hash."""
+    given, file = getattr(settings, dest) or [], getattr(settings, f"{dest}_file")
+    in_file = read_users(parser, file) if file else []
+    option = "--" + dest.replace("_", "-")
+    for where, pairs in ((option, given), (f"Users file {file}", in_file)):
+        for user, password in pairs:
+            if password.startswith(HASHED):
+                parser.error(HASH.format(where=where, user=user))
+    return [*given, *in_file]
 
 
 def _with_port(place: Listen, secure: bool) -> Listen:

@@ -49,8 +49,9 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--web-auth", "a"], "argument --web-auth: invalid user and password"),
         (["--web-auth", "'a:b'"], "argument --web-auth: quotation marks would be a part of the"),
         (["--web-auth-file", "nowhere"], "Users file nowhere: no such file or directory"),
-        (["--web-auth", "me:$2y$05$x"], "The password of me is a hash: write it in plain text"),
-        (["--auth", "me:{SHA}x"], "The password of me is a hash: write it in plain text"),
+        (["--web-auth", "me:$2y$05$x"], "--web-auth: the password of me is a hash, and the inbox"),
+        (["--auth", "me:{SHA}x"], "--auth: the password of me is a hash, and the inbox"),
+        (["--store", "no/where/x"], "Cannot use no/where/x: the folder "),
         (["--web-root", "/a b/"], "argument --web-root: invalid path: '/a b/' (write /mail/)"),
         (["--web-root", "/../"], "argument --web-root: invalid path"),
         (["--web", "unix:x"], "the page is served at a HOST:PORT, not at unix:x"),
@@ -157,6 +158,18 @@ def test_a_container_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not inbox_program.in_container()
     file.touch()
     assert inbox_program.in_container()
+
+
+@pytest.mark.parametrize("option", ["--web-auth-file", "--auth-file"])
+def test_a_file_with_hashes_is_refused(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "users"
+    file.write_text("# ours\nann:secret\nbob:$apr1$abcdefgh$qmQ3xb1yt5RJ1lBVS2iSb.\n")
+    assert refused(capsys, option, str(file)) == (
+        f"Users file {file}: the password of bob is a hash, and the inbox compares plain texts: "
+        "write USER:PASSWORD, best in a file that only you can read"
+    )
 
 
 def test_an_inbox_may_be_the_refused_attempts() -> None:
