@@ -124,8 +124,9 @@ def make_parser(program: str) -> ArgumentParser:
         epilog=EXAMPLES.format(prog=program),
         formatter_class=formatter,
     )
-    # No other user, and no certificate that clients have to use.
-    parser.set_defaults(setuid=False, size=DEFAULT_SIZE, **dict.fromkeys(GENEROUS, MOST))
+    # No other user, and addresses of all kinds.
+    generous = dict.fromkeys(GENEROUS, MOST)
+    parser.set_defaults(setuid=False, smtputf8=True, size=DEFAULT_SIZE, **generous)
     _add_smtp_options(parser)
     _add_tls_options(parser)
     options.add_auth_options(parser)

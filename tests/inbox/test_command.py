@@ -67,6 +67,19 @@ def test_a_message_is_caught_and_listed() -> None:
         assert inbox.program.end(signal.SIGTERM) == (0, "", "")
 
 
+def test_an_address_in_utf_8_is_caught() -> None:
+    with running() as inbox:
+        text = "From: ann@example.org\r\nTo: gr\u00fc\u00dfe@example.org\r\nSubject: \u2713\r\n\r\n"
+        with smtplib.SMTP("127.0.0.1", inbox.port, timeout=PATIENCE) as client:
+            client.ehlo()
+            options = ["SMTPUTF8", "BODY=8BITMIME"]
+            to = ["gr\u00fc\u00dfe@example.org"]
+            client.sendmail("ann@example.org", to, text.encode(), options)
+        [row] = inbox.get("api/v1/messages")["messages"]
+        assert (row["Subject"], row["To"][0]["Address"]) == ("\u2713", to[0])
+        assert (row["Cc"], row["Bcc"]) == ([], [])
+
+
 def test_ctrl_c_with_open_pages_streams_and_waits(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     with running("--ready-file", str(ready)) as inbox, Client(inbox.port) as client:
