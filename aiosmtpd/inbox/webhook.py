@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
 from base64 import b64encode
 from collections.abc import Callable
@@ -130,7 +131,7 @@ class Webhook:
         except EOFError:
             problem = "the connection ended before an answer"
         except (OSError, ValueError) as error:
-            problem = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            problem = _explained(error)
         if problem and problem != self._problem:
             log.warning("the webhook %s has failed: %s", self.name, safe_line(problem))
         self._problem = problem
@@ -156,6 +157,14 @@ class Webhook:
             raise
         writer.close()
         return code
+
+
+def _explained(error: Exception) -> str:
+    # The text of asyncio for a refused connection repeats the address.
+    number = getattr(error, "errno", None) or 0
+    if number > 0 and not isinstance(error, ssl.SSLError):
+        return os.strerror(number).lower()
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _parts_of(url: str) -> tuple[SplitResult, str]:

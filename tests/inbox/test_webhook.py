@@ -196,7 +196,7 @@ async def test_a_server_that_is_not_there(
     poster.start(store)
     await coming(store, "Hi")
     await poster.stop()
-    assert f"127.0.0.1:{unused_tcp_port}/ has failed: " in caplog.text
+    assert f"127.0.0.1:{unused_tcp_port}/ has failed: connection refused" in caplog.text
 
 
 async def test_https_needs_a_certificate_that_is_trusted(
