@@ -168,6 +168,13 @@ def _add_smtp_options(parser: ArgumentParser) -> None:
         help="Allow N recipients of one message; 0 means any number. Default: 1000.",
     )
     group.add_argument(
+        "--allow-recipients",
+        type=_expression,
+        metavar="REGEX",
+        help="Refuse recipients in whose address this regular expression does not match, with 550, "
+        "such as '@shop[.]test$'; the case of letters does not matter.",
+    )
+    group.add_argument(
         "--hostname",
         type=values.host_name,
         metavar="NAME",

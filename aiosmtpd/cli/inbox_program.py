@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
@@ -131,6 +132,24 @@ def in_container() -> bool:
     return False
 
 
+class Choosy(Intake):
+    """Refuses recipients in whose address a regular expression does not match."""
+
+    def __init__(self, store: Store, allowed: str) -> None:
+        super().__init__(store)
+        self._allowed = re.compile(allowed, re.IGNORECASE)
+
+    async def handle_RCPT(
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        """Add an address that is allowed."""
+        if self._allowed.search(address) is None:
+            return "550 5.1.1 --allow-recipients does not allow this address"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 OK"
+
+
 class InboxProgram(Program):
     """Binds, serves and ends the inbox of one command line."""
 
@@ -142,7 +161,9 @@ class InboxProgram(Program):
             tagging=Tagging([(query, [name]) for name, query in settings.tag or ()]),
             ignore_duplicates=settings.ignore_duplicates,
         )
-        self._intake = settings.handler = Intake(self._store)
+        allowed = settings.allow_recipients
+        self._intake = Choosy(self._store, allowed) if allowed else Intake(self._store)
+        settings.handler = self._intake
         self._faults = Faults(settings.fault or ())
         self._faults.on_strike = lambda server, fault: self._intake.fault(server, str(fault))
         super().__init__(settings)

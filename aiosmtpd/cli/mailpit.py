@@ -95,6 +95,7 @@ ALIASES: dict[str, Alias] = {
     "MP_UI_AUTH": Alias("--web-auth", "web_auth", _each("--web-auth"), secret=True),
     "MP_UI_AUTH_FILE": Alias("--web-auth-file", "web_auth_file", _one("--web-auth-file")),
     "MP_API_CORS": Alias("--allow-origin", "allow_origin", _each("--allow-origin", ",")),
+    "MP_ALLOWED_HOSTS": Alias("--allow-host", "allow_host", _each("--allow-host", ",")),
     "MP_LABEL": Alias("--label", "label", _one("--label")),
     "MP_SMTP_BIND_ADDR": Alias("-l", "listen", _one("--listen")),
     "MP_SMTP_AUTH": Alias("--auth", "auth", _each("--auth"), secret=True),
@@ -104,6 +105,9 @@ ALIASES: dict[str, Alias] = {
     "MP_SMTP_TLS_KEY": Alias("--tlskey", "tlskey", _one("--tlskey")),
     "MP_SMTP_REQUIRE_STARTTLS": Alias("--require-tls", "requiretls", _flag("--require-tls")),
     "MP_SMTP_MAX_RECIPIENTS": Alias("--max-recipients", "max_recipients", _recipients),
+    "MP_SMTP_ALLOWED_RECIPIENTS": Alias(
+        "--allow-recipients", "allow_recipients", _one("--allow-recipients")
+    ),
     "MP_MAX_MESSAGE_SIZE": Alias("--size", "size", _megabytes),
     "MP_DATABASE": Alias("--store", "store", _one("--store")),
     "MP_IGNORE_DUPLICATE_IDS": Alias(

@@ -80,6 +80,19 @@ def test_an_address_in_utf_8_is_caught() -> None:
         assert (row["Cc"], row["Bcc"]) == ([], [])
 
 
+def test_other_recipients_are_refused() -> None:
+    with running("--allow-recipients", "@shop[.]test$") as inbox:
+        with smtplib.SMTP("127.0.0.1", inbox.port, timeout=PATIENCE) as client:
+            to = ["ann@SHOP.test", "bob@shop.test.example"]
+            refusals = client.sendmail("me@example.org", to, "Subject: Hi\r\n\r\n")
+        assert {name: reply[0] for name, reply in refusals.items()} == {to[1]: 550}
+        [row] = inbox.get("api/v1/messages")["messages"]
+        assert [one["Address"] for one in row["Bcc"]] == to[:1]
+        [attempt] = inbox.get("api/rejected")["attempts"]
+        assert (attempt["stage"], attempt["to"]) == ("RCPT", to[1])
+        assert attempt["reply"] == "550 5.1.1 --allow-recipients does not allow this address"
+
+
 def test_ctrl_c_with_open_pages_streams_and_waits(tmp_path: Path) -> None:
     ready = tmp_path / "ready"
     with running("--ready-file", str(ready)) as inbox, Client(inbox.port) as client:
@@ -145,6 +158,9 @@ def test_check_asks_a_running_inbox() -> None:
     with running("--web-root", "/mail/") as inbox:
         web = f"{inbox.place[0]}:{inbox.place[1]}"
         with Program("inbox", "--check", "--web", web, "--web-root", "mail") as program:
+            assert program.ended() == (0, "", "")
+        variables = environment(MP_UI_BIND_ADDR=web, MP_WEBROOT="mail")
+        with Program("inbox", "--check", env=variables) as program:
             assert program.ended() == (0, "", "")
         line = refused("inbox", "--check", "--web", web, code=1)
         assert line == f"aiosmtpd inbox: no inbox at {web}: it answers 404 Not Found\n"

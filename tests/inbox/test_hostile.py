@@ -19,6 +19,7 @@ import httpx
 import pytest
 from hypothesis import given, settings, strategies as st
 from starlette.routing import Route
+from wsproto.events import TextMessage
 
 from aiosmtpd.cli.mirror import Mirror
 from aiosmtpd.controller import Controller
@@ -27,6 +28,8 @@ from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store
+from aiosmtpd.testing import Inbox
+from tests.inbox.sockets import WebSocket
 from tests.inbox.support import add, mail
 from tests.inbox.web import HOST, client_of
 
@@ -158,6 +161,19 @@ def test_the_rest_of_a_large_message_is_not_run(store: Store, client: smtplib.SM
     assert '"Subject":"next"' in row
 
 
+def test_no_name_of_a_client_is_looked_up(
+    store: Store, client: smtplib.SMTP, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    for name in ("gethostbyaddr", "getnameinfo", "getfqdn", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, lambda *place, **_: asked.append(place))
+    client.sendmail("ann@example.org", ["bob@example.org"], b"Subject: x\r\n\r\n")
+    found = store.message(store.newest() or "")
+    assert found is not None
+    assert b"Received: from client.test ([127.0.0.1])" in found.raw()
+    assert asked == []
+
+
 # Names that look like paths.
 
 ESCAPES = ["../../x", "/etc/cron.d/x", "..", "CON", "a\\..\\b", "x" * 300, "..%2f..%2fx"]
@@ -270,6 +286,23 @@ async def test_many_checks_at_the_same_time(store: Store, web: httpx.AsyncClient
     assert expected[0] != expected[1]
     answers = await asyncio.gather(*[web.get(path.format(ids[n % 2])) for n in range(50)])
     assert [answer.json() for answer in answers] == [expected[n % 2] for n in range(50)]
+
+
+# Frames.
+
+
+@pytest.mark.parametrize("text", ["x" * 200_000, "\u00fc" * 40_000])
+def test_a_large_frame_ends_its_connection(text: str) -> None:
+    with Inbox(web=True) as inbox:
+        port = int(inbox.web_url.rstrip("/").rpartition(":")[2])
+        web_socket = WebSocket(port, "/api/events")
+        # It is small until it is decompressed.
+        assert web_socket.deflates
+        web_socket.send(TextMessage(data=text))
+        assert {kind for kind, _ in web_socket.frames()} <= {"stats"}
+        assert web_socket.closed is not None
+        assert web_socket.closed.code == 1009
+        web_socket.close()
 
 
 # Logins.
