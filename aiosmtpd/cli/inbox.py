@@ -397,6 +397,13 @@ def _add_store_options(parser: ArgumentParser) -> None:
         "'Invoice=subject:invoice'; may be given several times.",
     )
     group.add_argument(
+        "--no-tags",
+        action="append",
+        choices=("addresses", "header"),
+        help="Make no tags of addresses such as ann+tag@shop.test, or of the field X-Tags; may be "
+        "given twice.",
+    )
+    group.add_argument(
         "--maildir",
         metavar="DIR",
         help="Also write each message to this Maildir, for other programs.",

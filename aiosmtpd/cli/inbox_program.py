@@ -158,7 +158,7 @@ class InboxProgram(Program):
             Path(settings.store) if settings.store else None,
             keep=parse_keep(settings.keep) if settings.keep else None,
             durable=settings.durable,
-            tagging=Tagging([(query, [name]) for name, query in settings.tag or ()]),
+            tagging=_tagging_of(settings),
             ignore_duplicates=settings.ignore_duplicates,
         )
         allowed = settings.allow_recipients
@@ -252,11 +252,13 @@ class InboxProgram(Program):
         """Return the settings of the SMTP server that the API shows."""
         settings = self._settings
         tls = "starttls" if self._tls_context is not None else ""
+        if all(place.scheme == "smtps" for place in settings.places):
+            tls = "implicit"
         host, port = self._reachable()
         return {
             "host": host,
             "port": port,
-            "tls": "required" if tls and settings.requiretls else tls,
+            "tls": "required" if tls == "starttls" and settings.requiretls else tls,
             "auth": self._auth(),
             "size": settings.size,
             "addresses": [spell(address) for address in self._server.addresses],
@@ -314,6 +316,7 @@ class InboxProgram(Program):
     def _how(self) -> str:
         described = self._services.smtp
         tls = {"starttls": "STARTTLS offered", "required": "STARTTLS required"}
+        tls["implicit"] = "TLS from the start"
         words = {"any": "any user", "users": "AUTH offered"}
         auth = str(described["auth"])
         found = [tls.get(described["tls"], "no TLS"), words.get(auth.partition(",")[0], "no AUTH")]
@@ -363,12 +366,21 @@ def _relay_of(settings: Namespace) -> Relay | None:
     return Relay(settings.relay, settings.relay_allow, settings.relay_block or "")
 
 
+def _tagging_of(settings: Namespace) -> Tagging:
+    without = settings.no_tags or ()
+    return Tagging(
+        [(query, [name]) for name, query in settings.tag or ()],
+        addresses="addresses" not in without,
+        header="header" not in without,
+    )
+
+
 def _webhook_of(settings: Namespace) -> Webhook | None:
     if not settings.webhook:
         return None
     from aiosmtpd.inbox.webhook import Webhook  # seldom needed
 
-    return Webhook(settings.webhook, settings.webhook_limit or 0)
+    return Webhook(settings.webhook, settings.webhook_limit or 0, settings.label)
 
 
 class _named_option:  # noqa: N801 - used as a function

@@ -38,6 +38,7 @@ LARGEST_HEADER = 1 << 14
 _HARMFUL = frozenset(map(chr, [*range(33), 127]))
 
 _ORDINARY = "/%:@!$&'()*+,;=~"
+_PRINTED = "".join(map(chr, range(32, 127)))
 
 log = logging.getLogger("mail.log")
 
@@ -46,10 +47,10 @@ class Webhook:
     """Sends the row of each new message to *url*; raises ValueError if it is not a URL of HTTP.
 
     *per_second* is the number of requests in a second, 0 for any. Messages that come too soon
-    are left out, and a warning says how many.
+    are left out, and a warning says how many. *label* is sent as ``Mailpit-Label``.
     """
 
-    def __init__(self, url: str, per_second: int = PER_SECOND) -> None:
+    def __init__(self, url: str, per_second: int = PER_SECOND, label: str = "") -> None:
         parts, host = _parts_of(url)
         self._is_secure = parts.scheme == "https"
         self._host, self._port = host, parts.port or (443 if self._is_secure else 80)
@@ -64,6 +65,8 @@ class Webhook:
             "Content-Type: application/json",
             "Connection: close",
         ]
+        if label:
+            self._head.append(f"Mailpit-Label: {quote(label, safe=_PRINTED)}")
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             self._head.append(f"Authorization: Basic {b64encode(pair.encode()).decode()}")

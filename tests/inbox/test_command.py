@@ -14,7 +14,7 @@ import pytest
 
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.inbox.command import ANYWHERE, running
+from tests.inbox.command import ANYWHERE, Inbox, running
 from tests.net.program import Program, environment, refused
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
@@ -193,6 +193,28 @@ def test_https_and_starttls_with_a_password(certificates: Certificates) -> None:
         assert status(inbox.url, context) == 401
         assert status(inbox.url, context, "Basic bWU6c2VjcmV0") == 200
         assert inbox.program.end() == (0, "", "")
+
+
+def test_tls_from_the_start_by_variables(certificates: Certificates) -> None:
+    variables = {
+        "MP_SMTP_BIND_ADDR": "127.0.0.1:0",
+        "MP_SMTP_REQUIRE_TLS": "true",
+        "MP_SMTP_TLS_CERT": str(certificates.cert_file),
+        "MP_SMTP_TLS_KEY": str(certificates.key_file),
+        "MP_SMTP_AUTH": "shop:secret",
+    }
+    with Program("inbox", "--web", ":0", env=environment(**variables)) as program:
+        inbox = Inbox(program)
+        assert inbox.banner[1].endswith(", TLS from the start, AUTH required")
+        assert inbox.get("api/settings")["tls"] == "implicit"
+        context = certificates.client_context()
+        port, mail = inbox.port, ("ann@example.org", ["bob@example.org"], "Subject: Hi\r\n\r\n")
+        with smtplib.SMTP_SSL("127.0.0.1", port, timeout=PATIENCE, context=context) as client:
+            with pytest.raises(smtplib.SMTPSenderRefused):
+                client.sendmail(*mail)
+            client.login("shop", "secret")
+            client.sendmail(*mail)
+        assert inbox.subjects() == ["Hi"]
 
 
 def status(url: str, context: ssl.SSLContext, authorization: str = "") -> int:

@@ -85,6 +85,10 @@ def value(name: str, *args: str, **variables: str) -> Any:
             "unrecognized arguments: --ui-auth-file; "
             "Mailpit's --ui-auth-file is --web-auth-file here",
         ),
+        (
+            ["--smtp-require-tls"],
+            "unrecognized arguments: --smtp-require-tls; Mailpit's --smtp",
+        ),
         (["-m", "5"], "unrecognized arguments: -m; Mailpit's -m is --keep here"),
         (
             ["--ui-tls-cert", "c"],
@@ -196,11 +200,17 @@ def test_defaults() -> None:
         ("MP_LABEL", "Shop", "label", "Shop"),
         ("MP_SMTP_BIND_ADDR", "0.0.0.0:1025", "listen", ["0.0.0.0:1025"]),
         ("MP_SMTP_AUTH", "a:b", "auth", [("a", "b")]),
+        ("MP_SMTP_AUTH", "a:b", "require_auth", True),
         ("MP_SMTP_AUTH_FILE", "users", "auth_file", "users"),
+        ("MP_SMTP_AUTH_FILE", "users", "require_auth", True),
         ("MP_SMTP_AUTH_ACCEPT_ANY", "1", "auth_any", True),
         ("MP_SMTP_AUTH_ACCEPT_ANY", "off", "auth_any", False),
         ("MP_SMTP_TLS_CERT", "c", "tlscert", "c"),
         ("MP_SMTP_TLS_KEY", "k", "tlskey", "k"),
+        ("MP_SMTP_TLS_CERT", "sans:localhost", "tls", "self-signed"),
+        ("MP_SMTP_TLS_KEY", "sans:localhost", "tlskey", None),
+        ("MP_SMTP_REQUIRE_TLS", "true", "listen", ["smtps://"]),
+        ("MP_TAGS_DISABLE", "plus-addresses, x-tags", "no_tags", ["addresses", "header"]),
         ("MP_SMTP_REQUIRE_STARTTLS", "yes", "requiretls", True),
         ("MP_SMTP_MAX_RECIPIENTS", "5", "max_recipients", 5),
         ("MP_SMTP_ALLOWED_RECIPIENTS", "@shop[.]test$", "allow_recipients", "@shop[.]test$"),
@@ -235,6 +245,10 @@ def test_a_variable_is_an_option(name: str, text: str, dest: str, expected: Any)
 
 def test_variables_that_make_one_option() -> None:
     assert value("keep", MP_MAX_MESSAGES="100", MP_MAX_AGE="12h") == "100,12h"
+    place = value("listen", MP_SMTP_BIND_ADDR="[::]:465", MP_SMTP_REQUIRE_TLS="1")
+    assert place == ["smtps://[::]:465"]
+    assert value("listen", "-l", ":1", MP_SMTP_REQUIRE_TLS="1") == [":1"]
+    assert value("listen", MP_SMTP_BIND_ADDR=":465", MP_SMTP_REQUIRE_TLS="no") == [":465"]
     assert value("web_tls", MP_UI_TLS_CERT="c", MP_UI_TLS_KEY="k") == ["c", "k"]
     triggers = "Sender:451:5,Authentication:535:0"
     assert [str(one) for one in value("fault", MP_CHAOS_TRIGGERS=triggers)] == [
@@ -246,7 +260,7 @@ def test_secrets_are_not_in_the_notes() -> None:
     url = "https://hook.test/secret"
     _, notes = parsed(MP_UI_AUTH="me:secret", MP_SMTP_AUTH="me:secret", MP_WEBHOOK_URL=url)
     assert notes == [
-        "MP_SMTP_AUTH: taken as --auth",
+        "MP_SMTP_AUTH: taken as --auth --require-auth",
         "MP_UI_AUTH: taken as --web-auth",
         "MP_WEBHOOK_URL: taken as --webhook",
     ]
@@ -305,6 +319,9 @@ def test_options_take_precedence_over_variables() -> None:
         ("MP_MAX_MESSAGE_SIZE", "10M", "MP_MAX_MESSAGE_SIZE: write a number of megabytes"),
         ("MP_MAX_MESSAGES", "many", "MP_MAX_MESSAGES: write a number"),
         ("MP_ENABLE_PROMETHEUS", ":9090", "MP_ENABLE_PROMETHEUS: write true or false"),
+        ("MP_TAGS_DISABLE", "x", "MP_TAGS_DISABLE: write plus-addresses or x-tags"),
+        ("MP_SMTP_REQUIRE_TLS", "x", "MP_SMTP_REQUIRE_TLS: write true or false"),
+        ("MP_UI_TLS_CERT", "sans:a", "MP_UI_TLS_CERT and MP_UI_TLS_KEY: the page needs a certif"),
         ("MP_TAG", "Shop", "MP_TAG: write TAG=QUERY"),
         ("MP_MAX_AGE", "3w", "MP_MAX_AGE: write a number of hours or days"),
         ("MP_CHAOS_TRIGGERS", "Sender:99:5", "MP_CHAOS_TRIGGERS: write Sender:451:5"),

@@ -87,14 +87,15 @@ async def test_a_message_is_posted_as_lists_have_it(hook: Hook) -> None:
     assert not [line for line in head if line.startswith("Authorization")]
 
 
-async def test_the_user_of_the_url_is_a_login(hook: Hook, store: Store) -> None:
+async def test_a_login_and_a_label(hook: Hook, store: Store) -> None:
     url = hook.url().replace("//", "//me:s%2Fx@")
-    poster = Webhook(url)
+    poster = Webhook(url, label="Shop \u00fc\r\nX: y")
     poster.start(store)
     await coming(store, "Hi")
     head, _ = await hook.next()
     await poster.stop()
     assert "Authorization: Basic bWU6cy94" in head
+    assert "Mailpit-Label: Shop %C3%BC%0D%0AX: y" in head
     assert poster.name == f"http://127.0.0.1:{hook.port}/"
 
 
