@@ -109,11 +109,14 @@ async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers or {})
-    if error.status_code == 405:
+    if error.status_code in (404, 405):
+        # A GET of a path without one is asked for as a file of the page, which does not exist.
         methods = _methods_of(request)
         if not methods:
-            return refusal(request, 404, "Not Found")
-        headers["Allow"] = ", ".join(methods)
+            return refusal(request, 404, error.detail if error.status_code == 404 else "Not Found")
+        if request.method not in methods:
+            allowed = {**headers, "Allow": ", ".join(methods)}
+            return refusal(request, 405, "Method Not Allowed", allowed)
     return refusal(request, error.status_code, error.detail, headers)
 
 

@@ -1,6 +1,7 @@
 """The options of ``aiosmtpd inbox``, and the variables of Mailpit that stand for them."""
 
 import os
+import re
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
@@ -339,6 +340,19 @@ def test_wrong_variables_are_one_line(
 ) -> None:
     monkeypatch.setenv(name, text)
     assert refused(capsys).startswith(error)
+
+
+def test_all_options_are_in_the_help() -> None:
+    text = inbox.make_parser("aiosmtpd inbox").format_help()
+    for names in (
+        "--listen --web --web-root --web-auth --web-auth-file --web-tls --web-public --allow-host",
+        "--allow-origin --trusted-proxy --store --keep --durable --maildir --tls --auth --auth-any",
+        "--size --fault --tag --no-tags --inbox --relay --relay-allow --relay-block --webhook",
+        "--webhook-limit --link-check --remote-images --no-delete-all --metrics --browser --check",
+        "--wait --ready-file --quiet --allow-recipients --ignore-duplicates --label",
+    ):
+        for name in names.split():
+            assert re.search(rf"(?m)^ .*{name}\b", text), name
 
 
 def test_each_alias_names_an_option_that_exists() -> None:
