@@ -459,7 +459,12 @@ def _inbox(text: str) -> tuple[str, str]:
 
 
 def _tag(text: str) -> tuple[str, str]:
-    return _named_query(text)
+    from aiosmtpd.inbox.labels import cleaned  # seldom needed
+
+    name, query = _named_query(text)
+    if not cleaned(name):
+        raise ArgumentTypeError(f"invalid tag: {name!r:.40} (use letters, digits and . - _ @)")
+    return name, query
 
 
 def _named_query(text: str, *more: str) -> tuple[str, str]:

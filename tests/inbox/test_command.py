@@ -190,6 +190,9 @@ def test_https_and_starttls_with_a_password(certificates: Certificates) -> None:
             client.starttls(context=context)
             client.login("shop", "any")
             client.sendmail("ann@example.org", ["bob@example.org"], "Subject: Hi\n\n")
+        web = inbox.url.partition("://")[2].strip("/")
+        with Program("inbox", "--check", "--web", web, "--web-tls", *files) as program:
+            assert program.ended() == (0, "", "")
         assert status(inbox.url, context) == 401
         assert status(inbox.url, context, "Basic bWU6c2VjcmV0") == 200
         assert inbox.program.end() == (0, "", "")

@@ -73,6 +73,7 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--inbox", "Shop=form:x"], "argument --inbox: Shop: there is no filter form:; did you"),
         (["--tag", "A=is:rejected"], "argument --tag: A: there is no filter is:rejected; did you"),
         (["--tag", "A=before:noon"], "argument --tag: A: 'noon' is not a date; write before:2026"),
+        (["--tag", "!=to:x"], "argument --tag: invalid tag: '!' (use letters, digits and . - _ @)"),
         (["--fault", "rcpt: shout"], "argument --fault: unknown effect 'shout'"),
         (["--trusted-proxy", "x"], "argument --trusted-proxy: invalid network: 'x'"),
         (["--require-auth"], "--require-auth needs users: add --auth, --auth-file or --auth-any"),

@@ -27,7 +27,7 @@ from aiosmtpd.inbox import auth
 from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.services import Services, WebOptions
-from aiosmtpd.inbox.store import Store
+from aiosmtpd.inbox.store import LARGE, Store
 from aiosmtpd.testing import Inbox
 from tests.inbox.sockets import WebSocket
 from tests.inbox.support import add, mail
@@ -201,9 +201,11 @@ async def test_no_file_has_a_name_of_the_sender(
 ) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "deep" / "er")
+    # A large message has a file of its own.
+    size = 2 * LARGE if name == ESCAPES[0] else 10
     text = (
         f'--m\r\nContent-Type: image/png; name="{name}"\r\nContent-ID: <{name}>\r\n'
-        f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{"x" * 1_000_000}\r\n--m--'
+        f'Content-Disposition: attachment; filename="{name}"\r\n\r\n{"x" * size}\r\n--m--'
     )
     more = f"Message-ID: <{name}>\r\nContent-Type: multipart/mixed; boundary=m\r\n"
     with Store(Path("box.db")) as store:
