@@ -124,8 +124,9 @@ def make_parser(program: str) -> ArgumentParser:
         epilog=EXAMPLES.format(prog=program),
         formatter_class=formatter,
     )
-    # No other user, and no certificate that clients have to use.
-    parser.set_defaults(setuid=False, size=DEFAULT_SIZE, **dict.fromkeys(GENEROUS, MOST))
+    # No other user, and addresses of all kinds.
+    generous = dict.fromkeys(GENEROUS, MOST)
+    parser.set_defaults(setuid=False, smtputf8=True, size=DEFAULT_SIZE, **generous)
     _add_smtp_options(parser)
     _add_tls_options(parser)
     options.add_auth_options(parser)
@@ -133,6 +134,7 @@ def make_parser(program: str) -> ArgumentParser:
     _add_wall_options(parser)
     _add_mail_options(parser)
     _add_relay_options(parser)
+    _add_webhook_options(parser)
     _add_store_options(parser)
     options.add_testing_options(parser)
     _add_process_options(parser)
@@ -164,6 +166,13 @@ def _add_smtp_options(parser: ArgumentParser) -> None:
         metavar="N",
         default=1000,
         help="Allow N recipients of one message; 0 means any number. Default: 1000.",
+    )
+    group.add_argument(
+        "--allow-recipients",
+        type=_expression,
+        metavar="REGEX",
+        help="Refuse recipients in whose address this regular expression does not match, with 550, "
+        "such as '@shop[.]test$'; the case of letters does not matter.",
     )
     group.add_argument(
         "--hostname",
@@ -224,6 +233,11 @@ def _add_web_options(parser: ArgumentParser) -> None:
         "--browser", action="store_true", help="Open the page in your browser at the start."
     )
     group.add_argument(
+        "--metrics",
+        action="store_true",
+        help="Serve numbers for Prometheus at /metrics, by the names of Mailpit.",
+    )
+    group.add_argument(
         "--label",
         metavar="TEXT",
         default="",
@@ -232,7 +246,7 @@ def _add_web_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--inbox",
         action="append",
-        type=_named_query,
+        type=_inbox,
         metavar="NAME=QUERY",
         help="Show the messages that a query finds as an inbox of its own, such as "
         "'Shop=to:@shop.test'; may be given several times.",
@@ -284,6 +298,25 @@ def _add_relay_options(parser: ArgumentParser) -> None:
     )
 
 
+def _add_webhook_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("news of messages")
+    group.add_argument(
+        "--webhook",
+        type=_webhook,
+        metavar="URL",
+        help="Send a POST to this URL for each new message, with the message as JSON, as lists of "
+        "the API have it. Default: none.",
+    )
+    group.add_argument(
+        "--webhook-limit",
+        type=values.count_or_none,
+        metavar="N",
+        default=1,
+        help="At most N of these requests in a second; messages that come faster are left out. 0 "
+        "means any number. Default: 1.",
+    )
+
+
 def _add_wall_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("access to the page and API")
     group.add_argument(
@@ -296,7 +329,7 @@ def _add_wall_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--web-auth-file",
         metavar="PATH",
-        help="Ask for one of the users in a file with a USER:PASSWORD in each line.",
+        help="Ask for one of the users in a file with a USER:PASSWORD in each line, in plain text.",
     )
     group.add_argument(
         "--web-public",
@@ -358,10 +391,17 @@ def _add_store_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--tag",
         action="append",
-        type=_named_query,
+        type=_tag,
         metavar="NAME=QUERY",
         help="Give a tag to each message that a query finds when it arrives, such as "
         "'Invoice=subject:invoice'; may be given several times.",
+    )
+    group.add_argument(
+        "--no-tags",
+        action="append",
+        choices=("addresses", "header"),
+        help="Make no tags of addresses such as ann+tag@shop.test, or of the field X-Tags; may be "
+        "given twice.",
     )
     group.add_argument(
         "--maildir",
@@ -414,10 +454,30 @@ def _web_user(text: str) -> tuple[str, str]:
     return values.user_and_password(text)
 
 
-def _named_query(text: str) -> tuple[str, str]:
+def _inbox(text: str) -> tuple[str, str]:
+    return _named_query(text, "is:rejected")
+
+
+def _tag(text: str) -> tuple[str, str]:
+    from aiosmtpd.inbox.labels import cleaned  # seldom needed
+
+    name, query = _named_query(text)
+    if not cleaned(name):
+        raise ArgumentTypeError(f"invalid tag: {name!r:.40} (use letters, digits and . - _ @)")
+    return name, query
+
+
+def _named_query(text: str, *more: str) -> tuple[str, str]:
+    """Parse ``NAME=QUERY``; *more* are filters that only the page knows."""
+    from aiosmtpd.inbox.search import WrongFilter, check  # seldom needed
+
     name, _, query = (part.strip() for part in text.partition("="))
     if not (name and query and text.isprintable()):
         raise ArgumentTypeError(f"invalid query: {text!r:.60} (write Shop=to:@shop.test)")
+    try:
+        check(query, more)
+    except WrongFilter as error:
+        raise ArgumentTypeError(f"{name:.40}: {error}; {error.hint}") from None
     return name, query
 
 
@@ -438,6 +498,16 @@ def _relay(text: str) -> str:
         outlet_for(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+    return text
+
+
+def _webhook(text: str) -> str:
+    from aiosmtpd.inbox.webhook import Webhook  # seldom needed
+
+    try:
+        Webhook(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"invalid URL: {error}") from None
     return text
 
 

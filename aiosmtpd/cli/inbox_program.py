@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
@@ -31,6 +32,7 @@ from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
     from aiosmtpd.inbox.relay import Relay
+    from aiosmtpd.inbox.webhook import Webhook
 
 PATIENCE = 0.5
 """Seconds that running transactions have at the end."""
@@ -45,8 +47,15 @@ PUBLIC = (
 
 OLD_DEFAULT = "; aiosmtpd without a command uses port 8025, too"
 
-HASHED = ("$2a$", "$2b$", "$2y$", "$apr1$", "$5$", "$6$", "{SHA}")
+HASHED = (
+    *("$2a$", "$2b$", "$2y$", "$apr1$", "$1$", "$5$", "$6$", "$y$", "$argon2", "{SHA}", "{SSHA}"),
+)
 """Beginnings of passwords in files of Apache, which would be taken as they are."""
+
+HASH = (
+    "{where}: the password of {user} is a hash, and the inbox compares plain texts: write "
+    "USER:PASSWORD, best in a file that only you can read"
+)
 
 CONTAINER_FILES = ("/.dockerenv", "/run/.containerenv")
 CONTAINERS = ("docker", "kubepods", "containerd", "libpod", "lxc")
@@ -89,14 +98,21 @@ def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
     place = settings.web_place
     if place.scheme or place.path or place.fd is not None:
         parser.error(f"the page is served at a HOST:PORT, not at {settings.web}")
-    pairs = list(settings.web_auth or ())
-    if settings.web_auth_file:
-        pairs += read_users(parser, settings.web_auth_file)
-    smtp = read_users(parser, settings.auth_file) if settings.auth_file else []
-    for user, password in [*pairs, *smtp, *(settings.auth or ())]:
-        if password.startswith(HASHED):
-            parser.error(f"The password of {user} is a hash: write it in plain text")
+    pairs = _users_of(parser, settings, "web_auth")
+    _users_of(parser, settings, "auth")
     settings.web_users = dict(pairs) or None
+
+
+def _users_of(parser: ArgumentParser, settings: Namespace, dest: str) -> list[tuple[str, str]]:
+    """Return the users of an option and of its file; exits if a password is a hash."""
+    given, file = getattr(settings, dest) or [], getattr(settings, f"{dest}_file")
+    in_file = read_users(parser, file) if file else []
+    option = "--" + dest.replace("_", "-")
+    for where, pairs in ((option, given), (f"Users file {file}", in_file)):
+        for user, password in pairs:
+            if password.startswith(HASHED):
+                parser.error(HASH.format(where=where, user=user))
+    return [*given, *in_file]
 
 
 def _with_port(place: Listen, secure: bool) -> Listen:
@@ -116,6 +132,24 @@ def in_container() -> bool:
     return False
 
 
+class Choosy(Intake):
+    """Refuses recipients in whose address a regular expression does not match."""
+
+    def __init__(self, store: Store, allowed: str) -> None:
+        super().__init__(store)
+        self._allowed = re.compile(allowed, re.IGNORECASE)
+
+    async def handle_RCPT(
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        """Add an address that is allowed."""
+        if self._allowed.search(address) is None:
+            return "550 5.1.1 --allow-recipients does not allow this address"
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 2.1.5 OK"
+
+
 class InboxProgram(Program):
     """Binds, serves and ends the inbox of one command line."""
 
@@ -124,10 +158,12 @@ class InboxProgram(Program):
             Path(settings.store) if settings.store else None,
             keep=parse_keep(settings.keep) if settings.keep else None,
             durable=settings.durable,
-            tagging=Tagging([(query, [name]) for name, query in settings.tag or ()]),
+            tagging=_tagging_of(settings),
             ignore_duplicates=settings.ignore_duplicates,
         )
-        self._intake = settings.handler = Intake(self._store)
+        allowed = settings.allow_recipients
+        self._intake = Choosy(self._store, allowed) if allowed else Intake(self._store)
+        settings.handler = self._intake
         self._faults = Faults(settings.fault or ())
         self._faults.on_strike = lambda server, fault: self._intake.fault(server, str(fault))
         super().__init__(settings)
@@ -138,6 +174,7 @@ class InboxProgram(Program):
         self._web = Web(self._services, settings.web_place, ssl_context=context)
         self._web_end: asyncio.Task[None] | None = None
         self._mirror: Any = None
+        self._webhook = _webhook_of(settings)
 
     def _web_options(self) -> WebOptions:
         settings = self._settings
@@ -151,6 +188,7 @@ class InboxProgram(Program):
             delete_all=settings.delete_all,
             remote_images=settings.remote_images,
             link_check=settings.link_check,
+            metrics=settings.metrics,
             max_size=settings.size,
             label=settings.label,
         )
@@ -171,6 +209,8 @@ class InboxProgram(Program):
             await asyncio.to_thread(self._store.open)
             self._open_mirror()
             await self._open_relay()
+            if self._webhook is not None:
+                self._webhook.start(self._store)
             self._services.smtp.update(self._described())
             await web.start()
             await self._server.start()
@@ -212,11 +252,13 @@ class InboxProgram(Program):
         """Return the settings of the SMTP server that the API shows."""
         settings = self._settings
         tls = "starttls" if self._tls_context is not None else ""
+        if all(place.scheme == "smtps" for place in settings.places):
+            tls = "implicit"
         host, port = self._reachable()
         return {
             "host": host,
             "port": port,
-            "tls": "required" if tls and settings.requiretls else tls,
+            "tls": "required" if tls == "starttls" and settings.requiretls else tls,
             "auth": self._auth(),
             "size": settings.size,
             "addresses": [spell(address) for address in self._server.addresses],
@@ -265,6 +307,8 @@ class InboxProgram(Program):
         lines += [f"  fails on purpose: {fault}" for fault in settings.fault or ()]
         if self._relay is not None:
             lines.append(f"  releases messages by {self._relay.name}, to {settings.relay_allow}")
+        if self._webhook is not None:
+            lines.append(f"  posts each message to {self._webhook.name}")
         kept = f"in {settings.store}" if settings.store else "until the end (--store keeps them)"
         lines.append(f"  messages are kept {kept}, {self._store.keep.describe()}")
         return [*(safe_line(line) for line in lines), "  stop it with Ctrl-C"]
@@ -272,6 +316,7 @@ class InboxProgram(Program):
     def _how(self) -> str:
         described = self._services.smtp
         tls = {"starttls": "STARTTLS offered", "required": "STARTTLS required"}
+        tls["implicit"] = "TLS from the start"
         words = {"any": "any user", "users": "AUTH offered"}
         auth = str(described["auth"])
         found = [tls.get(described["tls"], "no TLS"), words.get(auth.partition(",")[0], "no AUTH")]
@@ -289,6 +334,8 @@ class InboxProgram(Program):
             await super()._serve(identity)
         finally:
             await self._stop_web()
+            if self._webhook is not None:
+                await self._webhook.stop()
             if self._relay is not None:
                 await self._relay.close()
             await asyncio.to_thread(self._close)
@@ -317,6 +364,23 @@ def _relay_of(settings: Namespace) -> Relay | None:
     from aiosmtpd.inbox.relay import Relay  # seldom needed
 
     return Relay(settings.relay, settings.relay_allow, settings.relay_block or "")
+
+
+def _tagging_of(settings: Namespace) -> Tagging:
+    without = settings.no_tags or ()
+    return Tagging(
+        [(query, [name]) for name, query in settings.tag or ()],
+        addresses="addresses" not in without,
+        header="header" not in without,
+    )
+
+
+def _webhook_of(settings: Namespace) -> Webhook | None:
+    if not settings.webhook:
+        return None
+    from aiosmtpd.inbox.webhook import Webhook  # seldom needed
+
+    return Webhook(settings.webhook, settings.webhook_limit or 0, settings.label)
 
 
 class _named_option:  # noqa: N801 - used as a function

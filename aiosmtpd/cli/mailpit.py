@@ -61,6 +61,47 @@ def _recipients(value: str) -> list[str]:
     return [f"--max-recipients={value.strip()}"]
 
 
+def _users(value: str) -> list[str]:
+    """Mailpit refuses mail without a login if it has users."""
+    users = _each("--auth")(value)
+    return [*users, "--require-auth"] if users else []
+
+
+def _users_file(value: str) -> list[str]:
+    return [f"--auth-file={value}", "--require-auth"]
+
+
+def _certificate(value: str) -> list[str]:
+    """Read a file name, or ``sans:NAME,NAME``, which asks for a certificate made at the start."""
+    return ["--tls=self-signed"] if value.startswith("sans:") else [f"--tlscert={value}"]
+
+
+def _key(value: str) -> list[str]:
+    return [] if value.startswith("sans:") else [f"--tlskey={value}"]
+
+
+def _no_tags(value: str) -> list[str]:
+    kinds = {"plus-addresses": "addresses", "x-tags": "header"}
+    try:
+        return [f"--no-tags={kinds[part.strip().lower()]}" for part in value.split(",")]
+    except KeyError:
+        raise _Wrong(f"write {' or '.join(kinds)}") from None
+
+
+def _tags(value: str) -> list[str]:
+    """Read filters such as ``Shop=to:@shop.test "Two words,Other=subject:hi"``."""
+    words = []
+    for part in re.findall(r'(?:[^\s"]|"[^"]*(?:"|\Z))+', value):
+        text = part[1:-1] if part[0] == part[-1] == '"' and part.count('"') == 2 else part
+        names, equals, query = text.partition("=")
+        if not equals:
+            raise _Wrong("write TAG=QUERY")
+        for name in names.split(","):
+            clean = name.strip(' "')
+            words.append(f"--tag={clean}={query}")
+    return words
+
+
 def _chaos(value: str) -> list[str]:
     """Read triggers such as ``Sender:451:5,Authentication:535:10``: stage, reply, percent."""
     stages = {"sender": "mail", "recipient": "rcpt", "authentication": "auth"}
@@ -81,21 +122,30 @@ ALIASES: dict[str, Alias] = {
     "MP_UI_AUTH": Alias("--web-auth", "web_auth", _each("--web-auth"), secret=True),
     "MP_UI_AUTH_FILE": Alias("--web-auth-file", "web_auth_file", _one("--web-auth-file")),
     "MP_API_CORS": Alias("--allow-origin", "allow_origin", _each("--allow-origin", ",")),
+    "MP_ALLOWED_HOSTS": Alias("--allow-host", "allow_host", _each("--allow-host", ",")),
     "MP_LABEL": Alias("--label", "label", _one("--label")),
     "MP_SMTP_BIND_ADDR": Alias("-l", "listen", _one("--listen")),
-    "MP_SMTP_AUTH": Alias("--auth", "auth", _each("--auth"), secret=True),
-    "MP_SMTP_AUTH_FILE": Alias("--auth-file", "auth_file", _one("--auth-file")),
+    "MP_SMTP_AUTH": Alias("--auth", "auth", _users, secret=True),
+    "MP_SMTP_AUTH_FILE": Alias("--auth-file", "auth_file", _users_file),
     "MP_SMTP_AUTH_ACCEPT_ANY": Alias("--auth-any", "auth_any", _flag("--auth-any")),
-    "MP_SMTP_TLS_CERT": Alias("--tlscert", "tlscert", _one("--tlscert")),
-    "MP_SMTP_TLS_KEY": Alias("--tlskey", "tlskey", _one("--tlskey")),
+    "MP_SMTP_TLS_CERT": Alias("--tlscert", "tlscert", _certificate),
+    "MP_SMTP_TLS_KEY": Alias("--tlskey", "tlskey", _key),
     "MP_SMTP_REQUIRE_STARTTLS": Alias("--require-tls", "requiretls", _flag("--require-tls")),
     "MP_SMTP_MAX_RECIPIENTS": Alias("--max-recipients", "max_recipients", _recipients),
+    "MP_SMTP_ALLOWED_RECIPIENTS": Alias(
+        "--allow-recipients", "allow_recipients", _one("--allow-recipients")
+    ),
     "MP_MAX_MESSAGE_SIZE": Alias("--size", "size", _megabytes),
     "MP_DATABASE": Alias("--store", "store", _one("--store")),
     "MP_IGNORE_DUPLICATE_IDS": Alias(
         "--ignore-duplicates", "ignore_duplicates", _flag("--ignore-duplicates")
     ),
     "MP_CHAOS_TRIGGERS": Alias("--fault", "fault", _chaos),
+    "MP_ENABLE_PROMETHEUS": Alias("--metrics", "metrics", _flag("--metrics")),
+    "MP_TAG": Alias("--tag", "tag", _tags),
+    "MP_TAGS_DISABLE": Alias("--no-tags", "no_tags", _no_tags),
+    "MP_WEBHOOK_URL": Alias("--webhook", "webhook", _one("--webhook"), secret=True),
+    "MP_WEBHOOK_LIMIT": Alias("--webhook-limit", "webhook_limit", _one("--webhook-limit")),
     "MP_QUIET": Alias("-q", "quiet", _flag("--quiet")),
     "MP_VERBOSE": Alias("-d", "debug", _flag("--debug")),
 }
@@ -111,6 +161,7 @@ AS_IT_IS = {
 
 PAIRS = {
     "MP_KEEP": ("MP_MAX_MESSAGES", "MP_MAX_AGE"),
+    "MP_SMTPS": ("MP_SMTP_REQUIRE_TLS",),
     "MP_UI_TLS": ("MP_UI_TLS_CERT", "MP_UI_TLS_KEY"),
     "MP_RELAY": tuple(
         f"MP_SMTP_RELAY_{name}"
@@ -130,6 +181,8 @@ OPTIONS = {"--smtp": "MP_SMTP_BIND_ADDR", "--max": "MP_MAX_MESSAGES", "-m": "MP_
 
 def option_for(name: str) -> str | None:
     """Return our option for one of Mailpit's command line, None if we have none."""
+    if name == "--smtp-require-tls":
+        return "-l smtps://PLACE"
     variable = OPTIONS.get(name, "MP_" + name.strip("-").replace("-", "_").upper())
     for pair, names in PAIRS.items():
         if variable in names:
@@ -165,6 +218,7 @@ def words_of(
                 parser.error(f"{name}: {error}")
             words += new
             notes.append(f"{name}: {_note(alias, new)}")
+    _add_smtps(parser, environment, given, words, notes)
     _add_keep(parser, environment, given, words, notes)
     _add_web_tls(parser, environment, given, words, notes)
     _add_relay(parser, environment, given, words, notes)
@@ -174,7 +228,9 @@ def words_of(
 def _note(alias: Alias, words: list[str]) -> str:
     if not words:
         return f"changes nothing, {alias.option} is not set"
-    return f"taken as {alias.option}" if alias.secret else f"taken as {' '.join(words)}"
+    if alias.secret:
+        words = [*dict.fromkeys(word.partition("=")[0] for word in words)]
+    return f"taken as {' '.join(words)}"
 
 
 def _given(parser: ArgumentParser, args: Sequence[str]) -> set[str]:
@@ -185,6 +241,30 @@ def _given(parser: ArgumentParser, args: Sequence[str]) -> set[str]:
     known["debug"] = 0
     found = vars(parser.parse_args(args, Namespace(**known)))
     return {name for name, value in found.items() if value is not known[name]}
+
+
+def _add_smtps(
+    parser: ArgumentParser,
+    environment: Mapping[str, str],
+    given: set[str],
+    words: list[str],
+    notes: list[str],
+) -> None:
+    """Let the place of SMTP begin with TLS."""
+    name = "MP_SMTP_REQUIRE_TLS"
+    try:
+        is_wanted = _is_true(environment.get(name, ""))
+    except _Wrong as error:
+        parser.error(f"{name}: {error}")
+    if not is_wanted:
+        return
+    if "listen" in given:
+        notes.append(f"{name}: ignored, because of -l")
+        return
+    # The variable for the place has its word before.
+    words[:] = [word for word in words if not word.startswith("--listen=")]
+    words.append(f"--listen=smtps://{environment.get('MP_SMTP_BIND_ADDR', '')}")
+    notes.append(f"{name}: taken as {words[-1]}")
 
 
 def _add_keep(
@@ -223,6 +303,8 @@ def _add_web_tls(
     if not any(files):
         return
     names = " and ".join(PAIRS["MP_UI_TLS"])
+    if any(file.startswith("sans:") for file in files):
+        parser.error(f"{names}: the page needs a certificate in a file")
     if not all(files):
         parser.error(f"{names} need each other: set both")
     if "web_tls" in given:

@@ -22,6 +22,7 @@ from aiosmtpd.inbox import (
     inspection,
     message,
     messages,
+    metrics,
     openapi,
     own,
     send,
@@ -43,7 +44,7 @@ SECONDS_TO_BE_READY = 5
 
 _MODULES = (
     *(messages, message, attachments, inspection, view, send),
-    *(tags, chaos, information, openapi, events),
+    *(tags, chaos, information, metrics, openapi, events),
 )
 """Modules with routes that clients of Mailpit know."""
 
@@ -114,11 +115,14 @@ async def _refused(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers or {})
-    if error.status_code == 405:
+    if error.status_code in (404, 405):
+        # A GET of a path without one is asked for as a file of the page, which does not exist.
         methods = _methods_of(request)
         if not methods:
-            return refusal(request, 404, "Not Found")
-        headers["Allow"] = ", ".join(methods)
+            return refusal(request, 404, error.detail if error.status_code == 404 else "Not Found")
+        if request.method not in methods:
+            allowed = {**headers, "Allow": ", ".join(methods)}
+            return refusal(request, 405, "Method Not Allowed", allowed)
     return refusal(request, error.status_code, error.detail, headers)
 
 

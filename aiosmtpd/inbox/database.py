@@ -122,6 +122,17 @@ def explained(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreError(f"{path}: {error}")
 
 
+def unusable(error: OSError, path: Path) -> StoreError:
+    """Return an error of the system as one line that says what to do."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        there = "is not a folder" if os.path.lexists(folder) else "does not exist"
+        return StoreError(f"Cannot use {path}: the folder {folder} {there}")
+    why = (error.strerror or str(error)).lower()
+    where = error.filename if error.filename not in (None, str(path), f"{path}.lock") else path
+    return StoreError(f"Cannot use {where}: {why}")
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         return sqlite3.connect(path, timeout=BUSY, isolation_level=None, check_same_thread=False)

@@ -18,6 +18,7 @@ from aiosmtpd.inbox.message import CLOSED
 from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.records import SessionLog
+from aiosmtpd.inbox.search import WrongFilter, check
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.stored import StoredMail
 from aiosmtpd.inbox.waiting import UnknownMessage, Watch, Wish, now, wait
@@ -275,7 +276,7 @@ class _Own:
         """Return the message of a request, by its id or as the latest; raises Wrong."""
         id = request.path_params["id"]
         if id == "latest":
-            id = self._store.newest(request.query_params.get("query", "")) or id
+            id = self._store.newest(_query(request)) or id
         mail = self._store.message(id)
         if mail is None:
             raise Wrong(404, f"no message {id!r:.60}")
@@ -346,7 +347,17 @@ def _wish(request: Request) -> Wish:
     if any(pattern is not None and len(pattern) > 500 for pattern in patterns):
         raise Wrong(400, "a pattern has more than 500 characters")
     wanted = Wanted(*[pattern or None for pattern in patterns])
-    return Wish(values.get("query", "").strip(), wanted, values.get("since", ""), count)
+    return Wish(_query(request), wanted, values.get("since", ""), count)
+
+
+def _query(request: Request) -> str:
+    """Return the query of a request; raises Wrong if one of its filters does not exist."""
+    text = request.query_params.get("query", "").strip()
+    try:
+        check(text)
+    except WrongFilter as error:
+        raise Wrong(400, str(error), error.hint) from None
+    return text
 
 
 def _place_of(mail: StoredMail, log: SessionLog) -> list[int]:

@@ -7,9 +7,9 @@ exclude its matches. Operators such as ``from:`` limit a word to one field. Any 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from attrs import frozen
 from public import public
@@ -38,6 +38,15 @@ _STATES = {
     "has:inline": "m.inlines > 0",
     "has:inlines": "m.inlines > 0",
 }
+_VALUES = {
+    "before": "2026-11-28",
+    "after": "2026-11-28",
+    "larger": "500k",
+    "smaller": "500k",
+}
+_NAMES = (*FIELDS, "tag", "is", "has", *_VALUES)
+_FILTER = re.compile(r"([A-Za-z][A-Za-z-]*):(?!//)")
+_QUOTED = '; text with a colon needs quotation marks: "a:b"'
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*(?:"|\Z))+')
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(kb?|mb?|b(?:ytes?)?)?", re.IGNORECASE)
 _UNITS = {"k": 1 << 10, "m": 1 << 20}
@@ -107,6 +116,59 @@ def parse(text: str, zone: tzinfo | None = None) -> Query:
         elif (operator not in ("larger", "smaller") or value) and (found := folded(word)):
             (query.unwanted if negated else query.words).append(found)
     return query
+
+
+class WrongFilter(ValueError):
+    """A filter of a query does not exist, or its value cannot be; *hint* says what to write."""
+
+    def __init__(self, text: str, hint: str) -> None:
+        super().__init__(text)
+        self.hint = hint
+
+
+def check(text: str, more: Collection[str] = ()) -> None:
+    """Raise WrongFilter for a query that :func:`parse` would read in another way than it looks.
+
+    That is for queries which are written once and then used unseen. A search takes an unknown
+    filter as text. *more* are filters that are allowed besides. A word with a quotation mark at its
+    beginning is text.
+    """
+    for word in words_of(text):
+        bare = word.lstrip("-!") if len(word) > 1 else word
+        found = _FILTER.match(bare)
+        if found is None or bare.replace('"', "").lower() in more:
+            continue
+        name, value = found[1].lower(), bare[found.end() :].replace('"', "").strip()
+        if name in ("is", "has"):
+            _check_state(f"{name}:{value.lower()}", more)
+        elif name in _VALUES:
+            if not value:
+                raise WrongFilter(f"{name}: has no value", f"write {name}:{_VALUES[name]}")
+            is_date = name in ("before", "after")
+            if not (parse_date(value) if is_date else _size(value)):
+                kind = "date" if is_date else "size"
+                hint = f"write {name}:{_VALUES[name]}"
+                raise WrongFilter(f"{value!r:.60} is not a {kind}", hint)
+        elif name not in (*FIELDS, "tag"):
+            _complain_of(f"{name}:", [f"{one}:" for one in _NAMES], _QUOTED)
+        elif not folded(value):
+            raise WrongFilter(f"{name}: has no value", f"write {name}:TEXT")
+
+
+def _check_state(filter: str, more: Collection[str]) -> None:
+    if filter not in _STATES:
+        name = filter.partition(":")[0] + ":"
+        _complain_of(filter, [one for one in (*_STATES, *more) if one.startswith(name)], "")
+
+
+def _complain_of(filter: str, known: list[str], more: str) -> NoReturn:
+    from difflib import get_close_matches  # seldom needed
+
+    near = get_close_matches(filter, known, 1, 0.5)
+    start = f"did you mean {near[0]}? " if near else ""
+    raise WrongFilter(
+        f"there is no filter {filter:.60}", f"{start}there are {', '.join(known)}{more}"
+    )
 
 
 def words_of(text: str) -> list[str]:

@@ -47,6 +47,8 @@ class WebOptions:
     """True lets the HTML of messages load images from other hosts."""
     link_check: bool = False
     """True lets the link check of the API send requests to the links of a message."""
+    metrics: bool = False
+    """True serves numbers for Prometheus at ``/metrics``."""
     max_size: int = 50 << 20
     """Bytes of the largest message that the API accepts; 0 for any size."""
     max_body: int = 5 << 20

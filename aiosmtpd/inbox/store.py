@@ -137,7 +137,7 @@ class Store:
             self._open(self.path)
         except OSError as error:
             self._abandon()
-            raise StoreError(f"Cannot use {self.path}: {error}") from error
+            raise database.unusable(error, self.path) from error
         except BaseException:
             self._abandon()
             raise

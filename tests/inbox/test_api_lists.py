@@ -283,6 +283,11 @@ async def test_other_methods_and_paths(web: httpx.AsyncClient) -> None:
     answer = await web.post("/api/v1/messages")
     assert (answer.status_code, answer.headers["content-type"]) == (405, "text/plain")
     assert answer.headers["allow"] == "DELETE, GET, HEAD, PUT"
+    for path in ("/api/v1/send", "/api/v1/message/latest/release"):
+        answer = await web.get(path)
+        assert (answer.status_code, answer.text) == (405, "Method Not Allowed"), path
+        assert answer.headers["allow"] == "POST"
+        assert answer.headers["content-type"] == "text/plain"
     answer = await web.head("/api/v1/messages")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
     answer = await web.options("/api/v1/messages")

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from aiosmtpd.inbox import compatibility
-from aiosmtpd.inbox.store import LARGE, Store, StoreError
+from aiosmtpd.inbox.store import LARGE, Attempt, Store, StoreError
 from aiosmtpd.observers.faults import Faults
 from tests.inbox.support import add, mail
 from tests.inbox.web import client_of
@@ -238,6 +238,30 @@ async def test_information_has_exactly_these_keys(store: Store, web: httpx.Async
     assert all(type(number) is int for number in [*stats.values(), info["DatabaseSize"]])
     assert (info["Messages"], info["Tags"], stats["SMTPAccepted"]) == (1, {"Billing": 1}, 1)
     assert stats["Memory"] > 1 << 20
+
+
+async def test_metrics_are_current_and_on_demand(store: Store) -> None:
+    assert (await client_of(store).get("/metrics")).status_code == 404
+    web = client_of(store, metrics=True)
+    add(store, mail(more="X-Tags: Billing\r\n"))
+    await web.get(f"/api/v1/message/{add(store)}")
+    store.add_attempt(Attempt(1, "MAIL", reply="550 no")).result(30)
+    answer = await web.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = answer.text.splitlines()
+    for line in (
+        *("mailpit_messages 2", "mailpit_messages_unread 1", "mailpit_uptime_seconds 0"),
+        *('mailpit_tag_messages{tag="Billing"} 1', "mailpit_smtp_accepted_total 2"),
+        *("mailpit_smtp_rejected_total 1", "mailpit_smtp_ignored_total 0"),
+        *("mailpit_messages_deleted_total 0", "# TYPE mailpit_smtp_rejected_total counter"),
+    ):
+        assert line in lines
+    numbers = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    size = sum(one["Size"] for one in (await web.get("/api/v1/messages")).json()["messages"])
+    assert int(numbers["mailpit_smtp_accepted_size_bytes_total"]) == size
+    assert int(numbers["mailpit_database_size_bytes"]) > 0
+    assert int(numbers["mailpit_memory_usage_bytes"]) > 1 << 20
+    assert len(numbers) == 11
 
 
 async def test_settings_of_the_page(store: Store, web: httpx.AsyncClient) -> None:

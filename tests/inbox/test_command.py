@@ -14,7 +14,7 @@ import pytest
 
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.inbox.command import ANYWHERE, running
+from tests.inbox.command import ANYWHERE, Inbox, running
 from tests.net.program import Program, environment, refused
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
@@ -65,6 +65,32 @@ def test_a_message_is_caught_and_listed() -> None:
             "stop it with Ctrl-C",
         ]
         assert inbox.program.end(signal.SIGTERM) == (0, "", "")
+
+
+def test_an_address_in_utf_8_is_caught() -> None:
+    with running() as inbox:
+        text = "From: ann@example.org\r\nTo: gr\u00fc\u00dfe@example.org\r\nSubject: \u2713\r\n\r\n"
+        with smtplib.SMTP("127.0.0.1", inbox.port, timeout=PATIENCE) as client:
+            client.ehlo()
+            options = ["SMTPUTF8", "BODY=8BITMIME"]
+            to = ["gr\u00fc\u00dfe@example.org"]
+            client.sendmail("ann@example.org", to, text.encode(), options)
+        [row] = inbox.get("api/v1/messages")["messages"]
+        assert (row["Subject"], row["To"][0]["Address"]) == ("\u2713", to[0])
+        assert (row["Cc"], row["Bcc"]) == ([], [])
+
+
+def test_other_recipients_are_refused() -> None:
+    with running("--allow-recipients", "@shop[.]test$") as inbox:
+        with smtplib.SMTP("127.0.0.1", inbox.port, timeout=PATIENCE) as client:
+            to = ["ann@SHOP.test", "bob@shop.test.example"]
+            refusals = client.sendmail("me@example.org", to, "Subject: Hi\r\n\r\n")
+        assert {name: reply[0] for name, reply in refusals.items()} == {to[1]: 550}
+        [row] = inbox.get("api/v1/messages")["messages"]
+        assert [one["Address"] for one in row["Bcc"]] == to[:1]
+        [attempt] = inbox.get("api/rejected")["attempts"]
+        assert (attempt["stage"], attempt["to"]) == ("RCPT", to[1])
+        assert attempt["reply"] == "550 5.1.1 --allow-recipients does not allow this address"
 
 
 def test_ctrl_c_with_open_pages_streams_and_waits(tmp_path: Path) -> None:
@@ -134,6 +160,9 @@ def test_check_asks_a_running_inbox() -> None:
         web = f"{inbox.place[0]}:{inbox.place[1]}"
         with Program("inbox", "--check", "--web", web, "--web-root", "mail") as program:
             assert program.ended() == (0, "", "")
+        variables = environment(MP_UI_BIND_ADDR=web, MP_WEBROOT="mail")
+        with Program("inbox", "--check", env=variables) as program:
+            assert program.ended() == (0, "", "")
         line = refused("inbox", "--check", "--web", web, code=1)
         assert line == f"aiosmtpd inbox: no inbox at {web}: it answers 404 Not Found\n"
     line = refused("inbox", "--check", "--web", web, "--wait", "0.2", code=1)
@@ -162,9 +191,34 @@ def test_https_and_starttls_with_a_password(certificates: Certificates) -> None:
             client.starttls(context=context)
             client.login("shop", "any")
             client.sendmail("ann@example.org", ["bob@example.org"], "Subject: Hi\n\n")
+        web = inbox.url.partition("://")[2].strip("/")
+        with Program("inbox", "--check", "--web", web, "--web-tls", *files) as program:
+            assert program.ended() == (0, "", "")
         assert status(inbox.url, context) == 401
         assert status(inbox.url, context, "Basic bWU6c2VjcmV0") == 200
         assert inbox.program.end() == (0, "", "")
+
+
+def test_tls_from_the_start_by_variables(certificates: Certificates) -> None:
+    variables = {
+        "MP_SMTP_BIND_ADDR": "127.0.0.1:0",
+        "MP_SMTP_REQUIRE_TLS": "true",
+        "MP_SMTP_TLS_CERT": str(certificates.cert_file),
+        "MP_SMTP_TLS_KEY": str(certificates.key_file),
+        "MP_SMTP_AUTH": "shop:secret",
+    }
+    with Program("inbox", "--web", ":0", env=environment(**variables)) as program:
+        inbox = Inbox(program)
+        assert inbox.banner[1].endswith(", TLS from the start, AUTH required")
+        assert inbox.get("api/settings")["tls"] == "implicit"
+        context = certificates.client_context()
+        port, mail = inbox.port, ("ann@example.org", ["bob@example.org"], "Subject: Hi\r\n\r\n")
+        with smtplib.SMTP_SSL("127.0.0.1", port, timeout=PATIENCE, context=context) as client:
+            with pytest.raises(smtplib.SMTPSenderRefused):
+                client.sendmail(*mail)
+            client.login("shop", "secret")
+            client.sendmail(*mail)
+        assert inbox.subjects() == ["Hi"]
 
 
 def status(url: str, context: ssl.SSLContext, authorization: str = "") -> int:

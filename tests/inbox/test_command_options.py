@@ -1,6 +1,7 @@
 """The options of ``aiosmtpd inbox``, and the variables of Mailpit that stand for them."""
 
 import os
+import re
 import webbrowser
 from argparse import Namespace
 from pathlib import Path
@@ -49,8 +50,9 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--web-auth", "a"], "argument --web-auth: invalid user and password"),
         (["--web-auth", "'a:b'"], "argument --web-auth: quotation marks would be a part of the"),
         (["--web-auth-file", "nowhere"], "Users file nowhere: no such file or directory"),
-        (["--web-auth", "me:$2y$05$x"], "The password of me is a hash: write it in plain text"),
-        (["--auth", "me:{SHA}x"], "The password of me is a hash: write it in plain text"),
+        (["--web-auth", "me:$2y$05$x"], "--web-auth: the password of me is a hash, and the inbox"),
+        (["--auth", "me:{SHA}x"], "--auth: the password of me is a hash, and the inbox"),
+        (["--store", "no/where/x"], "Cannot use no/where/x: the folder "),
         (["--web-root", "/a b/"], "argument --web-root: invalid path: '/a b/' (write /mail/)"),
         (["--web-root", "/../"], "argument --web-root: invalid path"),
         (["--web", "unix:x"], "the page is served at a HOST:PORT, not at unix:x"),
@@ -60,10 +62,18 @@ def value(name: str, *args: str, **variables: str) -> Any:
         (["--relay-allow", "x"], "--relay-allow and --relay-block need --relay"),
         (["--relay", "http://a.test", "--relay-allow", "."], "argument --relay: write HOST:PORT"),
         (["--relay", "a.test:0"], "argument --relay: smtp://a.test:0: invalid port: 0"),
+        (["--allow-recipients", "["], "argument --allow-recipients: invalid regular expression"),
         (["--relay-allow", "("], "argument --relay-allow: invalid regular expression: missing )"),
+        (["--webhook", "x"], "argument --webhook: invalid URL: write http://HOST:PORT/PATH"),
+        (["--webhook-limit", "x"], "argument --webhook-limit: invalid number: 'x'"),
+        (["--webhook-url", "x"], "unrecognized arguments: --webhook-url; Mailpit's --webhook-url"),
         (["--keep", "much"], "argument --keep: 'much' is not a limit: write COUNT,SIZE,AGE"),
         (["--tag", "x"], "argument --tag: invalid query: 'x' (write Shop=to:@shop.test)"),
         (["--inbox", "=to:x"], "argument --inbox: invalid query: '=to:x'"),
+        (["--inbox", "Shop=form:x"], "argument --inbox: Shop: there is no filter form:; did you"),
+        (["--tag", "A=is:rejected"], "argument --tag: A: there is no filter is:rejected; did you"),
+        (["--tag", "A=before:noon"], "argument --tag: A: 'noon' is not a date; write before:2026"),
+        (["--tag", "!=to:x"], "argument --tag: invalid tag: '!' (use letters, digits and . - _ @)"),
         (["--fault", "rcpt: shout"], "argument --fault: unknown effect 'shout'"),
         (["--trusted-proxy", "x"], "argument --trusted-proxy: invalid network: 'x'"),
         (["--require-auth"], "--require-auth needs users: add --auth, --auth-file or --auth-any"),
@@ -76,6 +86,10 @@ def value(name: str, *args: str, **variables: str) -> Any:
             ["--ui-auth-file", "f"],
             "unrecognized arguments: --ui-auth-file; "
             "Mailpit's --ui-auth-file is --web-auth-file here",
+        ),
+        (
+            ["--smtp-require-tls"],
+            "unrecognized arguments: --smtp-require-tls; Mailpit's --smtp",
         ),
         (["-m", "5"], "unrecognized arguments: -m; Mailpit's -m is --keep here"),
         (
@@ -153,6 +167,22 @@ def test_a_container_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert inbox_program.in_container()
 
 
+@pytest.mark.parametrize("option", ["--web-auth-file", "--auth-file"])
+def test_a_file_with_hashes_is_refused(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "users"
+    file.write_text("# ours\nann:secret\nbob:$apr1$abcdefgh$qmQ3xb1yt5RJ1lBVS2iSb.\n")
+    assert refused(capsys, option, str(file)) == (
+        f"Users file {file}: the password of bob is a hash, and the inbox compares plain texts: "
+        "write USER:PASSWORD, best in a file that only you can read"
+    )
+
+
+def test_an_inbox_may_be_the_refused_attempts() -> None:
+    assert value("inbox", "--inbox", "Refused=is:rejected") == [("Refused", "is:rejected")]
+
+
 def test_defaults() -> None:
     settings, notes = parsed()
     assert notes == []
@@ -172,19 +202,38 @@ def test_defaults() -> None:
         ("MP_LABEL", "Shop", "label", "Shop"),
         ("MP_SMTP_BIND_ADDR", "0.0.0.0:1025", "listen", ["0.0.0.0:1025"]),
         ("MP_SMTP_AUTH", "a:b", "auth", [("a", "b")]),
+        ("MP_SMTP_AUTH", "a:b", "require_auth", True),
         ("MP_SMTP_AUTH_FILE", "users", "auth_file", "users"),
+        ("MP_SMTP_AUTH_FILE", "users", "require_auth", True),
         ("MP_SMTP_AUTH_ACCEPT_ANY", "1", "auth_any", True),
         ("MP_SMTP_AUTH_ACCEPT_ANY", "off", "auth_any", False),
         ("MP_SMTP_TLS_CERT", "c", "tlscert", "c"),
         ("MP_SMTP_TLS_KEY", "k", "tlskey", "k"),
+        ("MP_SMTP_TLS_CERT", "sans:localhost", "tls", "self-signed"),
+        ("MP_SMTP_TLS_KEY", "sans:localhost", "tlskey", None),
+        ("MP_SMTP_REQUIRE_TLS", "true", "listen", ["smtps://"]),
+        ("MP_TAGS_DISABLE", "plus-addresses, x-tags", "no_tags", ["addresses", "header"]),
         ("MP_SMTP_REQUIRE_STARTTLS", "yes", "requiretls", True),
         ("MP_SMTP_MAX_RECIPIENTS", "5", "max_recipients", 5),
+        ("MP_SMTP_ALLOWED_RECIPIENTS", "@shop[.]test$", "allow_recipients", "@shop[.]test$"),
+        ("MP_ALLOWED_HOSTS", "a.example, b.example", "allow_host", ["a.example", "b.example"]),
         ("MP_MAX_MESSAGE_SIZE", "10", "size", 10 << 20),
         ("MP_MAX_MESSAGE_SIZE", "0", "size", 0),
         ("MP_DATABASE", "box.db", "store", "box.db"),
         ("MP_MAX_MESSAGES", "0", "keep", "all"),
         ("MP_MAX_AGE", "3d", "keep", "3d"),
         ("MP_IGNORE_DUPLICATE_IDS", "true", "ignore_duplicates", True),
+        ("MP_ENABLE_PROMETHEUS", "true", "metrics", True),
+        ("MP_TAG", "A=to:x B=from:y", "tag", [("A", "to:x"), ("B", "from:y")]),
+        (
+            "MP_TAG",
+            '"A b,c=subject:hi you"',
+            "tag",
+            [("A b", "subject:hi you"), ("c", "subject:hi you")],
+        ),
+        ("MP_WEBHOOK_URL", "http://a.test/x", "webhook", "http://a.test/x"),
+        ("MP_WEBHOOK_LIMIT", "5", "webhook_limit", 5),
+        ("MP_WEBHOOK_LIMIT", "0", "webhook_limit", None),
         ("MP_QUIET", "on", "quiet", True),
         ("MP_VERBOSE", "TRUE", "debug", 1),
         ("MP_DATABASE", "", "store", None),
@@ -198,6 +247,10 @@ def test_a_variable_is_an_option(name: str, text: str, dest: str, expected: Any)
 
 def test_variables_that_make_one_option() -> None:
     assert value("keep", MP_MAX_MESSAGES="100", MP_MAX_AGE="12h") == "100,12h"
+    place = value("listen", MP_SMTP_BIND_ADDR="[::]:465", MP_SMTP_REQUIRE_TLS="1")
+    assert place == ["smtps://[::]:465"]
+    assert value("listen", "-l", ":1", MP_SMTP_REQUIRE_TLS="1") == [":1"]
+    assert value("listen", MP_SMTP_BIND_ADDR=":465", MP_SMTP_REQUIRE_TLS="no") == [":465"]
     assert value("web_tls", MP_UI_TLS_CERT="c", MP_UI_TLS_KEY="k") == ["c", "k"]
     triggers = "Sender:451:5,Authentication:535:0"
     assert [str(one) for one in value("fault", MP_CHAOS_TRIGGERS=triggers)] == [
@@ -206,8 +259,13 @@ def test_variables_that_make_one_option() -> None:
 
 
 def test_secrets_are_not_in_the_notes() -> None:
-    _, notes = parsed(MP_UI_AUTH="me:secret", MP_SMTP_AUTH="me:secret")
-    assert notes == ["MP_SMTP_AUTH: taken as --auth", "MP_UI_AUTH: taken as --web-auth"]
+    url = "https://hook.test/secret"
+    _, notes = parsed(MP_UI_AUTH="me:secret", MP_SMTP_AUTH="me:secret", MP_WEBHOOK_URL=url)
+    assert notes == [
+        "MP_SMTP_AUTH: taken as --auth --require-auth",
+        "MP_UI_AUTH: taken as --web-auth",
+        "MP_WEBHOOK_URL: taken as --webhook",
+    ]
 
 
 RELAY = {"HOST": "mail.test", "PORT": "587", "STARTTLS": "true", "ALLOW_INSECURE": "1"}
@@ -233,10 +291,10 @@ def test_variables_of_a_relay_are_one_option() -> None:
 
 
 def test_other_variables_are_named() -> None:
-    _, notes = parsed(MP_WEBHOOK_URL="http://x", MP_SMTP_DISABLE_RDNS="true", PATH="/")
+    _, notes = parsed(MP_POP3_AUTH="a:b", MP_SMTP_DISABLE_RDNS="true", PATH="/")
     assert notes == [
+        "MP_POP3_AUTH: the inbox has no such option, it is ignored",
         "MP_SMTP_DISABLE_RDNS: names of clients are never looked up",
-        "MP_WEBHOOK_URL: the inbox has no such option, it is ignored",
     ]
 
 
@@ -262,6 +320,11 @@ def test_options_take_precedence_over_variables() -> None:
         ("MP_QUIET", "perhaps", "MP_QUIET: write true or false"),
         ("MP_MAX_MESSAGE_SIZE", "10M", "MP_MAX_MESSAGE_SIZE: write a number of megabytes"),
         ("MP_MAX_MESSAGES", "many", "MP_MAX_MESSAGES: write a number"),
+        ("MP_ENABLE_PROMETHEUS", ":9090", "MP_ENABLE_PROMETHEUS: write true or false"),
+        ("MP_TAGS_DISABLE", "x", "MP_TAGS_DISABLE: write plus-addresses or x-tags"),
+        ("MP_SMTP_REQUIRE_TLS", "x", "MP_SMTP_REQUIRE_TLS: write true or false"),
+        ("MP_UI_TLS_CERT", "sans:a", "MP_UI_TLS_CERT and MP_UI_TLS_KEY: the page needs a certif"),
+        ("MP_TAG", "Shop", "MP_TAG: write TAG=QUERY"),
         ("MP_MAX_AGE", "3w", "MP_MAX_AGE: write a number of hours or days"),
         ("MP_CHAOS_TRIGGERS", "Sender:99:5", "MP_CHAOS_TRIGGERS: write Sender:451:5"),
         ("MP_UI_TLS_CERT", "c", "MP_UI_TLS_CERT and MP_UI_TLS_KEY need each other: set both"),
@@ -278,6 +341,19 @@ def test_wrong_variables_are_one_line(
 ) -> None:
     monkeypatch.setenv(name, text)
     assert refused(capsys).startswith(error)
+
+
+def test_all_options_are_in_the_help() -> None:
+    text = inbox.make_parser("aiosmtpd inbox").format_help()
+    for names in (
+        "--listen --web --web-root --web-auth --web-auth-file --web-tls --web-public --allow-host",
+        "--allow-origin --trusted-proxy --store --keep --durable --maildir --tls --auth --auth-any",
+        "--size --fault --tag --no-tags --inbox --relay --relay-allow --relay-block --webhook",
+        "--webhook-limit --link-check --remote-images --no-delete-all --metrics --browser --check",
+        "--wait --ready-file --quiet --allow-recipients --ignore-duplicates --label",
+    ):
+        for name in names.split():
+            assert re.search(rf"(?m)^ .*{name}\b", text), name
 
 
 def test_each_alias_names_an_option_that_exists() -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from aiosmtpd.inbox.search import folded, parse, parse_date
+from aiosmtpd.inbox.search import WrongFilter, check, folded, parse, parse_date
 from aiosmtpd.inbox.store import Store
 from tests.inbox.support import add, mail, row, subjects, without_index
 
@@ -214,3 +214,52 @@ def test_the_time_in_a_row_finds_its_message(store: Store) -> None:
     created = row(store, id)["Created"]
     assert created == "2026-11-28T12:00:00.007Z"
     assert store.find(f'before:"{created}" after:"{created}"') == [id]
+
+
+# Queries that are written once and used unseen.
+
+
+@pytest.mark.parametrize(
+    ("query", "error", "hint"),
+    [
+        ("form:ann", "there is no filter form:", "did you mean from:? there are from:, to:, "),
+        ("x -!tags:a", "there is no filter tags:", "did you mean tag:? there are from:, "),
+        ("zzz:a", "there is no filter zzz:", "there are from:, to:, cc:, bcc:, reply-to:, "),
+        ("zzz:a", "there is no filter zzz:", '; text with a colon needs quotation marks: "a:b"'),
+        ("IS:unred", "there is no filter is:unred", "did you mean is:unread? there are is:read, "),
+        ("has:file", "there is no filter has:file", "there are has:attachment, "),
+        ("is:", "there is no filter is:", "there are is:read, is:unread, is:tagged"),
+        (
+            "is:rejected",
+            "there is no filter is:rejected",
+            "there are is:read, is:unread, is:tagged",
+        ),
+        ("before:yesterday", "'yesterday' is not a date", "write before:2026-11-28"),
+        ('-after:"32 Nov 2026"', "'32 Nov 2026' is not a date", "write after:2026-11-28"),
+        ("larger:huge", "'huge' is not a size", "write larger:500k"),
+        ("smaller:", "smaller: has no value", "write smaller:500k"),
+        ('to:""', "to: has no value", "write to:TEXT"),
+        ("to:<>", "to: has no value", "write to:TEXT"),
+    ],
+)
+def test_a_wrong_filter_is_named(query: str, error: str, hint: str) -> None:
+    with pytest.raises(WrongFilter) as caught:
+        check(query)
+    assert str(caught.value) == error
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("", "hello", '"foo:bar"', "https://shop.test/a", "12:30", ":x", "-", "a=b", '-"a:b"'),
+        *("from:ann -To:bob cc:c bcc:d reply-to:e addressed:f subject:g message-id:h tag:i",),
+        *(
+            "is:read !is:unread is:Tagged has:attachments has:inline",
+            "before:2026 after:1764288000",
+        ),
+        *('larger:1.5k smaller:"2 MB"', 'before:"Nov 28 2026"', 'subject:"a b"', "is:own"),
+    ],
+)
+def test_right_filters_and_text(query: str) -> None:
+    check(query, ["is:own"])

@@ -562,6 +562,15 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
             Store(path).open()
 
 
+def test_the_folder_of_a_store_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, why in ("missing", "does not exist"), ("file", "is not a folder"):
+        path = tmp_path / name / "box.db"
+        with pytest.raises(StoreError) as caught:
+            Store(path).open()
+        assert str(caught.value) == f"Cannot use {path}: the folder {path.parent} {why}"
+
+
 def test_a_closed_store_says_so(store: Store) -> None:
     id = add(store)
     store.close()

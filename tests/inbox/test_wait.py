@@ -195,6 +195,17 @@ async def test_wrong_parameters(store: Watched, values: dict[str, str], text: st
     assert answer.json()["error"] == text
 
 
+@pytest.mark.parametrize("path", ["/api/wait", "/api/wait/none", "/api/message/latest/parts"])
+async def test_a_wrong_filter_has_a_hint(store: Store, path: str) -> None:
+    async with asking(store) as client:
+        answer = await client.get(path, params={"query": "is:unred"})
+    assert answer.status_code == 400
+    assert answer.json() == {
+        "error": "there is no filter is:unred",
+        "hint": "did you mean is:unread? there are is:read, is:unread, is:tagged",
+    }
+
+
 async def test_the_end_answers_waits(store: Watched) -> None:
     services = Services(store)
     async with client_of(services) as client:
