@@ -65,7 +65,7 @@ class Nothing(Store):
     def close(self) -> None:
         """Do nothing."""
 
-    def add(self, received: Received) -> Future[str]:
+    def take(self, received: Received) -> Future[str]:
         """Return an id at once."""
         future: Future[str] = Future()
         future.set_result("0123456789012345678901")

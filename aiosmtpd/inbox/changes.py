@@ -12,9 +12,9 @@ from attrs import evolve
 from aiosmtpd.inbox import labels, wire
 from aiosmtpd.inbox.database import INDEX_TABLE, MESSAGE_TABLES, OTHER_INDEXES
 from aiosmtpd.inbox.keep import Keep, Oldest, superfluous
-from aiosmtpd.inbox.packing import packed_attempt
+from aiosmtpd.inbox.packing import packed_attempt, packed_envelope, read_envelope
 from aiosmtpd.inbox.records import Attempt, Event, Received
-from aiosmtpd.inbox.rows import Description, complete
+from aiosmtpd.inbox.rows import Description, complete as with_state
 from aiosmtpd.inbox.search import Query, milliseconds
 from aiosmtpd.inbox.writer import Change
 
@@ -48,44 +48,51 @@ def marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def insert(
+def take(
     connection: sqlite3.Connection,
     change: Change,
     n: int,
+    id: str,
     received: Received,
-    found: Description,
     content: bytes | None,
-    filters: Sequence[tuple[Query, Sequence[str]]],
 ) -> None:
-    """Store a message with the number *n*; *content* is None if it is a file."""
-    created = milliseconds(found.created)
-    fields = found.fields
+    """Store a message with the number *n* as it came; *content* is None if it is a file.
+
+    It is safe then, but in no list before :func:`complete`.
+    """
+    values = n, id, packed_envelope(received), content
+    connection.execute("insert into raw values (?, ?, ?, ?)", values)
+    change.accepted += 1
+    change.total += 1
+    change.unread += 1
+
+
+def complete(
+    connection: sqlite3.Connection,
+    change: Change,
+    n: int,
+    session: int,
+    found: Description,
+    filters: Sequence[tuple[Query, Sequence[str]]],
+    *,
+    large: bool = False,
+) -> None:
+    """Store what the lists and searches need of a message that was taken."""
     connection.execute(
         "insert into msg (n, id, created, size, attachments, inlines, session, large)"
         " values (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(n, found.id, created, found.size, found.attachments, found.inlines),
-            *(received.session, content is None),
+            *(n, found.id, milliseconds(found.created), found.size, found.attachments),
+            *(found.inlines, session, large),
         ),
     )
-    connection.execute(
-        "insert into about values (?, ?, ?)", (n, found.row, details(received, found))
-    )
+    connection.execute("insert into about values (?, ?, ?)", (n, found.row, details(found)))
+    columns = "sender", "recipient", "cc", "bcc", "reply_to", "subject", "message_id"
     connection.execute(
         "insert into field values (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            n,
-            fields.get("sender", ""),
-            fields.get("recipient", ""),
-            fields.get("cc", ""),
-            fields.get("bcc", ""),
-            fields.get("reply_to", ""),
-            fields.get("subject", ""),
-            fields.get("message_id", ""),
-        ),
+        (n, *[found.fields.get(column, "") for column in columns]),
     )
     connection.execute("insert into txt values (?, ?)", (n, found.text))
-    connection.execute("insert into raw values (?, ?)", (n, content))
     wanted = list(found.tags)
     for query, tags in filters:
         if has(connection, n, query):
@@ -94,22 +101,25 @@ def insert(
     if wanted:
         tags_json = wire.dump(_tag(connection, change, n, wanted))
         connection.execute("update msg set tags = ? where n = ?", (tags_json, n))
-    change.total += 1
-    change.unread += 1
     change.size += found.size
-    change.events.append(Event("new", complete(found.row, False, tags_json)))
+    change.accepted_size += found.size
+    change.events.append(Event("new", with_state(found.row, False, tags_json)))
 
 
-def details(received: Received, found: Description) -> str:
+def taken(connection: sqlite3.Connection) -> list[tuple[int, str, Received]]:
+    """Return the messages that were taken and not completed, with their numbers and ids."""
+    sql = (
+        "select n, id, envelope, content from raw"
+        " where n > (select coalesce(max(n), 0) from msg) order by n"
+    )
+    found = connection.execute(sql).fetchall()
+    return [(n, id, read_envelope(envelope, content)) for n, id, envelope, content in found]
+
+
+def details(found: Description) -> str:
     """Return all else that is known of a message, as JSON."""
     return wire.dump(
         {
-            "sender": received.sender,
-            "recipients": list(received.recipients),
-            "username": received.username,
-            "client": received.client,
-            "tls": received.tls,
-            "lines": [[round(at, 4), who, text] for at, who, text in received.transaction],
             "added": found.added.decode("utf-8", "replace"),
             "left_out": found.left_out,
             "notices": found.notices,

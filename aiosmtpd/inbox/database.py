@@ -14,7 +14,7 @@ from aiosmtpd.inbox.records import StoreError
 APPLICATION = 0x61696F69
 """Marks the file as an inbox: "aioi" in ASCII."""
 
-FORMAT = 1
+FORMAT = 2
 """The version of the tables; a store of another version is not opened."""
 
 MESSAGE_TABLES = (
@@ -27,13 +27,15 @@ MESSAGE_TABLES = (
     " cc text not null, bcc text not null, reply_to text not null, subject text not null,"
     " message_id text not null)",
     "create table txt (n integer primary key, t text not null)",
-    "create table raw (n integer primary key, content blob)",
+    "create table raw (n integer primary key, id text not null, envelope text not null,"
+    " content blob)",
     "create table tag (name text not null, n integer not null, primary key (name, n))"
     " without rowid",
 )
 """``created`` is in milliseconds since 1970. The texts of ``field`` and ``txt`` are folded; those
-of ``about`` are JSON. ``large`` is 1 if the message is a file, and then ``content`` is null.
-``msg`` and ``field`` are small, so that they can be scanned."""
+of ``about`` and ``envelope`` are JSON. ``large`` is 1 if the message is a file, and then
+``content`` is null. ``msg`` and ``field`` are small, so that they can be scanned. A message that
+is only in ``raw`` has just arrived, and its other rows follow."""
 
 INDEX_TABLE = (
     "create virtual table word using fts5"

@@ -97,10 +97,10 @@ def complete(row: str, read: bool, tags: str) -> str:
 
 @public
 def describe(
-    source: Source, received: Received, created: datetime, tagging: Tagging
+    source: Source, received: Received, created: datetime, tagging: Tagging, id: str = ""
 ) -> Description:
     """Return the description of a message, with a notice if it cannot be read."""
-    found = Description(new_id(), created)
+    found = Description(id or new_id(), created)
     try:
         _Describer(found, source, received, tagging).run()
     except (Exception, RecursionError) as error:

@@ -41,13 +41,13 @@ from aiosmtpd.inbox.records import (
     Summary as Summary,
     Tagging as Tagging,
 )
-from aiosmtpd.inbox.rows import Description, describe
+from aiosmtpd.inbox.rows import Description, describe, new_id
 from aiosmtpd.inbox.stored import (
     ListedPart as ListedPart,
     StoredMail as StoredMail,
     Trees,
 )
-from aiosmtpd.inbox.writer import Change, Writer
+from aiosmtpd.inbox.writer import Change, Turn, Writer
 from aiosmtpd.mail.source import InFile, InMemory
 
 T = TypeVar("T")
@@ -173,6 +173,10 @@ class Store:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Read the numbers that are kept in memory; remove files without a message."""
+        for query, _ in self._filters:
+            # An error now is better than one for each message.
+            changes.has(connection, 0, query)
+        self._complete_taken(connection)
         first = connection.execute(
             "select count(*), coalesce(sum(read = 0), 0), coalesce(sum(size), 0),"
             " coalesce(max(n), 0), coalesce(max(session), 0) from msg"
@@ -195,6 +199,13 @@ class Store:
         for file in self._folder.iterdir():
             if file.name not in known:
                 file.unlink()
+
+    def _complete_taken(self, connection: sqlite3.Connection) -> None:
+        """Complete the messages that were safe when the process was killed, but in no list."""
+        connection.execute("begin immediate")
+        for n, id, received in changes.taken(connection):
+            self._complete(connection, Change(), n, id, received)
+        connection.execute("commit")
 
     def _abandon(self) -> None:
         if self._lock_file is not None:
@@ -231,14 +242,11 @@ class Store:
 
         With a duplicate that is ignored, the id of the stored message.
         """
-        content, future = received.content, Future[str]()
-        if received.created is None:
-            received = evolve(received, created=datetime.now().astimezone())
-        if isinstance(content, bytes) and len(content) <= QUICK:
-            source = InMemory(content)
+        received, future = _dated(received), Future[str]()
+        if self._is_quick(received):
 
             def add(connection: sqlite3.Connection, change: Change) -> str:
-                return self._insert(connection, change, received, self._describe(source, received))
+                return self._insert(connection, change, received, self._describe(received))
 
             return self._write(add, future)
         large = self._opened(self._large)
@@ -248,9 +256,50 @@ class Store:
             future.set_exception(StoreError("The store is closed"))
         return future
 
-    def _describe(self, source: InMemory | InFile, received: Received) -> Description:
+    def take(self, received: Received) -> Future[str]:
+        """Store a message as :meth:`add` does, but give the result as soon as it is safe.
+
+        It is read a moment later: its event comes within some 10 ms, and methods that read or
+        change messages first wait for it. :meth:`counts` has it at once.
+        """
+        if self.ignore_duplicates or not self._is_quick(received):
+            return self.add(received)
+        received, id = _dated(received), new_id()
+
+        def take(connection: sqlite3.Connection, change: Change) -> str:
+            n = self._number()
+            changes.take(connection, change, n, id, received, bytes(received.content))
+            change.late.append(lambda on, late: self._complete(on, late, n, id, received))
+            return id
+
+        return self._opened(self._writer).submit(take, turn=Turn.FIRST)
+
+    def _is_quick(self, received: Received) -> bool:
+        return isinstance(received.content, bytes) and len(received.content) <= QUICK
+
+    def _number(self) -> int:
+        # Not used again, also after a rollback.
+        self._next += 1
+        return self._next - 1
+
+    def _describe(self, received: Received, id: str = "") -> Description:
+        content = received.content
+        source = (
+            InMemory(content) if isinstance(content, bytes) else InFile(partial(_open, content))
+        )
         created = received.created or datetime.now().astimezone()
-        return describe(source, received, created, self.tagging)
+        return describe(source, received, created, self.tagging, id)
+
+    def _complete(
+        self,
+        connection: sqlite3.Connection,
+        change: Change,
+        n: int,
+        id: str,
+        received: Received,
+    ) -> None:
+        found = self._describe(received, id)
+        changes.complete(connection, change, n, received.session, found, self._filters)
 
     def _add_large(self, received: Received, future: Future[str]) -> None:
         """Read a message in a thread of its own, then pass it to the writer."""
@@ -264,10 +313,9 @@ class Store:
                 with self.new_file() as file:
                     file.write(content)
                     content = Path(file.name)
-            if isinstance(content, bytes):
-                found = self._describe(InMemory(content), received)
-            else:
-                found = self._describe(InFile(partial(_open, content)), received)
+            received = evolve(received, content=content)
+            found = self._describe(received)
+            if isinstance(content, Path):
                 if self.durable:
                     _sync(content)
                 content.rename(self._folder / found.id)
@@ -300,11 +348,12 @@ class Store:
                 change.unlinked.append(self._folder / found.id)
             change.ignored += 1
             return known
-        content = None if is_file or isinstance(received.content, Path) else received.content
-        changes.insert(connection, change, self._next, received, found, content, self._filters)
-        # Not used again, also after a rollback.
-        self._next += 1
-        change.accepted_size += found.size
+        content = received.content if isinstance(received.content, bytes) else None
+        n = self._number()
+        changes.take(connection, change, n, found.id, received, content)
+        changes.complete(
+            connection, change, n, received.session, found, self._filters, large=is_file
+        )
         return found.id
 
     def new_file(self) -> BinaryIO:
@@ -341,7 +390,8 @@ class Store:
             self._sessions.pop(session.number, None)
             self._saved.pop(session.number, None)
 
-        return self._write(save)
+        # After its messages, which may be late.
+        return self._opened(self._writer).submit(save, turn=Turn.LATE)
 
     def add_attempt(self, attempt: Attempt) -> Future[int]:
         """Store a refused attempt; the result is its number."""
@@ -421,22 +471,24 @@ class Store:
     def _committed(self, change: Change) -> None:
         """Count a change, and tell of it."""
         counts = self._counts
-        changed = bool(change.total or change.unread or change.everything)
-        accepted = sum(event.kind == "new" for event in change.events)
+        new = sum(event.kind == "new" for event in change.events)
+        # Of a message that was taken, the events tell when it is in the lists.
+        changed = new or change.everything or (not change.accepted and change.total | change.unread)
         if change.everything:
             deleted = counts.total
             counts = counts._replace(total=0, unread=0, size=0)
             self._tags = Counter()
             self._pending = 0
             self._trees.clear()
+            self._opened(self._writer).forget_late()
         else:
-            deleted = accepted - change.total
+            deleted = change.accepted - change.total
         self._counts = Counts(
             counts.total + change.total,
             counts.unread + change.unread,
             counts.size + change.size,
             counts.attempts + change.attempts,
-            counts.accepted + accepted,
+            counts.accepted + change.accepted,
             counts.accepted_size + change.accepted_size,
             counts.rejected + change.rejected,
             counts.ignored + change.ignored,
@@ -448,7 +500,7 @@ class Store:
             tags.update(change.tags)
             self._tags = +tags
         if self._index:
-            self._pending += accepted
+            self._pending += new
         for file in change.unlinked:
             with suppress(OSError):
                 file.unlink()
@@ -544,6 +596,13 @@ class Store:
 
     # Reading.
 
+    def _current(self) -> reading.Readers:
+        """Return the readers, after all messages that were taken are in the lists."""
+        writer = self._opened(self._writer)
+        if writer.is_late() and not writer.is_current_thread():
+            writer.submit(lambda *_: None).result()
+        return self._opened(self._readers)
+
     def summary(
         self,
         *,
@@ -557,7 +616,8 @@ class Store:
         *before* leaves out messages that arrived then or later; the numbers stay those of all.
         *below* begins after the message with this id, which is faster than *start*.
         """
-        readers, counts = self._opened(self._readers), self._counts
+        readers = self._current()
+        counts = self._counts
         query = language.parse("")
         if before is not None:
             query.terms.append(language.before(before))
@@ -587,7 +647,7 @@ class Store:
         *zone* is that of dates in the query, by default the local one. Here, *before* changes the
         numbers, too. Messages that have just arrived are found.
         """
-        readers, parsed = self._opened(self._readers), language.parse(query, zone)
+        readers, parsed = self._current(), language.parse(query, zone)
         if before is not None:
             parsed.terms.append(language.before(before))
         self._be_current(parsed)
@@ -616,7 +676,7 @@ class Store:
 
         Each step blocks for some milliseconds. Messages that arrive meanwhile are not in it.
         """
-        readers, empty = self._opened(self._readers), self.summary(limit=0)
+        readers, empty = self._current(), self.summary(limit=0)
         pages = self._streamed(readers)
         # The count of the rows comes after them: it is not known before.
         head = empty.json().replace('"count":0,', "", 1).removesuffix("]}")
@@ -637,29 +697,29 @@ class Store:
 
     def find(self, query: str, *, zone: tzinfo | None = None) -> list[str]:
         """Return the ids of all messages that match *query*, newest first."""
-        readers, parsed = self._opened(self._readers), language.parse(query, zone)
+        readers, parsed = self._current(), language.parse(query, zone)
         self._be_current(parsed)
         return readers.ids(parsed)
 
     def matches(self, id: str, query: str, *, zone: tzinfo | None = None) -> bool:
         """Return True if a message matches *query*; False if there is no such message."""
-        return self._opened(self._readers).has(id, language.parse(query, zone))
+        return self._current().has(id, language.parse(query, zone))
 
     def message(self, id: str) -> StoredMail | None:
         """Return a message, None if there is no such message."""
-        found = self._opened(self._readers).message(id)
+        found = self._current().message(id)
         return StoredMail(id, found, self._folder / id, self._trees) if found else None
 
     def newest(self, query: str = "", *, zone: tzinfo | None = None) -> str | None:
         """Return the id of the newest message that matches *query*, None if none does."""
-        readers, parsed = self._opened(self._readers), language.parse(query, zone)
+        readers, parsed = self._current(), language.parse(query, zone)
         self._be_current(parsed)
         found = readers.ids(parsed, 1)
         return found[0] if found else None
 
     def rows(self, ids: Collection[str]) -> list[str]:
         """Return the rows of these messages, newest first."""
-        return self._opened(self._readers).rows(ids)
+        return self._current().rows(ids)
 
     def attempts(self, *, start: int = 0, limit: int = 50, query: str = "") -> Attempts:
         """Return a page of refused attempts: those in which each word of *query* occurs."""
@@ -671,7 +731,7 @@ class Store:
 
     def session(self, number: int) -> SessionLog | None:
         """Return a session, also one that still runs; None if there is no such session."""
-        readers = self._opened(self._readers)
+        readers = self._current()
         found = self._sessions.get(number) or readers.session(number)
         if found is None:
             return None
@@ -680,6 +740,7 @@ class Store:
 
     def tags(self) -> dict[str, int]:
         """Return all tags, sorted in any case, with the number of their messages."""
+        self._current()
         tags = self._tags
         return {tag: tags[tag] for tag in labels.ordered(tags)}
 
@@ -723,6 +784,12 @@ class Store:
                 callback(event)
             except Exception:
                 log.exception("A callback of the inbox's store failed")
+
+
+def _dated(received: Received) -> Received:
+    if received.created is None:
+        return evolve(received, created=datetime.now().astimezone())
+    return received
 
 
 def _open(path: Path) -> BinaryIO:

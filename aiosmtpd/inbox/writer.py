@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import logging
 import sqlite3
 import threading
 from collections import Counter
@@ -10,6 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -18,12 +21,39 @@ from aiosmtpd.inbox.database import explained
 from aiosmtpd.inbox.records import Event, StoreError
 
 T = TypeVar("T")
+log = logging.getLogger("mail.log")
 
 BATCH = 64
 """Tasks of one commit, at most."""
 
 QUIET = 0.05
 """Seconds without work before the thread tidies up."""
+
+PAUSE = 0.002
+"""Seconds without work before the thread does what may be late."""
+
+LATEST = 0.01
+"""Seconds by which work may be late, at most."""
+
+SLICE = 8
+"""Late tasks of one commit, at least: the tasks that come meanwhile wait for it."""
+
+AGAIN = 1.0
+"""Seconds before late work is tried again that the disk has refused."""
+
+
+class Turn(enum.Enum):
+    """When a task runs."""
+
+    FIRST = enum.auto()
+    """At once: it neither sees nor changes what late tasks do."""
+    NEXT = enum.auto()
+    """After all tasks before it."""
+    LATE = enum.auto()
+    """Within 10 ms, or before the next task of :attr:`NEXT`."""
+
+
+Work = Callable[[sqlite3.Connection, "Change"], T]
 
 
 @define
@@ -42,6 +72,9 @@ class Change:
     """Files of messages that are deleted."""
     afterwards: list[Callable[[], None]] = field(factory=list)
     """Called after the commit."""
+    late: list[Work[Any]] = field(factory=list)
+    """Work that follows the commit, see :attr:`Turn.LATE`."""
+    accepted: int = 0
     accepted_size: int = 0
     ignored: int = 0
     pruned: int = 0
@@ -49,25 +82,28 @@ class Change:
     """True if no message is left: the numbers begin at 0."""
 
 
-Work = Callable[[sqlite3.Connection, Change], T]
-
-
 class Task:
     """One piece of work, and the future of its result; *undo* is called before it fails."""
 
-    __slots__ = ("change", "future", "undo", "value", "work")
+    __slots__ = ("change", "future", "turn", "undo", "value", "work")
 
     def __init__(
         self,
         work: Work[Any],
         future: Future[Any] | None = None,
         undo: Callable[[], None] | None = None,
+        turn: Turn = Turn.NEXT,
     ) -> None:
         self.work = work
         self.undo = undo
+        self.turn = turn
         self.future: Future[Any] = Future() if future is None else future
         self.change = Change()
         self.value: Any = None
+
+    def is_wanted(self) -> bool:
+        """Return False if its future was cancelled before the task began."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def fail(self, error: Exception) -> None:
         """Let the future raise an error."""
@@ -77,11 +113,11 @@ class Task:
 
 
 class Writer:
-    """Runs tasks in the order in which they come, many in one transaction.
+    """Runs tasks in the order of their turns and in which they come, many in one transaction.
 
     *committed* is called with the change of each task after its commit, before its future has its
-    result. *tidy* is called with True when there is no work, else after each commit; it returns
-    True if there is more to tidy up.
+    result. *tidy* is called with True when there is no work, else after a commit; it returns True
+    if there is more to tidy up.
     """
 
     def __init__(
@@ -99,6 +135,11 @@ class Writer:
         self._gate = threading.Lock()
         self._ended = False
         self._untidy = True
+        self._late: list[Task] = []
+        # When to go on with late tasks, and the end of the patience with the first of them.
+        self._due = self._latest = 0.0
+        # A task of another turn, taken from the queue with a batch.
+        self._held: list[Task | None] = []
         self._thread = threading.Thread(target=self._run, name="aiosmtpd inbox", daemon=True)
 
     def start(self) -> None:
@@ -110,9 +151,10 @@ class Writer:
         work: Work[T],
         future: Future[T] | None = None,
         undo: Callable[[], None] | None = None,
+        turn: Turn = Turn.NEXT,
     ) -> Future[T]:
         """Add work; *future* gets its result. After :meth:`stop`, it fails at once."""
-        task = Task(work, future, undo)
+        task = Task(work, future, undo, turn)
         with self._gate:
             if not self._ended:
                 self._tasks.put(task)
@@ -136,6 +178,14 @@ class Writer:
         """Return True if tasks wait."""
         return not self._tasks.empty()
 
+    def is_late(self) -> bool:
+        """Return True if late tasks wait: each waits until its commit."""
+        return bool(self._late)
+
+    def forget_late(self) -> None:
+        """Drop the work that follows commits, only in this thread: all messages are deleted."""
+        self._late = [task for task in self._late if task.future.running()]
+
     def try_now(self, work: Work[T]) -> T | None:
         """Run work in a transaction of its own, only in this thread; return None if it fails."""
         task = Task(work)
@@ -144,18 +194,31 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            self._commit(batch)
+            turn = batch[0].turn
+            if turn is Turn.LATE:
+                self._postpone(batch)
+            else:
+                if turn is Turn.NEXT:
+                    self._catch_up()
+                self._commit(batch)
+            if self._late:
+                if self._due <= monotonic():
+                    self._catch_up(whole=False)
+            else:
+                self._tidied(idle=False)
             self._untidy = True
-            self._tidied(idle=False)
+        self._catch_up()
+        for task in self._late:
+            task.fail(StoreError("The store is closed"))
         with suppress(sqlite3.Error):
             self._connection.close()
 
     def _next_batch(self) -> list[Task]:
-        """Wait for work and return all that waits; an empty list ends the thread."""
-        task = self._wait()
+        """Wait for work and return all of one turn that waits; an empty list ends the thread."""
         batch: list[Task] = []
-        while task is not None:
-            if task.future.running() or task.future.set_running_or_notify_cancel():
+        task = self._wait()
+        while task is not None and (not batch or task.turn is batch[0].turn):
+            if task.is_wanted():
                 batch.append(task)
             if len(batch) >= BATCH:
                 return batch
@@ -166,18 +229,24 @@ class Writer:
                     return batch
                 task = self._wait()
         if batch:
-            self._tasks.put(None)
+            self._held.append(task)
         return batch
 
     def _wait(self) -> Task | None:
+        if self._held:
+            return self._held.pop()
         pause = QUIET
-        while self._untidy:
+        while self._late or self._untidy:
             try:
-                return self._tasks.get(timeout=pause)
+                wait = max(self._due - monotonic(), 0.0) if self._late else pause
+                return self._tasks.get(timeout=wait)
             except Empty:
-                self._untidy = self._tidied(idle=True)
-                # More to do now begins at once, unless there is work.
-                pause = 0.0
+                if self._late:
+                    self._catch_up(whole=False)
+                else:
+                    self._untidy = self._tidied(idle=True)
+                    # More to do now begins at once, unless there is work.
+                    pause = 0.0
         return self._tasks.get()
 
     def _tidied(self, *, idle: bool) -> bool:
@@ -189,7 +258,36 @@ class Writer:
                 self._connection.rollback()
             return False
 
-    def _commit(self, batch: list[Task]) -> None:
+    # Late tasks.
+
+    def _postpone(self, tasks: list[Task]) -> None:
+        now = monotonic()
+        if not self._late:
+            self._latest = now + LATEST
+        self._due = min(now + PAUSE, self._latest)
+        self._late += tasks
+
+    def _catch_up(self, *, whole: bool = True) -> None:
+        """Run the late tasks, or some of them so that others do not wait for long."""
+        while self._late:
+            some = self._late[: max(SLICE, len(self._late) // 4)]
+            done = self._commit(some)
+            # Not before the commit, so that readers know of them.
+            del self._late[:done]
+            if done < len(some):
+                self._due = self._latest = monotonic() + AGAIN
+                return
+            if not whole:
+                self._tidied(idle=False)
+                return
+
+    # Commits.
+
+    def _commit(self, batch: list[Task]) -> int:
+        """Run tasks in a transaction; return how many are done, with success or without.
+
+        The rest are late tasks that the disk refuses for now.
+        """
         connection = self._connection
         try:
             connection.execute("begin immediate")
@@ -200,17 +298,29 @@ class Writer:
         except Exception as error:
             with suppress(sqlite3.Error):
                 connection.rollback()
-            if len(batch) > 1:
-                # One of them may be to blame.
-                for task in batch:
-                    self._commit([task])
-            else:
-                batch[0].fail(self._reason(error))
-            return
+            if len(batch) == 1:
+                return self._failed(batch[0], error)
+            # One of them may be to blame.
+            for number, task in enumerate(batch):
+                if not self._commit([task]):
+                    return number
+            return len(batch)
         for task in batch:
+            if task.change.late:
+                self._postpone([Task(work, turn=Turn.LATE) for work in task.change.late])
             self._committed(task.change)
         for task in batch:
             task.future.set_result(task.value)
+        return len(batch)
+
+    def _failed(self, task: Task, error: Exception) -> bool:
+        """Tell the future of a task that it failed; return False to try it again."""
+        if task.turn is Turn.LATE:
+            if isinstance(error, (sqlite3.OperationalError, OSError)):
+                return False
+            log.error("The inbox has lost work: %s", error, exc_info=error)
+        task.fail(self._reason(error))
+        return True
 
     def _reason(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error):
