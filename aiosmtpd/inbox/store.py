@@ -156,7 +156,7 @@ class Store:
             connection.close()
             raise database.explained(error, path) from error
         self._large = ThreadPoolExecutor(1, thread_name_prefix="aiosmtpd inbox large")
-        self._writer = Writer(connection, path, self._committed, self._tidy)
+        self._writer = Writer(connection, path, self._committed, self._tidy, syncs=self.durable)
         self._writer.start()
 
     def _lock(self, path: Path) -> None:
@@ -532,7 +532,7 @@ class Store:
         if free > FREE_PAGES:
             connection.executescript(f"pragma incremental_vacuum({FREE_PAGES})")
             return True
-        connection.execute("pragma wal_checkpoint(passive)")
+        self._copy_log(connection)
         return False
 
     def _index_now(self, limit: int) -> None:
@@ -553,7 +553,14 @@ class Store:
             return
         self._next_check = now + 0.5
         if os.path.getsize(f"{self.path}-wal") > LOG:
-            connection.execute("pragma wal_checkpoint(passive)")
+            self._copy_log(connection)
+
+    def _copy_log(self, connection: sqlite3.Connection) -> None:
+        """Copy the write-ahead log to the database."""
+        connection.execute("pragma wal_checkpoint(passive)")
+        # The next commit waits for the disk once more: not one of a message.
+        indexed = changes.state(connection, "indexed")
+        self._opened(self._writer).try_now(lambda on, _: changes.set_state(on, "indexed", indexed))
 
     def _prune(self, slack: int) -> bool:
         """Remove messages that are over a limit; return True if some were."""

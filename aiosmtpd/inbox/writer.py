@@ -1,4 +1,8 @@
-"""The thread that alone changes the database: it takes all work that waits into one commit."""
+"""Change the database: a thread takes all work that waits into one commit.
+
+Waking a thread and handing over the interpreter take longer than a commit. So a task that is short
+and needs nothing of others runs in the thread that submits it, if the database is free.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +50,7 @@ class Turn(enum.Enum):
     """When a task runs."""
 
     FIRST = enum.auto()
-    """At once: it neither sees nor changes what late tasks do."""
+    """At once, perhaps in the caller's thread: it is short, and needs nothing of late tasks."""
     NEXT = enum.auto()
     """After all tasks before it."""
     LATE = enum.auto()
@@ -112,12 +116,17 @@ class Task:
         self.future.set_exception(error)
 
 
+_WAKE = Task(lambda *_: None)
+"""Tells the thread that there are late tasks."""
+
+
 class Writer:
     """Runs tasks in the order of their turns and in which they come, many in one transaction.
 
     *committed* is called with the change of each task after its commit, before its future has its
     result. *tidy* is called with True when there is no work, else after a commit; it returns True
-    if there is more to tidy up.
+    if there is more to tidy up. If *syncs*, each commit waits for the disk, and only the thread
+    makes them.
     """
 
     def __init__(
@@ -126,6 +135,8 @@ class Writer:
         path: Path,
         committed: Callable[[Change], None],
         tidy: Callable[[sqlite3.Connection, bool], bool],
+        *,
+        syncs: bool,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -133,7 +144,10 @@ class Writer:
         self._tidy = tidy
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._gate = threading.Lock()
+        # Guards the connection and the late tasks.
+        self._busy = threading.Lock()
         self._ended = False
+        self._syncs = syncs
         self._untidy = True
         self._late: list[Task] = []
         # When to go on with late tasks, and the end of the patience with the first of them.
@@ -155,12 +169,29 @@ class Writer:
     ) -> Future[T]:
         """Add work; *future* gets its result. After :meth:`stop`, it fails at once."""
         task = Task(work, future, undo, turn)
+        if turn is Turn.FIRST and not self._syncs and self._done_at_once(task):
+            return task.future
         with self._gate:
             if not self._ended:
                 self._tasks.put(task)
                 return task.future
         task.fail(StoreError("The store is closed"))
         return task.future
+
+    def _done_at_once(self, task: Task) -> bool:
+        """Run a task in this thread; return False if the database is in use."""
+        if not self._busy.acquire(blocking=False):
+            return False
+        try:
+            if self._ended:
+                return False
+            slept = not self._late
+            self._commit([task])
+            if slept and self._late:
+                self._tasks.put(_WAKE)
+            return True
+        finally:
+            self._busy.release()
 
     def stop(self) -> None:
         """Wait for the work that was added, end the thread, and close the connection."""
@@ -194,31 +225,35 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            turn = batch[0].turn
-            if turn is Turn.LATE:
-                self._postpone(batch)
-            else:
-                if turn is Turn.NEXT:
-                    self._catch_up()
-                self._commit(batch)
-            if self._late:
-                if self._due <= monotonic():
-                    self._catch_up(whole=False)
-            else:
-                self._tidied(idle=False)
-            self._untidy = True
-        self._catch_up()
-        for task in self._late:
-            task.fail(StoreError("The store is closed"))
-        with suppress(sqlite3.Error):
-            self._connection.close()
+            with self._busy:
+                self._run_batch(batch)
+        with self._busy:
+            self._catch_up()
+            for task in self._late:
+                task.fail(StoreError("The store is closed"))
+            with suppress(sqlite3.Error):
+                self._connection.close()
+
+    def _run_batch(self, batch: list[Task]) -> None:
+        turn = batch[0].turn
+        if turn is Turn.LATE:
+            self._postpone(batch)
+        else:
+            if turn is Turn.NEXT:
+                self._catch_up()
+            self._commit(batch)
+        if not self._late:
+            self._tidied(idle=False)
+        elif self._due <= monotonic():
+            self._catch_up(whole=False)
+        self._untidy = True
 
     def _next_batch(self) -> list[Task]:
         """Wait for work and return all of one turn that waits; an empty list ends the thread."""
         batch: list[Task] = []
         task = self._wait()
         while task is not None and (not batch or task.turn is batch[0].turn):
-            if task.is_wanted():
+            if task is not _WAKE and task.is_wanted():
                 batch.append(task)
             if len(batch) >= BATCH:
                 return batch
@@ -241,12 +276,16 @@ class Writer:
                 wait = max(self._due - monotonic(), 0.0) if self._late else pause
                 return self._tasks.get(timeout=wait)
             except Empty:
-                if self._late:
-                    self._catch_up(whole=False)
-                else:
-                    self._untidy = self._tidied(idle=True)
-                    # More to do now begins at once, unless there is work.
-                    pause = 0.0
+                with self._busy:
+                    if self._late:
+                        # Others may have postponed it.
+                        if self._due <= monotonic():
+                            self._catch_up(whole=False)
+                            self._untidy = True
+                    else:
+                        self._untidy = self._tidied(idle=True)
+                        # More to do now begins at once, unless there is work.
+                        pause = 0.0
         return self._tasks.get()
 
     def _tidied(self, *, idle: bool) -> bool:
