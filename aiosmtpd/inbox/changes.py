@@ -12,9 +12,9 @@ from attrs import evolve
 from aiosmtpd.inbox import labels, wire
 from aiosmtpd.inbox.database import INDEX_TABLE, MESSAGE_TABLES, OTHER_INDEXES
 from aiosmtpd.inbox.keep import Keep, Oldest, superfluous
-from aiosmtpd.inbox.packing import packed_attempt, packed_envelope, read_envelope
-from aiosmtpd.inbox.records import Attempt, Event, Received
-from aiosmtpd.inbox.rows import Description, complete as with_state
+from aiosmtpd.inbox.packing import packed_attempt
+from aiosmtpd.inbox.records import Attempt, Event
+from aiosmtpd.inbox.rows import Description, complete
 from aiosmtpd.inbox.search import Query, milliseconds
 from aiosmtpd.inbox.writer import Change
 
@@ -48,42 +48,23 @@ def marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
-def take(
+def insert(
     connection: sqlite3.Connection,
     change: Change,
     n: int,
-    id: str,
-    received: Received,
-    content: bytes | None,
-) -> None:
-    """Store a message with the number *n* as it came; *content* is None if it is a file.
-
-    It is safe then, but in no list before :func:`complete`.
-    """
-    values = n, id, packed_envelope(received), content
-    connection.execute("insert into raw values (?, ?, ?, ?)", values)
-    change.accepted += 1
-    change.total += 1
-    change.unread += 1
-
-
-def complete(
-    connection: sqlite3.Connection,
-    change: Change,
-    n: int,
+    envelope: str,
     session: int,
     found: Description,
+    content: bytes | None,
     filters: Sequence[tuple[Query, Sequence[str]]],
-    *,
-    large: bool = False,
 ) -> None:
-    """Store what the lists and searches need of a message that was taken."""
+    """Store a message with the number *n*; *content* is None if it is a file."""
     connection.execute(
         "insert into msg (n, id, created, size, attachments, inlines, session, large)"
         " values (?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(n, found.id, milliseconds(found.created), found.size, found.attachments),
-            *(found.inlines, session, large),
+            *(found.inlines, session, content is None),
         ),
     )
     connection.execute("insert into about values (?, ?, ?)", (n, found.row, details(found)))
@@ -93,6 +74,7 @@ def complete(
         (n, *[found.fields.get(column, "") for column in columns]),
     )
     connection.execute("insert into txt values (?, ?)", (n, found.text))
+    connection.execute("insert into raw values (?, ?, ?)", (n, envelope, content))
     wanted = list(found.tags)
     for query, tags in filters:
         if has(connection, n, query):
@@ -101,23 +83,16 @@ def complete(
     if wanted:
         tags_json = wire.dump(_tag(connection, change, n, wanted))
         connection.execute("update msg set tags = ? where n = ?", (tags_json, n))
+    change.accepted += 1
+    change.total += 1
+    change.unread += 1
     change.size += found.size
     change.accepted_size += found.size
-    change.events.append(Event("new", with_state(found.row, False, tags_json)))
-
-
-def taken(connection: sqlite3.Connection) -> list[tuple[int, str, Received]]:
-    """Return the messages that were taken and not completed, with their numbers and ids."""
-    sql = (
-        "select n, id, envelope, content from raw"
-        " where n > (select coalesce(max(n), 0) from msg) order by n"
-    )
-    found = connection.execute(sql).fetchall()
-    return [(n, id, read_envelope(envelope, content)) for n, id, envelope, content in found]
+    change.events.append(Event("new", complete(found.row, False, tags_json)))
 
 
 def details(found: Description) -> str:
-    """Return all else that is known of a message, as JSON."""
+    """Return all else that was found in a message, as JSON."""
     return wire.dump(
         {
             "added": found.added.decode("utf-8", "replace"),

@@ -22,10 +22,11 @@ def local(milliseconds: int) -> datetime:
         return moment
 
 
-def packed_envelope(received: Received) -> str:
+def packed_envelope(received: Received, id: str) -> str:
     """Return all that is known of a message beside its content, as JSON."""
     return wire.dump(
         {
+            "id": id,
             "sender": received.sender,
             "recipients": list(received.recipients),
             "session": received.session,
@@ -41,12 +42,13 @@ def packed_envelope(received: Received) -> str:
     )
 
 
-def read_envelope(envelope: str, content: bytes) -> Received:
-    """Return a message that was kept."""
+def read_envelope(envelope: str, content: bytes) -> tuple[str, Received]:
+    """Return the id of a message that was kept, and the message."""
     kept = json.loads(envelope)
+    id = kept.pop("id")
     kept["created"] = datetime.fromisoformat(kept["created"])
     kept["transaction"] = [Line(*line) for line in kept.pop("lines")]
-    return Received(content, **kept)
+    return id, Received(content, **kept)
 
 
 def packed_log(session: SessionLog) -> bytes:

@@ -389,7 +389,12 @@ def _text(part: Part, limit: int | None) -> str:
 
 def snippet_of(text: str) -> str:
     """Return the beginning of a text on one line."""
-    line = " ".join(text[:4000].split()).encode("utf-8", "replace")
+    line = b""
+    # The beginning is enough, if it is not mostly blanks.
+    for most in 500, 4000:
+        line = " ".join(text[:most].split()).encode("utf-8", "replace")
+        if len(line) > SNIPPET or len(text) <= most:
+            break
     if len(line) <= SNIPPET:
         return line.decode()
     return line[:SNIPPET].decode("utf-8", "ignore") + "..."

@@ -27,6 +27,7 @@ from attrs import evolve
 from public import public
 
 from aiosmtpd.inbox import changes, database, labels, packing, reading, search as language, wire
+from aiosmtpd.inbox.arrivals import Arrivals, Record
 from aiosmtpd.inbox.keep import Keep as Keep, parse_keep as parse_keep
 from aiosmtpd.inbox.records import (
     Attempt as Attempt,
@@ -47,7 +48,7 @@ from aiosmtpd.inbox.stored import (
     StoredMail as StoredMail,
     Trees,
 )
-from aiosmtpd.inbox.writer import Change, Turn, Writer
+from aiosmtpd.inbox.writer import Change, Writer
 from aiosmtpd.mail.source import InFile, InMemory
 
 T = TypeVar("T")
@@ -112,6 +113,7 @@ class Store:
         self._index = False
         self._writer: Writer | None = None
         self._readers: reading.Readers | None = None
+        self._arrivals: Arrivals | None = None
         self._large: ThreadPoolExecutor | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
@@ -146,6 +148,7 @@ class Store:
         self._lock(path)
         self._folder = path.with_name(path.name + ".large")
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._arrivals = Arrivals(path)
         connection = database.open_writer(
             path, durable=self.durable, temporary=self._temporary is not None
         )
@@ -156,7 +159,7 @@ class Store:
             connection.close()
             raise database.explained(error, path) from error
         self._large = ThreadPoolExecutor(1, thread_name_prefix="aiosmtpd inbox large")
-        self._writer = Writer(connection, path, self._committed, self._tidy, syncs=self.durable)
+        self._writer = Writer(connection, path, self._committed, self._tidy)
         self._writer.start()
 
     def _lock(self, path: Path) -> None:
@@ -176,7 +179,7 @@ class Store:
         for query, _ in self._filters:
             # An error now is better than one for each message.
             changes.has(connection, 0, query)
-        self._complete_taken(connection)
+        self._add_arrivals(connection)
         first = connection.execute(
             "select count(*), coalesce(sum(read = 0), 0), coalesce(sum(size), 0),"
             " coalesce(max(n), 0), coalesce(max(session), 0) from msg"
@@ -188,7 +191,7 @@ class Store:
         self._index = database.has_index(connection)
         waiting = connection.execute("select count(*) from txt where n > ?", (indexed,)).fetchone()
         self._pending = waiting[0] if self._index else 0
-        self._next = max(first[3], indexed) + 1
+        self._next = max(first[3], indexed, changes.state(connection, "arrived")) + 1
         self._next_session = max(first[4], attempts[1] or 0, sessions[0] or 0) + 1
         self._counts = Counts(first[0], first[1], first[2], attempts[0], 0, 0, 0, 0, 0, pruned[0])
         self._tags = changes.tag_counts(connection)
@@ -200,14 +203,24 @@ class Store:
             if file.name not in known:
                 file.unlink()
 
-    def _complete_taken(self, connection: sqlite3.Connection) -> None:
-        """Complete the messages that were safe when the process was killed, but in no list."""
+    def _add_arrivals(self, connection: sqlite3.Connection) -> None:
+        """Add the messages that had just arrived when the process was killed."""
+        arrivals = self._opened(self._arrivals)
+        known = changes.state(connection, "arrived")
         connection.execute("begin immediate")
-        for n, id, received in changes.taken(connection):
-            self._complete(connection, Change(), n, id, received)
+        for record in arrivals.read():
+            if record.number > known:
+                self._complete(record, *packing.read_envelope(record.envelope, record.content))(
+                    connection, Change()
+                )
         connection.execute("commit")
+        arrivals.empty()
 
     def _abandon(self) -> None:
+        with self._gate:
+            if self._arrivals is not None:
+                self._arrivals.close()
+                self._arrivals = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -259,28 +272,56 @@ class Store:
     def take(self, received: Received) -> Future[str]:
         """Store a message as :meth:`add` does, but give the result as soon as it is safe.
 
-        It is read a moment later: its event comes within some 10 ms, and methods that read or
-        change messages first wait for it. :meth:`counts` has it at once.
+        It is in the lists a moment later: its event comes within some 10 ms, and methods that read
+        or change messages first wait for it. :meth:`counts` has it at once.
         """
-        if self.ignore_duplicates or not self._is_quick(received):
+        content, writer = received.content, self._opened(self._writer)
+        is_slow = self.durable or self.ignore_duplicates or writer.is_behind()
+        if is_slow or not isinstance(content, bytes) or len(content) > QUICK:
             return self.add(received)
-        received, id = _dated(received), new_id()
+        received, id, future = _dated(received), new_id(), Future[str]()
+        envelope = packing.packed_envelope(received, id)
+        with self._gate:
+            record = Record(self._next, envelope, content)
+            try:
+                self._opened(self._arrivals).add(record)
+            except OSError as error:
+                future.set_exception(StoreError(f"Cannot keep a message: {error}"))
+                return future
+            self._next += 1
+            writer.postpone(self._complete(record, id, received), self._one_less)
+        future.set_result(id)
+        return future
 
-        def take(connection: sqlite3.Connection, change: Change) -> str:
-            n = self._number()
-            changes.take(connection, change, n, id, received, bytes(received.content))
-            change.late.append(lambda on, late: self._complete(on, late, n, id, received))
-            return id
+    def _one_less(self) -> None:
+        """Give up a message that arrived, for an error that the log tells."""
+        with self._gate:
+            self._opened(self._arrivals).stored(1)
 
-        return self._opened(self._writer).submit(take, turn=Turn.FIRST)
+    def _complete(
+        self, record: Record, id: str, received: Received
+    ) -> Callable[[sqlite3.Connection, Change], None]:
+        """Return the work that puts a message that arrived into the database."""
+
+        def complete(connection: sqlite3.Connection, change: Change) -> None:
+            found = self._describe(received, id)
+            changes.insert(
+                connection,
+                change,
+                record.number,
+                record.envelope,
+                received.session,
+                found,
+                record.content,
+                self._filters,
+            )
+            changes.set_state(connection, "arrived", record.number)
+            change.arrived = 1
+
+        return complete
 
     def _is_quick(self, received: Received) -> bool:
         return isinstance(received.content, bytes) and len(received.content) <= QUICK
-
-    def _number(self) -> int:
-        # Not used again, also after a rollback.
-        self._next += 1
-        return self._next - 1
 
     def _describe(self, received: Received, id: str = "") -> Description:
         content = received.content
@@ -289,17 +330,6 @@ class Store:
         )
         created = received.created or datetime.now().astimezone()
         return describe(source, received, created, self.tagging, id)
-
-    def _complete(
-        self,
-        connection: sqlite3.Connection,
-        change: Change,
-        n: int,
-        id: str,
-        received: Received,
-    ) -> None:
-        found = self._describe(received, id)
-        changes.complete(connection, change, n, received.session, found, self._filters)
 
     def _add_large(self, received: Received, future: Future[str]) -> None:
         """Read a message in a thread of its own, then pass it to the writer."""
@@ -349,10 +379,13 @@ class Store:
             change.ignored += 1
             return known
         content = received.content if isinstance(received.content, bytes) else None
-        n = self._number()
-        changes.take(connection, change, n, found.id, received, content)
-        changes.complete(
-            connection, change, n, received.session, found, self._filters, large=is_file
+        envelope = packing.packed_envelope(received, found.id)
+        with self._gate:
+            # Not used again, also after a rollback.
+            n = self._next
+            self._next += 1
+        changes.insert(
+            connection, change, n, envelope, received.session, found, content, self._filters
         )
         return found.id
 
@@ -391,7 +424,7 @@ class Store:
             self._saved.pop(session.number, None)
 
         # After its messages, which may be late.
-        return self._opened(self._writer).submit(save, turn=Turn.LATE)
+        return self._opened(self._writer).postpone(save)
 
     def add_attempt(self, attempt: Attempt) -> Future[int]:
         """Store a refused attempt; the result is its number."""
@@ -471,19 +504,16 @@ class Store:
     def _committed(self, change: Change) -> None:
         """Count a change, and tell of it."""
         counts = self._counts
-        new = sum(event.kind == "new" for event in change.events)
-        # Of a message that was taken, the events tell when it is in the lists.
-        changed = new or change.everything or (not change.accepted and change.total | change.unread)
+        changed = bool(change.total or change.unread or change.everything)
         if change.everything:
             deleted = counts.total
             counts = counts._replace(total=0, unread=0, size=0)
             self._tags = Counter()
             self._pending = 0
             self._trees.clear()
-            self._opened(self._writer).forget_late()
         else:
             deleted = change.accepted - change.total
-        self._counts = Counts(
+        counts = Counts(
             counts.total + change.total,
             counts.unread + change.unread,
             counts.size + change.size,
@@ -495,12 +525,16 @@ class Store:
             counts.deleted + deleted,
             counts.pruned + change.pruned,
         )
+        with self._gate:
+            # At once, so that no message counts twice or not at all.
+            self._counts = counts
+            self._opened(self._arrivals).stored(change.arrived)
         if change.tags:
             tags = self._tags.copy()
             tags.update(change.tags)
             self._tags = +tags
         if self._index:
-            self._pending += new
+            self._pending += change.accepted
         for file in change.unlinked:
             with suppress(OSError):
                 file.unlink()
@@ -532,7 +566,7 @@ class Store:
         if free > FREE_PAGES:
             connection.executescript(f"pragma incremental_vacuum({FREE_PAGES})")
             return True
-        self._copy_log(connection)
+        connection.execute("pragma wal_checkpoint(passive)")
         return False
 
     def _index_now(self, limit: int) -> None:
@@ -553,14 +587,7 @@ class Store:
             return
         self._next_check = now + 0.5
         if os.path.getsize(f"{self.path}-wal") > LOG:
-            self._copy_log(connection)
-
-    def _copy_log(self, connection: sqlite3.Connection) -> None:
-        """Copy the write-ahead log to the database."""
-        connection.execute("pragma wal_checkpoint(passive)")
-        # The next commit waits for the disk once more: not one of a message.
-        indexed = changes.state(connection, "indexed")
-        self._opened(self._writer).try_now(lambda on, _: changes.set_state(on, "indexed", indexed))
+            connection.execute("pragma wal_checkpoint(passive)")
 
     def _prune(self, slack: int) -> bool:
         """Remove messages that are over a limit; return True if some were."""
@@ -753,7 +780,12 @@ class Store:
 
     def counts(self) -> Counts:
         """Return numbers that are in memory; it never blocks."""
-        return self._counts
+        with self._gate:
+            counts, new = self._counts, len(self._arrivals or ())
+        if not new:
+            return counts
+        total, unread, accepted = counts.total, counts.unread, counts.accepted
+        return counts._replace(total=total + new, unread=unread + new, accepted=accepted + new)
 
     def gone(self) -> list[Gone]:
         """Return what retention removed, the last first."""

@@ -1,12 +1,7 @@
-"""Change the database: a thread takes all work that waits into one commit.
-
-Waking a thread and handing over the interpreter take longer than a commit. So a task that is short
-and needs nothing of others runs in the thread that submits it, if the database is free.
-"""
+"""The thread that alone changes the database: it takes all work that waits into one commit."""
 
 from __future__ import annotations
 
-import enum
 import logging
 import sqlite3
 import threading
@@ -34,30 +29,16 @@ QUIET = 0.05
 """Seconds without work before the thread tidies up."""
 
 PAUSE = 0.002
-"""Seconds without work before the thread does what may be late."""
+"""Seconds without more late work before it is done."""
 
 LATEST = 0.01
 """Seconds by which work may be late, at most."""
 
-SLICE = 8
-"""Late tasks of one commit, at least: the tasks that come meanwhile wait for it."""
+MOST_LATE = 500
+"""Late tasks that wait before the store is behind."""
 
 AGAIN = 1.0
-"""Seconds before late work is tried again that the disk has refused."""
-
-
-class Turn(enum.Enum):
-    """When a task runs."""
-
-    FIRST = enum.auto()
-    """At once, perhaps in the caller's thread: it is short, and needs nothing of late tasks."""
-    NEXT = enum.auto()
-    """After all tasks before it."""
-    LATE = enum.auto()
-    """Within 10 ms, or before the next task of :attr:`NEXT`."""
-
-
-Work = Callable[[sqlite3.Connection, "Change"], T]
+"""Seconds before late work is tried again which the disk has refused."""
 
 
 @define
@@ -76,8 +57,8 @@ class Change:
     """Files of messages that are deleted."""
     afterwards: list[Callable[[], None]] = field(factory=list)
     """Called after the commit."""
-    late: list[Work[Any]] = field(factory=list)
-    """Work that follows the commit, see :attr:`Turn.LATE`."""
+    arrived: int = 0
+    """Messages that were among the arrivals, and are in the database now."""
     accepted: int = 0
     accepted_size: int = 0
     ignored: int = 0
@@ -86,27 +67,31 @@ class Change:
     """True if no message is left: the numbers begin at 0."""
 
 
+Work = Callable[[sqlite3.Connection, Change], T]
+
+
 class Task:
     """One piece of work, and the future of its result; *undo* is called before it fails."""
 
-    __slots__ = ("change", "future", "turn", "undo", "value", "work")
+    __slots__ = ("change", "future", "late", "undo", "value", "work")
 
     def __init__(
         self,
         work: Work[Any],
         future: Future[Any] | None = None,
         undo: Callable[[], None] | None = None,
-        turn: Turn = Turn.NEXT,
+        *,
+        late: bool = False,
     ) -> None:
         self.work = work
         self.undo = undo
-        self.turn = turn
+        self.late = late
         self.future: Future[Any] = Future() if future is None else future
         self.change = Change()
         self.value: Any = None
 
     def is_wanted(self) -> bool:
-        """Return False if its future was cancelled before the task began."""
+        """Return False if its future was cancelled before it began."""
         return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def fail(self, error: Exception) -> None:
@@ -121,12 +106,14 @@ _WAKE = Task(lambda *_: None)
 
 
 class Writer:
-    """Runs tasks in the order of their turns and in which they come, many in one transaction.
+    """Runs tasks in the order in which they come, many in one transaction.
+
+    Late tasks run within some 10 ms, or before the next other task: waking the thread for each of
+    them would take longer than the task.
 
     *committed* is called with the change of each task after its commit, before its future has its
-    result. *tidy* is called with True when there is no work, else after a commit; it returns True
-    if there is more to tidy up. If *syncs*, each commit waits for the disk, and only the thread
-    makes them.
+    result. *tidy* is called with True when there is no work, else after each commit; it returns
+    True if there is more to tidy up.
     """
 
     def __init__(
@@ -135,8 +122,6 @@ class Writer:
         path: Path,
         committed: Callable[[Change], None],
         tidy: Callable[[sqlite3.Connection, bool], bool],
-        *,
-        syncs: bool,
     ) -> None:
         self._connection = connection
         self._path = path
@@ -144,16 +129,11 @@ class Writer:
         self._tidy = tidy
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._gate = threading.Lock()
-        # Guards the connection and the late tasks.
-        self._busy = threading.Lock()
         self._ended = False
-        self._syncs = syncs
         self._untidy = True
         self._late: list[Task] = []
-        # When to go on with late tasks, and the end of the patience with the first of them.
+        # When to run the late tasks, and the end of the patience with the first of them.
         self._due = self._latest = 0.0
-        # A task of another turn, taken from the queue with a batch.
-        self._held: list[Task | None] = []
         self._thread = threading.Thread(target=self._run, name="aiosmtpd inbox", daemon=True)
 
     def start(self) -> None:
@@ -165,12 +145,9 @@ class Writer:
         work: Work[T],
         future: Future[T] | None = None,
         undo: Callable[[], None] | None = None,
-        turn: Turn = Turn.NEXT,
     ) -> Future[T]:
         """Add work; *future* gets its result. After :meth:`stop`, it fails at once."""
-        task = Task(work, future, undo, turn)
-        if turn is Turn.FIRST and not self._syncs and self._done_at_once(task):
-            return task.future
+        task = Task(work, future, undo)
         with self._gate:
             if not self._ended:
                 self._tasks.put(task)
@@ -178,20 +155,21 @@ class Writer:
         task.fail(StoreError("The store is closed"))
         return task.future
 
-    def _done_at_once(self, task: Task) -> bool:
-        """Run a task in this thread; return False if the database is in use."""
-        if not self._busy.acquire(blocking=False):
-            return False
-        try:
+    def postpone(self, work: Work[T], undo: Callable[[], None] | None = None) -> Future[T]:
+        """Add work that may be late; it is tried again as long as the disk refuses it."""
+        task = Task(work, undo=undo, late=True)
+        with self._gate:
             if self._ended:
-                return False
-            slept = not self._late
-            self._commit([task])
-            if slept and self._late:
-                self._tasks.put(_WAKE)
-            return True
-        finally:
-            self._busy.release()
+                task.future.set_exception(StoreError("The store is closed"))
+                return task.future
+            now, is_first = monotonic(), not self._late
+            self._late.append(task)
+            if is_first:
+                self._latest = now + LATEST
+            self._due = min(now + PAUSE, self._latest)
+        if is_first:
+            self._tasks.put(_WAKE)
+        return task.future
 
     def stop(self) -> None:
         """Wait for the work that was added, end the thread, and close the connection."""
@@ -213,9 +191,9 @@ class Writer:
         """Return True if late tasks wait: each waits until its commit."""
         return bool(self._late)
 
-    def forget_late(self) -> None:
-        """Drop the work that follows commits, only in this thread: all messages are deleted."""
-        self._late = [task for task in self._late if task.future.running()]
+    def is_behind(self) -> bool:
+        """Return True if so many late tasks wait that no more should come."""
+        return len(self._late) >= MOST_LATE
 
     def try_now(self, work: Work[T]) -> T | None:
         """Run work in a transaction of its own, only in this thread; return None if it fails."""
@@ -225,34 +203,21 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            with self._busy:
-                self._run_batch(batch)
-        with self._busy:
             self._catch_up()
-            for task in self._late:
-                task.fail(StoreError("The store is closed"))
-            with suppress(sqlite3.Error):
-                self._connection.close()
-
-    def _run_batch(self, batch: list[Task]) -> None:
-        turn = batch[0].turn
-        if turn is Turn.LATE:
-            self._postpone(batch)
-        else:
-            if turn is Turn.NEXT:
-                self._catch_up()
             self._commit(batch)
-        if not self._late:
+            self._untidy = True
             self._tidied(idle=False)
-        elif self._due <= monotonic():
-            self._catch_up(whole=False)
-        self._untidy = True
+        self._catch_up()
+        for task in self._late:
+            task.future.set_exception(StoreError("The store is closed"))
+        with suppress(sqlite3.Error):
+            self._connection.close()
 
     def _next_batch(self) -> list[Task]:
-        """Wait for work and return all of one turn that waits; an empty list ends the thread."""
-        batch: list[Task] = []
+        """Wait for work and return all that waits; an empty list ends the thread."""
         task = self._wait()
-        while task is not None and (not batch or task.turn is batch[0].turn):
+        batch: list[Task] = []
+        while task is not None:
             if task is not _WAKE and task.is_wanted():
                 batch.append(task)
             if len(batch) >= BATCH:
@@ -264,28 +229,26 @@ class Writer:
                     return batch
                 task = self._wait()
         if batch:
-            self._held.append(task)
+            self._tasks.put(None)
         return batch
 
     def _wait(self) -> Task | None:
-        if self._held:
-            return self._held.pop()
         pause = QUIET
         while self._late or self._untidy:
             try:
                 wait = max(self._due - monotonic(), 0.0) if self._late else pause
                 return self._tasks.get(timeout=wait)
             except Empty:
-                with self._busy:
-                    if self._late:
-                        # Others may have postponed it.
-                        if self._due <= monotonic():
-                            self._catch_up(whole=False)
-                            self._untidy = True
-                    else:
-                        self._untidy = self._tidied(idle=True)
-                        # More to do now begins at once, unless there is work.
-                        pause = 0.0
+                if self._late:
+                    # Others may have come, and their pause is not over.
+                    if self._due <= monotonic():
+                        self._catch_up()
+                        self._tidied(idle=False)
+                        self._untidy = True
+                    continue
+                self._untidy = self._tidied(idle=True)
+                # More to do now begins at once, unless there is work.
+                pause = 0.0
         return self._tasks.get()
 
     def _tidied(self, *, idle: bool) -> bool:
@@ -297,30 +260,19 @@ class Writer:
                 self._connection.rollback()
             return False
 
-    # Late tasks.
-
-    def _postpone(self, tasks: list[Task]) -> None:
-        now = monotonic()
-        if not self._late:
-            self._latest = now + LATEST
-        self._due = min(now + PAUSE, self._latest)
-        self._late += tasks
-
-    def _catch_up(self, *, whole: bool = True) -> None:
-        """Run the late tasks, or some of them so that others do not wait for long."""
-        while self._late:
-            some = self._late[: max(SLICE, len(self._late) // 4)]
+    def _catch_up(self) -> None:
+        """Run the late tasks that wait now."""
+        left = len(self._late)
+        while left:
+            some = self._late[: min(left, BATCH)]
             done = self._commit(some)
             # Not before the commit, so that readers know of them.
-            del self._late[:done]
-            if done < len(some):
-                self._due = self._latest = monotonic() + AGAIN
-                return
-            if not whole:
-                self._tidied(idle=False)
-                return
-
-    # Commits.
+            with self._gate:
+                del self._late[:done]
+                if done < len(some):
+                    self._due = self._latest = monotonic() + AGAIN
+                    return
+            left -= done
 
     def _commit(self, batch: list[Task]) -> int:
         """Run tasks in a transaction; return how many are done, with success or without.
@@ -345,8 +297,6 @@ class Writer:
                     return number
             return len(batch)
         for task in batch:
-            if task.change.late:
-                self._postpone([Task(work, turn=Turn.LATE) for work in task.change.late])
             self._committed(task.change)
         for task in batch:
             task.future.set_result(task.value)
@@ -354,7 +304,7 @@ class Writer:
 
     def _failed(self, task: Task, error: Exception) -> bool:
         """Tell the future of a task that it failed; return False to try it again."""
-        if task.turn is Turn.LATE:
+        if task.late:
             if isinstance(error, (sqlite3.OperationalError, OSError)):
                 return False
             log.error("The inbox has lost work: %s", error, exc_info=error)

@@ -313,12 +313,13 @@ def test_the_null_sender_is_empty(store: Store) -> None:
 def test_an_error_of_the_store_is_451(
     store: Store, content: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def take(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError("no space left")
 
     with serving(store) as controller, client_of(controller) as client:
         with monkeypatch.context() as patched:
-            patched.setattr("aiosmtpd.inbox.changes.take", take)
+            patched.setattr("aiosmtpd.inbox.changes.insert", refuse)
+            patched.setattr("aiosmtpd.inbox.arrivals.Arrivals.add", refuse)
             client.mail("ann@x")
             client.rcpt("bob@x")
             code, text = client.data(content)

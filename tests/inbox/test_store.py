@@ -556,11 +556,11 @@ def test_closing_finishes_the_writing(tmp_path: Path) -> None:
 def test_an_error_of_the_database_is_a_store_error(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def take(*_: object) -> None:
+    def insert(*_: object) -> None:
         raise sqlite3.OperationalError("disk I/O error")
 
     with monkeypatch.context() as patched:
-        patched.setattr("aiosmtpd.inbox.changes.take", take)
+        patched.setattr("aiosmtpd.inbox.changes.insert", insert)
         futures = [store.add(received(content)) for content in (mail(), mail(), LARGE_MAIL)]
         for future in futures:
             with pytest.raises(StoreError, match="disk I/O error"):

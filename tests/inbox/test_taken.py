@@ -163,14 +163,14 @@ def test_a_kill_before_it_is_read(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_for_a_while(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     came, has_room = threading.Event(), threading.Event()
     store.subscribe(lambda event: came.set())
-    complete = changes.complete
+    insert = changes.insert
 
-    def refuse(*values: object, **more: object) -> None:
+    def refuse(*values: object) -> None:
         if not has_room.is_set():
             raise sqlite3.OperationalError("full")
-        complete(*values, **more)  # type: ignore[arg-type]
+        insert(*values)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(changes, "complete", refuse)
+    monkeypatch.setattr(changes, "insert", refuse)
     monkeypatch.setattr(writer, "AGAIN", 0.01)
     take(store, mail(subject="first"))
     take(store, mail(subject="second"))
@@ -180,36 +180,76 @@ def test_a_disk_that_is_full_for_a_while(store: Store, monkeypatch: pytest.Monke
     assert subjects(store, "") == ["first", "second"]
 
 
-def test_a_full_disk_allows_to_delete_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+def test_a_disk_that_is_full_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
         raise sqlite3.OperationalError("full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(changes, "complete", refuse)
-        take(store)
-        store.delete(None).result(30)
-    assert store.counts().total == 0
-    assert store.summary().rows == []
-    take(store)
-    assert len(store.summary().rows) == 1
+        patched.setattr(changes, "insert", refuse)
+        with Store(tmp_path / "box.db") as store:
+            take(store)
+    with Store(tmp_path / "box.db") as store:
+        assert subjects(store, "word") == ["Taken"]
 
 
 def test_a_mistake_loses_no_others(
     store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    complete = changes.complete
+    insert = changes.insert
 
-    def fail(*values: object, **more: object) -> None:
+    def fail(*values: object) -> None:
         if values[2] == 2:
             raise LookupError("a mistake")
-        complete(*values, **more)  # type: ignore[arg-type]
+        insert(*values)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(changes, "complete", fail)
+        patched.setattr(changes, "insert", fail)
         for number in range(3):
             take(store, mail(subject=str(number)))
         assert subjects(store, "") == ["0", "2"]
     assert "a mistake" in caplog.text
+    assert store.counts().total == 2
+
+
+def test_many_wait_for_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "MOST_LATE", 3)
+    came = threading.Event()
+    store.subscribe(lambda event: came.set())
+    for number in range(4):
+        assert not came.is_set()
+        take(store, mail(subject=str(number)))
+    assert came.is_set()
+    assert subjects(store, "") == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("options", [{"durable": True}, {"ignore_duplicates": True}])
+def test_some_stores_take_nothing_early(options: dict[str, bool]) -> None:
+    with Store(**options) as store:  # type: ignore[arg-type]
+        content = mail(more="Message-ID: <a@x>\r\n")
+        ids = [take(store, content), take(store, content)]
+        assert len({*ids}) == store.counts().total
+        assert [*Path(f"{store.path}").parent.glob("*-new?")] != []
+        assert {file.stat().st_size for file in Path(f"{store.path}").parent.glob("*-new?")} == {0}
+
+
+def test_deleted_messages_do_not_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "box.db"
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, check=False, timeout=60
+    )
+    left = (tmp_path / "box.db-new1").read_bytes()
+    assert left
+    with Store(path) as store:
+        first = done.stdout.decode().split()[0]
+        store.delete([first]).result(30)
+        store.delete(None).result(30)
+    # As if the end had come before the file was emptied.
+    (tmp_path / "box.db-new1").write_bytes(left)
+    with Store(path) as store:
+        assert store.counts().total == 0
+        take(store)
+    with Store(path) as store:
+        assert subjects(store, "word") == ["Taken"]
 
 
 def test_a_filter_that_cannot_be_used() -> None:
