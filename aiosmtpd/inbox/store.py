@@ -501,10 +501,24 @@ class Store:
 
     # The writer's thread.
 
-    def _committed(self, change: Change) -> None:
-        """Count a change, and tell of it."""
+    def _committed(self, committed: list[Change]) -> None:
+        """Count the changes of a commit, and tell of them."""
+        for change in committed:
+            self._count(change)
+            for file in change.unlinked:
+                with suppress(OSError):
+                    file.unlink()
+            for do in change.afterwards:
+                do()
+            for event in change.events:
+                self.publish(event)
+        changed = any(one.total or one.unread or one.everything for one in committed)
+        if changed and self._callbacks:
+            numbers = {"Total": self._counts.total, "Unread": self._counts.unread}
+            self.publish(Event("stats", wire.dump(numbers)))
+
+    def _count(self, change: Change) -> None:
         counts = self._counts
-        changed = bool(change.total or change.unread or change.everything)
         if change.everything:
             deleted = counts.total
             counts = counts._replace(total=0, unread=0, size=0)
@@ -535,16 +549,6 @@ class Store:
             self._tags = +tags
         if self._index:
             self._pending += change.accepted
-        for file in change.unlinked:
-            with suppress(OSError):
-                file.unlink()
-        for do in change.afterwards:
-            do()
-        for event in change.events:
-            self.publish(event)
-        if changed and self._callbacks:
-            numbers = {"Total": self._counts.total, "Unread": self._counts.unread}
-            self.publish(Event("stats", wire.dump(numbers)))
 
     def _tidy(self, connection: sqlite3.Connection, idle: bool) -> bool:
         """Do what can wait: retention, the index, free space; return True if there is more."""

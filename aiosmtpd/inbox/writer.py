@@ -111,16 +111,16 @@ class Writer:
     Late tasks run within some 10 ms, or before the next other task: waking the thread for each of
     them would take longer than the task.
 
-    *committed* is called with the change of each task after its commit, before its future has its
-    result. *tidy* is called with True when there is no work, else after each commit; it returns
-    True if there is more to tidy up.
+    *committed* is called with the changes of the tasks after their commit, before their futures
+    have their results. *tidy* is called with True when there is no work, else after each commit; it
+    returns True if there is more to tidy up.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         path: Path,
-        committed: Callable[[Change], None],
+        committed: Callable[[list[Change]], None],
         tidy: Callable[[sqlite3.Connection, bool], bool],
     ) -> None:
         self._connection = connection
@@ -296,8 +296,7 @@ class Writer:
                 if not self._commit([task]):
                     return number
             return len(batch)
-        for task in batch:
-            self._committed(task.change)
+        self._committed([task.change for task in batch])
         for task in batch:
             task.future.set_result(task.value)
         return len(batch)
