@@ -220,7 +220,7 @@ async def taken(client: Client) -> list[tuple[str, str]]:
     """Return the events that wait for a client."""
     await asyncio.sleep(0)
     found = []
-    while (event := await client.next(0.01)) is not None:
+    while (event := await client.next(0.1)) is not None:
         found.append((event.kind, event.data))
     return found
 
