@@ -28,6 +28,9 @@ from aiosmtpd.mail.tree import Part, read
 INDEXED = 1 << 20
 """Characters of a message's text that are searched."""
 
+HTML_INDEXED = 1 << 19
+"""Bytes of a message's HTML that are searched: reading it takes much longer than plain text."""
+
 SNIPPET = 200
 """Bytes of a snippet."""
 
@@ -54,9 +57,10 @@ _READ = frozenset({"text/plain", "text/html"})
 
 
 def new_id() -> str:
-    """Return a new id of a message: 22 characters of base 62, of which the last 14 are random.
+    """Return a new id of a message: 22 characters of base 62.
 
-    Later ids are larger, so that the database adds them at one place of its index.
+    The first 8 are the time, so that the database adds new ids at one place of its index. The
+    others are random.
     """
     number = time_ns() // 1_000_000 * _RANDOM + int.from_bytes(urandom(11), "big") % _RANDOM
     characters = []
@@ -260,7 +264,7 @@ class _Describer:
                 (attached if is_attached else inline).append([is_attached, *_listed(part)])
         found.inlines = len(inline)
         found.listed = inline + attached
-        html = html_of(self._root, INDEXED)
+        html = html_of(self._root, HTML_INDEXED)
         if html.strip():
             text, links = html_text.read(html)
             seen = " ".join(dict.fromkeys(links))
