@@ -28,7 +28,7 @@ BATCH = 64
 QUIET = 0.05
 """Seconds without work before the thread tidies up."""
 
-PAUSE = 0.002
+PAUSE = 0.004
 """Seconds without more late work before it is done."""
 
 LATEST = 0.01
@@ -269,10 +269,10 @@ class Writer:
             # Not before the commit, so that readers know of them.
             with self._gate:
                 del self._late[:done]
-                if done < len(some):
-                    self._due = self._latest = monotonic() + AGAIN
-                    return
-            left -= done
+                now, refused = monotonic(), done < len(some)
+                self._latest = now + (AGAIN if refused else LATEST)
+                self._due = self._latest if refused else now + PAUSE
+            left = 0 if refused else left - done
 
     def _commit(self, batch: list[Task]) -> int:
         """Run tasks in a transaction; return how many are done, with success or without.
