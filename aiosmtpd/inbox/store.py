@@ -434,7 +434,8 @@ class Store:
         def add(connection: sqlite3.Connection, change: Change) -> int:
             return changes.add_attempt(connection, change, attempt)
 
-        return self._write(add)
+        # It keeps its place among the messages that are late.
+        return self._opened(self._writer).postpone(add)
 
     def set_read(self, ids: Collection[str] | None, read: bool) -> Future[int]:
         """Mark messages as read or unread, None for all; the result is how many changed.
@@ -635,7 +636,7 @@ class Store:
     # Reading.
 
     def _current(self) -> reading.Readers:
-        """Return the readers, after all messages that were taken are in the lists."""
+        """Return the readers, after all messages and attempts that came are in the lists."""
         writer = self._opened(self._writer)
         if writer.is_late() and not writer.is_current_thread():
             writer.submit(lambda *_: None).result()
@@ -761,11 +762,11 @@ class Store:
 
     def attempts(self, *, start: int = 0, limit: int = 50, query: str = "") -> Attempts:
         """Return a page of refused attempts: those in which each word of *query* occurs."""
-        return self._opened(self._readers).attempts(query, start, limit)
+        return self._current().attempts(query, start, limit)
 
     def attempt(self, number: int) -> Attempt | None:
         """Return a refused attempt, None if there is no such attempt."""
-        return self._opened(self._readers).attempt(number)
+        return self._current().attempt(number)
 
     def session(self, number: int) -> SessionLog | None:
         """Return a session, also one that still runs; None if there is no such session."""

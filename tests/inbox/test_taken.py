@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aiosmtpd.inbox import changes, writer
-from aiosmtpd.inbox.records import Event, Line, SessionLog, Tagging
+from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import Store, StoreError
 from tests.inbox.support import mail, received, row, subjects
 
@@ -65,6 +65,16 @@ def test_its_session_has_it(store: Store) -> None:
     found = store.session(7)
     assert found is not None
     assert found.messages == (id,)
+
+
+def test_an_attempt_is_seen_at_once(store: Store) -> None:
+    attempt = store.add_attempt(Attempt(7, "RCPT", recipient="late@x"))
+    assert not attempt.done()
+    assert [one.recipient for one in store.attempts().attempts] == ["late@x"]
+    store.add_attempt(Attempt(7, "RCPT", recipient="other@x"))
+    found = store.attempt(attempt.result() + 1)
+    assert found is not None
+    assert found.recipient == "other@x"
 
 
 def test_a_session_is_saved_after_its_messages(store: Store) -> None:
