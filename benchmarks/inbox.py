@@ -1,8 +1,9 @@
-"""Measure the inbox's store: its intake beside a server without one, and its reads.
+"""Measure the inbox: its intake beside a server without a store, its page, and its reads.
 
 Run ``python benchmarks/inbox.py``. The intake is a share of the same server with the same observers
-and no store, in turns in one run; each 250 comes after the commit. The reads are of a store with
-100,000 messages, without HTTP.
+and no store, in turns in one run; each 250 comes after the message is safe. So is the intake while
+a page is open, as a share of that without. The reads are of a store with 100,000 messages, without
+HTTP. All figures stand beside those that are wanted.
 """
 
 import argparse
@@ -14,20 +15,26 @@ import os
 import random
 import resource
 import smtplib
+import socket
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from multiprocessing import Pipe, Process
 from multiprocessing.connection import Connection
 from typing import Any
 
 from aiosmtpd.cli.inbox_program import SWITCH
 from aiosmtpd.inbox.intake import Intake
+from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Attempt, Keep, Received, SessionLog, Store
+from aiosmtpd.inbox.web import Web
+from aiosmtpd.listen.addresses import parse_listen
 from aiosmtpd.server import Server
 
 GOALS = {1: 0.6, 4: 0.35}
@@ -65,7 +72,7 @@ class Nothing(Store):
     def close(self) -> None:
         """Do nothing."""
 
-    def add(self, received: Received) -> Future[str]:
+    def take(self, received: Received) -> Future[str]:
         """Return an id at once."""
         future: Future[str] = Future()
         future.set_result("0123456789012345678901")
@@ -93,9 +100,12 @@ async def serve(kind: str) -> None:
         extensions="modern",
         data_size_limit=LARGE_SIZE * 2,
     )
+    web = Web(Services(store), parse_listen("127.0.0.1:0"))
+    await web.start()
     async with server:
-        print(server.addresses[0][1], flush=True)
+        print(server.addresses[0][1], web.addresses[0][1], flush=True)
         await asyncio.to_thread(sys.stdin.read)
+    await web.stop()
     store.close()
 
 
@@ -140,7 +150,7 @@ class Running:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         stack.callback(self.process.stdin.close)
-        self.port = int(self.process.stdout.readline())
+        self.port, self.web = map(int, self.process.stdout.readline().split())
 
     def cpu(self) -> float:
         with open(f"/proc/{self.process.pid}/stat") as file:
@@ -177,7 +187,141 @@ def intake(rounds: int, messages: int) -> None:
         )
 
 
+PAGE_GOAL = 0.8
+STREAM = "GET /api/events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+READERS = {
+    "without a page": "",
+    "with SSE": STREAM,
+    "with a WebSocket": STREAM.replace(
+        "\r\n\r\n",
+        "\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n",
+    ),
+}
+
+
+def read_events(port: int, request: str, ready: Connection) -> None:
+    """Be a page: read events until the end."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(request.encode())
+        connection.recv(1 << 16)
+        ready.send(True)
+        while connection.recv(1 << 16):
+            pass
+
+
+@contextmanager
+def reading(port: int, request: str) -> Iterator[None]:
+    """Keep a page open, if there is a request for it."""
+    if not request:
+        yield
+        return
+    ready, tell = Pipe(duplex=False)
+    process = Process(target=read_events, args=(port, request, tell))
+    process.start()
+    ready.recv()
+    yield
+    process.terminate()
+    process.join()
+
+
+def page(rounds: int, messages: int) -> None:
+    """Measure the intake while a page is open."""
+    for connections in GOALS:
+        seconds: dict[str, list[float]] = {name: [] for name in READERS}
+        with ExitStack() as stack:
+            server = Running(stack, "store")
+            load = Clients(stack, server.port, connections, mail(1))
+            load.run(100)
+            for _ in range(rounds):
+                for name, request in READERS.items():
+                    with reading(server.web, request):
+                        began = time.perf_counter()
+                        load.run(messages)
+                        seconds[name].append(time.perf_counter() - began)
+        base, *others = seconds
+        for name in others:
+            share = statistics.median(
+                without / each for without, each in zip(seconds[base], seconds[name], strict=True)
+            )
+            print(f"intake, {connections} connection(s) {name}: share {share:.2f} of that {base}")
+    print(f"  (wanted {PAGE_GOAL})")
+
+
+def get(port: int, path: str) -> bytes:
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    body = connection.getresponse().read()
+    connection.close()
+    return body
+
+
+def send_paced(port: int, rate: float, seconds: int) -> None:
+    """Send messages at a steady rate."""
+    body = mail(1)
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        began = time.perf_counter()
+        for number in range(int(rate * seconds)):
+            time.sleep(max(began + number / rate - time.perf_counter(), 0))
+            client.sendmail("shop@example.org", ["bob@example.com"], body)
+
+
+def arrivals(seconds: int) -> None:
+    """Measure the list while 1,000 messages a second arrive and a page is open."""
+    rate, clients, took = 1000, 4, []
+    with ExitStack() as stack:
+        server = Running(stack, "store")
+        stack.enter_context(reading(server.web, READERS["with a WebSocket"]))
+        senders = [
+            Process(target=send_paced, args=(server.port, rate / clients, seconds))
+            for _ in range(clients)
+        ]
+        began = time.perf_counter()
+        for sender in senders:
+            sender.start()
+        while any(sender.is_alive() for sender in senders):
+            asked = time.perf_counter()
+            get(server.web, "/api/v1/messages")
+            took.append((time.perf_counter() - asked) * 1000)
+            time.sleep(0.1)
+        ended = time.perf_counter() - began
+        total = json.loads(get(server.web, "/api/v1/messages?limit=1"))["total"]
+    took.sort()
+    print(
+        f"{rate} arrivals a second (wanted): {total / ended:.0f} stored; the list takes"
+        f" {statistics.median(took):.0f} ms, at most {took[-1]:.0f} ms"
+    )
+
+
+def waits(times: int) -> None:
+    """Measure how long after its 250 a message ends a wait."""
+    took = []
+    with ExitStack() as stack:
+        server = Running(stack, "store")
+        client = stack.enter_context(smtplib.SMTP("127.0.0.1", server.port))
+        for number in range(times):
+            ended: list[float] = []
+
+            def wait(path: str, ended: list[float] = ended) -> None:
+                get(server.web, path)
+                ended.append(time.perf_counter())
+
+            path = f"/api/wait?since=now&subject=Order+{number}+has*"
+            thread = threading.Thread(target=wait, args=(path,))
+            thread.start()
+            time.sleep(0.1)
+            client.sendmail("shop@example.org", ["bob@example.com"], mail(number))
+            sent = time.perf_counter()
+            thread.join()
+            took.append((ended[0] - sent) * 1000)
+    took.sort()
+    print(f"a wait ends {statistics.median(took):.0f} ms after the 250, at most {took[-1]:.0f} ms")
+    print("  (wanted 20 ms)")
+
+
 LARGE_GOALS = "wanted: 0.5 s, 50 ms"
+OPEN_GOALS = "wanted: 1 s, 50 ms"
+OPENED = ("api/v1/message/{}", "view/{}.html?frame=1", "view/{}.txt")
 LARGE_SIZE = 25_000_000
 
 
@@ -209,7 +353,7 @@ def large_messages() -> Iterator[tuple[str, bytes]]:
 
 
 def large(rounds: int) -> None:
-    """Send messages of 25 MB, and measure how long another client waits meanwhile."""
+    """Send and open messages of 25 MB, and measure how long another client waits meanwhile."""
     with ExitStack() as stack:
         server = Running(stack, "store")
         orders, order = Pipe(duplex=False)
@@ -239,6 +383,17 @@ def large(rounds: int) -> None:
                 f" client waits at most {statistics.median(waits):.0f} ms, without it"
                 f" {statistics.median(usual):.0f} ms ({LARGE_GOALS})"
             )
+            found = json.loads(get(server.web, "/api/v1/search?query=subject:large"))
+            id = found["messages"][0]["ID"]
+            for path in OPENED:
+                longest()
+                began = time.perf_counter()
+                size = len(get(server.web, "/" + path.format(id)))
+                seconds = time.perf_counter() - began
+                print(
+                    f"  /{path}: {size / 1e6:.1f} MB in {seconds:.2f} s; another client waits at"
+                    f" most {longest():.0f} ms ({OPEN_GOALS})"
+                )
 
 
 @contextmanager
@@ -332,7 +487,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--messages", type=int, default=400, help="in a round")
     parser.add_argument("--total", type=int, default=100_000, help="in the store that is read")
-    parser.add_argument("--only", choices=["intake", "large", "reads"])
+    parser.add_argument("--only", choices=["intake", "page", "arrivals", "wait", "large", "reads"])
     parser.add_argument("--serve", choices=["none", "store"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -340,6 +495,12 @@ def main() -> None:
         return
     if args.only in (None, "intake"):
         intake(args.rounds, args.messages)
+    if args.only in (None, "page"):
+        page(args.rounds, args.messages)
+    if args.only in (None, "arrivals"):
+        arrivals(10)
+    if args.only in (None, "wait"):
+        waits(50)
     if args.only in (None, "large"):
         large(args.rounds)
     if args.only in (None, "reads"):

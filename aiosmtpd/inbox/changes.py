@@ -13,7 +13,7 @@ from aiosmtpd.inbox import labels, wire
 from aiosmtpd.inbox.database import INDEX_TABLE, MESSAGE_TABLES, OTHER_INDEXES
 from aiosmtpd.inbox.keep import Keep, Oldest, superfluous
 from aiosmtpd.inbox.packing import packed_attempt
-from aiosmtpd.inbox.records import Attempt, Event, Received
+from aiosmtpd.inbox.records import Attempt, Event
 from aiosmtpd.inbox.rows import Description, complete
 from aiosmtpd.inbox.search import Query, milliseconds
 from aiosmtpd.inbox.writer import Change
@@ -52,40 +52,29 @@ def insert(
     connection: sqlite3.Connection,
     change: Change,
     n: int,
-    received: Received,
+    envelope: str,
+    session: int,
     found: Description,
     content: bytes | None,
     filters: Sequence[tuple[Query, Sequence[str]]],
 ) -> None:
     """Store a message with the number *n*; *content* is None if it is a file."""
-    created = milliseconds(found.created)
-    fields = found.fields
     connection.execute(
         "insert into msg (n, id, created, size, attachments, inlines, session, large)"
         " values (?, ?, ?, ?, ?, ?, ?, ?)",
         (
-            *(n, found.id, created, found.size, found.attachments, found.inlines),
-            *(received.session, content is None),
+            *(n, found.id, milliseconds(found.created), found.size, found.attachments),
+            *(found.inlines, session, content is None),
         ),
     )
-    connection.execute(
-        "insert into about values (?, ?, ?)", (n, found.row, details(received, found))
-    )
+    connection.execute("insert into about values (?, ?, ?)", (n, found.row, details(found)))
+    columns = "sender", "recipient", "cc", "bcc", "reply_to", "subject", "message_id"
     connection.execute(
         "insert into field values (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            n,
-            fields.get("sender", ""),
-            fields.get("recipient", ""),
-            fields.get("cc", ""),
-            fields.get("bcc", ""),
-            fields.get("reply_to", ""),
-            fields.get("subject", ""),
-            fields.get("message_id", ""),
-        ),
+        (n, *[found.fields.get(column, "") for column in columns]),
     )
     connection.execute("insert into txt values (?, ?)", (n, found.text))
-    connection.execute("insert into raw values (?, ?)", (n, content))
+    connection.execute("insert into raw values (?, ?, ?)", (n, envelope, content))
     wanted = list(found.tags)
     for query, tags in filters:
         if has(connection, n, query):
@@ -94,22 +83,18 @@ def insert(
     if wanted:
         tags_json = wire.dump(_tag(connection, change, n, wanted))
         connection.execute("update msg set tags = ? where n = ?", (tags_json, n))
+    change.accepted += 1
     change.total += 1
     change.unread += 1
     change.size += found.size
+    change.accepted_size += found.size
     change.events.append(Event("new", complete(found.row, False, tags_json)))
 
 
-def details(received: Received, found: Description) -> str:
-    """Return all else that is known of a message, as JSON."""
+def details(found: Description) -> str:
+    """Return all else that was found in a message, as JSON."""
     return wire.dump(
         {
-            "sender": received.sender,
-            "recipients": list(received.recipients),
-            "username": received.username,
-            "client": received.client,
-            "tls": received.tls,
-            "lines": [[round(at, 4), who, text] for at, who, text in received.transaction],
             "added": found.added.decode("utf-8", "replace"),
             "left_out": found.left_out,
             "notices": found.notices,

@@ -14,7 +14,7 @@ from aiosmtpd.inbox.records import StoreError
 APPLICATION = 0x61696F69
 """Marks the file as an inbox: "aioi" in ASCII."""
 
-FORMAT = 1
+FORMAT = 2
 """The version of the tables; a store of another version is not opened."""
 
 MESSAGE_TABLES = (
@@ -27,13 +27,13 @@ MESSAGE_TABLES = (
     " cc text not null, bcc text not null, reply_to text not null, subject text not null,"
     " message_id text not null)",
     "create table txt (n integer primary key, t text not null)",
-    "create table raw (n integer primary key, content blob)",
+    "create table raw (n integer primary key, envelope text not null, content blob)",
     "create table tag (name text not null, n integer not null, primary key (name, n))"
     " without rowid",
 )
 """``created`` is in milliseconds since 1970. The texts of ``field`` and ``txt`` are folded; those
-of ``about`` are JSON. ``large`` is 1 if the message is a file, and then ``content`` is null.
-``msg`` and ``field`` are small, so that they can be scanned."""
+of ``about`` and ``envelope`` are JSON. ``large`` is 1 if the message is a file, and then
+``content`` is null. ``msg`` and ``field`` are small, so that they can be scanned."""
 
 INDEX_TABLE = (
     "create virtual table word using fts5"
@@ -51,6 +51,7 @@ OTHER_TABLES = (
     "create table state (name text primary key, value integer not null) without rowid",
     "create index attempt_session on attempt(session)",
     "insert into state values ('indexed', 0)",
+    "insert into state values ('arrived', 0)",
 )
 
 OTHER_INDEXES = ("create index msg_session on msg(session)", "create index tag_n on tag(n)")

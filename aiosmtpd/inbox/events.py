@@ -53,27 +53,43 @@ class Numbered(NamedTuple):
 
 
 class Client:
-    """One stream of events: what waits for it."""
+    """One stream of events: what waits for it.
+
+    Any thread may add events. Events that come together wake the event loop once.
+    """
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self._gate = Lock()
         self._waiting: deque[Numbered] = deque()
         self._came = asyncio.Event()
-        self._is_marked = False
+        self._is_called = self._is_marked = False
 
     def add(self, event: Numbered) -> None:
         """Put an event after the others."""
-        if len(self._waiting) >= MOST_WAITING:
-            self._waiting.clear()
-            event = event._replace(kind="prune", data="null")
-        self._waiting.append(event)
+        with self._gate:
+            if len(self._waiting) >= MOST_WAITING:
+                self._waiting.clear()
+                event = event._replace(kind="prune", data="null")
+            self._waiting.append(event)
+            if not self._is_called:
+                self._is_called = True
+                self._call(self._wake)
+
+    def _call(self, act: Callable[..., object], *values: object) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self.loop.call_soon_threadsafe(act, *values)
+
+    def _wake(self) -> None:
+        self._is_called = False
         self._came.set()
 
     def stats_soon(self, hub: Hub) -> None:
         """Add the numbers of the store after a pause, once."""
-        if not self._is_marked:
-            self._is_marked = True
-            self.loop.call_later(PAUSE, self._add_stats, hub)
+        with self._gate:
+            if not self._is_marked:
+                self._is_marked = True
+                self._call(self.loop.call_later, PAUSE, self._add_stats, hub)
 
     def _add_stats(self, hub: Hub) -> None:
         self._is_marked = False
@@ -82,13 +98,22 @@ class Client:
     async def next(self, seconds: float) -> Numbered | None:
         """Return the next event, None if none came for so long."""
         if not self._waiting:
-            self._came.clear()
             try:
                 async with asyncio.timeout(seconds):
-                    await self._came.wait()
+                    # It may be woken for an event that was taken before.
+                    while not self._waiting:
+                        self._came.clear()
+                        await self._came.wait()
             except TimeoutError:
                 return None
-        return self._waiting.popleft()
+        with self._gate:
+            return self._waiting.popleft()
+
+    def rest(self) -> list[Numbered]:
+        """Return the events that came together with the last one."""
+        with self._gate:
+            found, self._waiting = self._waiting, deque()
+        return [*found]
 
 
 class Hub:
@@ -132,17 +157,14 @@ class Hub:
         """Pass an event on; called in the writer's thread."""
         with self._gate:
             if event.kind == "stats":
-                self._call(lambda client: client.stats_soon(self))
+                for client in self._clients:
+                    client.stats_soon(self)
                 return
             self._last += 1
             numbered = Numbered(self._last, event.kind, event.data)
             self._kept.append(numbered)
-            self._call(lambda client: client.add(numbered))
-
-    def _call(self, act: Callable[[Client], None]) -> None:
-        for client in self._clients:
-            with suppress(RuntimeError):  # the loop of the client has ended
-                client.loop.call_soon_threadsafe(act, client)
+            for client in self._clients:
+                client.add(numbered)
 
 
 class Room:
@@ -203,20 +225,24 @@ async def _lines(services: Services, hub: Hub, last: int | None) -> AsyncIterato
     hub.enter(client, last)
     try:
         yield "retry: 2000\n\n"
-        async for event in until_stopped(services, client, KEEP_ALIVE):
-            if event is None:
-                yield ":\n\n"
-                continue
-            number = f"id: {event.number}\n" if event.number else ""
-            yield f"{number}event: {event.kind}\ndata: {event.data}\n\n"
+        async for events in until_stopped(services, client, KEEP_ALIVE):
+            yield "".join(map(_lines_of, events)) or ":\n\n"
     finally:
         hub.leave(client)
 
 
+def _lines_of(event: Numbered) -> str:
+    number = f"id: {event.number}\n" if event.number else ""
+    return f"{number}event: {event.kind}\ndata: {event.data}\n\n"
+
+
 async def until_stopped(
     services: Services, client: Client, seconds: float
-) -> AsyncIterator[Numbered | None]:
-    """Yield the events of a client, None after seconds without one, until the server stops."""
+) -> AsyncIterator[list[Numbered]]:
+    """Yield the events of a client that came together, until the server stops.
+
+    After seconds without one, yield an empty list.
+    """
     stopped = asyncio.ensure_future(services.stopping.wait())
     coming: asyncio.Future[Numbered | None] | None = None
     try:
@@ -224,7 +250,8 @@ async def until_stopped(
             coming = asyncio.ensure_future(client.next(seconds))
             await asyncio.wait((stopped, coming), return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
-                yield coming.result()
+                first = coming.result()
+                yield [first, *client.rest()] if first is not None else []
     finally:
         stopped.cancel()
         if coming is not None:
@@ -258,10 +285,11 @@ class Frames:
 
     async def _send(self, client: Client) -> None:
         with suppress(WebSocketDisconnect, TimeoutError):
-            async for event in until_stopped(self._services, client, KEEP_ALIVE):
-                for frame in frames_of(event or self._hub.stats()):
-                    async with asyncio.timeout(SECONDS_TO_READ):
-                        await self._socket.send_text(frame)
+            async for events in until_stopped(self._services, client, KEEP_ALIVE):
+                async with asyncio.timeout(SECONDS_TO_READ):
+                    for event in events or [self._hub.stats()]:
+                        for frame in frames_of(event):
+                            await self._socket.send_text(frame)
             await self._socket.close(1001)
 
 

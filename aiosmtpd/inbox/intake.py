@@ -92,7 +92,8 @@ class Intake(Dialogue):
             received = _received(server, session, envelope, content, kept, size)
             if kept is not None:
                 kept.matters(self._store)
-            id = await asyncio.wrap_future(self._store.add(received))
+            taken = self._store.take(received)
+            id = taken.result() if taken.done() else await asyncio.wrap_future(taken)
             reply = f"250 2.0.0 Ok: queued as {id}"
         except StoreError as error:
             log.error("%r the inbox cannot store a message: %s", session.peer, error)

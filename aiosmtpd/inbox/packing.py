@@ -1,4 +1,4 @@
-"""The shapes in which sessions and refused attempts are kept in the database."""
+"""The shapes in which envelopes, sessions and refused attempts are kept in the database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import json
 import zlib
 from datetime import UTC, datetime, timedelta
 
-from aiosmtpd.inbox.records import Attempt, Line, SessionLog
+from aiosmtpd.inbox import wire
+from aiosmtpd.inbox.records import Attempt, Line, Received, SessionLog
 from aiosmtpd.inbox.search import folded
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -19,6 +20,35 @@ def local(milliseconds: int) -> datetime:
         return moment.astimezone()
     except (OverflowError, OSError, ValueError):
         return moment
+
+
+def packed_envelope(received: Received, id: str) -> str:
+    """Return all that is known of a message beside its content, as JSON."""
+    return wire.dump(
+        {
+            "id": id,
+            "sender": received.sender,
+            "recipients": list(received.recipients),
+            "session": received.session,
+            "host_name": received.host_name,
+            "client": received.client,
+            "protocol": received.protocol,
+            "username": received.username,
+            "tls": received.tls,
+            "created": received.created and received.created.isoformat(),
+            "lines": [[round(at, 4), who, text] for at, who, text in received.transaction],
+            "trace": received.trace,
+        }
+    )
+
+
+def read_envelope(envelope: str, content: bytes) -> tuple[str, Received]:
+    """Return the id of a message that was kept, and the message."""
+    kept = json.loads(envelope)
+    id = kept.pop("id")
+    kept["created"] = datetime.fromisoformat(kept["created"])
+    kept["transaction"] = [Line(*line) for line in kept.pop("lines")]
+    return id, Received(content, **kept)
 
 
 def packed_log(session: SessionLog) -> bytes:

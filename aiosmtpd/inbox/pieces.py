@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 PIECE = 1 << 18
 """Characters or bytes of a piece."""
@@ -12,8 +12,10 @@ _LONGEST_MATCH = 1000
 """Characters of the longest match that :func:`search` finds for certain."""
 
 
-def replace_tags(pattern: re.Pattern[str], replacement: str, text: str) -> str:
-    """Return ``pattern.sub()`` of a text, for a pattern whose matches have one ``<``, in front."""
+def replace_tags(
+    pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str
+) -> str:
+    """Return ``pattern.sub()`` of a text, for a pattern whose matches have no ``<``, or a first."""
     return "".join(pattern.sub(replacement, piece) for piece in _cut_at_tags(text))
 
 

@@ -143,14 +143,14 @@ class Readers:
     def message(self, id: str) -> Found | None:
         """Return the columns of a message."""
         sql = (
-            "select row, created, read, tags, session, size, details, content"
-            " from msg join about using (n) join raw using (n) where id = ?"
+            "select row, created, read, tags, session, size, envelope, details, content"
+            " from msg m join about using (n) join raw using (n) where m.id = ?"
         )
         with self._connection() as connection:
             found = connection.execute(sql, (id,)).fetchone()
         if found is None:
             return None
-        row, created, read, tags, session, size, details, content = found
+        row, created, read, tags, session, size, envelope, details, content = found
         return Found(
             complete(row, bool(read), tags),
             local(created),
@@ -158,7 +158,7 @@ class Readers:
             json.loads(tags) if tags else [],
             session,
             size,
-            json.loads(details),
+            {**json.loads(envelope), **json.loads(details)},
             content,
         )
 

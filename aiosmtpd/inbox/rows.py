@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from hashlib import md5, sha1, sha256
 from os import urandom
-from string import ascii_letters, digits
+from string import ascii_lowercase, ascii_uppercase, digits
+from time import time_ns
 from typing import Any
 
 from attrs import define, field
@@ -27,6 +28,9 @@ from aiosmtpd.mail.tree import Part, read
 INDEXED = 1 << 20
 """Characters of a message's text that are searched."""
 
+HTML_INDEXED = 1 << 19
+"""Bytes of a message's HTML that are searched: reading it takes much longer than plain text."""
+
 SNIPPET = 200
 """Bytes of a snippet."""
 
@@ -36,7 +40,8 @@ _LONGEST_VALUE = 10_000
 _HEADER_READ = 1 << 20
 """Bytes of a header that are looked at for fields to leave out."""
 
-_ID = digits + ascii_letters
+_ID = digits + ascii_uppercase + ascii_lowercase
+_RANDOM = 62**14
 _RETURN_PATH = re.compile(
     rb"^return-path[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)", re.IGNORECASE | re.MULTILINE
 )
@@ -52,13 +57,17 @@ _READ = frozenset({"text/plain", "text/html"})
 
 
 def new_id() -> str:
-    """Return a new id of a message: 22 characters of base 62."""
-    number = int.from_bytes(urandom(16), "big")
+    """Return a new id of a message: 22 characters of base 62.
+
+    The first 8 are the time, so that the database adds new ids at one place of its index. The
+    others are random.
+    """
+    number = time_ns() // 1_000_000 * _RANDOM + int.from_bytes(urandom(11), "big") % _RANDOM
     characters = []
     for _ in range(22):
         number, place = divmod(number, 62)
         characters.append(_ID[place])
-    return "".join(characters)
+    return "".join(reversed(characters))
 
 
 @public
@@ -97,10 +106,10 @@ def complete(row: str, read: bool, tags: str) -> str:
 
 @public
 def describe(
-    source: Source, received: Received, created: datetime, tagging: Tagging
+    source: Source, received: Received, created: datetime, tagging: Tagging, id: str = ""
 ) -> Description:
     """Return the description of a message, with a notice if it cannot be read."""
-    found = Description(new_id(), created)
+    found = Description(id or new_id(), created)
     try:
         _Describer(found, source, received, tagging).run()
     except (Exception, RecursionError) as error:
@@ -255,7 +264,7 @@ class _Describer:
                 (attached if is_attached else inline).append([is_attached, *_listed(part)])
         found.inlines = len(inline)
         found.listed = inline + attached
-        html = html_of(self._root, INDEXED)
+        html = html_of(self._root, HTML_INDEXED)
         if html.strip():
             text, links = html_text.read(html)
             seen = " ".join(dict.fromkeys(links))
@@ -389,7 +398,12 @@ def _text(part: Part, limit: int | None) -> str:
 
 def snippet_of(text: str) -> str:
     """Return the beginning of a text on one line."""
-    line = " ".join(text[:4000].split()).encode("utf-8", "replace")
+    line = b""
+    # The beginning is enough, if it is not mostly blanks.
+    for most in 500, 4000:
+        line = " ".join(text[:most].split()).encode("utf-8", "replace")
+        if len(line) > SNIPPET or len(text) <= most:
+            break
     if len(line) <= SNIPPET:
         return line.decode()
     return line[:SNIPPET].decode("utf-8", "ignore") + "..."

@@ -52,15 +52,18 @@ _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?(kb?|mb?|b(?:ytes?)?)?", r
 _UNITS = {"k": 1 << 10, "m": 1 << 20}
 
 _ROOM = dict.fromkeys([*range(32), *map(ord, '><",;()'), 127], " ")
+_FOLDED = bytes(ord(_ROOM.get(byte, chr(byte).lower())) for byte in range(128)) + bytes(128)
 
 
 def folded(text: str) -> str:
     """Return text as it is searched: case-folded, with single blanks in place of some marks."""
     if not text:
         return ""
-    if not text.isascii():
-        # Lone surrogates cannot be stored.
-        text = text.encode("utf-8", "replace").decode().casefold()
+    if text.isascii():
+        # The fastest way, for nearly all texts.
+        return " ".join(text.encode().translate(_FOLDED).decode().split())
+    # Lone surrogates cannot be stored.
+    text = text.encode("utf-8", "replace").decode().casefold()
     return " ".join(text.casefold().translate(_ROOM).split())
 
 

@@ -27,6 +27,7 @@ from attrs import evolve
 from public import public
 
 from aiosmtpd.inbox import changes, database, labels, packing, reading, search as language, wire
+from aiosmtpd.inbox.arrivals import Arrivals, Record
 from aiosmtpd.inbox.keep import Keep as Keep, parse_keep as parse_keep
 from aiosmtpd.inbox.records import (
     Attempt as Attempt,
@@ -41,7 +42,7 @@ from aiosmtpd.inbox.records import (
     Summary as Summary,
     Tagging as Tagging,
 )
-from aiosmtpd.inbox.rows import Description, describe
+from aiosmtpd.inbox.rows import Description, describe, new_id
 from aiosmtpd.inbox.stored import (
     ListedPart as ListedPart,
     StoredMail as StoredMail,
@@ -112,6 +113,7 @@ class Store:
         self._index = False
         self._writer: Writer | None = None
         self._readers: reading.Readers | None = None
+        self._arrivals: Arrivals | None = None
         self._large: ThreadPoolExecutor | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
@@ -146,6 +148,7 @@ class Store:
         self._lock(path)
         self._folder = path.with_name(path.name + ".large")
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._arrivals = Arrivals(path)
         connection = database.open_writer(
             path, durable=self.durable, temporary=self._temporary is not None
         )
@@ -173,6 +176,10 @@ class Store:
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Read the numbers that are kept in memory; remove files without a message."""
+        for query, _ in self._filters:
+            # An error now is better than one for each message.
+            changes.has(connection, 0, query)
+        self._add_arrivals(connection)
         first = connection.execute(
             "select count(*), coalesce(sum(read = 0), 0), coalesce(sum(size), 0),"
             " coalesce(max(n), 0), coalesce(max(session), 0) from msg"
@@ -184,7 +191,7 @@ class Store:
         self._index = database.has_index(connection)
         waiting = connection.execute("select count(*) from txt where n > ?", (indexed,)).fetchone()
         self._pending = waiting[0] if self._index else 0
-        self._next = max(first[3], indexed) + 1
+        self._next = max(first[3], indexed, changes.state(connection, "arrived")) + 1
         self._next_session = max(first[4], attempts[1] or 0, sessions[0] or 0) + 1
         self._counts = Counts(first[0], first[1], first[2], attempts[0], 0, 0, 0, 0, 0, pruned[0])
         self._tags = changes.tag_counts(connection)
@@ -196,7 +203,24 @@ class Store:
             if file.name not in known:
                 file.unlink()
 
+    def _add_arrivals(self, connection: sqlite3.Connection) -> None:
+        """Add the messages that had just arrived when the process was killed."""
+        arrivals = self._opened(self._arrivals)
+        known = changes.state(connection, "arrived")
+        connection.execute("begin immediate")
+        for record in arrivals.read():
+            if record.number > known:
+                self._complete(record, *packing.read_envelope(record.envelope, record.content))(
+                    connection, Change()
+                )
+        connection.execute("commit")
+        arrivals.empty()
+
     def _abandon(self) -> None:
+        with self._gate:
+            if self._arrivals is not None:
+                self._arrivals.close()
+                self._arrivals = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -231,14 +255,11 @@ class Store:
 
         With a duplicate that is ignored, the id of the stored message.
         """
-        content, future = received.content, Future[str]()
-        if received.created is None:
-            received = evolve(received, created=datetime.now().astimezone())
-        if isinstance(content, bytes) and len(content) <= QUICK:
-            source = InMemory(content)
+        received, future = _dated(received), Future[str]()
+        if self._is_quick(received):
 
             def add(connection: sqlite3.Connection, change: Change) -> str:
-                return self._insert(connection, change, received, self._describe(source, received))
+                return self._insert(connection, change, received, self._describe(received))
 
             return self._write(add, future)
         large = self._opened(self._large)
@@ -248,9 +269,67 @@ class Store:
             future.set_exception(StoreError("The store is closed"))
         return future
 
-    def _describe(self, source: InMemory | InFile, received: Received) -> Description:
+    def take(self, received: Received) -> Future[str]:
+        """Store a message as :meth:`add` does, but give the result as soon as it is safe.
+
+        It is in the lists a moment later: its event comes within some 10 ms, and methods that read
+        or change messages first wait for it. :meth:`counts` has it at once.
+        """
+        content, writer = received.content, self._opened(self._writer)
+        is_slow = self.durable or self.ignore_duplicates or writer.is_behind()
+        if is_slow or not isinstance(content, bytes) or len(content) > QUICK:
+            return self.add(received)
+        received, id, future = _dated(received), new_id(), Future[str]()
+        envelope = packing.packed_envelope(received, id)
+        with self._gate:
+            record = Record(self._next, envelope, content)
+            try:
+                self._opened(self._arrivals).add(record)
+            except OSError as error:
+                future.set_exception(StoreError(f"Cannot keep a message: {error}"))
+                return future
+            self._next += 1
+            writer.postpone(self._complete(record, id, received), self._one_less)
+        future.set_result(id)
+        return future
+
+    def _one_less(self) -> None:
+        """Give up a message that arrived, for an error that the log tells."""
+        with self._gate:
+            self._opened(self._arrivals).stored(1)
+
+    def _complete(
+        self, record: Record, id: str, received: Received
+    ) -> Callable[[sqlite3.Connection, Change], None]:
+        """Return the work that puts a message that arrived into the database."""
+
+        def complete(connection: sqlite3.Connection, change: Change) -> None:
+            found = self._describe(received, id)
+            changes.insert(
+                connection,
+                change,
+                record.number,
+                record.envelope,
+                received.session,
+                found,
+                record.content,
+                self._filters,
+            )
+            changes.set_state(connection, "arrived", record.number)
+            change.arrived = 1
+
+        return complete
+
+    def _is_quick(self, received: Received) -> bool:
+        return isinstance(received.content, bytes) and len(received.content) <= QUICK
+
+    def _describe(self, received: Received, id: str = "") -> Description:
+        content = received.content
+        source = (
+            InMemory(content) if isinstance(content, bytes) else InFile(partial(_open, content))
+        )
         created = received.created or datetime.now().astimezone()
-        return describe(source, received, created, self.tagging)
+        return describe(source, received, created, self.tagging, id)
 
     def _add_large(self, received: Received, future: Future[str]) -> None:
         """Read a message in a thread of its own, then pass it to the writer."""
@@ -264,10 +343,9 @@ class Store:
                 with self.new_file() as file:
                     file.write(content)
                     content = Path(file.name)
-            if isinstance(content, bytes):
-                found = self._describe(InMemory(content), received)
-            else:
-                found = self._describe(InFile(partial(_open, content)), received)
+            received = evolve(received, content=content)
+            found = self._describe(received)
+            if isinstance(content, Path):
                 if self.durable:
                     _sync(content)
                 content.rename(self._folder / found.id)
@@ -300,11 +378,15 @@ class Store:
                 change.unlinked.append(self._folder / found.id)
             change.ignored += 1
             return known
-        content = None if is_file or isinstance(received.content, Path) else received.content
-        changes.insert(connection, change, self._next, received, found, content, self._filters)
-        # Not used again, also after a rollback.
-        self._next += 1
-        change.accepted_size += found.size
+        content = received.content if isinstance(received.content, bytes) else None
+        envelope = packing.packed_envelope(received, found.id)
+        with self._gate:
+            # Not used again, also after a rollback.
+            n = self._next
+            self._next += 1
+        changes.insert(
+            connection, change, n, envelope, received.session, found, content, self._filters
+        )
         return found.id
 
     def new_file(self) -> BinaryIO:
@@ -341,7 +423,8 @@ class Store:
             self._sessions.pop(session.number, None)
             self._saved.pop(session.number, None)
 
-        return self._write(save)
+        # After its messages, which may be late.
+        return self._opened(self._writer).postpone(save)
 
     def add_attempt(self, attempt: Attempt) -> Future[int]:
         """Store a refused attempt; the result is its number."""
@@ -351,7 +434,8 @@ class Store:
         def add(connection: sqlite3.Connection, change: Change) -> int:
             return changes.add_attempt(connection, change, attempt)
 
-        return self._write(add)
+        # It keeps its place among the messages that are late.
+        return self._opened(self._writer).postpone(add)
 
     def set_read(self, ids: Collection[str] | None, read: bool) -> Future[int]:
         """Mark messages as read or unread, None for all; the result is how many changed.
@@ -418,11 +502,24 @@ class Store:
 
     # The writer's thread.
 
-    def _committed(self, change: Change) -> None:
-        """Count a change, and tell of it."""
+    def _committed(self, committed: list[Change]) -> None:
+        """Count the changes of a commit, and tell of them."""
+        for change in committed:
+            self._count(change)
+            for file in change.unlinked:
+                with suppress(OSError):
+                    file.unlink()
+            for do in change.afterwards:
+                do()
+            for event in change.events:
+                self.publish(event)
+        changed = any(one.total or one.unread or one.everything for one in committed)
+        if changed and self._callbacks:
+            numbers = {"Total": self._counts.total, "Unread": self._counts.unread}
+            self.publish(Event("stats", wire.dump(numbers)))
+
+    def _count(self, change: Change) -> None:
         counts = self._counts
-        changed = bool(change.total or change.unread or change.everything)
-        accepted = sum(event.kind == "new" for event in change.events)
         if change.everything:
             deleted = counts.total
             counts = counts._replace(total=0, unread=0, size=0)
@@ -430,35 +527,29 @@ class Store:
             self._pending = 0
             self._trees.clear()
         else:
-            deleted = accepted - change.total
-        self._counts = Counts(
+            deleted = change.accepted - change.total
+        counts = Counts(
             counts.total + change.total,
             counts.unread + change.unread,
             counts.size + change.size,
             counts.attempts + change.attempts,
-            counts.accepted + accepted,
+            counts.accepted + change.accepted,
             counts.accepted_size + change.accepted_size,
             counts.rejected + change.rejected,
             counts.ignored + change.ignored,
             counts.deleted + deleted,
             counts.pruned + change.pruned,
         )
+        with self._gate:
+            # At once, so that no message counts twice or not at all.
+            self._counts = counts
+            self._opened(self._arrivals).stored(change.arrived)
         if change.tags:
             tags = self._tags.copy()
             tags.update(change.tags)
             self._tags = +tags
         if self._index:
-            self._pending += accepted
-        for file in change.unlinked:
-            with suppress(OSError):
-                file.unlink()
-        for do in change.afterwards:
-            do()
-        for event in change.events:
-            self.publish(event)
-        if changed and self._callbacks:
-            numbers = {"Total": self._counts.total, "Unread": self._counts.unread}
-            self.publish(Event("stats", wire.dump(numbers)))
+            self._pending += change.accepted
 
     def _tidy(self, connection: sqlite3.Connection, idle: bool) -> bool:
         """Do what can wait: retention, the index, free space; return True if there is more."""
@@ -544,6 +635,13 @@ class Store:
 
     # Reading.
 
+    def _current(self) -> reading.Readers:
+        """Return the readers, after all messages and attempts that came are in the lists."""
+        writer = self._opened(self._writer)
+        if writer.is_late() and not writer.is_current_thread():
+            writer.submit(lambda *_: None).result()
+        return self._opened(self._readers)
+
     def summary(
         self,
         *,
@@ -557,7 +655,8 @@ class Store:
         *before* leaves out messages that arrived then or later; the numbers stay those of all.
         *below* begins after the message with this id, which is faster than *start*.
         """
-        readers, counts = self._opened(self._readers), self._counts
+        readers = self._current()
+        counts = self._counts
         query = language.parse("")
         if before is not None:
             query.terms.append(language.before(before))
@@ -587,7 +686,7 @@ class Store:
         *zone* is that of dates in the query, by default the local one. Here, *before* changes the
         numbers, too. Messages that have just arrived are found.
         """
-        readers, parsed = self._opened(self._readers), language.parse(query, zone)
+        readers, parsed = self._current(), language.parse(query, zone)
         if before is not None:
             parsed.terms.append(language.before(before))
         self._be_current(parsed)
@@ -616,7 +715,7 @@ class Store:
 
         Each step blocks for some milliseconds. Messages that arrive meanwhile are not in it.
         """
-        readers, empty = self._opened(self._readers), self.summary(limit=0)
+        readers, empty = self._current(), self.summary(limit=0)
         pages = self._streamed(readers)
         # The count of the rows comes after them: it is not known before.
         head = empty.json().replace('"count":0,', "", 1).removesuffix("]}")
@@ -637,41 +736,41 @@ class Store:
 
     def find(self, query: str, *, zone: tzinfo | None = None) -> list[str]:
         """Return the ids of all messages that match *query*, newest first."""
-        readers, parsed = self._opened(self._readers), language.parse(query, zone)
+        readers, parsed = self._current(), language.parse(query, zone)
         self._be_current(parsed)
         return readers.ids(parsed)
 
     def matches(self, id: str, query: str, *, zone: tzinfo | None = None) -> bool:
         """Return True if a message matches *query*; False if there is no such message."""
-        return self._opened(self._readers).has(id, language.parse(query, zone))
+        return self._current().has(id, language.parse(query, zone))
 
     def message(self, id: str) -> StoredMail | None:
         """Return a message, None if there is no such message."""
-        found = self._opened(self._readers).message(id)
+        found = self._current().message(id)
         return StoredMail(id, found, self._folder / id, self._trees) if found else None
 
     def newest(self, query: str = "", *, zone: tzinfo | None = None) -> str | None:
         """Return the id of the newest message that matches *query*, None if none does."""
-        readers, parsed = self._opened(self._readers), language.parse(query, zone)
+        readers, parsed = self._current(), language.parse(query, zone)
         self._be_current(parsed)
         found = readers.ids(parsed, 1)
         return found[0] if found else None
 
     def rows(self, ids: Collection[str]) -> list[str]:
         """Return the rows of these messages, newest first."""
-        return self._opened(self._readers).rows(ids)
+        return self._current().rows(ids)
 
     def attempts(self, *, start: int = 0, limit: int = 50, query: str = "") -> Attempts:
         """Return a page of refused attempts: those in which each word of *query* occurs."""
-        return self._opened(self._readers).attempts(query, start, limit)
+        return self._current().attempts(query, start, limit)
 
     def attempt(self, number: int) -> Attempt | None:
         """Return a refused attempt, None if there is no such attempt."""
-        return self._opened(self._readers).attempt(number)
+        return self._current().attempt(number)
 
     def session(self, number: int) -> SessionLog | None:
         """Return a session, also one that still runs; None if there is no such session."""
-        readers = self._opened(self._readers)
+        readers = self._current()
         found = self._sessions.get(number) or readers.session(number)
         if found is None:
             return None
@@ -680,12 +779,18 @@ class Store:
 
     def tags(self) -> dict[str, int]:
         """Return all tags, sorted in any case, with the number of their messages."""
+        self._current()
         tags = self._tags
         return {tag: tags[tag] for tag in labels.ordered(tags)}
 
     def counts(self) -> Counts:
         """Return numbers that are in memory; it never blocks."""
-        return self._counts
+        with self._gate:
+            counts, new = self._counts, len(self._arrivals or ())
+        if not new:
+            return counts
+        total, unread, accepted = counts.total, counts.unread, counts.accepted
+        return counts._replace(total=total + new, unread=unread + new, accepted=accepted + new)
 
     def gone(self) -> list[Gone]:
         """Return what retention removed, the last first."""
@@ -723,6 +828,12 @@ class Store:
                 callback(event)
             except Exception:
                 log.exception("A callback of the inbox's store failed")
+
+
+def _dated(received: Received) -> Received:
+    if received.created is None:
+        return evolve(received, created=datetime.now().astimezone())
+    return received
 
 
 def _open(path: Path) -> BinaryIO:

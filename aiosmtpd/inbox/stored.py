@@ -22,6 +22,9 @@ from aiosmtpd.mail import header, html_text
 from aiosmtpd.mail.source import InMemory, Source, pieces
 from aiosmtpd.mail.tree import Part, read
 
+LONGEST_HTML = 2_000_000
+"""Characters of HTML that are made a text: more would take seconds."""
+
 
 @public
 class ListedPart(NamedTuple):
@@ -96,6 +99,7 @@ class StoredMail:
         self._path = path
         self._left_out: list[list[int]] = details["left_out"]
         self._trees = trees
+        self._is_cut = False
 
     def __repr__(self) -> str:
         return f"<StoredMail {self.id}, {self.size} bytes>"
@@ -162,11 +166,17 @@ class StoredMail:
 
     @cached_property
     def text(self) -> str:
-        """``Text`` of the API: plain text as received, else the HTML's text."""
+        """``Text`` of the API: plain text as received, else that of the HTML's first 2 MB."""
         text = rows.plain_of(self.tree())
         if not text and (html := self.html):
-            return html_text.shown(html, targets=True)
+            self._is_cut = len(html) > LONGEST_HTML
+            return html_text.shown(html[:LONGEST_HTML], targets=True)
         return text
+
+    @property
+    def is_cut(self) -> bool:
+        """True if :attr:`text` is not that of the whole HTML."""
+        return bool(self.text) and self._is_cut
 
     def first_text(self, most: int) -> str:
         """Return the beginning of the plain text, else the text of the HTML's beginning."""
@@ -238,6 +248,7 @@ class StoredMail:
                 "Size": self.size,
                 "Inline": [one.json() for one in self.inline],
                 "Attachments": [one.json() for one in self.attachments],
+                **({"Cut": True} if self.is_cut else {}),
             }
         )
 

@@ -43,6 +43,7 @@ _TYPE = re.compile(
     r"\s*+(?:<!--(?:(?!-->).){0,1000}+-->\s*+){0,9}+<!doctype\b[^>]*>", re.IGNORECASE | re.DOTALL
 )
 _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
+_CUT = "The text is cut here: the HTML has more than 2 MB"
 _CONNECTING = ("link", "iframe", "frame", "object", "embed", "portal", "fencedframe")
 _TAG = re.compile(rf"<(?=(?:{'|'.join(_CONNECTING)})[\s/>])", re.IGNORECASE)
 _LEFT_OUT = frozenset({"base", "meta", "noscript", *_CONNECTING})
@@ -105,7 +106,7 @@ class Views(Finder):
         """Return the text of a message."""
         mail = await self.find(request)
         async with self._turn(mail):
-            octets = await asyncio.to_thread(lambda: mail.text.encode("utf-8", "replace"))
+            octets = await asyncio.to_thread(lambda: text_of(mail).encode("utf-8", "replace"))
         await self.mark_read(mail)
         headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
         return octets_answer(octets, headers)
@@ -117,6 +118,11 @@ class Views(Finder):
         )
         place = f"view/{newest}" if newest else ""
         return RedirectResponse(base_of(request) + place, 302)
+
+
+def text_of(mail: StoredMail) -> str:
+    """Return the text of a message, and at its end a note if it was cut."""
+    return f"{mail.text}\n\n[{_CUT}]\n" if mail.is_cut else mail.text
 
 
 def policy(nonce: str = "", *, remote: bool = False) -> str:
@@ -139,7 +145,7 @@ def with_images(mail: StoredMail, base: str, *, has_keys: bool = False) -> str:
         for one in reversed([*mail.inline, *mail.attachments])
         if one.content_id
     }
-    if not parts or "cid:" not in html.lower():
+    if not parts:
         return html
 
     def replaced(match: re.Match[str]) -> str:
@@ -150,7 +156,7 @@ def with_images(mail: StoredMail, base: str, *, has_keys: bool = False) -> str:
         key = f"?key={key_of('/' + path)}" if has_keys else ""
         return f"{match[1]}{quote(base)}{path}{key}"
 
-    return _IMAGE.sub(replaced, html)
+    return replace_tags(_IMAGE, replaced, html)
 
 
 def framed(html: str) -> str:

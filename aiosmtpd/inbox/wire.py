@@ -38,8 +38,8 @@ def time(moment: datetime | None, digits: int = 3) -> str:
     """
     if moment is None:
         return ""
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
-    if fraction := f"{moment.microsecond:06d}"[:digits].rstrip("0"):
-        text += f".{fraction}"
-    offset = moment.strftime("%z") or "+0000"
-    return text + ("Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:5]}")
+    text = moment.isoformat(timespec="microseconds")
+    fraction = text[20:26][:digits].rstrip("0")
+    offset = text[26:32]
+    zone = "Z" if offset in ("", "+00:00") else offset
+    return f"{text[:19]}.{fraction}{zone}" if fraction else text[:19] + zone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 from collections import Counter
@@ -10,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from time import monotonic
 from typing import Any, TypeVar
 
 from attrs import define, field
@@ -18,12 +20,25 @@ from aiosmtpd.inbox.database import explained
 from aiosmtpd.inbox.records import Event, StoreError
 
 T = TypeVar("T")
+log = logging.getLogger("mail.log")
 
 BATCH = 64
 """Tasks of one commit, at most."""
 
 QUIET = 0.05
 """Seconds without work before the thread tidies up."""
+
+PAUSE = 0.004
+"""Seconds without more late work before it is done."""
+
+LATEST = 0.01
+"""Seconds by which work may be late, at most."""
+
+MOST_LATE = 500
+"""Late tasks that wait before the store is behind."""
+
+AGAIN = 1.0
+"""Seconds before late work is tried again which the disk has refused."""
 
 
 @define
@@ -42,6 +57,9 @@ class Change:
     """Files of messages that are deleted."""
     afterwards: list[Callable[[], None]] = field(factory=list)
     """Called after the commit."""
+    arrived: int = 0
+    """Messages that were among the arrivals, and are in the database now."""
+    accepted: int = 0
     accepted_size: int = 0
     ignored: int = 0
     pruned: int = 0
@@ -55,19 +73,26 @@ Work = Callable[[sqlite3.Connection, Change], T]
 class Task:
     """One piece of work, and the future of its result; *undo* is called before it fails."""
 
-    __slots__ = ("change", "future", "undo", "value", "work")
+    __slots__ = ("change", "future", "late", "undo", "value", "work")
 
     def __init__(
         self,
         work: Work[Any],
         future: Future[Any] | None = None,
         undo: Callable[[], None] | None = None,
+        *,
+        late: bool = False,
     ) -> None:
         self.work = work
         self.undo = undo
+        self.late = late
         self.future: Future[Any] = Future() if future is None else future
         self.change = Change()
         self.value: Any = None
+
+    def is_wanted(self) -> bool:
+        """Return False if its future was cancelled before it began."""
+        return self.future.running() or self.future.set_running_or_notify_cancel()
 
     def fail(self, error: Exception) -> None:
         """Let the future raise an error."""
@@ -76,19 +101,26 @@ class Task:
         self.future.set_exception(error)
 
 
+_WAKE = Task(lambda *_: None)
+"""Tells the thread that there are late tasks."""
+
+
 class Writer:
     """Runs tasks in the order in which they come, many in one transaction.
 
-    *committed* is called with the change of each task after its commit, before its future has its
-    result. *tidy* is called with True when there is no work, else after each commit; it returns
-    True if there is more to tidy up.
+    Late tasks run within some 10 ms, or before the next other task: waking the thread for each of
+    them would take longer than the task.
+
+    *committed* is called with the changes of the tasks after their commit, before their futures
+    have their results. *tidy* is called with True when there is no work, else after each commit; it
+    returns True if there is more to tidy up.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
         path: Path,
-        committed: Callable[[Change], None],
+        committed: Callable[[list[Change]], None],
         tidy: Callable[[sqlite3.Connection, bool], bool],
     ) -> None:
         self._connection = connection
@@ -99,6 +131,9 @@ class Writer:
         self._gate = threading.Lock()
         self._ended = False
         self._untidy = True
+        self._late: list[Task] = []
+        # When to run the late tasks, and the end of the patience with the first of them.
+        self._due = self._latest = 0.0
         self._thread = threading.Thread(target=self._run, name="aiosmtpd inbox", daemon=True)
 
     def start(self) -> None:
@@ -120,6 +155,22 @@ class Writer:
         task.fail(StoreError("The store is closed"))
         return task.future
 
+    def postpone(self, work: Work[T], undo: Callable[[], None] | None = None) -> Future[T]:
+        """Add work that may be late; it is tried again as long as the disk refuses it."""
+        task = Task(work, undo=undo, late=True)
+        with self._gate:
+            if self._ended:
+                task.future.set_exception(StoreError("The store is closed"))
+                return task.future
+            now, is_first = monotonic(), not self._late
+            self._late.append(task)
+            if is_first:
+                self._latest = now + LATEST
+            self._due = min(now + PAUSE, self._latest)
+        if is_first:
+            self._tasks.put(_WAKE)
+        return task.future
+
     def stop(self) -> None:
         """Wait for the work that was added, end the thread, and close the connection."""
         with self._gate:
@@ -136,6 +187,14 @@ class Writer:
         """Return True if tasks wait."""
         return not self._tasks.empty()
 
+    def is_late(self) -> bool:
+        """Return True if late tasks wait: each waits until its commit."""
+        return bool(self._late)
+
+    def is_behind(self) -> bool:
+        """Return True if so many late tasks wait that no more should come."""
+        return len(self._late) >= MOST_LATE
+
     def try_now(self, work: Work[T]) -> T | None:
         """Run work in a transaction of its own, only in this thread; return None if it fails."""
         task = Task(work)
@@ -144,9 +203,13 @@ class Writer:
 
     def _run(self) -> None:
         while batch := self._next_batch():
+            self._catch_up()
             self._commit(batch)
             self._untidy = True
             self._tidied(idle=False)
+        self._catch_up()
+        for task in self._late:
+            task.future.set_exception(StoreError("The store is closed"))
         with suppress(sqlite3.Error):
             self._connection.close()
 
@@ -155,7 +218,7 @@ class Writer:
         task = self._wait()
         batch: list[Task] = []
         while task is not None:
-            if task.future.running() or task.future.set_running_or_notify_cancel():
+            if task is not _WAKE and task.is_wanted():
                 batch.append(task)
             if len(batch) >= BATCH:
                 return batch
@@ -171,10 +234,18 @@ class Writer:
 
     def _wait(self) -> Task | None:
         pause = QUIET
-        while self._untidy:
+        while self._late or self._untidy:
             try:
-                return self._tasks.get(timeout=pause)
+                wait = max(self._due - monotonic(), 0.0) if self._late else pause
+                return self._tasks.get(timeout=wait)
             except Empty:
+                if self._late:
+                    # Others may have come, and their pause is not over.
+                    if self._due <= monotonic():
+                        self._catch_up()
+                        self._tidied(idle=False)
+                        self._untidy = True
+                    continue
                 self._untidy = self._tidied(idle=True)
                 # More to do now begins at once, unless there is work.
                 pause = 0.0
@@ -189,7 +260,25 @@ class Writer:
                 self._connection.rollback()
             return False
 
-    def _commit(self, batch: list[Task]) -> None:
+    def _catch_up(self) -> None:
+        """Run the late tasks that wait now."""
+        left = len(self._late)
+        while left:
+            some = self._late[: min(left, BATCH)]
+            done = self._commit(some)
+            # Not before the commit, so that readers know of them.
+            with self._gate:
+                del self._late[:done]
+                now, refused = monotonic(), done < len(some)
+                self._latest = now + (AGAIN if refused else LATEST)
+                self._due = self._latest if refused else now + PAUSE
+            left = 0 if refused else left - done
+
+    def _commit(self, batch: list[Task]) -> int:
+        """Run tasks in a transaction; return how many are done, with success or without.
+
+        The rest are late tasks that the disk refuses for now.
+        """
         connection = self._connection
         try:
             connection.execute("begin immediate")
@@ -200,17 +289,26 @@ class Writer:
         except Exception as error:
             with suppress(sqlite3.Error):
                 connection.rollback()
-            if len(batch) > 1:
-                # One of them may be to blame.
-                for task in batch:
-                    self._commit([task])
-            else:
-                batch[0].fail(self._reason(error))
-            return
-        for task in batch:
-            self._committed(task.change)
+            if len(batch) == 1:
+                return self._failed(batch[0], error)
+            # One of them may be to blame.
+            for number, task in enumerate(batch):
+                if not self._commit([task]):
+                    return number
+            return len(batch)
+        self._committed([task.change for task in batch])
         for task in batch:
             task.future.set_result(task.value)
+        return len(batch)
+
+    def _failed(self, task: Task, error: Exception) -> bool:
+        """Tell the future of a task that it failed; return False to try it again."""
+        if task.late:
+            if isinstance(error, (sqlite3.OperationalError, OSError)):
+                return False
+            log.error("The inbox has lost work: %s", error, exc_info=error)
+        task.fail(self._reason(error))
+        return True
 
     def _reason(self, error: Exception) -> Exception:
         if isinstance(error, sqlite3.Error):

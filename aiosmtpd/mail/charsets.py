@@ -208,7 +208,7 @@ def _leniently(data: bytes, name: str) -> str:
 
 def _characters(text: str) -> str:
     """Replace surrogates, which are not characters: UTF-7 can spell them."""
-    return _SURROGATE.sub("?", text) if _SURROGATE.search(text) else text
+    return _SURROGATE.sub("?", text) if not text.isascii() and _SURROGATE.search(text) else text
 
 
 @cache

@@ -7,6 +7,7 @@ end, a semicolon may be missing, and any character may be raw UTF-8 (RFC 6532).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -14,6 +15,9 @@ from aiosmtpd.mail.charsets import decode
 
 MOST_PARAMETERS = 1000
 """Parameters of one field that are read."""
+
+_SHORT = 100
+"""Characters of a value whose reading is remembered: mails repeat few of them."""
 
 _MAIN = re.compile(r"[^;,()\s]*+")
 _QUOTED_MAIN = re.compile(r"""(["'])([!-~]{1,200}?)\1(?=[;,()\s]|\Z)""")
@@ -39,6 +43,18 @@ class Value(NamedTuple):
 
 def parse(text: str) -> Value:
     """Parse an unfolded value; of several parameters with one name, the first counts."""
+    if len(text) > _SHORT:
+        return _parsed(text)
+    main, parameters = _remembered(text)
+    return Value(main, parameters.copy())
+
+
+@lru_cache(500)
+def _remembered(text: str) -> Value:
+    return _parsed(text)
+
+
+def _parsed(text: str) -> Value:
     position = _skip(text, 0)
     if quoted := _QUOTED_MAIN.match(text, position):
         return Value(quoted[2].lower(), _joined(_parameters(text, quoted.end())))

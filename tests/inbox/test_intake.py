@@ -12,7 +12,7 @@ import pytest
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.inbox.intake import LONGEST, MOST_ATTEMPTS, Intake
-from aiosmtpd.inbox.records import Attempt, Event, SessionLog
+from aiosmtpd.inbox.records import Attempt, Event, Received, SessionLog
 from aiosmtpd.inbox.store import LARGE, Store
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.observers.faults import Faults
@@ -313,12 +313,13 @@ def test_the_null_sender_is_empty(store: Store) -> None:
 def test_an_error_of_the_store_is_451(
     store: Store, content: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def insert(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise OSError("no space left")
 
     with serving(store) as controller, client_of(controller) as client:
         with monkeypatch.context() as patched:
-            patched.setattr("aiosmtpd.inbox.changes.insert", insert)
+            patched.setattr("aiosmtpd.inbox.changes.insert", refuse)
+            patched.setattr("aiosmtpd.inbox.arrivals.Arrivals.add", refuse)
             client.mail("ann@x")
             client.rcpt("bob@x")
             code, text = client.data(content)
@@ -360,11 +361,11 @@ def test_small_messages_overtake_a_large_one(store: Store, monkeypatch: pytest.M
     begun, go_on = threading.Event(), threading.Event()
     describe = Store._describe
 
-    def slow(self: Store, source: Any, one: Any) -> Any:
-        if source.size > LARGE:
+    def slow(self: Store, one: Received, *id: str) -> Any:
+        if isinstance(one.content, Path):
             begun.set()
             assert go_on.wait(30)
-        return describe(self, source, one)
+        return describe(self, one, *id)
 
     monkeypatch.setattr(Store, "_describe", slow)
     with serving(store) as controller, client_of(controller) as big, client_of(controller) as small:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from aiosmtpd.inbox import checks, pieces, wire
+from aiosmtpd.inbox import checks, pieces, stored, wire
 from aiosmtpd.inbox.letter import Letter
 from aiosmtpd.inbox.pieces import replace_tags, search
 from aiosmtpd.inbox.services import LARGE_AT_ONCE, LARGE_MAIL
@@ -74,6 +74,41 @@ async def test_large_answers_are_whole(store: Store, form: str) -> None:
     assert int(answer.headers["content-length"]) == len(answer.content)
     found = (await web.get(f"/api/v1/message/{id}")).json()
     assert found["HTML" if form == "html" else "Text"].strip() == text.strip()
+
+
+async def test_the_text_of_large_html_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "LONGEST_HTML", 1000)
+    kind = "Content-Type: text/html\r\n"
+    long = add(store, mail("<p>word</p>\r\n" * 200, more=kind))
+    short = add(store, mail("<p>word</p>\r\n" * 9, more=kind))
+    plain = add(store, mail("word\r\n" * 900))
+    web = client_of(store)
+    found = (await web.get(f"/api/v1/message/{long}")).json()
+    assert found["Cut"] is True
+    assert found["HTML"].count("word") == 200
+    assert 0 < found["Text"].count("word") < 100
+    shown = (await web.get(f"/view/{long}.txt")).text
+    assert shown.startswith(found["Text"])
+    assert "The text is cut here" in shown
+    for id, number in (short, 9), (plain, 900):
+        whole = (await web.get(f"/api/v1/message/{id}")).json()
+        assert "Cut" not in whole
+        assert whole["Text"].count("word") == number
+        assert (await web.get(f"/view/{id}.txt")).text == whole["Text"]
+
+
+async def test_images_of_large_html_are_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "PIECE", 10)
+    image = (
+        "Content-Type: image/png\r\nContent-ID: <one@x>\r\nContent-Disposition: inline\r\n\r\nx\r\n"
+    )
+    html = "Content-Type: text/html\r\n\r\n" + '<p>text</p><IMG alt="a" src="CID:one@x">' * 9
+    text = f"--b\r\n{html}\r\n--b\r\n{image}--b--"
+    id = add(store, mail(text, more='Content-Type: multipart/related; boundary="b"\r\n'))
+    answer = await client_of(store).get(f"/view/{id}.html")
+    assert answer.text.count(f'src="/api/v1/message/{id}/part/2"') == 9
 
 
 @pytest.mark.parametrize("before", [0, 9000])
