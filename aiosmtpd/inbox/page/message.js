@@ -231,7 +231,7 @@ export class Message {
 
   async unread() {
     const { ID } = this.mail;
-    this.list.update({ ID, Read: false });
+    this.list.update([{ ID, Read: false }]);
     await send('PUT', 'api/v1/messages', { IDs: [ID], Read: false }).catch((error) => this.list.failed(error));
     say('Marked as unread');
   }

@@ -1,6 +1,6 @@
 // The page: its address, its keys, and what is where.
 
-import { $, button, clock, el, get, icon, person, place, plural, Problem, remember, remembered, say } from './kit.js';
+import { $, button, clock, commas, el, get, icon, paced, person, place, plural, Problem, quiet, remember, remembered, say } from './kit.js';
 import { asksRejected, goneText, List } from './list.js';
 import { Live } from './live.js';
 
@@ -134,7 +134,7 @@ function listChanged(what, value) {
     document.body.dataset.rows = value ? 'some' : 'none';
   } else if (what === 'new') {
     announce(value);
-    follow(value);
+    if (page.follow) openNewest(value[0]);
   } else if (what === 'bulk') {
     bulk(value);
   } else if (what === 'prune' || what === 'truncate') {
@@ -145,30 +145,30 @@ function listChanged(what, value) {
   }
 }
 
-let waiting = 0;
-function announce(row) {
-  waiting += 1;
-  if (waiting === 1) {
-    setTimeout(() => { say(`${plural(waiting, 'new message')}`); waiting = 0; }, waiting === 1 ? 300 : 5000);
-  }
+// One word for all messages of five seconds, so that a reader of the screen is not kept from it.
+let untold = 0;
+const tell = paced(() => { say(plural(untold, 'new message')); untold = 0; }, 5000);
+
+function announce(rows) {
+  untold += rows.length;
+  tell();
   if (remembered('notify', false) && document.hidden && 'Notification' in window && Notification.permission === 'granted') {
-    new Notification(row.Subject || '(no subject)', { body: person(row.From), tag: 'inbox' });
+    const [row] = rows;
+    const more = rows.length > 1 ? ` and ${rows.length - 1} more` : '';
+    new Notification((row.Subject || '(no subject)') + more, { body: person(row.From), tag: 'inbox' });
   }
 }
 
-const openNewest = debounce((row) => {
+let newestRow = null;
+const openSoon = paced(() => {
   if (!page.follow || document.querySelector('dialog[open]')) return;
   list.letIn();
-  go(row.ID, { quietly: true });
-}, 120);
+  go(newestRow.ID, { quietly: true });
+}, 500);
 
-function follow(row) {
-  if (page.follow) openNewest(row);
-}
-
-function debounce(what, milliseconds) {
-  let timer = 0;
-  return (value) => { clearTimeout(timer); timer = setTimeout(() => what(value), milliseconds); };
+function openNewest(row) {
+  newestRow = row;
+  openSoon();
 }
 
 async function showEmpty(shown) {
@@ -217,7 +217,7 @@ function rail() {
     return el('li', {}, el('a', {
       href: query ? `search?${new URLSearchParams({ q: query })}` : './', 'aria-current': isHere ? 'page' : null, ...more,
       on: { click: (event) => { if (!event.ctrlKey && !event.metaKey) { event.preventDefault(); search(query); } } },
-    }, el('span', { class: 'label' }, label), count ? el('span', { class: `count ${name}` }, count.toLocaleString('en'), el('span', { class: 'sr' }, name === 'bad' ? ' refused' : '')) : null));
+    }, el('span', { class: 'label' }, label), count ? el('span', { class: `count ${name}` }, commas(count), el('span', { class: 'sr' }, name === 'bad' ? ' refused' : '')) : null));
   };
   const group = (title, entries) => (entries.length ? [el('h2', {}, title), el('ul', {}, entries)] : []);
   const people = new Map();
@@ -302,7 +302,7 @@ async function tagsDialog() {
   if (!ids.length) return;
   const before = rows.length ? rows[0].Tags.filter((tag) => rows.every((row) => row.Tags.includes(tag))) : message?.mail?.Tags || [];
   (await lazy.panels()).editTags(ids, before, list.tags, async (tags) => {
-    for (const id of ids) list.update({ ID: id, Tags: tags });
+    list.update(ids.map((ID) => ({ ID, Tags: tags })));
     if (ids.includes(page.key) && message?.mail) {
       message.key = '';
       await message.show(page.key);
@@ -486,7 +486,7 @@ $('search-form').addEventListener('submit', (event) => {
   search($('search').value);
   list.setFocus(list.focused, true);
 });
-$('search').addEventListener('input', debounce(() => { if ($('search').value.trim() !== page.query) search($('search').value, true); }, 250));
+$('search').addEventListener('input', quiet(() => { if ($('search').value.trim() !== page.query) search($('search').value, true); }, 250));
 $('search-help').addEventListener('click', async () => (await lazy.panels()).searchHelp(search));
 $('settings').addEventListener('click', async () => (await lazy.panels()).settings(page));
 $('follow').addEventListener('click', () => setFollow(!page.follow));

@@ -1,6 +1,6 @@
 // Everything beside list and message: faults, help, settings, copies, tags, and an empty list.
 
-import { $, action, button, complaint, copy, copyButton, dialog, el, get, icon, plural, remember, remembered, request, say, send, shortTime } from './kit.js';
+import { $, action, button, commas, complaint, copy, copyButton, dialog, el, get, icon, plural, remember, remembered, request, say, send, shortTime } from './kit.js';
 import { terms } from './list.js';
 
 // Search
@@ -249,7 +249,7 @@ export class FaultsPanel {
     this.count = faults.length;
     this.list.replaceChildren(...(faults.length ? faults.map((one) => el('li', {},
       icon('fault'), el('code', {}, one.rule),
-      el('span', { class: 'quiet' }, `struck ${one.struck.toLocaleString('en')} of ${plural(one.met, 'time')}`),
+      el('span', { class: 'quiet' }, `struck ${commas(one.struck)} of ${plural(one.met, 'time')}`),
       button(`Remove ${one.rule}`, 'cross', () => this.change(() => send('DELETE', `api/faults/${one.id}`)))))
       : [el('li', { class: 'quiet' }, 'No faults: the server works as it should.')]));
   }
