@@ -74,3 +74,31 @@ def test_arrivals_above_an_open_message_wait(fed: Page) -> None:
     fed.get_by_role("button", name="1,000 new").click()
     expect(fed.get_by_role("option")).to_have_count(200)
     expect(fed.get_by_role("option").first).to_contain_text("Arrival 999")
+
+
+def test_a_long_text_is_cut_until_all_is_asked_for(page: Page, box: Box) -> None:
+    lines = [f"line {number} of a long text, with some words" for number in range(60_000)]
+    box.send(mail("Long", text="\n".join(lines)))
+    page.get_by_role("option").first.click()
+    panel = page.get_by_role("tabpanel")
+    panel.get_by_text("The first 2.0 MB are shown.").wait_for()
+    assert "line 0 of" in panel.inner_text()
+    assert "line 59999 of" not in str(panel.text_content())
+    panel.get_by_role("button", name="Show all").click()
+    expect(panel.locator(".note")).to_have_count(0)
+    assert "line 59999 of" in str(panel.text_content())
+
+
+def test_follow_keeps_the_tab_and_the_place_in_it(page: Page, box: Box) -> None:
+    text = "\n".join(f"line {number}" for number in range(300))
+    page.get_by_role("button", name="Follow").click()
+    box.send(mail("First", text=text))
+    page.get_by_role("heading", name="First").wait_for()
+    page.get_by_role("tab", name="Source").click()
+    page.locator(".source").wait_for()
+    panel = page.get_by_role("tabpanel")
+    panel.evaluate("panel => { panel.scrollTop = 500; }")
+    box.send(mail("Second", text=text))
+    page.get_by_role("heading", name="Second").wait_for()
+    page.locator(".source", has_text="Subject: Second").wait_for()
+    page.wait_for_function("document.getElementById('panel').scrollTop === 500")

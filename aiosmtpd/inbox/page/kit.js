@@ -30,6 +30,7 @@ const ICONS = {
   error: 'M8 3h8l5 5v8l-5 5H8l-5-5V8zM12 8v5M12 16v.01',
   info: 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 11v5M12 8v.01',
   compare: 'M7 4v16M17 4v16M3 8l4-4 4 4M13 16l4 4 4-4',
+  send: 'M4 12l16-8-5 16-4-6zM11 14l9-10',
   up: 'M12 19V5M6 11l6-6 6 6',
 };
 

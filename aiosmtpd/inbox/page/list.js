@@ -49,6 +49,7 @@ export class List {
     // What came and went while a page is fetched, for each fetch.
     this.fetches = new Set();
     this.elements = new WeakMap();
+    this.day = new Date().toDateString();
     this.fresh = 0;
     this.draw = paced(() => this.render(), () => (this.isBurst ? BURST : PAUSE));
     this.count = later(() => this.recount(), 250);
@@ -60,6 +61,11 @@ export class List {
     this.ul.addEventListener('focusin', (event) => {
       const row = event.target.closest('[role=option]');
       if (row) this.setFocus(row.dataset.key, false);
+    });
+    // The age is that of now, not of when the row was drawn.
+    this.ul.addEventListener('pointerover', (event) => {
+      const time = event.target.closest('time');
+      if (time) time.title = `${longTime(time.dateTime)} · ${age(time.dateTime)}`;
     });
     $('select-all').addEventListener('click', () => this.checkAll());
     $('arrived').addEventListener('click', () => this.letIn());
@@ -358,6 +364,11 @@ export class List {
       this.letIn();
       return;
     }
+    // Rows of a day that is over get their date.
+    if (this.day !== new Date().toDateString()) {
+      this.day = new Date().toDateString();
+      this.elements = new WeakMap();
+    }
     const items = this.items();
     const keys = new Set(items.map((item) => item.key));
     if (!this.wasFocused || !keys.has(this.focused)) this.focused = keys.has(this.opened) ? this.opened : items[0]?.key || '';
@@ -532,10 +543,15 @@ export class List {
       this.uncheck();
       return;
     }
-    this.all = this.numbers.matches > this.rows.length;
-    this.checked = new Set(this.rows.map((row) => row.ID));
+    this.takeAll();
     this.render();
     say(`${this.numbers.matches} selected`);
+  }
+
+  // Select all that match, for an action that follows at once.
+  takeAll() {
+    this.all = this.numbers.matches > this.rows.length;
+    this.checked = new Set(this.rows.map((row) => row.ID));
   }
 
   uncheck(draw = true) {
@@ -667,7 +683,12 @@ function grouped(attempts) {
   return found;
 }
 
-const address = (text) => el('span', { class: 'who' }, text);
+// A long address gives way in its middle: its end says at least as much as its beginning.
+function address(text) {
+  const at = text.lastIndexOf('@');
+  if (at < 6 || text.length < 24 || text.includes(' ')) return el('span', { class: 'who' }, text);
+  return el('span', { class: 'who two', title: text }, el('span', { class: 'local' }, text.slice(0, at)), el('span', { class: 'domain' }, text.slice(at)));
+}
 
 function mailRow(row) {
   const people = [...row.To, ...row.Cc, ...row.Bcc];
@@ -678,7 +699,7 @@ function mailRow(row) {
       el('span', { class: 'from' }, person(row.From) ? address(person(row.From)) : el('i', {}, 'no sender')),
       el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')),
       el('span', { class: 'to' }, people.length ? address(people[0].Address || people[0].Name) : el('i', {}, 'no recipient'), more)),
-    el('time', { datetime: row.Created, title: `${longTime(row.Created)} · ${age(row.Created)}` }, shortTime(row.Created)),
+    el('time', { datetime: row.Created, title: longTime(row.Created) }, shortTime(row.Created)),
     el('span', { class: 'words' },
       el('span', { class: 'subject' }, row.Subject || el('i', {}, '(no subject)')),
       row.Snippet ? el('span', { class: 'snippet' }, ` ${row.Snippet.replace(/\.\.\.$/, '…')}`) : null),
@@ -696,7 +717,7 @@ function attemptRow(one, count) {
       el('span', { class: 'from' }, one.from ? address(one.from) : el('i', {}, one.client || 'unknown')),
       one.to ? el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')) : null,
       one.to ? el('span', { class: 'to' }, address(one.to)) : null),
-    el('time', { datetime: one.at, title: `${longTime(one.at)} · ${age(one.at)}` }, shortTime(one.at)),
+    el('time', { datetime: one.at, title: longTime(one.at) }, shortTime(one.at)),
     el('span', { class: 'words' }, el('span', { class: 'subject' }, one.reply), el('span', { class: 'snippet' }, ` ${one.stage}`)),
     el('span', { class: 'facts' },
       one.fault ? el('span', { class: 'tag fault' }, 'fault') : null,

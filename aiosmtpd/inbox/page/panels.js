@@ -11,6 +11,7 @@ const EXAMPLES = [
   ['from:ann@example.org', 'the sender; also to: cc: bcc: reply-to: addressed:'],
   ['subject:invoice', 'words of the subject'],
   ['tag:billing', 'a tag, whole'],
+  ['login:shop', 'the name that the client logged in with'],
   ['is:unread', 'also is:read and is:tagged'],
   ['is:rejected', 'refused attempts in place of messages'],
   ['has:attachment', 'also has:inline'],
@@ -44,11 +45,18 @@ export function settings(page) {
       remember('notify', false);
     }
   };
+  const seconds = el('input', { type: 'number', id: 'undo-time', min: '5', max: '120', step: '1' });
+  seconds.value = remembered('undo', 5);
+  seconds.addEventListener('change', () => {
+    seconds.value = Math.min(120, Math.max(5, Number(seconds.value) || 5));
+    remember('undo', Number(seconds.value));
+  });
   const width = (label, value) => action(label, () => page.split(value), { class: 'button small' });
   dialog('Settings and keys',
     el('div', { class: 'settings' },
       check('keys', 'Keys of one letter', true),
       'Notification' in window ? check('notify', 'Desktop notification for each new message', false, notify) : null,
+      el('label', { class: 'check', for: 'undo-time' }, 'Seconds to undo a deletion: ', seconds),
       el('p', {}, 'Width of the list: ', width('Narrow', 320), ' ', width('Middle', 420), ' ', width('Wide', 600))),
     el('dl', { class: 'keys' }, KEYS.map(([keys, text]) => el('div', {}, el('dt', {}, keys.split('  ').map((key) => el('kbd', {}, key))), el('dd', {}, text)))));
 }
@@ -84,6 +92,31 @@ export function copyAs(mail) {
     status, text,
     el('footer', {}, done, el('a', { class: 'button', href: `api/message/${mail.ID}/copy?as=eml`, download: `${mail.ID}.eml` }, 'Download as .eml')));
   show(chosen);
+}
+
+// Release: send a message to real recipients.
+
+export function release(mail, relay) {
+  const input = el('input', { type: 'text', id: 'release-to', autocomplete: 'off', spellcheck: 'false', autofocus: true, 'aria-describedby': 'release-help' });
+  input.value = [...new Set(mail.Envelope.To)].join(', ');
+  const status = el('div');
+  const done = el('button', { type: 'submit', class: 'button primary' }, 'Release');
+  const submit = async (event) => {
+    event.preventDefault();
+    const to = input.value.split(',').map((one) => one.trim()).filter(Boolean);
+    done.disabled = true;
+    try {
+      await send('POST', `api/v1/message/${mail.ID}/release`, { To: to });
+      status.replaceChildren(el('p', { class: 'done', role: 'status' }, icon('checked'), `Released to ${to.join(', ')}.`));
+    } catch (error) {
+      status.replaceChildren(complaint(error));
+    }
+    done.disabled = false;
+  };
+  dialog('Release', el('form', { on: { submit } },
+    el('label', { for: 'release-to' }, 'Send this message to these addresses; commas between them'), input,
+    el('p', { id: 'release-help', class: 'quiet' }, `${relay.SMTPServer} takes it. Addresses must match `, el('code', {}, relay.AllowedRecipients), relay.BlockedRecipients ? [' and not ', el('code', {}, relay.BlockedRecipients)] : null, '.'),
+    status, el('footer', {}, done)));
 }
 
 // The differences of two messages, older first
@@ -331,7 +364,7 @@ function refusedJustNow(list) {
 }
 
 // Tell which term of a search leaves nothing.
-export async function whyEmpty(query, search) {
+export async function whyEmpty(query, search, list) {
   const all = terms(query);
   const count = async (some) => (await get(`api/v1/search?${new URLSearchParams({ query: some, limit: 0, tz: Intl.DateTimeFormat().resolvedOptions().timeZone })}`)).messages_count;
   const rows = [];
@@ -340,7 +373,7 @@ export async function whyEmpty(query, search) {
     all.forEach((term, at) => rows.push(el('li', {}, el('code', {}, term), el('span', {}, counts[at] ? ` alone finds ${plural(counts[at], 'message')}` : ' finds nothing'),
       action('Search without it', () => search(all.filter((_, other) => other !== at).join(' ')), { class: 'button small', 'aria-label': `Search without ${term}` }))));
   }
-  return el('div', { class: 'empty' }, el('h2', {}, 'Nothing matches'), el('p', {}, el('code', {}, query)),
+  return el('div', { class: 'empty' }, el('h2', {}, 'Nothing matches'), refusedJustNow(list), el('p', {}, el('code', {}, query)),
     rows.length ? el('ul', { class: 'why' }, rows) : null,
     el('p', {}, action('Show all messages', () => search(''))));
 }
