@@ -73,7 +73,7 @@ def _assertions(letter: Letter) -> Iterator[str]:
         with suppress(LookupError):
             yield f"assert mail.code()  # {letter.code()} in the message that was copied"
     names = [one.name for one in letter.attached]
-    if names:
+    if any(names):
         listed = ", ".join(map(literal, names))
         yield f"assert [one.name for one in mail.attachments] == [{listed}]"
 

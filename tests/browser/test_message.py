@@ -128,6 +128,7 @@ def test_links_and_checks_are_listed(message: Page) -> None:
 
 def test_the_dialogue_marks_the_lines_of_the_message(message: Page) -> None:
     panel = tab(message, "SMTP")
+    panel.locator("li.own").first.wait_for()
     own = panel.locator("li.own .said").all_inner_texts()
     assert own[0].startswith("mail FROM:<ann@example.org>")
     assert "queued as" in own[-1]

@@ -684,7 +684,7 @@ function grouped(attempts) {
 }
 
 // A long address gives way in its middle: its end says at least as much as its beginning.
-function address(text) {
+export function address(text) {
   const at = text.lastIndexOf('@');
   if (at < 6 || text.length < 24 || text.includes(' ')) return el('span', { class: 'who' }, text);
   return el('span', { class: 'who two', title: text }, el('span', { class: 'local' }, text.slice(0, at)), el('span', { class: 'domain' }, text.slice(at)));

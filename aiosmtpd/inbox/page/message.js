@@ -186,7 +186,7 @@ export class Message {
   facts() {
     const { mail } = this;
     return el('p', { class: 'facts' },
-      mail.Part ? el('span', { title: 'Date of the message' }, mail.Date) : el('time', { datetime: mail.Created, title: 'Received' }, longTime(mail.Created)),
+      mail.Part ? mail.Date && el('span', { title: 'Date of the message' }, mail.Date) : el('time', { datetime: mail.Created, title: 'Received' }, longTime(mail.Created)),
       el('span', {}, bytes(mail.Size)),
       mail.Username ? el('span', {}, `logged in as ${mail.Username}`) : null,
       mail.Tags.map((tag) => el('span', { class: 'tag' }, tag)));

@@ -1,7 +1,7 @@
 // The page: its address, its keys, and what is where.
 
 import { $, button, clock, commas, el, get, icon, paced, person, place, plural, Problem, quiet, remember, remembered, say } from './kit.js';
-import { asksRejected, goneText, List } from './list.js';
+import { address as shortened, asksRejected, goneText, List } from './list.js';
 import { Live } from './live.js';
 
 const THEMES = { auto: 'as the system', light: 'light', dark: 'dark' };
@@ -218,12 +218,13 @@ function download(all) {
 
 // The rail
 
+// *name* is "bad" for refusals, "address" for a label that may be long.
 function entry(label, count, query, name = '') {
   const isHere = !page.panel && page.query === query;
   return el('li', {}, el('a', {
     href: query ? `search?${new URLSearchParams({ q: query })}` : './', 'aria-current': isHere ? 'page' : null,
     on: { click: (event) => { if (!event.ctrlKey && !event.metaKey) { event.preventDefault(); search(query); } } },
-  }, el('span', { class: 'label', title: label.length > 18 ? label : null }, label), count ? el('span', { class: `count ${name}` }, commas(count), el('span', { class: 'sr' }, name === 'bad' ? ' refused' : '')) : null));
+  }, el('span', { class: 'label' }, name === 'address' ? shortened(label) : label), count ? el('span', { class: name === 'bad' ? 'count bad' : 'count' }, commas(count), el('span', { class: 'sr' }, name === 'bad' ? ' refused' : '')) : null));
 }
 
 const group = (title, entries) => (entries.length ? [el('h2', {}, title), el('ul', {}, entries)] : []);
@@ -246,11 +247,11 @@ function rail() {
         href: './?panel=faults', 'aria-current': page.panel === 'faults' ? 'page' : null,
         on: { click: (event) => { event.preventDefault(); go('', { panel: 'faults' }); } },
       }, el('span', { class: 'label' }, 'Faults'), page.faults ? el('span', { class: 'count bad' }, `${page.faults} on`) : null))),
+    forAll(),
     ...group('Inboxes', inboxes.map(([name, query]) => entry(name, 0, query))),
-    ...group('Recipients', names.map(([name, count]) => entry(name, count, `addressed:"${name}"`))),
+    ...group('Recipients', names.map(([name, count]) => entry(name, count, `addressed:"${name}"`, 'address'))),
     ...group('Logins', logins.map(([name, count]) => entry(name, count, `login:"${name}"`))),
     ...group('Tags', [...list.tags].sort((a, b) => a.localeCompare(b)).slice(0, MOST_TAGS).map((tag) => entry(tag, 0, `tag:"${tag}"`))),
-    forAll(),
   ].flat().filter(Boolean));
   if (hadFocus) ($(hadFocus) || $('rail').querySelector(`[href="${CSS.escape(hadFocus)}"]`))?.focus();
 }
