@@ -425,15 +425,17 @@ export function smtpOf(session, { id, line, go, isOwn }) {
   const tls = session.tls ? `${session.tls.version} ${session.tls.cipher}` : 'no TLS';
   const here = line === undefined ? -1 : refusing(session.lines, line);
   const words = { C: 'client', S: 'server', '-': 'note' };
+  const isAhead = (one) => one?.who === '-' && one.text === 'pipelined';
   return el('div', { class: 'smtp' },
     el('p', { class: 'quiet' }, [session.client && `Client ${session.client}`, session.client && tls, session.user && `logged in as ${session.user}`].filter(Boolean).join(' · ') || 'This message came by the API.'),
-    session.lines.length ? el('ol', {}, session.lines.map((one, at) => el('li', {
+    session.lines.length ? el('ol', {}, session.lines.map((one, at) => (isAhead(one) ? null : el('li', {
       class: [one.who === 'C' ? 'client' : one.who === 'S' ? 'server' : 'aside', at >= from && at < to ? 'own' : '', at === here ? 'here' : '', one.who === '-' && one.text.startsWith('fault:') ? 'fault' : '', one.who === 'S' && /^[45]/.test(one.text) ? 'bad' : ''].filter(Boolean).join(' '),
       'aria-current': at === here ? 'true' : null,
     },
     el('span', { class: 'at' }, `${one.at.toFixed(3)}`),
     el('span', { class: 'side' }, one.who === '-' ? '·' : one.who, el('span', { class: 'sr' }, ` ${words[one.who]}: `)),
-    el('span', { class: 'said' }, one.text)))) : el('p', { class: 'quiet' }, isOwn ? 'It has no SMTP dialogue.' : 'The session has no lines.'),
+    el('span', { class: 'said' }, one.text),
+    isAhead(session.lines[at + 1]) ? el('span', { class: 'tag', title: 'The client sent it before it got the reply to the last command' }, 'pipelined') : null)))) : el('p', { class: 'quiet' }, isOwn ? 'It has no SMTP dialogue.' : 'The session has no lines.'),
     others.length ? el('p', {}, 'The same session brought ', others.map((one, at) => [at ? ', ' : '', el('a', { href: `view/${one}`, on: { click: (event) => { event.preventDefault(); go(one); } } }, `message ${session.messages.indexOf(one) + 1}`)]), '.') : null);
 }
 
