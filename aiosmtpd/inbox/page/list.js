@@ -143,11 +143,13 @@ export class List {
     this.numbers.matches = page.messages_count;
     const before = new Map([...this.rows, ...this.arrived].map((row) => [row.ID, row]));
     const known = new Set(page.messages.map((row) => row.ID));
+    const isSame = this.rowsOf === this.query;
+    const top = (this.arrived[0] || this.rows[0])?.Created || '';
     const all = [...meanwhile.came.filter((row) => !known.has(row.ID)), ...page.messages]
       .filter((row) => !meanwhile.gone.has(row.ID))
       .map((row) => sameOr(before.get(row.ID), row));
     // Messages that are newer than the rows of a reader wait above them.
-    const newest = this.rowsOf === this.query && !this.isStill() ? this.rows[0]?.Created : undefined;
+    const newest = isSame && !this.isStill() ? this.rows[0]?.Created : undefined;
     this.rowsOf = this.query;
     const shown = new Set(this.rows.map((row) => row.ID));
     const above = newest ? all.filter((row) => row.Created > newest && !shown.has(row.ID)) : [];
@@ -159,6 +161,9 @@ export class List {
       this.putAside(above, Math.min(page.messages_count, Math.max(above.length, this.waiting + page.messages_count - matches)));
     }
     this.more = this.rows.length + this.waiting < page.messages_count;
+    // Without events, and in a search, this is how messages come.
+    const came = isSame ? all.filter((row) => row.Created > top && !before.has(row.ID)) : [];
+    if (came.length) this.changed('new', came);
   }
 
   // Refused attempts stand among all messages, or alone for is:rejected.

@@ -65,7 +65,8 @@ async function go(key, more = {}) {
   const wasPanel = page.panel;
   page.key = key;
   page.panel = more.panel || '';
-  if (key !== before || page.panel !== wasPanel) history.pushState(null, '', address());
+  // Messages that open by themselves are one step of the way back.
+  if (key !== before || page.panel !== wasPanel) history[more.follows && before ? 'replaceState' : 'pushState'](null, '', address());
   await show(more);
   if (!key && !page.panel) {
     list.setFocus(idOf(before) || list.focused, true);
@@ -230,7 +231,10 @@ function entry(label, count, query, name = '') {
 const group = (title, entries) => (entries.length ? [el('h2', {}, title), el('ul', {}, entries)] : []);
 
 function rail() {
-  const { total, unread, rejected } = list.numbers;
+  const { rejected } = list.numbers;
+  // Messages that can still be taken back are not counted.
+  const total = Math.max(0, list.numbers.total - (list.hidden?.count || 0));
+  const unread = Math.min(list.numbers.unread, total);
   const byName = (a, b) => a[0].localeCompare(b[0]);
   const names = (page.mailboxes.recipients || []).slice(0, MOST_NAMES).map((one) => [one.address, one.count]).sort(byName);
   const logins = (page.mailboxes.logins || []).slice(0, MOST_NAMES).map((one) => [one.name, one.count]).sort(byName);

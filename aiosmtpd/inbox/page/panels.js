@@ -161,7 +161,8 @@ export function differences(old, now) {
 
 export async function compare(older, newer) {
   const body = el('div', { class: 'diff' });
-  dialog('Compare two messages', el('p', { class: 'quiet' }, `− ${shortTime(older.Created)} ${older.Subject} · + ${shortTime(newer.Created)} ${newer.Subject}`), body);
+  const box = dialog('Compare two messages', el('p', { class: 'quiet' }, `− ${shortTime(older.Created)} ${older.Subject} · + ${shortTime(newer.Created)} ${newer.Subject}`), body);
+  box.classList.add('wide');
   try {
     const [first, second] = await Promise.all([textsOf(older.ID), textsOf(newer.ID)]);
     body.replaceChildren(...Object.keys(first).map((name) => section(name, differences(first[name], second[name]))));
@@ -170,19 +171,31 @@ export async function compare(older, newer) {
   }
 }
 
+// Lines that differ, side by side if there is room: those of the older message on the left.
 function section(name, found) {
-  const lines = [];
+  const rows = [];
   let same = 0;
-  const close = () => { if (same) lines.push(el('li', { class: 'same' }, `${plural(same, 'equal line')}`)); same = 0; };
+  let [old, now] = [[], []];
+  const close = () => {
+    for (let at = 0; at < Math.max(old.length, now.length); at += 1) rows.push(el('li', { class: 'pair' }, side('old', old[at]), side('now', now[at])));
+    if (same) rows.push(el('li', { class: 'same' }, plural(same, 'equal line')));
+    same = 0;
+    [old, now] = [[], []];
+  };
   for (const [mark, line] of found) {
-    if (mark === ' ') { same += 1; continue; }
-    close();
-    const word = mark === '-' ? 'only in the older: ' : 'only in the newer: ';
-    lines.push(el('li', { class: mark === '-' ? 'old' : 'now' }, el('span', { 'aria-hidden': 'true' }, mark === '-' ? '−' : '+'), el('span', { class: 'sr' }, word), el('code', {}, line || ' ')));
+    if ((mark === ' ') !== same > 0) close();
+    if (mark === ' ') same += 1;
+    else (mark === '-' ? old : now).push(line);
   }
   close();
   const isSame = found.every(([mark]) => mark === ' ');
-  return el('section', {}, el('h3', {}, name), isSame ? el('p', { class: 'quiet' }, 'No difference') : el('ul', {}, lines));
+  return el('section', {}, el('h3', {}, name), isSame ? el('p', { class: 'quiet' }, 'No difference') : el('ul', {}, rows));
+}
+
+function side(name, line) {
+  if (line === undefined) return el('div', { class: 'none' });
+  const [mark, word] = name === 'old' ? ['−', 'only in the older: '] : ['+', 'only in the newer: '];
+  return el('div', { class: name }, el('span', { 'aria-hidden': 'true' }, mark), el('span', { class: 'sr' }, word), el('code', {}, line || ' '));
 }
 
 // Tags

@@ -424,10 +424,11 @@ export function smtpOf(session, { id, line, go, isOwn }) {
   const others = session.messages.filter((one) => one !== id);
   const tls = session.tls ? `${session.tls.version} ${session.tls.cipher}` : 'no TLS';
   const here = line === undefined ? -1 : refusing(session.lines, line);
+  const mechanism = /^AUTH (\S+)/i.exec(session.lines.findLast((one) => one.who === 'C' && /^AUTH /i.test(one.text))?.text)?.[1];
   const words = { C: 'client', S: 'server', '-': 'note' };
   const isAhead = (one) => one?.who === '-' && one.text === 'pipelined';
   return el('div', { class: 'smtp' },
-    el('p', { class: 'quiet' }, [session.client && `Client ${session.client}`, session.client && tls, session.user && `logged in as ${session.user}`].filter(Boolean).join(' · ') || 'This message came by the API.'),
+    el('p', { class: 'quiet' }, [session.client && `Client ${session.client}`, session.client && tls, session.user && `logged in as ${session.user}${mechanism ? ` by ${mechanism.toUpperCase()}` : ''}`].filter(Boolean).join(' · ') || 'This message came by the API.'),
     session.lines.length ? el('ol', {}, session.lines.map((one, at) => (isAhead(one) ? null : el('li', {
       class: [one.who === 'C' ? 'client' : one.who === 'S' ? 'server' : 'aside', at >= from && at < to ? 'own' : '', at === here ? 'here' : '', one.who === '-' && one.text.startsWith('fault:') ? 'fault' : '', one.who === 'S' && /^[45]/.test(one.text) ? 'bad' : ''].filter(Boolean).join(' '),
       'aria-current': at === here ? 'true' : null,
