@@ -409,6 +409,11 @@ class Connection(Wire):
         return has_sent_more and raw.get_extra_info("socket") is not None
 
     @property
+    def has_more(self) -> bool:
+        """True if the client has sent bytes that are not read yet, such as its next command."""
+        return bool(self._receiver.waiting)
+
+    @property
     def is_hung_up(self) -> bool:
         """True after the server has closed the connection, though the client may not have."""
         return self._closing

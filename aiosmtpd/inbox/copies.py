@@ -20,6 +20,9 @@ LARGEST_LITERAL = 64 << 10
 LARGEST_READ = 1 << 20
 """Bytes of the largest message whose links and codes become a part of a test."""
 
+LONGEST_NAME = 50
+"""Characters of the name of a test, without its ``test_``."""
+
 _WORD = re.compile(r"[a-z0-9]+")
 _RANDOM = re.compile(r"[^/]*[0-9][^/]*|[^/]{16,}")
 
@@ -70,7 +73,7 @@ def _assertions(letter: Letter) -> Iterator[str]:
         with suppress(LookupError):
             yield f"assert mail.code()  # {letter.code()} in the message that was copied"
     names = [one.name for one in letter.attached]
-    if names:
+    if any(names):
         listed = ", ".join(map(literal, names))
         yield f"assert [one.name for one in mail.attachments] == [{listed}]"
 
@@ -168,8 +171,10 @@ def literal(text: str) -> str:
 
 def slug(text: str) -> str:
     """Return the name of a test for a subject."""
-    words = _WORD.findall(text.lower())
-    name = "_".join(words)[:50].strip("_")
+    name = "_".join(_WORD.findall(text.lower()))
+    if len(name) > LONGEST_NAME:
+        # Whole words, if they fit.
+        name = name[: LONGEST_NAME + 1].rpartition("_")[0] or name[:LONGEST_NAME]
     return name or "the_message"
 
 

@@ -44,6 +44,9 @@ MOST_ATTEMPTS = 100
 MOST_NAMED = 10
 """Recipients that a refused attempt at DATA names."""
 
+PIPELINED = "pipelined"
+"""The note after a command that came before the reply to the last one."""
+
 _CUT = f"the dialogue is cut here: it has more than {LONGEST >> 10} KiB"
 _WRITTEN = 1 << 18
 """Bytes of a large message that are written at once."""
@@ -158,6 +161,7 @@ class Intake(Dialogue):
         elif verb in _ENDS:
             kept.over = True
         kept.greeted = True
+        kept.is_behind = server.has_more
 
     def taken(self, server: Any, message: Any) -> None:
         """See Observer."""
@@ -221,6 +225,11 @@ class Log(Transcript):
         self.fault = ""
         self.attempts = 0
         self.greeted = self.over = False
+        self.is_behind = False
+        """True if the client sent its next command before it got the reply to the last one.
+
+        The server knows it if an observer has ``before``, as faults have: other servers take
+        several commands at once."""
         self.is_watched = False
         self._start = monotonic()
         self._room, self._transaction_room = LONGEST, LONGEST_TRANSACTION
@@ -244,6 +253,8 @@ class Log(Transcript):
             found = _PATH.match(line[:LONGEST_LINE].decode("utf-8", "replace"))
             self.path = (found[1] or found[2] or "") if found else ""
         self.client(line, secret=secret)
+        if self.is_behind:
+            self.note(PIPELINED)
 
     def later(self) -> float:
         """Return the seconds since the session began."""

@@ -25,7 +25,7 @@ _TRACKING = frozenset(
     {"fbclid", "gclid", "mc_cid", "mc_eid", "msclkid", "_hsenc", "_hsmi", "yclid"}
 )
 _HOST = re.compile(r"(?:https?://)?((?:[a-z0-9-]+\.)+[a-z]{2,24})(?:[:/?#]\S*)?", re.IGNORECASE)
-_LOCAL = (".localhost", ".local", ".internal", ".test", ".example", ".invalid", ".lan")
+_LOCAL = (".localhost", ".local", ".internal", ".test", ".invalid", ".lan")
 _STAGING = re.compile(r"(?:^|[.-])(?:staging|stage|dev|preview|sandbox|qa|uat)(?:[.-]|$)")
 _FIELD_LINK = re.compile(r"<([^<>]{1,2000})>")
 _BLANKS = re.compile(r"\s+")
@@ -42,6 +42,8 @@ class FoundLink(NamedTuple):
     host: str
     """``""`` if the address has none, such as that of mailto."""
     warnings: tuple[str, ...]
+    wrong: bool
+    """True if a warning is about a mistake, not about a host or a parameter."""
 
     def json(self) -> dict[str, Any]:
         """Return it as ``GET /api/message/{id}/links`` lists it."""
@@ -57,9 +59,8 @@ def find(letter: Letter) -> list[FoundLink]:
     def add(url: str, text: str, place: str) -> None:
         if len(found) < MOST_LINKS:
             text = _BLANKS.sub(" ", text).strip()[:LONGEST_TEXT]
-            link = FoundLink(
-                url, text, place, host_of(url), tuple(_warnings(url, text, page.names))
-            )
+            mistakes, hints = tuple(_mistakes(url, text, page.names)), tuple(_hints(url))
+            link = FoundLink(url, text, place, host_of(url), mistakes + hints, bool(mistakes))
             found.setdefault((url, text, place), link)
 
     for url, text, place in page.links:
@@ -125,8 +126,8 @@ def _kind(attributes: dict[str, str]) -> str:
     return "button" if re.search(r"\b(?:btn|button|cta)", words) else "html"
 
 
-def _warnings(url: str, text: str, names: Iterable[str]) -> Iterable[str]:
-    """Yield one line for each thing that is likely to be wrong with a link."""
+def _mistakes(url: str, text: str, names: Iterable[str]) -> Iterable[str]:
+    """Yield one line for each thing that is wrong with a link."""
     if not url:
         yield "the address is empty"
         return
@@ -147,25 +148,28 @@ def _warnings(url: str, text: str, names: Iterable[str]) -> Iterable[str]:
     if not host:
         yield "the address has no host"
         return
-    if scheme == "http":
+    shown = _HOST.fullmatch(text)
+    if shown and shown[1].lower().removeprefix("www.") != host.removeprefix("www."):
+        yield f"its text names {shown[1].lower()}, it leads to {host}"
+    if re.search(r"\{\{|\}\}|%7B%7B|undefined|\[object", url):
+        yield "a placeholder is left in the address"
+
+
+def _hints(url: str) -> Iterable[str]:
+    """Yield one line for each thing that may be meant, but is wrong in some messages."""
+    host = host_of(url)
+    if not host or not url.lower().startswith(("http:", "https:")):
+        return
+    if url.lower().startswith("http:"):
         yield "http: is not encrypted"
     if _is_local(host):
         yield f"only some networks can reach {host}"
     elif _STAGING.search(host):
         yield f"{host} looks like a host for tests"
-    yield from _texts_and_parameters(url, text, host)
-
-
-def _texts_and_parameters(url: str, text: str, host: str) -> Iterable[str]:
-    shown = _HOST.fullmatch(text)
-    if shown and shown[1].lower().removeprefix("www.") != host.removeprefix("www."):
-        yield f"its text names {shown[1].lower()}, it leads to {host}"
     names = {name.lower() for name, _ in _parameters(url)}
     tracking = sorted(name for name in names if name in _TRACKING or name.startswith("utm_"))
     if tracking:
         yield f"parameters that track readers: {', '.join(tracking[:5])}"
-    if re.search(r"\{\{|\}\}|%7B%7B|undefined|\[object", url):
-        yield "a placeholder is left in the address"
 
 
 def _parameters(url: str) -> list[tuple[str, str]]:

@@ -55,6 +55,8 @@ POST /api/faults Faults Add faults: body=Rules!
 PUT /api/faults Faults Replace all faults: body=Rules!
 DELETE /api/faults Faults Remove all faults
 DELETE /api/faults/{number} Faults Remove a fault
+GET /api/mailboxes Any Count the messages of each recipient and of each login
+GET /api/message/{id}/head Any Read all but the texts, and mark it as read: query part
 GET /api/message/{id}/parts Any Read the tree of the parts: query
 GET /api/message/{id}/links Any List the links with their places: query
 GET /api/message/{id}/checks Any Check a message: query
@@ -62,8 +64,8 @@ GET /api/message/{id}/smtp Any Read the dialogue that brought a message: query
 GET /api/message/{id}/copy text Write a message as a program: as query
 GET /api/export bytes Download messages: query ids format
 GET /api/settings Any Settings of the SMTP server
-GET /view/{id}.html html Read the HTML of a message: query tz embed remote
-GET /view/{id}.txt text Read the text of a message: query tz
+GET /view/{id}.html html Read the HTML of a message: query tz embed remote part
+GET /view/{id}.txt text Read the text of a message: query tz part
 GET /livez nothing Answer
 GET /readyz nothing Answer 200 if the store can be read, else 503
 """

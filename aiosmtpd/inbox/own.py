@@ -12,8 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from aiosmtpd.inbox import checks, copies, export, links, parts, wire
+from aiosmtpd.inbox import checks, copies, export, heads, links, parts, wire
 from aiosmtpd.inbox.letter import Letter
+from aiosmtpd.inbox.mailboxes import Mailboxes
 from aiosmtpd.inbox.message import CLOSED
 from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
 from aiosmtpd.inbox.paths import base_of
@@ -59,6 +60,8 @@ def routes(services: Services) -> list[BaseRoute]:
         ("PUT", "/api/faults", own.replace_faults),
         ("DELETE", "/api/faults", own.clear_faults),
         ("DELETE", "/api/faults/{number}", own.remove_fault),
+        ("GET", "/api/mailboxes", own.mailboxes),
+        ("GET", "/api/message/{id}/head", own.head),
         ("GET", "/api/message/{id}/parts", own.parts),
         ("GET", "/api/message/{id}/links", own.links),
         ("GET", "/api/message/{id}/checks", own.checks),
@@ -91,6 +94,7 @@ class _Own:
         self._services = services
         self._store = services.store
         self._waits = 0
+        self._mailboxes = Mailboxes(services.store)
 
     # Waiting.
 
@@ -226,6 +230,23 @@ class _Own:
 
     # One message.
 
+    async def head(self, request: Request) -> Response:
+        only(request, "part", "query")
+        mail = await asyncio.to_thread(self._message, request)
+        number = request.query_params.get("part", "")
+
+        def made() -> dict[str, Any]:
+            inside = heads.inner(mail, number) if number else None
+            if number and inside is None:
+                raise Wrong(404, f"the part {number!r:.40} is not a message")
+            return heads.head_of(mail, inside)
+
+        async with self._services.turn(mail.size):
+            answer = as_json(await asyncio.to_thread(made))
+        if not mail.read:
+            await asyncio.wrap_future(self._store.set_read([mail.id], True))
+        return answer
+
     async def parts(self, request: Request) -> Response:
         return as_json(await self._of(request, lambda letter: parts.tree_of(letter.root)))
 
@@ -290,6 +311,9 @@ class _Own:
         return copies.Places(where, f"{request.url.scheme}://{netloc}{base_of(request)}")
 
     # All messages.
+
+    async def mailboxes(self, request: Request) -> Response:
+        return as_json(await asyncio.to_thread(self._mailboxes.counts))
 
     async def export(self, request: Request) -> Response:
         only(request, "query", "format", "ids")

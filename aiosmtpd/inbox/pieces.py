@@ -16,10 +16,11 @@ def replace_tags(
     pattern: re.Pattern[str], replacement: str | Callable[[re.Match[str]], str], text: str
 ) -> str:
     """Return ``pattern.sub()`` of a text, for a pattern whose matches have no ``<``, or a first."""
-    return "".join(pattern.sub(replacement, piece) for piece in _cut_at_tags(text))
+    return "".join(pattern.sub(replacement, piece) for piece in cut_at_tags(text))
 
 
-def _cut_at_tags(text: str) -> Iterator[str]:
+def cut_at_tags(text: str) -> Iterator[str]:
+    """Yield the pieces of a text; each but the first begins with ``<``."""
     begin = 0
     while begin < len(text):
         end = text.find("<", begin + PIECE)

@@ -110,6 +110,8 @@ def parse(text: str, zone: tzinfo | None = None) -> Query:
             _add_field(query, FIELDS[operator], value, negated)
         elif colon and operator == "tag":
             _add_tag(query, value, negated)
+        elif colon and operator == "login":
+            _add_login(query, value, negated)
         elif colon and operator in ("before", "after"):
             _add_date(query, (operator == "before") is not negated, value, zone)
         elif colon and operator in ("larger", "smaller") and (size := _size(value)):
@@ -199,6 +201,14 @@ def _add_field(query: Query, columns: tuple[str, ...], value: str, negated: bool
 def _add_tag(query: Query, value: str, negated: bool) -> None:
     if name := " ".join(value.split()).casefold():
         sql = "m.n in (select n from tag where name = ?)"
+        query.terms.append(Term(f"not ({sql})" if negated else sql, (name,)))
+
+
+def _add_login(query: Query, value: str, negated: bool) -> None:
+    if name := value.strip():
+        sql = (
+            "m.n in (select n from about where json_extract(row, '$.Username') = ? collate nocase)"
+        )
         query.terms.append(Term(f"not ({sql})" if negated else sql, (name,)))
 
 

@@ -99,7 +99,6 @@ class StoredMail:
         self._path = path
         self._left_out: list[list[int]] = details["left_out"]
         self._trees = trees
-        self._is_cut = False
 
     def __repr__(self) -> str:
         return f"<StoredMail {self.id}, {self.size} bytes>"
@@ -164,19 +163,19 @@ class StoredMail:
                 return part
         return None
 
-    @cached_property
+    @property
     def text(self) -> str:
         """``Text`` of the API: plain text as received, else that of the HTML's first 2 MB."""
-        text = rows.plain_of(self.tree())
-        if not text and (html := self.html):
-            self._is_cut = len(html) > LONGEST_HTML
-            return html_text.shown(html[:LONGEST_HTML], targets=True)
-        return text
+        return self._shown[0]
 
     @property
     def is_cut(self) -> bool:
         """True if :attr:`text` is not that of the whole HTML."""
-        return bool(self.text) and self._is_cut
+        return self._shown[1]
+
+    @cached_property
+    def _shown(self) -> tuple[str, bool]:
+        return text_of_root(self.tree(), self.html)
 
     def first_text(self, most: int) -> str:
         """Return the beginning of the plain text, else the text of the HTML's beginning."""
@@ -251,6 +250,14 @@ class StoredMail:
                 **({"Cut": True} if self.is_cut else {}),
             }
         )
+
+
+def text_of_root(root: Part, html: str) -> tuple[str, bool]:
+    """Return the plain text, else that of the first 2 MB of *html*; and True if there is more."""
+    text = rows.plain_of(root)
+    if text or not html:
+        return text, False
+    return html_text.shown(html[:LONGEST_HTML], targets=True), len(html) > LONGEST_HTML
 
 
 class Stitched:

@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox.answers import UNKNOWN, octets_answer, zone_of
 from aiosmtpd.inbox.auth import key_of
+from aiosmtpd.inbox.heads import AnyMail, inner
 from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
 from aiosmtpd.inbox.pieces import replace_tags
@@ -71,12 +72,14 @@ class Views(Finder):
         """Return the HTML of a message; ``embed=1`` adds a script that tells its height.
 
         ``frame=1`` is for the page's own frame: links open new windows, all else is unchanged.
-        ``remote=1`` lets it load images from other hosts, if the inbox's own page asks.
+        ``remote=1`` lets it load images from other hosts, if the inbox's own page asks. ``part`` is
+        the number of a part that is a message.
         """
         mail = await self.find(request)
         base, is_browser = base_of(request), "text/html" in request.headers.get("accept", "")
         has_keys = self._asks_for_password and is_browser
-        html = await asyncio.to_thread(lambda: with_images(mail, base, has_keys=has_keys))
+        shown = await self._shown(request, mail)
+        html = await asyncio.to_thread(lambda: with_images(shown, base, has_keys=has_keys))
         if not html:
             raise HTTPException(404, UNKNOWN)
         await self.mark_read(mail)
@@ -88,12 +91,12 @@ class Views(Finder):
         is_framed = query.get("frame") == "1"
 
         def made() -> bytes:
-            shown = replace_tags(_TAG, "<x-", html) if is_browser else html
+            page = replace_tags(_TAG, "<x-", html) if is_browser else html
             if nonce:
-                shown = embedded(shown, nonce)
+                page = embedded(page, nonce)
             elif is_framed:
-                shown = framed(shown)
-            return shown.encode("utf-8", "replace")
+                page = framed(page)
+            return page.encode("utf-8", "replace")
 
         headers = {
             "content-type": "text/html; charset=utf-8",
@@ -106,10 +109,20 @@ class Views(Finder):
         """Return the text of a message."""
         mail = await self.find(request)
         async with self._turn(mail):
-            octets = await asyncio.to_thread(lambda: text_of(mail).encode("utf-8", "replace"))
+            shown = await self._shown(request, mail)
+            octets = await asyncio.to_thread(lambda: text_of(shown).encode("utf-8", "replace"))
         await self.mark_read(mail)
         headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
         return octets_answer(octets, headers)
+
+    async def _shown(self, request: Request, mail: StoredMail) -> AnyMail:
+        """Return the message, or the one inside of it; HTTPException 404 without such a part."""
+        if not (number := request.query_params.get("part")):
+            return mail
+        found = await asyncio.to_thread(inner, mail, number)
+        if found is None:
+            raise HTTPException(404, UNKNOWN)
+        return found
 
     async def latest(self, request: Request) -> Response:
         """Send the browser to the newest message that matches."""
@@ -120,7 +133,7 @@ class Views(Finder):
         return RedirectResponse(base_of(request) + place, 302)
 
 
-def text_of(mail: StoredMail) -> str:
+def text_of(mail: AnyMail) -> str:
     """Return the text of a message, and at its end a note if it was cut."""
     return f"{mail.text}\n\n[{_CUT}]\n" if mail.is_cut else mail.text
 
@@ -134,7 +147,7 @@ def policy(nonce: str = "", *, remote: bool = False) -> str:
     )
 
 
-def with_images(mail: StoredMail, base: str, *, has_keys: bool = False) -> str:
+def with_images(mail: AnyMail, base: str, *, has_keys: bool = False) -> str:
     """Return the HTML of a message, its ``cid:`` addresses of listed parts replaced.
 
     With *has_keys*, the images need no password.

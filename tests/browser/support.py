@@ -13,6 +13,7 @@ from attrs import define
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.inbox.intake import Intake
+from aiosmtpd.inbox.relay import Relay
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store
 from aiosmtpd.inbox.web import Web
@@ -60,7 +61,7 @@ class Box:
 
 
 @contextmanager
-def serving(**options: Any) -> Iterator[Box]:
+def serving(*, relay: Relay | None = None, **options: Any) -> Iterator[Box]:
     """Run SMTP and web on free ports of the loopback."""
     with Store() as store:
         faults, intake = Faults(), Intake(store)
@@ -74,7 +75,7 @@ def serving(**options: Any) -> Iterator[Box]:
             server_hostname="inbox.test",
         )
         smtp.start()
-        services = Services(store, WebOptions(**options), faults)
+        services = Services(store, WebOptions(**options), faults, relay=relay)
         services.smtp.update(host="127.0.0.1", port=smtp.port, tls="", auth="", size=1 << 25)
         try:
             with _web(services) as url:

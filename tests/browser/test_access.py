@@ -60,6 +60,8 @@ VIEWS: dict[str, dict[str, Any]] = {
     "empty": {},
     "dialog": {},
     "compare": {"color_scheme": "dark"},
+    "inner": {},
+    "rail": {"width": 360, "height": 740},
     "narrow dark": {"width": 320, "height": 640, "color_scheme": "dark"},
 }
 
@@ -70,6 +72,10 @@ def test_axe_finds_nothing(opens: Any, box: Box, axe: str, view: str) -> None:
         box.send(mail("Plain", X_Tags="one, two, three"))
         box.send(rich("With all"))
         box.refuse()
+        if view == "inner":
+            outer = mail("Outer")
+            outer.add_attachment(rich("Inner"))
+            box.send(outer)
         box.faults.add("rcpt *@slow.test: 450 4.2.1 busy x2")
     page = opens(box, **VIEWS[view])
     page.evaluate(axe)
@@ -105,6 +111,15 @@ def look(page: Page, view: str) -> None:
             row.locator("..").click()
         page.get_by_role("button", name="Compare the two").click()
         page.locator(".diff .now").first.wait_for()
+    elif view == "inner":
+        page.get_by_role("option", name="Outer").click()
+        page.get_by_role("tab", name="Parts").click()
+        page.get_by_role("button", name="Open the message").click()
+        page.get_by_role("heading", name="Inner").wait_for()
+    elif view == "rail":
+        page.get_by_role("button", name="Mailboxes").click()
+        page.get_by_role("button", name="Delete all").wait_for()
+        page.get_by_role("link", name="bob@example.org").wait_for()
     elif view == "dialog":
         page.get_by_role("option").first.wait_for()
         page.keyboard.press("?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import smtplib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -128,10 +129,23 @@ def test_links_and_checks_are_listed(message: Page) -> None:
 
 def test_the_dialogue_marks_the_lines_of_the_message(message: Page) -> None:
     panel = tab(message, "SMTP")
+    panel.locator("li.own").first.wait_for()
     own = panel.locator("li.own .said").all_inner_texts()
     assert own[0].startswith("mail FROM:<ann@example.org>")
     assert "queued as" in own[-1]
     assert "220 inbox.test" in panel.locator("li").nth(1).inner_text()
+
+
+def test_the_dialogue_marks_pipelined_commands(page: Page, box: Box) -> None:
+    with smtplib.SMTP("127.0.0.1", box.smtp_port) as client:
+        client.ehlo("client.test")
+        client.send(b"MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n")
+        assert [client.getreply()[0] for _ in range(3)] == [250, 250, 354]
+        client.send(b"Subject: Quick\r\n\r\n.\r\n")
+        client.getreply()
+    page.get_by_role("option", name="Quick").click()
+    marked = tab(page, "SMTP").locator("li", has_text="pipelined")
+    expect(marked.locator(".said")).to_have_text(["RCPT TO:<bob@example.org>", "DATA"])
 
 
 def test_a_copy_as_pytest_is_a_test_that_passes(

@@ -73,6 +73,9 @@ def test_without_websockets_the_page_is_live(browser: Browser, box: Box, rung: s
     page.locator("#live-text", has_text=text).wait_for()
     box.send(mail("By another way"))
     page.get_by_role("option", name="By another way").wait_for()
+    page.get_by_role("button", name="Follow").click()
+    box.send(mail("Followed"))
+    page.get_by_role("heading", name="Followed").wait_for()
     context.close()
 
 

@@ -123,7 +123,12 @@ def test_a_string_of_python() -> None:
 
 @pytest.mark.parametrize(
     ("subject", "name"),
-    [("Re: Your order #5!", "re_your_order_5"), ("✓", "the_message"), ("x" * 99, "x" * 50)],
+    [
+        ("Re: Your order #5!", "re_your_order_5"),
+        ("✓", "the_message"),
+        ("x" * 99, "x" * 50),
+        ("Long " * 20, "_".join(["long"] * 10)),
+    ],
 )
 def test_the_name_of_a_test(subject: str, name: str) -> None:
     assert slug(subject) == name
@@ -201,3 +206,17 @@ def test_warnings_about_links(store: Store, anchor: str, warning: str | None) ->
     assert len(link.warnings) == (warning is not None)
     if warning is not None:
         assert link.warnings[0].startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "wrong"),
+    [
+        ("<a href='http://localhost:3000/?utm_id=1'>x</a>", False),
+        ("<a href='https://shop.example/reset'>x</a>", False),
+        ("<a href='https://example.org'>bank.com</a>", True),
+        ("<a href=''>x</a>", True),
+    ],
+)
+def test_only_mistakes_make_a_link_wrong(store: Store, anchor: str, wrong: bool) -> None:
+    [link] = found(store, anchor)
+    assert link.json()["wrong"] is wrong

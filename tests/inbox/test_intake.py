@@ -377,3 +377,28 @@ def test_small_messages_overtake_a_large_one(store: Store, monkeypatch: pytest.M
         go_on.set()
         sending.join()
     assert store.counts().total == 2
+
+
+def test_pipelined_commands_have_a_note(store: Store) -> None:
+    with serving(store, observers=[Faults()]) as controller, client_of(controller) as client:
+        client.send(b"MAIL FROM:<ann@example.org>\r\nRCPT TO:<bob@example.org>\r\nDATA\r\n")
+        assert [client.getreply()[0] for _ in range(3)] == [250, 250, 354]
+        client.send(b"Subject: x\r\n\r\n.\r\n")
+        code, text = client.getreply()
+        assert code == 250
+    mail = store.message(text.decode().rpartition(" ")[2])
+    assert mail is not None
+    said = [line.text for line in mail.transaction if line.who != "S"]
+    assert [one.split()[0] for one in said[:-1]] == [
+        "MAIL",
+        "RCPT",
+        "pipelined",
+        "DATA",
+        "pipelined",
+    ]
+
+
+def test_commands_in_turn_have_no_note(store: Store) -> None:
+    with serving(store, observers=[Faults()]) as controller, client_of(controller) as client:
+        client.sendmail("ann@example.org", ["bob@example.org", "eve@example.org"], b"x\r\n")
+    assert "pipelined" not in [line.text for line in log_of(store).lines]

@@ -30,6 +30,7 @@ const ICONS = {
   error: 'M8 3h8l5 5v8l-5 5H8l-5-5V8zM12 8v5M12 16v.01',
   info: 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 11v5M12 8v.01',
   compare: 'M7 4v16M17 4v16M3 8l4-4 4 4M13 16l4 4 4-4',
+  send: 'M4 12l16-8-5 16-4-6zM11 14l9-10',
   up: 'M12 19V5M6 11l6-6 6 6',
 };
 
@@ -84,7 +85,9 @@ export function bytes(count) {
   return `${Math.round(count)} GB`;
 }
 
-export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString('en')} ${count === 1 ? one : many}`;
+// With commas; toLocaleString() would make a formatter for each number.
+export const commas = new Intl.NumberFormat('en').format;
+export const plural = (count, one, many = `${one}s`) => `${commas(count)} ${count === 1 ? one : many}`;
 
 const pad = (number, length = 2) => String(number).padStart(length, '0');
 const MONTHS = 'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split(' ');
@@ -248,4 +251,28 @@ export function later(what, milliseconds) {
     if (timer) return;
     timer = setTimeout(() => { timer = 0; what(...values); }, milliseconds);
   };
+}
+
+// Call *what* soon, but not again before so many milliseconds have passed. On a busy machine it
+// takes longer, and waits longer: the page is there for its reader first.
+export function paced(what, milliseconds) {
+  let timer = 0;
+  let next = 0;
+  return () => {
+    if (timer) return;
+    timer = setTimeout(() => {
+      timer = 0;
+      const began = performance.now();
+      what();
+      const end = performance.now();
+      const least = typeof milliseconds === 'function' ? milliseconds() : milliseconds;
+      next = end + Math.max(least, Math.min(1000, 10 * (end - began)));
+    }, Math.max(0, next - performance.now()));
+  };
+}
+
+// Call *what* when there was no call for so many milliseconds.
+export function quiet(what, milliseconds) {
+  let timer = 0;
+  return (...values) => { clearTimeout(timer); timer = setTimeout(() => what(...values), milliseconds); };
 }

@@ -1,11 +1,19 @@
 // The list: messages and refused attempts, newest first, in one order.
 
-import { $, action, age, bytes, complaint, el, get, icon, later, longTime, person, plural, say, send, shortTime } from './kit.js';
+import { $, action, age, bytes, commas, complaint, el, get, icon, later, longTime, paced, person, plural, quiet, remembered, say, send, shortTime } from './kit.js';
 
 const PAGE = 50;
 // Rows that stay while messages arrive; the button below fetches older ones again.
 const MOST = 200;
-const UNDO = 5000;
+// Rows that are fetched at once.
+const LONGEST = 1000;
+// Elements of rows that one update makes: more would keep the page from its reader.
+const AT_ONCE = 25;
+// Milliseconds between two updates of the list; while more rows come than a reader can look at;
+// and without an event before the list is counted again.
+const PAUSE = 100;
+const BURST = 400;
+const QUIET = 1000;
 
 export const terms = (query) => query.match(/(?:[^\s"]|"[^"]*(?:"|$))+/g) || [];
 export const asksRejected = (query) => terms(query).some((term) => term.toLowerCase() === 'is:rejected');
@@ -19,7 +27,12 @@ export class List {
     this.query = '';
     this.rows = [];
     this.attempts = [];
+    // The newest of the messages that wait above the list, and the number of all of them.
     this.arrived = [];
+    this.waiting = 0;
+    this.events = [];
+    this.isBurst = false;
+    this.flush = paced(() => this.happen(), PAUSE);
     this.more = false;
     this.numbers = { total: 0, unread: 0, matches: 0, rejected: 0 };
     this.tags = [];
@@ -31,13 +44,17 @@ export class List {
     this.anchor = '';
     this.hidden = null;
     this.loaded = false;
+    this.rowsOf = null;
     this.asked = 0;
     // What came and went while a page is fetched, for each fetch.
     this.fetches = new Set();
     this.elements = new WeakMap();
-    this.draw = later(() => this.render(), 100);
+    this.day = new Date().toDateString();
+    this.fresh = 0;
+    this.draw = paced(() => this.render(), () => (this.isBurst ? BURST : PAUSE));
     this.count = later(() => this.recount(), 250);
-    this.again = later(() => this.refresh().catch(() => {}), 300);
+    this.again = later(() => (this.fetches.size ? this.again() : this.refresh().catch(() => {})), 300);
+    this.verify = quiet(() => this.compare(), QUIET);
     this.tries = later(() => this.fetchAttempts().catch(() => {}), 200);
     this.ul = $('rows');
     this.ul.addEventListener('click', (event) => this.clicked(event));
@@ -45,8 +62,16 @@ export class List {
       const row = event.target.closest('[role=option]');
       if (row) this.setFocus(row.dataset.key, false);
     });
+    // The age is that of now, not of when the row was drawn.
+    this.ul.addEventListener('pointerover', (event) => {
+      const time = event.target.closest('time');
+      if (time) time.title = `${longTime(time.dateTime)} · ${age(time.dateTime)}`;
+    });
     $('select-all').addEventListener('click', () => this.checkAll());
     $('arrived').addEventListener('click', () => this.letIn());
+    // Reading scrollTop would lay out the page for each update.
+    this.isAtTop = true;
+    $('scroll').addEventListener('scroll', () => { this.isAtTop = $('scroll').scrollTop < 8; }, { passive: true });
     addEventListener('pagehide', () => this.commit(true));
   }
 
@@ -66,7 +91,7 @@ export class List {
     this.query = query;
     if (!again) {
       this.uncheck(false);
-      this.arrived = [];
+      this.putAside([]);
       this.wasFocused = false;
     }
     try {
@@ -90,7 +115,7 @@ export class List {
     let page;
     try {
       [page] = await Promise.all([
-        asksRejected(query) ? get('api/v1/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length, MOST)))),
+        asksRejected(query) ? get('api/v1/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length + this.waiting, LONGEST)))),
         this.fetchAttempts(),
       ]);
     } finally {
@@ -110,18 +135,35 @@ export class List {
     this.tags = page.tags;
     if (asksRejected(this.query)) {
       this.rows = [];
-      this.arrived = [];
+      this.putAside([]);
       this.more = false;
       return;
     }
+    const { matches } = this.numbers;
     this.numbers.matches = page.messages_count;
-    const waiting = new Set(this.arrived.map((row) => row.ID));
-    const before = new Map(this.rows.map((row) => [row.ID, row]));
+    const before = new Map([...this.rows, ...this.arrived].map((row) => [row.ID, row]));
     const known = new Set(page.messages.map((row) => row.ID));
-    this.rows = [...meanwhile.came.filter((row) => !known.has(row.ID)), ...page.messages]
-      .filter((row) => !waiting.has(row.ID) && !meanwhile.gone.has(row.ID))
+    const isSame = this.rowsOf === this.query;
+    const top = (this.arrived[0] || this.rows[0])?.Created || '';
+    const all = [...meanwhile.came.filter((row) => !known.has(row.ID)), ...page.messages]
+      .filter((row) => !meanwhile.gone.has(row.ID))
       .map((row) => sameOr(before.get(row.ID), row));
-    this.more = this.rows.length + this.arrived.length < page.messages_count;
+    // Messages that are newer than the rows of a reader wait above them.
+    const newest = isSame && !this.isStill() ? this.rows[0]?.Created : undefined;
+    this.rowsOf = this.query;
+    const shown = new Set(this.rows.map((row) => row.ID));
+    const above = newest ? all.filter((row) => row.Created > newest && !shown.has(row.ID)) : [];
+    if (all.length > above.length || page.messages.length >= page.messages_count) {
+      const waiting = new Set(above);
+      this.rows = all.filter((row) => !waiting.has(row));
+      this.putAside(above, above.length);
+    } else {
+      this.putAside(above, Math.min(page.messages_count, Math.max(above.length, this.waiting + page.messages_count - matches)));
+    }
+    this.more = this.rows.length + this.waiting < page.messages_count;
+    // Without events, and in a search, this is how messages come.
+    const came = isSame ? all.filter((row) => row.Created > top && !before.has(row.ID)) : [];
+    if (came.length) this.changed('new', came);
   }
 
   // Refused attempts stand among all messages, or alone for is:rejected.
@@ -150,11 +192,11 @@ export class List {
   async older() {
     const below = $('below');
     try {
-      const page = await get(this.path(this.rows.length + this.arrived.length));
+      const page = await get(this.path(this.rows.length + this.waiting));
       const known = new Set([...this.rows, ...this.arrived].map((row) => row.ID));
       const fresh = page.messages.filter((row) => !known.has(row.ID));
       this.rows.push(...fresh);
-      this.more = page.messages.length > 0 && this.rows.length + this.arrived.length < page.messages_count;
+      this.more = page.messages.length > 0 && this.rows.length + this.waiting < page.messages_count;
       this.render();
       if (fresh.length) this.setFocus(fresh[0].ID, true);
     } catch (error) {
@@ -164,24 +206,41 @@ export class List {
 
   // Events.
 
+  // Events wait for the next update, so that a thousand of them are one change of the page.
   event(kind, data) {
+    this.events.push([kind, data]);
+    this.flush();
+  }
+
+  happen() {
+    const came = new Map();
+    const updates = new Map();
+    const gone = new Set();
+    const rest = new Map();
+    for (const [kind, data] of this.events.splice(0)) {
+      if (kind === 'new') came.set(data.ID, data);
+      else if (kind === 'update') updates.set(data.ID, { ...updates.get(data.ID), ...data });
+      else if (kind === 'delete') { came.delete(data.ID); gone.add(data.ID); }
+      else rest.set(kind, data);
+    }
+    this.isBurst = came.size > AT_ONCE;
+    if (came.size) this.arrive([...came.values()]);
+    if (updates.size) this.update([...updates.values()]);
+    if (gone.size) {
+      this.forget([...gone]);
+      if (this.query.trim()) this.count();
+    }
+    for (const [kind, data] of rest) this.other(kind, data);
+  }
+
+  other(kind, data) {
     if (kind === 'stats') {
       this.numbers.total = data.Total;
       this.numbers.unread = data.Unread;
-      if (!this.query.trim()) {
-        this.numbers.matches = data.Total;
-        // Never let a message be there and not be shown.
-        if (this.loaded && !this.more && this.rows.length + this.arrived.length !== data.Total) this.again();
-      }
+      if (!this.query.trim()) this.numbers.matches = data.Total;
+      this.verify();
       this.draw();
-    } else if (kind === 'new') {
-      if (this.query.trim()) this.again();
-      else this.arrive([data]);
-    } else if (kind === 'update') {
-      this.update(data);
-    } else if (kind === 'delete') {
-      this.forget([data.ID]);
-      if (this.query.trim()) this.count();
+      this.changed('counts');
     } else if (kind === 'prune' || kind === 'truncate') {
       this.again();
       this.changed(kind);
@@ -192,30 +251,61 @@ export class List {
     }
   }
 
+  // Never let a message be there and not be shown.
+  compare() {
+    const isWhole = this.loaded && !this.more && !this.query.trim();
+    if (isWhole && this.rows.length + this.waiting !== this.numbers.total) this.again();
+  }
+
+  // Take messages, oldest first.
   arrive(rows) {
+    if (this.query.trim()) {
+      this.again();
+      return;
+    }
     const known = new Set([...this.rows, ...this.arrived].map((row) => row.ID));
-    const fresh = rows.filter((row) => !known.has(row.ID));
+    const fresh = rows.filter((row) => !known.has(row.ID)).reverse();
     if (!fresh.length) return;
-    fresh.reverse();
     for (const one of this.fetches) one.came.unshift(...fresh);
-    for (const row of fresh) for (const tag of row.Tags) if (!this.tags.includes(tag)) this.tags.push(tag);
-    this.arrived = [...fresh, ...this.arrived];
-    this.changed('new', fresh[0]);
+    this.addTags(fresh);
+    this.putAside([...fresh, ...this.arrived], this.waiting + fresh.length);
+    this.changed('new', fresh);
     this.draw();
   }
 
+  addTags(rows) {
+    const known = new Set(this.tags);
+    for (const row of rows) {
+      for (const tag of row.Tags || []) {
+        if (!known.has(tag)) this.tags.push(tag);
+        known.add(tag);
+      }
+    }
+  }
+
+  putAside(rows, count = 0) {
+    this.arrived = rows.slice(0, MOST);
+    this.waiting = count;
+  }
+
   isStill() {
-    return $('scroll').scrollTop < 8 && !this.opened && !this.checked.size && !this.ul.contains(document.activeElement);
+    return this.isAtTop && !this.opened && !this.checked.size && !this.ul.contains(document.activeElement);
   }
 
   letIn() {
     const hadFocus = document.activeElement === $('arrived');
-    this.rows = [...this.arrived, ...this.rows];
-    if (this.rows.length > MOST && $('scroll').scrollTop < 8) {
-      this.rows.length = MOST;
+    if (this.waiting > this.arrived.length) {
+      // The list is not long enough for all: those below come by the button.
+      this.rows = this.arrived;
+      this.more = true;
+    } else {
+      this.rows = [...this.arrived, ...this.rows];
+    }
+    if (this.rows.length > MOST && this.isAtTop) {
+      this.rows = this.rows.slice(0, MOST);
       this.more = true;
     }
-    this.arrived = [];
+    this.putAside([]);
     this.render();
     if (hadFocus) {
       $('scroll').scrollTop = 0;
@@ -223,23 +313,24 @@ export class List {
     }
   }
 
-  update(change) {
-    const swap = (rows) => {
-      const at = rows.findIndex((row) => row.ID === change.ID);
-      if (at >= 0) rows[at] = { ...rows[at], ...change };
-    };
-    swap(this.rows);
-    swap(this.arrived);
-    if (change.Tags) for (const tag of change.Tags) if (!this.tags.includes(tag)) this.tags.push(tag);
+  update(changes) {
+    const found = new Map(changes.map((change) => [change.ID, change]));
+    const changed = (row) => (found.has(row.ID) ? { ...row, ...found.get(row.ID) } : row);
+    this.rows = this.rows.map(changed);
+    this.arrived = this.arrived.map(changed);
+    this.addTags(changes);
     this.draw();
   }
 
   forget(ids) {
     const gone = new Set(ids);
     for (const one of this.fetches) for (const id of ids) one.gone.add(id);
-    this.rows = this.rows.filter((row) => !gone.has(row.ID));
-    this.arrived = this.arrived.filter((row) => !gone.has(row.ID));
+    const isLeft = (row) => !gone.has(row.ID);
+    const left = this.arrived.filter(isLeft);
+    this.rows = this.rows.filter(isLeft);
+    this.putAside(left, this.waiting - (this.arrived.length - left.length));
     for (const id of ids) this.checked.delete(id);
+    this.verify();
     this.draw();
   }
 
@@ -274,14 +365,19 @@ export class List {
   }
 
   render() {
-    if (this.arrived.length && this.isStill()) {
+    if (this.waiting && this.isStill()) {
       this.letIn();
       return;
+    }
+    // Rows of a day that is over get their date.
+    if (this.day !== new Date().toDateString()) {
+      this.day = new Date().toDateString();
+      this.elements = new WeakMap();
     }
     const items = this.items();
     const keys = new Set(items.map((item) => item.key));
     if (!this.wasFocused || !keys.has(this.focused)) this.focused = keys.has(this.opened) ? this.opened : items[0]?.key || '';
-    this.reconcile(items.map((item) => this.element(item)));
+    this.reconcile(this.made(items));
     for (const row of this.ul.children) this.mark(row);
     this.ul.hidden = !items.length;
     this.below(items.length);
@@ -289,10 +385,26 @@ export class List {
     this.changed('drawn', items.length);
   }
 
+  // The elements of items. New ones are made a few at a time; the next update has more of them.
+  made(items) {
+    const found = [];
+    let room = AT_ONCE;
+    for (const item of items) {
+      if (room > 0 || this.elements.has(item.row || item.attempt)) {
+        const before = this.fresh;
+        found.push(this.element(item));
+        if (this.fresh !== before) room -= 1;
+      }
+    }
+    if (found.length < items.length) this.draw();
+    return found;
+  }
+
   element(item) {
     const subject = item.row || item.attempt;
     let made = this.elements.get(subject);
     if (!made || (item.attempt && made.dataset.times !== String(item.count))) {
+      this.fresh += 1;
       made = item.row ? mailRow(item.row) : attemptRow(item.attempt, item.count);
       made.dataset.key = item.key;
       made.tabIndex = -1;
@@ -341,9 +453,9 @@ export class List {
     const matches = Math.max(0, this.numbers.matches - gone);
     const total = Math.max(0, this.numbers.total - gone);
     const number = this.all ? matches : this.checked.size;
-    const text = number ? `${number.toLocaleString('en')} selected`
+    const text = number ? `${commas(number)} selected`
       : asksRejected(query) ? plural(matches, 'refused attempt')
-        : query ? `${matches.toLocaleString('en')} of ${plural(total, 'message')}` : plural(total, 'message');
+        : query ? `${commas(matches)} of ${plural(total, 'message')}` : plural(total, 'message');
     if ($('count').textContent !== text) $('count').textContent = text;
     const every = this.all || (number > 0 && number >= this.rows.length);
     const box = $('select-all');
@@ -351,14 +463,15 @@ export class List {
       box.dataset.icon = every ? 'checked' : 'unchecked';
       box.replaceChildren(icon(box.dataset.icon));
     }
-    const label = every ? 'Select none' : `Select all ${matches.toLocaleString('en')} that match`;
+    const label = every ? 'Select none' : `Select all ${commas(matches)} that match`;
     box.setAttribute('aria-label', label);
     box.title = `${label} (*)`;
     box.disabled = !this.rows.length;
     const pill = $('arrived');
-    pill.hidden = !this.arrived.length;
-    if (this.arrived.length) {
-      pill.replaceChildren(`${this.arrived.length.toLocaleString('en')} new`, icon('up'));
+    pill.hidden = !this.waiting;
+    if (this.waiting && pill.dataset.count !== String(this.waiting)) {
+      pill.dataset.count = this.waiting;
+      pill.replaceChildren(`${commas(this.waiting)} new`, icon('up'));
       pill.title = 'Show them (n opens the newest)';
     }
     this.bulk(number);
@@ -435,10 +548,15 @@ export class List {
       this.uncheck();
       return;
     }
-    this.all = this.numbers.matches > this.rows.length;
-    this.checked = new Set(this.rows.map((row) => row.ID));
+    this.takeAll();
     this.render();
     say(`${this.numbers.matches} selected`);
+  }
+
+  // Select all that match, for an action that follows at once.
+  takeAll() {
+    this.all = this.numbers.matches > this.rows.length;
+    this.checked = new Set(this.rows.map((row) => row.ID));
   }
 
   uncheck(draw = true) {
@@ -468,7 +586,7 @@ export class List {
     if (!ids.length) return;
     const value = read ?? !this.row(ids[0])?.Read;
     const query = all ? this.everything() : '';
-    for (const id of ids) this.update({ ID: id, Read: value });
+    this.update(ids.map((ID) => ({ ID, Read: value })));
     this.uncheck();
     try {
       await send('PUT', 'api/v1/messages', all ? { Search: query, Read: value } : { IDs: ids, Read: value });
@@ -483,7 +601,7 @@ export class List {
     return this.rows.find((row) => row.ID === id) || this.arrived.find((row) => row.ID === id);
   }
 
-  // Hide rows at once and delete them after five seconds, unless the reader wants them back.
+  // Hide rows at once and delete them after some seconds, unless the reader wants them back.
   remove() {
     const ids = this.targets();
     if (!ids.length) return '';
@@ -506,7 +624,7 @@ export class List {
     bar.replaceChildren(el('p', {}, text), action('Undo', () => this.undo(), { 'aria-keyshortcuts': 'z' }), el('span', { class: 'key', 'aria-hidden': 'true' }, 'z'));
     bar.hidden = false;
     say(`${text}. Press z to undo.`);
-    let left = UNDO;
+    let left = remembered('undo', 5) * 1000;
     let last = Date.now();
     clearInterval(this.timer);
     this.timer = setInterval(() => {
@@ -570,7 +688,12 @@ function grouped(attempts) {
   return found;
 }
 
-const address = (text) => el('span', { class: 'who' }, text);
+// A long address gives way in its middle: its end says at least as much as its beginning.
+export function address(text) {
+  const at = text.lastIndexOf('@');
+  if (at < 6 || text.length < 24 || text.includes(' ')) return el('span', { class: 'who' }, text);
+  return el('span', { class: 'who two', title: text }, el('span', { class: 'local' }, text.slice(0, at)), el('span', { class: 'domain' }, text.slice(at)));
+}
 
 function mailRow(row) {
   const people = [...row.To, ...row.Cc, ...row.Bcc];
@@ -581,7 +704,7 @@ function mailRow(row) {
       el('span', { class: 'from' }, person(row.From) ? address(person(row.From)) : el('i', {}, 'no sender')),
       el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')),
       el('span', { class: 'to' }, people.length ? address(people[0].Address || people[0].Name) : el('i', {}, 'no recipient'), more)),
-    el('time', { datetime: row.Created, title: `${longTime(row.Created)} · ${age(row.Created)}` }, shortTime(row.Created)),
+    el('time', { datetime: row.Created, title: longTime(row.Created) }, shortTime(row.Created)),
     el('span', { class: 'words' },
       el('span', { class: 'subject' }, row.Subject || el('i', {}, '(no subject)')),
       row.Snippet ? el('span', { class: 'snippet' }, ` ${row.Snippet.replace(/\.\.\.$/, '…')}`) : null),
@@ -599,7 +722,7 @@ function attemptRow(one, count) {
       el('span', { class: 'from' }, one.from ? address(one.from) : el('i', {}, one.client || 'unknown')),
       one.to ? el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')) : null,
       one.to ? el('span', { class: 'to' }, address(one.to)) : null),
-    el('time', { datetime: one.at, title: `${longTime(one.at)} · ${age(one.at)}` }, shortTime(one.at)),
+    el('time', { datetime: one.at, title: longTime(one.at) }, shortTime(one.at)),
     el('span', { class: 'words' }, el('span', { class: 'subject' }, one.reply), el('span', { class: 'snippet' }, ` ${one.stage}`)),
     el('span', { class: 'facts' },
       one.fault ? el('span', { class: 'tag fault' }, 'fault') : null,

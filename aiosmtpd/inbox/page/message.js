@@ -6,6 +6,12 @@ import { TABS, smtpOf } from './tabs.js';
 // A wait that is shorter needs no sign of it.
 const PATIENCE = 300;
 
+// Parts of a long text get their heights when they are near: a place may need some frames.
+function scrollTo(panel, top, frames = 4) {
+  panel.scrollTop = top;
+  if (panel.scrollTop < top && frames) requestAnimationFrame(() => scrollTo(panel, top, frames - 1));
+}
+
 export class Message {
   // *list* is the list beside it; *go(key, changes)* shows another message or tab.
   constructor(list, go) {
@@ -27,8 +33,10 @@ export class Message {
     delete this.box.dataset.key;
   }
 
-  async show(key, tab) {
+  // With *keeps*, the place in a text stays: for the next message of the same kind.
+  async show(key, tab, keeps = false) {
     if (tab) this.tab = tab;
+    this.place = keeps ? this.box.querySelector('#panel')?.scrollTop || 0 : 0;
     if (key === this.key && this.mail) {
       this.choose(this.tab, false);
       return;
@@ -51,11 +59,13 @@ export class Message {
     }
   }
 
-  async load(id) {
-    const mail = await get(`api/v1/message/${id}`);
+  // *key* is an id, or an id and the number of a part that is a message: "ID/2".
+  async load(key) {
+    const [id, part] = key.split('/');
+    const mail = await get(`api/message/${id}/head${part ? `?${new URLSearchParams({ part })}` : ''}`);
     return () => {
       this.mail = mail;
-      this.box.dataset.key = id;
+      this.box.dataset.key = key;
       this.loads = {};
       this.draw();
     };
@@ -87,19 +97,54 @@ export class Message {
     if (key) this.go(key);
   }
 
+  // The address of the source.
+  source() {
+    const { ID, Part } = this.mail;
+    return Part ? `api/v1/message/${ID}/part/${Part}` : `api/v1/message/${ID}/raw`;
+  }
+
+  // The address of the HTML or the text alone.
+  page(kind, values = {}) {
+    const { ID, Part } = this.mail;
+    const query = new URLSearchParams({ ...values, ...(Part ? { part: Part } : {}) });
+    return `view/${ID}.${kind}${query.size ? `?${query}` : ''}`;
+  }
+
+  actions() {
+    const { mail } = this;
+    const save = (query) => el('a', { class: 'icon', href: `${this.source()}${query}`, download: `${mail.ID}${mail.Part && `-${mail.Part}`}.eml`, icon: 'download', 'aria-label': 'Download as .eml', title: 'Download as .eml (e)' });
+    if (mail.Part) return [save('')];
+    return [
+      button('Mark as unread', 'unread', () => this.unread()),
+      button('Tags', 'tag', () => this.go(null, { panel: 'tags' }), { 'aria-haspopup': 'dialog' }),
+      save('?dl=1'),
+      this.list.relay ? button('Release', 'send', () => this.go(null, { panel: 'release' }), { 'aria-haspopup': 'dialog', title: 'Send this message to real recipients' }) : null,
+      el('button', { type: 'button', class: 'icon wide', icon: 'copy', 'aria-haspopup': 'dialog', 'aria-label': 'Copy as', title: 'Copy as a test, a program or a command (c)', on: { click: () => this.go(null, { panel: 'copy' }) } }, 'Copy as'),
+      button('Delete', 'trash', () => this.go(null, { panel: 'delete' })),
+    ];
+  }
+
+  // The way back from a message that another one has as a part.
+  outer() {
+    const { ID, Part } = this.mail;
+    if (!Part) return null;
+    const back = (event) => {
+      if (event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      this.go(ID, { tab: 'parts' });
+    };
+    return el('p', { class: 'inner' }, icon('mail'), `Part ${Part} of `, el('a', { href: `view/${ID}`, on: { click: back } }, this.list.row(ID)?.Subject || 'the message'));
+  }
+
   draw() {
     const { mail } = this;
     const head = el('header', { class: 'head' },
-      this.top([
-        button('Mark as unread', 'unread', () => this.unread()),
-        button('Tags', 'tag', () => this.go(null, { panel: 'tags' }), { 'aria-haspopup': 'dialog' }),
-        el('a', { class: 'icon', href: `api/v1/message/${mail.ID}/raw?dl=1`, download: `${mail.ID}.eml`, icon: 'download', 'aria-label': 'Download as .eml', title: 'Download as .eml (e)' }),
-        el('button', { type: 'button', class: 'icon wide', icon: 'copy', 'aria-haspopup': 'dialog', title: 'Copy as a test, a program or a command (c)', on: { click: () => this.go(null, { panel: 'copy' }) } }, 'Copy as'),
-        button('Delete', 'trash', () => this.go(null, { panel: 'delete' })),
-      ]),
+      this.top(this.actions()),
+      this.outer(),
       el('h2', { id: 'subject' }, mail.Subject || el('i', {}, '(no subject)')),
       this.people(),
-      this.facts());
+      this.facts(),
+      mail.Notices.length ? el('ul', { class: 'notices' }, mail.Notices.slice(0, 5).map((text) => el('li', { class: 'warn' }, icon('warning'), text))) : null);
     this.box.setAttribute('aria-label', 'Message');
     this.tabs = TABS.filter((tab) => !tab.missing?.(mail));
     const bar = el('div', { class: 'tabs', role: 'tablist', 'aria-label': 'Views of the message', 'aria-orientation': 'horizontal' },
@@ -140,9 +185,8 @@ export class Message {
 
   facts() {
     const { mail } = this;
-    const row = this.list.row(mail.ID);
     return el('p', { class: 'facts' },
-      el('time', { datetime: row?.Created || mail.Date, title: row ? 'Received' : 'Date of the message' }, longTime(row?.Created || mail.Date)),
+      mail.Part ? mail.Date && el('span', { title: 'Date of the message' }, mail.Date) : el('time', { datetime: mail.Created, title: 'Received' }, longTime(mail.Created)),
       el('span', {}, bytes(mail.Size)),
       mail.Username ? el('span', {}, `logged in as ${mail.Username}`) : null,
       mail.Tags.map((tag) => el('span', { class: 'tag' }, tag)));
@@ -173,7 +217,7 @@ export class Message {
     $(`tab-${chosen.id}`).scrollIntoView({ block: 'nearest', inline: 'nearest' });
     const panel = this.box.querySelector('#panel');
     panel.setAttribute('aria-labelledby', `tab-${chosen.id}`);
-    const key = `${this.mail.ID} ${chosen.id}`;
+    const key = `${this.mail.ID} ${this.mail.Part} ${chosen.id}`;
     if (panel.dataset.shows === key) return;
     panel.dataset.shows = key;
     const asked = this.asked;
@@ -184,6 +228,8 @@ export class Message {
         panel.replaceChildren(...[content].flat());
         const own = panel.querySelector('.own');
         panel.scrollTop = own ? own.offsetTop - 48 : 0;
+        if (this.place) scrollTo(panel, this.place);
+        this.place = 0;
       }
     } catch (error) {
       if (isCurrent()) panel.replaceChildren(el('div', { class: 'pad' }, complaint(error, () => { delete panel.dataset.shows; this.choose(chosen.id, false); })));
@@ -216,7 +262,7 @@ export class Message {
       for (const tab of this.tabs) {
         if (!tab.badge) continue;
         this.about(tab.about).then((found) => {
-          const count = tab.badge(found);
+          const count = tab.badge(found, this.mail);
           const badge = $(`tab-${tab.id}`)?.querySelector('.badge');
           if (asked !== this.asked || !badge || !count) return;
           badge.textContent = count;
@@ -231,7 +277,7 @@ export class Message {
 
   async unread() {
     const { ID } = this.mail;
-    this.list.update({ ID, Read: false });
+    this.list.update([{ ID, Read: false }]);
     await send('PUT', 'api/v1/messages', { IDs: [ID], Read: false }).catch((error) => this.list.failed(error));
     say('Marked as unread');
   }

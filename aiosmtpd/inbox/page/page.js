@@ -1,17 +1,19 @@
 // The page: its address, its keys, and what is where.
 
-import { $, button, clock, el, get, icon, person, place, plural, Problem, remember, remembered, say } from './kit.js';
-import { asksRejected, goneText, List } from './list.js';
+import { $, button, clock, commas, el, get, icon, paced, person, place, plural, Problem, quiet, remember, remembered, say } from './kit.js';
+import { address as shortened, asksRejected, goneText, List } from './list.js';
 import { Live } from './live.js';
 
 const THEMES = { auto: 'as the system', light: 'light', dark: 'dark' };
 const MOST_NAMES = 8;
+const MOST_TAGS = 50;
 // Modules that the first view does not need. They are fetched when there is time, because a page
 // that has lost its server must still be able to show what it has.
 const lazy = { message: () => import('./message.js').catch(missing), panels: () => import('./panels.js').catch(missing) };
 
 
-const page = { query: '', key: '', panel: '', follow: remembered('follow', false), settings: {}, split };
+// The key is the id of a message, an id with the number of a message inside ("ID/2"), or "try-7".
+const page = { query: '', key: '', panel: '', mailboxes: {}, follow: remembered('follow', false), settings: {}, split };
 let message = null;
 let faults = null;
 let drawn = '';
@@ -33,7 +35,9 @@ function address() {
   if (page.query) values.set('q', page.query);
   if (page.key.startsWith('try-')) values.set('attempt', page.key.slice(4));
   if (page.panel) values.set('panel', page.panel);
-  const path = page.key && !page.key.startsWith('try-') ? `view/${page.key}` : page.query ? 'search' : './';
+  const [id, part] = page.key.startsWith('try-') ? [] : page.key.split('/');
+  if (part) values.set('part', part);
+  const path = id ? `view/${id}` : page.query ? 'search' : './';
   return place(values.size ? `${path}?${values}` : path);
 }
 
@@ -44,7 +48,7 @@ function fromAddress() {
   const attempt = /^\d+$/.exec(values.get('attempt') || '');
   return {
     query: values.get('q') || values.get('query') || '',
-    key: inside.startsWith('view/') ? inside.slice(5) : attempt ? `try-${attempt[0]}` : '',
+    key: inside.startsWith('view/') ? inside.slice(5) + (values.get('part') ? `/${values.get('part')}` : '') : attempt ? `try-${attempt[0]}` : '',
     panel: values.get('panel') === 'faults' ? 'faults' : '',
   };
 }
@@ -54,20 +58,24 @@ async function go(key, more = {}) {
   if (more.panel === 'copy') return copyDialog();
   if (more.panel === 'tags') return tagsDialog();
   if (more.panel === 'delete') return remove();
+  if (more.panel === 'release') return releaseDialog();
   if (more.faults !== undefined) { showCounts(); return undefined; }
   if (key === null) return undefined;
   const before = page.key;
   const wasPanel = page.panel;
   page.key = key;
   page.panel = more.panel || '';
-  if (key !== before || page.panel !== wasPanel) history.pushState(null, '', address());
+  // Messages that open by themselves are one step of the way back.
+  if (key !== before || page.panel !== wasPanel) history[more.follows && before ? 'replaceState' : 'pushState'](null, '', address());
   await show(more);
   if (!key && !page.panel) {
-    list.setFocus(before || list.focused, true);
+    list.setFocus(idOf(before) || list.focused, true);
     if (document.activeElement === document.body) $('scroll').focus();
   }
   return undefined;
 }
+
+const idOf = (key) => key.split('/')[0];
 
 function search(query, isTyping = false) {
   page.query = query.trim();
@@ -85,8 +93,8 @@ async function show(more = {}) {
   document.body.dataset.pane = page.key || page.panel ? 'message' : 'list';
   closeRail();
   const before = list.opened;
-  list.opened = page.key;
-  if (before !== page.key) for (const row of list.ul.children) list.mark(row);
+  list.opened = idOf(page.key);
+  if (before !== list.opened) for (const row of list.ul.children) list.mark(row);
   if (page.panel === 'faults') {
     const { FaultsPanel } = await lazy.panels();
     message?.close();
@@ -95,11 +103,11 @@ async function show(more = {}) {
     $('rule').focus();
   } else if (page.key) {
     const key = page.key;
-    list.setFocus(key, false);
-    list.find(key)?.scrollIntoView({ block: 'nearest' });
+    list.setFocus(list.opened, false);
+    list.find(list.opened)?.scrollIntoView({ block: 'nearest' });
     const { Message } = await lazy.message();
     message ??= new Message(list, go);
-    if (page.key === key) await message.show(key, more.tab);
+    if (page.key === key) await message.show(key, more.tab, more.follows);
     if (isNarrow() && !more.quietly && page.key === key) $('message').focus({ preventScroll: true });
   } else {
     message?.close();
@@ -129,12 +137,13 @@ const isNarrow = () => matchMedia('(max-width: 699px)').matches;
 function listChanged(what, value) {
   if (what === 'drawn') {
     rail();
+    countMailboxes();
     title();
     showEmpty(value);
     document.body.dataset.rows = value ? 'some' : 'none';
   } else if (what === 'new') {
     announce(value);
-    follow(value);
+    if (page.follow) openNewest(value[0]);
   } else if (what === 'bulk') {
     bulk(value);
   } else if (what === 'prune' || what === 'truncate') {
@@ -145,30 +154,30 @@ function listChanged(what, value) {
   }
 }
 
-let waiting = 0;
-function announce(row) {
-  waiting += 1;
-  if (waiting === 1) {
-    setTimeout(() => { say(`${plural(waiting, 'new message')}`); waiting = 0; }, waiting === 1 ? 300 : 5000);
-  }
+// One word for all messages of five seconds, so that a reader of the screen is not kept from it.
+let untold = 0;
+const tell = paced(() => { say(plural(untold, 'new message')); untold = 0; }, 5000);
+
+function announce(rows) {
+  untold += rows.length;
+  tell();
   if (remembered('notify', false) && document.hidden && 'Notification' in window && Notification.permission === 'granted') {
-    new Notification(row.Subject || '(no subject)', { body: person(row.From), tag: 'inbox' });
+    const [row] = rows;
+    const more = rows.length > 1 ? ` and ${rows.length - 1} more` : '';
+    new Notification((row.Subject || '(no subject)') + more, { body: person(row.From), tag: 'inbox' });
   }
 }
 
-const openNewest = debounce((row) => {
+let newestRow = null;
+const openSoon = paced(() => {
   if (!page.follow || document.querySelector('dialog[open]')) return;
   list.letIn();
-  go(row.ID, { quietly: true });
-}, 120);
+  go(newestRow.ID, { quietly: true, follows: true });
+}, 500);
 
-function follow(row) {
-  if (page.follow) openNewest(row);
-}
-
-function debounce(what, milliseconds) {
-  let timer = 0;
-  return (value) => { clearTimeout(timer); timer = setTimeout(() => what(value), milliseconds); };
+function openNewest(row) {
+  newestRow = row;
+  openSoon();
 }
 
 async function showEmpty(shown) {
@@ -181,7 +190,7 @@ async function showEmpty(shown) {
     return;
   }
   const { empty, nothingRefused, whyEmpty } = await lazy.panels();
-  const made = asksRejected(page.query) ? nothingRefused() : page.query ? await whyEmpty(page.query, search) : await empty(list);
+  const made = asksRejected(page.query) ? nothingRefused() : page.query ? await whyEmpty(page.query, search, list) : await empty(list);
   if (state === drawn) box.replaceChildren(made);
 }
 
@@ -210,24 +219,30 @@ function download(all) {
 
 // The rail
 
+// *name* is "bad" for refusals, "address" for a label that may be long.
+function entry(label, count, query, name = '') {
+  const isHere = !page.panel && page.query === query;
+  return el('li', {}, el('a', {
+    href: query ? `search?${new URLSearchParams({ q: query })}` : './', 'aria-current': isHere ? 'page' : null,
+    on: { click: (event) => { if (!event.ctrlKey && !event.metaKey) { event.preventDefault(); search(query); } } },
+  }, el('span', { class: 'label' }, name === 'address' ? shortened(label) : label), count ? el('span', { class: name === 'bad' ? 'count bad' : 'count' }, commas(count), el('span', { class: 'sr' }, name === 'bad' ? ' refused' : '')) : null));
+}
+
+const group = (title, entries) => (entries.length ? [el('h2', {}, title), el('ul', {}, entries)] : []);
+
 function rail() {
-  const { total, unread, rejected } = list.numbers;
-  const entry = (label, count, query, name = '', more = {}) => {
-    const isHere = !page.panel && page.query === query;
-    return el('li', {}, el('a', {
-      href: query ? `search?${new URLSearchParams({ q: query })}` : './', 'aria-current': isHere ? 'page' : null, ...more,
-      on: { click: (event) => { if (!event.ctrlKey && !event.metaKey) { event.preventDefault(); search(query); } } },
-    }, el('span', { class: 'label' }, label), count ? el('span', { class: `count ${name}` }, count.toLocaleString('en'), el('span', { class: 'sr' }, name === 'bad' ? ' refused' : '')) : null));
-  };
-  const group = (title, entries) => (entries.length ? [el('h2', {}, title), el('ul', {}, entries)] : []);
-  const people = new Map();
-  for (const row of list.rows) for (const one of [...row.To, ...row.Bcc]) people.set(one.Address, (people.get(one.Address) || 0) + 1);
-  const names = [...people].filter(([name]) => name).sort((a, b) => b[1] - a[1]).slice(0, MOST_NAMES).map(([name]) => name).sort();
+  const { rejected } = list.numbers;
+  // Messages that can still be taken back are not counted.
+  const total = Math.max(0, list.numbers.total - (list.hidden?.count || 0));
+  const unread = Math.min(list.numbers.unread, total);
+  const byName = (a, b) => a[0].localeCompare(b[0]);
+  const names = (page.mailboxes.recipients || []).slice(0, MOST_NAMES).map((one) => [one.address, one.count]).sort(byName);
+  const logins = (page.mailboxes.logins || []).slice(0, MOST_NAMES).map((one) => [one.name, one.count]).sort(byName);
   const inboxes = (page.settings.inboxes || []).map((one) => [one.name, one.query]);
-  const state = JSON.stringify([total, unread, rejected, names, list.tags, inboxes, page.query, page.panel, page.faults]);
+  const state = JSON.stringify([total, unread, rejected, names, logins, list.tags.length, inboxes, page.query, page.panel, page.faults, page.settings.delete_all]);
   if ($('rail').dataset.state === state) return;
   $('rail').dataset.state = state;
-  const hadFocus = $('rail').contains(document.activeElement) ? document.activeElement.getAttribute('href') : null;
+  const hadFocus = $('rail').contains(document.activeElement) ? document.activeElement.getAttribute('href') || document.activeElement.id : null;
   $('rail').replaceChildren(...[
     el('ul', {},
       entry('All', total, ''), entry('Unread', unread, 'is:unread'),
@@ -236,12 +251,31 @@ function rail() {
         href: './?panel=faults', 'aria-current': page.panel === 'faults' ? 'page' : null,
         on: { click: (event) => { event.preventDefault(); go('', { panel: 'faults' }); } },
       }, el('span', { class: 'label' }, 'Faults'), page.faults ? el('span', { class: 'count bad' }, `${page.faults} on`) : null))),
+    forAll(),
     ...group('Inboxes', inboxes.map(([name, query]) => entry(name, 0, query))),
-    ...group('Recipients', names.map((name) => entry(name, 0, `addressed:"${name}"`))),
-    ...group('Tags', [...list.tags].sort((a, b) => a.localeCompare(b)).slice(0, 50).map((tag) => entry(tag, 0, `tag:"${tag}"`))),
+    ...group('Recipients', names.map(([name, count]) => entry(name, count, `addressed:"${name}"`, 'address'))),
+    ...group('Logins', logins.map(([name, count]) => entry(name, count, `login:"${name}"`))),
+    ...group('Tags', [...list.tags].sort((a, b) => a.localeCompare(b)).slice(0, MOST_TAGS).map((tag) => entry(tag, 0, `tag:"${tag}"`))),
   ].flat().filter(Boolean));
-  if (hadFocus) $('rail').querySelector(`[href="${CSS.escape(hadFocus)}"]`)?.focus();
+  if (hadFocus) ($(hadFocus) || $('rail').querySelector(`[href="${CSS.escape(hadFocus)}"]`))?.focus();
 }
+
+// Buttons for all messages of the list, also for those that are not on the page.
+function forAll() {
+  if (!list.numbers.total || asksRejected(page.query)) return null;
+  const which = page.query ? 'found' : 'all';
+  const make = (id, name, text, what) => el('button', { type: 'button', class: 'icon', id, icon: name, on: { click: what } }, text);
+  return el('div', { class: 'for-all', role: 'group', 'aria-label': page.query ? 'Messages that were found' : 'All messages' },
+    make('read-all', 'mail', `Mark ${which} as read`, () => { list.takeAll(); list.setRead(true); say('Marked as read'); }),
+    page.query || page.settings.delete_all !== false ? make('delete-all', 'trash', `Delete ${which}`, () => { closeRail(); list.takeAll(); remove(); }) : null);
+}
+
+const countMailboxes = paced(() => {
+  const state = `${list.numbers.total} ${list.rows[0]?.ID} ${list.waiting}`;
+  if (state === page.counted) return;
+  page.counted = state;
+  get('api/mailboxes').then((found) => { page.mailboxes = found; rail(); }, () => {});
+}, 2000);
 
 function closeRail() {
   document.body.classList.remove('with-rail');
@@ -260,7 +294,7 @@ async function loadSettings() {
 
 function title() {
   const { unread } = list.numbers;
-  const subject = page.panel === 'faults' ? 'Faults' : page.key && message?.mail?.ID === page.key ? message.mail.Subject : '';
+  const subject = page.panel === 'faults' ? 'Faults' : page.key && message?.mail && message.key === page.key ? message.mail.Subject : '';
   const text = `${unread ? `(${unread}) ` : ''}${subject ? `${subject.slice(0, 60)} · ` : ''}${page.label || 'Inbox'}`;
   if (document.title !== text) document.title = text;
   const mark = unread ? 'icon-unread.svg' : 'icon.svg';
@@ -278,7 +312,7 @@ async function remove() {
     list.failed(new Problem(403, 'Deleting all messages at once is switched off here', 'Search for some of them'));
     return;
   }
-  const wasOpen = page.key;
+  const wasOpen = idOf(page.key);
   const ids = list.targets();
   const next = list.remove();
   if (!next) return;
@@ -290,19 +324,23 @@ async function remove() {
 }
 
 async function copyDialog() {
-  const key = list.targets()[0] || page.key;
+  const key = list.targets()[0] || idOf(page.key);
   const row = list.row(key) || message?.mail;
   if (!row) return;
   (await lazy.panels()).copyAs(page.key && message?.mail ? message.mail : row);
 }
 
+async function releaseDialog() {
+  if (message?.mail && !message.mail.Part && list.relay) (await lazy.panels()).release(message.mail, list.relay);
+}
+
 async function tagsDialog() {
-  const ids = list.checked.size ? [...list.checked] : page.key ? [page.key] : list.targets();
+  const ids = list.checked.size ? [...list.checked] : page.key ? [idOf(page.key)] : list.targets();
   const rows = ids.map((id) => list.row(id)).filter(Boolean);
   if (!ids.length) return;
   const before = rows.length ? rows[0].Tags.filter((tag) => rows.every((row) => row.Tags.includes(tag))) : message?.mail?.Tags || [];
   (await lazy.panels()).editTags(ids, before, list.tags, async (tags) => {
-    for (const id of ids) list.update({ ID: id, Tags: tags });
+    list.update(ids.map((ID) => ({ ID, Tags: tags })));
     if (ids.includes(page.key) && message?.mail) {
       message.key = '';
       await message.show(page.key);
@@ -486,7 +524,7 @@ $('search-form').addEventListener('submit', (event) => {
   search($('search').value);
   list.setFocus(list.focused, true);
 });
-$('search').addEventListener('input', debounce(() => { if ($('search').value.trim() !== page.query) search($('search').value, true); }, 250));
+$('search').addEventListener('input', quiet(() => { if ($('search').value.trim() !== page.query) search($('search').value, true); }, 250));
 $('search-help').addEventListener('click', async () => (await lazy.panels()).searchHelp(search));
 $('settings').addEventListener('click', async () => (await lazy.panels()).settings(page));
 $('follow').addEventListener('click', () => setFollow(!page.follow));
@@ -516,7 +554,11 @@ if (page.key || page.panel) show();
 first.then(() => { if (!page.key && !page.panel) show(); });
 showCounts();
 loadSettings();
-get('api/v1/webui').then((found) => { page.label = found.Label || ''; title(); }, () => {});
+get('api/v1/webui').then((found) => {
+  page.label = found.Label || '';
+  list.relay = found.MessageRelay?.Enabled ? found.MessageRelay : null;
+  title();
+}, () => {});
 (window.requestIdleCallback || setTimeout)(() => { lazy.message(); lazy.panels(); }, { timeout: 2000 });
 new Live((kind, data) => list.event(kind, data), () => list.refresh(), state);
 

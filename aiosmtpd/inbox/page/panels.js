@@ -1,6 +1,6 @@
 // Everything beside list and message: faults, help, settings, copies, tags, and an empty list.
 
-import { $, action, button, complaint, copy, copyButton, dialog, el, get, icon, plural, remember, remembered, request, say, send, shortTime } from './kit.js';
+import { $, action, button, commas, complaint, copy, copyButton, dialog, el, get, icon, plural, remember, remembered, request, say, send, shortTime } from './kit.js';
 import { terms } from './list.js';
 
 // Search
@@ -11,6 +11,7 @@ const EXAMPLES = [
   ['from:ann@example.org', 'the sender; also to: cc: bcc: reply-to: addressed:'],
   ['subject:invoice', 'words of the subject'],
   ['tag:billing', 'a tag, whole'],
+  ['login:shop', 'the name that the client logged in with'],
   ['is:unread', 'also is:read and is:tagged'],
   ['is:rejected', 'refused attempts in place of messages'],
   ['has:attachment', 'also has:inline'],
@@ -44,11 +45,18 @@ export function settings(page) {
       remember('notify', false);
     }
   };
+  const seconds = el('input', { type: 'number', id: 'undo-time', min: '5', max: '120', step: '1' });
+  seconds.value = remembered('undo', 5);
+  seconds.addEventListener('change', () => {
+    seconds.value = Math.min(120, Math.max(5, Number(seconds.value) || 5));
+    remember('undo', Number(seconds.value));
+  });
   const width = (label, value) => action(label, () => page.split(value), { class: 'button small' });
   dialog('Settings and keys',
     el('div', { class: 'settings' },
       check('keys', 'Keys of one letter', true),
       'Notification' in window ? check('notify', 'Desktop notification for each new message', false, notify) : null,
+      el('label', { class: 'check', for: 'undo-time' }, 'Seconds to undo a deletion: ', seconds),
       el('p', {}, 'Width of the list: ', width('Narrow', 320), ' ', width('Middle', 420), ' ', width('Wide', 600))),
     el('dl', { class: 'keys' }, KEYS.map(([keys, text]) => el('div', {}, el('dt', {}, keys.split('  ').map((key) => el('kbd', {}, key))), el('dd', {}, text)))));
 }
@@ -84,6 +92,31 @@ export function copyAs(mail) {
     status, text,
     el('footer', {}, done, el('a', { class: 'button', href: `api/message/${mail.ID}/copy?as=eml`, download: `${mail.ID}.eml` }, 'Download as .eml')));
   show(chosen);
+}
+
+// Release: send a message to real recipients.
+
+export function release(mail, relay) {
+  const input = el('input', { type: 'text', id: 'release-to', autocomplete: 'off', spellcheck: 'false', autofocus: true, 'aria-describedby': 'release-help' });
+  input.value = [...new Set(mail.Envelope.To)].join(', ');
+  const status = el('div');
+  const done = el('button', { type: 'submit', class: 'button primary' }, 'Release');
+  const submit = async (event) => {
+    event.preventDefault();
+    const to = input.value.split(',').map((one) => one.trim()).filter(Boolean);
+    done.disabled = true;
+    try {
+      await send('POST', `api/v1/message/${mail.ID}/release`, { To: to });
+      status.replaceChildren(el('p', { class: 'done', role: 'status' }, icon('checked'), `Released to ${to.join(', ')}.`));
+    } catch (error) {
+      status.replaceChildren(complaint(error));
+    }
+    done.disabled = false;
+  };
+  dialog('Release', el('form', { on: { submit } },
+    el('label', { for: 'release-to' }, 'Send this message to these addresses; commas between them'), input,
+    el('p', { id: 'release-help', class: 'quiet' }, `${relay.SMTPServer} takes it. Addresses must match `, el('code', {}, relay.AllowedRecipients), relay.BlockedRecipients ? [' and not ', el('code', {}, relay.BlockedRecipients)] : null, '.'),
+    status, el('footer', {}, done)));
 }
 
 // The differences of two messages, older first
@@ -128,7 +161,8 @@ export function differences(old, now) {
 
 export async function compare(older, newer) {
   const body = el('div', { class: 'diff' });
-  dialog('Compare two messages', el('p', { class: 'quiet' }, `− ${shortTime(older.Created)} ${older.Subject} · + ${shortTime(newer.Created)} ${newer.Subject}`), body);
+  const box = dialog('Compare two messages', el('p', { class: 'quiet' }, `− ${shortTime(older.Created)} ${older.Subject} · + ${shortTime(newer.Created)} ${newer.Subject}`), body);
+  box.classList.add('wide');
   try {
     const [first, second] = await Promise.all([textsOf(older.ID), textsOf(newer.ID)]);
     body.replaceChildren(...Object.keys(first).map((name) => section(name, differences(first[name], second[name]))));
@@ -137,19 +171,31 @@ export async function compare(older, newer) {
   }
 }
 
+// Lines that differ, side by side if there is room: those of the older message on the left.
 function section(name, found) {
-  const lines = [];
+  const rows = [];
   let same = 0;
-  const close = () => { if (same) lines.push(el('li', { class: 'same' }, `${plural(same, 'equal line')}`)); same = 0; };
+  let [old, now] = [[], []];
+  const close = () => {
+    for (let at = 0; at < Math.max(old.length, now.length); at += 1) rows.push(el('li', { class: 'pair' }, side('old', old[at]), side('now', now[at])));
+    if (same) rows.push(el('li', { class: 'same' }, plural(same, 'equal line')));
+    same = 0;
+    [old, now] = [[], []];
+  };
   for (const [mark, line] of found) {
-    if (mark === ' ') { same += 1; continue; }
-    close();
-    const word = mark === '-' ? 'only in the older: ' : 'only in the newer: ';
-    lines.push(el('li', { class: mark === '-' ? 'old' : 'now' }, el('span', { 'aria-hidden': 'true' }, mark === '-' ? '−' : '+'), el('span', { class: 'sr' }, word), el('code', {}, line || ' ')));
+    if ((mark === ' ') !== same > 0) close();
+    if (mark === ' ') same += 1;
+    else (mark === '-' ? old : now).push(line);
   }
   close();
   const isSame = found.every(([mark]) => mark === ' ');
-  return el('section', {}, el('h3', {}, name), isSame ? el('p', { class: 'quiet' }, 'No difference') : el('ul', {}, lines));
+  return el('section', {}, el('h3', {}, name), isSame ? el('p', { class: 'quiet' }, 'No difference') : el('ul', {}, rows));
+}
+
+function side(name, line) {
+  if (line === undefined) return el('div', { class: 'none' });
+  const [mark, word] = name === 'old' ? ['−', 'only in the older: '] : ['+', 'only in the newer: '];
+  return el('div', { class: name }, el('span', { 'aria-hidden': 'true' }, mark), el('span', { class: 'sr' }, word), el('code', {}, line || ' '));
 }
 
 // Tags
@@ -249,7 +295,7 @@ export class FaultsPanel {
     this.count = faults.length;
     this.list.replaceChildren(...(faults.length ? faults.map((one) => el('li', {},
       icon('fault'), el('code', {}, one.rule),
-      el('span', { class: 'quiet' }, `struck ${one.struck.toLocaleString('en')} of ${plural(one.met, 'time')}`),
+      el('span', { class: 'quiet' }, `struck ${commas(one.struck)} of ${plural(one.met, 'time')}`),
       button(`Remove ${one.rule}`, 'cross', () => this.change(() => send('DELETE', `api/faults/${one.id}`)))))
       : [el('li', { class: 'quiet' }, 'No faults: the server works as it should.')]));
   }
@@ -331,7 +377,7 @@ function refusedJustNow(list) {
 }
 
 // Tell which term of a search leaves nothing.
-export async function whyEmpty(query, search) {
+export async function whyEmpty(query, search, list) {
   const all = terms(query);
   const count = async (some) => (await get(`api/v1/search?${new URLSearchParams({ query: some, limit: 0, tz: Intl.DateTimeFormat().resolvedOptions().timeZone })}`)).messages_count;
   const rows = [];
@@ -340,7 +386,7 @@ export async function whyEmpty(query, search) {
     all.forEach((term, at) => rows.push(el('li', {}, el('code', {}, term), el('span', {}, counts[at] ? ` alone finds ${plural(counts[at], 'message')}` : ' finds nothing'),
       action('Search without it', () => search(all.filter((_, other) => other !== at).join(' ')), { class: 'button small', 'aria-label': `Search without ${term}` }))));
   }
-  return el('div', { class: 'empty' }, el('h2', {}, 'Nothing matches'), el('p', {}, el('code', {}, query)),
+  return el('div', { class: 'empty' }, el('h2', {}, 'Nothing matches'), refusedJustNow(list), el('p', {}, el('code', {}, query)),
     rows.length ? el('ul', { class: 'why' }, rows) : null,
     el('p', {}, action('Show all messages', () => search(''))));
 }

@@ -6,25 +6,29 @@ import { action, bytes, copyButton, el, icon, place, plural, remember, remembere
 const CUT = 2_000_000;
 const WIDTHS = [['fit', 'Fit'], ['768', '768'], ['360', '360']];
 // Milliseconds after which a frame is shown although its images have not all come.
-const FRAME = 1500;
+const FRAME = 700;
 
 export const TABS = [
   { id: 'html', title: 'HTML', missing: (mail) => !mail.HTML, render: htmlOf },
   { id: 'text', title: 'Text', render: textOf },
   { id: 'source', title: 'Source', render: sourceOf },
   { id: 'headers', title: 'Headers', render: headersOf },
-  { id: 'parts', title: 'Parts', about: 'parts', badge: (root) => (root.parts.length ? countOf(root) : 0), render: partsOf },
-  { id: 'links', title: 'Links', about: 'links', badge: (found) => found.links.length, isBad: (found) => found.links.some((link) => link.warnings.length), render: linksOf },
-  { id: 'checks', title: 'Checks', about: 'checks', badge: (found) => found.filter(isProblem).length, isBad: (found) => found.some(isProblem), render: checksOf },
-  { id: 'smtp', title: 'SMTP', about: 'smtp', render: async (view) => smtpOf(await view.about('smtp'), { id: view.mail.ID, go: view.go, isOwn: true }) },
+  { id: 'parts', title: 'Parts', about: 'parts', badge: (root, mail) => partsCount(inside(root, mail.Part)), render: partsOf },
+  { id: 'links', title: 'Links', about: 'links', missing: isInner, badge: (found) => found.links.length, isBad: (found) => found.links.some((link) => link.wrong), render: linksOf },
+  { id: 'checks', title: 'Checks', about: 'checks', missing: isInner, badge: (found) => found.filter(isProblem).length, isBad: (found) => found.some(isProblem), render: checksOf },
+  { id: 'smtp', title: 'SMTP', about: 'smtp', missing: isInner, render: async (view) => smtpOf(await view.about('smtp'), { id: view.mail.ID, go: view.go, isOwn: true }) },
 ];
+
+// A message inside of another one has no session, and its links are those of the other one.
+function isInner(mail) {
+  return Boolean(mail.Part);
+}
 
 const isProblem = (one) => one.level !== 'info';
 
 // HTML: the message itself, in a frame that may do nothing but open links in new windows.
 
 function htmlOf(view, panel, isCurrent) {
-  const { mail } = view;
   let canvas = panel.querySelector('.canvas');
   if (!canvas) {
     canvas = el('div', { class: 'canvas' });
@@ -33,10 +37,8 @@ function htmlOf(view, panel, isCurrent) {
     panel.replaceChildren(frameTools(canvas, skip), el('div', { class: 'stage' }, canvas), after);
   }
   panel.querySelector('.images')?.replaceChildren(...images(view, canvas));
-  load(canvas, frameAddress(mail.ID), isCurrent);
+  load(canvas, view.page('html', { frame: 1 }), isCurrent);
 }
-
-const frameAddress = (id) => `view/${id}.html?frame=1`;
 
 function load(canvas, address, isCurrent) {
   for (const other of canvas.querySelectorAll('iframe:not(.shown)')) other.remove();
@@ -75,12 +77,10 @@ function frameTools(canvas, skip) {
 
 // Images of other hosts are not loaded, unless the reader asks for those of this message.
 function images(view, canvas) {
-  const page = new DOMParser().parseFromString(view.mail.HTML, 'text/html');
-  const found = [...page.images].map((image) => image.getAttribute('src') || '').filter((url) => /^(?:https?:)?[/]{2}/i.test(url));
-  if (!found.length || view.list.settings?.remote_images) return [];
-  const hosts = new Set(found.map((url) => { try { return new URL(url, 'https://x').host; } catch { return url; } }));
-  return [`${plural(found.length, 'remote image')} of ${plural(hosts.size, 'host')} blocked`,
-    action('Load once', () => load(canvas, `${frameAddress(view.mail.ID)}&remote=1`, () => true), { class: 'button small' })];
+  const { Count, Hosts } = view.mail.RemoteImages;
+  if (!Count || view.list.settings?.remote_images) return [];
+  return [`${plural(Count, 'remote image')} of ${plural(Hosts, 'host')} blocked`,
+    action('Load once', () => load(canvas, view.page('html', { frame: 1, remote: 1 }), () => true), { class: 'button small' })];
 }
 
 // Text
@@ -88,22 +88,41 @@ function images(view, canvas) {
 const LINK = /\b(?:https?:\/\/|mailto:)[^\s<>"]*[^\s<>".,;:!?)\]}']/gi;
 const CODE = /(?<![\w/.=-])\d{4,8}(?![\w/.-]*\w)/g;
 
-function textOf(view) {
-  const { mail } = view;
-  if (!mail.Text.trim()) return el('p', { class: 'pad quiet' }, 'This message has no text.');
-  const shown = mail.Text.slice(0, CUT);
-  const codes = [...new Set(shown.replace(LINK, ' ').match(CODE) || [])].filter((code) => !/^(19|20)\d\d$/.test(code)).slice(0, 5);
-  const body = el('div', { class: 'text', dir: 'auto' });
-  for (const line of shown.split(/\r?\n/)) {
-    const made = el('div', { class: /^\s*>/.test(line) ? 'quoted' : null });
-    made.append(...linked(line));
-    body.append(made);
-  }
+// Characters in which codes are looked for, and lines of a block, which is drawn when it is seen.
+const CODES_IN = 100_000;
+const BLOCK = 100;
+
+async function textOf(view, panel, isCurrent, limit = CUT) {
+  const { text, whole } = await start(view, view.page('txt'), limit);
+  if (!text.trim()) return el('p', { class: 'pad quiet' }, 'This message has no text.');
+  const codes = [...new Set(text.slice(0, CODES_IN).replace(LINK, ' ').match(CODE) || [])].filter((code) => !/^(19|20)\d\d$/.test(code)).slice(0, 5);
+  const body = el('div', { class: 'text' });
+  const lines = text.split(/\r?\n/);
+  for (let at = 0; at < lines.length; at += BLOCK) body.append(blockOf(lines.slice(at, at + BLOCK)));
+  const all = async () => { const made = await textOf(view, panel, isCurrent, Infinity); if (isCurrent()) panel.replaceChildren(...made); };
   return [
     codes.length ? el('p', { class: 'codes' }, codes.map((code) => el('span', { class: 'code' }, el('code', {}, code), copyButton(code, `Copy ${code}`)))) : null,
+    whole ? null : el('p', { class: 'note' }, `The first ${bytes(limit)} are shown. `, action('Show all', all, { class: 'button small' }), ' ',
+      el('a', { href: view.page('txt'), target: '_blank', rel: 'noopener' }, 'Open in a new tab')),
     body,
-    shown.length < mail.Text.length ? el('p', { class: 'pad' }, el('a', { href: `view/${mail.ID}.txt`, target: '_blank', rel: 'noopener' }, `Show all ${bytes(mail.Text.length)}`)) : null,
   ].filter(Boolean);
+}
+
+// Lines as one element: what is not a link and not quoted is one text.
+function blockOf(lines) {
+  const block = el('div', { dir: 'auto' });
+  let plain = '';
+  const flush = () => { if (plain) block.append(...linked(plain)); plain = ''; };
+  for (const line of lines) {
+    if (/^\s*>/.test(line)) {
+      flush();
+      block.append(el('span', { class: 'quoted' }, linked(line)), '\n');
+    } else {
+      plain += `${line}\n`;
+    }
+  }
+  flush();
+  return block;
 }
 
 function linked(line) {
@@ -113,7 +132,7 @@ function linked(line) {
     found.push(line.slice(end, match.index), outside(match[0], match[0]));
     end = match.index + match[0].length;
   }
-  found.push(line.slice(end) || (found.length ? '' : '\u200b'));
+  found.push(line.slice(end));
   return found;
 }
 
@@ -142,11 +161,9 @@ async function start(view, path, limit) {
   }
 }
 
-const raw = (view) => `api/v1/message/${view.mail.ID}/raw`;
-
 async function sourceOf(view, panel, isCurrent, limit = CUT) {
-  const { text, whole } = await start(view, raw(view), limit);
-  const added = await addedLines(view, text).catch(() => 0);
+  const { text, whole } = await start(view, view.source(), limit);
+  const added = view.mail.Part ? 0 : await addedLines(view, text).catch(() => 0);
   const box = el('div', { class: 'source', translate: 'no' });
   const lines = text.replace(/\r\n/g, '\n').split('\n');
   if (lines.at(-1) === '') lines.pop();
@@ -154,7 +171,7 @@ async function sourceOf(view, panel, isCurrent, limit = CUT) {
   for (let at = added; at < lines.length; at += 400) box.append(el('pre', {}, lines.slice(at, at + 400).join('\n')));
   const note = whole ? null : el('p', { class: 'note' }, `The first ${bytes(limit)} of ${bytes(view.mail.Size)} are shown. `,
     action('Show all', async () => { const all = await sourceOf(view, panel, isCurrent, Infinity); if (isCurrent()) panel.replaceChildren(...all); }, { class: 'button small' }), ' ',
-    el('a', { href: `${raw(view)}?dl=1`, download: `${view.mail.ID}.eml` }, 'Download'));
+    el('a', { href: `${view.source()}?dl=1`, download: `${view.mail.ID}.eml` }, 'Download'));
   const legend = added ? el('span', { class: 'legend' }, `${plural(added, 'line')} added by the inbox`) : null;
   return [finder(box, [legend, copyButton(() => text, 'Copy the source')]), note, box].filter(Boolean);
 }
@@ -252,7 +269,7 @@ function fieldsOf(source) {
 }
 
 async function headersOf(view) {
-  const { text } = await start(view, raw(view), 1 << 20);
+  const { text } = await start(view, view.source(), 1 << 20);
   const fields = fieldsOf(text);
   const body = el('tbody');
   const fill = (isRaw) => body.replaceChildren(...fields.map(([name, value]) => el('tr', {},
@@ -284,10 +301,23 @@ function hops(fields) {
 
 // Parts
 
+const partsCount = (root) => (root.parts.length ? countOf(root) : 0);
+
+// The root of the tree, or that of the message which is a part.
+function inside(root, number) {
+  if (!number) return root;
+  const left = [root];
+  for (let part = left.pop(); part; part = left.pop()) {
+    if (part.number === number) return part.parts[0] || part;
+    left.push(...part.parts);
+  }
+  return root;
+}
+
 const countOf = (part) => part.parts.reduce((count, one) => count + countOf(one), part.parts.length ? 0 : 1);
 
 async function partsOf(view) {
-  const root = await view.about('parts');
+  const root = inside(await view.about('parts'), view.mail.Part);
   const listed = new Set([...view.mail.Attachments, ...view.mail.Inline].map((part) => part.PartID));
   return el('ul', { class: 'tree' }, partOf(view, root, listed));
 }
@@ -296,8 +326,9 @@ function partOf(view, part, listed) {
   const address = `api/v1/message/${view.mail.ID}/part/${part.number}`;
   const facts = [part.charset, part.encoding, part.disposition, part.parts.length ? '' : bytes(part.size), part.content_id && `cid:${part.content_id}`].filter(Boolean).join(' · ');
   const isText = ['text/plain', 'text/html'].includes(part.type) && !listed.has(part.number);
-  const canFetch = !part.parts.length && !isText;
-  const isReadable = canFetch && /^(?:text\/|message\/|application\/(?:json|.*\+json|ics))/.test(part.type);
+  const isMessage = part.type.startsWith('message/') && part.parts.length > 0;
+  const canFetch = !isText && (isMessage || !part.parts.length);
+  const isReadable = canFetch && !isMessage && /^(?:text\/|message\/|application\/(?:json|.*\+json|ics))/.test(part.type);
   const shown = el('div', { class: 'content', hidden: true });
   const sums = part.checksums && el('details', {}, el('summary', {}, 'Checksums'), el('dl', {}, Object.entries(part.checksums).map(([name, sum]) => el('div', {}, el('dt', {}, name.toUpperCase()), el('dd', {}, el('code', {}, sum))))));
   return el('li', {},
@@ -307,6 +338,7 @@ function partOf(view, part, listed) {
       el('span', { class: 'quiet' }, facts),
       el('span', { class: 'doing' },
         isText ? action(part.type === 'text/html' ? 'See HTML' : 'See Text', () => view.choose(part.type === 'text/html' && view.mail.HTML ? 'html' : 'text'), { class: 'button small' }) : null,
+        isMessage ? action('Open', () => view.go(`${view.mail.ID}/${part.number}`), { class: 'button small', 'aria-label': `Open the message of part ${part.number}` }) : null,
         isReadable ? action('Show', (event) => read(event.target, address, part.type, shown), { class: 'button small', 'aria-expanded': 'false' }) : null,
         canFetch ? el('a', { class: 'button small', href: address, download: part.name || `part-${part.number}` }, 'Download') : null)),
     part.notice ? el('p', { class: 'warn' }, icon('warning'), part.notice) : null,
@@ -322,7 +354,7 @@ async function read(control, address, type, shown) {
   if (isOpen || shown.firstChild) return;
   try {
     const text = (await (await request(address)).text()).slice(0, CUT);
-    shown.replaceChildren(...[type === 'text/calendar' ? calendar(text) : null, el('pre', {}, text)].filter(Boolean));
+    shown.replaceChildren(...[type === 'text/calendar' ? calendar(text) : type === 'message/delivery-status' ? delivery(text) : null, el('pre', {}, text)].filter(Boolean));
   } catch (error) {
     shown.replaceChildren(el('p', {}, error.message));
   }
@@ -342,6 +374,13 @@ function calendar(text) {
     rows.push(el('div', {}, el('dt', {}, names[found[1]]), el('dd', {}, value, zone ? ` (${zone})` : '')));
   }
   return rows.length ? el('dl', { class: 'names' }, rows) : null;
+}
+
+// The fields of a report of delivery: of the message, then of each recipient.
+function delivery(text) {
+  const groups = text.trim().split(/\r?\n\s*\r?\n/).slice(0, 50).map((group) => fieldsOf(group));
+  return el('div', { class: 'report' }, groups.map((fields) => el('dl', { class: 'names' },
+    fields.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value.replace(/^(?:rfc822|smtp|dns|utf-8);\s*/i, '')))))));
 }
 
 // Links
@@ -385,16 +424,19 @@ export function smtpOf(session, { id, line, go, isOwn }) {
   const others = session.messages.filter((one) => one !== id);
   const tls = session.tls ? `${session.tls.version} ${session.tls.cipher}` : 'no TLS';
   const here = line === undefined ? -1 : refusing(session.lines, line);
+  const mechanism = /^AUTH (\S+)/i.exec(session.lines.findLast((one) => one.who === 'C' && /^AUTH /i.test(one.text))?.text)?.[1];
   const words = { C: 'client', S: 'server', '-': 'note' };
+  const isAhead = (one) => one?.who === '-' && one.text === 'pipelined';
   return el('div', { class: 'smtp' },
-    el('p', { class: 'quiet' }, [session.client && `Client ${session.client}`, session.client && tls, session.user && `logged in as ${session.user}`].filter(Boolean).join(' · ') || 'This message came by the API.'),
-    session.lines.length ? el('ol', {}, session.lines.map((one, at) => el('li', {
+    el('p', { class: 'quiet' }, [session.client && `Client ${session.client}`, session.client && tls, session.user && `logged in as ${session.user}${mechanism ? ` by ${mechanism.toUpperCase()}` : ''}`].filter(Boolean).join(' · ') || 'This message came by the API.'),
+    session.lines.length ? el('ol', {}, session.lines.map((one, at) => (isAhead(one) ? null : el('li', {
       class: [one.who === 'C' ? 'client' : one.who === 'S' ? 'server' : 'aside', at >= from && at < to ? 'own' : '', at === here ? 'here' : '', one.who === '-' && one.text.startsWith('fault:') ? 'fault' : '', one.who === 'S' && /^[45]/.test(one.text) ? 'bad' : ''].filter(Boolean).join(' '),
       'aria-current': at === here ? 'true' : null,
     },
     el('span', { class: 'at' }, `${one.at.toFixed(3)}`),
     el('span', { class: 'side' }, one.who === '-' ? '·' : one.who, el('span', { class: 'sr' }, ` ${words[one.who]}: `)),
-    el('span', { class: 'said' }, one.text)))) : el('p', { class: 'quiet' }, isOwn ? 'It has no SMTP dialogue.' : 'The session has no lines.'),
+    el('span', { class: 'said' }, one.text),
+    isAhead(session.lines[at + 1]) ? el('span', { class: 'tag', title: 'The client sent it before it got the reply to the last command' }, 'pipelined') : null)))) : el('p', { class: 'quiet' }, isOwn ? 'It has no SMTP dialogue.' : 'The session has no lines.'),
     others.length ? el('p', {}, 'The same session brought ', others.map((one, at) => [at ? ', ' : '', el('a', { href: `view/${one}`, on: { click: (event) => { event.preventDefault(); go(one); } } }, `message ${session.messages.indexOf(one) + 1}`)]), '.') : null);
 }
 

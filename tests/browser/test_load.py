@@ -1,0 +1,104 @@
+"""Many messages at once, and large ones: the page stays there for its reader."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser.support import Box, expect, mail
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+LONGEST_TASK = 400
+"""Milliseconds; a tenth of it if nothing else runs on the machine."""
+
+SOCKET = "window.WebSocket = class { constructor() { window.socket = this; } };"
+BURST = """async ([rate, seconds]) => {
+  const seen = { longest: 0, made: 0 };
+  new PerformanceObserver((list) => {
+    for (const one of list.getEntries()) seen.longest = Math.max(seen.longest, one.duration);
+  }).observe({ entryTypes: ['longtask'] });
+  new MutationObserver((list) => { for (const one of list) seen.made += one.addedNodes.length; })
+    .observe(document.getElementById('rows'), { childList: true });
+  const tell = (Type, Data) => window.socket.onmessage({ data: JSON.stringify({ Type, Data }) });
+  const person = { Name: '', Address: 'bob@example.org' };
+  const began = performance.now();
+  for (let came = 0, due = 0; came < rate * seconds;) {
+    due = Math.min(rate * seconds, (performance.now() - began) / 1000 * rate);
+    for (; came < due; came += 1) {
+      tell('new', { ID: String(came).padStart(22, '0'), MessageID: '', From: person, To: [person],
+        Cc: [], Bcc: [], ReplyTo: [], Subject: `Arrival ${came}`, Username: '', Size: 1500,
+        Created: new Date().toISOString(), Attachments: 0, Snippet: 'Hello', Read: false,
+        Tags: ['load'] });
+    }
+    await new Promise((done) => setTimeout(done, 5));
+  }
+  tell('stats', { Total: rate * seconds + 1, Unread: 1 });
+  return seen;
+}"""
+
+
+@pytest.fixture
+def fed(opens: Any, box: Box) -> Page:
+    """A page whose events the test makes."""
+    box.send(mail("First"))
+    made: Page = opens(box, "livez")
+    made.add_init_script(SOCKET)
+    made.goto(box.url)
+    made.get_by_role("option", name="First").wait_for()
+    return made
+
+
+def test_a_thousand_arrivals_in_a_second(fed: Page) -> None:
+    seen = fed.evaluate(BURST, [1000, 2])
+    expect(fed.get_by_role("option").first).to_contain_text("Arrival 1999")
+    expect(fed.locator("#count")).to_have_text("2,001 messages")
+    expect(fed.get_by_role("option")).to_have_count(200)
+    expect(fed.get_by_role("option").last).to_contain_text("Arrival 1800")
+    assert seen["longest"] < LONGEST_TASK
+    assert seen["made"] < 700
+
+
+def test_arrivals_above_an_open_message_wait(fed: Page) -> None:
+    fed.get_by_role("option", name="First").click()
+    fed.get_by_role("heading", name="First").wait_for()
+    seen = fed.evaluate(BURST, [1000, 1])
+    fed.get_by_role("button", name="1,000 new").wait_for()
+    assert seen["longest"] < LONGEST_TASK
+    assert not seen["made"]
+    assert fed.get_by_role("option").count() == 1
+    fed.get_by_role("button", name="1,000 new").click()
+    expect(fed.get_by_role("option")).to_have_count(200)
+    expect(fed.get_by_role("option").first).to_contain_text("Arrival 999")
+
+
+def test_a_long_text_is_cut_until_all_is_asked_for(page: Page, box: Box) -> None:
+    lines = [f"line {number} of a long text, with some words" for number in range(60_000)]
+    box.send(mail("Long", text="\n".join(lines)))
+    page.get_by_role("option").first.click()
+    panel = page.get_by_role("tabpanel")
+    panel.get_by_text("The first 2.0 MB are shown.").wait_for()
+    assert "line 0 of" in panel.inner_text()
+    assert "line 59999 of" not in str(panel.text_content())
+    panel.get_by_role("button", name="Show all").click()
+    expect(panel.locator(".note")).to_have_count(0)
+    assert "line 59999 of" in str(panel.text_content())
+
+
+def test_follow_keeps_the_tab_and_the_place_in_it(page: Page, box: Box) -> None:
+    text = "\n".join(f"line {number}" for number in range(300))
+    page.get_by_role("button", name="Follow").click()
+    box.send(mail("First", text=text))
+    page.get_by_role("heading", name="First").wait_for()
+    page.get_by_role("tab", name="Source").click()
+    page.locator(".source").wait_for()
+    panel = page.get_by_role("tabpanel")
+    panel.evaluate("panel => { panel.scrollTop = 500; }")
+    box.send(mail("Second", text=text))
+    page.get_by_role("heading", name="Second").wait_for()
+    page.locator(".source", has_text="Subject: Second").wait_for()
+    page.wait_for_function("document.getElementById('panel').scrollTop === 500")
