@@ -557,17 +557,17 @@ class Connection(Wire):
         """Take what the socket gave, once TLS has begun."""
         if (tls := self._tls) is None or self._closing:
             return
-        tls.feed(data)
         if tls.established:
-            self._read_records(tls)
+            self._read_records(tls, data)
         else:
+            tls.feed(data)
             from aiosmtpd.engine.handshakes import handshakes_of  # not needed without TLS
 
             handshakes_of(self.loop).run(self.loop, partial(upgrade.go_on, self))
 
-    def _read_records(self, tls: TLS) -> None:
+    def _read_records(self, tls: TLS, data: bytes | memoryview | None = None) -> None:
         try:
-            plain = tls.read()
+            plain = tls.read() if data is None else tls.receive(data)
         except ssl.SSLError as error:
             self._break_off(tls, error)
             return
