@@ -209,13 +209,14 @@ class Connection(Wire):
         self.transport = self.session_transport = transport
         self._with_codes = False
         self._renew_envelope()
-        self.session = self._create_session()
-        self.session.peer = transport.get_extra_info("peername")
-        if before is not None:
-            self.session.peer = before.peer
-            self.session.proxy_data = before.proxy_data
-            self.session.xclient = getattr(before, "xclient", None)
-        if transport.get_extra_info("sslcontext") is not None:
+        session = self.session = self._create_session()
+        if before is None:
+            session.peer = transport.get_extra_info("peername")
+        else:
+            session.peer = before.peer
+            session.proxy_data = before.proxy_data
+            session.xclient = getattr(before, "xclient", None)
+        if self._tls is not None or transport.get_extra_info("sslcontext") is not None:
             self._note_tls(transport)
 
     def _shown(self, raw: Any) -> asyncio.Transport:
@@ -225,8 +226,9 @@ class Connection(Wire):
     def _note_tls(self, transport: asyncio.Transport) -> None:
         """Tell the session of TLS, with the five keys that 1.4 has."""
         self._tls_protocol = transport
+        get = transport.get_extra_info if self._tls is None else self._tls.info
         self.session.ssl = {
-            key: transport.get_extra_info(key)
+            key: get(key)
             for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
         }
 
