@@ -209,13 +209,14 @@ class Connection(Wire):
         self.transport = self.session_transport = transport
         self._with_codes = False
         self._renew_envelope()
-        self.session = self._create_session()
-        self.session.peer = transport.get_extra_info("peername")
-        if before is not None:
-            self.session.peer = before.peer
-            self.session.proxy_data = before.proxy_data
-            self.session.xclient = getattr(before, "xclient", None)
-        if transport.get_extra_info("sslcontext") is not None:
+        session = self.session = self._create_session()
+        if before is None:
+            session.peer = transport.get_extra_info("peername")
+        else:
+            session.peer = before.peer
+            session.proxy_data = before.proxy_data
+            session.xclient = getattr(before, "xclient", None)
+        if self._tls is not None or transport.get_extra_info("sslcontext") is not None:
             self._note_tls(transport)
 
     def _shown(self, raw: Any) -> asyncio.Transport:
@@ -225,8 +226,9 @@ class Connection(Wire):
     def _note_tls(self, transport: asyncio.Transport) -> None:
         """Tell the session of TLS, with the five keys that 1.4 has."""
         self._tls_protocol = transport
+        get = transport.get_extra_info if self._tls is None else self._tls.info
         self.session.ssl = {
-            key: transport.get_extra_info(key)
+            key: get(key)
             for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
         }
 
@@ -562,17 +564,17 @@ class Connection(Wire):
         """Take what the socket gave, once TLS has begun."""
         if (tls := self._tls) is None or self._closing:
             return
-        tls.feed(data)
         if tls.established:
-            self._read_records(tls)
+            self._read_records(tls, data)
         else:
+            tls.feed(data)
             from aiosmtpd.engine.handshakes import handshakes_of  # not needed without TLS
 
             handshakes_of(self.loop).run(self.loop, partial(upgrade.go_on, self))
 
-    def _read_records(self, tls: TLS) -> None:
+    def _read_records(self, tls: TLS, data: bytes | memoryview | None = None) -> None:
         try:
-            plain = tls.read()
+            plain = tls.read() if data is None else tls.receive(data)
         except ssl.SSLError as error:
             self._break_off(tls, error)
             return

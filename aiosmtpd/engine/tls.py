@@ -7,16 +7,11 @@ STARTTLS and TLS from the start.
 from __future__ import annotations
 
 import ssl
-import threading
 from contextlib import suppress
 from typing import Any
 
 RECORD = 16_384
 """Bytes of plain text in one record, at most: RFC 8446 section 5.1."""
-
-PLAIN_SIZE = 131_072 + RECORD
-"""Bytes of the buffer for plain text: as many as one read of ciphertext can hold, and a record."""
-
 
 PIECE = 2 * RECORD
 """Bytes of ciphertext that OpenSSL gets at a time: a memory BIO never gives back its room."""
@@ -25,16 +20,6 @@ PIECE = 2 * RECORD
 ANSWERS = 16_384
 """Bytes of answers to one read, at most: a key update takes 16 µs, and a read could hold thousands
 of them."""
-
-
-class _Buffer(threading.local):
-    """One buffer for each thread: several event loops read at the same time."""
-
-    def __init__(self) -> None:
-        self.view = memoryview(bytearray(PLAIN_SIZE))
-
-
-_buffer = _Buffer()
 
 
 class TLS:
@@ -89,35 +74,44 @@ class TLS:
             self._held = self._outgoing.pending
         return True
 
+    def receive(self, data: bytes | memoryview) -> bytes:
+        """Take ciphertext, and return the plain bytes as :meth:`read` does: after the handshake."""
+        if len(data) <= PIECE and self._later is None:
+            self._incoming.write(data)
+            return self.read()
+        # No copy: nothing of the caller's buffer is used after this returns.
+        self._later = memoryview(b"".join((self._later, data)) if self._later else data)
+        try:
+            return self.read()
+        finally:
+            self._later = None
+
     def read(self) -> bytes:
         """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
-        view, pieces, size = _buffer.view, [], 0
+        pieces = []
         try:
             # Ask no more if nothing is left: an exception says so, which takes 1 µs.
-            while self._incoming.pending or size == PLAIN_SIZE or self._feed_more():
-                if size == PLAIN_SIZE:
-                    pieces.append(bytes(view))
-                    size = 0
+            while self._incoming.pending or self._feed_more():
                 try:
-                    count = int(self._object.read(PLAIN_SIZE - size, view[size:]))
+                    piece = self._object.read(RECORD)
                 except ssl.SSLWantReadError:
                     if self._outgoing.pending > ANSWERS:
                         raise ssl.SSLError(ssl.SSL_ERROR_SSL, "too many key updates") from None
                     if self._feed_more():
                         continue
                     break
-                if not count:
+                if not piece:
                     self.ended = True
                     break
-                size += count
+                pieces.append(piece)
         except ssl.SSLZeroReturnError:
             self.ended = True
         except ssl.SSLError:
             # The alert that tells the client why waits for nothing.
             self._held = 0
             raise
-        plain = bytes(view[:size])
-        return b"".join([*pieces, plain]) if pieces else plain
+        # The piece of a single record is returned as it is.
+        return b"".join(pieces)
 
     def write(self, data: bytes | bytearray | memoryview) -> bytes:
         """Return *data* as ciphertext. Raises ssl.SSLError.

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from aiosmtpd.engine.tls import PLAIN_SIZE, RECORD, TLS
+from aiosmtpd.engine.tls import PIECE, RECORD, TLS
 from tests.conftest import Certificates
 from tests.dialogue.tls import PATIENCE, Client
 
@@ -209,15 +209,15 @@ def test_many_records_give_one_piece(pair: Pair, version: ssl.TLSVersion) -> Non
     assert tls.read() == b""
 
 
-# Sizes: one byte to a megabyte, at the edges of a record and of the thread's buffer.
+# Sizes: one byte to a megabyte, at the edges of a record and of a piece.
 
 EDGES = [
     1,
     2,
     *(RECORD + n for n in (-1, 0, 1)),
-    *(2 * RECORD + n for n in (-1, 0, 1)),
-    *(PLAIN_SIZE + n for n in (-1, 0, 1)),
-    *(2 * PLAIN_SIZE + n for n in (-1, 0, 1)),
+    *(PIECE + n for n in (-1, 0, 1)),
+    *(4 * PIECE + n for n in (-1, 0, 1)),
+    *(9 * PIECE + n for n in (-1, 0, 1)),
     1_000_000,
 ]
 
@@ -276,7 +276,7 @@ def test_threads_do_not_share_their_buffers(pair: Pair) -> None:
     begin = threading.Barrier(4)
 
     def read(seed: int, tls: TLS, client: Client) -> None:
-        text = pattern(PLAIN_SIZE + RECORD, seed)
+        text = pattern(9 * RECORD, seed)
         begin.wait(PATIENCE)
         wrong.extend(seed for _ in range(20) if feed(tls, client.write(text)) != text)
 
@@ -503,7 +503,7 @@ class Serving(threading.Thread):
         tls = TLS(self._context)
         with connection:
             try:
-                while not tls.ended and (data := connection.recv(PLAIN_SIZE)):
+                while not tls.ended and (data := connection.recv(65_536)):
                     plain = feed(tls, data)
                     if plain:
                         self.pieces.append(plain)
