@@ -120,9 +120,9 @@ class TestMessages:
         assert len(jobs) == 300
         assert all(int(job.item.id[2:]) == int(read(job)) for job in jobs)
         assert spool.counts().result(PATIENCE).messages == 100
-        # One may be alone, in a commit of before. Duplicates are not counted.
+        # Duplicates are not counted.
         assert sum(number * messages for messages, number in spool.batches.items()) == 100
-        assert max(spool.batches) >= 99
+        assert max(spool.batches) > 1
 
     def test_more_than_one_commit_takes(self, spool: Spool, folder: Path) -> None:
         with write_locked(folder):

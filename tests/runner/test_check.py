@@ -69,11 +69,14 @@ def test_root_becomes_another_user(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken(tmp_path: Path, taken: int) -> None:
-    text = f'user = "{ME}"\nlisten = ["127.0.0.1:0", "127.0.0.1:{taken}"]\nhandler = "json:loads"\n'
-    text += f'[admin]\nhttp = "127.0.0.1:{taken}"\n'
-    assert faults(tmp_path, text) == [
-        f":2: listen.2: 127.0.0.1:{taken} is used by another program",
-        f":5: admin.http: 127.0.0.1:{taken} is used by another program",
+    text = 'user = "{}"\nlisten = ["127.0.0.1:0", "{}"]\nhandler = "json:loads"\n'
+    place = f"127.0.0.1:{taken}"
+    assert faults(tmp_path, text.format(ME, place)) == [
+        f":2: listen.2: {place} is used by another program"
+    ]
+    text += f'[admin]\nhttp = "{place}"\n'
+    assert faults(tmp_path, text.format(ME, "127.0.0.2:0")) == [
+        f":5: admin.http: {place} is used by another program"
     ]
 
 
@@ -101,8 +104,8 @@ def test_a_socket_whose_path_is_too_long(tmp_path: Path) -> None:
     path = f"{tmp_path}/{'x' * 100}"
     text = f'user = "{ME}"\nhandler = "json:loads"\nlisten = "127.0.0.1:0"\n'
     found = faults(tmp_path, f'{text}[admin]\nsocket = "{path}"\n')
-    assert [one.partition("has at most")[0] for one in found] == [
-        ":5: admin.socket: the path of a Unix socket "
+    assert [one.partition(" has at most")[0] for one in found] == [
+        f":5: admin.socket: {path}: the path of a socket"
     ]
 
 
