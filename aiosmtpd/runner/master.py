@@ -418,7 +418,8 @@ def _make_folder(path: str, uid: int, gid: int) -> None:
     """Make the folder of the spools for a user, if there is none; raises Failure."""
     try:
         os.mkdir(path, 0o700)
-        os.chown(path, uid, gid)
+        # The owner of the folder above may have put a link there since.
+        os.chown(path, uid, gid, follow_symlinks=False)
     except FileExistsError:
         pass
     except OSError as error:

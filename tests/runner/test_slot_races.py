@@ -158,3 +158,21 @@ async def test_a_reload_without_its_spool_changes_nothing(tmp_path: Path, slow: 
     assert running.master.keys is keys
     assert not (tmp_path / "other").exists()
     await running.end()
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root gives folders away")
+async def test_a_link_in_the_place_of_the_spool_is_not_followed(
+    tmp_path: Path, slow: SlowStaff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").mkdir()
+
+    def replace(path: str, mode: int) -> None:
+        # The owner of the folder above is as fast as can be.
+        Path(path).symlink_to(tmp_path / "secret")
+
+    config = attrs.evolve(config_of(tmp_path), user="nobody")
+    monkeypatch.setattr(os, "mkdir", replace)
+    running = Running(config)
+    await soon(lambda: running.master.is_ready)
+    assert (tmp_path / "secret").stat().st_uid == 0
+    await running.end()
