@@ -142,6 +142,18 @@ async def test_the_others_of_a_failing_start_have_not_crashed(
     assert ends == [(1, 101, "start"), (0, 100, "drain")]
 
 
+async def test_a_part_of_the_master_that_fails_is_logged(
+    tmp_path: Path, slow: SlowStaff, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(config_of(tmp_path))
+    running.master.timing = Timing(certificates=0.001)
+    await soon(lambda: running.master.is_ready)
+    running.master.keys.read = lambda: 1 // 0 > 0  # type: ignore[method-assign]
+    await soon(lambda: "A part of the master has failed" in caplog.text)
+    assert "ZeroDivisionError" in caplog.text
+    await running.end()
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root makes the spool for workers")
 async def test_a_reload_without_its_spool_changes_nothing(tmp_path: Path, slow: SlowStaff) -> None:
     config = attrs.evolve(config_of(tmp_path), user="nobody")
