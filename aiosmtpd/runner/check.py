@@ -344,9 +344,11 @@ def _try_as_worker(config: Config, online: bool, say: Say, warn: Say) -> None:
             "identity": None if identity is None else attrs.asdict(identity),
         }
     )
-    command = [sys.executable, "-m", "aiosmtpd.runner.tryout"]
-    if sys.flags.safe_path:
-        command.insert(1, "-P")
+    # -P: as in workers, nothing in the current folder takes the place of a module. Here that would
+    # run with the rights of root.
+    command = [sys.executable, "-P", "-m", "aiosmtpd.runner.tryout"]
+    if sys.flags.isolated:
+        command.insert(1, "-I")
     try:
         done = subprocess.run(  # noqa: S603 - this Python
             command,

@@ -192,7 +192,7 @@ def expand(
 def _secret_in(file: FilePath) -> str:
     """Return the text of a file without its last line end; raises ValueError with one line."""
     try:
-        content = file.read_text(encoding="utf-8").rstrip("\r\n")
+        content = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise ValueError(f"{file} is not text in UTF-8") from None
     except OSError as error:

@@ -121,18 +121,26 @@ def _own(name: str, settings: dict[str, Any]) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:
-        raise Failure(f"handler: cannot import {name}: {one_line(error)}") from error
+        text = f"handler: cannot import {name}: {one_line(error)}"
+        raise Failure(text, _code(error)) from error
     if isclass(found):
         try:
             found = found(**settings)
         except (Exception, SystemExit) as error:
-            raise Failure(f"handler: cannot make {name}: {one_line(error)}") from error
+            text = f"handler: cannot make {name}: {one_line(error)}"
+            raise Failure(text, _code(error)) from error
     elif settings:
         raise Failure(f"handler: {name} is not a class, and takes no settings")
     if not callable(found) and not _has_hooks(found):
         # The server would answer 250 to each message, and lose it.
         raise Failure(f"handler: {name} is not a function, and has no hook such as handle_DATA")
     return found
+
+
+def _code(error: BaseException) -> int:
+    """Return the exit code after which systemd tries again (1), or does not (2)."""
+    wrong = (ImportError, SyntaxError, NameError, AttributeError, TypeError, SystemExit)
+    return 2 if isinstance(error, wrong) else 1
 
 
 def _has_hooks(handler: Any) -> bool:

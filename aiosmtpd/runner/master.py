@@ -415,8 +415,13 @@ class Master:
     def _start_task(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("A part of the master has failed: restart it soon", exc_info=error)
 
     def _status(self, more: str = "") -> str:
         count = len(self._slots)
@@ -439,7 +444,8 @@ def _make_folder(path: str, uid: int, gid: int) -> None:
     """Make the folder of the spools for a user, if there is none; raises Failure."""
     try:
         os.mkdir(path, 0o700)
-        os.chown(path, uid, gid)
+        # The owner of the folder above may have put a link there since.
+        os.chown(path, uid, gid, follow_symlinks=False)
     except FileExistsError:
         pass
     except OSError as error:

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 SOUND = 1.0
 """Seconds that a worker must have served so that the next one counts as the first try."""
 
-LONGEST_PAUSE = 30.0
-"""Seconds before a try: the first one is made at once, the second after one second, then twice the
-time before, up to this."""
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds before the second try and those after it; the first one is made at once. The last pause
+is for all others."""
 
 LEAVING = 2
 """Workers of a slot that may end at the same time; the next reload waits for one of them."""
@@ -129,7 +129,7 @@ class Slot:
         while not self._is_retired:
             await self._gone.wait()
             if self._soon > 1:
-                await asyncio.sleep(min(2.0 ** (self._soon - 2), LONGEST_PAUSE))
+                await asyncio.sleep(PAUSES[min(self._soon - 2, len(PAUSES) - 1)])
             async with self._lock:
                 if self._is_retired or self.child is not None:
                     continue

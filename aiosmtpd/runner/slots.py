@@ -147,18 +147,12 @@ class Sockets:
 
     async def _bind(self, place: Place) -> list[Group]:
         if place.systemd is not None:
-            return [_shared(sock) for fd in self._passed(place.systemd) for sock in _adopt(fd)]
+            passed = [sock for fd in self._passed(place.systemd) for sock in sockets.adopt_fd(fd)]
+            return [_shared(sock, is_ours=False) for sock in passed]
         bound = await _patient(place)
-        if place.host is None and place.port is None:
-            # A Unix socket, or a descriptor that another program has bound.
-            groups = [_shared(sock) for sock in bound]
-            if place.fd is not None:
-                for group in groups:
-                    group.file = None
-            return groups
-        if not HAS_GROUPS:
-            return [_shared(sock) for sock in bound]
-        return _grouped(bound)
+        if place.port is not None and HAS_GROUPS:
+            return _grouped(bound)
+        return [_shared(sock, is_ours=place.fd is None) for sock in bound]
 
     def _passed(self, name: str) -> Sequence[int]:
         if self._from_systemd is None:
@@ -210,12 +204,12 @@ async def _patient(place: Place) -> list[socket.socket]:
     raise AssertionError("unreachable")  # pragma: no cover
 
 
-def _adopt(fd: int) -> list[socket.socket]:
-    return sockets.adopt_fd(fd)
-
-
-def _shared(sock: socket.socket) -> Group:
-    return Group([sock], is_grouped=False)
+def _shared(sock: socket.socket, *, is_ours: bool) -> Group:
+    """Return the group of one socket; the file of another program's Unix socket stays."""
+    group = Group([sock], is_grouped=False)
+    if not is_ours:
+        group.file = None
+    return group
 
 
 def _close(groups: Iterable[Group]) -> None:

@@ -11,13 +11,13 @@ def read_users(path: str) -> tuple[tuple[str, str], ...]:
     Raises ValueError with one line, in which no password is.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not text in UTF-8") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.startswith("#"):
             user, _, password = line.partition(":")
             if not user or not password or "\0" in line:

@@ -70,7 +70,7 @@ class Worker:
         self._numbers: Numbers | None = None
         self._drain: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._stopping: asyncio.Task[None] | None = None
-        self._is_now = False
+        self._is_now = self._has_complained = False
         self.answers: dict[str, Callable[[Any], Any]] = {"log": set_level}
         """The functions that answer requests of the master, by the key of the request."""
 
@@ -200,8 +200,17 @@ class Worker:
             await asyncio.sleep(BEAT)
 
     def _send_numbers(self) -> None:
-        if self._numbers is not None:
-            self._channel.send({"beat": self._numbers.snapshot()})
+        if self._numbers is None:
+            return
+        numbers: Any = {}
+        try:
+            numbers = self._numbers.snapshot()
+        except Exception:
+            # Without a heartbeat, the master would end a worker that serves.
+            if not self._has_complained:
+                log.exception("The numbers of the worker cannot be read")
+            self._has_complained = True
+        self._channel.send({"beat": numbers})
 
     async def _send_last_numbers(self) -> None:
         """Send the numbers of the last sessions: the master keeps them."""

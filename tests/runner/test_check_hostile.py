@@ -1,5 +1,6 @@
 """``--check`` of places and code that a server cannot use: one line each, never a traceback."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,21 @@ def test_a_function_of_a_module_that_exits(tmp_path: Path) -> None:
     (tmp_path / "hostile.py").write_text("raise SystemExit('bye')")
     (found,) = faults(tmp_path, SPOOL + 'to = "python:hostile:take"\nmatch = "*@a.test"\n')
     assert found == ":4: route.1: python:hostile:take: cannot import hostile: SystemExit: bye"
+
+
+def test_the_current_folder_hides_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("open('run', 'w').close()")
+    (tmp_path / "config").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert faults(tmp_path / "config", HANDLER) == []
+    assert not os.path.exists("run")
+
+
+def test_a_module_is_found_as_workers_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hostile.py").write_text("def take(mail): pass")
+    (tmp_path / "config").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (found,) = faults(tmp_path / "config", START + CODE)
+    assert "No module named 'hostile'" in found

@@ -105,6 +105,22 @@ def test_a_handler_that_cannot_be_made(wrong: Config, text: str) -> None:
     assert str(caught.value).startswith(text)
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("raise ConnectionError", 1), ("raise ImportError", 2), ("self.gone", 2), ("exit(1)", 2)],
+)
+def test_only_wrong_code_is_a_wrong_configuration(
+    code: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = f"handler_that_fails_{abs(hash(code))}"
+    text = f"class Mail:\n    def __init__(self):\n        {code}\n"
+    (tmp_path / f"{name}.py").write_text(text)
+    with pytest.raises(Failure) as caught:
+        make_handler(Config(handler=f"{name}:Mail", source=str(tmp_path / "a.toml")))
+    assert caught.value.code == expected
+
+
 IN_CODE_ALONE = {"url", "context", "tls", "mode", "timeout"}
 """Parameters of the outlets that a file cannot have, or that are keys of the route."""
 

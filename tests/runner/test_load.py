@@ -177,6 +177,15 @@ def test_users_and_their_passwords(tmp_path: Path) -> None:
     assert faults(tmp_path, text) == [f":4: auth.users: {users}, line 2: expected USER:PASSWORD"]
 
 
+def test_files_of_an_editor_that_marks_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes("\ufeffanne:pa\u2028ss\r\nbob:\x0b\r\n".encode())
+    (tmp_path / "name").write_bytes("\ufeffmx.test\r\n".encode())
+    text = GOOD + 'hostname = "file:name"\n[auth]\nusers = "users"\nrequire_tls = false\n'
+    config = loaded(tmp_path, text).config
+    assert config.auth.pairs == (("anne", "pa\u2028ss"), ("bob", "\x0b"))
+    assert config.hostname == "mx.test"
+
+
 def test_a_preset_counts_less_than_the_file(tmp_path: Path) -> None:
     config = loaded(tmp_path, 'preset = "mx"\n' + GOOD + "[limits]\nerrors = 7\n").config
     assert config.smtp.bare_newline == "reject"

@@ -277,6 +277,16 @@ async def test_a_slot_is_not_given_up(
     assert pauses[:8] == [1, 2, 4, 8, 16, 30, 30, 30]
 
 
+async def test_a_slot_is_not_given_up_after_hours(
+    running: Running, staff: Staff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda seconds: sleep(min(seconds, 0.0001)))
+    staff.failures = [Failure("no")] * 1100
+    staff.workers[0].end(1)
+    await soon(lambda: running.master.slots[0].pid == 100 + 2 + 1100)
+
+
 async def test_old_workers_of_a_slot_are_few(running: Running, staff: Staff) -> None:
     for _ in range(2):
         for worker in staff.workers:

@@ -142,6 +142,18 @@ async def test_the_others_of_a_failing_start_have_not_crashed(
     assert ends == [(1, 101, "start"), (0, 100, "drain")]
 
 
+async def test_a_part_of_the_master_that_fails_is_logged(
+    tmp_path: Path, slow: SlowStaff, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(config_of(tmp_path))
+    running.master.timing = Timing(certificates=0.001)
+    await soon(lambda: running.master.is_ready)
+    running.master.keys.read = lambda: 1 // 0 > 0  # type: ignore[method-assign]
+    await soon(lambda: "A part of the master has failed" in caplog.text)
+    assert "ZeroDivisionError" in caplog.text
+    await running.end()
+
+
 @pytest.mark.skipif(not IS_ROOT, reason="only root makes the spool for workers")
 async def test_a_reload_without_its_spool_changes_nothing(tmp_path: Path, slow: SlowStaff) -> None:
     config = attrs.evolve(config_of(tmp_path), user="nobody")
@@ -157,4 +169,22 @@ async def test_a_reload_without_its_spool_changes_nothing(tmp_path: Path, slow: 
     assert "Cannot make the spool" in running.heard[-1][2][0]
     assert running.master.keys is keys
     assert not (tmp_path / "other").exists()
+    await running.end()
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root gives folders away")
+async def test_a_link_in_the_place_of_the_spool_is_not_followed(
+    tmp_path: Path, slow: SlowStaff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").mkdir()
+
+    def replace(path: str, mode: int) -> None:
+        # The owner of the folder above is as fast as can be.
+        Path(path).symlink_to(tmp_path / "secret")
+
+    config = attrs.evolve(config_of(tmp_path), user="nobody")
+    monkeypatch.setattr(os, "mkdir", replace)
+    running = Running(config)
+    await soon(lambda: running.master.is_ready)
+    assert (tmp_path / "secret").stat().st_uid == 0
     await running.end()

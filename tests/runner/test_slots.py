@@ -171,6 +171,22 @@ async def test_a_socket_of_another_program_is_shared(sockets: Sockets) -> None:
         assert ports(sockets) == [sock.getsockname()[1]]
 
 
+@pytest.mark.parametrize("place", ["systemd", "systemd:in"])
+async def test_the_file_of_a_socket_of_systemd_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    with socket.socket(socket.AF_UNIX) as unit:
+        unit.bind(str(tmp_path / "s"))
+        unit.listen()
+        passed = [(unit.fileno(), "in")]
+        monkeypatch.setattr("aiosmtpd.runner.slots.passed_sockets", lambda: passed)
+        made = Sockets()
+        await made.bind([parse_place(place)], 1)
+        assert made.addresses == [str(tmp_path / "s")]
+        made.close()
+        assert (tmp_path / "s").exists()
+
+
 async def test_systemd_must_have_passed_a_socket(sockets: Sockets) -> None:
     with pytest.raises(Failure, match=r"systemd has passed no socket: see the \.socket unit"):
         await sockets.bind([parse_place("smtp://systemd")], 1)

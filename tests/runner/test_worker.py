@@ -184,6 +184,16 @@ async def test_a_worker_changes_its_certificate(tmp_path: Path, talk: Talk) -> N
     assert await asyncio.to_thread(certificate_of, talk.port) == new[0][0].strip()
 
 
+async def test_a_worker_without_numbers_beats(
+    tmp_path: Path, talk: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aiosmtpd.runner.numbers.Numbers.snapshot", lambda self: 1 // 0)
+    talk.order(with_spool(tmp_path))
+    async with asyncio.timeout(PATIENCE):
+        assert [await talk.hear("beat") for _ in range(3)] == [{"beat": {}}] * 3
+    assert caplog.text.count("The numbers of the worker cannot be read") == 1
+
+
 async def test_a_worker_survives_a_wrong_message(tmp_path: Path, talk: Talk) -> None:
     talk.order(with_spool(tmp_path))
     await talk.hear("ready")
