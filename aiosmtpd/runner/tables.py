@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 
-from aiosmtpd.runner import kinds, outlets
+from aiosmtpd.runner import kinds
 from aiosmtpd.runner.kinds import setting
 
 if TYPE_CHECKING:
@@ -358,11 +358,15 @@ class RouteTable:
     @property
     def is_relay(self) -> bool:
         """True if mail to addresses in any domain goes to another mail server."""
+        from aiosmtpd.runner import outlets  # the master does without
+
         return outlets.scheme_of(self.to) in outlets.RELAYS and self.takes_any_domain
 
     @property
     def takes_any_domain(self) -> bool:
         """True if one of the patterns fits addresses in all domains, or in a top-level domain."""
+        from aiosmtpd.runner import outlets
+
         return any(map(outlets.fits_any_domain, self.match))
 
     @property

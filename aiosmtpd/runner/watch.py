@@ -41,6 +41,9 @@ QUEUE = struct.Struct("=24xI")
 SESSIONS = 200
 """Sessions of each worker that are listed, at most."""
 
+DESK_PAUSE = 2.0
+"""Seconds that the first workers have, before the desk starts beside them."""
+
 NO_RIGHTS = "nobody"
 """The user that the desk becomes if the workers keep the rights of root."""
 
@@ -65,6 +68,10 @@ class Watch:
         self._address: Address | None = None
         """The address of the pages that the log has named."""
         self._keeper: Keeper | None = None
+        self._waiting: asyncio.TimerHandle | None = None
+        """The timer of the first desk, until that starts."""
+        self._first = set(range(config.worker_count))
+        """The slots whose first worker is not ready so far."""
         self._verbs: Mapping[str, Callable[[Any], Awaitable[Any]]] = {
             "alive": self._alive,
             "ready": self._ready,
@@ -91,7 +98,8 @@ class Watch:
         logs.set_up(self._config.log, key=self._key)
         await self.open(self._config)
         self._keeper = Keeper(self.answer, master.timing)
-        self._start_desk()
+        # Workers first: requests wait in the sockets meanwhile.
+        self._waiting = asyncio.get_running_loop().call_later(DESK_PAUSE, self._start_desk)
 
     async def open(self, config: Config) -> None:
         """Bind the places of another configuration too; raises Failure with one line."""
@@ -99,6 +107,8 @@ class Watch:
 
     async def stop(self) -> None:
         """End the desk, and close the places."""
+        if self._waiting is not None:
+            self._waiting.cancel()
         if self._keeper is not None:
             await self._keeper.stop()
         self._doors.keep(Admin())
@@ -110,6 +120,9 @@ class Watch:
 
     def _start_desk(self) -> None:
         """Have a desk for the configuration of now, or none if it has no places."""
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
         config = self._config
         if self._keeper is None or config.admin == Admin():
             if self._keeper is not None:
@@ -154,6 +167,9 @@ class Watch:
     def worker_ready(self, slot: int, pid: int) -> None:
         """Hear that a worker serves."""
         logs.event("worker.ready", slot=slot, worker=pid)
+        self._first.discard(slot)
+        if self._waiting is not None and not self._first:
+            self._start_desk()
 
     def beat(self, slot: int, pid: int, numbers: dict[str, Any]) -> None:
         """Keep the numbers of a heartbeat."""

@@ -14,9 +14,10 @@ from aiosmtpd.protocol.limits import Limits
 from aiosmtpd.runner.child import Timing
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.exposition import METRICS, render
-from aiosmtpd.runner.tables import Log
+from aiosmtpd.runner.tables import Admin, Log
 from aiosmtpd.runner.tally import Tally
 from aiosmtpd.runner.watch import Watch
+from tests.runner.test_slot import soon
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
 
@@ -52,9 +53,12 @@ class Master:
         return {"value": [{"session": "abcd"}] if question == "sessions" else about}
 
 
+NOWHERE = Admin()
+
+
 class Played:
-    def __init__(self) -> None:
-        self.config = Config(workers=2, log=Log(format="text"))
+    def __init__(self, admin: Admin = NOWHERE) -> None:
+        self.config = Config(workers=2, admin=admin, log=Log(format="text"))
         self.master: Any = Master(self.config)
         self.watch = Watch(self.config)
 
@@ -264,3 +268,56 @@ async def test_numbers_follow_a_reload(played: Played) -> None:
     played.master.config = Config(workers=3)
     played.watch.reloaded(True, [])
     assert "\naiosmtpd_workers 3\n" in played.metrics()
+
+
+class Kept:
+    """A keeper that notes what it is to do."""
+
+    orders: list[dict[str, Any] | None]
+    pids: set[int] = set()
+
+    def __init__(self, *_: Any) -> None:
+        self.orders = []
+        Kept.last = self
+
+    last: "Kept"
+
+    def use(self, order: dict[str, Any] | None, descriptors: Any = ()) -> None:
+        self.orders.append(order)
+
+    async def stop(self) -> None:
+        self.orders.append({"stop": True})
+
+
+@pytest.fixture
+async def with_doors(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Played]:
+    monkeypatch.setattr("aiosmtpd.runner.logs.set_up", lambda *args, **keywords: None)
+    monkeypatch.setattr("aiosmtpd.runner.watch.Keeper", Kept)
+    played = Played(Admin(http="127.0.0.1:0"))
+    yield played
+    await played.watch.stop()
+
+
+async def test_the_desk_starts_after_the_first_workers(with_doors: Played) -> None:
+    await with_doors.watch.start(with_doors.master)
+    with_doors.begin(0, 100)
+    assert Kept.last.orders == []
+    with_doors.begin(1, 101)
+    (order,) = Kept.last.orders
+    assert order is not None
+    assert (len(order["http"]), order["ctl"], order["identity"]) == (1, [], None)
+    # Later workers change nothing; a reload gives it a new order, and an empty table none.
+    with_doors.begin(1, 102)
+    with_doors.watch.reloaded(True, [])
+    assert Kept.last.orders == [order, order]
+    with_doors.master.config = Config(workers=2)
+    with_doors.watch.reloaded(True, [])
+    assert Kept.last.orders[2:] == [None]
+
+
+async def test_the_desk_does_not_wait_for_long(
+    with_doors: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.runner.watch.DESK_PAUSE", 0.0)
+    await with_doors.watch.start(with_doors.master)
+    await soon(lambda: len(Kept.last.orders) == 1)
