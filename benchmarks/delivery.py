@@ -2,9 +2,9 @@
 
 ``python benchmarks/delivery.py`` prints messages per second with so many in flight. The floor
 inserts the same bodies into one table, as many in a commit as the spool may have in flight. It has
-no thread, no future, no envelope and no delivery. ``same rows`` is such a loop with the row of the
-spool: it has an envelope, a route and an index of the queue ids. All take turns in short rounds;
-the ratio is the median of the rounds. ``--backlog N`` measures the memory and the files of a long
+no thread, no future, no envelope and no delivery. ``same rows`` is such a loop with the row of a
+new message in the spool, which has an envelope and a route too. All take turns in short rounds; the
+ratio is the median of the rounds. ``--backlog N`` measures the memory and the files of a long
 queue.
 """
 

@@ -88,6 +88,18 @@ order by 1 limit :page
 """  # noqa: S608 - of our own words
 """One page of deliveries, with those of fresh messages, which have no row in ``delivery``."""
 
+_NAMED = f"""
+select queue_id from delivery where queue_id between :first and :last
+union select queue_id from message where {FRESH} and queue_id between :first and :last
+limit 2
+"""  # noqa: S608 - of our own words
+
+_NUMBER = f"""
+select message from delivery where queue_id = :queue_id
+union select id from message where {FRESH} and queue_id = :queue_id
+limit 1
+"""  # noqa: S608 - of our own words
+
 
 class Backlog:
     """The deliveries of a spool. Each method raises :exc:`SpoolError` if the spool is unusable."""
@@ -137,10 +149,9 @@ class Backlog:
 
     def named(self, text: str) -> list[str]:
         """Return the message with this id, or two at most whose ids begin with this text."""
-        found = self._read("select queue_id from message where queue_id = ?", (text,))
+        found = self._read(_NAMED, {"first": text, "last": text})
         if not found and len(text) >= SHORTEST:
-            query = "select queue_id from message where queue_id > ? and queue_id < ? limit 2"
-            found = self._read(query, (text, text + chr(sys.maxunicode)))
+            found = self._read(_NAMED, {"first": text, "last": text + chr(sys.maxunicode)})
         return [queue_id for (queue_id,) in found]
 
     def has_route(self, name: str) -> bool:
@@ -157,8 +168,7 @@ class Backlog:
 
     def content(self, queue_id: str) -> bytes | BinaryIO | None:
         """Return a message, or its open file if it is large; None if there is no such message."""
-        query = "select body from message where queue_id = ?"
-        rows = self._read(query, (queue_id,))
+        rows = self._read("select body from message where id = ?", (self._number(queue_id),))
         if not rows:
             return None
         body: bytes | None = rows[0][0]
@@ -175,12 +185,16 @@ class Backlog:
         values = {"route": selection.route, "dead": selection.dead, "page": PAGE}
         after, end = 0, 1 << 62
         if selection.queue_id is not None:
-            found = self._read("select id from message where queue_id = ?", (selection.queue_id,))
-            message = found[0][0] if found else -1
+            message = self._number(selection.queue_id)
             after, end = (message << NUMBER_BITS) - 1, (message + 1) << NUMBER_BITS
         while page := self._read(_PAGE, {**values, "after": after, "end": end}):
             yield page
             after = page[-1][0]
+
+    def _number(self, queue_id: str) -> int:
+        """Return the number of a message in the database, -1 if there is none."""
+        found = self._read(_NUMBER, {"queue_id": queue_id})
+        return found[0][0] if found else -1
 
     def _read(self, query: str, values: Any) -> list[Any]:
         """Return all rows at once: a reader that stays would keep the server's log from ending."""

@@ -32,32 +32,34 @@ CHECKED = 256 << 20
 SCHEMA = f"""
 begin immediate;
 create table message (
-    id integer primary key, queue_id text not null unique, arrived real not null,
+    id integer primary key, queue_id text not null, arrived real not null,
     envelope text not null, size integer not null, route text, recipients text, body blob);
 create table delivery (
-    id integer primary key, message integer not null references message, size integer not null,
-    route text not null, recipients text not null, due real not null,
-    attempts integer not null default 0, error text, dead integer not null default 0);
+    id integer primary key, message integer not null references message,
+    queue_id text not null, size integer not null, route text not null, recipients text not null,
+    due real not null, attempts integer not null default 0, error text,
+    dead integer not null default 0);
 create table filed (message integer not null);
 create table retried (route text primary key) without rowid;
 create index delivery_due on delivery(route, due) where dead = 0;
 create index delivery_dead on delivery(route) where dead = 1;
+create index delivery_queue_id on delivery(queue_id);
 insert into filed values (0);
 pragma application_id = {APPLICATION};
 pragma user_version = {FORMAT};
 commit;
 """  # noqa: S608 - of our own words
 """``body`` is null if the message is in ``large/``. ``delivery.id`` is the id of the message in the
-upper bits and a number in the lower 16. It saves an index, and so a page in each commit.
-``delivery.size`` is that of the message, to count bytes without reading bodies. ``retried`` has the
-routes that ``aiosmtpd queue retry`` has named since the server looked. ``delivery_due`` begins with
-the route, so that a route with a long queue does not delay others.
+upper bits and a number in the lower 16. ``queue_id`` and ``size`` are in both tables: counts and
+searches read no bodies. ``retried`` has the routes that ``aiosmtpd queue retry`` has named since
+the server looked. ``delivery_due`` begins with the route, so that a route with a long queue does
+not delay others.
 
 Most messages have one route and are delivered at once. So a new one is a single row: its ``route``
 and ``recipients`` are in ``message``, and it is due since it arrived. It is *fresh* while its id is
 above ``filed.message``. :func:`file_fresh` gives all fresh messages rows in ``delivery``, before
 anything but the end of a delivery is written. ``message.route`` is null if these rows were there
-from the beginning."""
+from the beginning. ``message`` has no index, which would be a second page in each commit."""
 
 NUMBER_BITS = 16
 """Bits of the number of a delivery in its id."""
@@ -68,8 +70,9 @@ FRESH = "route is not null and id > (select message from filed)"
 _NEWEST = "select coalesce((select max(id) from message), 0), message from filed"
 
 _FILE = f"""
-insert into delivery(id, message, size, route, recipients, due)
-select id << {NUMBER_BITS}, id, size, route, recipients, arrived from message where {FRESH}
+insert into delivery(id, message, queue_id, size, route, recipients, due)
+select id << {NUMBER_BITS}, id, queue_id, size, route, recipients, arrived
+from message where {FRESH}
 """  # noqa: S608 - of our own words
 
 PRAGMAS = """
@@ -180,7 +183,7 @@ def check_format(connection: sqlite3.Connection, folder: str) -> None:
 
 
 def file_fresh(connection: sqlite3.Connection) -> int:
-    """Give all fresh messages their rows in ``delivery``; return the highest id without one."""
+    """Give all fresh messages their rows; return the id above which messages are fresh."""
     newest, filed = connection.execute(_NEWEST).fetchone()
     if newest <= filed:
         return int(filed)

@@ -15,13 +15,12 @@ _TIME, _RANDOM = 11, 7
 VALID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,99}")
 """Ids that may be the name of a file, in logs and in replies."""
 
+OWN = re.compile(f"[{_LETTERS}]{{{_TIME + _RANDOM}}}")
+"""Ids that :func:`new_queue_id` has made: there is no second message with one of these."""
+
 
 def new_queue_id() -> str:
-    """Return a new id of 18 letters and digits. A later id sorts after an earlier one.
-
-    New rows of the spool's index of ids are then next to each other, so that a commit of many
-    messages writes few pages.
-    """
+    """Return a new id of 18 letters and digits. A later id sorts after an earlier one."""
     # Not a secret: it need only differ from the ids of the same microsecond.
     number = (time.time_ns() // 1000 << 5 * _RANDOM) | random.getrandbits(5 * _RANDOM)
     return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 import attrs
 
 from aiosmtpd.delivery.database import FRESH, NUMBER_BITS, Duplicate
+from aiosmtpd.delivery.ids import OWN
 from aiosmtpd.delivery.item import Arrival, Item, encode, seen_by
 from aiosmtpd.delivery.tally import Job, Tally
 from aiosmtpd.delivery.writer import BYTES
@@ -43,9 +44,10 @@ class Put:
     """A message to insert: the columns of its row after the id, and of its deliveries.
 
     It is fresh, and has no rows in ``delivery``, if it has one route and is due since it arrived.
+    Its queue id must be of :func:`new_queue_id`: that of a fresh message is not compared.
     """
 
-    __slots__ = ("deliveries", "item", "message", "tally")
+    __slots__ = ("deliveries", "is_fresh", "item", "message", "tally")
 
     def __init__(
         self,
@@ -60,62 +62,51 @@ class Put:
         arrived = float(arrival.time)
         envelope = f'{{"sender":{encode(item.sender)},"arrival":{arrival.to_json()}}}'
         body = item.content if isinstance(item.content, bytes) else None
-        deliveries = [(text_of(route), _encoded(to), due) for route, to in parts]
-        own: tuple[str | None, str | None] = (None, None)
-        if len(deliveries) == 1 and due == arrived <= time():
-            own = deliveries.pop()[:2]
+        self.deliveries = [(text_of(route), _encoded(to), due) for route, to in parts]
+        is_one = len(parts) == 1 and OWN.fullmatch(item.id) is not None
+        self.is_fresh = is_one and due == arrived <= time()
+        own = self.deliveries[0][:2] if self.is_fresh else (None, None)
         self.message = (item.id, arrived, envelope, item.size, *own, body)
-        self.deliveries = deliveries
 
     def __call__(self, connection: sqlite3.Connection) -> None:
-        """Insert it alone."""
+        """Insert one that is not fresh."""
+        queue_id, size = self.item.id, self.item.size
+        if is_known(connection, queue_id):
+            raise Duplicate(f"The spool has a message {queue_id} already")
         number = self.tally.next_number()
-        try:
-            _insert(connection, _INSERT_MESSAGES, [(number, *self.message)])
-        except sqlite3.IntegrityError as error:
-            raise Duplicate(f"The spool has a message {self.item.id} already") from error
-        _insert(connection, _INSERT_DELIVERIES, self.rows(number))
-        self.count(number)
+        connection.execute(_INSERT[1], (number, *self.message))
+        connection.executemany(
+            "insert into delivery(id, message, queue_id, size, route, recipients, due)"
+            " values (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (row, number, queue_id, size, *columns)
+                for row, columns in enumerate(self.deliveries, number << NUMBER_BITS)
+            ],
+        )
+        self.tally.add(size, None)
 
-    def rows(self, number: int) -> list[tuple[Any, ...]]:
-        return [
-            (row, number, self.item.size, *columns)
-            for row, columns in enumerate(self.deliveries, number << NUMBER_BITS)
-        ]
-
-    def count(self, number: int) -> None:
-        route, due = self.message[4], self.message[1]
-        job = None
-        if route is not None:
-            job = Job(number=number << NUMBER_BITS, route=route, item=self.item, due=due)
-        self.tally.add(self.item.size, job)
+    def job(self, number: int) -> Job:
+        """Return the job of a fresh one with the id *number*."""
+        route, _, due = self.deliveries[0]
+        return Job(number=number << NUMBER_BITS, route=route, item=self.item, due=due)
 
 
-def _encoded(recipients: Iterable[str]) -> str:
-    """Return a list of addresses as JSON. Encoding a list takes ten times as long as its texts."""
-    return f"[{','.join(map(encode, recipients))}]"
-
-
-def put_together(connection: sqlite3.Connection, puts: list[Put]) -> bool:
-    """Insert messages with few statements; return False and insert nothing if one is a duplicate.
+def put_fresh(connection: sqlite3.Connection, puts: Sequence[Put]) -> None:
+    """Insert fresh messages with few statements.
 
     Python gives its lock away in each statement, and has to wait to get it back while the event
     loop works.
     """
     numbered = [(put.tally.next_number(), put) for put in puts]
-    connection.execute("savepoint puts")
-    try:
-        _insert(connection, _INSERT_MESSAGES, [(number, *put.message) for number, put in numbered])
-    except sqlite3.IntegrityError:
-        connection.execute("rollback to puts")
-        connection.execute("release puts")
-        return False
-    connection.execute("release puts")
-    rows = [row for number, put in numbered if put.deliveries for row in put.rows(number)]
-    _insert(connection, _INSERT_DELIVERIES, rows)
+    for lot in _lots([(number, *put.message) for number, put in numbered]):
+        connection.execute(_INSERT[len(lot)], list(chain.from_iterable(lot)))
     for number, put in numbered:
-        put.count(number)
-    return True
+        put.tally.add(put.item.size, put.job(number))
+
+
+def _encoded(recipients: Iterable[str]) -> str:
+    """Return a list of addresses as JSON. Encoding a list takes ten times as long as its texts."""
+    return f"[{','.join(map(encode, recipients))}]"
 
 
 _LOTS = (32, 8, 1)
@@ -130,23 +121,11 @@ def _lots(rows: Sequence[T]) -> Iterator[Sequence[T]]:
             begin += lot
 
 
-def _inserts(columns: str) -> dict[int, str]:
-    marks = ", ".join("?" for _ in columns.split(","))
-    head = f"insert into {columns} values "  # noqa: S608 - of our own words
-    return {lot: head + ", ".join([f"({marks})"] * lot) for lot in _LOTS}
-
-
-_INSERT_MESSAGES = _inserts(
-    "message(id, queue_id, arrived, envelope, size, route, recipients, body)"
-)
-_INSERT_DELIVERIES = _inserts("delivery(id, message, size, route, recipients, due)")
-
-
-def _insert(
-    connection: sqlite3.Connection, statements: dict[int, str], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    for lot in _lots(rows):
-        connection.execute(statements[len(lot)], list(chain.from_iterable(lot)))
+_INSERT = {
+    lot: "insert into message(id, queue_id, arrived, envelope, size, route, recipients, body) "
+    + ("values " + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * lot))
+    for lot in _LOTS
+}
 
 
 _ROUTES = """
@@ -255,17 +234,13 @@ class Done:
     tally: Tally
     job: Job
 
-    def __call__(self, connection: sqlite3.Connection) -> None:
-        done_together(connection, [self])
 
-
-def done_together(connection: sqlite3.Connection, ends: list[Done]) -> bool:
+def end(connection: sqlite3.Connection, ends: Sequence[Done]) -> None:
     """Remove deliveries with few statements."""
     numbers = [end.job.number for end in ends]
     for lot in _lots(numbers):
         connection.execute(_END[len(lot)], lot)
     ends[0].tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
-    return True
 
 
 def remove_delivered(
@@ -351,9 +326,10 @@ def split(
 def _copy_dead(connection: sqlite3.Connection, number: int, recipients: str, error: str) -> None:
     """Add a dead row beside a row, if that is still there, with the next free number."""
     connection.execute(
-        "insert into delivery(id, message, size, route, recipients, due, attempts, error, dead) "
-        "select (select max(id) + 1 from delivery where id < ?), "
-        "message, size, route, ?, due, attempts, ?, 1 from delivery where id = ? and dead = 0",
+        "insert into delivery(id, message, queue_id, size, route, recipients, due, attempts, "
+        "error, dead) select (select max(id) + 1 from delivery where id < ?), "
+        "message, queue_id, size, route, ?, due, attempts, ?, 1 "
+        "from delivery where id = ? and dead = 0",
         (((number >> NUMBER_BITS) + 1) << NUMBER_BITS, recipients, error, number),
     )
 
@@ -371,7 +347,7 @@ def retried(connection: sqlite3.Connection) -> frozenset[str]:
 
 
 def is_known(connection: sqlite3.Connection, queue_id: str) -> bool:
-    query = "select 1 from message where queue_id = ?"
+    query = "select 1 from delivery where queue_id = ?"
     return connection.execute(query, (queue_id,)).fetchone() is not None
 
 

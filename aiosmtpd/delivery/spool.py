@@ -193,7 +193,8 @@ class Spool:
         )
         put = rows.Put(self._tally, item, arrival, parts, float(due))
         size = len(content) if isinstance(content, bytes) else 0
-        return self._submit(Task(put, size, dropped=dropped, together=rows.put_together))
+        together = rows.put_fresh if put.is_fresh else None
+        return self._submit(Task(put, size, dropped=dropped, together=together))
 
     def due(
         self,
@@ -231,7 +232,7 @@ class Spool:
 
     def done(self, job: Job) -> Future[None]:
         """Remove a delivery, and the message if that was its last one."""
-        return self._submit(Task(rows.Done(self._tally, job), together=rows.done_together))
+        return self._submit(Task(rows.Done(self._tally, job), together=rows.end))
 
     def is_suspect(self, job: Job) -> bool:
         """Return True if this delivery may have ended the process before this one.

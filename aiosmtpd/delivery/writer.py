@@ -55,23 +55,26 @@ STEP, BUSY_STEP = 1024, 64
 """Pages that are given back at a time, without and with work. 1000 take 10 ms."""
 
 
+Together = Callable[[sqlite3.Connection, list[Any]], None]
+"""Does the works of several tasks."""
+
+
 class Task:
     """One piece of work: a function of the connection, and the future of its result.
 
-    *size* is in bytes. *dropped* is called if the work has certainly not been done. *together*
-    does the work of all tasks of its kind in a commit, before that of the others; it returns False
-    if they must be done one by one.
+    *size* is in bytes. *dropped* is called if the work has certainly not been done. With
+    *together*, this is called for all such tasks of a commit, before the work of the others.
     """
 
     __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
 
     def __init__(
         self,
-        work: Callable[[sqlite3.Connection], Any],
+        work: Any,
         size: int = 0,
         writes: bool = True,
         dropped: Callable[[], None] | None = None,
-        together: Callable[[sqlite3.Connection, list[Any]], bool] | None = None,
+        together: Together | None = None,
     ) -> None:
         self.work = work
         self.size = size
@@ -238,8 +241,7 @@ class Writer:
         undone = True
         try:
             connection.execute("begin immediate" if writes else "begin")
-            for together, tasks in _by_kind(batch):
-                _work(connection, together, tasks)
+            _work(connection, batch)
             undone = False
             connection.execute("commit")
         except Exception as error:
@@ -338,26 +340,17 @@ _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
 
 
-def _by_kind(
-    batch: list[Task],
-) -> list[tuple[Callable[[sqlite3.Connection, list[Any]], bool] | None, list[Task]]]:
-    """Return the tasks of a batch with those that can be done together; the others come last."""
-    kinds: dict[Any, list[Task]] = {}
+def _work(connection: sqlite3.Connection, batch: list[Task]) -> None:
+    kinds: dict[Together, list[Any]] = {}
+    others = []
     for task in batch:
-        kinds.setdefault(task.together, []).append(task)
-    others = kinds.pop(None, [])
-    return [*kinds.items(), (None, others)]
-
-
-def _work(
-    connection: sqlite3.Connection,
-    together: Callable[[sqlite3.Connection, list[Any]], bool] | None,
-    tasks: list[Task],
-) -> None:
-    works = [task.work for task in tasks]
-    if together is not None and len(works) > 1 and together(connection, works):
-        return
-    for task in tasks:
+        if task.together is None:
+            others.append(task)
+        else:
+            kinds.setdefault(task.together, []).append(task.work)
+    for together, works in kinds.items():
+        together(connection, works)
+    for task in others:
         try:
             task.value = task.work(connection)
         except SpoolError as error:

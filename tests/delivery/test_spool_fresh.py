@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ import pytest
 from aiosmtpd.delivery import Item, tally
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.item import Arrival
-from aiosmtpd.delivery.spool import Duplicate, Spool
+from aiosmtpd.delivery.spool import Duplicate, Job, Spool
 from tests.delivery.spooling import (
     MESSAGE,
     PATIENCE,
     RECIPIENTS,
     beside,
     due,
-    ids,
     large,
     opened,
     put,
@@ -47,10 +46,19 @@ def spool(folder: Path) -> Iterator[Spool]:
         yield spool
 
 
-def put_fresh(spool: Spool, *names: str, **values: Any) -> None:
+def own(number: int) -> str:
+    """Return a queue id of the form that the spool makes."""
+    return f"{number:018}"
+
+
+def put_fresh(spool: Spool, *numbers: int, **values: Any) -> None:
     values = {"parts": PARTS, "due": 1.0, "arrival": NOW, **values}
-    for future in [put(spool, name, **values) for name in names]:
+    for future in [put(spool, own(number), **values) for number in numbers]:
         future.result(PATIENCE)
+
+
+def numbers(jobs: Sequence[Job]) -> list[int]:
+    return [int(job.item.id) for job in jobs]
 
 
 def rows(folder: Path, table: str = "delivery") -> int:
@@ -58,30 +66,30 @@ def rows(folder: Path, table: str = "delivery") -> int:
         return int(connection.execute(f"select count(*) from {table}").fetchone()[0])
 
 
-def taken(spool: Spool, name: str = "app") -> list[str]:
+def taken(spool: Spool, name: str = "app") -> list[int]:
     found = []
     while (job := spool.fresh.take(name)) is not None:
-        found.append(job.item.id)
+        found.append(int(job.item.id))
     return found
 
 
 def test_it_is_in_memory_as_it_came(spool: Spool, folder: Path) -> None:
     arrival = Arrival(time=1.0, rcpt_options=dict.fromkeys(RECIPIENTS, ("NOTIFY=NEVER",)))
-    put_fresh(spool, "id1", sender="<>", arrival=arrival, parts=[("app", RECIPIENTS[:1])])
+    put_fresh(spool, 1, sender="<>", arrival=arrival, parts=[("app", RECIPIENTS[:1])])
     assert (spool.fresh.routes(), spool.fresh.unread) == (["app"], False)
     job = spool.fresh.take("app")
     assert job is not None
     (again,) = due(spool)
     assert (job.number, job.route, job.due) == (again.number, again.route, again.due)
-    assert (job.item.id, job.item.sender, job.item.recipients) == ("id1", "<>", RECIPIENTS[:1])
+    assert (job.item.id, job.item.sender, job.item.recipients) == (own(1), "<>", RECIPIENTS[:1])
     assert job.item.arrival == again.item.arrival
     assert list(job.item.arrival.rcpt_options) == [RECIPIENTS[0]]
     assert read(job) == read(again) == MESSAGE
 
 
 def test_its_end_needs_no_row(spool: Spool, folder: Path) -> None:
-    put_fresh(spool, "id1")
-    put_fresh(spool, "id2", content=large(spool, "id2", b"x"))
+    put_fresh(spool, 1)
+    put_fresh(spool, 2, content=large(spool, own(2), b"x"))
     with beside(folder) as connection:
         connection.executescript(NO_ROWS)
     for _ in range(2):
@@ -103,7 +111,7 @@ def test_its_end_needs_no_row(spool: Spool, folder: Path) -> None:
     ids=["two routes", "another time", "later"],
 )
 def test_others_have_rows_at_once(spool: Spool, folder: Path, values: Any) -> None:
-    put_fresh(spool, "id1", **values)
+    put_fresh(spool, 1, **values)
     assert rows(folder) == len(values.get("parts", PARTS))
     assert (spool.fresh.routes(), spool.fresh.unread) == ([], True)
     due(spool)
@@ -111,69 +119,68 @@ def test_others_have_rows_at_once(spool: Spool, folder: Path, values: Any) -> No
 
 
 def test_a_result_gives_rows_to_all(spool: Spool, folder: Path) -> None:
-    put_fresh(spool, "id1", "id2", "id3")
+    put_fresh(spool, 1, 2, 3)
     job = spool.fresh.take("app")
     assert job is not None
     spool.later(job, due=50.0, error="no", recipients=RECIPIENTS[1:]).result(PATIENCE)
     assert (rows(folder), taken(spool), spool.fresh.unread) == (3, [], True)
-    assert ids(due(spool)) == ["id2", "id3"]
+    assert numbers(due(spool)) == [2, 3]
     (again,) = due(spool, 50.0)[2:]
     assert (again.item.attempts, again.item.recipients) == (1, RECIPIENTS[1:])
 
 
 def test_only_some_are_held(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "HELD", 2)
-    put_fresh(spool, "id1", "id2", "id3")
+    put_fresh(spool, 1, 2, 3)
     assert spool.fresh.unread
-    assert taken(spool) == ["id1", "id2"]
-    assert ids(due(spool)) == ["id1", "id2", "id3"]
+    assert taken(spool) == [1, 2]
+    assert numbers(due(spool)) == [1, 2, 3]
     assert taken(spool) == []
 
 
 def test_only_some_bytes_are_held(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tally, "HELD_BYTES", 1000)
-    put_fresh(spool, "id1", "id2", content=bytes(1000))
-    assert (spool.fresh.unread, taken(spool)) == (True, ["id1"])
-    put_fresh(spool, "id3", "id4", content=bytes(500))
-    assert taken(spool) == ["id3", "id4"]
+    put_fresh(spool, 1, 2, content=bytes(1000))
+    assert (spool.fresh.unread, taken(spool)) == (True, [1])
+    put_fresh(spool, 3, 4, content=bytes(500))
+    assert taken(spool) == [3, 4]
 
 
 def test_without_fresh_ones(spool: Spool) -> None:
-    put_fresh(spool, "id1")
-    put_fresh(spool, "id2", due=5.0)
+    put_fresh(spool, 1)
+    put_fresh(spool, 2, due=5.0)
     jobs = spool.due(10.0, 9, fresh=False).result(PATIENCE)
-    assert ids(jobs) == ["id2"]
+    assert numbers(jobs) == [2]
     assert spool.dues().result(PATIENCE) == {"app": 5.0}
-    assert taken(spool) == ["id1"]
+    assert taken(spool) == [1]
 
 
-def test_duplicates_among_them(spool: Spool, folder: Path) -> None:
-    put_fresh(spool, "id1")
-    values: dict[str, Any] = {"parts": PARTS, "due": 1.0, "arrival": NOW}
-    with write_locked(folder):
-        futures = [put(spool, name, **values) for name in ("id2", "id1", "id3")]
+def test_ids_of_others_are_compared(spool: Spool) -> None:
+    put_fresh(spool, 1)
+    put(spool, "id1", parts=PARTS, due=1.0, arrival=NOW).result(PATIENCE)
+    assert (taken(spool), spool.fresh.unread) == ([1], True)
     with pytest.raises(Duplicate):
-        futures[1].result(PATIENCE)
-    futures[2].result(PATIENCE)
-    assert taken(spool) == ["id1", "id2", "id3"]
+        put(spool, "id1", parts=PARTS, due=1.0, arrival=NOW).result(PATIENCE)
+    put_fresh(spool, 2)
+    assert taken(spool) == [2]
 
 
 def test_a_failed_commit_offers_nothing(spool: Spool, folder: Path) -> None:
     values: dict[str, Any] = {"parts": PARTS, "due": 1.0, "arrival": NOW}
     with write_locked(folder):
-        first = put(spool, "id1", **values)
+        first = put(spool, own(1), **values)
         until(first.running)
-        second = put(spool, "id2", **values)
+        second = put(spool, own(2), **values)
         wrong = spool.due(10.0, "wrong")  # type: ignore[arg-type]
     for error in second.exception(PATIENCE), wrong.exception(PATIENCE):
         assert isinstance(error, TypeError)
     assert (taken(spool), spool.fresh.unread) == ([], True)
-    assert ids(due(spool)) == ["id1"]
+    assert numbers(due(spool)) == [1]
 
 
 def test_a_start_gives_them_rows(folder: Path) -> None:
     with opened(folder) as spool:
-        put_fresh(spool, "id1", "id2", content=bytes(500))
+        put_fresh(spool, 1, 2, content=bytes(500))
     assert rows(folder) == 0
     with opened(folder, max_bytes=1000) as spool:
         assert (rows(folder), spool.has_room()) == (2, False)
@@ -181,24 +188,23 @@ def test_a_start_gives_them_rows(folder: Path) -> None:
             spool.done(job).result(PATIENCE)
     with opened(folder) as spool:
         # Its number is above those that have rows, although the table was empty.
-        put_fresh(spool, "id3")
-        assert (taken(spool), ids(due(spool))) == (["id3"], ["id3"])
+        put_fresh(spool, 3)
+        assert (taken(spool), numbers(due(spool))) == ([3], [3])
 
 
 def test_many_ends_in_one_commit(spool: Spool, folder: Path) -> None:
     both = [("app", RECIPIENTS[:1]), ("archive", RECIPIENTS[1:])]
-    for number in range(50):
-        put_fresh(spool, f"fresh{number}", content=bytes(10))
-    put_fresh(spool, "both", parts=both)
-    for number in range(2):
-        put_fresh(spool, f"large{number}", content=large(spool, f"large{number}", b"x"))
-    jobs = [job for job in due(spool) if job.route == "app" and job.item.id != "fresh7"]
+    put_fresh(spool, *range(50), content=bytes(10))
+    put_fresh(spool, 50, parts=both)
+    for number in 51, 52:
+        put_fresh(spool, number, content=large(spool, own(number), b"x"))
+    jobs = [job for job in due(spool) if job.route == "app" and int(job.item.id) != 7]
     with write_locked(folder):
         ends = [spool.done(job) for job in jobs]
     assert [end.result(PATIENCE) for end in ends] == [None] * 52
     counts = spool.counts().result(PATIENCE)
     assert (counts.messages, counts.bytes) == (2, 10 + len(MESSAGE))
-    assert ids(due(spool)) == ["fresh7", "both"]
+    assert numbers(due(spool)) == [7, 50]
     assert list((folder / "large").iterdir()) == []
 
 
@@ -206,26 +212,30 @@ class TestQueue:
     """The queue command beside a server."""
 
     def test_it_sees_them(self, spool: Spool, folder: Path) -> None:
-        names = [f"id{number:03}" for number in range(450)]
-        put_fresh(spool, *names)
+        put_fresh(spool, *range(450))
+        names = [own(number) for number in range(450)]
         with closing(Backlog(str(folder))) as backlog:
             found = list(backlog.deliveries(Selection()))
             assert [(one.queue_id, one.route) for one in found] == [(one, "app") for one in names]
-            (one,) = backlog.deliveries(Selection(queue_id="id007", route="app"))
+            (one,) = backlog.deliveries(Selection(queue_id=own(7), route="app"))
             assert (one.recipients, one.due, one.attempts, one.dead) == (RECIPIENTS, 1.0, 0, False)
+            assert backlog.content(own(7)) == MESSAGE
+            assert backlog.named(own(7)) == [own(7)]
+            assert backlog.named(own(7)[:17]) == [own(0), own(1)]
+            assert (backlog.named("0000x"), backlog.content(own(999))) == ([], None)
             assert backlog.has_route("app")
             assert not list(backlog.deliveries(Selection(route="other")))
             assert not list(backlog.deliveries(Selection(dead=True)))
         assert rows(folder) == 0
 
     def test_it_changes_them(self, spool: Spool, folder: Path) -> None:
-        put_fresh(spool, "id1", "id2", "id3")
+        put_fresh(spool, 1, 2, 3)
         with closing(Backlog(str(folder))) as backlog:
-            assert backlog.retry(Selection(queue_id="id2"), "other") == 1
-            assert backlog.drop(Selection(queue_id="id3")) == 1
+            assert backlog.retry(Selection(queue_id=own(2)), "other") == 1
+            assert backlog.drop(Selection(queue_id=own(3))) == 1
         assert spool.changed().result(PATIENCE)
         jobs = due(spool, time.time())
-        assert [(job.item.id, job.route) for job in jobs] == [("id1", "app"), ("id2", "other")]
+        assert [(job.item.id, job.route) for job in jobs] == [(own(1), "app"), (own(2), "other")]
         assert spool.fresh.routes() == []
         assert spool.counts().result(PATIENCE).messages == 2
 

@@ -68,7 +68,7 @@ class SpoolAndDict(RuleBasedStateMachine):
         in_file: bool,
     ) -> None:
         self.made += 1
-        queue_id = f"id{self.made}"
+        queue_id = f"{self.made:018}" if arrived is None else f"id{self.made}"
         body = large(self.spool, queue_id, content) if in_file else content
         arrival = Arrival(time=due if arrived is None else arrived)
         put(self.spool, queue_id, body, list(parts.items()), due, arrival=arrival).result(PATIENCE)
