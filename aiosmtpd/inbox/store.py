@@ -143,6 +143,8 @@ class Store:
             raise
 
     def _open(self, path: Path) -> None:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder: name a file, which may be in it")
         self._lock(path)
         self._folder = path.with_name(path.name + ".large")
         self._folder.mkdir(mode=0o700, exist_ok=True)

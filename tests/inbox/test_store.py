@@ -562,6 +562,16 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
             Store(path).open()
 
 
+def test_a_folder_is_refused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for path in folder, Path(), Path("/"):
+        with pytest.raises(StoreError, match="is a folder: name a file"):
+            Store(path).open()
+    assert [*tmp_path.iterdir()] == [folder]
+
+
 def test_a_closed_store_says_so(store: Store) -> None:
     id = add(store)
     store.close()
