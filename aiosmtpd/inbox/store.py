@@ -643,6 +643,13 @@ class Store:
         self._be_current(parsed)
         return readers.ids(parsed)
 
+    def later(self, id: str) -> tuple[list[str], int] | None:
+        """Return the ids of the messages that came after one, None if there is no such message.
+
+        The number is the earliest of their times of arrival, in milliseconds since 1970.
+        """
+        return self._opened(self._readers).later(id)
+
     def matches(self, id: str, query: str, *, zone: tzinfo | None = None) -> bool:
         """Return True if a message matches *query*; False if there is no such message."""
         return self._opened(self._readers).has(id, language.parse(query, zone))
