@@ -103,7 +103,7 @@ def _probes(services: Services) -> list[BaseRoute]:
         """Answer 200 if the database can be read."""
         try:
             async with asyncio.timeout(SECONDS_TO_BE_READY):
-                await asyncio.to_thread(services.store.summary, limit=0)
+                await asyncio.to_thread(services.store.summary, limit=1)
         except (TimeoutError, StoreError):
             return Response(status_code=503)
         return Response()

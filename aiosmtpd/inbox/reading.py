@@ -132,6 +132,19 @@ class Readers:
                 numbers += [n for (n,) in connection.execute(sql, some)]
             return _rows(connection, sorted(numbers, reverse=True))
 
+    def later(self, id: str) -> tuple[list[str], int] | None:
+        """Return the ids of the messages after one, and the earliest of their times of arrival.
+
+        The clock may have been set back: the times need not be in their order.
+        """
+        sql = "select id, created from msg where n > ? order by n desc"
+        with self._connection() as connection, _snapshot(connection):
+            number = connection.execute("select n from msg where id = ?", (id,)).fetchone()
+            if number is None:
+                return None
+            found = connection.execute(sql, number).fetchall()
+        return [id for id, _ in found], min((created for _, created in found), default=0)
+
     def rows_below(self, number: int | None, limit: int) -> tuple[list[str], int | None]:
         """Return rows of messages with smaller numbers, and the last number, None at the end."""
         with self._connection() as connection, _snapshot(connection):

@@ -145,6 +145,8 @@ class Store:
             raise
 
     def _open(self, path: Path) -> None:
+        if path.is_dir():
+            raise StoreError(f"{path} is a folder: name a file, which may be in it")
         self._lock(path)
         self._folder = path.with_name(path.name + ".large")
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -739,6 +741,13 @@ class Store:
         readers, parsed = self._current(), language.parse(query, zone)
         self._be_current(parsed)
         return readers.ids(parsed)
+
+    def later(self, id: str) -> tuple[list[str], int] | None:
+        """Return the ids of the messages that came after one, None if there is no such message.
+
+        The number is the earliest of their times of arrival, in milliseconds since 1970.
+        """
+        return self._opened(self._readers).later(id)
 
     def matches(self, id: str, query: str, *, zone: tzinfo | None = None) -> bool:
         """Return True if a message matches *query*; False if there is no such message."""

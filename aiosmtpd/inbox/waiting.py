@@ -14,7 +14,7 @@ from public import public
 
 from aiosmtpd.inbox.letter import Letter
 from aiosmtpd.inbox.records import Event, Summary
-from aiosmtpd.inbox.search import milliseconds, words_of
+from aiosmtpd.inbox.search import words_of
 from aiosmtpd.inbox.store import Store
 from aiosmtpd.mail.criteria import Wanted
 
@@ -77,6 +77,8 @@ class Watch:
         query, newer = wish.query, None
         if wish.since:
             query, newer = self._after(wish.since)
+            if not newer:
+                return
         has_patterns = any(pattern is not None for pattern in wish.wanted)
         ids = self.store.find(" ".join([*_narrowing(wish.wanted), query]))
         if newer is not None:
@@ -90,14 +92,13 @@ class Watch:
                 self.consider([id])
 
     def _after(self, id: str) -> tuple[str, set[str]]:
-        """Return a query for messages that came with or after one, and the ids of the later."""
-        mail = self.store.message(id)
-        if mail is None:
+        """Return a query for the messages that came after one and others, and their ids."""
+        later = self.store.later(id)
+        if later is None:
             raise UnknownMessage(id)
+        ids, earliest = later
         # First, because the query may have a quotation mark that is not closed.
-        date = f"after:{milliseconds(mail.created)}"
-        later = self.store.find(date)
-        return f"{date} {self.wish.query}", set(later[: later.index(id)] if id in later else later)
+        return f"after:{earliest} {self.wish.query}", set(ids)
 
     def consider(self, ids: Iterable[str]) -> None:
         """Look at some messages again, or for the first time."""

@@ -116,7 +116,7 @@ def test_a_failure_is_a_refusal(text: str) -> None:
         Later(reply=text)
 
 
-async def test_success_in_a_failure_is_a_mistake() -> None:
+async def test_a_failure_that_says_success_fails() -> None:
     def receive(mail: Any) -> None:
         raise Never("250 2.0.0 OK")
 

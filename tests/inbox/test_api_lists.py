@@ -1,6 +1,8 @@
 """Mailpit's API: lists, searches, read states, deletion and tags."""
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -333,3 +335,13 @@ async def test_halves_of_characters_match_nothing(
     answer = await web.request(method, f"/api/v1/{path}", content=json.dumps(body))
     assert (answer.status_code, answer.text) == (200, "ok")
     assert store.counts()[:2] == (1, 1)
+
+
+async def test_a_damaged_store_is_not_ready(store: Store, web: httpx.AsyncClient) -> None:
+    fill(store, 1)
+    assert (await web.get("/readyz")).status_code == 200
+    assert store.path is not None
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("update about set row = cast(x'ff' as text)")
+    assert (await web.get("/readyz")).status_code == 503
+    assert (await web.get("/api/v1/messages")).status_code == 503

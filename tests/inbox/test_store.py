@@ -571,6 +571,16 @@ def test_the_folder_of_a_store_is_named(tmp_path: Path) -> None:
         assert str(caught.value) == f"Cannot use {path}: the folder {path.parent} {why}"
 
 
+def test_a_folder_is_refused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for path in folder, Path(), Path("/"):
+        with pytest.raises(StoreError, match="is a folder: name a file"):
+            Store(path).open()
+    assert [*tmp_path.iterdir()] == [folder]
+
+
 def test_a_closed_store_says_so(store: Store) -> None:
     id = add(store)
     store.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -102,6 +102,16 @@ async def test_a_message_that_comes(store: Watched) -> None:
     assert ids(answer) == [id]
     assert answer.json()["total"] == 3
     assert store.waits == 0
+
+
+async def test_since_bears_a_clock_that_is_set_back(store: Watched) -> None:
+    noon = datetime(2026, 11, 28, 12, tzinfo=UTC)
+    times = noon, noon + timedelta(hours=1), noon - timedelta(hours=1), noon
+    first, second, third, last = (add(store, created=time) for time in times)
+    assert ids(await ask(store, since=first, timeout=0)) == [last, third, second]
+    assert ids(await ask(store, since=third, timeout=0)) == [last]
+    answer = await ask(store, "/api/wait/none", since=last, within=0)
+    assert (answer.status_code, answer.json()) == (200, {})
 
 
 async def test_since_now_leaves_out_old_ones(store: Watched) -> None:
