@@ -8,6 +8,7 @@ import re
 import sys
 import threading
 from argparse import ArgumentParser, Namespace
+from collections.abc import Awaitable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -333,9 +334,10 @@ class InboxProgram(Program):
         try:
             await super()._serve(identity)
         finally:
-            await self._stop_web()
+            ends: list[Awaitable[None]] = [self._stop_web()]
             if self._webhook is not None:
-                await self._webhook.stop()
+                ends.append(self._webhook.stop())
+            await asyncio.gather(*ends)
             if self._relay is not None:
                 await self._relay.close()
             await asyncio.to_thread(self._close)

@@ -118,8 +118,9 @@ class Webhook:
 
     def _count_the_left_out(self) -> None:
         if self._left_out:
-            text = "the webhook %s left out %d messages that came too soon: see --webhook-limit"
-            log.warning(text, self.name, self._left_out)
+            count = f"{self._left_out} message{'s' * (self._left_out > 1)}"
+            text = "the webhook %s left out %s that came too soon: see --webhook-limit"
+            log.warning(text, self.name, count)
             self._left_out = 0
 
     async def _send(self, body: bytes) -> None:

@@ -257,6 +257,36 @@ async def test_a_message_costs_little(store: Store, web: httpx.AsyncClient, name
     assert time.process_time() - begin < DECENT
 
 
+PIECES = [
+    *(b"\r\n", b"\n", b"\r", b"--m\r\n", b"--m--\r\n", b"Subject: ", b"From: <", b"To: a@b, "),
+    *(b"Content-Type: multipart/mixed; boundary=m\r\n", b"Content-Type: text/html; charset=x\r\n"),
+    *(b"Content-Transfer-Encoding: base64\r\n", b"Content-Disposition: attachment; filename*0=a\n"),
+    *(b"Content-Type: message/rfc822\r\n", b"Content-ID: <x>\r\n", b"=?utf-8?b?/w?=", b"<a href='"),
+    *(b"<style>a{", b"List-Unsubscribe: <x", b"Date: Sat, 31 Feb 9999", b"\xff\xfe", b"X-Tags: a,"),
+]
+ALL = (*PAGES, *MORE, *COPY, "api/v1/message/{}/headers", "api/v1/message/{}/html-check")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(PIECES) | st.binary(max_size=20), max_size=30))
+def test_any_bytes_are_stored_and_shown(large: Store, pieces: list[bytes]) -> None:
+    content = b"".join(pieces)
+    id = add(large, content)
+    found = large.message(id)
+    assert found is not None
+    assert found.pristine() == content
+
+    async def ask() -> None:
+        async with client_of(large) as web:
+            for path in ALL:
+                answer = await web.get("/" + path.format(id))
+                assert answer.status_code in (200, 400, 404), path
+            rows = (await web.get("/api/v1/messages?limit=1")).json()["messages"]
+            assert [one["ID"] for one in rows] == [id]
+
+    asyncio.run(ask())
+
+
 STYLES = {
     "selectors": "a," * 500_000 + "{color:red}",
     "rules": "a{display:flex}" * 100_000,

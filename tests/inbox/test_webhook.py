@@ -143,7 +143,7 @@ async def test_few_requests_wait_at_a_time(
     await coming(store, "first", "second", "third")
     assert sorted(await hook.subjects(2)) == ["first", "second"]
     await poster.stop()
-    assert "left out 1 messages" in caplog.text
+    assert "left out 1 message that" in caplog.text
 
 
 async def test_a_request_has_a_moment_at_the_end(hook: Hook, store: Store) -> None:
