@@ -565,6 +565,8 @@ class Store:
             return True
         if self._snapshot():
             return True
+        with self._gate:
+            self._opened(self._arrivals).empty()
         if self._opened(self._writer).try_now(lambda on, _: changes.drop_some(on)):
             return True
         free = connection.execute("pragma freelist_count").fetchone()[0]
