@@ -202,7 +202,7 @@ def routes(services: Services) -> list[BaseRoute]:
             await refuse(socket.scope, socket.receive, socket.send, answer)
             return
         await socket.accept()
-        with sockets:
+        with sockets, services.store.hurry():
             await Frames(services, hub, socket).run()
 
     return [Route("/api/events", stream), WebSocketRoute("/api/events", connect)]
@@ -210,7 +210,7 @@ def routes(services: Services) -> list[BaseRoute]:
 
 async def _lines(services: Services, hub: Hub, room: Room, last: int | None) -> AsyncIterator[str]:
     client = Client()
-    with room:
+    with room, services.store.hurry():
         hub.enter(client, last)
         try:
             yield "retry: 2000\n\n"
