@@ -179,7 +179,7 @@ class Writer:
         return min(SOON, LATEST) if self._hurries else LATEST
 
     def hurry(self, by: int) -> None:
-        """Count the clients that wait for the events of late work: 1 for a new one, -1 at its end."""
+        """Count the clients that wait for events of late work: 1 for a new one, -1 at its end."""
         with self._gate:
             self._hurries += by
             self._latest = min(self._latest, monotonic() + self._patience())
