@@ -202,7 +202,7 @@ def routes(services: Services) -> list[BaseRoute]:
             await refuse(socket.scope, socket.receive, socket.send, answer)
             return
         await socket.accept()
-        with sockets, services.store.hurry():
+        with sockets:
             await Frames(services, hub, socket).run()
 
     return [Route("/api/events", stream), WebSocketRoute("/api/events", connect)]
@@ -210,7 +210,7 @@ def routes(services: Services) -> list[BaseRoute]:
 
 async def _lines(services: Services, hub: Hub, room: Room, last: int | None) -> AsyncIterator[str]:
     client = Client()
-    with room, services.store.hurry():
+    with room:
         hub.enter(client, last)
         try:
             yield "retry: 2000\n\n"
@@ -235,12 +235,13 @@ async def until_stopped(
     stopped = asyncio.ensure_future(services.stopping.wait())
     coming: asyncio.Future[Numbered | None] | None = None
     try:
-        while not stopped.done():
-            coming = asyncio.ensure_future(client.next(seconds))
-            await asyncio.wait((stopped, coming), return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                first = coming.result()
-                yield [first, *client.rest()] if first is not None else []
+        with services.store.hurry():
+            while not stopped.done():
+                coming = asyncio.ensure_future(client.next(seconds))
+                await asyncio.wait((stopped, coming), return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    first = coming.result()
+                    yield [first, *client.rest()] if first is not None else []
     finally:
         stopped.cancel()
         if coming is not None:
