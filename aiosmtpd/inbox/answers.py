@@ -55,9 +55,12 @@ def wants_gzip(headers: Mapping[str, str]) -> bool:
 
 
 async def json_answer(
-    request: Request, make: Callable[[], str], media_type: str = "application/json"
+    request: Request, make: Callable[[], str | Iterator[str]], media_type: str = "application/json"
 ) -> Response:
-    """Return the text that *make* returns in a thread, compressed if the client accepts it."""
+    """Return the text that *make* returns in a thread, compressed if the client accepts it.
+
+    It may also be pieces of a text: a large one is never joined, because others wait for that.
+    """
     body, zipped = await asyncio.to_thread(_encoded, make, wants_gzip(request.headers))
     headers = {
         "content-type": media_type,
@@ -69,23 +72,28 @@ async def json_answer(
     return octets_answer(body, headers)
 
 
-def octets_answer(body: bytes, headers: dict[str, str]) -> Response:
+def octets_answer(body: bytes | list[bytes], headers: dict[str, str]) -> Response:
     """Return an answer that is sent in pieces if it is large, so that others wait less."""
-    if len(body) <= LARGEST_AT_ONCE:
-        return Response(body, headers=headers)
+    made = [body] if isinstance(body, bytes) else body
+    size = sum(map(len, made))
+    if size <= LARGEST_AT_ONCE:
+        return Response(b"".join(made), headers=headers)
 
     async def pieces() -> AsyncIterator[memoryview]:
-        view = memoryview(body)
-        for at in range(0, len(body), LARGEST_AT_ONCE):
-            yield view[at : at + LARGEST_AT_ONCE]
+        for piece in made:
+            view = memoryview(piece)
+            for at in range(0, len(piece), LARGEST_AT_ONCE):
+                yield view[at : at + LARGEST_AT_ONCE]
 
-    return StreamingResponse(pieces(), headers={**headers, "content-length": str(len(body))})
+    return StreamingResponse(pieces(), headers={**headers, "content-length": str(size)})
 
 
-def _encoded(make: Callable[[], str], zip: bool) -> tuple[bytes, bool]:
-    body = make().encode("utf-8", "replace") + b"\n"
-    if zip and SMALLEST_ZIPPED <= len(body) <= LARGEST_ZIPPED:
-        return gzip.compress(body, 1, mtime=0), True
+def _encoded(make: Callable[[], str | Iterator[str]], zip: bool) -> tuple[list[bytes], bool]:
+    made = make()
+    pieces = [made] if isinstance(made, str) else made
+    body = [*(piece.encode("utf-8", "replace") for piece in pieces), b"\n"]
+    if zip and SMALLEST_ZIPPED <= sum(map(len, body)) <= LARGEST_ZIPPED:
+        return [gzip.compress(b"".join(body), 1, mtime=0)], True
     return body, False
 
 

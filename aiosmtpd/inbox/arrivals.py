@@ -2,8 +2,11 @@
 
 A commit of the database takes longer than all else that is done for a message, and it would need
 another thread. So a message is safe as soon as it is at the end of a file. It is described and put
-into the database a moment later, many in one commit. The files are used in turns: while one takes
-new messages, the other is emptied as soon as the database has all of its own.
+into the database a moment later, many in one commit.
+
+When the database has all messages of a file, the next ones overwrite them: to cut the file might
+have to wait for the disk. The database knows the number of the last one that it has. The files are
+used in turns, so that this happens now and then even if messages come all the time.
 """
 
 from __future__ import annotations
@@ -58,21 +61,23 @@ class Arrivals:
         return len(self._waiting)
 
     def read(self) -> list[Record]:
-        """Return the messages that another process left, by their numbers."""
+        """Return the messages that another process left, by their numbers.
+
+        There may be some among them that the database has.
+        """
         found = [record for file in self._files for record in file.read()]
         return sorted(found, key=lambda record: record.number)
 
     def empty(self) -> None:
-        """Forget all messages: the database has them."""
-        self._waiting.clear()
+        """Cut the files that have no message which is not yet in the database."""
         for file in self._files:
-            file.empty()
+            if not file.waiting:
+                file.empty()
 
     def add(self, record: Record) -> None:
         """Keep a message; without an error, it is safe."""
         file, other = self._files
-        if file.size >= FULL and not other.waiting:
-            other.empty()
+        if file.position >= FULL and not other.waiting:
             self._files.reverse()
             file = other
         file.add(record)
@@ -81,56 +86,56 @@ class Arrivals:
     def stored(self, count: int) -> None:
         """Note that the database has the next messages, in the order in which they came."""
         for _ in range(count):
-            file = self._waiting.popleft()
-            file.waiting -= 1
-            if not file.waiting and file.size:
-                file.empty()
+            self._waiting.popleft().waiting -= 1
 
     def close(self) -> None:
-        """Close the files, and remove those that have no messages."""
+        """Close the files; remove those that have no message which is not in the database."""
         for file in self._files:
             file.close()
 
 
 class _File:
     def __init__(self, path: str) -> None:
-        self.waiting = 0
+        self.position = self.waiting = 0
         self._path = path
         binary = getattr(os, "O_BINARY", 0)
-        self._number = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | binary, 0o600)
-        self.size = os.fstat(self._number).st_size
+        self._number = os.open(path, os.O_CREAT | os.O_RDWR | binary, 0o600)
+        # Its messages are unknown until they are read.
+        self._size = os.fstat(self._number).st_size
+        self._is_kept = self._size > 0
 
     def add(self, record: Record) -> None:
         data = record.packed()
-        try:
-            if os.write(self._number, data) < len(data):
-                raise OSError(f"no space left for {self._path}")
-        except OSError:
-            # A piece of a record would hide the next ones.
-            os.ftruncate(self._number, self.size)
-            raise
-        self.size += len(data)
+        if not self.waiting:
+            self.position = 0
+        # Not after a piece of another record, which the disk has refused.
+        os.lseek(self._number, self.position, os.SEEK_SET)
+        if os.write(self._number, data) < len(data):
+            raise OSError(f"no space left for {self._path}")
+        self.position += len(data)
+        self._size = max(self._size, self.position)
         self.waiting += 1
 
     def read(self) -> Iterator[Record]:
-        data = Path(self._path).read_bytes()
-        position = 0
+        data, position = Path(self._path).read_bytes(), 0
         while position + _HEAD.size <= len(data):
             checksum, *sizes = _HEAD.unpack_from(data, position)
             begin = position + _HEAD.size
             position = begin + sum(sizes)
             if position > len(data) or crc32(data[begin:position]) != checksum:
-                # The end of the process came before the end of the record.
+                # The end of the process came before the end of the record, or older ones follow.
                 return
             number = data[begin : begin + sizes[0]]
             envelope = data[begin + sizes[0] : position - sizes[2]]
             yield Record(int(number), envelope.decode(), data[position - sizes[2] : position])
 
     def empty(self) -> None:
-        os.ftruncate(self._number, 0)
-        self.size = 0
+        self._is_kept = False
+        if self._size:
+            os.ftruncate(self._number, 0)
+            self._size = self.position = 0
 
     def close(self) -> None:
         os.close(self._number)
-        if not self.size:
+        if not (self.waiting or self._is_kept):
             os.unlink(self._path)

@@ -246,12 +246,13 @@ async def until_stopped(
     stopped = asyncio.ensure_future(services.stopping.wait())
     coming: asyncio.Future[Numbered | None] | None = None
     try:
-        while not stopped.done():
-            coming = asyncio.ensure_future(client.next(seconds))
-            await asyncio.wait((stopped, coming), return_when=asyncio.FIRST_COMPLETED)
-            if coming.done():
-                first = coming.result()
-                yield [first, *client.rest()] if first is not None else []
+        with services.store.hurry():
+            while not stopped.done():
+                coming = asyncio.ensure_future(client.next(seconds))
+                await asyncio.wait((stopped, coming), return_when=asyncio.FIRST_COMPLETED)
+                if coming.done():
+                    first = coming.result()
+                    yield [first, *client.rest()] if first is not None else []
     finally:
         stopped.cancel()
         if coming is not None:

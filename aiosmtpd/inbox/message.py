@@ -72,7 +72,7 @@ class Reader(Finder):
         """Return the decoded message, and mark it as read."""
         mail = await self.find(request)
         async with self._turn(mail):
-            answer = await json_answer(request, mail.json)
+            answer = await json_answer(request, mail.json_pieces)
         await self.mark_read(mail)
         return answer
 

@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from functools import partial
 from pathlib import Path
@@ -274,8 +274,8 @@ class Store:
     def take(self, received: Received) -> Future[str]:
         """Store a message as :meth:`add` does, but give the result as soon as it is safe.
 
-        It is in the lists a moment later: its event comes within some 10 ms, and methods that read
-        or change messages first wait for it. :meth:`counts` has it at once.
+        It is in the lists a moment later: its event comes within 100 ms, see :meth:`hurry`, and
+        methods that read or change messages first wait for it. :meth:`counts` has it at once.
         """
         content, writer = received.content, self._opened(self._writer)
         is_slow = self.durable or self.ignore_duplicates or writer.is_behind()
@@ -567,6 +567,8 @@ class Store:
             return True
         if self._snapshot():
             return True
+        with self._gate:
+            self._opened(self._arrivals).empty()
         if self._opened(self._writer).try_now(lambda on, _: changes.drop_some(on)):
             return True
         free = connection.execute("pragma freelist_count").fetchone()[0]
@@ -829,6 +831,16 @@ class Store:
                 self._callbacks = tuple(one for one in self._callbacks if one is not callback)
 
         return end
+
+    @contextmanager
+    def hurry(self) -> Iterator[None]:
+        """Within this block, events of new messages come within some 10 ms, and else 100 ms."""
+        writer = self._opened(self._writer)
+        writer.hurry(1)
+        try:
+            yield
+        finally:
+            writer.hurry(-1)
 
     def publish(self, event: Event) -> None:
         """Pass an event to the callbacks, in this thread."""

@@ -220,11 +220,15 @@ class StoredMail:
 
     def json(self) -> str:
         """Return the Message that ``GET /message/{id}`` answers."""
+        return "".join(self.json_pieces())
+
+    def json_pieces(self) -> Iterator[str]:
+        """Return the same in pieces: a large message takes seconds, and much memory for a copy."""
         values = self._values
         sender = people.sender(self._first("from")) if "from" in values else Person("", "")
         message_id = header.characters(self._first("message-id")).strip()
         return_path = header.characters(self._first("return-path")).strip("<> \t")
-        return wire.dump_message(
+        return wire.dump_pieces(
             {
                 "ID": self.id,
                 "MessageID": message_id.removeprefix("<").removesuffix(">"),

@@ -202,13 +202,17 @@ async def wait(store: Store, wish: Wish, seconds: float, stopping: asyncio.Event
     stopped = asyncio.create_task(stopping.wait())
     deadline = loop.time() + seconds
     try:
-        await asyncio.to_thread(watch.look)
-        while not watch.is_enough and not stopping.is_set():
-            ids = await _next(changed, stopped, deadline - loop.time())
-            if ids == []:
-                break
-            # Not interrupted by the deadline: a thread cannot be.
-            await asyncio.to_thread(watch.consider, list(watch.found) if ids is None else ids)
+        with store.hurry():
+            await asyncio.to_thread(watch.look)
+            is_over = False
+            while not (watch.is_enough or is_over or stopping.is_set()):
+                ids = await _next(changed, stopped, deadline - loop.time())
+                if is_over := ids == []:
+                    # The events of the last messages may be late.
+                    await asyncio.to_thread(store.rows, [])
+                    ids = _known(changed)
+                # Not interrupted by the deadline: a thread cannot be.
+                await asyncio.to_thread(watch.consider, list(watch.found) if ids is None else ids)
     finally:
         end()
         stopped.cancel()
@@ -228,7 +232,12 @@ async def _next(
         getting.cancel()
     if not getting.done():
         return []
-    ids = [getting.result()]
+    return _known(changed, getting.result())
+
+
+def _known(changed: asyncio.Queue[str | None], *first: str | None) -> list[str] | None:
+    """Return the first ids and those that wait, None if all may have changed."""
+    ids = [*first]
     while not changed.empty():
         ids.append(changed.get_nowait())
     known = [id for id in ids if id is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -19,16 +20,20 @@ def dump(value: Any) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
-def dump_message(values: dict[str, Any]) -> str:
-    """Return an object as JSON; long texts in it are made in pieces, so that others wait less."""
-    return "{" + ",".join(f'"{name}":{_piecewise(value)}' for name, value in values.items()) + "}"
-
-
-def _piecewise(value: Any) -> str:
-    if not isinstance(value, str) or len(value) <= PIECE:
-        return dump(value)
-    pieces = (dump(value[at : at + PIECE])[1:-1] for at in range(0, len(value), PIECE))
-    return f'"{"".join(pieces)}"'
+def dump_pieces(values: dict[str, Any]) -> Iterator[str]:
+    """Yield an object as JSON; long texts in it are made in pieces, so that others wait less."""
+    mark = "{"
+    for name, value in values.items():
+        yield f'{mark}"{name}":'
+        mark = ","
+        if not isinstance(value, str) or len(value) <= PIECE:
+            yield dump(value)
+            continue
+        yield '"'
+        for at in range(0, len(value), PIECE):
+            yield dump(value[at : at + PIECE])[1:-1]
+        yield '"'
+    yield "}"
 
 
 def time(moment: datetime | None, digits: int = 3) -> str:

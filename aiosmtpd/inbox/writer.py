@@ -28,11 +28,14 @@ BATCH = 64
 QUIET = 0.05
 """Seconds without work before the thread tidies up."""
 
-PAUSE = 0.004
+PAUSE = 0.02
 """Seconds without more late work before it is done."""
 
-LATEST = 0.01
-"""Seconds by which work may be late, at most."""
+LATEST = 0.1
+"""Seconds by which work may be late, at most: the more tasks in one commit, the less each takes."""
+
+SOON = 0.01
+"""Seconds by which it may be late while a client waits for its events."""
 
 MOST_LATE = 500
 """Late tasks that wait before the store is behind."""
@@ -108,8 +111,8 @@ _WAKE = Task(lambda *_: None)
 class Writer:
     """Runs tasks in the order in which they come, many in one transaction.
 
-    Late tasks run within some 10 ms, or before the next other task: waking the thread for each of
-    them would take longer than the task.
+    Late tasks run within 100 ms, or before the next other task: waking the thread for each of them
+    would take longer than the task.
 
     *committed* is called with the changes of the tasks after their commit, before their futures
     have their results. *tidy* is called with True when there is no work, else after each commit; it
@@ -134,6 +137,7 @@ class Writer:
         self._late: list[Task] = []
         # When to run the late tasks, and the end of the patience with the first of them.
         self._due = self._latest = 0.0
+        self._hurries = 0
         self._thread = threading.Thread(target=self._run, name="aiosmtpd inbox", daemon=True)
 
     def start(self) -> None:
@@ -165,11 +169,22 @@ class Writer:
             now, is_first = monotonic(), not self._late
             self._late.append(task)
             if is_first:
-                self._latest = now + LATEST
+                self._latest = now + self._patience()
             self._due = min(now + PAUSE, self._latest)
         if is_first:
             self._tasks.put(_WAKE)
         return task.future
+
+    def _patience(self) -> float:
+        return min(SOON, LATEST) if self._hurries else LATEST
+
+    def hurry(self, by: int) -> None:
+        """Count the clients that wait for events of late work: 1 for a new one, -1 at its end."""
+        with self._gate:
+            self._hurries += by
+            self._latest = min(self._latest, monotonic() + self._patience())
+            self._due = min(self._due, self._latest)
+        self._tasks.put(_WAKE)
 
     def stop(self) -> None:
         """Wait for the work that was added, end the thread, and close the connection."""
@@ -270,8 +285,8 @@ class Writer:
             with self._gate:
                 del self._late[:done]
                 now, refused = monotonic(), done < len(some)
-                self._latest = now + (AGAIN if refused else LATEST)
-                self._due = self._latest if refused else now + PAUSE
+                self._latest = now + (AGAIN if refused else self._patience())
+                self._due = self._latest if refused else min(now + PAUSE, self._latest)
             left = 0 if refused else left - done
 
     def _commit(self, batch: list[Task]) -> int:

@@ -119,6 +119,24 @@ def test_the_first_is_not_delayed_by_others(store: Store, monkeypatch: pytest.Mo
     assert came.wait(30)
 
 
+@pytest.mark.parametrize("is_before", [True, False])
+def test_a_hurry_brings_its_event(store: Store, is_before: bool) -> None:
+    came = threading.Event()
+    store.subscribe(lambda event: came.set())
+    if is_before:
+        take(store)
+        assert not came.is_set()
+        with store.hurry():
+            assert came.wait(30)
+    else:
+        with store.hurry():
+            take(store)
+            assert came.wait(30)
+    came.clear()
+    take(store)
+    assert not came.is_set()
+
+
 def test_an_end_completes_it(tmp_path: Path) -> None:
     with Store(tmp_path / "box.db") as store:
         take(store)

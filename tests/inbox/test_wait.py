@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
-from aiosmtpd.inbox import waiting
+from aiosmtpd.inbox import waiting, writer
 from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.records import Attempt, Event
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Store
 from tests.inbox.own_support import asking, client_of
-from tests.inbox.support import add, mail
+from tests.inbox.support import add, mail, received
 
 PATIENCE = 10
 
@@ -260,3 +260,14 @@ async def test_a_client_that_goes_ends_its_wait(store: Watched) -> None:
     await answering
     assert store.waits == 0
     assert sent[0]["status"] == 503
+
+
+async def test_a_wait_looks_once_more_at_its_end(
+    store: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PAUSE", "LATEST", "SOON"):
+        monkeypatch.setattr(writer, name, 3600.0)
+    waiting = asyncio.create_task(ask(store, query="subject:late", timeout=0.3))
+    await store.until_watched()
+    id = store.take(received(mail(subject="late"))).result(PATIENCE)
+    assert ids(await waiting) == [id]
