@@ -91,7 +91,7 @@ class TLS:
         pieces = []
         try:
             # Ask no more if nothing is left: an exception says so, which takes 1 µs.
-            while self._incoming.pending or self._feed_more():
+            while self._incoming.pending or (self._later and self._feed_more()):
                 try:
                     piece = self._object.read(RECORD)
                 except ssl.SSLWantReadError:
