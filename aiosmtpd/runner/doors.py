@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -15,16 +14,11 @@ import attrs
 from aiosmtpd.listen import sockets
 from aiosmtpd.listen.addresses import Address, parse_listen
 from aiosmtpd.process.failure import Failure
+from aiosmtpd.runner.slots import patiently
 from aiosmtpd.runner.tables import Admin
 
 BACKLOG = 128
 """Clients that may wait for the desk."""
-
-ROUNDS, PAUSE = 10, 0.1
-"""How often, and with how many seconds between, a place is tried that is taken.
-
-The desk of a master that was killed needs a moment to end.
-"""
 
 Key = tuple[str, str]
 """The name of a key in ``[admin]``, and its value."""
@@ -100,26 +94,19 @@ def _keys(admin: Admin) -> Iterator[Key]:
 
 
 async def _bind(key: str, text: str) -> _Bound:
-    for last in reversed(range(ROUNDS)):
-        try:
-            bound = await _bind_tcp(text) if key == "http" else _bind_unix(text)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or not last:
-                raise
-        else:
-            for sock in bound.sockets:
-                # From now on clients can wait, also while no desk runs.
-                sock.listen(BACKLOG)
-            return bound
-        await asyncio.sleep(PAUSE)
-    raise AssertionError("unreachable")  # pragma: no cover
+    bind = _bind_tcp if key == "http" else _bind_unix
+    bound = await patiently(lambda: bind(text))
+    for sock in bound.sockets:
+        # From now on clients can wait, also while no desk runs.
+        sock.listen(BACKLOG)
+    return bound
 
 
 async def _bind_tcp(text: str) -> _Bound:
     return _Bound(await sockets.bind(parse_listen(text)))
 
 
-def _bind_unix(path: str) -> _Bound:
+async def _bind_unix(path: str) -> _Bound:
     """Bind a Unix socket for its owner alone; replace that of a server that has gone."""
     _make_way(path)
     listener = socket.socket(socket.AF_UNIX)

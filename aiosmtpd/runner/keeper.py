@@ -12,7 +12,7 @@ import attrs
 
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.runner.child import Child, Timing, reason
-from aiosmtpd.runner.slot import LONGEST_PAUSE, SOUND
+from aiosmtpd.runner.slot import SOUND, pause_after
 from aiosmtpd.runner.verbs import LONGEST, UNANSWERED
 
 LINGER = 10.0
@@ -87,9 +87,8 @@ class Keeper:
         while True:
             await self._wake.wait()
             if self._failures > 1:
-                pause = min(2.0 ** (self._failures - 2), LONGEST_PAUSE)
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
+                    async with asyncio.timeout(pause_after(self._failures)):
                         await self._hurry.wait()
             self._wake.clear()
             self._hurry.clear()

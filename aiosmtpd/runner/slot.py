@@ -24,6 +24,12 @@ PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before the second try and those after it; the first one is made at once. The last pause
 is for all others."""
 
+
+def pause_after(failures: int) -> float:
+    """Return the seconds before a process is started again that has failed so often, at least 2."""
+    return PAUSES[min(failures - 2, len(PAUSES) - 1)]
+
+
 LEAVING = 2
 """Workers of a slot that may end at the same time; the next reload waits for one of them."""
 
@@ -129,7 +135,7 @@ class Slot:
         while not self._is_retired:
             await self._gone.wait()
             if self._soon > 1:
-                await asyncio.sleep(PAUSES[min(self._soon - 2, len(PAUSES) - 1)])
+                await asyncio.sleep(pause_after(self._soon))
             async with self._lock:
                 if self._is_retired or self.child is not None:
                     continue

@@ -13,8 +13,9 @@ import errno
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 import attrs
 
@@ -24,15 +25,17 @@ from aiosmtpd.process.activation import passed_sockets
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner.config import Place
 
+T = TypeVar("T")
+
 HAS_GROUPS = sys.platform == "linux"
 
 LOWEST_FREE_PORT = 1024
 LOW_PORT = "; a port below 1024 needs root, or AmbientCapabilities= in the service of systemd"
 
 ROUNDS, PAUSE = 10, 0.1
-"""How often, and with how many seconds between, a port is tried that is taken.
+"""How often, and with how many seconds between, a place is tried that is taken.
 
-The workers of a master that was killed need a moment to end.
+The processes of a master that was killed need a moment to end.
 """
 
 
@@ -192,12 +195,20 @@ def _grouped(bound: list[socket.socket]) -> list[Group]:
 
 
 async def _patient(place: Place) -> list[socket.socket]:
+    try:
+        return await patiently(lambda: sockets.bind(place))
+    except OSError as error:
+        if error.errno == errno.EACCES and 0 < (place.port or 0) < LOWEST_FREE_PORT:
+            raise OSError(error.errno, f"{error.strerror}{LOW_PORT}") from error
+        raise
+
+
+async def patiently(bind: Callable[[], Awaitable[T]]) -> T:
+    """Bind; try again if the place is taken. Raises OSError."""
     for last in reversed(range(ROUNDS)):
         try:
-            return await sockets.bind(place)
+            return await bind()
         except OSError as error:
-            if error.errno == errno.EACCES and 0 < (place.port or 0) < LOWEST_FREE_PORT:
-                raise OSError(error.errno, f"{error.strerror}{LOW_PORT}") from error
             if error.errno != errno.EADDRINUSE or not last:
                 raise
         await asyncio.sleep(PAUSE)
