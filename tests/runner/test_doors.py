@@ -20,7 +20,7 @@ HTTP = "127.0.0.1:0"
 
 @pytest.fixture
 def doors(monkeypatch: pytest.MonkeyPatch) -> Iterator[Doors]:
-    monkeypatch.setattr("aiosmtpd.runner.doors.PAUSE", 0.0)
+    monkeypatch.setattr("aiosmtpd.runner.slots.PAUSE", 0.0)
     found = Doors()
     yield found
     found.keep(Admin())
