@@ -46,9 +46,10 @@ SIGHUP reads the file, the certificates
 and the code of handlers again. SIGTERM
 lets the open sessions end.
 
-exit code: 0, 1 if it cannot start, 2 for
-wrong options and a wrong configuration,
-74 if the disk of the spool fails
+exit code: 0, 1 if it cannot start, 2
+for wrong options and a wrong
+configuration, 74 if the disk of the
+spool fails
 """
 
 

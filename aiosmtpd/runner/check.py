@@ -24,7 +24,7 @@ from aiosmtpd.runner import outlets
 from aiosmtpd.runner.config import Config, Place
 from aiosmtpd.runner.environment import PREFIX
 from aiosmtpd.runner.faults import Fault, in_order
-from aiosmtpd.runner.keys import facts_of
+from aiosmtpd.runner.keys import facts_of_files
 from aiosmtpd.runner.lines import Path
 from aiosmtpd.runner.load import Loaded
 from aiosmtpd.runner.running import holds_port, servers_of
@@ -212,23 +212,20 @@ def _check_pair(pair: Pair, path: Path, say: Say, warn: Say) -> None:
     if credentials and pair.key.startswith(credentials):
         warn((*path, "key"), CREDENTIAL)
     try:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(pair.cert, pair.key, _no_pass_phrase)
-        facts = facts_of(context)
+        facts = facts_of_files(pair)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             say((*path, "key"), "the key is not that of the certificate")
         else:
             say((*path, "key"), f"not a PEM file with a key ({one_line(error)})")
         return
+    except OSError as error:
+        say((*path, "cert"), f"the two files cannot be read: {error.strerror or error}")
+        return
     except ValueError as error:
         say((*path, "key"), str(error))
         return
     _check_end(datetime.fromtimestamp(facts.not_after, UTC), (*path, "cert"), say, warn)
-
-
-def _no_pass_phrase() -> str:
-    raise ValueError("the key has a pass phrase, and a server has nothing to ask for it")
 
 
 def _check_end(end: datetime, path: Path, say: Say, warn: Say) -> None:

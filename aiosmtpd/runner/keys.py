@@ -50,7 +50,12 @@ class Keyring:
 
     def read(self) -> bool:
         """Read the files; return True if one has changed. If one is wrong, all old ones stay."""
-        texts = [_read(pair) for pair in self._pairs]
+        texts = []
+        for pair in self._pairs:
+            try:
+                texts.append(_read(pair))
+            except OSError as error:
+                raise Failure(_explain(pair, error)) from error
         if texts == self.texts:
             return False
         facts = {}
@@ -100,12 +105,14 @@ class Contexts:
 
 
 def _read(pair: Pair) -> Texts:
-    try:
-        # Comments beside the PEM blocks may be in any encoding.
-        with open(pair.cert, encoding="latin-1") as cert, open(pair.key, encoding="latin-1") as key:
-            return Texts(cert.read(), key.read())
-    except OSError as error:
-        raise Failure(_explain(pair, error)) from error
+    # Comments beside the PEM blocks may be in any encoding.
+    with open(pair.cert, encoding="latin-1") as cert, open(pair.key, encoding="latin-1") as key:
+        return Texts(cert.read(), key.read())
+
+
+def facts_of_files(pair: Pair) -> Facts:
+    """Return what a certificate says; raises OSError or ValueError if a server cannot use it."""
+    return facts_of(_context_of(_read(pair)))
 
 
 def _explain(pair: Pair, error: Exception) -> str:

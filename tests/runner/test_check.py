@@ -69,14 +69,13 @@ def test_root_becomes_another_user(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken(tmp_path: Path, taken: int) -> None:
-    text = 'user = "{}"\nlisten = ["127.0.0.1:0", "{}"]\nhandler = "json:loads"\n'
-    place = f"127.0.0.1:{taken}"
-    assert faults(tmp_path, text.format(ME, place)) == [
-        f":2: listen.2: {place} is used by another program"
-    ]
-    text += f'[admin]\nhttp = "{place}"\n'
-    assert faults(tmp_path, text.format(ME, "127.0.0.2:0")) == [
-        f":5: admin.http: {place} is used by another program"
+    text = f'user = "{ME}"\nlisten = ["127.0.0.1:0", "127.0.0.1:{taken}"]\nhandler = "json:loads"\n'
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        other = server.getsockname()[1]
+        found = faults(tmp_path, f'{text}[admin]\nhttp = "127.0.0.1:{other}"\n')
+    assert found == [
+        f":2: listen.2: 127.0.0.1:{taken} is used by another program",
+        f":5: admin.http: 127.0.0.1:{other} is used by another program",
     ]
 
 

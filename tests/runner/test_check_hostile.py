@@ -4,8 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
-from tests.runner.test_check import SPOOL, START, faults
+from tests.runner.test_check import SPOOL, START, faults, write_pair
 
 HANDLER = START + 'handler = "json:loads"\n'
 CODE = 'handler = "hostile:take"\n'
@@ -80,3 +86,20 @@ def test_a_module_is_found_as_workers_do(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (found,) = faults(tmp_path / "config", START + CODE)
     assert "No module named 'hostile'" in found
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="Linux has files of this kind")
+def test_a_certificate_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.key").touch(0o640)
+    (found,) = faults(tmp_path, HANDLER + 'tls = { cert = "/proc/self/mem", key = "a.key" }\n')
+    assert found == ":4: tls.cert: the two files cannot be read: Input/output error"
+
+
+def test_a_key_with_a_pass_phrase(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    key = load_pem_private_key((tmp_path / "a.key").read_bytes(), None)
+    (tmp_path / "a.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pass"))
+    )
+    (found,) = faults(tmp_path, HANDLER + 'tls = { cert = "a.pem", key = "a.key" }\n')
+    assert found == ":4: tls.key: the key has a pass phrase: store it without one"
