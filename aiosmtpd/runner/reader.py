@@ -60,7 +60,7 @@ class Reading:
         # A process group of its own: Ctrl-C on a terminal is for this process.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             source.command,
-            stdin=subprocess.DEVNULL,
+            # Its standard input is ours: the file may be /dev/stdin.
             stdout=subprocess.PIPE,
             process_group=0 if os.name == "posix" else None,
         )

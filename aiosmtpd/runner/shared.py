@@ -8,7 +8,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-from array import array
 
 HEADER = struct.Struct("=8sIII16s")
 MAGIC = b"tally-01"
@@ -93,7 +92,12 @@ class Table:
 
     def take(self) -> int | None:
         """Lend a column; None if all are in use: that worker counts for itself."""
-        return self._free.pop(0) if self._free else None
+        if not self._free:
+            return None
+        # The first one, so that few pages are in use.
+        column = min(self._free)
+        self._free.remove(column)
+        return column
 
     def release(self, column: int) -> int:
         """Take back the column of a process that has ended: its connections count no longer.
@@ -101,8 +105,9 @@ class Table:
         Return how many there were.
         """
         layout, lost = self._shared.layout, self._shared.totals[column]
-        begin = column * layout.entries
-        self._shared.counts[begin : begin + layout.entries] = array("I", [0]) * layout.entries
+        # Not through the mapping: its pages would count as memory of the master.
+        size = 4 * layout.entries
+        os.pwrite(self.fd, bytes(size), layout.counts + column * size)
         self._shared.totals[column] = 0
         self._free.append(column)
         return lost

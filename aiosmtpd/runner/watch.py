@@ -190,7 +190,7 @@ class Watch:
             self._restarts[counted] += 1
         level = logging.INFO if reason in ("reload", "drain") else logging.ERROR
         how: dict[str, Any] = {"code": code} if code >= 0 else {"signal": -code}
-        how["lost"] = lost or None
+        how["lost"] = lost if level == logging.ERROR else None
         logs.event("worker.exit", level, slot=slot, worker=pid, reason=reason, **how)
         return lost
 

@@ -154,6 +154,13 @@ def test_a_limit_holds_over_four_workers(tmp_path: Path) -> None:
             assert sum(line.startswith("220 ") for line in more) == lost
 
 
+def test_the_log_counts_what_a_killed_worker_has_lost(tmp_path: Path) -> None:
+    with Watched(tmp_path, workers=1) as fleet, fleet.client(), fleet.client(), fleet.client():
+        pid = fleet.pid_of(0)
+        kill(pid)
+        fleet.says(f"Worker 0 (process {pid}) has ended: SIGKILL; connections lost: 3")
+
+
 def test_commands_change_the_server(tmp_path: Path) -> None:
     with Watched(tmp_path, log=Log(format="text")) as fleet:
         assert fleet.get("/readyz") == "200 ready\n"

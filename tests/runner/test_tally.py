@@ -136,6 +136,16 @@ def test_columns_are_lent_until_none_is_left() -> None:
     table.close()
 
 
+def test_the_first_free_column_is_lent() -> None:
+    table = Table(columns=3)
+    for _ in range(3):
+        table.take()
+    for column in 2, 0, 1:
+        table.release(column)
+    assert [table.take() for _ in range(3)] == [0, 1, 2]
+    table.close()
+
+
 def test_hosts_of_one_bucket_never_count_for_each_other() -> None:
     table = Table(columns=2, buckets=1)
     first, second = tallies(table, 2)
