@@ -262,7 +262,10 @@ class Courier:
         """Begin with messages that were put a moment ago: no row has to be read for them."""
         for route in self._routes.by_name.values():
             lane = self._lane(route)
-            while lane.may_begin() and (job := self._spool.fresh.take(route.name)) is not None:
+            while lane.may_begin() and not self._stopping:
+                job = self._spool.fresh.take(route.name)
+                if job is None:
+                    break
                 self._take(job, self._clock())
 
     def _must_look(self) -> bool:

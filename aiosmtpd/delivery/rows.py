@@ -155,6 +155,7 @@ def routes(connection: sqlite3.Connection, without: frozenset[str]) -> list[str]
 
 
 def due_jobs(
+    tally: Tally,
     large: str,
     now: float,
     limit: int,
@@ -162,6 +163,7 @@ def due_jobs(
     claimed: frozenset[int],
     connection: sqlite3.Connection,
 ) -> list[Job]:
+    tally.compare(connection)
     found: list[tuple[float, int]] = []
     for route in routes(connection, routes_not):
         # More than the limit: those that are claimed are due too.

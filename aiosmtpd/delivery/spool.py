@@ -210,7 +210,7 @@ class Spool:
         *fresh*, so are those that :attr:`fresh` has; with it, that has none of them afterwards.
         """
         without = frozenset(routes_not), frozenset(claimed)
-        work = partial(rows.due_jobs, self._large, now, limit, *without)
+        work = partial(rows.due_jobs, self._tally, self._large, now, limit, *without)
         return self._change(work, is_read=True) if fresh else self._submit(Task(work))
 
     def next_due(

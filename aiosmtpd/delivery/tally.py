@@ -44,14 +44,16 @@ class Fresh:
         """True if a delivery may be due that is only in the database."""
         self._lock = Lock()
         self._jobs: dict[str, deque[Job]] = {}
-        self._number = self._bytes = self._filed = 0
+        self.filed = 0
+        """The id up to which all messages have rows, as far as this process knows."""
+        self._number = self._bytes = 0
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Add jobs whose messages have been committed."""
         with self._lock:
             for job in jobs:
                 is_full = self._number >= HELD or self._bytes >= HELD_BYTES
-                if is_full or job.number >> NUMBER_BITS <= self._filed:
+                if is_full or job.number >> NUMBER_BITS <= self.filed:
                     self.unread = True
                     continue
                 self._jobs.setdefault(job.route, deque()).append(job)
@@ -79,7 +81,7 @@ class Fresh:
             for jobs in self._jobs.values():
                 jobs.clear()
             self._number = self._bytes = 0
-            self._filed = filed
+            self.filed = filed
 
     def _count(self, job: Job, sign: int) -> None:
         self._number += sign
@@ -167,6 +169,11 @@ class Tally:
     def file(self, connection: sqlite3.Connection) -> None:
         """Give all fresh messages their rows in ``delivery``."""
         self.fresh.clear(file_fresh(connection))
+
+    def compare(self, connection: sqlite3.Connection) -> None:
+        """Forget the fresh messages if the queue command has given them rows."""
+        if connection.execute("select message from filed").fetchone()[0] > self.fresh.filed:
+            self.file(connection)
 
     def _forget(self) -> None:
         self.put = self._messages = self._bytes = 0

@@ -239,6 +239,13 @@ class TestQueue:
         assert spool.fresh.routes() == []
         assert spool.counts().result(PATIENCE).messages == 2
 
+    def test_a_row_is_not_in_memory_too(self, spool: Spool, folder: Path) -> None:
+        put_fresh(spool, 1, 2)
+        with closing(Backlog(str(folder))) as backlog:
+            backlog.retry(Selection(queue_id=own(1)))
+        jobs = spool.due(time.time(), 9, fresh=False).result(PATIENCE)
+        assert (numbers(jobs), taken(spool)) == ([2, 1], [])
+
 
 class TestCourier:
     def test_a_delivery_writes_no_row(self, tmp_path: Path) -> None:
