@@ -31,6 +31,9 @@ LARGEST_FRAME = 1 << 16
 SECONDS_TO_ASK = 30
 """Seconds that a client has for the header of a request, from the connection or its first byte."""
 
+BACKLOG = 50
+"""Connections that wait to be accepted."""
+
 MOST_CONNECTIONS = 5000
 """Connections at the same time; fewer if the process may open few files."""
 
@@ -180,6 +183,8 @@ class Web:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
+            # The connections that asyncio accepts, or logs as failed, before it looks at others.
+            backlog=BACKLOG,
         )
         config.load()
         config.ssl = self._ssl
