@@ -9,8 +9,10 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import h11
 from public import public
 from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import Server
 
 from aiosmtpd.inbox.app import make_app
@@ -26,6 +28,19 @@ FAREWELL = 0.3
 LARGEST_FRAME = 1 << 16
 """Bytes of a WebSocket message that a client may send."""
 
+SECONDS_TO_ASK = 30
+"""Seconds that a client has for the header of a request, from the connection or its first byte."""
+
+BACKLOG = 50
+"""Connections that wait to be accepted."""
+
+MOST_CONNECTIONS = 5000
+"""Connections at the same time; fewer if the process may open few files."""
+
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 20\r\n\r\ntoo many connections"
+)
 _NOISE = ("Unsupported upgrade request", "Invalid HTTP request received", "No supported WebSocket")
 """Warnings about each such request: they say something about a client, not about the inbox."""
 
@@ -44,6 +59,52 @@ class _Server(Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to the program."""
         yield
+
+
+def most_connections() -> int:
+    """Return how many connections may be open: SMTP and the store need files, too."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return MOST_CONNECTIONS
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MOST_CONNECTIONS if files < 0 else min(MOST_CONNECTIONS, files // 2)
+
+
+class _Protocol(H11Protocol):
+    """Ends connections that do not ask, and refuses those that are too many."""
+
+    _asking: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        if len(self.connections) > most_connections():
+            transport.write(_BUSY)
+            transport.close()
+        else:
+            self._await_request()
+
+    def data_received(self, data: bytes) -> None:
+        """Read a request, or go on to wait for the rest of its header."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self._asking is None:
+            self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _await_request(self) -> None:
+        self._asking = self.loop.call_later(SECONDS_TO_ASK, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
 
 
 class _Quiet(logging.Filter):
@@ -113,7 +174,7 @@ class Web:
         config = Config(
             make_app(self._services),
             loop="none",
-            http="h11",
+            http=_Protocol,
             ws="wsproto",
             ws_max_size=LARGEST_FRAME,
             lifespan="off",
@@ -122,6 +183,8 @@ class Web:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=1,
+            # The connections that asyncio accepts, or logs as failed, before it looks at others.
+            backlog=BACKLOG,
         )
         config.load()
         config.ssl = self._ssl

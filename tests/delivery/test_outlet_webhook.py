@@ -224,6 +224,12 @@ async def test_a_redirect_is_not_followed() -> None:
     assert str(found).endswith(f"redirects are not followed: {target.url}?token=***")
 
 
+async def test_a_location_beside_an_error_hides_no_reason() -> None:
+    place = {"Location": "https://example.com/login"}
+    with receiving(answer=403, text=b"wrong key", headers=place) as receiver:
+        assert str(await failure(receiver)).endswith(": wrong key")
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [

@@ -181,7 +181,7 @@ class WebhookOutlet:
     def _failure(self, response: httpx2.Response, text: bytes) -> Later | Never:
         code = response.status_code
         line = f"HTTP {code} {response.reason_phrase}"
-        if location := response.headers.get("location"):
+        if code < 400 and (location := response.headers.get("location")):
             line += f", redirects are not followed: {shown(location)}"
         elif text:
             line += ": " + text[:_LONGEST_RESPONSE].decode("utf-8", "replace")
