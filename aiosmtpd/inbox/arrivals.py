@@ -97,6 +97,8 @@ class Arrivals:
 class _File:
     def __init__(self, path: str) -> None:
         self.position = self.waiting = 0
+        # False if the place of the file may be another one.
+        self._is_placed = False
         self._path = path
         binary = getattr(os, "O_BINARY", 0)
         self._number = os.open(path, os.O_CREAT | os.O_RDWR | binary, 0o600)
@@ -106,12 +108,14 @@ class _File:
 
     def add(self, record: Record) -> None:
         data = record.packed()
-        if not self.waiting:
-            self.position = 0
-        # Not after a piece of another record, which the disk has refused.
-        os.lseek(self._number, self.position, os.SEEK_SET)
+        if not (self.waiting and self._is_placed):
+            self.position = self.position if self.waiting else 0
+            os.lseek(self._number, self.position, os.SEEK_SET)
+        # Not after a piece of this record, if the disk refuses the rest.
+        self._is_placed = False
         if os.write(self._number, data) < len(data):
             raise OSError(f"no space left for {self._path}")
+        self._is_placed = True
         self.position += len(data)
         self._size = max(self._size, self.position)
         self.waiting += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from aiosmtpd.inbox import wire
 from aiosmtpd.inbox.records import Attempt, Line, Received, SessionLog
@@ -36,7 +37,8 @@ def packed_envelope(received: Received, id: str) -> str:
             "username": received.username,
             "tls": received.tls,
             "created": received.created and received.created.isoformat(),
-            "lines": [[round(at, 4), who, text] for at, who, text in received.transaction],
+            # Whole numbers take less time: units of 0.1 ms.
+            "lines": [[int(at * 10_000), *line] for at, *line in received.transaction],
             "trace": received.trace,
         }
     )
@@ -47,8 +49,13 @@ def read_envelope(envelope: str, content: bytes) -> tuple[str, Received]:
     kept = json.loads(envelope)
     id = kept.pop("id")
     kept["created"] = datetime.fromisoformat(kept["created"])
-    kept["transaction"] = [Line(*line) for line in kept.pop("lines")]
+    kept["transaction"] = read_lines(kept.pop("lines"))
     return id, Received(content, **kept)
+
+
+def read_lines(lines: list[list[Any]]) -> list[Line]:
+    """Return the lines of an envelope that was kept."""
+    return [Line(at / 10_000, who, text) for at, who, text in lines]
 
 
 def packed_log(session: SessionLog) -> bytes:

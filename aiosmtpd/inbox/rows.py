@@ -28,7 +28,7 @@ from aiosmtpd.mail.tree import Part, read
 INDEXED = 1 << 20
 """Characters of a message's text that are searched."""
 
-HTML_INDEXED = 1 << 19
+HTML_INDEXED = 1 << 18
 """Bytes of a message's HTML that are searched: reading it takes much longer than plain text."""
 
 SNIPPET = 200
@@ -41,7 +41,7 @@ _HEADER_READ = 1 << 20
 """Bytes of a header that are looked at for fields to leave out."""
 
 _ID = digits + ascii_uppercase + ascii_lowercase
-_RANDOM = 62**14
+_LETTERS = bytes(ord(_ID[byte % 62]) for byte in range(256))
 _RETURN_PATH = re.compile(
     rb"^return-path[ \t]*+:[^\n]*+(?:\n[ \t][^\n]*+)*+(?:\n|\Z)", re.IGNORECASE | re.MULTILINE
 )
@@ -62,12 +62,11 @@ def new_id() -> str:
     The first 8 are the time, so that the database adds new ids at one place of its index. The
     others are random.
     """
-    number = time_ns() // 1_000_000 * _RANDOM + int.from_bytes(urandom(11), "big") % _RANDOM
-    characters = []
-    for _ in range(22):
+    number, characters = time_ns() // 1_000_000, []
+    for _ in range(8):
         number, place = divmod(number, 62)
         characters.append(_ID[place])
-    return "".join(reversed(characters))
+    return "".join(reversed(characters)) + urandom(14).translate(_LETTERS).decode()
 
 
 @public

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from public import public
 
-from aiosmtpd.inbox import fields, people, rows, wire
+from aiosmtpd.inbox import fields, packing, people, rows, wire
 from aiosmtpd.inbox.people import Person
 from aiosmtpd.inbox.reading import Found
-from aiosmtpd.inbox.records import Line, StoreError
+from aiosmtpd.inbox.records import StoreError
 from aiosmtpd.mail import header, html_text
 from aiosmtpd.mail.source import InMemory, Source, pieces
 from aiosmtpd.mail.tree import Part, read
@@ -85,7 +85,7 @@ class StoredMail:
         #: The number of its session, 0 without one.
         self.session_number = found.session
         #: The lines of its session's dialogue that belong to it, from MAIL on.
-        self.transaction = [Line(*line) for line in details["lines"]]
+        self.transaction = packing.read_lines(details["lines"])
         #: Bytes of the source for the API.
         self.size = found.size
         #: The header fields that we put before the mail data.
