@@ -43,8 +43,8 @@ OF_WORK = frozenset({"", "route", "spool", "handler", "relay_networks"})
 LOOPBACK = ("127.0.0.1", "::1")
 """The addresses of a place without a host."""
 
-LONGEST_SOCKET = 107 if sys.platform == "linux" else 103
-"""Bytes of the path of a Unix socket, at most."""
+LONGEST_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes that the path of a Unix socket may have."""
 
 TRYOUT = 60.0
 """Seconds for the process that tries the handler and the engines."""
@@ -146,8 +146,8 @@ def _check_socket(file: str, path: Path, mine: list[int], say: Say) -> None:
     folder = os.path.dirname(file) or "."
     if not hasattr(socket, "AF_UNIX"):
         say(path, "this system has no Unix sockets")
-    elif len(os.fsencode(file)) > LONGEST_SOCKET:
-        say(path, f"{file}: the path of a socket has at most {LONGEST_SOCKET} bytes")
+    elif len(os.fsencode(file)) > LONGEST_PATH:
+        say(path, f"the path of a Unix socket has at most {LONGEST_PATH} bytes: {file}")
     elif not os.path.isdir(folder):
         say(path, f"there is no folder {folder}")
     elif os.path.exists(file) and not stat.S_ISSOCK(os.stat(file).st_mode):

@@ -11,7 +11,7 @@ import attrs
 
 from aiosmtpd.runner.lines import Path
 
-_LOGIN = re.compile(r'(?<=://)[^\s"]*@')
+LOGIN = re.compile(r'(?<=://)[^\s"]*@')
 """A user and a password in a URL."""
 
 LONGEST = 60
@@ -74,7 +74,7 @@ def shown(value: Any) -> str:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (TypeError, ValueError):
         text = str(value)
-    text = _LOGIN.sub("***@", text)
+    text = LOGIN.sub("***@", text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 

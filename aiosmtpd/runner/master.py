@@ -360,13 +360,13 @@ class Master:
                 else:
                     await self._slots[number].replace(config)
                 replaced += 1
-        except BaseException:
-            if replaced:
-                text = "%d of %d workers have the new configuration, the others the old one"
-                log.warning(text, replaced, config.worker_count)
-            else:
+        except BaseException as error:
+            if not replaced:
                 self._keys, self._identity = before
                 self.sockets.keep(self.config.listen)
+            elif isinstance(error, Exception):
+                text = "%d of %d workers have the new configuration, the others the old one"
+                log.warning(text, replaced, config.worker_count)
             raise
         self.config = config
         self._retired = [slot for slot in self._retired if any(slot.children)]

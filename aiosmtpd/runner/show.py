@@ -10,6 +10,7 @@ from aiosmtpd.delivery.outlets import shown as shown_url
 from aiosmtpd.runner import kinds, outlets
 from aiosmtpd.runner.config import PLACES, Place
 from aiosmtpd.runner.environment import SECRET_KEYS, Sources
+from aiosmtpd.runner.faults import LOGIN
 from aiosmtpd.runner.lines import Path
 from aiosmtpd.runner.load import Loaded
 from aiosmtpd.runner.tables import RouteTable
@@ -68,11 +69,19 @@ def _plain(kind: kinds.Kind, value: Any) -> Any:
 
 
 def _masked(path: Path, value: Any, sources: Sources) -> str:
+    return json.dumps(_without_secrets(path, value, sources), ensure_ascii=False, default=str)
+
+
+def _without_secrets(path: Path, value: Any, sources: Sources) -> Any:
     if sources.is_secret(path) or path[-1] in SECRET_KEYS | outlets.SECRET:
-        value = MASK
-    elif isinstance(value, str) and path[-1] in ("to", "bounce"):
-        value = shown_url(value)
-    return json.dumps(value, ensure_ascii=False, default=str)
+        return MASK
+    if isinstance(value, dict):
+        return {name: _without_secrets((*path, name), one, sources) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets((*path, i), one, sources) for i, one in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    return shown_url(value) if path[-1] in ("to", "bounce") else LOGIN.sub(f"{MASK}@", value)
 
 
 def spell_place(place: Place) -> str:

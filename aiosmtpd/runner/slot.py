@@ -101,6 +101,8 @@ class Slot:
     async def replace(self, config: Config) -> None:
         """Start a worker with *config*; once it is ready, the old one ends. Raises Failure."""
         async with self._lock:
+            if len(self._leaving) >= LEAVING:
+                log.info("The reload waits until an older worker %d has ended", self.number)
             while len(self._leaving) >= LEAVING:
                 self._left.clear()
                 await self._left.wait()

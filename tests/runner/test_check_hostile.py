@@ -37,7 +37,7 @@ def test_a_file_in_the_place_of_a_socket(tmp_path: Path) -> None:
 
 def test_the_path_of_a_socket_is_short(tmp_path: Path) -> None:
     text = HANDLER.replace("127.0.0.1:0", f"unix:{tmp_path}/{'s' * 200}")
-    assert "the path of a socket has at most 10" in faults(tmp_path, text)[0]
+    assert "the path of a Unix socket has at most 10" in faults(tmp_path, text)[0]
 
 
 def test_a_maildir_that_cannot_be(tmp_path: Path) -> None:

@@ -226,3 +226,20 @@ def test_a_name_of_any_bytes_is_shown(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert rb"\udcff.toml: 1 fault" in done.stdout
     assert done.stderr == b""
+
+
+def test_secrets_inside_the_settings_of_a_handler(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").write_text("class Mail:\n def __init__(self, **_): self.handle_DATA = 1")
+    (tmp_path / "a.toml").write_text(
+        f'listen = "127.0.0.1:0"\nuser = "{ME}"\n[handler]\nuse = "shop:Mail"\n'
+        'store = "postgres://shop:hunter2@db.test/mail"\nmore = ["${WORD}"]\n'
+        'db = { host = "db.test", password = "hunter2", x = "${WORD}", y = ["a://b:hunter2@c"] }\n'
+    )
+    monkeypatch.setenv("WORD", "hunter2")
+    code, out, err = run("--check", "--show", "a.toml")
+    assert (code, err) == (0, "")
+    assert "hunter2" not in out
+    assert '# store = "postgres://***@db.test/mail"\n' in out
+    assert '"host": "db.test", "password": "***", "x": "***", "y": ["a://***@c"]' in out

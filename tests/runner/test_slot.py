@@ -287,7 +287,10 @@ async def test_a_slot_is_not_given_up_after_hours(
     await soon(lambda: running.master.slots[0].pid == 100 + 2 + 1100)
 
 
-async def test_old_workers_of_a_slot_are_few(running: Running, staff: Staff) -> None:
+async def test_old_workers_of_a_slot_are_few(
+    running: Running, staff: Staff, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     for _ in range(2):
         for worker in staff.workers:
             worker.ends_by_drain = False
@@ -298,6 +301,7 @@ async def test_old_workers_of_a_slot_are_few(running: Running, staff: Staff) -> 
     await asyncio.sleep(0.01)
     assert len(staff.workers) == 6
     assert running.master.slots[0].leaving == 2
+    assert caplog.text.count("The reload waits until an older worker 0 has ended") == 1
     staff.workers[0].end(0)
     await soon(lambda: len(staff.workers) == 7)
     for worker in staff.workers:
