@@ -247,6 +247,8 @@ class Courier:
                 raise
             except SpoolError as error:
                 log.error("The spool cannot be used now, next try in %g s: %s", POLL, error)
+                # It may be full. The messages in memory can be delivered, which makes room.
+                self._take_fresh()
             except Exception:
                 # Messages must not wait for the next start, whatever this is.
                 log.exception("The courier has failed, and goes on")

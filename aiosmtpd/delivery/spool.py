@@ -357,6 +357,7 @@ class Spool:
             self._tally.file(connection)
             self._correct(connection)
             connection.execute("commit")
+            self._tally.apply()
             self._version = rows.data_version(connection)
             self._tally.read(connection)
             self._suspects = self._tally.next_row() if self._lock.was_left else 0

@@ -113,6 +113,7 @@ class Tally:
         self._messages = 0
         self._bytes = 0
         self._last = 0
+        self._filed = 0
         self._has_rows = False
         self._jobs: list[Job] = []
         self._files: list[str] = []
@@ -154,6 +155,8 @@ class Tally:
         """Count the changes of a commit; return the files in ``large/`` to remove."""
         self.messages += self._messages
         self.bytes += self._bytes
+        if self._filed:
+            self.fresh.clear(self._filed)
         self.fresh.add(self._jobs)
         if self._has_rows:
             self.fresh.unread = True
@@ -168,15 +171,24 @@ class Tally:
 
     def file(self, connection: sqlite3.Connection) -> None:
         """Give all fresh messages their rows in ``delivery``."""
-        self.fresh.clear(file_fresh(connection))
+        known, before = self._known(), connection.total_changes
+        filed = file_fresh(connection)
+        if connection.total_changes != before:
+            self._filed = filed
+        elif filed > known:
+            # The queue command has done it.
+            self.fresh.clear(filed)
 
     def compare(self, connection: sqlite3.Connection) -> None:
         """Forget the fresh messages if the queue command has given them rows."""
-        if connection.execute("select message from filed").fetchone()[0] > self.fresh.filed:
+        if connection.execute("select message from filed").fetchone()[0] > self._known():
             self.file(connection)
 
+    def _known(self) -> int:
+        return max(self.fresh.filed, self._filed)
+
     def _forget(self) -> None:
-        self.put = self._messages = self._bytes = 0
+        self.put = self._messages = self._bytes = self._filed = 0
         self._has_rows = False
         self._jobs = []
         self._files = []

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from aiosmtpd.delivery import Item, tally
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.item import Arrival
-from aiosmtpd.delivery.spool import Duplicate, Job, Spool
+from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolFull
 from tests.delivery.spooling import (
     MESSAGE,
     PATIENCE,
@@ -174,7 +175,7 @@ def test_a_failed_commit_offers_nothing(spool: Spool, folder: Path) -> None:
         wrong = spool.due(10.0, "wrong")  # type: ignore[arg-type]
     for error in second.exception(PATIENCE), wrong.exception(PATIENCE):
         assert isinstance(error, TypeError)
-    assert (taken(spool), spool.fresh.unread) == ([], True)
+    assert (taken(spool), spool.fresh.unread) == ([1], True)
     assert numbers(due(spool)) == [1]
 
 
@@ -249,15 +250,28 @@ class TestQueue:
 
 class TestCourier:
     def test_a_delivery_writes_no_row(self, tmp_path: Path) -> None:
-        place = Place()
-        with delivering(tmp_path, route(place)) as (handler, controller):
+        with opened(tmp_path / "spool"), beside(tmp_path / "spool") as connection:
+            connection.executescript(
+                "create table written(id); create trigger note after insert on delivery"
+                " begin insert into written values (new.id); end"
+            )
+        with delivering(tmp_path, route(Place())) as (handler, controller):
             send(controller, "bo@b.test")
             until_left(handler, messages=0)
-            with beside(tmp_path / "spool") as connection:
-                connection.executescript(NO_ROWS)
+            before = rows(tmp_path / "spool", "written")
             for _ in range(3):
                 send(controller, "bo@b.test")
-                place.next()
+            until_left(handler, messages=0)
+            assert rows(tmp_path / "spool", "written") == before
+
+    def test_a_full_spool_delivers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            future.set_exception(SpoolFull("make room"))
+            return future
+
+        monkeypatch.setattr(Spool, "due", full)
+        with given(tmp_path, route(Place())) as handler:
             until_left(handler, messages=0)
 
     def test_more_than_memory_holds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
