@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from aiosmtpd.inbox import compatibility
-from aiosmtpd.inbox.store import LARGE, Store, StoreError
+from aiosmtpd.inbox.records import StoreError
+from aiosmtpd.inbox.store import LARGE, Store
 from aiosmtpd.observers.faults import Faults
 from tests.inbox.support import add, mail
 from tests.inbox.web import client_of
