@@ -128,7 +128,7 @@ def _whole(value: Any) -> Any:
     JavaScript makes them when it cuts a text in the middle of an emoji.
     """
     if isinstance(value, str):
-        return _HALF.sub("\ufffd", value)
+        return value if value.isascii() else _HALF.sub("\ufffd", value)
     if isinstance(value, list):
         return [_whole(one) for one in value]
     if isinstance(value, dict):

@@ -546,6 +546,16 @@ def test_two_processes_cannot_open_one_store(tmp_path: Path) -> None:
         Store(tmp_path / "box.db").open()
 
 
+def test_a_folder_is_refused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    for path in folder, Path(), Path("/"):
+        with pytest.raises(StoreError, match="is a folder: name a file"):
+            Store(path).open()
+    assert [*tmp_path.iterdir()] == [folder]
+
+
 def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("text.db", "other.db", "newer.db", "missing/x.db")]
     paths[0].write_bytes(b"this is not a database" * 100)
@@ -569,16 +579,6 @@ def test_the_folder_of_a_store_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreError) as caught:
             Store(path).open()
         assert str(caught.value) == f"Cannot use {path}: the folder {path.parent} {why}"
-
-
-def test_a_folder_is_refused_and_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    for path in folder, Path(), Path("/"):
-        with pytest.raises(StoreError, match="is a folder: name a file"):
-            Store(path).open()
-    assert [*tmp_path.iterdir()] == [folder]
 
 
 def test_a_closed_store_says_so(store: Store) -> None:
