@@ -5,13 +5,14 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiosmtpd.inbox import changes, writer
+from aiosmtpd.inbox import changes, store as store_module, writer
 from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import Store, StoreError
 from tests.inbox.support import mail, received, row, subjects
@@ -225,10 +226,10 @@ def test_a_mistake_loses_no_others(
 ) -> None:
     insert = changes.insert
 
-    def fail(*values: object) -> None:
-        if values[2] == 2:
+    def fail(on: Any, change: Any, messages: Sequence[changes.Message], filters: Any) -> None:
+        if any(one.number == 2 for one in messages):
             raise LookupError("a mistake")
-        insert(*values)  # type: ignore[arg-type]
+        insert(on, change, messages, filters)
 
     with monkeypatch.context() as patched:
         patched.setattr(changes, "insert", fail)
@@ -240,7 +241,7 @@ def test_a_mistake_loses_no_others(
 
 
 def test_many_wait_for_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MOST_LATE", 3)
+    monkeypatch.setattr(store_module, "MOST_ARRIVED", 3)
     came = threading.Event()
     store.subscribe(lambda event: came.set())
     for number in range(4):
