@@ -16,6 +16,7 @@ from aiosmtpd.inbox import changes, store as store_module, writer
 from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import Store, StoreError
 from tests.inbox.support import mail, received, row, subjects
+from tests.inbox.web import client_of
 
 TAGGED = mail("some word", subject="Taken", more="X-Tags: blue\r\n")
 
@@ -58,6 +59,15 @@ def test_it_counts_at_once(store: Store) -> None:
     counts = store.counts()
     assert (counts.total, counts.unread, counts.accepted) == (1, 1, 1)
     assert store.summary().total == store.counts().total == 1
+
+
+async def test_the_numbers_of_the_api_have_it(store: Store) -> None:
+    id = take(store)
+    store.add_attempt(Attempt(7, "RCPT"))
+    found = (await client_of(store).get("/api/v1/info")).json()
+    stats = found["RuntimeStats"]
+    assert (found["Messages"], found["Tags"], stats["SMTPRejected"]) == (1, {"blue": 1}, 1)
+    assert stats["SMTPAcceptedSize"] == row(store, id)["Size"]
 
 
 def test_its_session_has_it(store: Store) -> None:
