@@ -127,7 +127,7 @@ def test_a_damaged_record_is_left_out(tmp_path: Path) -> None:
     assert left(path) == fields([record(1)])
 
 
-def test_zeros_are_no_record(tmp_path: Path) -> None:
+def test_zeros_end_the_records(tmp_path: Path) -> None:
     path = tmp_path / "box"
     opened = Arrivals(path)
     opened.add(record(1))
