@@ -126,8 +126,10 @@ class _File:
             checksum, *sizes = _HEAD.unpack_from(data, position)
             begin = position + _HEAD.size
             position = begin + sum(sizes)
-            if position > len(data) or crc32(data[begin:position]) != checksum:
+            is_whole = begin < position <= len(data)
+            if not is_whole or crc32(data[begin:position]) != checksum:
                 # The end of the process came before the end of the record, or older ones follow.
+                # After a power cut, there may be zeros.
                 return
             number = data[begin : begin + sizes[0]]
             envelope = data[begin + sizes[0] : position - sizes[2]]

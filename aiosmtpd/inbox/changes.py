@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from attrs import evolve
 
@@ -30,6 +31,9 @@ INDEXED_AT_ONCE = 10
 MANY = 500
 """Values in one statement."""
 
+ROWS = 16
+"""Messages that one statement inserts."""
+
 JOINED = "from msg m join field f on f.n = m.n join txt x on x.n = m.n"
 """The tables that conditions are about."""
 
@@ -48,33 +52,60 @@ def marks(values: Sequence[object]) -> str:
     return ",".join("?" * len(values))
 
 
+class Message(NamedTuple):
+    """A message to insert; *content* is None if it is a file."""
+
+    number: int
+    envelope: str
+    session: int
+    found: Description
+    content: bytes | None
+
+
 def insert(
     connection: sqlite3.Connection,
     change: Change,
-    n: int,
-    envelope: str,
-    session: int,
-    found: Description,
-    content: bytes | None,
+    messages: Sequence[Message],
     filters: Sequence[tuple[Query, Sequence[str]]],
 ) -> None:
-    """Store a message with the number *n*; *content* is None if it is a file."""
-    connection.execute(
-        "insert into msg (n, id, created, size, attachments, inlines, session, large)"
-        " values (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            *(n, found.id, milliseconds(found.created), found.size, found.attachments),
-            *(found.inlines, session, content is None),
-        ),
-    )
-    connection.execute("insert into about values (?, ?, ?)", (n, found.row, details(found)))
+    """Store messages."""
     columns = "sender", "recipient", "cc", "bcc", "reply_to", "subject", "message_id"
-    connection.execute(
-        "insert into field values (?, ?, ?, ?, ?, ?, ?, ?)",
-        (n, *[found.fields.get(column, "") for column in columns]),
-    )
-    connection.execute("insert into txt values (?, ?)", (n, found.text))
-    connection.execute("insert into raw values (?, ?, ?)", (n, envelope, content))
+    rows: dict[str, list[tuple[object, ...]]] = {table: [] for table in _TABLES[:-1]}
+    for n, envelope, session, found, content in messages:
+        created = milliseconds(found.created)
+        counts = found.size, found.attachments, found.inlines
+        rows["msg"].append((n, found.id, created, 0, *counts, session, content is None, ""))
+        rows["about"].append((n, found.row, details(found)))
+        rows["field"].append((n, *[found.fields.get(column, "") for column in columns]))
+        rows["txt"].append((n, found.text))
+        rows["raw"].append((n, envelope, content))
+    for table, some in rows.items():
+        _insert_rows(connection, table, some)
+    for message in messages:
+        _announce(connection, change, message, filters)
+
+
+def _insert_rows(
+    connection: sqlite3.Connection, table: str, rows: Sequence[tuple[object, ...]]
+) -> None:
+    """Insert rows, some by each statement: after each, the thread may have to wait for others."""
+    values = f"({marks(rows[0])})"
+    begin = 0
+    while begin < len(rows):
+        count = ROWS if begin + ROWS <= len(rows) else 1
+        some = [value for row in rows[begin : begin + count] for value in row]
+        connection.execute(f"insert into {table} values {','.join([values] * count)}", some)
+        begin += count
+
+
+def _announce(
+    connection: sqlite3.Connection,
+    change: Change,
+    message: Message,
+    filters: Sequence[tuple[Query, Sequence[str]]],
+) -> None:
+    """Give a message its tags, and count it."""
+    n, found = message.number, message.found
     wanted = list(found.tags)
     for query, tags in filters:
         if has(connection, n, query):

@@ -37,6 +37,8 @@ def routes(services: Services) -> list[BaseRoute]:
 
 def _info(services: Services, began: float) -> dict[str, Any]:
     store = services.store
+    # First: it waits for the messages and attempts that are late.
+    tags = store.tags()
     counts = store.counts()
     return {
         "Version": VERSION,
@@ -45,7 +47,7 @@ def _info(services: Services, began: float) -> dict[str, Any]:
         "DatabaseSize": store.database_size(),
         "Messages": counts.total,
         "Unread": counts.unread,
-        "Tags": store.tags(),
+        "Tags": tags,
         "RuntimeStats": {
             "Uptime": int(monotonic() - began),
             "Memory": memory(),

@@ -21,7 +21,7 @@ from datetime import datetime, tzinfo
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
-from typing import BinaryIO, Self, TypeVar
+from typing import BinaryIO, NamedTuple, Self, TypeVar
 
 from attrs import evolve
 from public import public
@@ -64,6 +64,9 @@ QUICK = 1 << 16
 INDEXED_AT_ONCE = 100
 """Messages that are added to the index in one commit."""
 
+MOST_ARRIVED = 1000
+"""Messages that wait for the database before the next one waits, too."""
+
 MOST_PENDING = 5000
 """Messages that wait for the index before it is brought up to date in spite of other work."""
 
@@ -81,6 +84,16 @@ FREE_PAGES = 256
 
 STREAMED = 500
 """Rows of one piece of a stream."""
+
+
+class Arrival(NamedTuple):
+    """A message that is among the arrivals and not yet in the database."""
+
+    number: int
+    id: str
+    envelope: str
+    received: Received
+    content: bytes
 
 
 @public
@@ -114,6 +127,9 @@ class Store:
         self._writer: Writer | None = None
         self._readers: reading.Readers | None = None
         self._arrivals: Arrivals | None = None
+        self._arrived: list[Arrival] = []
+        # True if the writer has a task that has not begun to add them.
+        self._is_awaited = False
         self._large: ThreadPoolExecutor | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
@@ -210,11 +226,14 @@ class Store:
         arrivals = self._opened(self._arrivals)
         known = changes.state(connection, "arrived")
         connection.execute("begin immediate")
-        for record in arrivals.read():
-            if record.number > known:
-                self._complete(record, *packing.read_envelope(record.envelope, record.content))(
-                    connection, Change()
-                )
+        found = []
+        for one in arrivals.read():
+            if one.number > known:
+                id, received = packing.read_envelope(one.envelope, one.content)
+                found.append(Arrival(one.number, id, one.envelope, received, one.content))
+        if found:
+            self._add_all(connection, Change(), found)
+            changes.set_state(connection, "arrived", found[-1].number)
         connection.execute("commit")
         arrivals.empty()
 
@@ -241,6 +260,8 @@ class Store:
         self._writer.stop()
         self._writer = self._readers = self._large = None
         self._trees.clear()
+        # Those that a full disk has kept from the database stay in the files.
+        self._arrived.clear()
         self._abandon()
 
     def __enter__(self) -> Self:
@@ -274,53 +295,75 @@ class Store:
     def take(self, received: Received) -> Future[str]:
         """Store a message as :meth:`add` does, but give the result as soon as it is safe.
 
-        It is in the lists a moment later: its event comes within 100 ms, see :meth:`hurry`, and
-        methods that read or change messages first wait for it. :meth:`counts` has it at once.
+        It is in the lists a moment later: its event comes within 0.3 s, see :meth:`hurry`. Methods
+        that read or change messages first wait for it. :meth:`counts` has it at once.
         """
         content, writer = received.content, self._opened(self._writer)
-        is_slow = self.durable or self.ignore_duplicates or writer.is_behind()
+        is_behind = len(self._arrived) >= MOST_ARRIVED
+        is_slow = self.durable or self.ignore_duplicates or is_behind
         if is_slow or not isinstance(content, bytes) or len(content) > QUICK:
             return self.add(received)
         received, id, future = _dated(received), new_id(), Future[str]()
         envelope = packing.packed_envelope(received, id)
         with self._gate:
-            record = Record(self._next, envelope, content)
+            arrival = Arrival(self._next, id, envelope, received, content)
             try:
-                self._opened(self._arrivals).add(record)
+                self._opened(self._arrivals).add(Record(self._next, envelope, content))
             except OSError as error:
                 future.set_exception(StoreError(f"Cannot keep a message: {error}"))
                 return future
             self._next += 1
-            writer.postpone(self._complete(record, id, received), self._one_less)
+            self._arrived.append(arrival)
+            if self._is_awaited:
+                writer.linger()
+            else:
+                self._is_awaited = True
+                writer.postpone(self._add_arrived)
         future.set_result(id)
         return future
 
-    def _one_less(self) -> None:
-        """Give up a message that arrived, for an error that the log tells."""
+    def _add_arrived(self, connection: sqlite3.Connection, change: Change) -> None:
+        """Add all messages that have arrived, in the writer's thread."""
+        # Some may have been added in this transaction.
+        known = changes.state(connection, "arrived")
         with self._gate:
-            self._opened(self._arrivals).stored(1)
+            self._is_awaited = False
+            arrived = [one for one in self._arrived if one.number > known]
+        if arrived:
+            self._add_all(connection, change, arrived)
+            changes.set_state(connection, "arrived", arrived[-1].number)
+            change.arrived = len(arrived)
 
-    def _complete(
-        self, record: Record, id: str, received: Received
-    ) -> Callable[[sqlite3.Connection, Change], None]:
-        """Return the work that puts a message that arrived into the database."""
-
-        def complete(connection: sqlite3.Connection, change: Change) -> None:
-            found = self._describe(received, id)
-            changes.insert(
-                connection,
-                change,
-                record.number,
-                record.envelope,
-                received.session,
-                found,
-                record.content,
-                self._filters,
+    def _add_all(
+        self, connection: sqlite3.Connection, change: Change, arrived: list[Arrival]
+    ) -> None:
+        messages = [
+            changes.Message(
+                one.number,
+                one.envelope,
+                one.received.session,
+                self._describe(one.received, one.id),
+                one.content,
             )
-            changes.set_state(connection, "arrived", record.number)
-            change.arrived = 1
-
-        return complete
+            for one in arrived
+        ]
+        made = Change()
+        connection.execute("savepoint arrived")
+        try:
+            changes.insert(connection, made, messages, self._filters)
+        except (sqlite3.OperationalError, OSError):
+            raise
+        except Exception as error:
+            connection.execute("rollback to arrived")
+            if len(arrived) > 1:
+                # One of them may be to blame.
+                for one in arrived:
+                    self._add_all(connection, change, [one])
+            else:
+                log.error("The inbox cannot store a message", exc_info=error)
+        else:
+            change.add(made)
+        connection.execute("release arrived")
 
     def _is_quick(self, received: Received) -> bool:
         return isinstance(received.content, bytes) and len(received.content) <= QUICK
@@ -386,9 +429,8 @@ class Store:
             # Not used again, also after a rollback.
             n = self._next
             self._next += 1
-        changes.insert(
-            connection, change, n, envelope, received.session, found, content, self._filters
-        )
+        message = changes.Message(n, envelope, received.session, found, content)
+        changes.insert(connection, change, [message], self._filters)
         return found.id
 
     def new_file(self) -> BinaryIO:
@@ -546,6 +588,7 @@ class Store:
             # At once, so that no message counts twice or not at all.
             self._counts = counts
             self._opened(self._arrivals).stored(change.arrived)
+            del self._arrived[: change.arrived]
         if change.tags:
             tags = self._tags.copy()
             tags.update(change.tags)
@@ -642,7 +685,7 @@ class Store:
     def _current(self) -> reading.Readers:
         """Return the readers, after all messages and attempts that came are in the lists."""
         writer = self._opened(self._writer)
-        if writer.is_late() and not writer.is_current_thread():
+        if (self._arrived or writer.is_late()) and not writer.is_current_thread():
             writer.submit(lambda *_: None).result()
         return self._opened(self._readers)
 
@@ -797,7 +840,7 @@ class Store:
     def counts(self) -> Counts:
         """Return numbers that are in memory; it never blocks."""
         with self._gate:
-            counts, new = self._counts, len(self._arrivals or ())
+            counts, new = self._counts, len(self._arrived)
         if not new:
             return counts
         total, unread, accepted = counts.total, counts.unread, counts.accepted
@@ -834,7 +877,7 @@ class Store:
 
     @contextmanager
     def hurry(self) -> Iterator[None]:
-        """Within this block, events of new messages come within some 10 ms, and else 100 ms."""
+        """Let the events of new messages come within some 10 ms until the block ends."""
         writer = self._opened(self._writer)
         writer.hurry(1)
         try:

@@ -31,14 +31,11 @@ QUIET = 0.05
 PAUSE = 0.02
 """Seconds without more late work before it is done."""
 
-LATEST = 0.1
+LATEST = 0.25
 """Seconds by which work may be late, at most: the more tasks in one commit, the less each takes."""
 
 SOON = 0.01
 """Seconds by which it may be late while a client waits for its events."""
-
-MOST_LATE = 500
-"""Late tasks that wait before the store is behind."""
 
 AGAIN = 1.0
 """Seconds before late work is tried again which the disk has refused."""
@@ -68,6 +65,16 @@ class Change:
     pruned: int = 0
     everything: bool = False
     """True if no message is left: the numbers begin at 0."""
+
+    def add(self, other: Change) -> None:
+        """Add messages that were inserted."""
+        self.total += other.total
+        self.unread += other.unread
+        self.size += other.size
+        self.accepted += other.accepted
+        self.accepted_size += other.accepted_size
+        self.tags.update(other.tags)
+        self.events += other.events
 
 
 Work = Callable[[sqlite3.Connection, Change], T]
@@ -111,7 +118,7 @@ _WAKE = Task(lambda *_: None)
 class Writer:
     """Runs tasks in the order in which they come, many in one transaction.
 
-    Late tasks run within 100 ms, or before the next other task: waking the thread for each of them
+    Late tasks run within 0.3 s, or before the next other task: waking the thread for each of them
     would take longer than the task.
 
     *committed* is called with the changes of the tasks after their commit, before their futures
@@ -159,9 +166,9 @@ class Writer:
         task.fail(StoreError("The store is closed"))
         return task.future
 
-    def postpone(self, work: Work[T], undo: Callable[[], None] | None = None) -> Future[T]:
+    def postpone(self, work: Work[T]) -> Future[T]:
         """Add work that may be late; it is tried again as long as the disk refuses it."""
-        task = Task(work, undo=undo, late=True)
+        task = Task(work, late=True)
         with self._gate:
             if self._ended:
                 task.future.set_exception(StoreError("The store is closed"))
@@ -174,6 +181,11 @@ class Writer:
         if is_first:
             self._tasks.put(_WAKE)
         return task.future
+
+    def linger(self) -> None:
+        """Begin the pause before the late tasks anew: one of them has got more to do."""
+        with self._gate:
+            self._due = min(monotonic() + PAUSE, self._latest)
 
     def _patience(self) -> float:
         return min(SOON, LATEST) if self._hurries else LATEST
@@ -205,10 +217,6 @@ class Writer:
     def is_late(self) -> bool:
         """Return True if late tasks wait: each waits until its commit."""
         return bool(self._late)
-
-    def is_behind(self) -> bool:
-        """Return True if so many late tasks wait that no more should come."""
-        return len(self._late) >= MOST_LATE
 
     def try_now(self, work: Work[T]) -> T | None:
         """Run work in a transaction of its own, only in this thread; return None if it fails."""

@@ -127,6 +127,16 @@ def test_a_damaged_record_is_left_out(tmp_path: Path) -> None:
     assert left(path) == fields([record(1)])
 
 
+def test_zeros_end_the_records(tmp_path: Path) -> None:
+    path = tmp_path / "box"
+    opened = Arrivals(path)
+    opened.add(record(1))
+    opened.close()
+    with (tmp_path / "box-new1").open("ab") as file:
+        file.write(bytes(4096))
+    assert left(path) == fields([record(1)])
+
+
 def test_a_refused_record_leaves_no_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, write = tmp_path / "box", os.write
     opened = Arrivals(path)

@@ -5,16 +5,18 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aiosmtpd.inbox import changes, writer
+from aiosmtpd.inbox import changes, store as store_module, writer
 from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import Store, StoreError
 from tests.inbox.support import mail, received, row, subjects
+from tests.inbox.web import client_of
 
 TAGGED = mail("some word", subject="Taken", more="X-Tags: blue\r\n")
 
@@ -57,6 +59,15 @@ def test_it_counts_at_once(store: Store) -> None:
     counts = store.counts()
     assert (counts.total, counts.unread, counts.accepted) == (1, 1, 1)
     assert store.summary().total == store.counts().total == 1
+
+
+async def test_the_numbers_of_the_api_have_it(store: Store) -> None:
+    id = take(store)
+    store.add_attempt(Attempt(7, "RCPT"))
+    found = (await client_of(store).get("/api/v1/info")).json()
+    stats = found["RuntimeStats"]
+    assert (found["Messages"], found["Tags"], stats["SMTPRejected"]) == (1, {"blue": 1}, 1)
+    assert stats["SMTPAcceptedSize"] == row(store, id)["Size"]
 
 
 def test_its_session_has_it(store: Store) -> None:
@@ -225,10 +236,10 @@ def test_a_mistake_loses_no_others(
 ) -> None:
     insert = changes.insert
 
-    def fail(*values: object) -> None:
-        if values[2] == 2:
+    def fail(on: Any, change: Any, messages: Sequence[changes.Message], filters: Any) -> None:
+        if any(one.number == 2 for one in messages):
             raise LookupError("a mistake")
-        insert(*values)  # type: ignore[arg-type]
+        insert(on, change, messages, filters)
 
     with monkeypatch.context() as patched:
         patched.setattr(changes, "insert", fail)
@@ -240,7 +251,7 @@ def test_a_mistake_loses_no_others(
 
 
 def test_many_wait_for_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "MOST_LATE", 3)
+    monkeypatch.setattr(store_module, "MOST_ARRIVED", 3)
     came = threading.Event()
     store.subscribe(lambda event: came.set())
     for number in range(4):
