@@ -12,13 +12,16 @@ from urllib.parse import urlsplit
 
 from aiosmtpd.inbox import people, rows, wire
 from aiosmtpd.inbox.people import Person
-from aiosmtpd.inbox.pieces import cut_at_tags
+from aiosmtpd.inbox.pieces import tag_pieces
 from aiosmtpd.inbox.stored import ListedPart, StoredMail
 from aiosmtpd.mail import header, html_text
 from aiosmtpd.mail.tree import Part
 
 READ = 1 << 20
 """Bytes of HTML in which remote images are counted."""
+
+LONGEST_HTML = 2_000_000
+"""Characters of HTML that are made a text: more would take seconds."""
 
 _LONGEST = 2000
 """Characters of a field that are shown."""
@@ -45,10 +48,10 @@ class InnerMail:
 
     @cached_property
     def text(self) -> str:
-        """Its plain text, else the text of its HTML."""
+        """Its plain text, else the text of its HTML's beginning."""
         text = rows.plain_of(self.root)
         if not text and (html := self.html):
-            return html_text.shown(html, targets=True)
+            return html_text.shown(html[:LONGEST_HTML], targets=True)
         return text
 
     @cached_property
@@ -143,7 +146,7 @@ def _listed(part: ListedPart) -> dict[str, Any]:
 def remote_images(html: str) -> dict[str, int]:
     """Return how many images of other hosts HTML names, and how many hosts these are."""
     found: list[str] = []
-    for piece in cut_at_tags(html):
+    for piece in tag_pieces(html):
         for image in _IMAGE.finditer(piece):
             found += _SOURCE.findall(image[1])[:1]
         found += _BACKGROUND.findall(piece)

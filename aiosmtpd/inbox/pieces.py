@@ -14,11 +14,10 @@ _LONGEST_MATCH = 1000
 
 def replace_tags(pattern: re.Pattern[str], replacement: str, text: str) -> str:
     """Return ``pattern.sub()`` of a text, for a pattern whose matches have one ``<``, in front."""
-    return "".join(pattern.sub(replacement, piece) for piece in cut_at_tags(text))
+    return "".join(pattern.sub(replacement, piece) for piece in _cut_at_tags(text))
 
 
-def cut_at_tags(text: str) -> Iterator[str]:
-    """Yield the pieces of a text; each but the first begins with ``<``."""
+def _cut_at_tags(text: str) -> Iterator[str]:
     begin = 0
     while begin < len(text):
         end = text.find("<", begin + PIECE)
@@ -41,3 +40,8 @@ def search(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
             # It was one at the end of the piece only.
             begin = found.start() + 1
     return None
+
+
+def tag_pieces(text: str) -> Iterator[str]:
+    """Yield the pieces of a text; each but the first begins with ``<``."""
+    return _cut_at_tags(text)

@@ -107,10 +107,19 @@ class Views(Finder):
     async def text(self, request: Request) -> Response:
         """Return the text of a message."""
         mail = await self.find(request)
+        if request.query_params.get("part"):
+            return await self._inner_text(request, mail)
+
+        async with self._turn(mail):
+            octets = await asyncio.to_thread(lambda: mail.text.encode("utf-8", "replace"))
+        await self.mark_read(mail)
+        headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
+        return octets_answer(octets, headers)
+
+    async def _inner_text(self, request: Request, mail: StoredMail) -> Response:
         async with self._turn(mail):
             shown = await self._shown(request, mail)
             octets = await asyncio.to_thread(lambda: shown.text.encode("utf-8", "replace"))
-        await self.mark_read(mail)
         headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
         return octets_answer(octets, headers)
 
