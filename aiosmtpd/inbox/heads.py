@@ -104,6 +104,7 @@ def head_of(mail: StoredMail, inside: InnerMail | None = None) -> dict[str, Any]
     return {
         "ID": mail.id,
         "Part": inside.part.number if inside else "",
+        "Outer": _people_and_subject(mail.tree())["Subject"] if inside else "",
         **_people_and_subject(root),
         "Created": wire.time(mail.created),
         "Tags": mail.tags,

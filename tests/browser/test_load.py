@@ -53,6 +53,25 @@ def fed(opens: Any, box: Box) -> Page:
     return made
 
 
+MOVES = """window.moved = 0; new PerformanceObserver((list) => {
+  for (const one of list.getEntries()) window.moved += one.value;
+}).observe({ type: 'layout-shift', buffered: true })"""
+
+
+@pytest.mark.parametrize("width", [1280, 768, 360])
+def test_nothing_moves_while_the_page_loads(opens: Any, box: Box, width: int) -> None:
+    for number in range(12):
+        id = box.send(mail(f"Number {number}", html="<p>Hello</p>", X_Tags="one, two"))
+    page = opens(box, "livez", width=width)
+    page.add_init_script(MOVES)
+    for path, last in (("", "#rail h2:last-of-type"), (f"view/{id}", ".badge:not([hidden])")):
+        page.goto(box.url + path)
+        page.locator("#live[data-state=live]").wait_for()
+        page.locator(last).first.wait_for(state="attached")
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("window.moved") < 0.001, path
+
+
 def test_a_thousand_arrivals_in_a_second(fed: Page) -> None:
     seen = fed.evaluate(BURST, [1000, 2])
     expect(fed.get_by_role("option").first).to_contain_text("Arrival 1999")
@@ -74,6 +93,23 @@ def test_arrivals_above_an_open_message_wait(fed: Page) -> None:
     fed.get_by_role("button", name="1,000 new").click()
     expect(fed.get_by_role("option")).to_have_count(200)
     expect(fed.get_by_role("option").first).to_contain_text("Arrival 999")
+
+
+def test_arrivals_are_announced_once_in_five_seconds(fed: Page) -> None:
+    fed.clock.install()
+    fed.evaluate(
+        "window.heard = []; const said = document.getElementById('said');"
+        "new MutationObserver(() => { if (said.textContent) window.heard.push(said.textContent); })"
+        ".observe(said, { childList: true })"
+    )
+    row = "{ ID: String(n).padStart(22, 'x'), From: {}, To: [], Cc: [], Bcc: [], Tags: [] }"
+    tell = f"n => socket.onmessage({{ data: JSON.stringify({{ Type: 'new', Data: {row} }}) }})"
+    for number in range(4):
+        fed.evaluate(tell, number)
+        fed.clock.run_for(1000)
+    assert fed.evaluate("window.heard") == ["1 new message"]
+    fed.clock.run_for(3000)
+    assert fed.evaluate("window.heard") == ["1 new message", "3 new messages"]
 
 
 def test_a_long_text_is_cut_until_all_is_asked_for(page: Page, box: Box) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
-WAYS = {"window": "", "framed": "?frame=1", "embedded": "?embed=1"}
+WAYS = {"window": "", "framed": "?frame=1", "embedded": "?embed=1", "inner": "?part=2"}
 
 ATTACK = """<html><head><title>owned</title>
 <meta http-equiv="refresh" content="0; url={url}refresh">
@@ -79,13 +79,17 @@ def watched(page: Page) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("way", ["frame", "window", "framed", "embedded"])
+@pytest.mark.parametrize("way", ["frame", "window", "framed", "embedded", "inner"])
 def test_hostile_html_cannot_act(
     page: Page, box: Box, listener: tuple[str, list[int]], way: str
 ) -> None:
     url, came = listener
     seen = watched(page)
-    id = box.send(mail("Hostile", html=ATTACK.format(url=url)))
+    message = mail("Hostile", html=ATTACK.format(url=url))
+    if way == "inner":
+        forwarded, message = message, mail("Forwarded")
+        message.add_attachment(forwarded)
+    id = box.send(message)
     if way == "frame":
         page.get_by_role("option", name="Hostile").click()
         inside: Any = page.locator("iframe.shown").content_frame

@@ -55,7 +55,7 @@ async def test_a_forwarded_message_is_one_of_its_own(store: Store) -> None:
     id = add(store, FORWARDED)
     found = await head(store, f"{id}/head?part=2")
     assert (found["Subject"], found["From"]["Address"]) == ("Grüße", "eve@example.net")
-    assert (found["Part"], found["HTML"]) == ("2", True)
+    assert (found["Part"], found["Outer"], found["HTML"]) == ("2", "Fwd: Hello", True)
     assert found["RemoteImages"] == {"Count": 1, "Hosts": 1}
     [image] = found["Inline"]
     part = await answered(store, f"/api/v1/message/{id}/part/{image['PartID']}")

@@ -133,7 +133,7 @@ export class Message {
       event.preventDefault();
       this.go(ID, { tab: 'parts' });
     };
-    return el('p', { class: 'inner' }, icon('mail'), `Part ${Part} of `, el('a', { href: `view/${ID}`, on: { click: back } }, this.list.row(ID)?.Subject || 'the message'));
+    return el('p', { class: 'inner' }, icon('mail'), `Part ${Part} of `, el('a', { href: `view/${ID}`, on: { click: back } }, this.mail.Outer || 'a message without a subject'));
   }
 
   draw() {

@@ -13,7 +13,9 @@ const lazy = { message: () => import('./message.js').catch(missing), panels: () 
 
 
 // The key is the id of a message, an id with the number of a message inside ("ID/2"), or "try-7".
-const page = { query: '', key: '', panel: '', mailboxes: {}, follow: remembered('follow', false), settings: {}, split };
+// The number of faults is null until it is known, and undefined if the server cannot fail. The rail
+// has its mailboxes when they are counted, all at once.
+const page = { query: '', key: '', panel: '', mailboxes: null, faults: null, follow: remembered('follow', false), settings: {}, split };
 let message = null;
 let faults = null;
 let drawn = '';
@@ -236,10 +238,10 @@ function rail() {
   const total = Math.max(0, list.numbers.total - (list.hidden?.count || 0));
   const unread = Math.min(list.numbers.unread, total);
   const byName = (a, b) => a[0].localeCompare(b[0]);
-  const names = (page.mailboxes.recipients || []).slice(0, MOST_NAMES).map((one) => [one.address, one.count]).sort(byName);
-  const logins = (page.mailboxes.logins || []).slice(0, MOST_NAMES).map((one) => [one.name, one.count]).sort(byName);
+  const names = (page.mailboxes?.recipients || []).slice(0, MOST_NAMES).map((one) => [one.address, one.count]).sort(byName);
+  const logins = (page.mailboxes?.logins || []).slice(0, MOST_NAMES).map((one) => [one.name, one.count]).sort(byName);
   const inboxes = (page.settings.inboxes || []).map((one) => [one.name, one.query]);
-  const state = JSON.stringify([total, unread, rejected, names, logins, list.tags.length, inboxes, page.query, page.panel, page.faults, page.settings.delete_all]);
+  const state = JSON.stringify([total, unread, rejected, Boolean(page.mailboxes), names, logins, list.tags.length, inboxes, page.query, page.panel, page.faults, page.settings.delete_all]);
   if ($('rail').dataset.state === state) return;
   $('rail').dataset.state = state;
   const hadFocus = $('rail').contains(document.activeElement) ? document.activeElement.getAttribute('href') || document.activeElement.id : null;
@@ -255,7 +257,7 @@ function rail() {
     ...group('Inboxes', inboxes.map(([name, query]) => entry(name, 0, query))),
     ...group('Recipients', names.map(([name, count]) => entry(name, count, `addressed:"${name}"`, 'address'))),
     ...group('Logins', logins.map(([name, count]) => entry(name, count, `login:"${name}"`))),
-    ...group('Tags', [...list.tags].sort((a, b) => a.localeCompare(b)).slice(0, MOST_TAGS).map((tag) => entry(tag, 0, `tag:"${tag}"`))),
+    ...group('Tags', (page.mailboxes ? [...list.tags] : []).sort((a, b) => a.localeCompare(b)).slice(0, MOST_TAGS).map((tag) => entry(tag, 0, `tag:"${tag}"`))),
   ].flat().filter(Boolean));
   if (hadFocus) ($(hadFocus) || $('rail').querySelector(`[href="${CSS.escape(hadFocus)}"]`))?.focus();
 }
@@ -272,9 +274,10 @@ function forAll() {
 
 const countMailboxes = paced(() => {
   const state = `${list.numbers.total} ${list.rows[0]?.ID} ${list.waiting}`;
-  if (state === page.counted) return;
+  // The server has other things to do while many messages come; a later update asks again.
+  if (state === page.counted || list.isBurst) return;
   page.counted = state;
-  get('api/mailboxes').then((found) => { page.mailboxes = found; rail(); }, () => {});
+  get('api/mailboxes').then((found) => { page.mailboxes = found; rail(); }, () => { page.mailboxes ??= {}; rail(); });
 }, 2000);
 
 function closeRail() {
@@ -547,6 +550,7 @@ setTheme(remembered('theme', 'auto'));
 $('follow').setAttribute('aria-pressed', page.follow);
 if (remembered('split', 0)) split(remembered('split', 420));
 Object.assign(page, fromAddress());
+document.body.dataset.pane = page.key || page.panel ? 'message' : 'list';
 $('search').value = page.query;
 rail();
 const first = list.show(page.query);
