@@ -640,7 +640,7 @@ class Commands(Connection):
     async def _call_handler_hook(self, command: str, *args: Any) -> Any:
         """Call the handler's hook of a command; return MISSING if it has none."""
         handler = self.event_handler
-        if hasattr(type(handler), "__getattr__"):
+        if hasattr(handler, "__getattr__"):
             hook = hooks.find(handler, "handle_" + command)
         else:
             # Most handlers have no __getattr__: this saves a call.

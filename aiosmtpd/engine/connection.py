@@ -13,7 +13,6 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -570,9 +569,7 @@ class Connection(Wire):
             self._read_records(tls, data)
         else:
             tls.feed(data)
-            from aiosmtpd.engine.handshakes import handshakes_of  # not needed without TLS
-
-            handshakes_of(self.loop).run(self.loop, partial(upgrade.go_on, self))
+            upgrade.take_turn(self)
 
     def _read_records(self, tls: TLS, data: bytes | memoryview | None = None) -> None:
         try:

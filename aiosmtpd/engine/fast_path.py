@@ -100,7 +100,7 @@ def run(server: ServerSide, data: bytes, unchanged: tuple[Any, ...]) -> bytes | 
 
 def _applies(server: ServerSide, unchanged: tuple[Any, ...]) -> bool:
     """Return True if no method is overridden and the handler's hooks are plain attributes."""
-    if hasattr(type(server.event_handler), "__getattr__"):
+    if hasattr(server.event_handler, "__getattr__"):
         # Such a handler may answer to every name, as mocks do: the driver looks for its hooks.
         return False
     try:

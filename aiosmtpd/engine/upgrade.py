@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
+from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected
 from aiosmtpd.protocol import replies
@@ -119,6 +121,11 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
         # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
         raw.write(tickets)
     return raw
+
+
+def take_turn(connection: Connection) -> None:
+    """Go on with the handshake: now, or after those of other connections that came before."""
+    handshakes_of(connection.loop).run(connection.loop, partial(go_on, connection))
 
 
 def go_on(connection: Connection) -> None:
