@@ -86,7 +86,8 @@ def _head(config: Config | None, program: str, file: str, notify_reload: bool) -
     if notify_reload:
         yield "Type=notify-reload"
     else:
-        yield from ("Type=notify", "ExecReload=/bin/kill -HUP $MAINPID")
+        # The kill of the shell: a small system has no program of that name.
+        yield from ("Type=notify", "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'")
     if hidden := [one for one in (program, file) if any(map(partial(_is_in, one), HOMES))]:
         yield f"# ProtectHome= hides {' and '.join(hidden)}: move this to another folder."
     yield f"ExecStart={_quoted(program)} serve {_quoted(file)}"

@@ -28,7 +28,7 @@ def test_a_service_without_root() -> None:
     for line in (
         "User=mail",
         "Type=notify",
-        "ExecReload=/bin/kill -HUP $MAINPID",
+        "ExecReload=/bin/sh -c 'kill -HUP $MAINPID'",
         "ExecStart=/usr/bin/aiosmtpd serve /etc/aiosmtpd/a.toml",
         "AmbientCapabilities=CAP_NET_BIND_SERVICE",
         "CapabilityBoundingSet=CAP_NET_BIND_SERVICE",
