@@ -2,8 +2,12 @@
 
 ``python benchmarks/delivery_smtp.py`` needs Postfix's ``smtp-source``. Both servers take turns in
 short rounds; the ratio is the median of the rounds. With the spool, each message is on the disk
-before its 250, and is then delivered to an outlet that drops it. The CPU time is that of this
-process: the server, the spool and the courier.
+before its 250, and is then delivered to an outlet that drops it.
+
+The rate is taken until the last 250. The courier delivers meanwhile, as it does in a server; the
+messages that it has not delivered by then do not count. The CPU time does contain all deliveries:
+it is that of this process, with the server, the spool and the courier. ``smtp-source`` needs CPU
+time too, and shares the machine.
 """
 
 import argparse

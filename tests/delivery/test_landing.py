@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -112,3 +113,16 @@ async def test_a_loop_that_has_ended_is_an_error(other: Other) -> None:
     # It says so at each later call too.
     with pytest.raises(RuntimeError):
         await ferry.run(place_of, "b")
+
+
+async def test_one_timer_ends_each_wait() -> None:
+    landing = Landing(asyncio.get_running_loop(), 0.05)
+    ended: Future[str] = Future()
+    waits = [landing.wait_patiently(one) for one in (Future[str](), ended, Future[str]())]
+    ended.set_result("now")
+    assert await waits[1] == "now"
+    for _ in range(2):
+        for late in waits[0], waits[2]:
+            with pytest.raises(TimeoutError):
+                await late
+        waits = [landing.wait_patiently(Future[str]()) for _ in range(3)]
