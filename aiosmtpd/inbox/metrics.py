@@ -33,14 +33,15 @@ def routes(services: Services) -> list[BaseRoute]:
 
 def _lines(services: Services, began: float) -> Iterator[str]:
     store = services.store
-    counts = store.counts()
+    # The tags wait for messages that have just arrived, which the counts have already.
+    tags, counts = store.tags(), store.counts()
     yield from _gauge("database_size_bytes", "Bytes of the database.", store.database_size())
     yield from _gauge("memory_usage_bytes", "Bytes of memory of the process.", memory())
     yield from _gauge("messages", "Messages in the inbox.", counts.total)
     yield from _gauge("messages_unread", "Unread messages in the inbox.", counts.unread)
     yield from _gauge("uptime_seconds", "Seconds since the start.", int(monotonic() - began))
     yield from _head("tag_messages", "gauge", "Messages with a tag.")
-    for tag, count in store.tags().items():
+    for tag, count in tags.items():
         name = tag.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
         yield f'mailpit_tag_messages{{tag="{name}"}} {count}'
     for name, help, number in (

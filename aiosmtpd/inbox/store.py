@@ -792,7 +792,7 @@ class Store:
 
         The number is the earliest of their times of arrival, in milliseconds since 1970.
         """
-        return self._opened(self._readers).later(id)
+        return self._current().later(id)
 
     def matches(self, id: str, query: str, *, zone: tzinfo | None = None) -> bool:
         """Return True if a message matches *query*; False if there is no such message."""
