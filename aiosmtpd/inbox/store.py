@@ -21,13 +21,12 @@ from datetime import datetime, tzinfo
 from functools import partial
 from pathlib import Path
 from time import monotonic, time
-from typing import BinaryIO, NamedTuple, Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 from attrs import evolve
 from public import public
 
 from aiosmtpd.inbox import changes, database, labels, packing, reading, search as language, wire
-from aiosmtpd.inbox.arrivals import Arrivals, Record
 from aiosmtpd.inbox.keep import Keep as Keep, parse_keep as parse_keep
 from aiosmtpd.inbox.records import (
     Attempt as Attempt,
@@ -42,12 +41,13 @@ from aiosmtpd.inbox.records import (
     Summary as Summary,
     Tagging as Tagging,
 )
-from aiosmtpd.inbox.rows import Description, describe, new_id
+from aiosmtpd.inbox.rows import Description, describe
 from aiosmtpd.inbox.stored import (
     ListedPart as ListedPart,
     StoredMail as StoredMail,
     Trees,
 )
+from aiosmtpd.inbox.taking import QUICK, Taker
 from aiosmtpd.inbox.writer import Change, Writer
 from aiosmtpd.mail.source import InFile, InMemory
 
@@ -58,14 +58,8 @@ log = logging.getLogger("mail.log")
 LARGE = 1_000_000
 """Bytes of the largest message that is kept in the database and not in a file."""
 
-QUICK = 1 << 16
-"""Bytes of the largest message that the writer reads itself: larger ones would delay others."""
-
 INDEXED_AT_ONCE = 100
 """Messages that are added to the index in one commit."""
-
-MOST_ARRIVED = 1000
-"""Messages that wait for the database before the next one waits, too."""
 
 MOST_PENDING = 5000
 """Messages that wait for the index before it is brought up to date in spite of other work."""
@@ -84,16 +78,6 @@ FREE_PAGES = 256
 
 STREAMED = 500
 """Rows of one piece of a stream."""
-
-
-class Arrival(NamedTuple):
-    """A message that is among the arrivals and not yet in the database."""
-
-    number: int
-    id: str
-    envelope: str
-    received: Received
-    content: bytes
 
 
 @public
@@ -126,10 +110,7 @@ class Store:
         self._index = False
         self._writer: Writer | None = None
         self._readers: reading.Readers | None = None
-        self._arrivals: Arrivals | None = None
-        self._arrived: list[Arrival] = []
-        # True if the writer has a task that has not begun to add them.
-        self._is_awaited = False
+        self._taker: Taker | None = None
         self._large: ThreadPoolExecutor | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
@@ -138,7 +119,7 @@ class Store:
         self._tags: Counter[str] = Counter()
         self._sessions: dict[int, SessionLog] = {}
         self._saved: dict[int, int] = {}
-        self._next_session = self._next = 1
+        self._next_session = 1
         self._pending = 0
         self._filters = [(language.parse(query), tags) for query, tags in self.tagging.filters]
         self._next_snapshot = self._next_check = 0.0
@@ -166,7 +147,7 @@ class Store:
         self._lock(path)
         self._folder = path.with_name(path.name + ".large")
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._arrivals = Arrivals(path)
+        self._taker = Taker(path, self._gate, self._describe, self._filters)
         connection = database.open_writer(
             path, durable=self.durable, temporary=self._temporary is not None
         )
@@ -197,7 +178,8 @@ class Store:
         for query, _ in self._filters:
             # An error now is better than one for each message.
             changes.has(connection, 0, query)
-        self._add_arrivals(connection)
+        taker = self._opened(self._taker)
+        taker.load(connection)
         first = connection.execute(
             "select count(*), coalesce(sum(read = 0), 0), coalesce(sum(size), 0),"
             " coalesce(max(n), 0), coalesce(max(session), 0) from msg"
@@ -209,7 +191,7 @@ class Store:
         self._index = database.has_index(connection)
         waiting = connection.execute("select count(*) from txt where n > ?", (indexed,)).fetchone()
         self._pending = waiting[0] if self._index else 0
-        self._next = max(first[3], indexed, changes.state(connection, "arrived")) + 1
+        taker.start_after(max(first[3], indexed, changes.state(connection, "arrived")))
         self._next_session = max(first[4], attempts[1] or 0, sessions[0] or 0) + 1
         self._counts = Counts(first[0], first[1], first[2], attempts[0], 0, 0, 0, 0, 0, pruned[0])
         self._tags = changes.tag_counts(connection)
@@ -221,27 +203,11 @@ class Store:
             if file.name not in known:
                 file.unlink()
 
-    def _add_arrivals(self, connection: sqlite3.Connection) -> None:
-        """Add the messages that had just arrived when the process was killed."""
-        arrivals = self._opened(self._arrivals)
-        known = changes.state(connection, "arrived")
-        connection.execute("begin immediate")
-        found = []
-        for one in arrivals.read():
-            if one.number > known:
-                id, received = packing.read_envelope(one.envelope, one.content)
-                found.append(Arrival(one.number, id, one.envelope, received, one.content))
-        if found:
-            self._add_all(connection, Change(), found)
-            changes.set_state(connection, "arrived", found[-1].number)
-        connection.execute("commit")
-        arrivals.empty()
-
     def _abandon(self) -> None:
         with self._gate:
-            if self._arrivals is not None:
-                self._arrivals.close()
-                self._arrivals = None
+            if self._taker is not None:
+                self._taker.close()
+                self._taker = None
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
@@ -260,8 +226,6 @@ class Store:
         self._writer.stop()
         self._writer = self._readers = self._large = None
         self._trees.clear()
-        # Those that a full disk has kept from the database stay in the files.
-        self._arrived.clear()
         self._abandon()
 
     def __enter__(self) -> Self:
@@ -298,72 +262,10 @@ class Store:
         It is in the lists a moment later: its event comes within 0.3 s, see :meth:`hurry`. Methods
         that read or change messages first wait for it. :meth:`counts` has it at once.
         """
-        content, writer = received.content, self._opened(self._writer)
-        is_behind = len(self._arrived) >= MOST_ARRIVED
-        is_slow = self.durable or self.ignore_duplicates or is_behind
-        if is_slow or not isinstance(content, bytes) or len(content) > QUICK:
+        taker, writer = self._opened(self._taker), self._opened(self._writer)
+        if self.durable or self.ignore_duplicates or not taker.can_take(received):
             return self.add(received)
-        received, id, future = _dated(received), new_id(), Future[str]()
-        envelope = packing.packed_envelope(received, id)
-        with self._gate:
-            arrival = Arrival(self._next, id, envelope, received, content)
-            try:
-                self._opened(self._arrivals).add(Record(self._next, envelope, content))
-            except OSError as error:
-                future.set_exception(StoreError(f"Cannot keep a message: {error}"))
-                return future
-            self._next += 1
-            self._arrived.append(arrival)
-            if self._is_awaited:
-                writer.linger()
-            else:
-                self._is_awaited = True
-                writer.postpone(self._add_arrived)
-        future.set_result(id)
-        return future
-
-    def _add_arrived(self, connection: sqlite3.Connection, change: Change) -> None:
-        """Add all messages that have arrived, in the writer's thread."""
-        # Some may have been added in this transaction.
-        known = changes.state(connection, "arrived")
-        with self._gate:
-            self._is_awaited = False
-            arrived = [one for one in self._arrived if one.number > known]
-        if arrived:
-            self._add_all(connection, change, arrived)
-            changes.set_state(connection, "arrived", arrived[-1].number)
-            change.arrived = len(arrived)
-
-    def _add_all(
-        self, connection: sqlite3.Connection, change: Change, arrived: list[Arrival]
-    ) -> None:
-        messages = [
-            changes.Message(
-                one.number,
-                one.envelope,
-                one.received.session,
-                self._describe(one.received, one.id),
-                one.content,
-            )
-            for one in arrived
-        ]
-        made = Change()
-        connection.execute("savepoint arrived")
-        try:
-            changes.insert(connection, made, messages, self._filters)
-        except (sqlite3.OperationalError, OSError):
-            raise
-        except Exception as error:
-            connection.execute("rollback to arrived")
-            if len(arrived) > 1:
-                # One of them may be to blame.
-                for one in arrived:
-                    self._add_all(connection, change, [one])
-            else:
-                log.error("The inbox cannot store a message", exc_info=error)
-        else:
-            change.add(made)
-        connection.execute("release arrived")
+        return taker.take(_dated(received), writer)
 
     def _is_quick(self, received: Received) -> bool:
         return isinstance(received.content, bytes) and len(received.content) <= QUICK
@@ -426,9 +328,7 @@ class Store:
         content = received.content if isinstance(received.content, bytes) else None
         envelope = packing.packed_envelope(received, found.id)
         with self._gate:
-            # Not used again, also after a rollback.
-            n = self._next
-            self._next += 1
+            n = self._opened(self._taker).new_number()
         message = changes.Message(n, envelope, received.session, found, content)
         changes.insert(connection, change, [message], self._filters)
         return found.id
@@ -587,8 +487,7 @@ class Store:
         with self._gate:
             # At once, so that no message counts twice or not at all.
             self._counts = counts
-            self._opened(self._arrivals).stored(change.arrived)
-            del self._arrived[: change.arrived]
+            self._opened(self._taker).stored(change.arrived)
         if change.tags:
             tags = self._tags.copy()
             tags.update(change.tags)
@@ -611,7 +510,7 @@ class Store:
         if self._snapshot():
             return True
         with self._gate:
-            self._opened(self._arrivals).empty()
+            self._opened(self._taker).empty()
         if self._opened(self._writer).try_now(lambda on, _: changes.drop_some(on)):
             return True
         free = connection.execute("pragma freelist_count").fetchone()[0]
@@ -685,7 +584,7 @@ class Store:
     def _current(self) -> reading.Readers:
         """Return the readers, after all messages and attempts that came are in the lists."""
         writer = self._opened(self._writer)
-        if (self._arrived or writer.is_late()) and not writer.is_current_thread():
+        if (self._taker or writer.is_late()) and not writer.is_current_thread():
             writer.submit(lambda *_: None).result()
         return self._opened(self._readers)
 
@@ -840,7 +739,7 @@ class Store:
     def counts(self) -> Counts:
         """Return numbers that are in memory; it never blocks."""
         with self._gate:
-            counts, new = self._counts, len(self._arrived)
+            counts, new = self._counts, len(self._taker or ())
         if not new:
             return counts
         total, unread, accepted = counts.total, counts.unread, counts.accepted

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.inbox import changes, store as store_module, writer
+from aiosmtpd.inbox import changes, writer
 from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import Store, StoreError
 from tests.inbox.support import mail, received, row, subjects
@@ -251,7 +251,7 @@ def test_a_mistake_loses_no_others(
 
 
 def test_many_wait_for_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "MOST_ARRIVED", 3)
+    monkeypatch.setattr("aiosmtpd.inbox.taking.MOST_ARRIVED", 3)
     came = threading.Event()
     store.subscribe(lambda event: came.set())
     for number in range(4):
