@@ -43,6 +43,8 @@ def test_eight_tabs_by_number_and_by_arrows(message: Page) -> None:
         message.keyboard.press(str(number))
         chosen = message.locator("[role=tab][aria-selected=true]")
         assert chosen.inner_text().startswith(name)
+    bar = message.get_by_role("tablist")
+    assert bar.evaluate("bar => bar.scrollWidth <= bar.clientWidth")
     tabs.last.focus()
     message.keyboard.press("ArrowRight")
     expect(tabs.first).to_be_focused()

@@ -151,7 +151,7 @@ export class Message {
       this.tabs.map((tab, number) => el('button', {
         type: 'button', role: 'tab', id: `tab-${tab.id}`, 'aria-controls': 'panel', title: `${tab.title} (${number + 1})`,
         on: { click: () => this.choose(tab.id) },
-      }, tab.title, el('span', { class: 'badge', hidden: true }))));
+      }, tab.title, tab.badge ? el('span', { class: 'badge', hidden: true }) : null)));
     const panel = el('div', { class: 'panel', id: 'panel', role: 'tabpanel', tabindex: '0' });
     // The frame of the message before stays until the new one has loaded.
     const frame = this.box.querySelector('iframe.shown');
