@@ -386,9 +386,7 @@ class Connection(Wire):
         raw = self._raw
         if raw is None or raw.is_closing():
             return
-        # A client that ends without a close_notify has broken off, and does not read ours.
-        tls = self._tls
-        if tls is not None and (tls.ended or not self._eof) and (farewell := tls.close()):
+        if self._tls is not None and (farewell := self._tls.close()):
             raw.write(farewell)
         if not self._eof and self._talks_on(raw) and raw.can_write_eof():
             self._linger(raw)
