@@ -104,7 +104,7 @@ def test_a_socket_whose_path_is_too_long(tmp_path: Path) -> None:
     text = f'user = "{ME}"\nhandler = "json:loads"\nlisten = "127.0.0.1:0"\n'
     found = faults(tmp_path, f'{text}[admin]\nsocket = "{path}"\n')
     assert [one.partition(" has at most")[0] for one in found] == [
-        f":5: admin.socket: {path}: the path of a socket"
+        ":5: admin.socket: the path of a Unix socket"
     ]
 
 
