@@ -213,9 +213,16 @@ class Web:
         self._quiet.is_stopping = True
         server.should_exit = True
         if server.server_state.tasks:
-            for connection in list(server.server_state.connections):
-                connection.transport.abort()
+            _abort(server)
         await asyncio.wait([task])
+        # uvicorn does not close those that were accepted while it closed the others.
+        _abort(server)
+        await asyncio.sleep(0)
         logging.getLogger("uvicorn.error").removeFilter(self._quiet)
         self._sockets = []
         task.result()
+
+
+def _abort(server: Server) -> None:
+    for connection in list(server.server_state.connections):
+        connection.transport.abort()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from uvicorn.server import Server
 
 from aiosmtpd.inbox import web
 from aiosmtpd.inbox.services import Services
@@ -92,3 +93,17 @@ async def test_too_many_connections(store: Store, monkeypatch: pytest.MonkeyPatc
 
 def test_the_system_has_a_number_of_connections() -> None:
     assert 50 <= web.most_connections() <= web.MOST_CONNECTIONS
+
+
+async def test_a_stop_closes_connections_that_uvicorn_leaves(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def leave(self: Server, sockets: object = None) -> None:
+        """End as if all connections had been accepted a moment too late."""
+
+    async with served(store) as page, Client(page) as client:
+        client.send(ASK)
+        assert await client.status() == b"HTTP/1.1 200 OK"
+        monkeypatch.setattr(Server, "shutdown", leave)
+        await page.stop()
+        assert await client.rest() == b""
