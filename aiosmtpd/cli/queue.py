@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.mail.terminal import safe, safe_line, terminal_of
+from aiosmtpd.process.exit import flush_standard_streams
 
 if TYPE_CHECKING:
     from aiosmtpd.delivery.backlog import Backlog, Delivery, Selection
@@ -61,19 +62,23 @@ def main(args: Sequence[str], program: str) -> int:
     settings = parser.parse_args(args)
     settings.program = program
     _check(parser, settings)
+    for stream in sys.stdout, sys.stderr:
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    code = _run(settings, program)
+    return code if flush_standard_streams() else 1
+
+
+def _run(settings: Namespace, program: str) -> int:
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.delivery.backlog import Backlog
     from aiosmtpd.delivery.database import SpoolError
 
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
     try:
         with closing(Backlog(settings.spool)) as backlog:
             return ACTIONS[settings.action](backlog, settings)
     except BrokenPipeError:
-        # The reader has gone. Python would report the error again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone.
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
-from aiosmtpd.process.exit import open_standard_streams
+from aiosmtpd.process.exit import flush_standard_streams, open_standard_streams
 from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
@@ -58,13 +58,18 @@ def main(args: Sequence[str], program: str) -> int:
     parser = make_parser(program)
     settings = parser.parse_args(args)
     _check_options(parser, settings)
-    # Imported after parsing, so that --help is fast.
-    from aiosmtpd.runner.faults import WrongConfiguration
-
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):
             # The name of a file may have any bytes.
             stream.reconfigure(errors="backslashreplace")
+    code = _run(settings, program)
+    return code if flush_standard_streams() else 1
+
+
+def _run(settings: Namespace, program: str) -> int:
+    # Imported after parsing, so that --help is fast.
+    from aiosmtpd.runner.faults import WrongConfiguration
+
     try:
         if settings.init:
             return _init(settings.file or NAME)
@@ -80,8 +85,7 @@ def main(args: Sequence[str], program: str) -> int:
         print(f"{program}: {failure}", file=sys.stderr)
         return failure.code
     except BrokenPipeError:
-        # The reader has gone. Python would report the error again at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader has gone.
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -37,17 +37,23 @@ def open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def flush_standard_streams() -> None:
-    """Flush them; point one that fails at ``/dev/null``, so that Python exits with our code."""
+def flush_standard_streams() -> bool:
+    """Flush them; point one that fails at ``/dev/null``, so that Python exits with our code.
+
+    Return False if one has failed: its reader may have gone.
+    """
+    works = True
     for stream in sys.stdout, sys.stderr:
         try:
             if stream is not None:
                 stream.flush()
         except (OSError, ValueError):
+            works = False
             with suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, stream.fileno())
                 os.close(nowhere)
+    return works
 
 
 def exit_despite_threads(before: set[threading.Thread], code: int) -> None:

@@ -20,6 +20,21 @@ from aiosmtpd.protocol import networks
 from aiosmtpd.protocol.session import Envelope, Session
 from aiosmtpd.runner.config import Config
 
+LOADED_LATE = (
+    "aiosmtpd.delivery.consumer",
+    "aiosmtpd.delivery.maildir",
+    "aiosmtpd.delivery.nexthop",
+    "aiosmtpd.delivery.outlets.command",
+    "aiosmtpd.delivery.outlets.maildir",
+    "aiosmtpd.delivery.outlets.python",
+    "aiosmtpd.delivery.outlets.smtp",
+    "aiosmtpd.lmtp",
+)
+"""Modules of the package that are imported only when they are needed.
+
+A process that becomes another user imports them before: that user may not read their folder.
+"""
+
 OF_HANDLERS = ("handle_", "auth_", "process_message")
 """The names of a handler's hooks begin so."""
 

@@ -20,7 +20,7 @@ from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity
 from aiosmtpd.runner import outlets
 from aiosmtpd.runner.config import Config
-from aiosmtpd.runner.handler import make_handler
+from aiosmtpd.runner.handler import LOADED_LATE, make_handler
 from aiosmtpd.runner.tables import RouteTable
 
 Said: TypeAlias = tuple[list[str | int], str, bool]
@@ -169,7 +169,7 @@ def main() -> None:
     order: dict[str, Any] = json.load(sys.stdin)
     if order["identity"] is not None:
         # As workers do: Python itself may lie in a folder that only root can read.
-        Identity(**order["identity"]).assume()
+        Identity(**order["identity"]).assume(LOADED_LATE)
     said = try_out(
         Config.from_json(order["config"]),
         online=order["online"],

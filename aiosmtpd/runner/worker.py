@@ -27,6 +27,7 @@ from aiosmtpd.process.rights import Identity
 from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.control import Channel
+from aiosmtpd.runner.handler import LOADED_LATE
 from aiosmtpd.runner.keys import Texts
 from aiosmtpd.runner.logs import set_level, set_up
 from aiosmtpd.runner.numbers import Numbers
@@ -42,18 +43,6 @@ ORPHAN_LINGER, ORPHAN_GRACE = 1.0, 0.5
 
 ORPHAN_END = 1.9
 """Seconds after which such a worker ends in any case; a delivery that runs is tried again."""
-
-LOADED_LATE = (
-    "aiosmtpd.delivery.consumer",
-    "aiosmtpd.delivery.maildir",
-    "aiosmtpd.delivery.nexthop",
-    "aiosmtpd.delivery.outlets.command",
-    "aiosmtpd.delivery.outlets.maildir",
-    "aiosmtpd.delivery.outlets.python",
-    "aiosmtpd.delivery.outlets.smtp",
-    "aiosmtpd.lmtp",
-)
-"""Modules of the package that are imported only when they are needed."""
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH")
 """Signals that a worker ignores: the master says when it ends."""

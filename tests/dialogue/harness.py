@@ -6,7 +6,7 @@ The dialogue is the same each time; only the arrival of the client's bytes diffe
 - singly: one byte at a time,
 - burst: all at once,
 - pipelined: MAIL, RCPT and DATA at once, each other line when everything before was answered,
-- cut: one of these, but for one cut.
+- cut: one of these, but for some cuts that are far apart.
 
 `SYNC` in a transcript is a point that every one of them waits at.
 """
@@ -43,6 +43,10 @@ TRANSACTION = (b"MAIL", b"RCPT", b"DATA")
 
 CUTS = 240
 """A transcript with more bytes than this is cut near its line ends and at even steps only."""
+
+
+APART = 40
+"""Bytes between two cuts of one replay, at least."""
 
 
 @dataclass(frozen=True)
@@ -201,21 +205,27 @@ def pipelined(steps: Sequence[Step]) -> list[Action]:
     return [*actions, Await(lines)]
 
 
-def cut(actions: Sequence[Action], position: int) -> list[Action]:
-    """Do the same, but for one cut after `position` bytes."""
+def cut(actions: Sequence[Action], positions: Sequence[int]) -> list[Action]:
+    """Do the same, but for cuts after so many bytes: ascending `positions`."""
     result: list[Action] = []
     before = 0
     for action in actions:
         if not isinstance(action, Feed):
             result.append(action)
             continue
-        offset = position - before
-        if 0 < offset < len(action.data):
-            result += [Feed(action.data[:offset]), Feed(action.data[offset:])]
-        else:
-            result.append(action)
-        before += len(action.data)
+        after = before + len(action.data)
+        ends = [before, *(at for at in positions if before < at < after), after]
+        result += [Feed(action.data[a - before : b - before]) for a, b in pairwise(ends)]
+        before = after
     return result
+
+
+def far_apart(positions: Iterable[int]) -> list[list[int]]:
+    """Divide positions into groups, each of which one replay cuts."""
+    groups: dict[int, list[int]] = {}
+    for at in positions:
+        groups.setdefault(at % APART, []).append(at)
+    return list(groups.values())
 
 
 def cut_positions(data: bytes) -> list[int]:

@@ -17,6 +17,7 @@ from .harness import (
     check,
     cut,
     cut_positions,
+    far_apart,
     judge_quiet,
     lockstep,
     pipelined,
@@ -86,8 +87,8 @@ async def cut_everywhere(transcript: Transcript, level: int) -> None:
     positions = positions_of(transcript)
     if level == logging.DEBUG:
         # The bytes are cut into lines by the same code at both levels.
-        positions = positions[::4]
-    await check(transcript, (cut(actions, at) for at in positions), level)
+        positions = positions[::2]
+    await check(transcript, (cut(actions, some) for some in far_apart(positions)), level)
 
 
 @every_transcript

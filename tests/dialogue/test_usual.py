@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -99,6 +99,9 @@ SCRIPTS = {
     "HELO again": MAIL + b"HELO other.test\r\n" + RCPT + MAIL + RCPT + DATA + BODY,
 }
 
+LONG = 10_000
+"""Bytes of a script that takes a while in lines."""
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "none": {},
     "modern": {"extensions": "modern"},
@@ -170,12 +173,19 @@ async def replies_to(server: Server, said: bytes, in_lines: bool) -> tuple[bytes
     return bytes(server.network.sent), ran
 
 
-either_way = pytest.mark.parametrize("in_lines", [False, True], ids=["at once", "in lines"])
+def each_script(settings: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test with all scripts, at once and in lines; long ones in lines with one setting."""
+    found = [
+        pytest.param(script, setting, in_lines, id=f"{script}-{setting}-{way}")
+        for script, said in SCRIPTS.items()
+        for setting in settings
+        for in_lines, way in ((False, "at once"), (True, "in lines"))
+        if not in_lines or len(said) < LONG or setting == "none"
+    ]
+    return pytest.mark.parametrize(("script", "setting", "in_lines"), found)
 
 
-@either_way
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("script", SCRIPTS)
+@each_script(SETTINGS)
 async def test_the_replies_are_those_of_the_driver(
     script: str, setting: str, in_lines: bool
 ) -> None:
@@ -271,10 +281,8 @@ def fast_verbs_with(kind: type[Hearing], script: str, setting: str, in_lines: bo
     return verbs & {"MAIL"}
 
 
-@either_way
-@pytest.mark.parametrize("setting", ["none", "modern", "few recipients"])
+@each_script(["none", "modern", "few recipients"])
 @pytest.mark.parametrize("kind", [Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing])
-@pytest.mark.parametrize("script", SCRIPTS)
 async def test_the_fast_path_calls_hooks_as_the_driver_does(
     script: str, kind: type[Hearing], setting: str, in_lines: bool
 ) -> None:

@@ -105,7 +105,7 @@ def test_no_secret_is_shown() -> None:
 
 
 def test_timeouts_are_not_answers_to_a_challenge() -> None:
-    with serving(*SHOW, "--auth-any", "--timeout", "2") as program:
+    with serving(*SHOW, "--auth-any", "--timeout", "1") as program:
         with Client(program.port) as client:
             client.ask(b"EHLO x")
             client.ask(b"AUTH LOGIN")

@@ -261,14 +261,15 @@ def test_stop_tells_idle_clients() -> None:
 
 def test_stop_lets_a_running_hook_end() -> None:
     handler = Slow()
-    with serving(handler) as controller, Client(controller.port) as client:
-        client.send(b"NOOP\r\nNOOP\r\n")
-        assert handler.entered.wait(PATIENCE)
-        stopper = threading.Thread(target=controller.stop)
-        stopper.start()
-        handler.let_go.set()
-        assert client.reply() == b"250 late\r\n"
-        assert client.rest()[-56:].endswith(b"closing connection\r\n")
+    with serving(handler) as controller:
+        with Client(controller.port) as client:
+            client.send(b"NOOP\r\nNOOP\r\n")
+            assert handler.entered.wait(PATIENCE)
+            stopper = threading.Thread(target=controller.stop)
+            stopper.start()
+            handler.let_go.set()
+            assert client.reply() == b"250 late\r\n"
+            assert client.rest()[-56:].endswith(b"closing connection\r\n")
         stopper.join(PATIENCE)
         assert not stopper.is_alive()
 
