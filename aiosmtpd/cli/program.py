@@ -34,7 +34,14 @@ from aiosmtpd.protocol.settings import Settings
 from aiosmtpd.server import Server, close_loop
 from aiosmtpd.smtp import SMTP
 
-LOADED_LATE = ("aiosmtpd.delivery.maildir", "aiosmtpd.delivery.nexthop", "aiosmtpd.lmtp")
+LOADED_LATE = (
+    "aiosmtpd.delivery.maildir",
+    "aiosmtpd.delivery.nexthop",
+    "aiosmtpd.engine.spill",
+    "aiosmtpd.engine.tls",
+    "aiosmtpd.lmtp",
+    "aiosmtpd.proxy_protocol",
+)
 """Modules of the package that are imported only when they are needed."""
 
 CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"

@@ -28,7 +28,12 @@ LOADED_LATE = (
     "aiosmtpd.delivery.outlets.maildir",
     "aiosmtpd.delivery.outlets.python",
     "aiosmtpd.delivery.outlets.smtp",
+    "aiosmtpd.engine.spill",
+    "aiosmtpd.engine.tls",
     "aiosmtpd.lmtp",
+    "aiosmtpd.process.users",
+    "aiosmtpd.proxy_protocol",
+    "aiosmtpd.runner.outlets",
 )
 """Modules of the package that are imported only when they are needed.
 

@@ -1,9 +1,13 @@
 """A worker in this process: its messages to the master, and its answers."""
 
+import ast
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -216,3 +220,36 @@ def certificate_of(port: int) -> str:
         der = client.socket.getpeercert(binary_form=True)
         assert der is not None
         return ssl.DER_cert_to_PEM_cert(der).strip()
+
+
+def test_all_is_imported_before_root_goes() -> None:
+    code = (
+        "import sys; from importlib import import_module; import aiosmtpd.runner.worker as worker\n"
+        "for name in worker.LOADED_LATE: import_module(name)\n"
+        "print(*[name for name in sys.modules if name.startswith('aiosmtpd')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    late = {late for name in loaded for late in imported_in_functions(name)}
+    assert late - loaded == set()
+
+
+def imported_in_functions(name: str) -> Iterator[str]:
+    """Name the modules of the package that functions of a module import."""
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    for function in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aiosmtpd"):
+                    for alias in node.names:
+                        inner = f"{node.module}.{alias.name}"
+                        yield inner if has_module(inner) else str(node.module)
+
+
+def has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False

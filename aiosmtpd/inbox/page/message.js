@@ -262,9 +262,10 @@ export class Message {
       for (const tab of this.tabs) {
         if (!tab.badge) continue;
         this.about(tab.about).then((found) => {
+          if (asked !== this.asked || !this.mail) return;
           const count = tab.badge(found, this.mail);
           const badge = $(`tab-${tab.id}`)?.querySelector('.badge');
-          if (asked !== this.asked || !badge || !count) return;
+          if (!badge || !count) return;
           badge.textContent = count;
           badge.hidden = false;
           badge.classList.toggle('bad', Boolean(tab.isBad?.(found)));
