@@ -72,6 +72,14 @@ async def json_answer(
     return octets_answer(body, headers)
 
 
+def encoded(text: str) -> list[bytes]:
+    """Return a text as UTF-8, in pieces: one call for all of it would stop other threads."""
+    return [
+        text[at : at + LARGEST_AT_ONCE].encode("utf-8", "replace")
+        for at in range(0, len(text), LARGEST_AT_ONCE)
+    ]
+
+
 def octets_answer(body: bytes | list[bytes], headers: dict[str, str]) -> Response:
     """Return an answer that is sent in pieces if it is large, so that others wait less."""
     made = [body] if isinstance(body, bytes) else body

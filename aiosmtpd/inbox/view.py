@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from aiosmtpd.inbox.answers import UNKNOWN, octets_answer, zone_of
+from aiosmtpd.inbox.answers import UNKNOWN, encoded, octets_answer, zone_of
 from aiosmtpd.inbox.auth import key_of
 from aiosmtpd.inbox.heads import AnyMail, inner
 from aiosmtpd.inbox.message import CLOSED, Finder
@@ -90,13 +90,13 @@ class Views(Finder):
         nonce = token_urlsafe(16) if query.get("embed") == "1" else ""
         is_framed = query.get("frame") == "1"
 
-        def made() -> bytes:
+        def made() -> list[bytes]:
             page = replace_tags(_TAG, "<x-", html) if is_browser else html
             if nonce:
                 page = embedded(page, nonce)
             elif is_framed:
                 page = framed(page)
-            return page.encode("utf-8", "replace")
+            return encoded(page)
 
         headers = {
             "content-type": "text/html; charset=utf-8",
@@ -110,7 +110,7 @@ class Views(Finder):
         mail = await self.find(request)
         async with self._turn(mail):
             shown = await self._shown(request, mail)
-            octets = await asyncio.to_thread(lambda: text_of(shown).encode("utf-8", "replace"))
+            octets = await asyncio.to_thread(lambda: encoded(text_of(shown)))
         await self.mark_read(mail)
         headers = {"content-type": "text/plain; charset=utf-8", "content-security-policy": CLOSED}
         return octets_answer(octets, headers)
