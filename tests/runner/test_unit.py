@@ -66,8 +66,8 @@ def test_folders_of_sockets_can_be_written() -> None:
 
 
 def test_hidden_folders_are_named() -> None:
-    text = unit(None, "/root/venv/bin/aiosmtpd", "/etc/a.toml")
-    assert "# ProtectHome= hides /root/venv/bin/aiosmtpd: move this" in text
+    text = unit(None, "/home/ann/venv/bin/aiosmtpd", "/etc/a.toml")
+    assert "# ProtectHome= hides /home/ann/venv/bin/aiosmtpd: move this" in text
     assert "# ProtectHome" not in unit(None, "/opt/a", "/homely/b")
 
 
