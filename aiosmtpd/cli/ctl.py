@@ -6,12 +6,12 @@ import errno
 import json
 import os
 import socket
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from aiosmtpd.cli.output import complain
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.mail.terminal import safe_line
 
@@ -76,10 +76,10 @@ def main(args: Sequence[str], program: str) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except NoServer as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return 2
     if "error" in answer:
-        print(f"{program}: {safe_line(str(answer['error']))}", file=sys.stderr)
+        complain(f"{program}: {answer['error']}")
         return 1
     return _show(settings, answer["value"])
 

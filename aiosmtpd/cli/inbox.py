@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from aiosmtpd.cli import options, values
+from aiosmtpd.cli.output import complain
 from aiosmtpd.cli.parser import Parser, formatter
 
 DEFAULT_PORT = 1025
@@ -64,11 +64,10 @@ def main(args: Sequence[str], program: str) -> int:
         parser.error(MISSING.format(names=", ".join(missing)))
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.cli.inbox_program import run
-    from aiosmtpd.mail.terminal import safe_line
 
-    if not settings.quiet and sys.stderr is not None:
+    if not settings.quiet:
         for note in notes:
-            print(safe_line(note), file=sys.stderr, flush=True)
+            complain(note)
     return run(parser, settings)
 
 

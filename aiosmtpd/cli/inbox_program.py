@@ -24,7 +24,7 @@ from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store, StoreError, Tagging, parse_keep
 from aiosmtpd.inbox.web import Web
-from aiosmtpd.listen.addresses import Address, Listen, parse_listen, spell
+from aiosmtpd.listen.addresses import Address, Listen, parse_listen, reachable, spell
 from aiosmtpd.mail.terminal import safe_line
 from aiosmtpd.observers.faults import Faults
 from aiosmtpd.process.activation import write_ready_file
@@ -278,7 +278,7 @@ class InboxProgram(Program):
         if not found:
             return "", 0
         host, port = sorted(found, key=lambda one: one[0] != "127.0.0.1")[0]
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+        return reachable(host), port
 
     def _announce(self) -> None:
         settings = self._settings

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+from aiosmtpd.cli.output import complain, escape_unencodable
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.mail.terminal import safe, safe_line, terminal_of
 from aiosmtpd.process.exit import flush_standard_streams
@@ -62,9 +63,7 @@ def main(args: Sequence[str], program: str) -> int:
     settings = parser.parse_args(args)
     settings.program = program
     _check(parser, settings)
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     code = _run(settings, program)
     return code if flush_standard_streams() else 1
 
@@ -438,7 +437,7 @@ def _complain(program: str, error: Exception | str) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; name another file or folder"
-    print(safe_line(f"{program}: {text}"), file=sys.stderr, flush=True)
+    complain(f"{program}: {text}")
 
 
 def _missing(queue_id: str | None) -> Missing:

@@ -17,6 +17,7 @@ from aiosmtpd.cli import values
 from aiosmtpd.cli.client import MECHANISMS, PORTS, Conversation, Failed, Order, Place
 from aiosmtpd.cli.envelope import NoEnvelope, recipients_of, sender_of
 from aiosmtpd.cli.options import DEFAULT_PORT
+from aiosmtpd.cli.output import complain, escape_unencodable
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.mail.terminal import Terminal, safe_line, terminal_of
 
@@ -379,9 +380,7 @@ def _run(args: Sequence[str], prog: str) -> int:
     parser = make_parser(prog)
     settings = parser.parse_args(args)
     order = _order(parser, settings)
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     screen = Screen()
     if settings.repeat > 1 or settings.concurrency > 1:
         from aiosmtpd.cli.load import Load
@@ -394,12 +393,6 @@ def _run(args: Sequence[str], prog: str) -> int:
         complain(f"{prog}: {error}")
         return 1
     return 0
-
-
-def complain(line: str) -> None:
-    """Print a line to the standard error."""
-    if sys.stderr is not None:
-        print(safe_line(line), file=sys.stderr, flush=True)
 
 
 class Screen:

@@ -9,6 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from aiosmtpd.cli.output import complain, escape_unencodable
 from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
 from aiosmtpd.process.exit import flush_standard_streams, open_standard_streams
 from aiosmtpd.process.failure import Failure
@@ -58,10 +59,7 @@ def main(args: Sequence[str], program: str) -> int:
     parser = make_parser(program)
     settings = parser.parse_args(args)
     _check_options(parser, settings)
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            # The name of a file may have any bytes.
-            stream.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     code = _run(settings, program)
     return code if flush_standard_streams() else 1
 
@@ -82,7 +80,7 @@ def _run(settings: Namespace, program: str) -> int:
         _print_faults(error.faults, sys.stderr)
         return WRONG
     except Failure as failure:
-        print(f"{program}: {failure}", file=sys.stderr)
+        complain(f"{program}: {failure}")
         return failure.code
     except BrokenPipeError:
         # The reader has gone.
