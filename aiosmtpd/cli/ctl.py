@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aiosmtpd.cli.output import complain
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.cli.parser import INTERRUPTED, Parser
 from aiosmtpd.mail.terminal import safe_line
 
 DEFAULT = "/run/aiosmtpd/ctl"
@@ -86,13 +86,7 @@ def main(args: Sequence[str], program: str) -> int:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} ACTION [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "ACTION [OPTIONS]", ABOUT, EXAMPLES)
     parser.add_argument(
         "action",
         metavar="ACTION",

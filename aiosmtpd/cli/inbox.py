@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from aiosmtpd.cli import options, values
 from aiosmtpd.cli.output import complain
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.parser import Parser
 
 DEFAULT_PORT = 1025
 WEB_PORT = 8025
@@ -116,13 +116,7 @@ class _InboxParser(Parser):
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = _InboxParser(
-        prog=program,
-        usage=f"{program} [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = _InboxParser(program, "[OPTIONS]", ABOUT, EXAMPLES)
     # No other user, and addresses of all kinds.
     generous = dict.fromkeys(GENEROUS, MOST)
     parser.set_defaults(setuid=False, smtputf8=True, size=DEFAULT_SIZE, **generous)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from aiosmtpd._version import __version__
 from aiosmtpd.cli import values
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.parser import Parser
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8025
@@ -53,41 +53,29 @@ them to a Python class of yours."""
 
 EXAMPLES = """\
 examples:
-  aiosmtpd -l :8025
+  {prog} -l :8025
       print messages to port 8025
-  aiosmtpd --pretty --show-dialogue
+  {prog} --pretty --show-dialogue
       decode messages, show sessions
-  aiosmtpd -c Mailbox incoming
+  {prog} -c Mailbox incoming
       store messages in a Maildir
-  aiosmtpd -c mymodule:function
+  {prog} -c mymodule:function
       call a function with each one
-  aiosmtpd --tls self-signed --auth-any
+  {prog} --tls self-signed --auth-any
       act like a provider's server
-  aiosmtpd -l :8025 -l unix:socket
+  {prog} -l :8025 -l unix:socket
       listen at two places
-  aiosmtpd --spool S --deliver maildir:M
+  {prog} --spool S --deliver maildir:M
       store first, then deliver
+
+commands, as the first argument:
 """
-
-
-def _epilog(program: str) -> str:
-    text = EXAMPLES.replace("  aiosmtpd ", f"  {program} ")
-    if COMMANDS:
-        text += "\ncommands, as the first argument:\n"
-    for name, command in COMMANDS.items():
-        text += f"  {program} {name}\n      {command.about}\n"
-    return text
 
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of the server's command line, for a program of this name."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} [OPTIONS] [CLASSARGS]",
-        description=ABOUT,
-        epilog=_epilog(program),
-        formatter_class=formatter,
-    )
+    commands = (f"  {{prog}} {name}\n      {COMMANDS[name].about}\n" for name in COMMANDS)
+    parser = Parser(program, "[OPTIONS] [CLASSARGS]", ABOUT, EXAMPLES + "".join(commands))
     version = f"{program} {__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_handler_options(parser)

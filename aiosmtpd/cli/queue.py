@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.cli.output import complain, escape_unencodable
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.cli.parser import INTERRUPTED, Parser
 from aiosmtpd.mail.terminal import safe, safe_line, terminal_of
 from aiosmtpd.process.exit import flush_standard_streams
 
@@ -91,13 +91,7 @@ def _run(settings: Namespace, program: str) -> int:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} ACTION [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "ACTION [OPTIONS]", ABOUT, EXAMPLES)
     parser.intermixed = True
     parser.add_argument(
         "action",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from aiosmtpd.cli.output import complain, escape_unencodable
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.cli.parser import INTERRUPTED, Parser
 from aiosmtpd.process.exit import flush_standard_streams, open_standard_streams
 from aiosmtpd.process.failure import Failure
 
@@ -91,13 +91,7 @@ def _run(settings: Namespace, program: str) -> int:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} [OPTIONS] [FILE]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "[OPTIONS] [FILE]", ABOUT, EXAMPLES)
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="The configuration, a file in TOML."
     )

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 from aiosmtpd.cli import options, values
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.parser import Parser
 
 ABOUT = """\
 A server that waits for one message,
@@ -54,13 +54,7 @@ def main(args: Sequence[str], program: str) -> int:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "[OPTIONS]", ABOUT, EXAMPLES)
     _add_wanted_options(parser)
     _add_printing_options(parser)
     options.add_network_options(parser)
