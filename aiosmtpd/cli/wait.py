@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 
 from aiosmtpd.cli import options, values
@@ -37,7 +37,7 @@ Ctrl-C
 def main(args: Sequence[str], program: str) -> int:
     """Wait for a message as the arguments say; return the exit code."""
     parser = make_parser(program)
-    settings = _settings(parser, args)
+    settings = options.parse(parser, args)
     # Imported after parsing, so that --help is fast.
     if settings.inbox is not None:
         from aiosmtpd.cli.inbox_wait import ask
@@ -65,12 +65,6 @@ def make_parser(program: str) -> ArgumentParser:
     return parser
 
 
-def _settings(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
-    # Options that only the server's own command line has get their defaults.
-    settings = options.make_parser(parser.prog).parse_args([])
-    return parser.parse_args(args, settings)
-
-
 def _add_wanted_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("message to wait for")
     for option, dest, what in (
@@ -89,7 +83,7 @@ def _add_wanted_options(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="Give up after this time, with exit code 1. Default: never.",
     )
-    group.add_argument("--ready-file", metavar="PATH", help=options.READY_FILE)
+    options.add_ready_file(group)
     group.add_argument(
         "--inbox",
         metavar="URL",
