@@ -423,29 +423,20 @@ def _keep(text: str) -> str:
     """Return the limits as they are, if they are valid."""
     from aiosmtpd.inbox.keep import parse_keep  # seldom needed
 
-    try:
-        return str(parse_keep(text))
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+    return str(values.parsed(parse_keep, text))
 
 
 def _relay(text: str) -> str:
     from aiosmtpd.inbox.relay import outlet_for  # seldom needed
 
-    try:
-        outlet_for(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+    values.parsed(outlet_for, text)
     return text
 
 
 def _webhook(text: str) -> str:
     from aiosmtpd.inbox.webhook import Webhook  # seldom needed
 
-    try:
-        Webhook(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"invalid URL: {error}") from None
+    values.parsed(Webhook, text, "invalid URL: ")
     return text
 
 
