@@ -13,7 +13,7 @@ from typing import Any
 
 from aiosmtpd.cli.output import complain
 from aiosmtpd.cli.parser import INTERRUPTED, Parser
-from aiosmtpd.mail.terminal import safe_line
+from aiosmtpd.mail.terminal import json_line, safe_line
 
 DEFAULT = "/run/aiosmtpd/ctl"
 """The socket, unless an option or the environment names another one."""
@@ -132,7 +132,7 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def _show(settings: Namespace, value: dict[str, Any]) -> int:
     if settings.json:
-        print(json.dumps(value))
+        print(json_line(value))
     else:
         for line in ACTIONS[settings.action](value):
             print(safe_line(line))

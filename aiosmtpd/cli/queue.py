@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.cli.output import complain, escape_unencodable
 from aiosmtpd.cli.parser import INTERRUPTED, Parser
-from aiosmtpd.mail.terminal import safe, safe_line, terminal_of
+from aiosmtpd.mail.terminal import json_line, safe, safe_line, terminal_of
 from aiosmtpd.process.exit import flush_standard_streams
 
 if TYPE_CHECKING:
@@ -195,7 +194,7 @@ def _list(backlog: Backlog, settings: Namespace) -> int:
     rows = backlog.deliveries(_selection(settings))
     if settings.json:
         for row in rows:
-            _print_json(_as_json(row))
+            print(json_line(_as_json(row)))
     elif not _print_table(rows, time.time()):
         print("No such deliveries." if settings.route or settings.dead else "The spool is empty.")
     return 0
@@ -209,7 +208,7 @@ def _show(backlog: Backlog, settings: Namespace) -> int:
             raise _missing(queue_id)
         if settings.json:
             for row in rows:
-                _print_json(_as_json(row))
+                print(json_line(_as_json(row)))
         else:
             _print_message(rows, _headers(backlog, queue_id))
     return 0
@@ -257,7 +256,7 @@ def _change(
         except Missing as error:
             missing.append(error)
     if settings.json:
-        _print_json({key: total})
+        print(json_line({key: total}))
     elif total or not missing:
         print(f"{total} {'delivery' if total == 1 else 'deliveries'} {result}")
     if missing:
@@ -311,7 +310,7 @@ def _export_to_file(backlog: Backlog, queue_id: str, settings: Namespace) -> Non
             os.unlink(path)
             raise
     if settings.json:
-        _print_json({"id": queue_id, "path": path})
+        print(json_line({"id": queue_id, "path": path}))
     else:
         print(safe_line(path))
 
@@ -420,11 +419,6 @@ def _as_json(row: Delivery) -> dict[str, Any]:
         "error": row.error,
         "arrival": attrs.asdict(row.arrival),
     }
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    # In ASCII, without the one control character that JSON leaves as it is.
-    print(json.dumps(value).replace("\x7f", "\\u007f"))
 
 
 def _complain(program: str, error: Exception | str) -> None:
