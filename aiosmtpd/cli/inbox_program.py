@@ -17,7 +17,7 @@ from attrs import evolve
 
 from aiosmtpd._version import __version__
 from aiosmtpd.cli.banner import is_local, sending_command, why_not_listening
-from aiosmtpd.cli.checks import complete, read_users
+from aiosmtpd.cli.checks import check_auth, complete, read_users
 from aiosmtpd.cli.inbox import DEFAULT_PORT, WEB_PORT
 from aiosmtpd.cli.program import Program, set_up_logging
 from aiosmtpd.inbox.intake import Intake
@@ -88,8 +88,7 @@ def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
     complete(parser, settings)
     secure = bool(settings.smtpscert)
     settings.places = [_with_port(place, secure) for place in settings.places]
-    if settings.require_auth and settings.users is None:
-        parser.error("--require-auth needs users: add --auth, --auth-file or --auth-any")
+    check_auth(parser, settings)
     if settings.requiretls and not (settings.tlscert or settings.tls):
         parser.error("--require-tls needs a certificate: add --tlscert and --tlskey, or --tls")
     try:

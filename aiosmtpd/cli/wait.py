@@ -47,8 +47,8 @@ def main(args: Sequence[str], program: str) -> int:
     from aiosmtpd.cli.one_message import Waiter, wait
 
     complete(parser, settings)
-    settings.handler = Waiter(settings)
     check_auth(parser, settings)
+    settings.handler = Waiter(settings)
     return wait(parser, settings)
 
 
