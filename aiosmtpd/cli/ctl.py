@@ -9,10 +9,11 @@ import socket
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from aiosmtpd.cli.output import complain
-from aiosmtpd.cli.parser import INTERRUPTED, Parser
+from aiosmtpd.cli.output import code_of, complain
+from aiosmtpd.cli.parser import Parser
 from aiosmtpd.mail.terminal import json_line, safe_line
 
 DEFAULT = "/run/aiosmtpd/ctl"
@@ -71,10 +72,12 @@ def main(args: Sequence[str], program: str) -> int:
     settings = parser.parse_args(args)
     if (settings.action == "log-level") != (settings.level is not None):
         parser.error(f"log-level needs one of {', '.join(LEVELS)}; other actions take no word")
+    return code_of(partial(_run, settings, program))
+
+
+def _run(settings: Namespace, program: str) -> int:
     try:
         answer = ask(settings.socket, {"command": settings.action, "level": settings.level})
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except NoServer as error:
         complain(f"{program}: {error}")
         return 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+
+from aiosmtpd.cli.parser import INTERRUPTED
 
 
 def complain(line: str) -> None:
@@ -18,3 +21,20 @@ def escape_unencodable() -> None:
     for stream in sys.stdout, sys.stderr:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def code_of(run: Callable[[], int]) -> int:
+    """Run a command that prints, and return its exit code: 1 if the reader of the output has gone.
+
+    The code is 130 after Ctrl-C.
+    """
+    from aiosmtpd.process.exit import flush_standard_streams  # not needed for --help
+
+    escape_unencodable()
+    try:
+        code = run()
+    except BrokenPipeError:
+        code = 1
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    return code if flush_standard_streams() else 1

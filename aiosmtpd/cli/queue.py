@@ -8,12 +8,12 @@ import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.cli.output import complain, escape_unencodable
-from aiosmtpd.cli.parser import INTERRUPTED, Parser
+from aiosmtpd.cli.output import code_of, complain
+from aiosmtpd.cli.parser import Parser
 from aiosmtpd.mail.terminal import json_line, safe, safe_line, terminal_of
-from aiosmtpd.process.exit import flush_standard_streams
 
 if TYPE_CHECKING:
     from aiosmtpd.delivery.backlog import Backlog, Delivery, Selection
@@ -62,9 +62,7 @@ def main(args: Sequence[str], program: str) -> int:
     settings = parser.parse_args(args)
     settings.program = program
     _check(parser, settings)
-    escape_unencodable()
-    code = _run(settings, program)
-    return code if flush_standard_streams() else 1
+    return code_of(partial(_run, settings, program))
 
 
 def _run(settings: Namespace, program: str) -> int:
@@ -77,9 +75,7 @@ def _run(settings: Namespace, program: str) -> int:
             return ACTIONS[settings.action](backlog, settings)
     except BrokenPipeError:
         # The reader has gone.
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        raise
     except Missing as error:
         _complain(program, error)
         return 1

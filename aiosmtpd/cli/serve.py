@@ -7,11 +7,12 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from aiosmtpd.cli.output import complain, escape_unencodable
-from aiosmtpd.cli.parser import INTERRUPTED, Parser
-from aiosmtpd.process.exit import flush_standard_streams, open_standard_streams
+from aiosmtpd.cli.output import code_of, complain
+from aiosmtpd.cli.parser import Parser
+from aiosmtpd.process.exit import open_standard_streams
 from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def main(args: Sequence[str], program: str) -> int:
     parser = make_parser(program)
     settings = parser.parse_args(args)
     _check_options(parser, settings)
-    escape_unencodable()
-    code = _run(settings, program)
-    return code if flush_standard_streams() else 1
+    return code_of(partial(_run, settings, program))
 
 
 def _run(settings: Namespace, program: str) -> int:
@@ -82,11 +81,6 @@ def _run(settings: Namespace, program: str) -> int:
     except Failure as failure:
         complain(f"{program}: {failure}")
         return failure.code
-    except BrokenPipeError:
-        # The reader has gone.
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def make_parser(program: str) -> ArgumentParser:
