@@ -16,6 +16,9 @@ DEFAULT_CLASS = "aiosmtpd.handlers.Debugging"
 DEFAULT_USER = "nobody"
 DEFAULT_SIZE = 2**25
 
+CLASSES = ("Debugging", "Delivery", "Mailbox", "Sink")
+"""Handlers with short names for ``-c``."""
+
 EXTENSIONS = ("all", "classic", "modern")
 
 
@@ -112,8 +115,8 @@ def add_handler_options(parser: ArgumentParser) -> None:
         metavar="CLASSPATH",
         dest="classpath",
         default=DEFAULT_CLASS,
-        help="The handler of the mail: a class by its name in aiosmtpd.handlers (Debugging, "
-        "Delivery, Mailbox, Sink, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is "
+        help="The handler of the mail: a class by its name in aiosmtpd.handlers "
+        f"({', '.join(CLASSES)}, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is "
         "called with each Mail. A module may be in the current folder. Default: Debugging, which "
         "prints messages.",
     )
