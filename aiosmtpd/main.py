@@ -56,7 +56,7 @@ def parseargs(args: Sequence[str] | None = None) -> tuple[ArgumentParser, Namesp
 
     complete(parser, settings)
     settings.handler = make_handler(parser, settings)
-    check_auth(parser, settings)
+    check_auth(parser, settings, settings.handler)
     return parser, settings
 
 

@@ -60,8 +60,7 @@ def sending_command(settings: Namespace, address: listening.Address, ca_file: Pa
         where = f"unix:{address}"
     else:
         host, port = address
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        where = listening.spell((host, port))
+        where = listening.spell((listening.reachable(host), port))
     scheme = settings.places[0].scheme
     if scheme == "smtps" or (settings.smtpscert and scheme is None):
         where = f"smtps://{where}"

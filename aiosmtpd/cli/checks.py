@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
 from aiosmtpd.cli.options import DEFAULT_HOST, DEFAULT_PORT
 from aiosmtpd.cli.values import user_and_password
@@ -26,9 +27,9 @@ def complete(parser: ArgumentParser, settings: Namespace) -> None:
         parser.error("--user and --group have no meaning with -n: leave one or the other out")
 
 
-def check_auth(parser: ArgumentParser, settings: Namespace) -> None:
-    """Refuse ``--require-auth`` if nothing can check a password: a usage error."""
-    mechanisms = any(name.startswith(("auth_", "handle_AUTH")) for name in dir(settings.handler))
+def check_auth(parser: ArgumentParser, settings: Namespace, handler: Any = None) -> None:
+    """Refuse ``--require-auth`` if neither the options nor *handler* can check a password."""
+    mechanisms = any(name.startswith(("auth_", "handle_AUTH")) for name in dir(handler))
     if settings.require_auth and settings.users is None and not mechanisms:
         parser.error("--require-auth needs users: add --auth, --auth-file or --auth-any")
 

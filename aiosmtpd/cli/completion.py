@@ -9,10 +9,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
-from aiosmtpd.cli.options import COMMANDS
-
-CLASSES = ("Debugging", "Mailbox", "Sink")
-"""Handlers with short names for ``-c``."""
+from aiosmtpd.cli.options import CLASSES, COMMANDS
 
 
 def complete(parser: ArgumentParser, program: str) -> None:

@@ -6,14 +6,15 @@ import errno
 import json
 import os
 import socket
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
-from aiosmtpd.mail.terminal import safe_line
+from aiosmtpd.cli.output import code_of, complain
+from aiosmtpd.cli.parser import Parser
+from aiosmtpd.mail.terminal import json_line, safe_line
 
 DEFAULT = "/run/aiosmtpd/ctl"
 """The socket, unless an option or the environment names another one."""
@@ -71,28 +72,24 @@ def main(args: Sequence[str], program: str) -> int:
     settings = parser.parse_args(args)
     if (settings.action == "log-level") != (settings.level is not None):
         parser.error(f"log-level needs one of {', '.join(LEVELS)}; other actions take no word")
+    return code_of(partial(_run, settings, program))
+
+
+def _run(settings: Namespace, program: str) -> int:
     try:
         answer = ask(settings.socket, {"command": settings.action, "level": settings.level})
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except NoServer as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(f"{program}: {error}")
         return 2
     if "error" in answer:
-        print(f"{program}: {safe_line(str(answer['error']))}", file=sys.stderr)
+        complain(f"{program}: {answer['error']}")
         return 1
     return _show(settings, answer["value"])
 
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} ACTION [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "ACTION [OPTIONS]", ABOUT, EXAMPLES)
     parser.add_argument(
         "action",
         metavar="ACTION",
@@ -138,7 +135,7 @@ def ask(path: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def _show(settings: Namespace, value: dict[str, Any]) -> int:
     if settings.json:
-        print(json.dumps(value))
+        print(json_line(value))
     else:
         for line in ACTIONS[settings.action](value):
             print(safe_line(line))

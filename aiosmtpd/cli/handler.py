@@ -11,7 +11,7 @@ from importlib import import_module
 from inspect import isclass, signature
 from typing import Any
 
-from aiosmtpd.cli.options import COMMANDS, DEFAULT_CLASS
+from aiosmtpd.cli.options import CLASSES, COMMANDS, DEFAULT_CLASS
 from aiosmtpd.process.failure import one_line
 
 
@@ -102,7 +102,7 @@ def _find(parser: ArgumentParser, classpath: str) -> Any:
     except Exception as error:
         parser.error(f"Cannot import {module_name} for -c {classpath}: {one_line(error)}")
     if not callable(found := getattr(module, name, None)):
-        known = "Debugging, Mailbox, Sink, MODULE.CLASS or MODULE:FUNCTION"
+        known = f"{', '.join(CLASSES)}, MODULE.CLASS or MODULE:FUNCTION"
         kind = "function or class" if ":" in classpath else "class"
         parser.error(f"No {kind} {name} in {module_name}: -c takes {known}")
     return found

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from aiosmtpd.cli import options, values
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.output import complain
+from aiosmtpd.cli.parser import Parser
 
 DEFAULT_PORT = 1025
 WEB_PORT = 8025
@@ -64,11 +64,10 @@ def main(args: Sequence[str], program: str) -> int:
         parser.error(MISSING.format(names=", ".join(missing)))
     # Imported after parsing, so that --help is fast.
     from aiosmtpd.cli.inbox_program import run
-    from aiosmtpd.mail.terminal import safe_line
 
-    if not settings.quiet and sys.stderr is not None:
+    if not settings.quiet:
         for note in notes:
-            print(safe_line(note), file=sys.stderr, flush=True)
+            complain(note)
     return run(parser, settings)
 
 
@@ -79,16 +78,13 @@ def parse(
 
     An option of the command line takes precedence over a variable.
     """
-    # Options that only the server's own command line has get their defaults.
-    defaults = vars(options.make_parser(parser.prog).parse_args([]))
-    defaults |= vars(parser.parse_args([]))
-    settings = parser.parse_args(args, Namespace(**defaults))
+    settings = options.parse(parser, args)
     notes: list[str] = []
     if any(name.startswith("MP_") for name in environment):
         from aiosmtpd.cli.mailpit import words_of
 
         words, notes = words_of(parser, args, environment)
-        settings = parser.parse_args([*words, *args], Namespace(**defaults))
+        settings = options.parse(parser, [*words, *args])
     _check(parser, settings)
     return settings, notes
 
@@ -117,16 +113,10 @@ class _InboxParser(Parser):
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = _InboxParser(
-        prog=program,
-        usage=f"{program} [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = _InboxParser(program, "[OPTIONS]", ABOUT, EXAMPLES)
     # No other user, and addresses of all kinds.
     generous = dict.fromkeys(GENEROUS, MOST)
-    parser.set_defaults(setuid=False, smtputf8=True, size=DEFAULT_SIZE, **generous)
+    parser.set_defaults(setuid=False, smtputf8=True, **generous)
     _add_smtp_options(parser)
     _add_tls_options(parser)
     options.add_auth_options(parser)
@@ -143,30 +133,9 @@ def make_parser(program: str) -> ArgumentParser:
 
 def _add_smtp_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("SMTP")
-    group.add_argument(
-        "-l",
-        "--listen",
-        action="append",
-        metavar="PLACE",
-        help="Where to listen for mail: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH or "
-        "fd:NUMBER; smtp://, smtps:// or lmtp:// may stand in front. May be given several times; "
-        f"port 0 is any free port. Default: localhost:{DEFAULT_PORT}.",
-    )
-    group.add_argument(
-        "-s",
-        "--size",
-        type=values.size,
-        default=DEFAULT_SIZE,
-        help="The largest message in bytes, such as 500K, 10M or 1G; 0 means any size. Default: "
-        "50M.",
-    )
-    group.add_argument(
-        "--max-recipients",
-        type=values.count_or_none,
-        metavar="N",
-        default=1000,
-        help="Allow N recipients of one message; 0 means any number. Default: 1000.",
-    )
+    options.add_listen(group, DEFAULT_PORT)
+    options.add_size(group, DEFAULT_SIZE, "50M")
+    options.add_limit(group, "max_recipients", "; 0 means any number")
     group.add_argument(
         "--allow-recipients",
         type=_expression,
@@ -174,30 +143,13 @@ def _add_smtp_options(parser: ArgumentParser) -> None:
         help="Refuse recipients in whose address this regular expression does not match, with 550, "
         "such as '@shop[.]test$'; the case of letters does not matter.",
     )
-    group.add_argument(
-        "--hostname",
-        type=values.host_name,
-        metavar="NAME",
-        help="The server's name in its greeting. Default: the full name of this machine.",
-    )
+    options.add_hostname(group)
 
 
 def _add_tls_options(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("TLS")
-    group.add_argument(
-        "--tlscert",
-        metavar="CERTFILE",
-        help="The PEM file with the certificate for STARTTLS and smtps:// places; needs --tlskey.",
-    )
-    group.add_argument(
-        "--tlskey", metavar="KEYFILE", help="The PEM file with its private key; needs --tlscert."
-    )
-    group.add_argument(
-        "--tls",
-        choices=("self-signed",),
-        help="Make a certificate at each start. It is signed by an authority in your cache folder, "
-        'which clients can trust. Needs trustme: pip install "aiosmtpd[devtls]".',
-    )
+    options.add_certificate(group, "tls", "STARTTLS and smtps:// places")
+    options.add_self_signed(group)
     group.add_argument(
         "--require-tls",
         dest="requiretls",
@@ -423,22 +375,8 @@ def _add_process_options(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="With --check: try again for so long.",
     )
-    group.add_argument("--ready-file", metavar="PATH", help=options.READY_FILE)
-    group.add_argument(
-        "--show-dialogue",
-        action="store_true",
-        help="Print what clients and server say to the standard error, with times; passwords are "
-        "masked.",
-    )
-    noise = group.add_mutually_exclusive_group()
-    noise.add_argument(
-        "-d",
-        "--debug",
-        action="count",
-        default=0,
-        help="Log connections and messages; given twice, also commands.",
-    )
-    noise.add_argument("-q", "--quiet", action="store_true", help="Print only errors.")
+    options.add_ready_file(group)
+    options.add_log_options(group, "Print only errors.")
 
 
 def _root(text: str) -> str:
@@ -485,29 +423,20 @@ def _keep(text: str) -> str:
     """Return the limits as they are, if they are valid."""
     from aiosmtpd.inbox.keep import parse_keep  # seldom needed
 
-    try:
-        return str(parse_keep(text))
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+    return str(values.parsed(parse_keep, text))
 
 
 def _relay(text: str) -> str:
     from aiosmtpd.inbox.relay import outlet_for  # seldom needed
 
-    try:
-        outlet_for(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+    values.parsed(outlet_for, text)
     return text
 
 
 def _webhook(text: str) -> str:
     from aiosmtpd.inbox.webhook import Webhook  # seldom needed
 
-    try:
-        Webhook(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"invalid URL: {error}") from None
+    values.parsed(Webhook, text, "invalid URL: ")
     return text
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ssl
-import sys
 import time
 from argparse import Namespace
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 from aiosmtpd.cli.inbox import WEB_PORT
-from aiosmtpd.listen.addresses import parse_listen, spell
-from aiosmtpd.mail.terminal import safe_line
+from aiosmtpd.cli.output import complain
+from aiosmtpd.listen.addresses import parse_listen, reachable, spell
+from aiosmtpd.process.failure import reason_of
 
 PAUSE = 0.1
 """Seconds between two tries."""
@@ -25,12 +25,10 @@ def check(settings: Namespace, program: str) -> int:
     try:
         place = parse_listen(settings.web)
     except ValueError as error:
-        print(safe_line(f"{program}: error: {error}"), file=sys.stderr)
+        complain(f"{program}: error: {error}")
         return 2
     port = WEB_PORT if place.port is None else place.port
-    unspecified = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-    hosts = ["127.0.0.1", "::1"] if place.host is None else [place.host]
-    hosts = [unspecified.get(host, host) for host in hosts]
+    hosts = ["127.0.0.1", "::1"] if place.host is None else [reachable(place.host)]
     while True:
         for host in hosts:
             problem = _problem(settings, host, port)
@@ -38,7 +36,7 @@ def check(settings: Namespace, program: str) -> int:
                 return 0
         if time.monotonic() >= deadline:
             where = spell((hosts[0], port))
-            print(safe_line(f"{program}: no inbox at {where}: {problem}"), file=sys.stderr)
+            complain(f"{program}: no inbox at {where}: {problem}")
             return 1
         time.sleep(PAUSE)
 
@@ -59,6 +57,6 @@ def _problem(settings: Namespace, host: str, port: int) -> str | None:
         answer = connection.getresponse()
         return None if answer.status == 200 else f"it answers {answer.status} {answer.reason}"
     except (OSError, HTTPException) as error:
-        return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        return reason_of(error)
     finally:
         connection.close()

@@ -17,14 +17,14 @@ from attrs import evolve
 
 from aiosmtpd._version import __version__
 from aiosmtpd.cli.banner import is_local, sending_command, why_not_listening
-from aiosmtpd.cli.checks import complete, read_users
+from aiosmtpd.cli.checks import check_auth, complete, read_users
 from aiosmtpd.cli.inbox import DEFAULT_PORT, WEB_PORT
 from aiosmtpd.cli.program import Program, set_up_logging
 from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store, StoreError, Tagging, parse_keep
 from aiosmtpd.inbox.web import Web
-from aiosmtpd.listen.addresses import Address, Listen, parse_listen, spell
+from aiosmtpd.listen.addresses import Address, Listen, parse_listen, reachable, spell
 from aiosmtpd.mail.terminal import safe_line
 from aiosmtpd.observers.faults import Faults
 from aiosmtpd.process.activation import write_ready_file
@@ -88,8 +88,7 @@ def complete_inbox(parser: ArgumentParser, settings: Namespace) -> None:
     complete(parser, settings)
     secure = bool(settings.smtpscert)
     settings.places = [_with_port(place, secure) for place in settings.places]
-    if settings.require_auth and settings.users is None:
-        parser.error("--require-auth needs users: add --auth, --auth-file or --auth-any")
+    check_auth(parser, settings)
     if settings.requiretls and not (settings.tlscert or settings.tls):
         parser.error("--require-tls needs a certificate: add --tlscert and --tlskey, or --tls")
     try:
@@ -278,7 +277,7 @@ class InboxProgram(Program):
         if not found:
             return "", 0
         host, port = sorted(found, key=lambda one: one[0] != "127.0.0.1")[0]
-        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104
+        return reachable(host), port
 
     def _announce(self) -> None:
         settings = self._settings

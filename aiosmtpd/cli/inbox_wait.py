@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -13,11 +12,11 @@ from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 from aiosmtpd.cli.one_message import Waiter, print_shown
+from aiosmtpd.cli.output import complain
 from aiosmtpd.cli.parser import INTERRUPTED
 from aiosmtpd.mail.message import DecodedMail
-from aiosmtpd.mail.terminal import safe_line
 from aiosmtpd.process.exit import flush_standard_streams
-from aiosmtpd.process.failure import Failure
+from aiosmtpd.process.failure import Failure, reason_of
 from aiosmtpd.protocol.session import Envelope, Session
 
 LONGEST_WAIT = 60.0
@@ -43,17 +42,13 @@ def ask(parser: ArgumentParser, settings: Namespace) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Failure as failure:
-        return _complain(failure.code, f"{parser.prog}: error: {failure}")
+        complain(f"{parser.prog}: error: {failure}")
+        return failure.code
     except (OSError, HTTPException) as error:
-        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        text = f"{parser.prog}: error: {inbox.shown} does not answer: {why.lower()}"
-        return _complain(2, text)
-    return _complain(1, f"{parser.prog}: {waiter.complaint()}")
-
-
-def _complain(code: int, text: str) -> int:
-    print(safe_line(text), file=sys.stderr, flush=True)
-    return code
+        complain(f"{parser.prog}: error: {inbox.shown} does not answer: {reason_of(error)}")
+        return 2
+    complain(f"{parser.prog}: {waiter.complaint()}")
+    return 1
 
 
 def _coming(inbox: _Inbox, settings: Namespace) -> Iterator[DecodedMail]:

@@ -198,31 +198,113 @@ def words_of(
     A variable for an option that is among *args* is left out. Exits with code 2 for a value that
     cannot be understood.
     """
-    given = _given(parser, args)
-    words: list[str] = []
-    notes: list[str] = []
-    for name in sorted(environment):
-        if not name.startswith("MP_") or any(name in pair for pair in PAIRS.values()):
-            continue
-        value = environment[name]
+    reading = _Reading(parser, args, environment)
+    reading.add_all()
+    return reading.words, reading.notes
+
+
+class _Reading:
+    """Reads all variables; :attr:`words` and :attr:`notes` are what :func:`words_of` returns."""
+
+    def __init__(
+        self, parser: ArgumentParser, args: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        self._parser = parser
+        self._environment = environment
+        self._given = _given(parser, args)
+        self.words: list[str] = []
+        self.notes: list[str] = []
+
+    def add_all(self) -> None:
+        """Add the words and the notes of all variables."""
+        for name in sorted(self._environment):
+            if name.startswith("MP_") and not any(name in pair for pair in PAIRS.values()):
+                self._add_one(name, self._environment[name])
+        self._add_smtps()
+        self._add_keep()
+        self._add_web_tls()
+        self._add_relay()
+
+    def _add_one(self, name: str, value: str) -> None:
         alias = ALIASES.get(name)
         if alias is None:
             why = AS_IT_IS.get(name, "the inbox has no such option, it is ignored")
-            notes.append(f"{name}: {why}")
-        elif alias.dest in given:
-            notes.append(f"{name}: ignored, because of {alias.option}")
-        else:
+            self.notes.append(f"{name}: {why}")
+        elif not self._is_ignored(name, alias.dest, alias.option):
             try:
                 new = alias.words(value) if value else []
             except _Wrong as error:
-                parser.error(f"{name}: {error}")
-            words += new
-            notes.append(f"{name}: {_note(alias, new)}")
-    _add_smtps(parser, environment, given, words, notes)
-    _add_keep(parser, environment, given, words, notes)
-    _add_web_tls(parser, environment, given, words, notes)
-    _add_relay(parser, environment, given, words, notes)
-    return words, notes
+                self._parser.error(f"{name}: {error}")
+            self.words += new
+            self.notes.append(f"{name}: {_note(alias, new)}")
+
+    def _is_ignored(self, names: str, dest: str, option: str) -> bool:
+        """Return True, after a note, if the command line has the option of these variables."""
+        if dest in self._given:
+            self.notes.append(f"{names}: ignored, because of {option}")
+            return True
+        return False
+
+    def _take(self, names: str, *words: str) -> None:
+        self.words += words
+        self.notes.append(f"{names}: taken as {' '.join(words)}")
+
+    def _add_smtps(self) -> None:
+        """Let the place of SMTP begin with TLS."""
+        name = "MP_SMTP_REQUIRE_TLS"
+        try:
+            is_wanted = _is_true(self._environment.get(name, ""))
+        except _Wrong as error:
+            self._parser.error(f"{name}: {error}")
+        if is_wanted and not self._is_ignored(name, "listen", "-l"):
+            # The variable for the place has its word before.
+            self.words = [word for word in self.words if not word.startswith("--listen=")]
+            place = self._environment.get("MP_SMTP_BIND_ADDR", "")
+            self._take(name, f"--listen=smtps://{place}")
+
+    def _add_keep(self) -> None:
+        """Add ``--keep`` for the number and the age of messages; 0 means any."""
+        names = [name for name in PAIRS["MP_KEEP"] if self._environment.get(name)]
+        limits = []
+        for name in names:
+            value = self._environment[name].strip()
+            if not re.fullmatch(r"[0-9]{1,9}" + ("[hd]?" if name == "MP_MAX_AGE" else ""), value):
+                self._parser.error(f"{name}: write a number{' of hours or days' * ('AGE' in name)}")
+            if value.strip("hd").strip("0"):
+                limits.append(value)
+        if names and not self._is_ignored(" and ".join(names), "keep", "--keep"):
+            self._take(" and ".join(names), f"--keep={','.join(limits) or 'all'}")
+
+    def _add_web_tls(self) -> None:
+        files = [self._environment.get(name, "") for name in PAIRS["MP_UI_TLS"]]
+        if not any(files):
+            return
+        names = " and ".join(PAIRS["MP_UI_TLS"])
+        if any(file.startswith("sans:") for file in files):
+            self._parser.error(f"{names}: the page needs a certificate in a file")
+        if not all(files):
+            self._parser.error(f"{names} need each other: set both")
+        if not self._is_ignored(names, "web_tls", "--web-tls"):
+            self._take(names, "--web-tls", *files)
+
+    def _add_relay(self) -> None:
+        """Add ``--relay`` and the addresses for it; without a list, Mailpit allows all."""
+        name, get = "MP_SMTP_RELAY_HOST", self._environment.get
+        host = get(name, "").strip()
+        if not host or self._is_ignored(name, "relay", "--relay"):
+            return
+        try:
+            self.words.append(f"--relay={_relay_url(host, self._environment)}")
+        except _Wrong as error:
+            self._parser.error(str(error))
+        # The URL may have a password.
+        self.notes.append(f"{name}: taken as --relay")
+        allowed = get("MP_SMTP_RELAY_ALLOWED_RECIPIENTS") or "."
+        blocked = get("MP_SMTP_RELAY_BLOCKED_RECIPIENTS")
+        for dest, value in (("relay_allow", allowed), ("relay_block", blocked)):
+            if value and dest not in self._given:
+                self.words.append(f"--{dest.replace('_', '-')}={value}")
+                self.notes.append(f"{name}: with {self.words[-1]}")
 
 
 def _note(alias: Alias, words: list[str]) -> str:
@@ -241,104 +323,6 @@ def _given(parser: ArgumentParser, args: Sequence[str]) -> set[str]:
     known["debug"] = 0
     found = vars(parser.parse_args(args, Namespace(**known)))
     return {name for name, value in found.items() if value is not known[name]}
-
-
-def _add_smtps(
-    parser: ArgumentParser,
-    environment: Mapping[str, str],
-    given: set[str],
-    words: list[str],
-    notes: list[str],
-) -> None:
-    """Let the place of SMTP begin with TLS."""
-    name = "MP_SMTP_REQUIRE_TLS"
-    try:
-        is_wanted = _is_true(environment.get(name, ""))
-    except _Wrong as error:
-        parser.error(f"{name}: {error}")
-    if not is_wanted:
-        return
-    if "listen" in given:
-        notes.append(f"{name}: ignored, because of -l")
-        return
-    # The variable for the place has its word before.
-    words[:] = [word for word in words if not word.startswith("--listen=")]
-    words.append(f"--listen=smtps://{environment.get('MP_SMTP_BIND_ADDR', '')}")
-    notes.append(f"{name}: taken as {words[-1]}")
-
-
-def _add_keep(
-    parser: ArgumentParser,
-    environment: Mapping[str, str],
-    given: set[str],
-    words: list[str],
-    notes: list[str],
-) -> None:
-    """Add ``--keep`` for the number and the age of messages; 0 means any."""
-    names = [name for name in PAIRS["MP_KEEP"] if environment.get(name)]
-    if not names:
-        return
-    limits = []
-    for name in names:
-        value = environment[name].strip()
-        if not re.fullmatch(r"[0-9]{1,9}" + ("[hd]?" if name == "MP_MAX_AGE" else ""), value):
-            parser.error(f"{name}: write a number{' of hours or days' * ('AGE' in name)}")
-        if value.strip("hd").strip("0"):
-            limits.append(value)
-    if "keep" in given:
-        notes.append(f"{' and '.join(names)}: ignored, because of --keep")
-        return
-    words.append(f"--keep={','.join(limits) or 'all'}")
-    notes.append(f"{' and '.join(names)}: taken as {words[-1]}")
-
-
-def _add_web_tls(
-    parser: ArgumentParser,
-    environment: Mapping[str, str],
-    given: set[str],
-    words: list[str],
-    notes: list[str],
-) -> None:
-    files = [environment.get(name, "") for name in PAIRS["MP_UI_TLS"]]
-    if not any(files):
-        return
-    names = " and ".join(PAIRS["MP_UI_TLS"])
-    if any(file.startswith("sans:") for file in files):
-        parser.error(f"{names}: the page needs a certificate in a file")
-    if not all(files):
-        parser.error(f"{names} need each other: set both")
-    if "web_tls" in given:
-        notes.append(f"{names}: ignored, because of --web-tls")
-        return
-    words += ["--web-tls", *files]
-    notes.append(f"{names}: taken as {' '.join(words[-3:])}")
-
-
-def _add_relay(
-    parser: ArgumentParser,
-    environment: Mapping[str, str],
-    given: set[str],
-    words: list[str],
-    notes: list[str],
-) -> None:
-    """Add ``--relay`` and the addresses for it; without a list, Mailpit allows all."""
-    host = environment.get("MP_SMTP_RELAY_HOST", "").strip()
-    if not host:
-        return
-    if "relay" in given:
-        notes.append("MP_SMTP_RELAY_HOST: ignored, because of --relay")
-        return
-    try:
-        words.append(f"--relay={_relay_url(host, environment)}")
-    except _Wrong as error:
-        parser.error(str(error))
-    notes.append("MP_SMTP_RELAY_HOST: taken as --relay")
-    allowed = environment.get("MP_SMTP_RELAY_ALLOWED_RECIPIENTS") or "."
-    blocked = environment.get("MP_SMTP_RELAY_BLOCKED_RECIPIENTS")
-    for dest, value in (("relay_allow", allowed), ("relay_block", blocked)):
-        if value and dest not in given:
-            words.append(f"--{dest.replace('_', '-')}={value}")
-            notes.append(f"MP_SMTP_RELAY_HOST: with {words[-1]}")
 
 
 def _relay_url(host: str, environment: Mapping[str, str]) -> str:

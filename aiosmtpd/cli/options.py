@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from typing import NamedTuple
+from argparse import Action, ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 from aiosmtpd._version import __version__
 from aiosmtpd.cli import values
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.parser import Parser
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8025
@@ -15,13 +16,10 @@ DEFAULT_CLASS = "aiosmtpd.handlers.Debugging"
 DEFAULT_USER = "nobody"
 DEFAULT_SIZE = 2**25
 
-EXTENSIONS = ("all", "classic", "modern")
+CLASSES = ("Debugging", "Delivery", "Mailbox", "Sink")
+"""Handlers with short names for ``-c``."""
 
-READY_FILE = (
-    "Write the addresses to this file, one in a line, once clients can connect. The file is "
-    "removed at the end."
-)
-"""The help of ``--ready-file``."""
+EXTENSIONS = ("all", "classic", "modern")
 
 
 class Command(NamedTuple):
@@ -53,41 +51,29 @@ them to a Python class of yours."""
 
 EXAMPLES = """\
 examples:
-  aiosmtpd -l :8025
+  {prog} -l :8025
       print messages to port 8025
-  aiosmtpd --pretty --show-dialogue
+  {prog} --pretty --show-dialogue
       decode messages, show sessions
-  aiosmtpd -c Mailbox incoming
+  {prog} -c Mailbox incoming
       store messages in a Maildir
-  aiosmtpd -c mymodule:function
+  {prog} -c mymodule:function
       call a function with each one
-  aiosmtpd --tls self-signed --auth-any
+  {prog} --tls self-signed --auth-any
       act like a provider's server
-  aiosmtpd -l :8025 -l unix:socket
+  {prog} -l :8025 -l unix:socket
       listen at two places
-  aiosmtpd --spool S --deliver maildir:M
+  {prog} --spool S --deliver maildir:M
       store first, then deliver
+
+commands, as the first argument:
 """
-
-
-def _epilog(program: str) -> str:
-    text = EXAMPLES.replace("  aiosmtpd ", f"  {program} ")
-    if COMMANDS:
-        text += "\ncommands, as the first argument:\n"
-    for name, command in COMMANDS.items():
-        text += f"  {program} {name}\n      {command.about}\n"
-    return text
 
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of the server's command line, for a program of this name."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} [OPTIONS] [CLASSARGS]",
-        description=ABOUT,
-        epilog=_epilog(program),
-        formatter_class=formatter,
-    )
+    commands = (f"  {{prog}} {name}\n      {COMMANDS[name].about}\n" for name in COMMANDS)
+    parser = Parser(program, "[OPTIONS] [CLASSARGS]", ABOUT, EXAMPLES + "".join(commands))
     version = f"{program} {__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_handler_options(parser)
@@ -111,6 +97,15 @@ def make_parser(program: str) -> ArgumentParser:
     return parser
 
 
+def parse(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
+    """Parse the command line of a command that runs a server.
+
+    Options that only the server's own command line has get their defaults.
+    """
+    defaults = vars(make_parser(parser.prog).parse_args([])) | vars(parser.parse_args([]))
+    return parser.parse_args(args, Namespace(**defaults))
+
+
 def add_handler_options(parser: ArgumentParser) -> None:
     """Add the options that choose the handler."""
     group = parser.add_argument_group("handler")
@@ -120,8 +115,8 @@ def add_handler_options(parser: ArgumentParser) -> None:
         metavar="CLASSPATH",
         dest="classpath",
         default=DEFAULT_CLASS,
-        help="The handler of the mail: a class by its name in aiosmtpd.handlers (Debugging, "
-        "Delivery, Mailbox, Sink, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is "
+        help="The handler of the mail: a class by its name in aiosmtpd.handlers "
+        f"({', '.join(CLASSES)}, ...), MODULE.CLASS with hooks, or MODULE:FUNCTION, which is "
         "called with each Mail. A module may be in the current folder. Default: Debugging, which "
         "prints messages.",
     )
@@ -165,13 +160,7 @@ def add_delivery_options(parser: ArgumentParser) -> None:
 def add_mail_options(parser: ArgumentParser) -> None:
     """Add the options that say which mail is accepted."""
     group = parser.add_argument_group("mail")
-    group.add_argument(
-        "-s",
-        "--size",
-        type=values.size,
-        help="The largest message in bytes, such as 500K, 10M or 1G; 0 means any size. "
-        f"Default: {DEFAULT_SIZE:,}.",
-    )
+    add_size(group, None, f"{DEFAULT_SIZE:,}")
     group.add_argument(
         "--line-length",
         type=values.size,
@@ -193,12 +182,7 @@ def add_mail_options(parser: ArgumentParser) -> None:
         help="Service extensions: those of aiosmtpd 1.4 (classic), those that the server supports "
         "without CLASS (modern, the default), or all.",
     )
-    group.add_argument(
-        "--hostname",
-        type=values.host_name,
-        metavar="NAME",
-        help="The server's name in its greeting. Default: the full name of this machine.",
-    )
+    add_hostname(group)
     group.add_argument(
         "--timeout",
         type=values.seconds,
@@ -226,16 +210,7 @@ def add_output_options(parser: ArgumentParser) -> None:
 def add_network_options(parser: ArgumentParser) -> None:
     """Add the options that say where to listen."""
     group = parser.add_argument_group("network")
-    group.add_argument(
-        "-l",
-        "--listen",
-        action="append",
-        metavar="PLACE",
-        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER, "
-        "or systemd or systemd:NAME for sockets that systemd passes; smtp://, smtps:// or lmtp:// "
-        "may stand in front. May be given several times; port 0 is any free port. "
-        f"Default: {DEFAULT_HOST}:{DEFAULT_PORT}.",
-    )
+    add_listen(group, DEFAULT_PORT)
     group.add_argument(
         "--proxy-protocol",
         action="append",
@@ -251,23 +226,8 @@ def add_tls_options(parser: ArgumentParser) -> None:
     """Add the options for certificates."""
     group = parser.add_argument_group("TLS")
     for name, use in ("smtps", "TLS from the start (SMTPS)"), ("tls", "STARTTLS"):
-        group.add_argument(
-            f"--{name}cert",
-            metavar="CERTFILE",
-            help=f"The PEM file with the certificate for {use}; needs --{name}key.",
-        )
-        group.add_argument(
-            f"--{name}key",
-            metavar="KEYFILE",
-            help=f"The PEM file with the private key for {use}; needs --{name}cert.",
-        )
-    group.add_argument(
-        "--tls",
-        choices=("self-signed",),
-        help="Make a certificate at each start, for STARTTLS and for smtps:// places. It is signed "
-        "by an authority in your cache folder, which clients can trust. Needs trustme: "
-        'pip install "aiosmtpd[devtls]".',
-    )
+        add_certificate(group, name, use)
+    add_self_signed(group)
     group.add_argument(
         "--no-requiretls",
         dest="requiretls",
@@ -324,14 +284,8 @@ LIMITS = {
 def add_limit_options(parser: ArgumentParser) -> None:
     """Add the options that limit a client."""
     group = parser.add_argument_group("limits, each a number or 0 for none")
-    for name, (default, text) in LIMITS.items():
-        group.add_argument(
-            "--" + name.replace("_", "-"),
-            type=values.count_or_none,
-            metavar="N",
-            default=default,
-            help=f"{text}. Default: {'no limit' if default is None else default}.",
-        )
+    for name in LIMITS:
+        add_limit(group, name)
 
 
 def add_testing_options(parser: ArgumentParser) -> None:
@@ -367,6 +321,107 @@ def add_process_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--group", metavar="NAME", help="Run as this group. Default: the groups of the user."
     )
+    add_log_options(group, "Print only messages and errors.")
+
+
+def add_script_options(parser: ArgumentParser) -> None:
+    """Add the options for scripts that start the server."""
+    group = parser.add_argument_group("scripts")
+    group.add_argument(
+        "--exit-after",
+        type=values.count,
+        metavar="N",
+        help="Exit with code 0 once N messages have been answered.",
+    )
+    add_ready_file(group)
+
+
+# Options that several commands have.
+
+
+class Group(Protocol):
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **settings: Any) -> Action:
+        """Add an option."""
+
+    def add_mutually_exclusive_group(self) -> Group:
+        """Add options that exclude each other."""
+
+
+def add_listen(group: Group, default_port: int) -> None:
+    """Add ``-l``."""
+    group.add_argument(
+        "-l",
+        "--listen",
+        action="append",
+        metavar="PLACE",
+        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER, "
+        "or systemd or systemd:NAME for sockets that systemd passes; smtp://, smtps:// or lmtp:// "
+        "may stand in front. May be given several times; port 0 is any free port. "
+        f"Default: {DEFAULT_HOST}:{default_port}.",
+    )
+
+
+def add_size(group: Group, default: int | None, shown: str) -> None:
+    """Add ``-s``."""
+    group.add_argument(
+        "-s",
+        "--size",
+        type=values.size,
+        default=default,
+        help="The largest message in bytes, such as 500K, 10M or 1G; 0 means any size. "
+        f"Default: {shown}.",
+    )
+
+
+def add_hostname(group: Group) -> None:
+    """Add ``--hostname``."""
+    group.add_argument(
+        "--hostname",
+        type=values.host_name,
+        metavar="NAME",
+        help="The server's name in its greeting. Default: the full name of this machine.",
+    )
+
+
+def add_certificate(group: Group, name: str, use: str) -> None:
+    """Add the two options for a certificate in files."""
+    group.add_argument(
+        f"--{name}cert",
+        metavar="CERTFILE",
+        help=f"The PEM file with the certificate for {use}; needs --{name}key.",
+    )
+    group.add_argument(
+        f"--{name}key",
+        metavar="KEYFILE",
+        help=f"The PEM file with the private key for {use}; needs --{name}cert.",
+    )
+
+
+def add_self_signed(group: Group) -> None:
+    """Add ``--tls``."""
+    group.add_argument(
+        "--tls",
+        choices=("self-signed",),
+        help="Make a certificate at each start, for STARTTLS and for smtps:// places. It is signed "
+        "by an authority in your cache folder, which clients can trust. Needs trustme: "
+        'pip install "aiosmtpd[devtls]".',
+    )
+
+
+def add_ready_file(group: Group) -> None:
+    """Add ``--ready-file``."""
+    group.add_argument(
+        "--ready-file",
+        metavar="PATH",
+        help="Write the addresses to this file, one in a line, once clients can connect. The file "
+        "is removed at the end.",
+    )
+
+
+def add_log_options(group: Group, quiet: str) -> None:
+    """Add ``--show-dialogue``, ``-d`` and ``-q``, which has the help *quiet*."""
     group.add_argument(
         "--show-dialogue",
         action="store_true",
@@ -382,16 +437,16 @@ def add_process_options(parser: ArgumentParser) -> None:
         help="Log connections and messages; given twice, also commands; given three times, turn "
         "asyncio's debug mode on.",
     )
-    noise.add_argument("-q", "--quiet", action="store_true", help="Print only messages and errors.")
+    noise.add_argument("-q", "--quiet", action="store_true", help=quiet)
 
 
-def add_script_options(parser: ArgumentParser) -> None:
-    """Add the options for scripts that start the server."""
-    group = parser.add_argument_group("scripts")
+def add_limit(group: Group, name: str, more: str = "") -> None:
+    """Add the option for a limit of :data:`LIMITS`; *more* follows its help."""
+    default, text = LIMITS[name]
     group.add_argument(
-        "--exit-after",
-        type=values.count,
+        "--" + name.replace("_", "-"),
+        type=values.count_or_none,
         metavar="N",
-        help="Exit with code 0 once N messages have been answered.",
+        default=default,
+        help=f"{text}{more}. Default: {'no limit' if default is None else default}.",
     )
-    group.add_argument("--ready-file", metavar="PATH", help=READY_FILE)

@@ -17,10 +17,22 @@ NARROW = 60
 
 
 class Parser(ArgumentParser):
-    """Reports errors in one line; suggests an option for one that is unknown."""
+    """Reports errors in one line; suggests an option for one that is unknown.
+
+    The usage is *program* and *words*; ``{prog}`` in *examples* is the name of the program.
+    """
 
     intermixed = False
     """True if options may stand between arguments of the same name."""
+
+    def __init__(self, program: str, words: str, about: str, examples: str) -> None:
+        super().__init__(
+            prog=program,
+            usage=f"{program} {words}",
+            description=about,
+            epilog=examples.format(prog=program),
+            formatter_class=formatter,
+        )
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse a command line; exit with code 2 if it is wrong."""

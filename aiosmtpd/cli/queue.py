@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
-from aiosmtpd.mail.terminal import safe, safe_line, terminal_of
-from aiosmtpd.process.exit import flush_standard_streams
+from aiosmtpd.cli.output import code_of, complain
+from aiosmtpd.cli.parser import Parser
+from aiosmtpd.mail.terminal import json_line, safe, safe_line, terminal_of
 
 if TYPE_CHECKING:
     from aiosmtpd.delivery.backlog import Backlog, Delivery, Selection
@@ -62,11 +62,7 @@ def main(args: Sequence[str], program: str) -> int:
     settings = parser.parse_args(args)
     settings.program = program
     _check(parser, settings)
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    code = _run(settings, program)
-    return code if flush_standard_streams() else 1
+    return code_of(partial(_run, settings, program))
 
 
 def _run(settings: Namespace, program: str) -> int:
@@ -79,9 +75,7 @@ def _run(settings: Namespace, program: str) -> int:
             return ACTIONS[settings.action](backlog, settings)
     except BrokenPipeError:
         # The reader has gone.
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+        raise
     except Missing as error:
         _complain(program, error)
         return 1
@@ -92,13 +86,7 @@ def _run(settings: Namespace, program: str) -> int:
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} ACTION [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "ACTION [OPTIONS]", ABOUT, EXAMPLES)
     parser.intermixed = True
     parser.add_argument(
         "action",
@@ -202,7 +190,7 @@ def _list(backlog: Backlog, settings: Namespace) -> int:
     rows = backlog.deliveries(_selection(settings))
     if settings.json:
         for row in rows:
-            _print_json(_as_json(row))
+            print(json_line(_as_json(row)))
     elif not _print_table(rows, time.time()):
         print("No such deliveries." if settings.route or settings.dead else "The spool is empty.")
     return 0
@@ -216,7 +204,7 @@ def _show(backlog: Backlog, settings: Namespace) -> int:
             raise _missing(queue_id)
         if settings.json:
             for row in rows:
-                _print_json(_as_json(row))
+                print(json_line(_as_json(row)))
         else:
             _print_message(rows, _headers(backlog, queue_id))
     return 0
@@ -264,7 +252,7 @@ def _change(
         except Missing as error:
             missing.append(error)
     if settings.json:
-        _print_json({key: total})
+        print(json_line({key: total}))
     elif total or not missing:
         print(f"{total} {'delivery' if total == 1 else 'deliveries'} {result}")
     if missing:
@@ -318,7 +306,7 @@ def _export_to_file(backlog: Backlog, queue_id: str, settings: Namespace) -> Non
             os.unlink(path)
             raise
     if settings.json:
-        _print_json({"id": queue_id, "path": path})
+        print(json_line({"id": queue_id, "path": path}))
     else:
         print(safe_line(path))
 
@@ -429,16 +417,11 @@ def _as_json(row: Delivery) -> dict[str, Any]:
     }
 
 
-def _print_json(value: dict[str, Any]) -> None:
-    # In ASCII, without the one control character that JSON leaves as it is.
-    print(json.dumps(value).replace("\x7f", "\\u007f"))
-
-
 def _complain(program: str, error: Exception | str) -> None:
     text = str(error)
     if isinstance(error, OSError) and error.filename:
         text = f"{error.filename}: {error.strerror}; name another file or folder"
-    print(safe_line(f"{program}: {text}"), file=sys.stderr, flush=True)
+    complain(f"{program}: {text}")
 
 
 def _missing(queue_id: str | None) -> Missing:

@@ -17,12 +17,17 @@ from aiosmtpd.cli import values
 from aiosmtpd.cli.client import MECHANISMS, PORTS, Conversation, Failed, Order, Place
 from aiosmtpd.cli.envelope import NoEnvelope, recipients_of, sender_of
 from aiosmtpd.cli.options import DEFAULT_PORT
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
+from aiosmtpd.cli.output import complain, escape_unencodable
+from aiosmtpd.cli.parser import INTERRUPTED, Parser
 from aiosmtpd.mail.terminal import Terminal, safe_line, terminal_of
 
 SENDER = "sender@example.com"
 RECIPIENT = "recipient@example.com"
 BODY = "This is a test message, sent by aiosmtpd send."
+
+ABOUT = """\
+Sends a test message and shows
+what client and server say."""
 
 EXAMPLES = """\
 examples:
@@ -109,15 +114,9 @@ def _credentials(text: str) -> tuple[str, str]:
     return (text, "") if text and ":" not in text else values.user_and_password(text)
 
 
-def make_parser(prog: str) -> ArgumentParser:
-    """Return the parser of the command."""
-    parser = Parser(
-        prog=prog,
-        usage=f"{prog} [OPTIONS] [SERVER]",
-        description="Sends a test message and shows\nwhat client and server say.",
-        epilog=EXAMPLES.format(prog=prog),
-        formatter_class=formatter,
-    )
+def make_parser(program: str) -> ArgumentParser:
+    """Return the parser of this command."""
+    parser = Parser(program, "[OPTIONS] [SERVER]", ABOUT, EXAMPLES)
     parser.add_argument(
         "server",
         metavar="SERVER",
@@ -362,26 +361,24 @@ def _content(parser: ArgumentParser, path: Path) -> bytes:
 # Sending.
 
 
-def main(args: Sequence[str], prog: str) -> int:
+def main(args: Sequence[str], program: str) -> int:
     """Send a message as the arguments say; return the exit code.
 
     0: all was accepted; 1: something was refused or failed; 130: Ctrl-C. A wrong option raises
     SystemExit with code 2.
     """
     try:
-        return _run(args, prog)
+        return _run(args, program)
     except KeyboardInterrupt:
-        complain(f"{prog}: interrupted: the message may or may not have been accepted")
+        complain(f"{program}: interrupted: the message may or may not have been accepted")
         return INTERRUPTED
 
 
-def _run(args: Sequence[str], prog: str) -> int:
-    parser = make_parser(prog)
+def _run(args: Sequence[str], program: str) -> int:
+    parser = make_parser(program)
     settings = parser.parse_args(args)
     order = _order(parser, settings)
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    escape_unencodable()
     screen = Screen()
     if settings.repeat > 1 or settings.concurrency > 1:
         from aiosmtpd.cli.load import Load
@@ -391,15 +388,9 @@ def _run(args: Sequence[str], prog: str) -> int:
     try:
         Conversation(order, None if settings.quiet else screen.tell).run()
     except Failed as error:
-        complain(f"{prog}: {error}")
+        complain(f"{program}: {error}")
         return 1
     return 0
-
-
-def complain(line: str) -> None:
-    """Print a line to the standard error."""
-    if sys.stderr is not None:
-        print(safe_line(line), file=sys.stderr, flush=True)
 
 
 class Screen:

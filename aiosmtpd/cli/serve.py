@@ -7,10 +7,12 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from aiosmtpd.cli.parser import INTERRUPTED, Parser, formatter
-from aiosmtpd.process.exit import flush_standard_streams, open_standard_streams
+from aiosmtpd.cli.output import code_of, complain
+from aiosmtpd.cli.parser import Parser
+from aiosmtpd.process.exit import open_standard_streams
 from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
@@ -58,12 +60,7 @@ def main(args: Sequence[str], program: str) -> int:
     parser = make_parser(program)
     settings = parser.parse_args(args)
     _check_options(parser, settings)
-    for stream in sys.stdout, sys.stderr:
-        if hasattr(stream, "reconfigure"):
-            # The name of a file may have any bytes.
-            stream.reconfigure(errors="backslashreplace")
-    code = _run(settings, program)
-    return code if flush_standard_streams() else 1
+    return code_of(partial(_run, settings, program))
 
 
 def _run(settings: Namespace, program: str) -> int:
@@ -82,24 +79,13 @@ def _run(settings: Namespace, program: str) -> int:
         _print_faults(error.faults, sys.stderr)
         return WRONG
     except Failure as failure:
-        print(f"{program}: {failure}", file=sys.stderr)
+        complain(f"{program}: {failure}")
         return failure.code
-    except BrokenPipeError:
-        # The reader has gone.
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} [OPTIONS] [FILE]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "[OPTIONS] [FILE]", ABOUT, EXAMPLES)
     parser.add_argument(
         "file", metavar="FILE", nargs="?", help="The configuration, a file in TOML."
     )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentTypeError
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from aiosmtpd.observers.faults import Fault
+
+_T = TypeVar("_T")
 
 
 def size(text: str) -> int:
@@ -77,7 +80,12 @@ def fault(text: str) -> Fault:
     """Parse ``STAGE [PATTERN]: EFFECT [TIMES]``."""
     from aiosmtpd.observers.faults import parse_fault  # seldom needed
 
+    return parsed(parse_fault, text)
+
+
+def parsed(parse: Callable[[str], _T], text: str, complaint: str = "") -> _T:
+    """Return what *parse* makes of the text; its ValueError, after *complaint*, is the error."""
     try:
-        return parse_fault(text)
+        return parse(text)
     except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
+        raise ArgumentTypeError(f"{complaint}{error}") from None

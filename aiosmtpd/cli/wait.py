@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Sequence
 
 from aiosmtpd.cli import options, values
-from aiosmtpd.cli.parser import Parser, formatter
+from aiosmtpd.cli.parser import Parser
 
 ABOUT = """\
 A server that waits for one message,
@@ -37,7 +37,7 @@ Ctrl-C
 def main(args: Sequence[str], program: str) -> int:
     """Wait for a message as the arguments say; return the exit code."""
     parser = make_parser(program)
-    settings = _settings(parser, args)
+    settings = options.parse(parser, args)
     # Imported after parsing, so that --help is fast.
     if settings.inbox is not None:
         from aiosmtpd.cli.inbox_wait import ask
@@ -47,20 +47,14 @@ def main(args: Sequence[str], program: str) -> int:
     from aiosmtpd.cli.one_message import Waiter, wait
 
     complete(parser, settings)
-    settings.handler = Waiter(settings)
     check_auth(parser, settings)
+    settings.handler = Waiter(settings)
     return wait(parser, settings)
 
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of this command."""
-    parser = Parser(
-        prog=program,
-        usage=f"{program} [OPTIONS]",
-        description=ABOUT,
-        epilog=EXAMPLES.format(prog=program),
-        formatter_class=formatter,
-    )
+    parser = Parser(program, "[OPTIONS]", ABOUT, EXAMPLES)
     _add_wanted_options(parser)
     _add_printing_options(parser)
     options.add_network_options(parser)
@@ -69,12 +63,6 @@ def make_parser(program: str) -> ArgumentParser:
     options.add_testing_options(parser)
     options.add_process_options(parser)
     return parser
-
-
-def _settings(parser: ArgumentParser, args: Sequence[str]) -> Namespace:
-    # Options that only the server's own command line has get their defaults.
-    settings = options.make_parser(parser.prog).parse_args([])
-    return parser.parse_args(args, settings)
 
 
 def _add_wanted_options(parser: ArgumentParser) -> None:
@@ -95,7 +83,7 @@ def _add_wanted_options(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="Give up after this time, with exit code 1. Default: never.",
     )
-    group.add_argument("--ready-file", metavar="PATH", help=options.READY_FILE)
+    options.add_ready_file(group)
     group.add_argument(
         "--inbox",
         metavar="URL",

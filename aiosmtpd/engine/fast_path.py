@@ -59,7 +59,7 @@ def run(server: ServerSide, data: bytes, unchanged: tuple[Any, ...]) -> bytes | 
 
     Returns None if nothing is left for the driver to do now. *unchanged* are the methods of
     ``SMTP`` itself. If a client waits for each reply, a message takes 2,200 bytecodes this way, and
-    4,480 without it.
+    4,170 without it.
     """
     if (found := _COMMAND.match(data)) is None or not _applies(server, unchanged):
         return data

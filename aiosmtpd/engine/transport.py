@@ -6,12 +6,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiosmtpd.engine.wire import read_buffer
+from aiosmtpd.engine.wire import Data, read_buffer
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.tls import TLS
-
-Data = bytes | bytearray | memoryview
 
 
 class Line(Protocol):

@@ -80,7 +80,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._wakeup = Wakeup(loop)
         self._handler_coroutine: asyncio.Task[None] | None = None
         self._lost = False
-        self._out: bytes | bytearray = b""
+        self._out: Data = b""
         self._corked = False
         self._drained: asyncio.Future[None] | None = None
         self._slow_reader: asyncio.TimerHandle | None = None
@@ -115,7 +115,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         # Most replies are alone: no copy, and nothing to keep while the client is silent.
         self._out = data
 
-    def _hold(self, data: bytes) -> None:
+    def _hold(self, data: Data) -> None:
         """Put bytes after those that the next _flush() sends."""
         if not self._out:
             self._out = data
@@ -130,7 +130,7 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._watch.sent(data)
         self._send_now(data)
 
-    def _send_now(self, data: bytes) -> None:
+    def _send_now(self, data: Data) -> None:
         """Send bytes at once, after the observers."""
         if self._out or self._raw is None:
             self._hold(data)
@@ -158,12 +158,8 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
     def write_through(self, data: Data) -> None:
         """Send the bytes that a program writes to its transport, after those that wait."""
         self._flush()
-        if not data or self._raw is None:
-            return
-        if self._tls is None:
-            self._raw.write(data)
-        else:
-            self._encrypt(self._raw, self._tls, data)
+        if data:
+            self._send_now(data)
 
     def _drop_unread(self) -> None:
         """Read and drop the bytes that wait in the socket.

@@ -6,14 +6,13 @@ A message that another one has as a part is described, and shown, like one that 
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from aiosmtpd.inbox import people, rows, wire
 from aiosmtpd.inbox.people import Person
 from aiosmtpd.inbox.pieces import cut_at_tags
-from aiosmtpd.inbox.stored import ListedPart, StoredMail, text_of_root
+from aiosmtpd.inbox.stored import ListedPart, Readable, StoredMail
 from aiosmtpd.mail import header
 from aiosmtpd.mail.tree import Part
 
@@ -34,7 +33,7 @@ _BACKGROUND = re.compile(
 )
 
 
-class InnerMail:
+class InnerMail(Readable):
     """A message that is a part of another one."""
 
     def __init__(self, outer: StoredMail, part: Part) -> None:
@@ -43,24 +42,9 @@ class InnerMail:
         self.root = part.parts[0]
         self.size = part.end - part.body_position
 
-    @property
-    def text(self) -> str:
-        """Its plain text, else that of the first 2 MB of its HTML."""
-        return self._shown[0]
-
-    @property
-    def is_cut(self) -> bool:
-        """True if :attr:`text` is not that of the whole HTML."""
-        return self._shown[1]
-
-    @cached_property
-    def _shown(self) -> tuple[str, bool]:
-        return text_of_root(self.root, self.html)
-
-    @cached_property
-    def html(self) -> str:
-        """Its first part of HTML, ``""`` without one."""
-        return rows.html_of(self.root)
+    def tree(self) -> Part:
+        """Return the root of the tree of its parts."""
+        return self.root
 
     @property
     def attachments(self) -> list[ListedPart]:
@@ -99,7 +83,7 @@ def inner(mail: StoredMail, number: str) -> InnerMail | None:
 def head_of(mail: StoredMail, inside: InnerMail | None = None) -> dict[str, Any]:
     """Return a message, or the one inside of it, as ``GET /api/message/{id}/head`` answers it."""
     shown: AnyMail = inside or mail
-    root = inside.root if inside else mail.tree()
+    root = shown.tree()
     html = rows.html_of(root, READ)
     return {
         "ID": mail.id,

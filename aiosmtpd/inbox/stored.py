@@ -54,8 +54,38 @@ class ListedPart(NamedTuple):
         }
 
 
+class Readable:
+    """The texts of a message, which may be a part of another one."""
+
+    def tree(self) -> Part:
+        """Return the root of the tree of its parts."""
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        """``Text`` of the API: plain text as received, else that of the HTML's first 2 MB."""
+        return self._shown[0]
+
+    @property
+    def is_cut(self) -> bool:
+        """True if :attr:`text` is not that of the whole HTML."""
+        return self._shown[1]
+
+    @cached_property
+    def _shown(self) -> tuple[str, bool]:
+        text, html = rows.plain_of(self.tree()), self.html
+        if text or not html:
+            return text, False
+        return html_text.shown(html[:LONGEST_HTML], targets=True), len(html) > LONGEST_HTML
+
+    @cached_property
+    def html(self) -> str:
+        """``HTML`` of the API: the first part of HTML as received, ``""`` without one."""
+        return rows.html_of(self.tree())
+
+
 @public
-class StoredMail:
+class StoredMail(Readable):
     """A message in the store, as it was when it was read from there.
 
     Its source for the API is the mail data as it came, with :attr:`added` before it. A message
@@ -163,31 +193,12 @@ class StoredMail:
                 return part
         return None
 
-    @property
-    def text(self) -> str:
-        """``Text`` of the API: plain text as received, else that of the HTML's first 2 MB."""
-        return self._shown[0]
-
-    @property
-    def is_cut(self) -> bool:
-        """True if :attr:`text` is not that of the whole HTML."""
-        return self._shown[1]
-
-    @cached_property
-    def _shown(self) -> tuple[str, bool]:
-        return text_of_root(self.tree(), self.html)
-
     def first_text(self, most: int) -> str:
         """Return the beginning of the plain text, else the text of the HTML's beginning."""
         text = rows.plain_of(self.tree(), most)[:most]
         if not text and (html := rows.html_of(self.tree())[:most]):
             return html_text.shown(html, targets=True)
         return text
-
-    @cached_property
-    def html(self) -> str:
-        """``HTML`` of the API: the first part of HTML as received, ``""`` without one."""
-        return rows.html_of(self.tree())
 
     # The header.
 
@@ -254,14 +265,6 @@ class StoredMail:
                 **({"Cut": True} if self.is_cut else {}),
             }
         )
-
-
-def text_of_root(root: Part, html: str) -> tuple[str, bool]:
-    """Return the plain text, else that of the first 2 MB of *html*; and True if there is more."""
-    text = rows.plain_of(root)
-    if text or not html:
-        return text, False
-    return html_text.shown(html[:LONGEST_HTML], targets=True), len(html) > LONGEST_HTML
 
 
 class Stitched:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import threading
@@ -15,7 +14,7 @@ from public import public
 from aiosmtpd.mail import html_text as hypertext, links as addresses
 from aiosmtpd.mail.builder import TextBuilder
 from aiosmtpd.mail.message import DecodedMail
-from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
+from aiosmtpd.mail.terminal import Terminal, json_line, safe, safe_line, terminal_of
 
 if TYPE_CHECKING:
     from aiosmtpd.mail.tree import Part
@@ -164,8 +163,7 @@ def _base64(content: bytes) -> str:
 @public
 def as_json(mail: DecodedMail) -> str:
     """Return a message as one line of JSON in ASCII."""
-    # DEL is the one control character that JSON does not escape.
-    return json.dumps(as_object(mail)).replace("\x7f", "\\u007f") + "\n"
+    return json_line(as_object(mail)) + "\n"
 
 
 @public

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from functools import lru_cache
 from shutil import get_terminal_size
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from aiosmtpd.mail.builder import TextBuilder
 
@@ -35,10 +35,10 @@ class Terminal(NamedTuple):
         """Return the text dimmed, if there are colours."""
         return f"{_DIM}{text}{_PLAIN}" if self.colours and text else text
 
-    def rule(self, title: str = "") -> str:
-        """Return a horizontal line, with *title* in it."""
+    def rule(self) -> str:
+        """Return a horizontal line."""
         line = "─" if self.unicode else "-"
-        return self.dim(line * 2 + title + line * max((self.columns or 72) - len(title) - 2, 2))
+        return self.dim(line * max(self.columns or 72, 4))
 
     def wrapped(self, text: str, indent: int = 0) -> Iterator[str]:
         """Yield the lines of *text*, wrapped at blanks only: a link stays whole, to be copied."""
@@ -103,6 +103,14 @@ def safe(text: str) -> str:
 def safe_line(text: str) -> str:
     """Return *text* as one line, escaped like :func:`safe`."""
     return safe(" ".join(text.splitlines()))
+
+
+def json_line(value: Any) -> str:
+    """Return a value as JSON in one line of ASCII."""
+    import json  # seldom needed
+
+    # DEL is the one control character that JSON does not escape.
+    return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def _of_match(match: re.Match[str]) -> str:

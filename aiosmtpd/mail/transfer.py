@@ -28,8 +28,11 @@ _LINE = re.compile(rb"[^\n]++")
 _UU_NAMES = frozenset({"x-uuencode", "uuencode", "uue", "x-uue"})
 
 
-KNOWN = frozenset({"", "7bit", "8bit", "binary", "base64", "quoted-printable"}) | _UU_NAMES
-"""The encodings that :func:`decoded` undoes; ``""`` stands for the absence of one."""
+IDENTITY = frozenset({"", "7bit", "8bit", "binary"})
+"""The encodings that change nothing; ``""`` stands for the absence of one."""
+
+KNOWN = IDENTITY | _UU_NAMES | {"base64", "quoted-printable"}
+"""The encodings that :func:`decoded` undoes."""
 
 
 def decoded(read: Callable[[], Iterator[bytes]], encoding: str) -> Iterator[bytes]:

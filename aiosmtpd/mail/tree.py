@@ -44,7 +44,6 @@ _FIELDS = re.compile(
 )
 _MEDIA_TYPE = re.compile(r"[!-.0-~]++/[!-~]++")
 _MESSAGES = frozenset({"message/rfc822", "message/global"})
-_AS_THEY_ARE = frozenset({"", "7bit", "8bit", "binary"})
 
 
 @public
@@ -144,7 +143,7 @@ class Part:
     @property
     def content(self) -> bytes:
         """The decoded body."""
-        if self.parts or self.encoding in _AS_THEY_ARE:
+        if self.parts or self.encoding in transfer.IDENTITY:
             return self.body
         # Not a join, which would keep the pieces, too.
         made = BytesIO()
@@ -163,7 +162,7 @@ class Part:
     @cached_property
     def size(self) -> int:
         """The number of bytes of the decoded body."""
-        if self.parts or self.encoding in _AS_THEY_ARE:
+        if self.parts or self.encoding in transfer.IDENTITY:
             return self.end - self.body_position
         return sum(map(len, self.pieces()))
 
@@ -307,7 +306,7 @@ class _Reader:
         while True:
             self._number += 1
             boundary = _describe(part, self._header(part), default)
-            inside = part.type in _MESSAGES and part.encoding in _AS_THEY_ARE
+            inside = part.type in _MESSAGES and part.encoding in transfer.IDENTITY
             if len(self._chain) >= DEEPEST and (boundary or inside):
                 part._undivided = f"parts nested deeper than {DEEPEST} levels are left as source"
                 boundary, inside = b"", False

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING
@@ -62,17 +61,15 @@ def new_signer(name: str | None = None) -> trustme.CA:
 
     Raises ModuleNotFoundError, with a text that says what to install, if trustme is missing.
     """
-    _require_trustme()
-    import trustme
-
-    return trustme.CA(organization_name=name)
+    return _signers()(organization_name=name)
 
 
-def _require_trustme() -> None:
+def _signers() -> type[trustme.CA]:
     try:
-        import_module("trustme")
+        import trustme
     except ModuleNotFoundError:
         raise ModuleNotFoundError(MISSING, name="trustme") from None
+    return trustme.CA
 
 
 def kept_authority(folder: Path) -> Authority:
@@ -96,16 +93,14 @@ def kept_signer(file: Path) -> trustme.CA:
 
     Raises OSError, ValueError for other contents, and what :func:`new_signer` raises.
     """
-    _require_trustme()
+    signers = _signers()
     if not file.exists():
         made = new_signer(f"aiosmtpd on {socket.gethostname()}"[:64])
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # If another server writes one at the same time, the first counts for both.
         _write(file, made.private_key_pem.bytes() + made.cert_pem.bytes(), replace=False)
-    import trustme
-
     pem = file.read_bytes()
-    return trustme.CA.from_pem(pem, pem)
+    return signers.from_pem(pem, pem)
 
 
 def cache_folder() -> Path:

@@ -64,7 +64,5 @@ def exit_despite_threads(before: set[threading.Thread], code: int) -> None:
             thread.join(SETTLE)
             if thread.is_alive():
                 logging.shutdown()
-                for stream in sys.stdout, sys.stderr:
-                    with suppress(OSError, ValueError):
-                        stream.flush()
+                flush_standard_streams()
                 os._exit(code)

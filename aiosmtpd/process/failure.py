@@ -14,3 +14,8 @@ class Failure(Exception):
 def one_line(error: BaseException) -> str:
     """Return an exception's class and text in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of the system for an error of a connection, in small letters."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()

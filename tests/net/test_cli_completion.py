@@ -45,7 +45,7 @@ def completions(line: str, shell: str = "bash") -> list[str]:
     [
         ("aiosmtpd --auth-", ["--auth-any", "--auth-file"]),
         ("aiosmtpd --extensions ", ["all", "classic", "modern"]),
-        ("aiosmtpd -c ", ["Debugging", "Mailbox", "Sink"]),
+        ("aiosmtpd -c ", ["Debugging", "Delivery", "Mailbox", "Sink"]),
         ("aiosmtpd -n -c Mai", ["Mailbox"]),
         ("aiosmtpd --tls ", ["self-signed"]),
         ("aiosmtpd std", ["stdout", "stderr"]),

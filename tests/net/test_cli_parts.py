@@ -239,7 +239,7 @@ def test_options_of_the_command_are_completed(
             for action in parser._actions
             if hasattr(action, "completer")
         }
-        assert suggested["classpath"] == ["Debugging", "Mailbox", "Sink"]
+        assert suggested["classpath"] == ["Debugging", "Delivery", "Mailbox", "Sink"]
         assert "send" in suggested["classargs"]
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd import Envelope, Session, main
-from aiosmtpd.cli import wait as _wait
+from aiosmtpd.cli import options, wait as _wait
 from aiosmtpd.cli.one_message import Waiter
 from tests.client import PATIENCE, Client
 from tests.net.program import Program, environment, refused
@@ -174,8 +174,8 @@ def test_nothing_in_time(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_other_messages_are_named_after_the_timeout() -> None:
-    options = ["--to", "anna@*", "--link", "--timeout", "4"]
-    waiter = Waiter(_wait._settings(_wait.make_parser("aiosmtpd wait"), options))
+    words = ["--to", "anna@*", "--link", "--timeout", "4"]
+    waiter = Waiter(options.parse(_wait.make_parser("aiosmtpd wait"), words))
     server: Any = None
     for number, to in enumerate(["anna@example.org"] * 4 + ["bob@example.org"]):
         envelope = Envelope()

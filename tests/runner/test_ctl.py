@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -212,3 +213,20 @@ def test_a_server_that_hangs_is_one_line(
     assert capsys.readouterr().err == (
         f"aiosmtpd ctl: the server at {tmp_path}/ctl does not answer\n"
     )
+
+
+def test_a_reader_that_goes_gets_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "ask", lambda *_: {"value": {"ok": True, "now": True}})
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert cli.main(["drain"], "aiosmtpd ctl") == 1
+
+
+def test_complaint_without_a_standard_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert cli.main(["status", "--socket", str(tmp_path / "ctl")], "aiosmtpd ctl") == 2
+    assert capsys.readouterr().out == ""
