@@ -71,6 +71,7 @@ class Transaction:
             envelope._begin(address, options)
             status = replies.SENDER_OK
         elif envelope.mail_from is None:
+            envelope.smtp_utf8 = False
             line = "envelope.mail_from = address"
             diagnostics.warn_of_lacking(type(server.event_handler), "handle_MAIL", status, line)
         await server._answer(status)
