@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine import upgrade
 from aiosmtpd.engine.observer import Watch
-from aiosmtpd.engine.transport import Ciphertext, Transport
+from aiosmtpd.engine.transport import Ciphertext, Finished, Transport
 from aiosmtpd.engine.wakeup import Disconnected as Disconnected
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
@@ -425,6 +425,7 @@ class Connection(Wire):
         raw.set_protocol(Ciphertext(self))
         with suppress(OSError):
             raw.write_eof()
+        self._raw = Finished(self, raw)
         if not raw.is_reading():
             raw.resume_reading()
         self._cut_off_later(CLOSE_NOTIFY)
