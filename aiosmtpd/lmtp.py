@@ -8,14 +8,42 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from public import public
 
 from aiosmtpd.engine.commands import syntax
-from aiosmtpd.engine.transaction import Verdict
+from aiosmtpd.engine.connection import OnDemand
+from aiosmtpd.engine.transaction import Transaction, Verdict
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import Refused, Reply
 from aiosmtpd.protocol.session import Envelope
 from aiosmtpd.smtp import ALLOWED_BEFORE_STARTTLS, SMTP
 
 if TYPE_CHECKING:
+    from aiosmtpd.engine.body import Source
     from aiosmtpd.engine.observer import Watch
+    from aiosmtpd.engine.roles import ServerSide
+
+
+class _Transaction(Transaction):
+    """Transactions that have one reply for each RCPT that was accepted."""
+
+    __slots__ = ("_expected",)
+
+    def __init__(self, server: ServerSide) -> None:
+        super().__init__(server)
+        self._expected = 0
+
+    @property
+    def expected(self) -> int:
+        """The number of replies to a message that has not been refused for some recipients."""
+        return self._expected
+
+    def spare(self, number: int) -> None:
+        """Expect the handler to reply for so many of the recipients only."""
+        self._expected = number
+
+    async def _receive(self, source: Source, waited: float = 0.0) -> None:
+        # Count now: a handler may change the list of recipients.
+        envelope = self._server.envelope
+        self._expected = len(envelope.rcpt_tos) + envelope._unlisted
+        await super()._receive(source, waited)
 
 
 @public
@@ -24,6 +52,7 @@ class LMTP(SMTP):
 
     show_smtp_greeting = False
     protocol_family = "LMTP"
+    transaction: _Transaction = OnDemand(_Transaction)  # type: ignore[assignment]
     _before_tls: ClassVar[set[str]] = ALLOWED_BEFORE_STARTTLS | {"LHLO"}
 
     @syntax("LHLO hostname")
@@ -49,6 +78,7 @@ class LMTP(SMTP):
         spared = [verdict.refusal is None for verdict in verdicts]
         envelope._recipients[:] = compress(envelope._recipients, spared)
         envelope.rcpt_tos[:] = compress(envelope.rcpt_tos, spared)
+        self.transaction.spare(sum(spared))
         if not any(spared):
             raise Refused(verdicts[0].refusal or replies.OK)
 
@@ -67,8 +97,8 @@ class LMTP(SMTP):
         *status* is one reply for all recipients, a list with one for each, or one for each joined
         by CRLF. A wrong number of replies is handled like an exception in the handler.
         """
-        for reply in await self._replies_for(status, len(envelope.rcpt_tos)):
-            await self._answer(reply)
+        each = await self._replies_for(status, self.transaction.expected)
+        await self.transaction.answer_each(each)
 
     async def _replies_for(self, status: Any, recipients: int) -> list[Reply]:
         try:

@@ -264,15 +264,21 @@ class SMTP(Commands):
             raise Refused(replies.NESTED_MAIL)
         options: list[str] = []
         meanings: dict[str, Any] = {}
-        if text:
-            extensions, unknown = self.settings.extensions, replies.UNKNOWN_MAIL_PARAMETER
-            options, meanings = arguments.read_parameters(
-                self, text, extensions.mail, MAIL_SYNTAX, unknown
-            )
-            extensions.check_mail(meanings)
-        arguments.check_charset(self, address)
-        self.transaction.count_transaction()
-        await self.transaction.begin(address, options, meanings)
+        try:
+            if text:
+                extensions, unknown = self.settings.extensions, replies.UNKNOWN_MAIL_PARAMETER
+                options, meanings = arguments.read_parameters(
+                    self, text, extensions.mail, MAIL_SYNTAX, unknown
+                )
+                extensions.check_mail(meanings)
+            arguments.check_charset(self, address)
+            self.transaction.count_transaction()
+            await self.transaction.begin(address, options, meanings)
+        except Exception:
+            if self.envelope.mail_from is None:
+                # The SMTPUTF8 of a refused MAIL is not that of the next one.
+                self.envelope.smtp_utf8 = False
+            raise
 
     @syntax(RCPT_SYNTAX, extended=" [SP <mail-parameters>]")
     async def smtp_RCPT(self, arg: str | None) -> None:

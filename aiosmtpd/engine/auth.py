@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import inspect
 import logging
@@ -248,7 +249,11 @@ async def judge(server: ServerSide, mechanism: str, credentials: Any) -> AuthRes
     else:
         verdict = (settings.auth_callback or login_always_fail)(mechanism, *credentials)
     if inspect.isawaitable(verdict):
-        verdict = await verdict
+        try:
+            verdict = await verdict
+        except asyncio.CancelledError as error:
+            hooks.raise_if_foreign(error, "the authenticator")
+            raise
     if isinstance(verdict, AuthResult):
         return verdict
     if isinstance(verdict, bool):

@@ -649,15 +649,18 @@ class Commands(Connection):
             return MISSING
         self._last_hook = command
         arguments = (self, self.session, self.envelope, *args)
-        code = getattr(hook, "__code__", None)
-        if code is not None and code.co_flags & CO_COROUTINE:
+        if getattr(hook, "__code__", hooks.PLAIN).co_flags & CO_COROUTINE:
             # Most hooks are coroutine functions: this saves a call and a coroutine.
             called = hook(*arguments)
         else:
             called = hooks.call(handler, hook, *arguments)
-        if self.limits.handler_timeout is None or command == "BODY":
-            return await called
-        return await self._in_time(called, command, self.limits.handler_timeout)
+        try:
+            if self.limits.handler_timeout is None or command == "BODY":
+                return await called
+            return await self._in_time(called, command, self.limits.handler_timeout)
+        except asyncio.CancelledError as error:
+            hooks.raise_if_foreign(error, f"handle_{command}")
+            raise
 
     async def _call_new_hook(self, command: str, *args: Any) -> Any:
         """Call a hook that is newer than 1.4.

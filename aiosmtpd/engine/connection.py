@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine import upgrade
 from aiosmtpd.engine.observer import Watch
-from aiosmtpd.engine.transport import Ciphertext, Transport
+from aiosmtpd.engine.transport import Ciphertext, Finished, Transport
 from aiosmtpd.engine.wakeup import Disconnected as Disconnected
 from aiosmtpd.engine.wire import HIGH_WATER, Wire
 from aiosmtpd.protocol import replies
@@ -391,13 +391,19 @@ class Connection(Wire):
         if not self._eof and self._talks_on(raw) and raw.can_write_eof():
             self._linger(raw)
             return
+        self._close_raw(raw)
+        if self._tls_protocol and self._tls is None:
+            # The event loop's own TLS waits half a minute for the peer's close_notify.
+            self._cut_off_later(CLOSE_NOTIFY)
+
+    def _close_raw(self, raw: asyncio.Transport) -> None:
+        """Close, but do not wait for ever for a peer that does not read.
+
+        docs/reference/limits, "unread replies".
+        """
         raw.close()
-        # close() waits for ever for a peer that does not read (docs/reference/limits, "unread
-        # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
         if raw.get_write_buffer_size():
             self._cut_off_later()
-        elif self._tls_protocol and self._tls is None:
-            self._cut_off_later(CLOSE_NOTIFY)
 
     def _talks_on(self, raw: asyncio.Transport) -> bool:
         """Return True if the client is about to send more: in TLS its close_notify at least."""
@@ -425,6 +431,7 @@ class Connection(Wire):
         raw.set_protocol(Ciphertext(self))
         with suppress(OSError):
             raw.write_eof()
+        self._raw = Finished(self, raw)
         if not raw.is_reading():
             raw.resume_reading()
         self._cut_off_later(CLOSE_NOTIFY)
@@ -598,7 +605,7 @@ class Connection(Wire):
         assert raw is not None, "no ciphertext comes after connection_lost()"
         if alert := tls.output():
             raw.write(alert)
-        raw.close()
+        self._close_raw(raw)
         self._wakeup.wake()
 
     # Replies.

@@ -29,6 +29,9 @@ def find(handler: Any, name: str) -> Hook | None:
     return hook
 
 
+PLAIN = (lambda: None).__code__
+"""The code of a plain function, for a hook that has no ``__code__``."""
+
 WITHOUT_VERBS: set[type] = {object}
 """Classes in which :func:`names` finds nothing: it leaves them out."""
 
@@ -86,6 +89,17 @@ def is_async(function: Callable[..., Any]) -> bool:
     return inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
+
+
+def raise_if_foreign(error: asyncio.CancelledError, name: str) -> None:
+    """Raise RuntimeError for a cancellation that the running task was not asked for.
+
+    It is that of a task or a future for which the function *name* has waited. To pass it on would
+    end the connection without a reply and without a record in the log.
+    """
+    task = asyncio.current_task()
+    if task is not None and not task.cancelling():
+        raise RuntimeError(f"{name} waited for something that was cancelled") from error
 
 
 async def call(handler: Any, hook: Hook, *args: Any) -> Any:

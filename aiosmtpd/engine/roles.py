@@ -96,6 +96,9 @@ class ServerSide(Protocol):
     def _hold(self, data: bytes) -> None:
         """Put bytes after those that are sent next."""
 
+    def _end_with(self, reply: Reply) -> None:
+        """Close the connection after a reply that has been pushed."""
+
     def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
         """Send a reply and close."""
 

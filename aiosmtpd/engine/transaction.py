@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import inf
 from time import monotonic, time
@@ -71,6 +71,7 @@ class Transaction:
             envelope._begin(address, options)
             status = replies.SENDER_OK
         elif envelope.mail_from is None:
+            envelope.smtp_utf8 = False
             line = "envelope.mail_from = address"
             diagnostics.warn_of_lacking(type(server.event_handler), "handle_MAIL", status, line)
         await server._answer(status)
@@ -88,7 +89,7 @@ class Transaction:
     ) -> None:
         """Run a RCPT whose arguments were checked: call the hook, keep the forward-path, reply."""
         server = self._server
-        before = len(server.envelope.rcpt_tos)
+        after = len(server.envelope.rcpt_tos) + 1
         if server._watch is not None:
             await server._before("rcpt", address)
         status = await server._call_handler_hook("RCPT", address, options)
@@ -97,11 +98,17 @@ class Transaction:
             envelope._add_recipients([address], meanings)
             envelope.rcpt_options.extend(options)
             status = replies.RECIPIENT_OK
-        elif len(envelope.rcpt_tos) > before:
+        elif len(envelope.rcpt_tos) == after:
             envelope._recipients.append((address, meanings) if meanings else address)
         else:
-            line = "envelope.rcpt_tos.append(address)"
-            diagnostics.warn_of_lacking(type(server.event_handler), "handle_RCPT", status, line)
+            if len(envelope.rcpt_tos) > after:
+                envelope._recipients.append((address, meanings) if meanings else address)
+            else:
+                line = "envelope.rcpt_tos.append(address)"
+                diagnostics.warn_of_lacking(type(server.event_handler), "handle_RCPT", status, line)
+            # LMTP has one reply for each command that was accepted, whatever the hook keeps.
+            accepted = str(status).startswith("2")
+            envelope._unlisted += accepted - (len(envelope.rcpt_tos) - after + 1)
         await server._answer(status)
 
     def count_transaction(self) -> None:
@@ -126,6 +133,11 @@ class Transaction:
             self._domains.add(domain)
 
     # The message.
+
+    @property
+    def expected(self) -> int:
+        """The number of replies to a message."""
+        return 1
 
     async def receive_data(self, asked: float | None = None) -> None:
         """Take the message after the 354 to DATA, sent at the time *asked*, or just now if None."""
@@ -192,15 +204,31 @@ class Transaction:
         verdicts, self.verdicts = self.verdicts, []
         if not source.last:
             verdicts = []
-        each = await server._replies_for(status, len(envelope.rcpt_tos) if source.last else 1)
+        each = await server._replies_for(status, self.expected if source.last else 1)
         if verdicts:
             of_handler = iter(each)
             each = [one.refusal or next(of_handler) for one in verdicts]
         watch.taken(envelope, source.size, each)
+        await self.answer_each(each, verdicts)
+
+    async def answer_each(self, each: Sequence[Reply], verdicts: Sequence[Verdict] = ()) -> None:
+        """Send the replies to a message.
+
+        A 421 ends the connection. It is sent once if no other reply follows; before other replies
+        it does not keep them back.
+        """
+        server = self._server
         for number, reply in enumerate(each):
-            if verdicts:
-                watch.deliver = verdicts[number].deliver
-            await server._answer(reply)
+            if verdicts and server._watch is not None:
+                server._watch.deliver = verdicts[number].deliver
+            if reply.code == 421 and all(one.code == 421 for one in each[number:]):
+                await server._answer(reply)
+                return
+            if not server._closing:
+                await server.push(reply)
+        for reply in each:
+            if reply.code == 421:
+                server._end_with(reply)
 
     def _conclude(self, source: Source, envelope: Envelope, status: Any) -> None:
         server = self._server

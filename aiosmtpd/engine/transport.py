@@ -195,3 +195,19 @@ class Transport(asyncio.Transport):
     def get_write_buffer_limits(self) -> tuple[int, int]:
         """Return the limits of flow control, in bytes."""
         return self.raw.get_write_buffer_limits()
+
+
+class Finished(Transport):
+    """The event loop's transport after our FIN: it drops bytes, which it would refuse to send.
+
+    A hook may have closed the connection, and say more to the client all the same.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, line: Line, raw: asyncio.Transport) -> None:
+        super().__init__(line, raw)
+        self.let_go()
+
+    def write(self, data: Data) -> None:
+        """Drop bytes, as asyncio's transports do after their close()."""

@@ -168,6 +168,8 @@ class Envelope:
     received_id: str = ""
     """The id in the Received field, instead of that of the session."""
     _spill: Stored | None = None
+    _unlisted = 0
+    """RCPT commands that were accepted, minus the entries that they added to ``rcpt_tos``."""
 
     def __init__(self) -> None:
         self.mail_from: str | None = None

@@ -8,6 +8,7 @@ import pytest
 from aiosmtpd.engine.registry import Registry
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
+from tests.dialogue.tls import Client as TLSClient
 from tests.dialogue.transport import MemoryTransport
 
 PATIENCE = 10.0
@@ -143,6 +144,24 @@ async def test_a_peer_that_leaves_the_last_reply_unread_is_cut_off() -> None:
     server.network.feed(b"QUIT\r\n")
     await server.over()
     assert server.network.sent.endswith(b"221 Bye\r\n")
+    assert server.network.aborted
+
+
+@pytest.mark.parametrize("established", [True, False])
+async def test_tls_that_fails_waits_for_no_reader(certificates: Any, established: bool) -> None:
+    """docs/reference/limits, "unread replies": a connection that is closed must end, here too."""
+    server = await connected(timeout=0.05, tls_context=certificates.server_context())
+    server.network.feed(b"STARTTLS\r\n")
+    await server.sent(b"220 Ready to start TLS\r\n")
+    client = TLSClient(certificates.client_context())
+    while established and not client.established:
+        before = len(server.network.sent)
+        server.network.feed(client.shake_hands())
+        await turns()
+        client.feed(bytes(server.network.sent[before:]))
+    server.network.unread = 10
+    server.network.feed(b"no record of TLS\r\n")
+    await server.over()
     assert server.network.aborted
 
 

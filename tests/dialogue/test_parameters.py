@@ -352,3 +352,49 @@ async def test_an_attribute_at_the_wrong_time(verb: str, row: Attribute) -> None
         await client.ask("EHLO proxy.test")
         told = await client.ask(command)
         assert told == f'500 5.5.1 Error: command "{verb}" not recognized'
+
+
+class Picky(Sink):
+    """Refuses one sender, and fails at another."""
+
+    async def handle_MAIL(
+        self, server: SMTP, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        if address.startswith("fail"):
+            raise LookupError
+        if address.startswith("no"):
+            return "550 5.7.1 No"
+        envelope.mail_from = address
+        return "250 2.1.0 OK"
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "MAIL FROM:<a@b.test> SMTPUTF8 SIZE=99999999",
+        "MAIL FROM:<a@b.test> SMTPUTF8 NAME=x",
+        "MAIL FROM:<no@b.test> SMTPUTF8",
+        "MAIL FROM:<fail@b.test> SMTPUTF8",
+    ],
+)
+async def test_smtputf8_of_a_refused_mail_is_forgotten(refused: str) -> None:
+    """RFC 6531 section 3.4: the parameter is that of one transaction."""
+    server = SMTP(Picky(), extensions="modern", enable_SMTPUTF8=True)
+    async with Conversation(server) as client:
+        await client.ask("EHLO client.test")
+        assert (await client.ask(refused))[0] in "45"
+        needed = "553 5.6.7 Error: address is not ASCII, SMTPUTF8 is needed"
+        assert await client.ask("MAIL FROM:<\u00e9@b.test>") == needed
+        assert await client.ask(PATH["MAIL"]) == TAKEN["MAIL"]
+        assert await client.ask("RCPT TO:<\u00e9@b.test>") == needed
+        assert (await client.ask("MAIL FROM:<a@b.test> SMTPUTF8"))[:3] == "503"
+        assert server.envelope.smtp_utf8 is False
+
+
+async def test_smtputf8_stays_after_a_second_mail() -> None:
+    server = SMTP(Picky(), enable_SMTPUTF8=True)
+    async with Conversation(server) as client:
+        await client.ask("EHLO client.test")
+        await client.ask("MAIL FROM:<\u00e9@b.test> SMTPUTF8")
+        assert (await client.ask("MAIL FROM:<a@b.test>"))[:3] == "503"
+        assert await client.ask("RCPT TO:<\u00e9@b.test>") == "250 OK"

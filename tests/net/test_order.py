@@ -384,3 +384,25 @@ def test_a_close_waits_for_all_that_was_written(connect: Connect, context: ssl.S
         lines = client.rest().splitlines()
         assert len(lines) == 50_002
         assert (lines[0], lines[-1]) == (b"250-first", b"421 Go away")
+
+
+class Chatty(SMTP):
+    """Goes on talking after the end."""
+
+    @syntax("ENDS")
+    async def smtp_ENDS(self, arg: str | None) -> None:
+        transport = self.transport
+        assert transport is not None
+        await last_words(self)
+        transport.write(b"250 Too late\r\n")
+        await self.push("250 Too late")
+
+
+def test_words_after_the_end_are_dropped(
+    connect: Connect, context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that talks on gets a FIN before the close: asyncio raises if bytes come after it."""
+    with serving(Chatty, context) as controller, connect(controller) as client:
+        client.send(b"ENDS\r\nNOOP\r\n")
+        assert client.rest() == b"421 Go away\r\n"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
