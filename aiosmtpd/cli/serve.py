@@ -16,7 +16,7 @@ from aiosmtpd.process.failure import Failure
 if TYPE_CHECKING:
     from aiosmtpd.runner.faults import Fault
     from aiosmtpd.runner.load import Loaded
-    from aiosmtpd.runner.reader import Source
+    from aiosmtpd.runner.reader import Reading, Source
 
 NAME = "aiosmtpd.toml"
 """The file that ``--init`` writes if no other name is given."""
@@ -68,19 +68,24 @@ def main(args: Sequence[str], program: str) -> int:
 
 def _run(settings: Namespace, program: str) -> int:
     # Imported after parsing, so that --help is fast.
-    from aiosmtpd.runner.faults import WrongConfiguration
+    from aiosmtpd.runner.reader import Reading
 
     try:
         if settings.init:
             return _init(settings.file or NAME)
-        if settings.systemd_unit:
-            return _print_unit(settings)
-        if settings.check:
-            return _check(settings)
-        return _serve(settings)
-    except WrongConfiguration as error:
-        _print_faults(error.faults, sys.stderr)
-        return WRONG
+        if not settings.check and not settings.systemd_unit:
+            open_standard_streams()
+            reading = Reading(_source(settings))
+        # Imported while the other process reads.
+        from aiosmtpd.runner.faults import WrongConfiguration
+
+        try:
+            if settings.systemd_unit:
+                return _print_unit(settings)
+            return _check(settings) if settings.check else _serve(settings, reading)
+        except WrongConfiguration as error:
+            _print_faults(error.faults, sys.stderr)
+            return WRONG
     except Failure as failure:
         print(f"{program}: {failure}", file=sys.stderr)
         return failure.code
@@ -264,16 +269,16 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
         print(fault, file=file)
 
 
-def _serve(settings: Namespace) -> int:
-    open_standard_streams()
-    from aiosmtpd.runner.reader import Reading, read_again
+def _serve(settings: Namespace, reading: Reading) -> int:
+    if sys.platform != "win32":
+        from aiosmtpd.process.lean import import_asyncio_without_tls
 
-    source = _source(settings)
-    reading = Reading(source)
-    # Imported while the other process reads.
+        # Workers have TLS, and the master does not.
+        import_asyncio_without_tls()
     from aiosmtpd.runner.config import Config
     from aiosmtpd.runner.logs import set_up
     from aiosmtpd.runner.master import Master
+    from aiosmtpd.runner.reader import read_again
     from aiosmtpd.runner.watch import Watch
 
     first = reading.result()
@@ -281,7 +286,7 @@ def _serve(settings: Namespace) -> int:
     _log_warnings(first.warnings)
 
     async def reload() -> Config:
-        again = await read_again(source)
+        again = await read_again(_source(settings))
         _log_warnings(again.warnings)
         return again.config
 

@@ -16,6 +16,7 @@ import attrs
 
 from aiosmtpd.listen.addresses import Listen, parse_listen
 from aiosmtpd.runner import kinds
+from aiosmtpd.runner.certificates import Checked
 from aiosmtpd.runner.kinds import Kind, setting
 from aiosmtpd.runner.tables import (
     TLS,
@@ -178,6 +179,9 @@ class Config:
     handler_settings: dict[str, Any] = attrs.field(factory=dict)
     """Keywords of the handler's class: the other keys of the table ``[handler]``."""
 
+    certificates: tuple[Checked, ...] = ()
+    """The certificates of ``[tls]``, if they are checked already."""
+
     source: str | None = None
     """The absolute path of the file, None without one."""
 
@@ -256,6 +260,8 @@ def _built(cls: type[Any], values: dict[str, Any]) -> Any:
             found[name] = _built(kind.table, value)
         elif isinstance(value, list):
             found[name] = tuple(value)
+    if cls is Config:
+        found["certificates"] = tuple(Checked.of(one) for one in values.get("certificates", ()))
     return cls(**found)
 
 

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Set as AbstractSet
 from contextlib import suppress
 from typing import Any, Protocol
 
+import attrs
+
 from aiosmtpd.listen.addresses import spell
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity, identity_to_assume
@@ -22,7 +24,7 @@ from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.child import Child, Timing, reap
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
-from aiosmtpd.runner.keys import Keyring
+from aiosmtpd.runner.keyring import Keyring
 from aiosmtpd.runner.logs import OWN, TOLD
 from aiosmtpd.runner.slot import Slot, SlotState
 from aiosmtpd.runner.slots import Sockets
@@ -111,7 +113,7 @@ class Master:
         self._slots: dict[int, Slot] = {}
         self._retired: list[Slot] = []
         self._identity: Identity | None = None
-        self._keys: Keyring | None = None
+        self.keys = Keyring(config.tls, config.certificates)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
@@ -130,13 +132,6 @@ class Master:
     def identity(self) -> Identity | None:
         """The user that workers become, None if they keep that of the master."""
         return self._identity
-
-    @property
-    def keys(self) -> Keyring:
-        """The certificates."""
-        if self._keys is None:
-            self._keys = Keyring(self.config.tls)
-        return self._keys
 
     def run(self) -> int:
         """Serve until a signal; return the exit code, after one line if it cannot start."""
@@ -198,7 +193,7 @@ class Master:
     async def _start(self) -> None:
         config = self.config
         self._identity = _identity(config)
-        self._keys = Keyring(config.tls)
+        await _check(self.keys)
         await self.sockets.bind(config.listen, config.worker_count)
         self._look_at_spool(config)
         if self.watch is not None:
@@ -284,7 +279,7 @@ class Master:
         passed = self.sockets.of_slot(config.listen, slot, config.worker_count)
         identity = self._identity
         order: dict[str, Any] = {
-            "config": config.to_json(),
+            "config": attrs.evolve(config, certificates=()).to_json(),
             "slot": slot,
             "workers": config.worker_count,
             "patience": self.timing.start + self.timing.abort,
@@ -341,10 +336,11 @@ class Master:
 
     async def _replace_all(self, config: Config) -> None:
         """Replace each worker by a new one that is ready first; the first failure ends this."""
-        keys, identity = Keyring(config.tls), _identity(config)
+        keys, identity = Keyring(config.tls, config.certificates), _identity(config)
+        await _check(keys)
         await self.sockets.bind(config.listen, config.worker_count)
-        before = self._keys, self._identity
-        self._keys, self._identity = keys, identity
+        before = self.keys, self._identity
+        self.keys, self._identity = keys, identity
         replaced = 0
         try:
             self._look_at_spool(config)
@@ -362,7 +358,7 @@ class Master:
                 replaced += 1
         except BaseException as error:
             if not replaced:
-                self._keys, self._identity = before
+                self.keys, self._identity = before
                 self.sockets.keep(self.config.listen)
             elif isinstance(error, Exception):
                 text = "%d of %d workers have the new configuration, the others the old one"
@@ -390,7 +386,7 @@ class Master:
         while True:
             await asyncio.sleep(self.timing.certificates)
             try:
-                if self.keys.read():
+                if await self.keys.read():
                     log.info("Certificates loaded again")
                     texts = [(one.cert, one.key) for one in self.keys.texts]
                     for slot in [*self._slots.values(), *self._retired]:
@@ -405,8 +401,9 @@ class Master:
         """Reap processes of handlers that have lost their parent: the first one of a container."""
         while True:
             await asyncio.sleep(self.timing.orphans)
-            if self._reloading is not None and not self._reloading.done():
-                # Leave the process that reads the configuration alone.
+            is_reloading = self._reloading is not None and not self._reloading.done()
+            if is_reloading or self.keys.is_checking:
+                # Leave the process that reads the configuration or the certificates alone.
                 continue
             slots = [*self._slots.values(), *self._retired]
             ours = {child.pid for slot in slots for child in slot.children}
@@ -456,6 +453,12 @@ def _faults_of(error: Exception) -> list[str]:
     if isinstance(error, Failure | WrongConfiguration):
         return str(error).splitlines()
     return [one_line(error)]
+
+
+async def _check(keys: Keyring) -> None:
+    """Check the certificates, unless the process that read the configuration has done it."""
+    if not keys.texts:
+        await keys.read()
 
 
 async def _feed_watchdog(pause: float) -> None:

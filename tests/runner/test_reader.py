@@ -11,8 +11,10 @@ import pytest
 
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner import reader
+from aiosmtpd.runner.certificates import read as read_pair
 from aiosmtpd.runner.faults import WrongConfiguration
-from aiosmtpd.runner.reader import Answer, Reading, Source, read_again
+from aiosmtpd.runner.reader import Answer, Reading, Source, answer_of, read_again
+from tests.runner.test_keys import write
 
 GOOD = 'listen = "127.0.0.1:8025"\nhandler = "shop:Handler"\n'
 
@@ -82,8 +84,45 @@ def test_the_master_loads_little() -> None:
     assert "aiosmtpd.runner.keeper" in loaded
 
 
+WITHOUT_TLS = """
+import sys
+from aiosmtpd.process.lean import import_asyncio_without_tls
+import_asyncio_without_tls()
+import aiosmtpd.cli.serve, aiosmtpd.runner.master, aiosmtpd.runner.reader, aiosmtpd.runner.watch
+loaded = {"ssl", "_ssl"} & set(sys.modules)
+import ssl
+print(loaded, ssl.OPENSSL_VERSION_NUMBER > 0)
+"""
+
+
+def test_the_master_has_no_tls() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TLS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set() True\n"
+
+
+def test_the_reader_loads_no_event_loop() -> None:
+    code = "import sys, aiosmtpd.runner.load, aiosmtpd.runner.reader; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"asyncio", "ssl"} & set(done.stdout.split()) == set()
+
+
+@WAYS
+def test_certificates_are_checked_there(tmp_path: Path, way: Any) -> None:
+    pair = write(tmp_path, "mx", "mx.test")
+    source = file_with(tmp_path, f'{GOOD}[tls]\ncert = "mx.pem"\nkey = "mx.key"\n')
+    (found,) = way(source).config.certificates
+    assert found.texts == read_pair(pair)
+    assert found.facts.names == ("mx.test",)
+    (tmp_path / "mx.key").write_text("no key")
+    with pytest.raises(Failure, match="one is not a PEM file of its kind") as caught:
+        way(source)
+    assert caught.value.code == 2
+
+
 def does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(Source, "command", [sys.executable, "-c", code])
+    monkeypatch.setattr(reader, "command", lambda *_: [sys.executable, "-c", code])
 
 
 @WAYS
@@ -110,5 +149,5 @@ def test_other_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Source, "load", fail)
         output = json.dumps(reader.answer(Source())).encode()
         with pytest.raises(Failure, match=r"no$") as caught:
-            Answer.of(output)
+            answer_of(output)
         assert caught.value.code == code

@@ -148,7 +148,11 @@ async def test_a_part_of_the_master_that_fails_is_logged(
     running = Running(config_of(tmp_path))
     running.master.timing = Timing(certificates=0.001)
     await soon(lambda: running.master.is_ready)
-    running.master.keys.read = lambda: 1 // 0 > 0  # type: ignore[method-assign]
+
+    async def fail() -> bool:
+        return 1 // 0 > 0
+
+    running.master.keys.read = fail  # type: ignore[method-assign]
     await soon(lambda: "A part of the master has failed" in caplog.text)
     assert "ZeroDivisionError" in caplog.text
     await running.end()
