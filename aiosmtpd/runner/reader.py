@@ -174,7 +174,9 @@ def answer(source: Source) -> dict[str, Any]:
 
 def main() -> None:
     """Read the configuration that the first argument names, and print it."""
-    print(json.dumps(answer(Source(**json.loads(sys.argv[1])))))
+    print(json.dumps(answer(Source(**json.loads(sys.argv[1])))), flush=True)
+    # The master waits, and Python's own end takes a fifth of the time of this process.
+    os._exit(0)
 
 
 if __name__ == "__main__":
