@@ -122,7 +122,10 @@ class Child:
         return child
 
     async def ready(self, timeout: float) -> None:
-        """Wait until it serves; raises Failure with one line, and aborts it, if it does not."""
+        """Wait until it serves; raises Failure with one line, and aborts it, if it does not.
+
+        If the wait is cancelled, it is killed, unless it serves already.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._ready)
@@ -130,7 +133,8 @@ class Child:
             self._abort()
             raise Failure(f"{self.name} was not ready after {timeout:g} s", 1) from None
         except asyncio.CancelledError:
-            self.kill()
+            if self.state != "ready":
+                self.kill()
             raise
 
     def use_certificates(self, texts: Iterable[tuple[str, str]]) -> None:

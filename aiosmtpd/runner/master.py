@@ -43,6 +43,11 @@ ENDING = (
     "the server at once"
 )
 
+FAILED = (
+    "The start has failed: %s. Open sessions may go on for %g s, and then transactions for %g s; a "
+    "signal ends the server at once"
+)
+
 IGNORED = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
 
 log = logging.getLogger("mail.log")
@@ -178,6 +183,9 @@ class Master:
             try:
                 await self._start()
                 await self._serve()
+            except Failure as failure:
+                self._failed(failure)
+                raise
             finally:
                 await self._stop()
 
@@ -239,6 +247,12 @@ class Master:
             self.reload()
         await self._end.wait()
 
+    def _failed(self, failure: Failure) -> None:
+        """Make the next signal the end; tell the reason now if some workers serve already."""
+        self._end.set()
+        if any(slot.state == "ready" for slot in self.slots):
+            log.info(FAILED, failure, self.config.drain.linger, self.config.drain.grace)
+
     async def _stop(self) -> None:
         """Let the workers end, and end what is left."""
         self.is_draining, was_ready = True, self.is_ready
@@ -255,12 +269,12 @@ class Master:
         # The workers alone have the sockets now, and serve those who wait there.
         self.sockets.close()
         drain = self.config.drain
-        linger, grace = (drain.linger, drain.grace) if was_ready else (0.0, 0.0)
         slots = [*self._slots.values(), *self._retired]
         children = [child for slot in slots for child in slot.children]
         hurrying = asyncio.ensure_future(self._hurry(children))
         for child in children:
-            child.drain(linger, grace, self.timing, is_last=True)
+            # Also after a start that has failed: a worker may have clients.
+            child.drain(drain.linger, drain.grace, self.timing, is_last=True)
         for slot in slots:
             await slot.ended()
         hurrying.cancel()
