@@ -158,7 +158,8 @@ def answer(source: Source) -> dict[str, Any]:
 
     try:
         loaded = source.load()
-        config = loaded.config
+        # The master needs a number that stays the same.
+        config = attrs.evolve(loaded.config, workers=loaded.config.worker_count)
         if config.tls is not None:
             from aiosmtpd.runner.keys import checked
 
