@@ -59,6 +59,7 @@ class Child:
     ) -> None:
         self.slot = slot
         self.name = f"worker {slot}"
+        self._advice = ": see the lines before, or try aiosmtpd serve --check"
         self.pid = process.pid
         self.state: State = "starting"
         self.ready_at: float | None = None
@@ -114,7 +115,7 @@ class Child:
         # From here on without waiting: a process that nothing waits for would be left.
         child = cls(slot, process, channel, timing)
         if kind != "worker":
-            child.name = f"the {kind}"
+            child.name, child._advice = f"the {kind}", ""
         child._channel.send(order)
         child._tasks = [
             child._loop.create_task(one) for one in (child._wait(), child._listen(), child._watch())
@@ -131,7 +132,8 @@ class Child:
                 await asyncio.shield(self._ready)
         except TimeoutError:
             self._abort()
-            raise Failure(f"{self.name} was not ready after {timeout:g} s", 1) from None
+            text = f"{self.name} was not ready after {timeout:g} s: the log has its traceback"
+            raise Failure(text, 1) from None
         except asyncio.CancelledError:
             if self.state != "ready":
                 self.kill()
@@ -208,7 +210,7 @@ class Child:
             if not answer.done():
                 answer.set_result({"error": "the worker has ended"})
         if not self._ready.done():
-            text = f"{self.name} ended at its start ({reason(self.code)})"
+            text = f"{self.name} ended at its start ({reason(self.code)}){self._advice}"
             self._ready.set_exception(self._failure or Failure(text, 1))
             # Retrieved here, in case nothing waits for it.
             self._ready.exception()

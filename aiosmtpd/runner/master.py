@@ -460,7 +460,9 @@ def _make_folder(path: str, uid: int, gid: int) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise Failure(f"Cannot make the spool {path}: {error.strerror}") from error
+        missing = isinstance(error, FileNotFoundError)
+        step = "; make the folder above it (mkdir), or mount its disk" if missing else ""
+        raise Failure(f"Cannot make the spool {path}: {error.strerror}{step}", 1) from error
 
 
 def _faults_of(error: Exception) -> list[str]:

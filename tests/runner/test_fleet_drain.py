@@ -147,6 +147,7 @@ def test_a_start_that_fails_is_one_line(tmp_path: Path) -> None:
         assert fleet.ended() == 2
         assert fleet.log.splitlines()[-1] == (
             "handler: cannot import missing:Handler: ModuleNotFoundError: No module named 'missing'"
+            "; put missing.py beside the configuration, or install it"
         )
         assert not fleet.worker_pids()
 
