@@ -175,7 +175,9 @@ def answer(source: Source) -> dict[str, Any]:
 
 def main() -> None:
     """Read the configuration that the first argument names, and print it."""
-    print(json.dumps(answer(Source(**json.loads(sys.argv[1])))), flush=True)
+    # The master may have gone.
+    with suppress(BrokenPipeError):
+        print(json.dumps(answer(Source(**json.loads(sys.argv[1])))), flush=True)
     # The master waits, and Python's own end takes a fifth of the time of this process.
     os._exit(0)
 
