@@ -16,9 +16,11 @@ from aiosmtpd.process.exit import open_standard_streams
 from aiosmtpd.process.failure import Failure
 
 if TYPE_CHECKING:
+    from aiosmtpd.runner.config import Config
+    from aiosmtpd.runner.early import Early
     from aiosmtpd.runner.faults import Fault
     from aiosmtpd.runner.load import Loaded
-    from aiosmtpd.runner.reader import Source
+    from aiosmtpd.runner.reader import Reading, Source
 
 NAME = "aiosmtpd.toml"
 """The file that ``--init`` writes if no other name is given."""
@@ -64,20 +66,12 @@ def main(args: Sequence[str], program: str) -> int:
 
 
 def _run(settings: Namespace, program: str) -> int:
-    # Imported after parsing, so that --help is fast.
-    from aiosmtpd.runner.faults import WrongConfiguration
-
     try:
         if settings.init:
             return _init(settings.file or NAME)
-        if settings.systemd_unit:
-            return _print_unit(settings)
-        if settings.check:
-            return _check(settings)
+        if settings.check or settings.systemd_unit:
+            return _look(settings)
         return _serve(settings)
-    except WrongConfiguration as error:
-        _print_faults(error.faults, sys.stderr)
-        return WRONG
     except Failure as failure:
         complain(f"{program}: {failure}")
         return failure.code
@@ -250,28 +244,62 @@ def _print_faults(faults: Sequence[Fault], file: TextIO) -> None:
         print(fault, file=file)
 
 
+def _look(settings: Namespace) -> int:
+    """Do what needs the file, and no server."""
+    from aiosmtpd.runner.faults import WrongConfiguration
+
+    try:
+        return _check(settings) if settings.check else _print_unit(settings)
+    except WrongConfiguration as error:
+        _print_faults(error.faults, sys.stderr)
+        return WRONG
+
+
 def _serve(settings: Namespace) -> int:
     open_standard_streams()
-    from aiosmtpd.runner.reader import Reading, read_again
+    from aiosmtpd.runner.early import Early, Ended
+    from aiosmtpd.runner.reader import Reading
 
-    source = _source(settings)
-    reading = Reading(source)
+    early = Early()
+    try:
+        return _run_master(settings, Reading(_source(settings)), early)
+    except Ended:
+        return 0
+    except BaseException:
+        early.close()
+        raise
+
+
+def _run_master(settings: Namespace, reading: Reading, early: Early) -> int:
     # Imported while the other process reads.
-    from aiosmtpd.runner.config import Config
+    if sys.platform != "win32":
+        from aiosmtpd.process.lean import import_asyncio_without_tls
+
+        # Workers have TLS, and the master does not.
+        import_asyncio_without_tls()
+    from aiosmtpd.runner.faults import WrongConfiguration
     from aiosmtpd.runner.logs import set_up
     from aiosmtpd.runner.master import Master
+    from aiosmtpd.runner.reader import read_again
     from aiosmtpd.runner.watch import Watch
 
-    first = reading.result()
+    try:
+        first = reading.result()
+    except WrongConfiguration as error:
+        early.close()
+        _print_faults(error.faults, sys.stderr)
+        return WRONG
     set_up(first.config.log)
     _log_warnings(first.warnings)
 
     async def reload() -> Config:
-        again = await read_again(source)
+        again = await read_again(_source(settings))
         _log_warnings(again.warnings)
         return again.config
 
-    return Master(first.config, reload, watch=Watch(first.config)).run()
+    master = Master(first.config, reload, watch=Watch(first.config))
+    early.hand_over(master)
+    return master.run()
 
 
 def _log_warnings(warnings: Iterable[str]) -> None:

@@ -10,6 +10,9 @@ from attrs import frozen
 Address: TypeAlias = tuple[str, int] | str
 """The host and the port, or the path of a Unix socket."""
 
+LOOPBACKS = ("::1", "127.0.0.1")
+"""The hosts of a place without a host."""
+
 Scheme: TypeAlias = Literal["smtp", "smtps", "lmtp"]
 
 SCHEMES = ("smtp", "smtps", "lmtp")

@@ -10,12 +10,11 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias, cast
 
-from aiosmtpd.listen.addresses import Address, Listen
+from aiosmtpd.listen.addresses import LOOPBACKS as LOOPBACKS, Address, Listen
 
 _SockAddr: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
 
 DEFAULT_PORT = 8025
-LOOPBACKS = ("::1", "127.0.0.1")
 MISSING_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 PORT_ROUNDS = 16

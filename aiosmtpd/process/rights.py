@@ -55,9 +55,11 @@ class Identity:
         """Become this user, with the groups of the user; raises CannotSwitch.
 
         *modules* are imported first: Python itself may lie in a folder that only root can read.
+        They are not if this is the user already.
         """
-        for name in (*LOADED_LATE, *modules):
-            import_module(name)
+        if self.uid != os.geteuid():
+            for name in (*LOADED_LATE, *modules):
+                import_module(name)
         self.become(os.getgrouplist(self.user, self.gid))
 
     def become(self, groups: Iterable[int] = ()) -> None:

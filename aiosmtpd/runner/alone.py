@@ -13,8 +13,9 @@ from typing import Any
 from aiosmtpd.process.exit import exit_despite_threads, flush_standard_streams
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.process.signals import signals_handled
+from aiosmtpd.runner.certificates import Texts
 from aiosmtpd.runner.config import Config
-from aiosmtpd.runner.keys import Keyring
+from aiosmtpd.runner.keys import checked
 from aiosmtpd.runner.logs import OWN
 from aiosmtpd.runner.service import SPOOL_FAILED, Service
 
@@ -38,7 +39,7 @@ class _Alone:
     def __init__(self, config: Config, certificates: float) -> None:
         self._config = config
         self._pause = certificates
-        self._keys = Keyring(config.tls)
+        self._texts = self._read()
         self._stopping: asyncio.Task[None] | None = None
         self._end = asyncio.Event()
 
@@ -47,7 +48,7 @@ class _Alone:
         service = Service(self._config)
         with signals_handled(loop, self._reactions(service)):
             try:
-                await service.start(self._config.listen, self._keys.texts)
+                await service.start(self._config.listen, self._texts)
             except Failure:
                 await service.stop(0.0, 0.0)
                 raise
@@ -84,10 +85,16 @@ class _Alone:
             self._stopping.cancel()
         self._end.set()
 
+    def _read(self) -> list[Texts]:
+        tls = self._config.tls
+        return [one.texts for one in checked(tls.pairs)] if tls is not None else []
+
     def _load(self, service: Service) -> None:
         try:
-            if self._keys.read():
-                service.use_certificates(self._keys.texts)
+            texts = self._read()
+            if texts != self._texts:
+                service.use_certificates(texts)
+                self._texts = texts
                 log.info("Certificates loaded again")
         except Failure as failure:
             log.error("%s; the old certificate stays", failure)

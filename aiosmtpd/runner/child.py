@@ -59,6 +59,7 @@ class Child:
     ) -> None:
         self.slot = slot
         self.name = f"worker {slot}"
+        self._advice = ": see the lines before, or try aiosmtpd serve --check"
         self.pid = process.pid
         self.state: State = "starting"
         self.ready_at: float | None = None
@@ -114,7 +115,7 @@ class Child:
         # From here on without waiting: a process that nothing waits for would be left.
         child = cls(slot, process, channel, timing)
         if kind != "worker":
-            child.name = f"the {kind}"
+            child.name, child._advice = f"the {kind}", ""
         child._channel.send(order)
         child._tasks = [
             child._loop.create_task(one) for one in (child._wait(), child._listen(), child._watch())
@@ -122,15 +123,20 @@ class Child:
         return child
 
     async def ready(self, timeout: float) -> None:
-        """Wait until it serves; raises Failure with one line, and aborts it, if it does not."""
+        """Wait until it serves; raises Failure with one line, and aborts it, if it does not.
+
+        If the wait is cancelled, it is killed, unless it serves already.
+        """
         try:
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._ready)
         except TimeoutError:
             self._abort()
-            raise Failure(f"{self.name} was not ready after {timeout:g} s", 1) from None
+            text = f"{self.name} was not ready after {timeout:g} s: the log has its traceback"
+            raise Failure(text, 1) from None
         except asyncio.CancelledError:
-            self.kill()
+            if self.state != "ready":
+                self.kill()
             raise
 
     def use_certificates(self, texts: Iterable[tuple[str, str]]) -> None:
@@ -204,7 +210,7 @@ class Child:
             if not answer.done():
                 answer.set_result({"error": "the worker has ended"})
         if not self._ready.done():
-            text = f"{self.name} ended at its start ({reason(self.code)})"
+            text = f"{self.name} ended at its start ({reason(self.code)}){self._advice}"
             self._ready.set_exception(self._failure or Failure(text, 1))
             # Retrieved here, in case nothing waits for it.
             self._ready.exception()

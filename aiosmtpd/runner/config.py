@@ -6,17 +6,17 @@ Workers get it as JSON from the master. :mod:`aiosmtpd.runner.tables` has the ta
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import attrs
 
 from aiosmtpd.listen.addresses import Listen, parse_listen
 from aiosmtpd.runner import kinds
+from aiosmtpd.runner.certificates import Checked
 from aiosmtpd.runner.kinds import Kind, setting
+from aiosmtpd.runner.processors import processors
 from aiosmtpd.runner.tables import (
     TLS,
     Admin,
@@ -51,14 +51,10 @@ __all__ = [
     "SMTPTable",
     "SpoolTable",
     "parse_place",
-    "processors",
 ]
 
 LOGIN_PROMPTS = "Username:", "Password:"
 """The prompts of AUTH LOGIN that many devices look for."""
-
-CPU_QUOTA = "/sys/fs/cgroup/cpu.max"
-"""The file in which Linux says how many processors a container has."""
 
 
 @attrs.frozen
@@ -132,7 +128,11 @@ class Config:
         None,
     )
     workers: int | Literal["auto"] = setting(
-        WORKERS, "Worker processes; auto is one for each processor.", 4, "auto"
+        WORKERS,
+        "Worker processes; auto is one for each processor, within the CPU limit of a container "
+        "or a service (cgroup), rounded up.",
+        4,
+        "auto",
     )
     user: str | None = setting(
         kinds.ACCOUNT, "User that workers become, if the server is started as root.", "mail", None
@@ -177,6 +177,9 @@ class Config:
     )
     handler_settings: dict[str, Any] = attrs.field(factory=dict)
     """Keywords of the handler's class: the other keys of the table ``[handler]``."""
+
+    certificates: tuple[Checked, ...] = ()
+    """The certificates of ``[tls]``, if they are checked already."""
 
     source: str | None = None
     """The absolute path of the file, None without one."""
@@ -256,16 +259,6 @@ def _built(cls: type[Any], values: dict[str, Any]) -> Any:
             found[name] = _built(kind.table, value)
         elif isinstance(value, list):
             found[name] = tuple(value)
+    if cls is Config:
+        found["certificates"] = tuple(Checked.of(one) for one in values.get("certificates", ()))
     return cls(**found)
-
-
-def processors() -> int:
-    """Return the number of processors that this process may use, from 1 on."""
-    if hasattr(os, "sched_getaffinity"):
-        number = len(os.sched_getaffinity(0))
-    else:
-        number = os.cpu_count() or 1
-    with suppress(OSError, ValueError), open(CPU_QUOTA, encoding="ascii") as file:
-        quota, period = file.read().split()
-        number = min(number, max(1, round(int(quota) / int(period))))
-    return number

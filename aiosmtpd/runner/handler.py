@@ -105,6 +105,7 @@ def make_handler(
 
     routes, guarded = [], set()
     for number, table in enumerate(config.routes, 1):
+        _import_for_route(number, table.to)
         try:
             route = table.route()
         except (ValueError, Misconfigured) as error:
@@ -134,19 +135,31 @@ def _look_in(folder: str) -> None:
         sys.path.append(folder)
 
 
+def _import_for_route(number: int, place: str) -> None:
+    """Import the module of a ``python:`` place; raises Failure."""
+    scheme, _, name = place.partition(":")
+    if scheme.lower() == "python":
+        name = name.partition(":")[0]
+        try:
+            import_module(name)
+        except BaseException as error:
+            text = f"route.{number}: {place}: cannot import {name}: {_text(error, name)}"
+            raise Failure(text, _code(error)) from error
+
+
 def _own(name: str, settings: dict[str, Any]) -> Any:
     module_name, _, attribute = name.partition(":")
     try:
         found = import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:
-        text = f"handler: cannot import {name}: {one_line(error)}"
+    except BaseException as error:
+        text = f"handler: cannot import {name}: {_text(error, module_name)}"
         raise Failure(text, _code(error)) from error
     if isclass(found):
         try:
             found = found(**settings)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             text = f"handler: cannot make {name}: {one_line(error)}"
             raise Failure(text, _code(error)) from error
     elif settings:
@@ -157,10 +170,22 @@ def _own(name: str, settings: dict[str, Any]) -> Any:
     return found
 
 
+def _text(error: BaseException, module: str) -> str:
+    """Return the reason why a module cannot be imported, and the next step if it is missing."""
+    text = one_line(error)
+    top = module.partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name == top:
+        text += f"; put {top}.py beside the configuration, or install it"
+    return text
+
+
 def _code(error: BaseException) -> int:
-    """Return the exit code after which systemd tries again (1), or does not (2)."""
-    wrong = (ImportError, SyntaxError, NameError, AttributeError, TypeError, SystemExit)
-    return 2 if isinstance(error, wrong) else 1
+    """Return the exit code after which systemd tries again (1), or does not (2).
+
+    Code that raises SystemExit, or another exception that is not for errors, is wrong code.
+    """
+    wrong = (ImportError, SyntaxError, NameError, AttributeError, TypeError)
+    return 2 if isinstance(error, wrong) or not isinstance(error, Exception) else 1
 
 
 def _has_hooks(handler: Any) -> bool:

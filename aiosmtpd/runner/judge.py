@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeAlias
 
-from aiosmtpd.listen.addresses import Listen, parse_listen
-from aiosmtpd.listen.sockets import LOOPBACKS
+from aiosmtpd.listen.addresses import LOOPBACKS, Listen, parse_listen
 from aiosmtpd.runner import outlets
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.lines import Path

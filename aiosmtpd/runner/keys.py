@@ -1,71 +1,28 @@
-"""Certificates: the master reads the files, workers get the texts and make contexts of them."""
+"""Certificates as the module ssl has them: checked for the master, and used by the workers.
+
+``python -m aiosmtpd.runner.keys PAIRS`` checks the files for the master, which has no TLS.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import attrs
 
 from aiosmtpd.process.failure import Failure, one_line
-from aiosmtpd.runner.config import TLS, Pair
+from aiosmtpd.runner.certificates import Checked, Facts, Texts, read, spelled, texts_of
+from aiosmtpd.runner.tables import Pair
 
 NO_TIME_CHECK = 0x200000
 """OpenSSL's flag to verify a certificate that has expired; the module ssl has no name for it."""
 
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
-
-@attrs.frozen
-class Texts:
-    """The contents of the two files of a certificate."""
-
-    cert: str
-    key: str = attrs.field(repr=False)
-
-
-@attrs.frozen
-class Facts:
-    """The host names of a certificate, and its end in seconds since 1970."""
-
-    names: tuple[str, ...]
-    not_after: float
-
-
-class Keyring:
-    """The certificates of the master, as they were when they were last right.
-
-    Raises Failure with one line if one cannot be used.
-    """
-
-    def __init__(self, tls: TLS | None) -> None:
-        self.texts: list[Texts] = []
-        self.facts: dict[str, Facts] = {}
-        """The facts by the path of the certificate."""
-        self._pairs = tls.pairs if tls is not None else ()
-        self.read()
-
-    def read(self) -> bool:
-        """Read the files; return True if one has changed. If one is wrong, all old ones stay."""
-        texts = []
-        for pair in self._pairs:
-            try:
-                texts.append(_read(pair))
-            except OSError as error:
-                raise Failure(_explain(pair, error)) from error
-        if texts == self.texts:
-            return False
-        facts = {}
-        for pair, one in zip(self._pairs, texts, strict=True):
-            try:
-                facts[pair.cert] = facts_of(_context_of(one))
-            except (OSError, ValueError, KeyError) as error:
-                raise Failure(_explain(pair, error)) from error
-        self.texts, self.facts = texts, facts
-        return True
 
 
 class Contexts:
@@ -104,26 +61,31 @@ class Contexts:
         connection.context = by_name.get(wanted) or by_name.get(star) or self._first
 
 
-def _read(pair: Pair) -> Texts:
-    # Comments beside the PEM blocks may be in any encoding.
-    with open(pair.cert, encoding="latin-1") as cert, open(pair.key, encoding="latin-1") as key:
-        return Texts(cert.read(), key.read())
+def checked(pairs: Iterable[Pair]) -> list[Checked]:
+    """Read and check the files; raises Failure with one line if a server cannot use them."""
+    found = []
+    for pair in pairs:
+        texts = texts_of(pair)
+        try:
+            found.append(Checked(texts, facts_of(_context_of(texts))))
+        except (OSError, ValueError, KeyError) as error:
+            raise Failure(_explain(pair, error)) from error
+    return found
 
 
 def facts_of_files(pair: Pair) -> Facts:
     """Return what a certificate says; raises OSError or ValueError if a server cannot use it."""
-    return facts_of(_context_of(_read(pair)))
+    return facts_of(_context_of(read(pair)))
 
 
 def _explain(pair: Pair, error: Exception) -> str:
-    files = f"tls: certificate {pair.cert} with key {pair.key}"
     if isinstance(error, ssl.SSLError):
         if error.reason == "KEY_VALUES_MISMATCH":
-            return f"{files}: they do not belong together"
-        return f"{files}: one is not a PEM file of its kind ({one_line(error)})"
+            return f"{spelled(pair)}: they do not belong together"
+        return f"{spelled(pair)}: one is not a PEM file of its kind ({one_line(error)})"
     if isinstance(error, OSError):
-        return f"{files}: {error.strerror or error}"
-    return f"{files}: {error}"
+        return f"{spelled(pair)}: {error.strerror or error}"
+    return f"{spelled(pair)}: {error}"
 
 
 def _context_of(texts: Texts, context: ssl.SSLContext | None = None) -> ssl.SSLContext:
@@ -204,3 +166,22 @@ def _shake(here: ssl.SSLObject, there: ssl.SSLObject) -> None:
             side.do_handshake()
         except ssl.SSLWantReadError:
             pass
+
+
+def answer(pairs: Iterable[Pair]) -> dict[str, Any]:
+    """Check certificates; return the values for a keyring."""
+    try:
+        return {"certificates": [attrs.asdict(one) for one in checked(pairs)]}
+    except Failure as failure:
+        return {"failure": str(failure), "code": failure.code}
+    except Exception as error:
+        return {"failure": one_line(error), "code": 1}
+
+
+def main() -> None:
+    """Check the certificates that the first argument names, and print them."""
+    print(json.dumps(answer(Pair(cert=cert, key=key) for cert, key in json.loads(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, Set as AbstractSet
 from contextlib import suppress
 from typing import Any, Protocol
 
+import attrs
+
 from aiosmtpd.listen.addresses import spell
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity, identity_to_assume
@@ -22,7 +24,7 @@ from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.child import Child, Timing, reap
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.faults import WrongConfiguration
-from aiosmtpd.runner.keys import Keyring
+from aiosmtpd.runner.keyring import Keyring
 from aiosmtpd.runner.logs import OWN, TOLD
 from aiosmtpd.runner.slot import Slot, SlotState
 from aiosmtpd.runner.slots import Sockets
@@ -39,6 +41,11 @@ HAS_WORKERS = sys.platform != "win32"
 ENDING = (
     "Ending: sessions may go on for %g s, and then transactions for %g s; a second signal ends "
     "the server at once"
+)
+
+FAILED = (
+    "The start has failed: %s. Open sessions may go on for %g s, and then transactions for %g s; a "
+    "signal ends the server at once"
 )
 
 IGNORED = ("SIGUSR1", "SIGUSR2", "SIGWINCH")
@@ -111,7 +118,7 @@ class Master:
         self._slots: dict[int, Slot] = {}
         self._retired: list[Slot] = []
         self._identity: Identity | None = None
-        self._keys: Keyring | None = None
+        self.keys = Keyring(config.tls, config.certificates)
         self._tasks: set[asyncio.Task[None]] = set()
         self._reloading: asyncio.Task[None] | None = None
         self._reload_again = False
@@ -130,13 +137,6 @@ class Master:
     def identity(self) -> Identity | None:
         """The user that workers become, None if they keep that of the master."""
         return self._identity
-
-    @property
-    def keys(self) -> Keyring:
-        """The certificates."""
-        if self._keys is None:
-            self._keys = Keyring(self.config.tls)
-        return self._keys
 
     def run(self) -> int:
         """Serve until a signal; return the exit code, after one line if it cannot start."""
@@ -183,6 +183,9 @@ class Master:
             try:
                 await self._start()
                 await self._serve()
+            except Failure as failure:
+                self._failed(failure)
+                raise
             finally:
                 await self._stop()
 
@@ -198,7 +201,7 @@ class Master:
     async def _start(self) -> None:
         config = self.config
         self._identity = _identity(config)
-        self._keys = Keyring(config.tls)
+        await _check(self.keys)
         await self.sockets.bind(config.listen, config.worker_count)
         self._look_at_spool(config)
         if self.watch is not None:
@@ -244,6 +247,12 @@ class Master:
             self.reload()
         await self._end.wait()
 
+    def _failed(self, failure: Failure) -> None:
+        """Make the next signal the end; tell the reason now if some workers serve already."""
+        self._end.set()
+        if any(slot.state == "ready" for slot in self.slots):
+            log.info(FAILED, failure, self.config.drain.linger, self.config.drain.grace)
+
     async def _stop(self) -> None:
         """Let the workers end, and end what is left."""
         self.is_draining, was_ready = True, self.is_ready
@@ -260,12 +269,12 @@ class Master:
         # The workers alone have the sockets now, and serve those who wait there.
         self.sockets.close()
         drain = self.config.drain
-        linger, grace = (drain.linger, drain.grace) if was_ready else (0.0, 0.0)
         slots = [*self._slots.values(), *self._retired]
         children = [child for slot in slots for child in slot.children]
         hurrying = asyncio.ensure_future(self._hurry(children))
         for child in children:
-            child.drain(linger, grace, self.timing, is_last=True)
+            # Also after a start that has failed: a worker may have clients.
+            child.drain(drain.linger, drain.grace, self.timing, is_last=True)
         for slot in slots:
             await slot.ended()
         hurrying.cancel()
@@ -284,7 +293,7 @@ class Master:
         passed = self.sockets.of_slot(config.listen, slot, config.worker_count)
         identity = self._identity
         order: dict[str, Any] = {
-            "config": config.to_json(),
+            "config": attrs.evolve(config, certificates=()).to_json(),
             "slot": slot,
             "workers": config.worker_count,
             "patience": self.timing.start + self.timing.abort,
@@ -341,10 +350,11 @@ class Master:
 
     async def _replace_all(self, config: Config) -> None:
         """Replace each worker by a new one that is ready first; the first failure ends this."""
-        keys, identity = Keyring(config.tls), _identity(config)
+        keys, identity = Keyring(config.tls, config.certificates), _identity(config)
+        await _check(keys)
         await self.sockets.bind(config.listen, config.worker_count)
-        before = self._keys, self._identity
-        self._keys, self._identity = keys, identity
+        before = self.keys, self._identity
+        self.keys, self._identity = keys, identity
         replaced = 0
         try:
             self._look_at_spool(config)
@@ -362,7 +372,7 @@ class Master:
                 replaced += 1
         except BaseException as error:
             if not replaced:
-                self._keys, self._identity = before
+                self.keys, self._identity = before
                 self.sockets.keep(self.config.listen)
             elif isinstance(error, Exception):
                 text = "%d of %d workers have the new configuration, the others the old one"
@@ -390,7 +400,7 @@ class Master:
         while True:
             await asyncio.sleep(self.timing.certificates)
             try:
-                if self.keys.read():
+                if await self.keys.read():
                     log.info("Certificates loaded again")
                     texts = [(one.cert, one.key) for one in self.keys.texts]
                     for slot in [*self._slots.values(), *self._retired]:
@@ -405,8 +415,9 @@ class Master:
         """Reap processes of handlers that have lost their parent: the first one of a container."""
         while True:
             await asyncio.sleep(self.timing.orphans)
-            if self._reloading is not None and not self._reloading.done():
-                # Leave the process that reads the configuration alone.
+            is_reloading = self._reloading is not None and not self._reloading.done()
+            if is_reloading or self.keys.is_checking:
+                # Leave the process that reads the configuration or the certificates alone.
                 continue
             slots = [*self._slots.values(), *self._retired]
             ours = {child.pid for slot in slots for child in slot.children}
@@ -449,13 +460,21 @@ def _make_folder(path: str, uid: int, gid: int) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise Failure(f"Cannot make the spool {path}: {error.strerror}") from error
+        missing = isinstance(error, FileNotFoundError)
+        step = "; make the folder above it (mkdir), or mount its disk" if missing else ""
+        raise Failure(f"Cannot make the spool {path}: {error.strerror}{step}", 1) from error
 
 
 def _faults_of(error: Exception) -> list[str]:
     if isinstance(error, Failure | WrongConfiguration):
         return str(error).splitlines()
     return [one_line(error)]
+
+
+async def _check(keys: Keyring) -> None:
+    """Check the certificates, unless the process that read the configuration has done it."""
+    if not keys.texts:
+        await keys.read()
 
 
 async def _feed_watchdog(pause: float) -> None:

@@ -1,7 +1,10 @@
 """Read the configuration in a process of its own: ``python -m aiosmtpd.runner.reader ARGUMENTS``.
 
-The master gets the values. It never loads the code that reads TOML and judges each key, which
-would stay in its memory. At a reload that code is the one that is installed now, as in workers.
+The master gets the values. It never loads the code that reads TOML, judges each key and checks
+certificates, which would stay in its memory. At a reload that code is the one that is installed
+now, as in workers.
+
+This module imports little: the process is to start before the master has imported the rest.
 """
 
 from __future__ import annotations
@@ -11,23 +14,23 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
-
-import attrs
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosmtpd.process.failure import Failure, one_line
-from aiosmtpd.runner.faults import Fault, WrongConfiguration
 
 if TYPE_CHECKING:
     from aiosmtpd.runner.config import Config
     from aiosmtpd.runner.load import Loaded
 
+MODULE = "aiosmtpd.runner.reader"
+
+CONFIGURATION = "the configuration"
+
 PATIENCE = 60.0
 """Seconds in which the configuration must be read."""
 
 
-@attrs.frozen(kw_only=True)
-class Source:
+class Source(NamedTuple):
     """The place of a configuration: a file, or the options of a server without a file."""
 
     file: str | None = None
@@ -46,24 +49,25 @@ class Source:
         return load_options(self.listen, self.spool, self.deliver, os.environ)
 
     @property
-    def command(self) -> list[str]:
-        """The program that reads it."""
-        flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
-        arguments = json.dumps(attrs.asdict(self))
-        return [sys.executable, *flags, "-m", "aiosmtpd.runner.reader", arguments]
+    def arguments(self) -> str:
+        """The argument of the process that reads it."""
+        return json.dumps(self._asdict())
 
 
 class Reading:
     """A configuration that a process reads, while this one does something else."""
 
     def __init__(self, source: Source) -> None:
-        # A process group of its own: Ctrl-C on a terminal is for this process.
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            source.command,
-            # Its standard input is ours: the file may be /dev/stdin.
-            stdout=subprocess.PIPE,
-            process_group=0 if os.name == "posix" else None,
-        )
+        try:
+            # A process group of its own: Ctrl-C on a terminal is for this process.
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                command(MODULE, source.arguments),
+                # Its standard input is ours: the file may be /dev/stdin.
+                stdout=subprocess.PIPE,
+                process_group=0 if os.name == "posix" else None,
+            )
+        except OSError as error:
+            raise _cannot_start(CONFIGURATION, error) from error
 
     def result(self) -> Answer:
         """Wait for the end; raises WrongConfiguration, or Failure with one line."""
@@ -73,21 +77,35 @@ class Reading:
             except BaseException as error:
                 process.kill()
                 if isinstance(error, subprocess.TimeoutExpired):
-                    raise _too_late() from None
+                    raise _too_late(CONFIGURATION) from None
                 raise
-        return Answer.of(output)
+        return answer_of(output)
 
 
 async def read_again(source: Source) -> Answer:
     """Read it in a process without blocking the event loop; raises as :meth:`Reading.result`."""
+    return answer_of(await output_of(MODULE, source.arguments))
+
+
+def command(module: str, arguments: str) -> list[str]:
+    """Return the program that runs a module."""
+    flags = ["-P", *(["-I"] if sys.flags.isolated else [])]
+    return [sys.executable, *flags, "-m", module, arguments]
+
+
+async def output_of(module: str, arguments: str, what: str = CONFIGURATION) -> bytes:
+    """Run a module, which reads *what*, in a process; return its output. Raises Failure."""
     import asyncio
 
-    process = await asyncio.create_subprocess_exec(
-        *source.command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        process_group=0,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command(module, arguments),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            process_group=0,
+        )
+    except OSError as error:
+        raise _cannot_start(what, error) from error
     try:
         async with asyncio.timeout(PATIENCE):
             output, _ = await process.communicate()
@@ -96,54 +114,72 @@ async def read_again(source: Source) -> Answer:
             process.kill()
         await process.wait()
         if isinstance(error, TimeoutError):
-            raise _too_late() from None
+            raise _too_late(what) from None
         raise
-    return Answer.of(output)
+    return output
 
 
-def _too_late() -> Failure:
-    return Failure(f"the configuration could not be read in {PATIENCE:g} s", 1)
+def _cannot_start(what: str, error: OSError) -> Failure:
+    return Failure(f"Cannot start the process that reads {what}: {error.strerror or error}", 1)
 
 
-@attrs.frozen
-class Answer:
+def _too_late(what: str) -> Failure:
+    return Failure(f"{what} could not be read in {PATIENCE:g} s", 1)
+
+
+class Answer(NamedTuple):
     """A configuration with its warnings."""
 
     config: Config
     warnings: tuple[str, ...]
 
-    @classmethod
-    def of(cls, output: bytes) -> Self:
-        """Return the answer in the output of the process; raises WrongConfiguration or Failure."""
-        from aiosmtpd.runner.config import Config
 
-        try:
-            found: dict[str, Any] = json.loads(output)
-        except ValueError:
-            raise Failure("the process that reads the configuration has failed", 1) from None
-        if "faults" in found:
-            raise WrongConfiguration([Fault(**fault) for fault in found["faults"]])
-        if "failure" in found:
-            raise Failure(found["failure"], found["code"])
-        return cls(Config.from_json(found["config"]), tuple(found["warnings"]))
+def answer_of(output: bytes) -> Answer:
+    """Return the answer in the output of the process; raises WrongConfiguration or Failure."""
+    from aiosmtpd.runner.config import Config
+    from aiosmtpd.runner.faults import Fault, WrongConfiguration
+
+    try:
+        found: dict[str, Any] = json.loads(output)
+    except ValueError:
+        raise Failure("the process that reads the configuration has failed", 1) from None
+    if "faults" in found:
+        raise WrongConfiguration([Fault(**fault) for fault in found["faults"]])
+    if "failure" in found:
+        raise Failure(found["failure"], found["code"])
+    return Answer(Config.from_json(found["config"]), tuple(found["warnings"]))
 
 
 def answer(source: Source) -> dict[str, Any]:
-    """Read a configuration here; return the values for :meth:`Answer.of`."""
+    """Read a configuration here; return the values for :func:`answer_of`."""
+    import attrs
+
+    from aiosmtpd.runner.faults import WrongConfiguration
+
     try:
         loaded = source.load()
+        # The master needs a number that stays the same.
+        config = attrs.evolve(loaded.config, workers=loaded.config.worker_count)
+        if config.tls is not None:
+            from aiosmtpd.runner.keys import checked
+
+            config = attrs.evolve(config, certificates=tuple(checked(config.tls.pairs)))
     except WrongConfiguration as error:
         return {"faults": [attrs.asdict(fault) for fault in error.faults]}
     except Failure as failure:
         return {"failure": str(failure), "code": failure.code}
     except Exception as error:
         return {"failure": one_line(error), "code": 1}
-    return {"config": loaded.config.to_json(), "warnings": [str(one) for one in loaded.warnings]}
+    return {"config": config.to_json(), "warnings": [str(one) for one in loaded.warnings]}
 
 
 def main() -> None:
     """Read the configuration that the first argument names, and print it."""
-    print(json.dumps(answer(Source(**json.loads(sys.argv[1])))))
+    # The master may have gone.
+    with suppress(BrokenPipeError):
+        print(json.dumps(answer(Source(**json.loads(sys.argv[1])))), flush=True)
+    # The master waits, and Python's own end takes a fifth of the time of this process.
+    os._exit(0)
 
 
 if __name__ == "__main__":

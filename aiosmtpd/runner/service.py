@@ -15,10 +15,11 @@ from aiosmtpd.listen.addresses import Listen, spell
 from aiosmtpd.listen.listener import Listener
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.protocol.limits import Crowd
+from aiosmtpd.runner.certificates import Texts
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.folders import Leftovers, free_folder
 from aiosmtpd.runner.handler import make_handler
-from aiosmtpd.runner.keys import Contexts, Texts
+from aiosmtpd.runner.keys import Contexts
 from aiosmtpd.server import Server
 
 SPOOL_FAILED = 74

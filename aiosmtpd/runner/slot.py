@@ -169,6 +169,10 @@ class Slot:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 self._given_up = child
+                if child.state == "ready":
+                    # It may have clients: it ends by a drain as all others.
+                    self._leaving.add(child)
+                    raise
             await child.ended.wait()
             raise
         finally:

@@ -25,10 +25,10 @@ from aiosmtpd.process.exit import exit_despite_threads, flush_standard_streams
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity
 from aiosmtpd.process.signals import signals_handled
+from aiosmtpd.runner.certificates import Texts
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.control import Channel
 from aiosmtpd.runner.handler import LOADED_LATE
-from aiosmtpd.runner.keys import Texts
 from aiosmtpd.runner.logs import set_level, set_up
 from aiosmtpd.runner.numbers import Numbers
 from aiosmtpd.runner.service import SPOOL_FAILED, Service

@@ -1,11 +1,8 @@
 """The values of a configuration, and their way to a worker."""
 
-from pathlib import Path
-
 import pytest
 
 from aiosmtpd.protocol.settings import Settings
-from aiosmtpd.runner import config as module
 from aiosmtpd.runner.config import (
     TLS,
     Auth,
@@ -18,8 +15,8 @@ from aiosmtpd.runner.config import (
     RouteTable,
     SpoolTable,
     parse_place,
-    processors,
 )
+from aiosmtpd.runner.processors import processors
 
 FULL = Config(
     listen=(parse_place("smtp://[::1]:25"), parse_place("lmtp://systemd:lmtp")),
@@ -92,12 +89,3 @@ def test_a_route_of_a_worker() -> None:
 def test_workers_by_number() -> None:
     assert FULL.worker_count == 3
     assert Config().worker_count == processors() >= 1
-
-
-@pytest.mark.parametrize(("quota", "number"), [("100000 100000", 1), ("20000 100000", 1)])
-def test_a_container_limits_the_workers(
-    quota: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "cpu.max").write_text(quota)
-    monkeypatch.setattr(module, "CPU_QUOTA", tmp_path / "cpu.max")
-    assert processors() == number

@@ -16,7 +16,7 @@ from aiosmtpd.runner.tables import Drain, SpoolTable
 from tests.client import PATIENCE, Client
 from tests.delivery.spooling import put
 from tests.delivery.support import until
-from tests.net.program import ROOT_ONLY
+from tests.net.program import ROOT_ONLY, free_port
 from tests.runner.fleet import MARKS, Fleet, Load, configuration, greeted, send
 
 pytestmark = MARKS
@@ -52,6 +52,57 @@ def test_a_transaction_ends_before_its_worker(tmp_path: Path) -> None:
         until(lambda: stops_listening(fleet.port))
         client.ask(b"Subject: x\r\n\r\nbody\r\n.", b"250")
         assert fleet.ended() == 0
+
+
+HALF = """
+import os, time
+class Handler:
+    handle_DATA = None
+try:
+    os.close(os.open("first", os.O_CREAT | os.O_EXCL))
+except FileExistsError:
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+    raise ValueError("the second fails")
+"""
+"""A handler that serves in the first worker, and fails in the second one when a test says so."""
+
+
+def half_started(folder: Path) -> tuple[Fleet, Client]:
+    """Return a server with one worker of two, and a client of it within a transaction."""
+    (folder / "half.py").write_text(HALF)
+    port = free_port()
+    config = configuration(
+        folder,
+        listen=(parse_place(f"127.0.0.1:{port}"),),
+        spool=None,
+        route=(),
+        handler="half:Handler",
+        drain=Drain(linger=30.0, grace=30.0),
+    )
+    fleet = Fleet(folder, config, wait=False, cwd=folder)
+    fleet.says("is ready (process")
+    client = Client(port)
+    client.transaction()
+    (folder / "go").touch()
+    fleet.says("The start has failed: handler: cannot import half:Handler")
+    return fleet, client
+
+
+def test_a_failed_start_lets_transactions_end(tmp_path: Path) -> None:
+    fleet, client = half_started(tmp_path)
+    with fleet, client:
+        assert client.ask(b"Subject: x\r\n\r\nbody\r\n.").startswith(b"250")
+        client.ask(b"QUIT", b"221")
+        assert fleet.ended() == 1
+        assert fleet.log.splitlines()[-1].startswith("handler: cannot import half:Handler")
+
+
+def test_a_signal_ends_a_failed_start_now(tmp_path: Path) -> None:
+    fleet, client = half_started(tmp_path)
+    with fleet, client:
+        assert fleet.end() == 1
+        assert b"250" not in client.rest()
 
 
 def test_a_second_signal_ends_now(tmp_path: Path) -> None:
@@ -96,6 +147,7 @@ def test_a_start_that_fails_is_one_line(tmp_path: Path) -> None:
         assert fleet.ended() == 2
         assert fleet.log.splitlines()[-1] == (
             "handler: cannot import missing:Handler: ModuleNotFoundError: No module named 'missing'"
+            "; put missing.py beside the configuration, or install it"
         )
         assert not fleet.worker_pids()
 

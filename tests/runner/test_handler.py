@@ -121,6 +121,58 @@ def test_only_wrong_code_is_a_wrong_configuration(
     assert caught.value.code == expected
 
 
+class Odd(BaseException):
+    """An exception that no library catches."""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("open('/nowhere/x')", 1),
+        ("1 / 0", 1),
+        ("raise ValueError('a\\nb')", 1),
+        ("import gone_module", 2),
+        ("def (", 2),
+        ("raise SystemExit('bye')", 2),
+        ("raise KeyboardInterrupt", 2),
+        ("import asyncio; raise asyncio.CancelledError", 2),
+        ("from tests.runner.test_handler import Odd; raise Odd('x')", 2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["handler", "route"])
+def test_an_import_that_fails_is_one_line(
+    kind: str, code: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    name = f"{kind}_not_imported_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    source = str(tmp_path / "a.toml")
+    if kind == "handler":
+        wrong = Config(handler=f"{name}:Mail", source=source)
+    else:
+        wrong = attrs.evolve(
+            config(tmp_path), route=(RouteTable(to=f"python:{name}:take"),), source=source
+        )
+    with pytest.raises(Failure, match=r"cannot import \w+_not_imported") as caught:
+        make_handler(wrong)
+    assert caught.value.code == expected
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("gone_one", "; put gone_one.py beside the configuration, or install it"),
+        ("gone_one.part", "; put gone_one.py beside the configuration, or install it"),
+        ("json.gone_one", "No module named 'json.gone_one'"),
+    ],
+)
+def test_a_missing_module_has_a_next_step(module: str, text: str) -> None:
+    with pytest.raises(Failure) as caught:
+        make_handler(Config(handler=f"{module}:Mail"))
+    assert str(caught.value).endswith(text)
+
+
 IN_CODE_ALONE = {"url", "context", "tls", "mode", "timeout"}
 """Parameters of the outlets that a file cannot have, or that are keys of the route."""
 

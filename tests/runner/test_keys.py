@@ -1,6 +1,8 @@
 """Certificates of the master and of the workers."""
 
+import asyncio
 import ssl
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ import pytest
 import trustme
 
 from aiosmtpd.process.failure import Failure
-from aiosmtpd.runner.keys import Contexts, Keyring, Texts, facts_of
+from aiosmtpd.runner.certificates import Texts
+from aiosmtpd.runner.keyring import Keyring
+from aiosmtpd.runner.keys import Contexts, checked, facts_of
 from aiosmtpd.runner.tables import TLS, Pair
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -48,9 +52,9 @@ def name_shown(contexts: Contexts, name: str | None) -> str:
 HOSTS = ("mx.one.test", "two.test", "mx.new.test")
 
 
-def test_a_keyring_knows_names_and_ends(tmp_path: Path) -> None:
+def test_facts_are_names_and_the_end(tmp_path: Path) -> None:
     pair = write(tmp_path, "one", "mx.one.test", "MX.other.test")
-    facts = Keyring(TLS(cert=pair.cert, key=pair.key)).facts[pair.cert]
+    facts = checked([pair])[0].facts
     assert facts.names == ("mx.one.test", "mx.other.test")
     assert facts.not_after > datetime.now(UTC).timestamp()
 
@@ -59,7 +63,7 @@ def test_comments_in_any_encoding(tmp_path: Path) -> None:
     pair = write(tmp_path, "one", "mx.one.test")
     for file, comment in (pair.cert, "Schlüssel\n".encode()), (pair.key, b"caf\xe9\n"):
         Path(file).write_bytes(comment + Path(file).read_bytes())
-    (texts,) = Keyring(TLS(cert=pair.cert, key=pair.key)).texts
+    texts = checked([pair])[0].texts
     assert name_shown(Contexts([texts], "1.2"), None) == "mx.one.test"
 
 
@@ -67,7 +71,7 @@ def test_one_file_for_both_is_sent_once(tmp_path: Path) -> None:
     pair = write(tmp_path, "one", "mx.one.test")
     both = Path(pair.cert).read_text() + Path(pair.key).read_text()
     Path(pair.cert).write_text(both)
-    (texts,) = Keyring(TLS(cert=pair.cert, key=pair.cert)).texts
+    texts = checked([Pair(cert=pair.cert, key=pair.cert)])[0].texts
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
@@ -83,36 +87,53 @@ def test_one_file_for_both_is_sent_once(tmp_path: Path) -> None:
 
 def test_an_expired_certificate_has_facts_too(tmp_path: Path) -> None:
     pair = write(tmp_path, "old", "mx.one.test", not_after=PAST)
-    facts = Keyring(TLS(cert=pair.cert, key=pair.key)).facts[pair.cert]
+    facts = checked([pair])[0].facts
     assert facts.not_after == PAST.timestamp()
 
 
-def test_a_keyring_sees_a_change(tmp_path: Path) -> None:
+async def test_a_keyring_sees_a_change(tmp_path: Path) -> None:
     pair = write(tmp_path, "one", "mx.one.test")
-    keys = Keyring(TLS(cert=pair.cert, key=pair.key))
-    assert not keys.read()
+    keys = Keyring(TLS(cert=pair.cert, key=pair.key), checked([pair]))
+    assert not await keys.read()
     before = keys.texts
     write(tmp_path, "one", "mx.new.test")
-    assert keys.read()
+    assert await keys.read()
     assert keys.texts != before
     assert keys.facts[pair.cert].names == ("mx.new.test",)
+
+
+async def test_a_keyring_names_each_certificate(tmp_path: Path) -> None:
+    pairs = [write(tmp_path, "one", "mx.one.test"), write(tmp_path, "two", "two.test")]
+    keys = Keyring(TLS(cert=pairs[0].cert, key=pairs[0].key, sni=(pairs[1],)))
+    assert await keys.read()
+    assert [keys.facts[one.cert].names for one in pairs] == [("mx.one.test",), ("two.test",)]
 
 
 def test_a_wrong_certificate_leaves_the_old_one(tmp_path: Path) -> None:
     pair = write(tmp_path, "one", "mx.one.test")
     other = write(tmp_path, "two", "two.test")
-    keys = Keyring(TLS(cert=pair.cert, key=pair.key))
+    keys = Keyring(TLS(cert=pair.cert, key=pair.key), checked([pair]))
     before = keys.texts
     Path(pair.key).write_bytes(Path(other.key).read_bytes())
     with pytest.raises(Failure, match="they do not belong together"):
-        keys.read()
+        asyncio.run(keys.read())
     Path(pair.key).write_text("not a key")
     with pytest.raises(Failure, match="one is not a PEM file of its kind"):
-        keys.read()
+        asyncio.run(keys.read())
     Path(pair.key).unlink()
     with pytest.raises(Failure, match="No such file"):
-        keys.read()
+        asyncio.run(keys.read())
     assert keys.texts == before
+    assert not keys.is_checking
+
+
+async def test_a_process_that_checks_nothing_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = write(tmp_path, "one", "mx.one.test")
+    monkeypatch.setattr("aiosmtpd.runner.reader.command", lambda *_: [sys.executable, "-c", ""])
+    with pytest.raises(Failure, match="the process that checks the certificates has failed"):
+        await Keyring(TLS(cert=pair.cert, key=pair.key)).read()
 
 
 def test_no_table_means_no_certificate() -> None:
@@ -150,7 +171,7 @@ def test_a_key_with_a_pass_phrase_is_refused(tmp_path: Path) -> None:
     )
     Path(pair.key).write_bytes(locked)
     with pytest.raises(Failure, match="the key has a pass phrase: store it without one"):
-        Keyring(TLS(cert=pair.cert, key=pair.key))
+        checked([pair])
 
 
 def test_facts_are_those_of_a_context(tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner import reader
+from aiosmtpd.runner.certificates import read as read_pair
 from aiosmtpd.runner.faults import WrongConfiguration
-from aiosmtpd.runner.reader import Answer, Reading, Source, read_again
+from aiosmtpd.runner.reader import Answer, Reading, Source, answer_of, read_again
+from tests.runner.test_keys import write
 
 GOOD = 'listen = "127.0.0.1:8025"\nhandler = "shop:Handler"\n'
 
@@ -37,7 +40,8 @@ WAYS = pytest.mark.parametrize("way", [read, again])
 def test_the_values_and_warnings_of_a_file(tmp_path: Path, way: Any) -> None:
     source = file_with(tmp_path, f'{GOOD}[admin]\nhttp = "192.0.2.1:9025"\n')
     found, here = way(source), source.load()
-    assert found.config == here.config
+    count = here.config.worker_count
+    assert found.config == attrs.evolve(here.config, workers=count)
     assert found.warnings == tuple(map(str, here.warnings))
     assert "every host that reaches this address" in "".join(found.warnings)
 
@@ -57,7 +61,8 @@ def test_options_without_a_file(tmp_path: Path) -> None:
     source = Source(listen=(":8025",), spool=str(tmp_path), deliver=("maildir:/m",))
     config = read(source).config
     assert [route.to for route in config.route] == ["maildir:/m"]
-    assert config == source.load().config
+    here = source.load().config
+    assert config == attrs.evolve(here, workers=here.worker_count)
 
 
 MASTER = """
@@ -82,8 +87,45 @@ def test_the_master_loads_little() -> None:
     assert "aiosmtpd.runner.keeper" in loaded
 
 
+WITHOUT_TLS = """
+import sys
+from aiosmtpd.process.lean import import_asyncio_without_tls
+import_asyncio_without_tls()
+import aiosmtpd.cli.serve, aiosmtpd.runner.master, aiosmtpd.runner.reader, aiosmtpd.runner.watch
+loaded = {"ssl", "_ssl"} & set(sys.modules)
+import ssl
+print(loaded, ssl.OPENSSL_VERSION_NUMBER > 0)
+"""
+
+
+def test_the_master_has_no_tls() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TLS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set() True\n"
+
+
+def test_the_reader_loads_no_event_loop() -> None:
+    code = "import sys, aiosmtpd.runner.load, aiosmtpd.runner.reader; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"asyncio", "ssl"} & set(done.stdout.split()) == set()
+
+
+@WAYS
+def test_certificates_are_checked_there(tmp_path: Path, way: Any) -> None:
+    pair = write(tmp_path, "mx", "mx.test")
+    source = file_with(tmp_path, f'{GOOD}[tls]\ncert = "mx.pem"\nkey = "mx.key"\n')
+    (found,) = way(source).config.certificates
+    assert found.texts == read_pair(pair)
+    assert found.facts.names == ("mx.test",)
+    (tmp_path / "mx.key").write_text("no key")
+    with pytest.raises(Failure, match="one is not a PEM file of its kind") as caught:
+        way(source)
+    assert caught.value.code == 2
+
+
 def does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(Source, "command", [sys.executable, "-c", code])
+    monkeypatch.setattr(reader, "command", lambda *_: [sys.executable, "-c", code])
 
 
 @WAYS
@@ -110,5 +152,5 @@ def test_other_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(Source, "load", fail)
         output = json.dumps(reader.answer(Source())).encode()
         with pytest.raises(Failure, match=r"no$") as caught:
-            Answer.of(output)
+            answer_of(output)
         assert caught.value.code == code

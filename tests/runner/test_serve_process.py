@@ -7,8 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import TextIO, TypeAlias
 
 import pytest
 
@@ -130,3 +131,41 @@ def takes_mail(port: int) -> bool:
             return not client.sendmail("b@b.test", ["a@a.test"], "Subject: hello\r\n\r\n")
     except (OSError, smtplib.SMTPException):
         return False
+
+
+@contextmanager
+def held_up(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", TextIO]]:
+    """Start a server whose file is a pipe; return its process and the end to write to."""
+    os.mkfifo(folder / "a.toml")
+    process = subprocess.Popen(
+        [*COMMAND, "a.toml"], cwd=folder, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        # This waits until the process that reads has opened it.
+        with open(folder / "a.toml", "w") as pipe:
+            yield process, pipe
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_the_file_is_read_ends_it(tmp_path: Path, number: int) -> None:
+    with held_up(tmp_path) as (process, _):
+        process.send_signal(number)
+        assert process.communicate(timeout=10)[1] == ""
+        assert process.returncode == 0
+
+
+def test_a_hangup_while_the_file_is_read_reloads(tmp_path: Path) -> None:
+    with held_up(tmp_path) as (process, pipe):
+        process.send_signal(signal.SIGHUP)
+        (tmp_path / "next.toml").write_text(text(free_port()))
+        os.replace(tmp_path / "next.toml", tmp_path / "a.toml")
+        pipe.write((tmp_path / "a.toml").read_text())
+        pipe.close()
+        assert process.stderr is not None
+        assert any('"event": "config.reload"' in line for line in process.stderr)
+        process.terminate()
+        process.communicate(timeout=10)
+        assert process.returncode == 0

@@ -24,13 +24,18 @@ class Slow(Pretended):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.is_due = asyncio.Event()
+        self.is_in_time = False
+        """True if it serves when the wait for it is cancelled."""
 
     async def ready(self, timeout: float) -> None:
         try:
             await self.is_due.wait()
             await super().ready(timeout)
         except asyncio.CancelledError:
-            self.end(-9)
+            if self.is_in_time:
+                self.state = "ready"
+            else:
+                self.end(-9)
             raise
 
 
@@ -142,13 +147,41 @@ async def test_the_others_of_a_failing_start_have_not_crashed(
     assert ends == [(1, 101, "start"), (0, 100, "drain")]
 
 
+async def test_a_worker_that_just_serves_is_drained(tmp_path: Path, slow: SlowStaff) -> None:
+    slow.is_slow = True
+    running = Running(config_of(tmp_path))
+    await soon(lambda: len(slow.slow) == 2)
+    slow.slow[0].is_in_time = True
+    slow.slow[1].failure = Failure("bad code")
+    slow.slow[1].is_due.set()
+    with pytest.raises(Failure, match="bad code"):
+        await running.task
+    assert slow.log == ["drain 100 2 2 last"]
+    assert [(worker.state, worker.code) for worker in slow.workers] == [("ended", 0), ("ended", 1)]
+
+
+async def test_a_signal_in_a_reload_drains_both(tmp_path: Path, slow: SlowStaff) -> None:
+    running = Running(config_of(tmp_path, workers=1))
+    await soon(lambda: running.master.is_ready)
+    slow.is_slow = True
+    running.master.reload()
+    await soon(lambda: len(slow.slow) == 2)
+    slow.slow[1].is_in_time = True
+    await running.end()
+    assert sorted(slow.log) == ["drain 100 2 2 last", "drain 101 2 2 last"]
+
+
 async def test_a_part_of_the_master_that_fails_is_logged(
     tmp_path: Path, slow: SlowStaff, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = Running(config_of(tmp_path))
     running.master.timing = Timing(certificates=0.001)
     await soon(lambda: running.master.is_ready)
-    running.master.keys.read = lambda: 1 // 0 > 0  # type: ignore[method-assign]
+
+    async def fail() -> bool:
+        return 1 // 0 > 0
+
+    running.master.keys.read = fail  # type: ignore[method-assign]
     await soon(lambda: "A part of the master has failed" in caplog.text)
     assert "ZeroDivisionError" in caplog.text
     await running.end()
