@@ -61,6 +61,9 @@ LARGE = 1_000_000
 INDEXED_AT_ONCE = 100
 """Messages that are added to the index in one commit."""
 
+INDEXED_FOR_SEARCH = 500
+"""Messages that are added in one commit if a search waits for the index."""
+
 MOST_PENDING = 5000
 """Messages that wait for the index before it is brought up to date in spite of other work."""
 
@@ -650,8 +653,11 @@ class Store:
 
     def _be_current(self, query: language.Query) -> None:
         """Wait until the index has all messages, if a query needs it."""
-        if self._pending and (query.words or query.unwanted):
-            self._write(lambda on, _: self._index_some(on, -1)).result()
+        left = self._pending if query.words or query.unwanted else 0
+        while left > 0:
+            # Others write between the pieces.
+            self._write(lambda on, _: self._index_some(on, INDEXED_FOR_SEARCH)).result()
+            left -= INDEXED_FOR_SEARCH
 
     def _tag_names(self) -> list[str]:
         return labels.ordered(self._tags)
