@@ -228,26 +228,37 @@ def reading(port: int, request: str) -> Iterator[None]:
 
 
 def page(rounds: int, messages: int) -> None:
-    """Measure the intake while a page is open."""
+    """Measure the intake while a page is open, and in turns without one."""
     for connections in GOALS:
         seconds: dict[str, list[float]] = {name: [] for name in READERS}
+        cpu = dict.fromkeys(READERS, 0.0)
         with ExitStack() as stack:
             server = Running(stack, "store")
             load = Clients(stack, server.port, connections, mail(1))
             load.run(100)
-            for _ in range(rounds):
-                for name, request in READERS.items():
-                    with reading(server.web, request):
-                        began = time.perf_counter()
+            for number in range(rounds):
+                # Each kind is first in its turn, and begins after the last one's index is made.
+                for name in rotated(list(READERS), number):
+                    with reading(server.web, READERS[name]):
+                        time.sleep(0.7)
+                        used, began = server.cpu(), time.perf_counter()
                         load.run(messages)
                         seconds[name].append(time.perf_counter() - began)
+                        cpu[name] += server.cpu() - used
         base, *others = seconds
         for name in others:
             share = statistics.median(
                 without / each for without, each in zip(seconds[base], seconds[name], strict=True)
             )
-            print(f"intake, {connections} connection(s) {name}: share {share:.2f} of that {base}")
-    print(f"  (wanted {PAGE_GOAL})")
+            print(
+                f"intake, {connections} connection(s) {name}: share {share:.2f} of that {base}"
+                f" (wanted {PAGE_GOAL}); CPU {cpu[base] / cpu[name]:.2f} of it"
+            )
+
+
+def rotated(names: list[str], by: int) -> list[str]:
+    by %= len(names)
+    return names[by:] + names[:by]
 
 
 def get(port: int, path: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
+from typing import BinaryIO
 
 from aiosmtpd.inbox.records import StoreError
 
@@ -58,6 +59,21 @@ OTHER_INDEXES = ("create index msg_session on msg(session)", "create index tag_n
 
 BUSY = 30.0
 """Seconds to wait for another program that looks into the database."""
+
+
+def locked(path: Path) -> BinaryIO | None:
+    """Keep other processes from opening the same store, until the returned file is closed."""
+    try:
+        import fcntl  # not on Windows
+    except ImportError:
+        return None
+    file = os.fdopen(os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise StoreError(f"{path} is in use by another process: end it first") from None
+    return file
 
 
 def open_writer(path: Path, *, durable: bool, temporary: bool) -> sqlite3.Connection:

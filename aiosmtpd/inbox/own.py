@@ -22,7 +22,7 @@ from aiosmtpd.inbox.records import SessionLog
 from aiosmtpd.inbox.search import WrongFilter, check
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.stored import StoredMail
-from aiosmtpd.inbox.waiting import UnknownMessage, Watch, Wish, now, wait
+from aiosmtpd.inbox.waiting import NOT_ALL_READ, UnknownMessage, Watch, Wish, now, wait
 from aiosmtpd.mail.criteria import Wanted
 from aiosmtpd.observers.faults import FaultCount, Faults, parse_fault
 
@@ -111,6 +111,8 @@ class _Own:
         only(request, *_WISH, "within")
         watch = await self._watched(request, seconds(request, "within", 1.0, LONGEST_WAIT))
         if not watch.is_enough:
+            if not watch.is_complete:
+                raise Wrong(503, NOT_ALL_READ, "give it more time, or add a query")
             return as_json("{}")
         rows = await asyncio.to_thread(self._store.rows, list(watch.found))
         error = f"a {watch.wish} came"

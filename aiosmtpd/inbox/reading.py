@@ -20,6 +20,7 @@ from aiosmtpd.inbox.records import (
     Gone,
     SessionLog,
     StoreError,
+    Summary,
     TooManyConditions,
 )
 from aiosmtpd.inbox.rows import complete
@@ -30,6 +31,10 @@ CONNECTIONS = 2
 
 MOST_CONDITIONS = 500
 """Conditions of one query: SQLite takes at most 1,000, and each costs a look at all messages."""
+
+
+STREAMED = 500
+"""Rows of one piece of a stream."""
 
 
 class Page(NamedTuple):
@@ -145,13 +150,23 @@ class Readers:
             found = connection.execute(sql, number).fetchall()
         return [id for id, _ in found], min((created for _, created in found), default=0)
 
-    def rows_below(self, number: int | None, limit: int) -> tuple[list[str], int | None]:
-        """Return rows of messages with smaller numbers, and the last number, None at the end."""
+    def stream(self, empty: Summary) -> Iterator[str]:
+        """Yield the JSON of a page with all rows, in pieces; *empty* is the page without rows."""
+        # The count of the rows comes after them: it is not known before.
+        yield empty.json().replace('"count":0,', "", 1).removesuffix("]}")
+        count, below = 0, 1 << 62
+        while rows := self._rows_below(below):
+            yield ("," if count else "") + ",".join(rows.values())
+            count += len(rows)
+            below = min(rows)
+        yield f'],"count":{count}}}'
+
+    def _rows_below(self, number: int) -> dict[int, str]:
+        """Return rows of messages with smaller numbers, by their numbers."""
+        sql = "select n from msg where n < ? order by n desc limit ?"
         with self._connection() as connection, _snapshot(connection):
-            sql = "select n from msg where n < ? order by n desc limit ?"
-            highest = number if number is not None else 1 << 62
-            numbers = [n for (n,) in connection.execute(sql, (highest, limit))]
-            return _rows(connection, numbers), numbers[-1] if numbers else None
+            numbers = [n for (n,) in connection.execute(sql, (number, STREAMED))]
+            return dict(zip(numbers, _rows(connection, numbers), strict=True))
 
     def message(self, id: str) -> Found | None:
         """Return the columns of a message."""

@@ -22,6 +22,7 @@ from aiosmtpd.inbox.people import Person
 from aiosmtpd.inbox.records import Received, Tagging
 from aiosmtpd.inbox.search import folded
 from aiosmtpd.mail import charsets, header, html_text
+from aiosmtpd.mail.html_tokens import Tokens, attributes_of
 from aiosmtpd.mail.source import Source
 from aiosmtpd.mail.tree import Part, read
 
@@ -30,6 +31,9 @@ INDEXED = 1 << 20
 
 HTML_INDEXED = 1 << 18
 """Bytes of a message's HTML that are searched: reading it takes much longer than plain text."""
+
+HTML_READ = 1 << 16
+"""Characters of HTML that are read as people see it; the search finds hidden text after them."""
 
 SNIPPET = 200
 """Bytes of a snippet."""
@@ -54,6 +58,9 @@ _WANTED = frozenset(
     }
 )
 _READ = frozenset({"text/plain", "text/html"})
+_WITHOUT_TEXT = frozenset({"script", "style"})
+_IN_WORDS = frozenset({"a", "b", "em", "font", "i", "span", "strong", "sub", "sup", "u", "wbr"})
+_HREF = frozenset({"href"})
 
 
 def new_id() -> str:
@@ -265,8 +272,7 @@ class _Describer:
         found.listed = inline + attached
         html = html_of(self._root, HTML_INDEXED)
         if html.strip():
-            text, links = html_text.read(html)
-            seen = " ".join(dict.fromkeys(links))
+            text, seen = searched(html)
         else:
             text, seen = plain_of(self._root, INDEXED), ""
         found.text = " ".join([text[:INDEXED], seen[:INDEXED], *names])
@@ -393,6 +399,31 @@ def _text(part: Part, limit: int | None) -> str:
         if len(made) >= limit:
             break
     return charsets.decode(bytes(made[:limit]), part.charset, html=part.type == "text/html")
+
+
+def searched(html: str) -> tuple[str, str]:
+    """Return the text of HTML and the addresses of its links, for the search."""
+    # At a tag, so that none is cut; a style or a comment that goes on is searched as text.
+    end = html.find("<", HTML_READ)
+    end = len(html) if end < 0 else end
+    text, links = html_text.read(html[:end])
+    if end == len(html):
+        return text, " ".join(dict.fromkeys(links))
+    texts, found, name = [text, " "], dict.fromkeys(links), ""
+    sources: set[str] = set()
+    for token in Tokens(html[end:]):
+        if isinstance(token, str):
+            if name not in _WITHOUT_TEXT:
+                texts.append(token)
+            continue
+        name = token.name
+        if name not in _IN_WORDS:
+            texts.append(" ")
+        if name == "a" and token.source not in sources:
+            sources.add(token.source)
+            if href := attributes_of(token.source, _HREF).get("href"):
+                found[href] = None
+    return "".join(texts), " ".join(found)
 
 
 def snippet_of(text: str) -> str:

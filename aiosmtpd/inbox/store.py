@@ -8,19 +8,16 @@ return a future at once; its result is there after the commit, and its exception
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
 from functools import partial
 from pathlib import Path
-from time import monotonic, time
 from typing import BinaryIO, Self, TypeVar
 
 from attrs import evolve
@@ -28,6 +25,8 @@ from public import public
 
 from aiosmtpd.inbox import changes, database, labels, packing, reading, search as language, wire
 from aiosmtpd.inbox.keep import Keep as Keep, parse_keep as parse_keep
+from aiosmtpd.inbox.large import LARGE as LARGE, Large
+from aiosmtpd.inbox.numbers import Numbers
 from aiosmtpd.inbox.records import (
     Attempt as Attempt,
     Attempts as Attempts,
@@ -42,12 +41,14 @@ from aiosmtpd.inbox.records import (
     Tagging as Tagging,
 )
 from aiosmtpd.inbox.rows import Description, describe
+from aiosmtpd.inbox.sessions import Sessions
 from aiosmtpd.inbox.stored import (
     ListedPart as ListedPart,
     StoredMail as StoredMail,
     Trees,
 )
 from aiosmtpd.inbox.taking import QUICK, Taker
+from aiosmtpd.inbox.tidying import Tidier
 from aiosmtpd.inbox.writer import Change, Writer
 from aiosmtpd.mail.source import InFile, InMemory
 
@@ -55,29 +56,8 @@ T = TypeVar("T")
 P = TypeVar("P")
 log = logging.getLogger("mail.log")
 
-LARGE = 1_000_000
-"""Bytes of the largest message that is kept in the database and not in a file."""
-
-INDEXED_AT_ONCE = 100
-"""Messages that are added to the index in one commit."""
-
-MOST_PENDING = 5000
-"""Messages that wait for the index before it is brought up to date in spite of other work."""
-
-LOG = 32 << 20
-"""Bytes of the write-ahead log after which it is copied to the database in spite of other work."""
-
-SNAPSHOT = 2.0
-"""Seconds between two copies of the sessions that still run."""
-
-MOST_OVER = 200
-"""Messages over the limit before retention removes some in spite of other work."""
-
-FREE_PAGES = 256
-"""Free pages that stay in the file, and that are given back at a time."""
-
-STREAMED = 500
-"""Rows of one piece of a stream."""
+INDEXED_FOR_SEARCH = 500
+"""Messages that are added in one commit if a search waits for the index."""
 
 
 @public
@@ -107,22 +87,16 @@ class Store:
         self._temporary: Path | None = None
         self._folder = Path()
         self._lock_file: BinaryIO | None = None
-        self._index = False
         self._writer: Writer | None = None
         self._readers: reading.Readers | None = None
         self._taker: Taker | None = None
-        self._large: ThreadPoolExecutor | None = None
+        self._large: Large | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
         self._callbacks: tuple[Callable[[Event], None], ...] = ()
-        self._counts = Counts(*(0,) * len(Counts._fields))
-        self._tags: Counter[str] = Counter()
-        self._sessions: dict[int, SessionLog] = {}
-        self._saved: dict[int, int] = {}
-        self._next_session = 1
-        self._pending = 0
+        self._numbers = Numbers(self._gate)
+        self._sessions = Sessions()
         self._filters = [(language.parse(query), tags) for query, tags in self.tagging.filters]
-        self._next_snapshot = self._next_check = 0.0
 
     def open(self) -> None:
         """Open or make the database and start the threads; raises StoreError."""
@@ -144,7 +118,7 @@ class Store:
     def _open(self, path: Path) -> None:
         if path.is_dir():
             raise StoreError(f"{path} is a folder: name a file, which may be in it")
-        self._lock(path)
+        self._lock_file = database.locked(path)
         self._folder = path.with_name(path.name + ".large")
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._taker = Taker(path, self._gate, self._describe, self._filters)
@@ -153,25 +127,14 @@ class Store:
         )
         try:
             self._load(connection)
-            self._readers = reading.Readers(path, index=self._index)
+            self._readers = reading.Readers(path, index=self._numbers.has_index)
         except sqlite3.Error as error:
             connection.close()
             raise database.explained(error, path) from error
-        self._large = ThreadPoolExecutor(1, thread_name_prefix="aiosmtpd inbox large")
-        self._writer = Writer(connection, path, self._committed, self._tidy)
+        self._large = Large(self._folder, self._describe, self._insert_large, durable=self.durable)
+        tidier = Tidier(path, self._folder, self.keep, self._numbers, self._sessions, self._taker)
+        self._writer = Writer(connection, path, self._committed, tidier.tidy)
         self._writer.start()
-
-    def _lock(self, path: Path) -> None:
-        """Keep other processes from opening the same store."""
-        try:
-            import fcntl  # not on Windows
-        except ImportError:
-            return
-        self._lock_file = os.fdopen(os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600), "r+b")
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreError(f"{path} is in use by another process: end it first") from None
 
     def _load(self, connection: sqlite3.Connection) -> None:
         """Read the numbers that are kept in memory; remove files without a message."""
@@ -180,27 +143,19 @@ class Store:
             changes.has(connection, 0, query)
         taker = self._opened(self._taker)
         taker.load(connection)
-        first = connection.execute(
-            "select count(*), coalesce(sum(read = 0), 0), coalesce(sum(size), 0),"
-            " coalesce(max(n), 0), coalesce(max(session), 0) from msg"
-        ).fetchone()
-        attempts = connection.execute("select count(*), max(session) from attempt").fetchone()
-        sessions = connection.execute("select max(s) from session").fetchone()
-        pruned = connection.execute("select coalesce(sum(count), 0) from gone").fetchone()
-        indexed = changes.state(connection, "indexed")
-        self._index = database.has_index(connection)
-        waiting = connection.execute("select count(*) from txt where n > ?", (indexed,)).fetchone()
-        self._pending = waiting[0] if self._index else 0
-        taker.start_after(max(first[3], indexed, changes.state(connection, "arrived")))
-        self._next_session = max(first[4], attempts[1] or 0, sessions[0] or 0) + 1
-        self._counts = Counts(first[0], first[1], first[2], attempts[0], 0, 0, 0, 0, 0, pruned[0])
-        self._tags = changes.tag_counts(connection)
+        self._numbers.load(connection)
+        last, session = connection.execute("select max(n), max(session) from msg").fetchone()
+        known = changes.state(connection, "indexed"), changes.state(connection, "arrived")
+        taker.start_after(max(last or 0, *known))
+        refused = connection.execute("select max(session) from attempt").fetchone()[0]
+        saved = connection.execute("select max(s) from session").fetchone()[0]
+        self._sessions.start_after(max(session or 0, refused or 0, saved or 0))
         if self.ignore_duplicates:
             connection.execute("create index if not exists field_id on field(message_id)")
         found = connection.execute("select id from msg where large")
-        known = {str(id) for (id,) in found}
+        kept = {str(id) for (id,) in found}
         for file in self._folder.iterdir():
-            if file.name not in known:
+            if file.name not in kept:
                 file.unlink()
 
     def _abandon(self) -> None:
@@ -219,8 +174,9 @@ class Store:
         """Finish the writing that was asked for, and end the threads. Again: does nothing."""
         if self._writer is None or self._readers is None or self._large is None:
             return
-        self._large.shutdown()
-        self._save_logs()
+        self._large.close()
+        for session in self._sessions.all():
+            self.save_session(session)
         self._readers.close()
         # Last, so that it copies the write-ahead log to the database.
         self._writer.stop()
@@ -249,11 +205,7 @@ class Store:
                 return self._insert(connection, change, received, self._describe(received))
 
             return self._write(add, future)
-        large = self._opened(self._large)
-        try:
-            large.submit(self._add_large, received, future)
-        except RuntimeError:
-            future.set_exception(StoreError("The store is closed"))
+        self._opened(self._large).add(received, future)
         return future
 
     def take(self, received: Received) -> Future[str]:
@@ -278,31 +230,9 @@ class Store:
         created = received.created or datetime.now().astimezone()
         return describe(source, received, created, self.tagging, id)
 
-    def _add_large(self, received: Received, future: Future[str]) -> None:
-        """Read a message in a thread of its own, then pass it to the writer."""
-        content, is_file = received.content, False
-        if not future.set_running_or_notify_cancel():
-            if isinstance(content, Path):
-                content.unlink(missing_ok=True)
-            return
-        try:
-            if isinstance(content, bytes) and len(content) > LARGE:
-                with self.new_file() as file:
-                    file.write(content)
-                    content = Path(file.name)
-            received = evolve(received, content=content)
-            found = self._describe(received)
-            if isinstance(content, Path):
-                if self.durable:
-                    _sync(content)
-                content.rename(self._folder / found.id)
-                is_file = True
-        except Exception as error:
-            if isinstance(content, Path):
-                content.unlink(missing_ok=True)
-            future.set_exception(StoreError(f"Cannot store a large message: {error}"))
-            return
-
+    def _insert_large(
+        self, received: Received, found: Description, future: Future[str], is_file: bool
+    ) -> None:
         def add(connection: sqlite3.Connection, change: Change) -> str:
             return self._insert(connection, change, received, found, is_file=is_file)
 
@@ -339,36 +269,20 @@ class Store:
         ``Path(file.name)`` is for :attr:`Received.content`, after the file is closed. To give it
         up, remove the file. Raises StoreError.
         """
-        self._opened(self._writer)
-        try:
-            return tempfile.NamedTemporaryFile(dir=self._folder, prefix="new-", delete=False)  # type: ignore[return-value]
-        except OSError as error:
-            raise StoreError(f"Cannot make a file in {self._folder}: {error}") from error
+        return self._opened(self._large).new_file()
 
     def new_session(self) -> int:
         """Return the number of a new session."""
-        with self._gate:
-            self._next_session += 1
-            return self._next_session - 1
+        return self._sessions.new_number()
 
     def watch_session(self, session: SessionLog) -> None:
         """Let :meth:`session` return this log, which may still grow, until it is saved."""
-        self._sessions[session.number] = session
+        self._sessions.watch(session)
 
     def save_session(self, session: SessionLog) -> Future[int]:
         """Store a session that has ended; the result is its number."""
-
-        def save(connection: sqlite3.Connection, change: Change) -> int:
-            changes.save_session(connection, session.number, packing.packed_log(session))
-            change.afterwards.append(forget)
-            return session.number
-
-        def forget() -> None:
-            self._sessions.pop(session.number, None)
-            self._saved.pop(session.number, None)
-
         # After its messages, which may be late.
-        return self._opened(self._writer).postpone(save)
+        return self._opened(self._writer).postpone(self._sessions.saving(session))
 
     def add_attempt(self, attempt: Attempt) -> Future[int]:
         """Store a refused attempt; the result is its number."""
@@ -394,8 +308,9 @@ class Store:
         With all messages go the sessions, but not the refused attempts.
         """
         if ids is None:
+            index = self._numbers.has_index
             return self._write(
-                lambda on, change: changes.delete_all(on, change, self._folder, index=self._index)
+                lambda on, change: changes.delete_all(on, change, self._folder, index=index)
             )
         return self._write(lambda on, change: changes.delete(on, change, ids, self._folder))
 
@@ -429,7 +344,7 @@ class Store:
         def compact(connection: sqlite3.Connection, change: Change) -> None:
             while changes.drop_some(connection):
                 pass
-            self._index_some(connection, -1)
+            self._numbers.index_some(connection, -1)
             change.afterwards.append(lambda: _vacuum(connection))
 
         return self._write(compact)
@@ -449,7 +364,9 @@ class Store:
     def _committed(self, committed: list[Change]) -> None:
         """Count the changes of a commit, and tell of them."""
         for change in committed:
-            self._count(change)
+            self._numbers.add(change, self._opened(self._taker).stored)
+            if change.everything:
+                self._trees.clear()
             for file in change.unlinked:
                 with suppress(OSError):
                     file.unlink()
@@ -459,125 +376,9 @@ class Store:
                 self.publish(event)
         changed = any(one.total or one.unread or one.everything for one in committed)
         if changed and self._callbacks:
-            numbers = {"Total": self._counts.total, "Unread": self._counts.unread}
+            counts = self._numbers.counts
+            numbers = {"Total": counts.total, "Unread": counts.unread}
             self.publish(Event("stats", wire.dump(numbers)))
-
-    def _count(self, change: Change) -> None:
-        counts = self._counts
-        if change.everything:
-            deleted = counts.total
-            counts = counts._replace(total=0, unread=0, size=0)
-            self._tags = Counter()
-            self._pending = 0
-            self._trees.clear()
-        else:
-            deleted = change.accepted - change.total
-        counts = Counts(
-            counts.total + change.total,
-            counts.unread + change.unread,
-            counts.size + change.size,
-            counts.attempts + change.attempts,
-            counts.accepted + change.accepted,
-            counts.accepted_size + change.accepted_size,
-            counts.rejected + change.rejected,
-            counts.ignored + change.ignored,
-            counts.deleted + deleted,
-            counts.pruned + change.pruned,
-        )
-        with self._gate:
-            # At once, so that no message counts twice or not at all.
-            self._counts = counts
-            self._opened(self._taker).stored(change.arrived)
-        if change.tags:
-            tags = self._tags.copy()
-            tags.update(change.tags)
-            self._tags = +tags
-        if self._index:
-            self._pending += change.accepted
-
-    def _tidy(self, connection: sqlite3.Connection, idle: bool) -> bool:
-        """Do what can wait: retention, the index, free space; return True if there is more."""
-        if self._prune(slack=0 if idle else MOST_OVER):
-            return True
-        if not idle:
-            if self._pending >= MOST_PENDING:
-                self._index_now(INDEXED_AT_ONCE)
-            self._check_log(connection)
-            return True
-        if self._pending:
-            self._index_now(INDEXED_AT_ONCE)
-            return True
-        if self._snapshot():
-            return True
-        with self._gate:
-            self._opened(self._taker).empty()
-        if self._opened(self._writer).try_now(lambda on, _: changes.drop_some(on)):
-            return True
-        free = connection.execute("pragma freelist_count").fetchone()[0]
-        if free > FREE_PAGES:
-            connection.executescript(f"pragma incremental_vacuum({FREE_PAGES})")
-            return True
-        connection.execute("pragma wal_checkpoint(passive)")
-        return False
-
-    def _index_now(self, limit: int) -> None:
-        writer = self._opened(self._writer)
-        stop = bool if self._pending >= MOST_PENDING else writer.has_work
-        writer.try_now(lambda on, _: self._index_some(on, limit, stop))
-
-    def _index_some(
-        self, connection: sqlite3.Connection, limit: int, stop: Callable[[], bool] = bool
-    ) -> None:
-        if self._index:
-            count = changes.index_some(connection, limit, stop)
-            self._pending = max(self._pending - count, 0) if count else 0
-
-    def _check_log(self, connection: sqlite3.Connection) -> None:
-        """Keep the write-ahead log small while there is always work."""
-        if (now := monotonic()) < self._next_check:
-            return
-        self._next_check = now + 0.5
-        if os.path.getsize(f"{self.path}-wal") > LOG:
-            connection.execute("pragma wal_checkpoint(passive)")
-
-    def _prune(self, slack: int) -> bool:
-        """Remove messages that are over a limit; return True if some were."""
-        keep, counts = self.keep, self._counts
-        over = keep.count is not None and counts.total > keep.count + min(slack, keep.count // 10)
-        over = over or (keep.size is not None and counts.size > keep.size)
-        if (keep.age is not None or over) and counts.total > 1:
-            return bool(self._opened(self._writer).try_now(self._prune_some))
-        return False
-
-    def _prune_some(self, connection: sqlite3.Connection, change: Change) -> int:
-        counts = self._counts
-        return changes.prune(
-            connection, change, self.keep, self._folder, counts.total, counts.size, time()
-        )
-
-    def _snapshot(self) -> bool:
-        """Save the sessions that still run, in case that the process is killed."""
-        if (now := monotonic()) < self._next_snapshot:
-            return False
-        self._next_snapshot = now + SNAPSHOT
-        grown = [
-            session
-            for session in list(self._sessions.values())
-            if self._saved.get(session.number) != len(session.lines)
-        ]
-
-        def save(connection: sqlite3.Connection, _: Change) -> None:
-            for session in grown:
-                self._saved[session.number] = len(session.lines)
-                changes.save_session(connection, session.number, packing.packed_log(session))
-
-        if grown:
-            self._opened(self._writer).try_now(save)
-        return False
-
-    def _save_logs(self) -> None:
-        for session in list(self._sessions.values()):
-            self.save_session(session)
 
     # Reading.
 
@@ -602,7 +403,7 @@ class Store:
         *below* begins after the message with this id, which is faster than *start*.
         """
         readers = self._current()
-        counts = self._counts
+        counts = self._numbers.counts
         query = language.parse("")
         if before is not None:
             query.terms.append(language.before(before))
@@ -637,7 +438,7 @@ class Store:
             parsed.terms.append(language.before(before))
         self._be_current(parsed)
         page = readers.page(parsed, start=start, limit=limit, below=below, counted=True)
-        counts = self._counts
+        counts = self._numbers.counts
         return Summary(
             counts.total,
             counts.unread,
@@ -650,11 +451,14 @@ class Store:
 
     def _be_current(self, query: language.Query) -> None:
         """Wait until the index has all messages, if a query needs it."""
-        if self._pending and (query.words or query.unwanted):
-            self._write(lambda on, _: self._index_some(on, -1)).result()
+        left = self._numbers.pending if query.words or query.unwanted else 0
+        while left > 0:
+            # Others write between the pieces.
+            self._write(lambda on, _: self._numbers.index_some(on, INDEXED_FOR_SEARCH)).result()
+            left -= INDEXED_FOR_SEARCH
 
     def _tag_names(self) -> list[str]:
-        return labels.ordered(self._tags)
+        return labels.ordered(self._numbers.tags)
 
     def stream(self) -> Iterator[str]:
         """Yield the JSON of a MessagesSummary with all messages, in pieces.
@@ -662,23 +466,7 @@ class Store:
         Each step blocks for some milliseconds. Messages that arrive meanwhile are not in it.
         """
         readers, empty = self._current(), self.summary(limit=0)
-        pages = self._streamed(readers)
-        # The count of the rows comes after them: it is not known before.
-        head = empty.json().replace('"count":0,', "", 1).removesuffix("]}")
-        yield head
-        count = 0
-        for rows in pages:
-            yield ("," if count else "") + ",".join(rows)
-            count += len(rows)
-        yield f'],"count":{count}}}'
-
-    def _streamed(self, readers: reading.Readers) -> Iterator[list[str]]:
-        below: int | None = None
-        while True:
-            rows, below = readers.rows_below(below, STREAMED)
-            if not rows:
-                return
-            yield rows
+        yield from readers.stream(empty)
 
     def find(self, query: str, *, zone: tzinfo | None = None) -> list[str]:
         """Return the ids of all messages that match *query*, newest first."""
@@ -733,13 +521,13 @@ class Store:
     def tags(self) -> dict[str, int]:
         """Return all tags, sorted in any case, with the number of their messages."""
         self._current()
-        tags = self._tags
+        tags = self._numbers.tags
         return {tag: tags[tag] for tag in labels.ordered(tags)}
 
     def counts(self) -> Counts:
         """Return numbers that are in memory; it never blocks."""
         with self._gate:
-            counts, new = self._counts, len(self._taker or ())
+            counts, new = self._numbers.counts, len(self._taker or ())
         if not new:
             return counts
         total, unread, accepted = counts.total, counts.unread, counts.accepted
@@ -807,8 +595,3 @@ def _vacuum(connection: sqlite3.Connection) -> None:
     # On a full disk, the file keeps its size.
     with suppress(sqlite3.Error):
         connection.execute("vacuum")
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -39,8 +39,8 @@ class _Arrival(NamedTuple):
 class Taker:
     """Has the messages that are not in the database yet, and gives all messages their numbers.
 
-    *describe* reads a message. The caller of :meth:`new_number`, :meth:`stored`, :meth:`empty` and
-    ``len()`` holds *gate*, so that these agree with its own numbers. Making it raises OSError.
+    *describe* reads a message. The caller of :meth:`new_number`, :meth:`stored` and ``len()``
+    holds *gate*, so that these agree with its own numbers. Making it raises OSError.
     """
 
     def __init__(
@@ -120,9 +120,10 @@ class Taker:
         self._files.stored(count)
         del self._arrived[:count]
 
-    def empty(self) -> None:
+    def empty_now(self) -> None:
         """Cut the files that have no message which is not yet in the database."""
-        self._files.empty()
+        with self._gate:
+            self._files.empty()
 
     def close(self) -> None:
         """Close the files. Messages that a full disk has kept from the database stay in them."""

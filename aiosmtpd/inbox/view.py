@@ -24,7 +24,7 @@ from aiosmtpd.inbox.auth import key_of
 from aiosmtpd.inbox.heads import AnyMail, inner
 from aiosmtpd.inbox.message import CLOSED, Finder
 from aiosmtpd.inbox.paths import base_of
-from aiosmtpd.inbox.pieces import replace_tags
+from aiosmtpd.inbox.pieces import cut_at_tags, replace_tags
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
 from aiosmtpd.mail.html_tokens import Tokens
@@ -47,6 +47,9 @@ _NEW_WINDOW = ' target="_blank" rel="noreferrer noopener"'
 _CUT = "The text is cut here: the HTML has more than 2 MB"
 _CONNECTING = ("link", "iframe", "frame", "object", "embed", "portal", "fencedframe")
 _TAG = re.compile(rf"<(?=(?:{'|'.join(_CONNECTING)})[\s/>])", re.IGNORECASE)
+_TOKENS = 4096
+"""Tokens of a piece."""
+
 _LEFT_OUT = frozenset({"base", "meta", "noscript", *_CONNECTING})
 
 
@@ -93,10 +96,8 @@ class Views(Finder):
         def made() -> list[bytes]:
             page = replace_tags(_TAG, "<x-", html) if is_browser else html
             if nonce:
-                page = embedded(page, nonce)
-            elif is_framed:
-                page = framed(page)
-            return encoded(page)
+                return [octets for piece in embedded(page, nonce) for octets in encoded(piece)]
+            return encoded(framed(page) if is_framed else page)
 
         headers = {
             "content-type": "text/html; charset=utf-8",
@@ -180,15 +181,20 @@ def framed(html: str) -> str:
     return f'{html[:end]}<base target="_blank">{html[end:]}'
 
 
-def embedded(html: str, nonce: str) -> str:
+def embedded(html: str, nonce: str) -> list[str]:
     """Return HTML as a whole document whose links open new windows, with a script at its end.
 
     A document with scripts may also load another page by itself: ``<meta>`` is left out. Texts
     have no ``<``, and ``<noscript>`` is left out, so that no browser finds other tags than these.
+    The document is in pieces.
     """
-    pieces: list[str] = []
+    # Not one list of all tokens: it would need many times the memory of the HTML.
+    made, pieces = [""], list[str]()
     raw, end, is_whole = "", None, False
-    for token in Tokens(html):
+    for token in Tokens(_with_line_feeds(html)):
+        if len(pieces) >= _TOKENS:
+            made.append("".join(pieces))
+            pieces = []
         if isinstance(token, str):
             pieces.append(token.replace("<", "\\3c ") if raw == "style" else escape(token, False))
             continue
@@ -197,7 +203,8 @@ def embedded(html: str, nonce: str) -> str:
             continue
         if token.closes:
             if token.name == "body":
-                end = len(pieces)
+                made.append("".join(pieces))
+                pieces, end = [], len(made)
             pieces.append(f"</{token.name}>")
             continue
         raw = token.name
@@ -205,10 +212,19 @@ def embedded(html: str, nonce: str) -> str:
         # Of equal attributes, the first counts.
         added = _NEW_WINDOW if token.name == "a" else ""
         pieces.append(f"<{token.name}{added}{token.source}>")
+    made.append("".join(pieces))
     script = f'<script nonce="{nonce}">{_HEIGHT}</script>'
     if end is None:
-        pieces += [script] if is_whole else [script, "</body></html>"]
+        made += [script] if is_whole else [script, "</body></html>"]
     else:
-        pieces.insert(end, script)
-    before = "" if is_whole else "<html><head></head><body>"
-    return "<!DOCTYPE html>" + before + "".join(pieces)
+        made.insert(end, script)
+    made[0] = "<!DOCTYPE html>" + ("" if is_whole else "<html><head></head><body>")
+    return made
+
+
+def _with_line_feeds(html: str) -> str:
+    """Return HTML with the line ends that browsers see (section 13.2.3.5 of the standard)."""
+    if "\r" not in html:
+        return html
+    pieces = cut_at_tags(html)
+    return "".join(piece.replace("\r\n", "\n").replace("\r", "\n") for piece in pieces)

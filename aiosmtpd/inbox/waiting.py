@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from threading import Lock
 from typing import Any
 
 from attrs import define, field, frozen
@@ -29,6 +31,17 @@ MOST_EXPLAINED = 10
 
 RECENT = timedelta(seconds=60)
 """The age of the oldest refused attempt that an answer lists, at the beginning of the wait."""
+
+LEAST = 0.25
+"""Seconds for a look at the messages that are there, also if the wait is to be shorter."""
+
+LATE = 0.02
+"""Seconds after the end of a wait in which it looks at the last messages that came."""
+
+TEXTS_EXPLAINED = 1 << 16
+"""Bytes of messages whose texts are compared again to say why they do not match."""
+
+NOT_ALL_READ = "not all messages that were there could be read in this time"
 
 _GLOB = frozenset('*?["')
 
@@ -68,12 +81,25 @@ class Watch:
     """Ids of messages that match; the order is that of the discovery."""
     others: dict[str, None] = field(factory=dict)
     """Ids of the last messages that do not match."""
+    is_complete: bool = False
+    """True if it has looked at all messages that were there."""
+    _gate: Lock = field(factory=Lock)
+    _is_over: bool = False
+
+    def end(self) -> None:
+        """Change nothing from now on, and look at no more messages: a thread may still do so."""
+        with self._gate:
+            self._is_over = True
 
     def look(self) -> None:
         """Look at the messages that are there; raises UnknownMessage."""
+        if self.wish.since != "now":
+            self._look()
+        with self._gate:
+            self.is_complete = not self._is_over
+
+    def _look(self) -> None:
         wish = self.wish
-        if wish.since == "now":
-            return
         query, newer = wish.query, None
         if wish.since:
             query, newer = self._after(wish.since)
@@ -84,12 +110,14 @@ class Watch:
         if newer is not None:
             ids = [id for id in ids if id in newer]
         if not has_patterns:
-            self.found.update(dict.fromkeys(ids))
-        else:
-            for id in ids[:MOST_READ]:
-                if len(self.found) >= max(wish.count, MOST_SHOWN):
-                    break
-                self.consider([id])
+            with self._gate:
+                if not self._is_over:
+                    self.found.update(dict.fromkeys(ids))
+            return
+        for id in ids[:MOST_READ]:
+            if self._is_over or len(self.found) >= max(wish.count, MOST_SHOWN):
+                break
+            self.consider([id])
 
     def _after(self, id: str) -> tuple[str, set[str]]:
         """Return a query for the messages that came after one and others, and their ids."""
@@ -103,18 +131,22 @@ class Watch:
     def consider(self, ids: Iterable[str]) -> None:
         """Look at some messages again, or for the first time."""
         for id in ids:
+            if self._is_over:
+                break
             matches = self._matches(id)
-            if matches:
-                self.found[id] = None
-                self.others.pop(id, None)
-            elif matches is False:
-                self.found.pop(id, None)
-                self.others[id] = None
-                if len(self.others) > MOST_EXPLAINED:
-                    del self.others[next(iter(self.others))]
-            else:
-                self.found.pop(id, None)
-                self.others.pop(id, None)
+            with self._gate:
+                if not self._is_over:
+                    self._note(id, matches)
+
+    def _note(self, id: str, matches: bool | None) -> None:
+        self.found.pop(id, None)
+        self.others.pop(id, None)
+        if matches:
+            self.found[id] = None
+        elif matches is False:
+            self.others[id] = None
+            if len(self.others) > MOST_EXPLAINED:
+                del self.others[next(iter(self.others))]
 
     def _matches(self, id: str) -> bool | None:
         """Return None if there is no such message."""
@@ -150,21 +182,29 @@ class Watch:
             others = [id for id in ids if id not in self.found]
         attempts = self.store.attempts(limit=MOST_EXPLAINED).attempts
         recent = [one for one in attempts if one.at and one.at >= began - RECENT]
+        missed = "" if self.is_complete else f"; {NOT_ALL_READ}"
         return {
-            "error": f"no {self.wish} came within {seconds:g} s{number}",
-            "came": [
-                {**json.loads(row), "why": self.why(json.loads(row)["ID"])}
-                for row in self.store.rows(others)
-            ],
+            "error": f"no {self.wish} came within {seconds:g} s{number}{missed}",
+            "came": self._explained(self.store.rows(others)),
             "rejected": [json.loads(one.json()) for one in recent],
         }
 
-    def why(self, id: str) -> str:
+    def _explained(self, rows: list[str]) -> list[dict[str, Any]]:
+        found, room = [json.loads(row) for row in rows], TEXTS_EXPLAINED
+        for one in found:
+            room -= one["Size"]
+            one["why"] = self._why(one["ID"], with_text=room >= 0)
+        return found
+
+    def _why(self, id: str, *, with_text: bool) -> str:
         """Return why a message does not match, in one line."""
         mail = self.store.message(id)
         if mail is None:
             return "it has been deleted"
-        reasons = list(self.wish.wanted.differences(Letter(mail)))
+        wanted, more = self.wish.wanted, ""
+        if not with_text and wanted.text is not None:
+            wanted, more = wanted._replace(text=None), "its long text was not compared again"
+        reasons = [*wanted.differences(Letter(mail)), *filter(None, [more])]
         for word in words_of(self.wish.query):
             if not self.store.matches(id, word):
                 reasons.append(f"it does not match {word}")
@@ -200,23 +240,44 @@ async def wait(store: Store, wish: Wish, seconds: float, stopping: asyncio.Event
 
     end = store.subscribe(hear)
     stopped = asyncio.create_task(stopping.wait())
-    deadline = loop.time() + seconds
+    began = loop.time()
+    deadline = began + seconds
+
+    async def run(work: Callable[[], object], end: float) -> bool:
+        return await _is_done(work, stopped, end - loop.time())
+
     try:
         with store.hurry():
-            await asyncio.to_thread(watch.look)
-            is_over = False
-            while not (watch.is_enough or is_over or stopping.is_set()):
+            in_time = await run(watch.look, max(deadline, began + LEAST))
+            while in_time and not (watch.is_enough or stopping.is_set()):
                 ids = await _next(changed, stopped, deadline - loop.time())
                 if is_over := ids == []:
                     # The events of the last messages may be late.
-                    await asyncio.to_thread(store.rows, [])
+                    await run(partial(store.rows, []), deadline + LATE)
                     ids = _known(changed)
-                # Not interrupted by the deadline: a thread cannot be.
-                await asyncio.to_thread(watch.consider, list(watch.found) if ids is None else ids)
+                some = partial(watch.consider, list(watch.found) if ids is None else ids)
+                in_time = await run(some, deadline + LATE)
+                watch.is_complete = watch.is_complete and in_time
+                in_time = in_time and not is_over
     finally:
+        watch.end()
         end()
         stopped.cancel()
     return watch
+
+
+async def _is_done(work: Callable[[], object], stopped: asyncio.Task[Any], seconds: float) -> bool:
+    """Run work in a thread; return False if it goes on after so many seconds, or at the end."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    await asyncio.wait(
+        {running, stopped}, timeout=max(seconds, 0), return_when=asyncio.FIRST_COMPLETED
+    )
+    if running.done():
+        running.result()
+        return True
+    # No one reads its error any more.
+    running.add_done_callback(lambda one: one.cancelled() or one.exception())
+    return False
 
 
 async def _next(

@@ -131,7 +131,7 @@ class Writer:
         connection: sqlite3.Connection,
         path: Path,
         committed: Callable[[list[Change]], None],
-        tidy: Callable[[sqlite3.Connection, bool], bool],
+        tidy: Callable[[Writer, sqlite3.Connection, bool], bool],
     ) -> None:
         self._connection = connection
         self._path = path
@@ -276,7 +276,7 @@ class Writer:
 
     def _tidied(self, *, idle: bool) -> bool:
         try:
-            return self._tidy(self._connection, idle)
+            return self._tidy(self, self._connection, idle)
         except (sqlite3.Error, OSError):
             # It is tried again later; a commit that fails tells why.
             with suppress(sqlite3.Error):

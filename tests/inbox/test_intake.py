@@ -13,6 +13,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.inbox.intake import LONGEST, MOST_ATTEMPTS, Intake
 from aiosmtpd.inbox.records import Attempt, Event, Received, SessionLog
+from aiosmtpd.inbox.rows import describe
 from aiosmtpd.inbox.store import LARGE, Store
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.observers.faults import Faults
@@ -359,15 +360,14 @@ def test_each_recipient_has_a_reply_in_lmtp(store: Store) -> None:
 
 def test_small_messages_overtake_a_large_one(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
-    describe = Store._describe
 
-    def slow(self: Store, one: Received, *id: str) -> Any:
+    def slow(source: Any, one: Received, *more: Any) -> Any:
         if isinstance(one.content, Path):
             begun.set()
             assert go_on.wait(30)
-        return describe(self, one, *id)
+        return describe(source, one, *more)
 
-    monkeypatch.setattr(Store, "_describe", slow)
+    monkeypatch.setattr("aiosmtpd.inbox.store.describe", slow)
     with serving(store) as controller, client_of(controller) as big, client_of(controller) as small:
         sending = threading.Thread(target=big.sendmail, args=("ann@x", ["bob@x"], BIG))
         sending.start()

@@ -124,6 +124,16 @@ def test_the_text_is_as_it_came(store: Store, content: bytes, text: str) -> None
     assert as_json(stored(store, content))["Text"] == text
 
 
+def test_long_html_is_found_by_text_and_links(store: Store) -> None:
+    rows = b"<tr><td>f<b>ir</b>st</td><td>second</td></tr>" * 2000
+    rest = b"<style>hidden{}</style><p>last&uuml;<a href='https://x.test/deep'>here</a>"
+    id = add(store, b"Content-Type: text/html\r\n\r\n<table>" + rows + b"</table>" + rest)
+    for query in ("first second", '"st second"', "lastü", "x.test/deep", "here"):
+        assert store.find(query) == [id], query
+    for query in ("hidden", "stsecond"):
+        assert store.find(query) == [], query
+
+
 def test_the_text_of_html_alone_is_rendered(store: Store) -> None:
     html = b"Content-Type: text/html\r\n\r\n<p>one</p><p>two <a href='https://x.test/'>here</a></p>"
     text = as_json(stored(store, html))["Text"]

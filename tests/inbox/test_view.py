@@ -226,9 +226,20 @@ async def test_embedded_html(store: Store, web: httpx.AsyncClient) -> None:
     ],
 )
 def test_html_is_written_again(html: str, expected: str) -> None:
-    script = embedded("", "n").removeprefix("<!DOCTYPE html><html><head></head><body>")
-    script = script.removesuffix("</body></html>")
-    assert embedded(html, "n") == "<!DOCTYPE html>" + expected.format(script)
+    assert "".join(embedded(html, "n")) == "<!DOCTYPE html>" + expected.format(script_of_embedded())
+
+
+def script_of_embedded() -> str:
+    script = "".join(embedded("", "n")).removeprefix("<!DOCTYPE html><html><head></head><body>")
+    return script.removesuffix("</body></html>")
+
+
+def test_long_html_is_embedded_in_pieces() -> None:
+    html = "<html><body>" + "<b>1</b>\r\n" * 5000 + "</body>" + "<i>2</i>\r" * 5000 + "</body>3"
+    made = embedded(html, "n")
+    assert max(map(len, made)) < 50_000
+    body, rest = "<html><body>" + "<b>1</b>\n" * 5000 + "</body>", "<i>2</i>\n" * 5000
+    assert "".join(made) == f"<!DOCTYPE html>{body}{rest}{script_of_embedded()}</body>3"
 
 
 def test_embedding_is_linear() -> None:

@@ -1,6 +1,7 @@
 """``GET /api/wait`` and ``/api/wait/none``: messages that are there, that come, and that do not."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from aiosmtpd.inbox import waiting, writer
 from aiosmtpd.inbox.app import make_app
+from aiosmtpd.inbox.letter import Letter
 from aiosmtpd.inbox.records import Attempt, Event
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Store
@@ -267,7 +269,42 @@ async def test_a_wait_looks_once_more_at_its_end(
 ) -> None:
     for name in ("PAUSE", "LATEST", "SOON"):
         monkeypatch.setattr(writer, name, 3600.0)
-    waiting = asyncio.create_task(ask(store, query="subject:late", timeout=0.3))
+    monkeypatch.setattr(waiting, "LATE", PATIENCE)
+    answering = asyncio.create_task(ask(store, query="subject:late", timeout=0.3))
     await store.until_watched()
     id = store.take(received(mail(subject="late"))).result(PATIENCE)
-    assert ids(await waiting) == [id]
+    assert ids(await answering) == [id]
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/wait", 408), ("/api/wait/none", 503)])
+@pytest.mark.parametrize("comes", ["before", "meanwhile"])
+async def test_a_slow_message_is_not_waited_for(
+    store: Watched, monkeypatch: pytest.MonkeyPatch, path: str, status: int, comes: str
+) -> None:
+    for name in ("LEAST", "LATE", "TEXTS_EXPLAINED"):
+        monkeypatch.setattr(waiting, name, 0)
+    is_over = threading.Event()
+
+    class Slow(Letter):
+        @property
+        def readable(self) -> str:
+            """Return the text at the end of the test."""
+            is_over.wait(PATIENCE)
+            return ""
+
+    monkeypatch.setattr(waiting, "Letter", Slow)
+    if comes == "before":
+        add(store, mail())
+    name = "within" if path.endswith("none") else "timeout"
+    answering = asyncio.create_task(ask(store, path, **{"text": "x", name: 0.2}))
+    try:
+        if comes == "meanwhile":
+            await store.until_watched()
+            await asyncio.to_thread(add, store, mail())
+        answer = await answering
+    finally:
+        is_over.set()
+    assert answer.status_code == status
+    assert "not all messages" in answer.json()["error"]
+    for one in answer.json().get("came", []):
+        assert one["why"] == "its long text was not compared again"
