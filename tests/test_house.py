@@ -91,6 +91,12 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Return all nodes of the syntax tree of a file."""
+    return list(ast.walk(tree_of(path)))
+
+
 def room_of(path: Path) -> str:
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
@@ -98,12 +104,11 @@ def room_of(path: Path) -> str:
 
 def imported(path: Path, *, types_too: bool = True) -> Iterator[str]:
     """Name the modules that a file imports, with or without those under TYPE_CHECKING."""
-    tree = tree_of(path)
     for_types: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             for_types |= set(ast.walk(node))
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         if node in for_types and not types_too:
             continue
         if isinstance(node, ast.Import):
@@ -129,6 +134,7 @@ def arrows_of(path: Path) -> set[str]:
 each_room = pytest.mark.parametrize("room", ARROWS)
 
 
+@functools.cache
 def files_of(room: str) -> list[Path]:
     return [path for path in FILES if room_of(path) == room]
 
@@ -172,7 +178,7 @@ def test_the_vocabulary_knows_no_asyncio() -> None:
 @each_room
 def test_a_function_fits_a_screen(room: str) -> None:
     for path in files_of(room):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = lines_of(node)
                 assert lines <= 50, f"{path.name}: {node.name} has {lines} lines"
@@ -196,7 +202,7 @@ def test_no_test_file_is_long() -> None:
 @each_room
 def test_nothing_private_of_asyncio_or_ssl(room: str) -> None:
     for path in files_of(room):
-        for node in ast.walk(tree_of(path)):
+        for node in nodes_of(path):
             names: list[str] = []
             if isinstance(node, ast.ImportFrom) and node.module in {"asyncio", "ssl"}:
                 names = [alias.name for alias in node.names]

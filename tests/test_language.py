@@ -63,7 +63,10 @@ class Rule(NamedTuple):
     kinds: frozenset[str] = ANYWHERE
 
     def search(self, passage: Passage) -> re.Match[str] | None:
-        return re.search(self.pattern, passage.flat) if passage.kind in self.kinds else None
+        return self.search_in(passage.flat) if passage.kind in self.kinds else None
+
+    def search_in(self, flat: str) -> re.Match[str] | None:
+        return re.search(self.pattern, flat)
 
 
 _PLACES = "place|folder|file|page|table|line|column|point|host|module|cache|branch"
@@ -350,8 +353,9 @@ def passages(path: Path) -> Iterator[Passage]:
 
 def mistakes(passage: Passage) -> Iterator[str]:
     """Return what is wrong with a passage: its line, the words and the advice."""
+    flat = passage.flat
     for rule in RULES:
-        if (found := rule.search(passage)) is not None:
+        if passage.kind in rule.kinds and (found := rule.search_in(flat)) is not None:
             yield f"{passage.line_of(found.start())}: {found[0]!r}: {rule.advice}"
 
 

@@ -79,7 +79,7 @@ async def closed(server: Server) -> None:
 SCRIPTS = {
     "a message": MAIL + RCPT + DATA + BODY,
     "two messages": (MAIL + RCPT + DATA + BODY) * 2,
-    "many recipients": MAIL + RCPT * 1500 + DATA + BODY,
+    "many recipients": MAIL + RCPT * 1100 + DATA + BODY,
     "recipients in capitals": MAIL + OTHERS + DATA + BODY,
     "capitals and not": MAIL + OTHERS + RCPT + OTHERS + RCPT * 2 + DATA + BODY,
     "one that is unusual": MAIL + OTHERS + b"RCPT TO:<@c.test:d@e.test>\r\n" + OTHERS + DATA + BODY,

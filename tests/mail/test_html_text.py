@@ -446,11 +446,11 @@ DEEP = (
 def test_time_is_linear_at_any_depth(piece: str) -> None:
     before = time.process_time()
     ends = "</b></a></p></td></li></div></svg></span></table></ul></blockquote>"
-    for html in (piece * 10_000, piece * 5_000 + ends * 1_000):
+    for html in (piece * 6_000, piece * 3_000 + ends * 600):
         read(html)
         shown(html, targets=True)
-    # Quadratic time would take minutes.
-    assert time.process_time() - before < 20
+    # About 0.1 s; quadratic time would take a minute.
+    assert time.process_time() - before < 7
 
 
 @pytest.mark.parametrize(
@@ -460,12 +460,12 @@ def test_time_is_linear_at_any_depth(piece: str) -> None:
         *("<a " + "".join(f"x{number} " for number in range(50_000)) + ">", "&amp;" * 100_000),
         *(
             "\0" * 500_000,
-            "\ud800" * 500_000,
+            "\ud800" * 200_000,
             " " * 500_000,
             "&nbsp;" * 100_000,
             "<" * 500_000,
         ),
-        *("<p style='" + "display:none;" * 30_000 + "'>", "<pre>" + " \n" * 200_000),
+        *("<p style='" + "display:none;" * 30_000 + "'>", "<pre>" + " \n" * 100_000),
         *(
             "<p style='" + "/*" * 200_000 + "'>",
             "<base href='" + "x" * 100_000 + "'><a href=x>",

@@ -1,24 +1,23 @@
 """The command line as a process, for tests."""
 
-import atexit
-import functools
+import io
+import logging
 import os
-import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import pytest
 
 import aiosmtpd
+from aiosmtpd import main
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 
@@ -34,18 +33,7 @@ def environment(**more: str) -> dict[str, str]:
     """Return our environment without the variables of Python."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     ours = {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
-    return {**kept, **ours, "PYTHONPYCACHEPREFIX": bytecode_folder(), **more}
-
-
-@functools.cache
-def bytecode_folder() -> str:
-    """Return a folder for the bytecode of all processes of this run.
-
-    To compile the package takes half of the time of a short process.
-    """
-    folder = tempfile.mkdtemp(prefix="aiosmtpd-bytecode-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return {**kept, **ours, **more}
 
 
 class Ended(NamedTuple):
@@ -134,10 +122,50 @@ def serving(*args: str, **keywords: Any) -> Iterator[Program]:
         yield program
 
 
-def refused(*args: str, code: int = 2, **keywords: Any) -> str:
-    """Return the one line that a command says before it ends with this code."""
+def refused(*args: str, code: int = 2, cwd: Path | None = None) -> str:
+    """Return the one line that a command says in this process before it exits with this code."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        as_left(),
+        chdir(cwd or "."),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as caught,
+    ):
+        main.main(args)
+    exit_code = caught.value.code
+    assert isinstance(exit_code, int)
+    return only_line(Ended(exit_code, out.getvalue(), err.getvalue()), code)
+
+
+@contextmanager
+def as_left() -> Iterator[None]:
+    """Undo what the command line does for a process that is its own."""
+    program, path, modules = main.PROGRAM, list(sys.path), set(sys.modules)
+    loggers = [logging.getLogger(name) for name in (None, "mail.log", "mail.debug")]
+    before = [(one, one.level, list(one.handlers)) for one in loggers]
+    main.PROGRAM = "aiosmtpd"
+    try:
+        yield
+    finally:
+        main.PROGRAM = program
+        sys.path[:] = path
+        for name in set(sys.modules) - modules:
+            if not name.startswith("aiosmtpd"):
+                del sys.modules[name]
+        for logger, level, handlers in before:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+
+
+def refused_by_process(*args: str, code: int = 2, **keywords: Any) -> str:
+    """Return the one line that a process says before it ends with this code."""
     with Program(*args, **keywords) as program:
-        ended = program.ended()
+        return only_line(program.ended(), code)
+
+
+def only_line(ended: Ended, code: int) -> str:
+    """Return the only line that a command has said; it must be on its standard error."""
     assert (ended.code, ended.out) == (code, ""), ended
     assert ended.err.endswith("\n")
     assert ended.err.count("\n") == 1, ended.err

@@ -13,7 +13,7 @@ from aiosmtpd.cli.banner import banner
 from aiosmtpd.process import authority as _authority
 from aiosmtpd.process.failure import Failure
 from tests.client import PATIENCE
-from tests.net.program import Program, environment, refused, serving
+from tests.net.program import Program, environment, refused, refused_by_process, serving
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -114,7 +114,7 @@ def test_cache_folders(
 def test_an_unusable_cache_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     env = environment(XDG_CACHE_HOME=str(tmp_path / "file"))
-    error = refused("-n", *SELF_SIGNED, env=env)
+    error = refused_by_process("-n", *SELF_SIGNED, env=env)
     assert f"Cannot keep the certificate authority in {tmp_path}/file/aiosmtpd: Not a dir" in error
     assert "name another folder with XDG_CACHE_HOME" in error
 
@@ -122,7 +122,7 @@ def test_an_unusable_cache_folder_is_an_error(tmp_path: Path) -> None:
 def test_a_broken_authority(tmp_path: Path) -> None:
     (tmp_path / "aiosmtpd").mkdir()
     (tmp_path / "aiosmtpd" / "authority.pem").write_text("no PEM")
-    error = refused("-n", *SELF_SIGNED, env=environment(XDG_CACHE_HOME=str(tmp_path)))
+    error = refused_by_process("-n", *SELF_SIGNED, env=environment(XDG_CACHE_HOME=str(tmp_path)))
     assert (
         f"{tmp_path}/aiosmtpd/authority.pem is not an authority: remove it (ValueError: " in error
     )

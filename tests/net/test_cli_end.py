@@ -13,7 +13,15 @@ import pytest
 
 from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.program import MESSAGE, ROOT_ONLY, Program, free_port, reach_tls, refused, serving
+from tests.net.program import (
+    MESSAGE,
+    ROOT_ONLY,
+    Program,
+    free_port,
+    reach_tls,
+    refused_by_process,
+    serving,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -228,4 +236,4 @@ def test_root_binds_and_becomes_another_user(more: list[str], who: Path) -> None
     ],
 )
 def test_users_that_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:
-    assert said in refused("-l", "127.0.0.1:0", *args, cwd=tmp_path)
+    assert said in refused_by_process("-l", "127.0.0.1:0", *args, cwd=tmp_path)

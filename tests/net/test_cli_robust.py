@@ -13,7 +13,15 @@ import pytest
 from aiosmtpd import main
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
-from tests.net.program import MESSAGE, cert, environment, inherited, refused, serving
+from tests.net.program import (
+    MESSAGE,
+    cert,
+    environment,
+    inherited,
+    refused,
+    refused_by_process,
+    serving,
+)
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -127,7 +135,7 @@ def test_a_command_and_a_closed_stream(closed: int) -> None:
 
 def test_two_servers_on_one_port() -> None:
     with serving() as first:
-        error = refused("-n", "-l", f"127.0.0.1:{first.port}")
+        error = refused_by_process("-n", "-l", f"127.0.0.1:{first.port}")
         assert f"Cannot listen on 127.0.0.1:{first.port}: address already in use" in error
         with Client(first.port) as client:
             assert client.ask(b"NOOP")[:3] == b"250"

@@ -76,7 +76,10 @@ sys.exit(pytest.main(["-p", "no:cacheprovider", "-W", "error", *sys.argv[1:]]))
 
 PLUGIN = ("-p", "aiosmtpd.testing.plugin")
 ALONE = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-"""Environment without other plugins: they need not bear old versions."""
+"""Environment without other plugins: they need not bear old versions, and take time to load."""
+
+SCOPE = ("-o", "asyncio_default_fixture_loop_scope=function")
+ASYNCIO = ("-p", "pytest_asyncio.plugin", *SCOPE, "-o")
 
 
 def run(folder: Path, before: str, tests: str, *args: str, **variables: str) -> str:
@@ -116,7 +119,8 @@ def test_old_pytest_has_fixtures_without_transcripts(tmp_path: Path) -> None:
 
 
 def test_a_package_imported_before_pytest(tmp_path: Path) -> None:
-    run(tmp_path, FIRST, FAILS, "-o", "asyncio_default_fixture_loop_scope=function")
+    # Only plugins that pytest finds by itself must be rewritten; hypothesis is slow to load.
+    run(tmp_path, FIRST, FAILS, "-p", "no:hypothesispytest", *SCOPE)
 
 
 def test_comparing_objects_that_are_lazy(tmp_path: Path) -> None:
@@ -169,12 +173,15 @@ async def test_fails(smtp_inbox):
 @pytest.mark.parametrize(
     ("mark", "args"),
     [
-        ("", ["-o", "asyncio_mode=auto"]),
-        ("@pytest.mark.asyncio", ["-o", "asyncio_mode=strict"]),
-        ("@pytest.mark.anyio", ["-o", "asyncio_mode=strict", "-o", "anyio_mode=auto"]),
+        ("", [*ASYNCIO, "asyncio_mode=auto"]),
+        ("@pytest.mark.asyncio", [*ASYNCIO, "asyncio_mode=strict"]),
+        (
+            "@pytest.mark.anyio",
+            ["-p", "anyio.pytest_plugin", "-o", "anyio_mode=auto", *ASYNCIO, "asyncio_mode=strict"],
+        ),
     ],
+    ids=["asyncio auto", "asyncio strict", "anyio auto"],
 )
 def test_modes_of_plugins_for_coroutines(tmp_path: Path, mark: str, args: list[str]) -> None:
-    scope = ("-o", "asyncio_default_fixture_loop_scope=function")
-    out = run(tmp_path, "", MODES.format(mark=mark), *scope, *args)
+    out = run(tmp_path, "", MODES.format(mark=mark), *PLUGIN, *args, **ALONE)
     assert out.count("- SMTP transcript of 127.0.0.1 port ") == 1
