@@ -33,6 +33,9 @@ CHECKPOINT = 16 << 20
 ROW = 4096
 """Bytes of the log that a task is estimated to need beside its message."""
 
+COMMIT = 2 * PAGE
+"""Bytes of the log that each commit is estimated to need beside its tasks."""
+
 LOG = 64 << 20
 """Bytes of the log after which it is copied in any case."""
 
@@ -251,7 +254,7 @@ class Writer:
             self._on_commit()
             self._untidy = True
             self._tidy_at = monotonic() + IDLE
-            self._written += sum([task.size for task in batch]) + ROW * len(batch)
+            self._written += sum([task.size for task in batch]) + ROW * len(batch) + COMMIT
         for task in batch:
             if task.error is None:
                 task.future.set_result(task.value)
