@@ -302,8 +302,8 @@ class Spool:
         return self._submit(Task(self._look_for_changes, writes=False))
 
     def routes(self) -> Future[list[str]]:
-        """Return the names of routes for which deliveries wait."""
-        return self._change(partial(rows.routes, without=frozenset()))
+        """Return the names of routes for which deliveries wait, without those in :attr:`fresh`."""
+        return self._submit(Task(partial(rows.routes, without=frozenset()), writes=False))
 
     def retried(self) -> Future[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
