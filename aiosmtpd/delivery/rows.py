@@ -127,7 +127,7 @@ def _filled_lots(ids: Sequence[int]) -> Iterator[Sequence[int]]:
     for begin in range(0, len(ids), _LOTS[0]):
         some = ids[begin : begin + _LOTS[0]]
         lot = next(lot for lot in reversed(_LOTS) if lot >= len(some))
-        yield [*some, *some[-1:] * (lot - len(some))]
+        yield [*some, *[some[-1]] * (lot - len(some))]
 
 
 _INSERT = {

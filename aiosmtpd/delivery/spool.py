@@ -231,8 +231,13 @@ class Spool:
         return self._tally.fresh
 
     def done(self, job: Job) -> Future[None]:
-        """Remove a delivery, and the message if that was its last one."""
-        return self._submit(Task(rows.Done(self._tally, job), together=rows.end))
+        """Remove a delivery, and the message if that was its last one.
+
+        If the power fails within a second, the delivery may be back.
+        """
+        # Not without the sync if this removes a file, or the row might be back without the file.
+        urgent = not isinstance(job.item.content, bytes)
+        return self._submit(Task(rows.Done(self._tally, job), together=rows.end, urgent=urgent))
 
     def is_suspect(self, job: Job) -> bool:
         """Return True if this delivery may have ended the process before this one.
