@@ -418,7 +418,7 @@ class Delivery:
             return Tried(dict.fromkeys(part.recipients, Later(str(error))), is_down=True)
 
     async def _store(self, courier: Courier, message: _Message, parts: list[_Part]) -> str:
-        began = time.monotonic()
+        began, landing = time.monotonic(), self._landing_here()
         stored = self._spool.put(
             queue_id=message.queue_id,
             sender=message.sender,
@@ -428,7 +428,7 @@ class Delivery:
             due=message.arrival.time,
         )
         try:
-            await self._landing_here().wait_patiently(stored)
+            await landing.wait_patiently(stored)
         except TimeoutError:
             # If the disk has not begun with it, it is not stored; else it may come twice.
             stored.cancel()
@@ -436,7 +436,8 @@ class Delivery:
             return NOT_STORED
         except SpoolError as error:
             return self._why_not(error)
-        courier.wake()
+        # Once for a commit: each wake-up would interrupt this thread.
+        landing.call_once(courier.wake)
         self._tell_stored(message, time.monotonic() - began)
         return f"250 2.0.0 OK queued as {message.queue_id}"
 

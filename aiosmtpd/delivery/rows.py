@@ -109,16 +109,25 @@ def _encoded(recipients: Iterable[str]) -> str:
     return f"[{','.join(map(encode, recipients))}]"
 
 
-_LOTS = (32, 8, 1)
+_LOTS = (32, 16, 8, 4, 2, 1)
 """Rows of one statement."""
 
 
 def _lots(rows: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield the rows in as few lots as possible."""
     begin = 0
     for lot in _LOTS:
         while begin + lot <= len(rows):
             yield rows[begin : begin + lot]
             begin += lot
+
+
+def _filled_lots(ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Yield the ids in lots of the largest size, or in one lot; the last id may be repeated."""
+    for begin in range(0, len(ids), _LOTS[0]):
+        some = ids[begin : begin + _LOTS[0]]
+        lot = next(lot for lot in reversed(_LOTS) if lot >= len(some))
+        yield [*some, *[some[-1]] * (lot - len(some))]
 
 
 _INSERT = {
@@ -240,7 +249,7 @@ class Done:
 def end(connection: sqlite3.Connection, ends: Sequence[Done]) -> None:
     """Remove deliveries with few statements."""
     numbers = [end.job.number for end in ends]
-    for lot in _lots(numbers):
+    for lot in _filled_lots(numbers):
         connection.execute(_END[len(lot)], lot)
     ends[0].tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
 
@@ -251,7 +260,7 @@ def remove_delivered(
     """Remove those messages that have no deliveries; return their number, bytes and files."""
     number, size = 0, 0
     files: list[str] = []
-    for lot in _lots(messages):
+    for lot in _filled_lots(messages):
         found = connection.execute(_DELIVERED[len(lot)], lot).fetchone()
         if found[0]:
             connection.execute(_REMOVE[len(lot)], lot)

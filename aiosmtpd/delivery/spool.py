@@ -231,8 +231,13 @@ class Spool:
         return self._tally.fresh
 
     def done(self, job: Job) -> Future[None]:
-        """Remove a delivery, and the message if that was its last one."""
-        return self._submit(Task(rows.Done(self._tally, job), together=rows.end))
+        """Remove a delivery, and the message if that was its last one.
+
+        If the power fails within a second, the delivery may be back.
+        """
+        # Not without the sync if this removes a file, or the row might be back without the file.
+        urgent = not isinstance(job.item.content, bytes)
+        return self._submit(Task(rows.Done(self._tally, job), together=rows.end, urgent=urgent))
 
     def is_suspect(self, job: Job) -> bool:
         """Return True if this delivery may have ended the process before this one.
@@ -302,8 +307,8 @@ class Spool:
         return self._submit(Task(self._look_for_changes, writes=False))
 
     def routes(self) -> Future[list[str]]:
-        """Return the names of routes for which deliveries wait."""
-        return self._change(partial(rows.routes, without=frozenset()))
+        """Return the names of routes for which deliveries wait, without those in :attr:`fresh`."""
+        return self._submit(Task(partial(rows.routes, without=frozenset()), writes=False))
 
     def retried(self) -> Future[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.

@@ -33,8 +33,17 @@ CHECKPOINT = 16 << 20
 ROW = 4096
 """Bytes of the log that a task is estimated to need beside its message."""
 
+COMMIT = 2 * PAGE
+"""Bytes of the log that each commit is estimated to need beside its tasks."""
+
 LOG = 64 << 20
 """Bytes of the log after which it is copied in any case."""
+
+UNSYNCED = 1.0
+"""Seconds, at most, of commits that no sync has followed."""
+
+COMPANY = 0.002
+"""Seconds for which tasks that are not urgent wait for others to be committed with."""
 
 GATHER = 0.001
 """Seconds to wait for more tasks if the last batches had more than twice as many."""
@@ -63,10 +72,22 @@ class Task:
     """One piece of work: a function of the connection, and the future of its result.
 
     *size* is in bytes. *dropped* is called if the work has certainly not been done. With
-    *together*, this is called for all such tasks of a commit, before the work of the others.
+    *together*, this is called for all such tasks of a commit, before the work of the others. A task
+    that is not *urgent* waits a moment for others. It may be undone if the power fails soon after
+    its commit.
     """
 
-    __slots__ = ("dropped", "error", "future", "size", "together", "value", "work", "writes")
+    __slots__ = (
+        "dropped",
+        "error",
+        "future",
+        "size",
+        "together",
+        "urgent",
+        "value",
+        "work",
+        "writes",
+    )
 
     def __init__(
         self,
@@ -75,12 +96,14 @@ class Task:
         writes: bool = True,
         dropped: Callable[[], None] | None = None,
         together: Together | None = None,
+        urgent: bool = True,
     ) -> None:
         self.work = work
         self.size = size
         self.writes = writes
         self.dropped = dropped
         self.together = together
+        self.urgent = urgent
         self.future: Future[Any] = Future()
         self.value: Any = None
         self.error: Exception | None = None
@@ -115,6 +138,8 @@ class Writer:
         self._ended = False
         self._log = os.path.join(folder, "spool.db-wal")
         self._usual = 0
+        self._syncs = True
+        self._next_sync = 0.0
         self._written = 0
         self._next_look = 0.0
         self._untidy = True
@@ -198,6 +223,8 @@ class Writer:
             self._collect(batch, task)
             if not batch:
                 task = self._wait(connection)
+        if batch:
+            self._seek_company(batch)
         if batch and len(batch) < self._usual // 2:
             # Not a wait for each task: to wake up costs more than the work for one.
             sleep(GATHER)
@@ -205,6 +232,18 @@ class Writer:
                 self._collect(batch, self._tasks.get_nowait())
         self._usual = max(len(batch), self._usual // 2)
         return batch
+
+    def _seek_company(self, batch: list[Task]) -> None:
+        """Wait a moment for more tasks, unless one of the batch is urgent."""
+        until = monotonic() + COMPANY
+        while not any(task.urgent for task in batch) and len(batch) < ROWS:
+            try:
+                task = self._tasks.get(timeout=max(until - monotonic(), 0.0))
+            except Empty:
+                return
+            self._collect(batch, task)
+            if task is None:
+                return
 
     def _collect(self, batch: list[Task], task: Task | None) -> None:
         """Add *task* and those that follow it to a batch, within limits."""
@@ -240,6 +279,7 @@ class Writer:
         before = connection.total_changes
         undone = True
         try:
+            self._choose_sync(connection, batch)
             connection.execute("begin immediate" if writes else "begin")
             _work(connection, batch)
             undone = False
@@ -251,12 +291,26 @@ class Writer:
             self._on_commit()
             self._untidy = True
             self._tidy_at = monotonic() + IDLE
-            self._written += sum([task.size for task in batch]) + ROW * len(batch)
+            self._written += sum([task.size for task in batch]) + ROW * len(batch) + COMMIT
         for task in batch:
             if task.error is None:
                 task.future.set_result(task.value)
             else:
                 task.refuse(task.error, undone=True)
+
+    def _choose_sync(self, connection: sqlite3.Connection, batch: list[Task]) -> None:
+        """Let the next commit wait for a sync of the disk if a task of it needs that.
+
+        A sync is of the whole log: it makes the commits before it last, too.
+        """
+        now = monotonic()
+        syncs = now >= self._next_sync or any(task.writes and task.urgent for task in batch)
+        if syncs:
+            self._next_sync = now + UNSYNCED
+        if syncs != self._syncs:
+            # This pragma acts when it is compiled: execute() would do so once, and remember it.
+            connection.executescript(f"pragma synchronous = {'full' if syncs else 'normal'}")
+            self._syncs = syncs
 
     def _roll_back(
         self, connection: sqlite3.Connection, batch: list[Task], error: Exception, *, undone: bool

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Item, tally
+from aiosmtpd.delivery import Item, tally, writer
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolFull
@@ -246,6 +246,42 @@ class TestQueue:
             backlog.retry(Selection(queue_id=own(1)))
         jobs = spool.due(time.time(), 9, fresh=False).result(PATIENCE)
         assert (numbers(jobs), taken(spool)) == ([2, 1], [])
+
+
+class TestCompany:
+    """The ends of deliveries, which wait for a commit of others."""
+
+    @pytest.fixture(autouse=True)
+    def patience(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(writer, "COMPANY", 2 * PATIENCE)
+
+    def test_an_end_waits_for_a_message(self, spool: Spool) -> None:
+        put_fresh(spool, 1)
+        job = spool.fresh.take("app")
+        assert job is not None
+        before, ended = spool.commits, spool.done(job)
+        with pytest.raises(TimeoutError):
+            ended.result(0.05)
+        put_fresh(spool, 2)
+        ended.result(PATIENCE)
+        assert spool.commits == before + 1
+        assert spool.counts().result(PATIENCE).messages == 1
+
+    def test_an_end_waits_for_no_read(self, spool: Spool) -> None:
+        put_fresh(spool, 1)
+        job = spool.fresh.take("app")
+        assert job is not None
+        ended = spool.done(job)
+        spool.counts().result(PATIENCE)
+        ended.result(PATIENCE)
+
+    def test_the_stop_waits_for_no_company(self, spool: Spool) -> None:
+        put_fresh(spool, 1)
+        job = spool.fresh.take("app")
+        assert job is not None
+        ended = spool.done(job)
+        spool.close()
+        ended.result(0)
 
 
 class TestCourier:

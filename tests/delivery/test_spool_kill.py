@@ -101,6 +101,22 @@ def test_a_sync_before_each_answer(tmp_path: Path) -> None:
 
 
 @traced
+def test_ends_of_small_messages_wait_for_no_sync(tmp_path: Path) -> None:
+    log = tmp_path / "trace"
+    calls = "trace=fdatasync,fsync,write,unlink"
+    prefix = ("strace", "-f", "-o", str(log), "-e", calls)
+    with victim(tmp_path / "spool", "ends", 12, *prefix) as process:
+        assert process.communicate(timeout=60)[0].count(b"ended") == 12
+    waves = re.split(r'write\(1, "put \d+', log.read_text())[1:]
+    assert all("fdatasync(" in wave.partition('write(1, "kept')[0] for wave in waves)
+    ends = re.findall(r'write\(1, "kept(.*?)write\(1, "ended', log.read_text(), re.DOTALL)
+    assert len(ends) == 12
+    # One of them may come a second after the last sync.
+    assert sum(end.count("fdatasync(") for end in ends[::2]) <= 1
+    assert all(re.search(r"fdatasync\(.*unlink\(", end, re.DOTALL) for end in ends[1::2])
+
+
+@traced
 def test_failed_sync_is_not_tried_again(tmp_path: Path) -> None:
     log = tmp_path / "trace"
     fault = "inject=fdatasync:error=EIO:when=16+"

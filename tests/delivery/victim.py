@@ -1,6 +1,7 @@
 """A process that uses a spool as hard as it can, to be killed: see test_spool_kill.py.
 
-Its output is one line for each fact, written at once: ``put ID``, ``kept ID``, ``taken ID``.
+Its output is one line for each fact, written at once: ``put ID``, ``kept ID``, ``taken ID``,
+``ended ID``.
 """
 
 import hashlib
@@ -60,11 +61,25 @@ def put_equal(spool: Spool, waves: int) -> None:
         say("kept", str(wave))
 
 
+def put_and_end(spool: Spool, waves: int) -> None:
+    """Put a message and remove it, wave by wave; every second one is in a file."""
+    for wave in range(waves):
+        name = new_queue_id()
+        say("put", str(wave))
+        content = large(spool, name, b"x") if wave % 2 else bytes(4096)
+        put(spool, name, content, due=1.0).result()
+        say("kept", str(wave))
+        job = spool.fresh.take("main")
+        assert job is not None
+        spool.done(job).result()
+        say("ended", str(wave))
+
+
 def main(folder: str, what: str, waves: str) -> None:
     spool = Spool(Path(folder))
     spool.open()
     say("open", folder)
-    {"run": run, "equal": put_equal}[what](spool, int(waves))
+    {"run": run, "equal": put_equal, "ends": put_and_end}[what](spool, int(waves))
     spool.close()
 
 
