@@ -203,8 +203,10 @@ class InboxProgram(Program):
         web = self._web
         try:
             await self._server.bind()
-            with _named_option("--web"):
+            try:
                 await web.bind()
+            except OSError as error:
+                raise Failure(_why_no_page(error)) from error
             self._refuse_public(web.addresses)
             await asyncio.to_thread(self._store.open)
             self._open_mirror()
@@ -384,21 +386,11 @@ def _webhook_of(settings: Namespace) -> Webhook | None:
     return Webhook(settings.webhook, settings.webhook_limit or 0, settings.label)
 
 
-class _named_option:  # noqa: N801 - used as a function
-    """Let the text of an OSError name the option that helps."""
-
-    def __init__(self, option: str) -> None:
-        self._option = option
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            text = why_not_listening(error).replace(" with -l", f" with {self._option}")
-            if str(WEB_PORT) in text and "stop the program" in text:
-                text += OLD_DEFAULT
-            raise Failure(text) from error
+def _why_no_page(error: OSError) -> str:
+    text = why_not_listening(error, "--web")
+    if str(WEB_PORT) in text and "stop the program" in text:
+        text += OLD_DEFAULT
+    return text
 
 
 def browse(url: str) -> None:

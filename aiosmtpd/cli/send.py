@@ -272,8 +272,6 @@ def _ask_for_password(parser: ArgumentParser) -> str:
 
 
 def _own_name() -> str:
-    import socket
-
     # getfqdn() would ask a resolver, which may be slow.
     name = socket.gethostname()
     return name if re.fullmatch(r"[!-~]{1,255}", name) else "localhost"
