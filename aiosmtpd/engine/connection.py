@@ -353,11 +353,17 @@ class Connection(Wire):
     def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
         """Send *reply* and close; *reason* is for the log. The running command may still end.
 
-        Raises ValueError if *reply* does not begin with a reply code.
+        Does nothing if the connection is already closed. Raises ValueError if *reply* does not
+        begin with a reply code.
         """
         if reply is not None:
             reply = replies.from_hook(reply)
+        if self._closing:
+            return
+        if reply is not None:
             if not self._is_before_tls:
+                # An observer that gets this reply may call this method again.
+                self._closing = True
                 if self._watch is not None:
                     self._watch.reply(self._coded(reply))
                 self.send(self._octets(reply))
@@ -630,6 +636,8 @@ class Connection(Wire):
             octets = replies.octets(status)
         if self._watch is not None:
             self._watch.reply(self._coded(status))
+            if self._closing:
+                raise Disconnected
             if self._watch.deliver is not None:
                 await self._watch.send_reply(octets, is_whole=isinstance(status, Reply))
                 if self._closing:

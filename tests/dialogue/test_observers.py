@@ -471,3 +471,22 @@ async def test_a_hook_that_outlives_its_client_is_reported_first() -> None:
     assert [call[0] for call in seen.calls[-3:]] == ["data", "taken", "ended"]
     # The client had gone, without the reply.
     assert seen.of("taken")[0][1].reply == "250 kept"
+
+
+class Strict:
+    """Ends the connection at the first refusal."""
+
+    def __init__(self) -> None:
+        self.replies: list[str] = []
+
+    def reply(self, server: SMTP, verb: str, reply: str) -> None:
+        self.replies.append(reply)
+        if reply[0] in "45":
+            server.disconnect("421 4.7.0 Enough")
+
+
+async def test_an_observer_may_disconnect_at_a_reply() -> None:
+    strict = Strict()
+    sent = await said([EHLO, b"RCPT TO:<a@b.test>\r\n", b"NOOP\r\n"], strict)
+    assert sent.endswith(b"250 HELP\r\n421 4.7.0 Enough\r\n")
+    assert strict.replies[-2:] == ["503 Error: need MAIL command", "421 4.7.0 Enough"]
