@@ -113,7 +113,7 @@ async def test_a_silent_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> Non
         writer.close()
 
 
-def test_a_client_at_the_end_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_logs_no_error_for_a_client(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as client:
 
         async def end() -> None:
