@@ -50,7 +50,8 @@ class Door:
         self._clients += 1
         self._is_idle.clear()
         try:
-            with suppress(OSError, TimeoutError):
+            # At the end of the desk, asyncio would log each cancelled task as an error.
+            with suppress(OSError, TimeoutError, asyncio.CancelledError):
                 if self._clients <= self._most:
                     await self.answer(reader, writer)
                     async with asyncio.timeout(PATIENCE):

@@ -30,6 +30,11 @@ class _Bound:
     path: str | None = None
     file: os.stat_result | None = None
 
+    @property
+    def is_lost(self) -> bool:
+        """True if the file is gone: no client can connect any more."""
+        return self.path is not None and not os.path.lexists(self.path)
+
     def close(self) -> None:
         """Close the sockets; remove the file, unless another server has replaced it."""
         sockets.close_all(self.sockets)
@@ -46,10 +51,10 @@ class Doors:
         self._bound: dict[Key, _Bound] = {}
 
     async def open(self, admin: Admin) -> None:
-        """Bind the places that are new, all or nothing; raises Failure with one line."""
+        """Bind the places that are new or lost, all or nothing; raises Failure with one line."""
         new: dict[Key, _Bound] = {}
         for key in _keys(admin):
-            if key in self._bound:
+            if key in self._bound and not self._bound[key].is_lost:
                 continue
             try:
                 new[key] = await _bind(*key)
@@ -58,7 +63,10 @@ class Doors:
                     bound.close()
                 why = getattr(error, "strerror", None) or error
                 raise Failure(f"Cannot listen at {key[1]}: {why}", 1) from error
-        self._bound |= new
+        for key, bound in new.items():
+            if key in self._bound:
+                self._bound[key].close()
+            self._bound[key] = bound
 
     def keep(self, admin: Admin) -> None:
         """Close the sockets of all other places."""

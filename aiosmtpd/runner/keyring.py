@@ -13,7 +13,7 @@ import attrs
 
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner.certificates import Checked, Facts, Texts, texts_of
-from aiosmtpd.runner.reader import output_of
+from aiosmtpd.runner.reader import no_answer, output_of
 from aiosmtpd.runner.tables import TLS, Pair
 
 
@@ -55,11 +55,12 @@ class Keyring:
 async def _checked(pairs: Iterable[Pair]) -> list[Checked]:
     """Let a process read and check the files; raises Failure."""
     arguments = json.dumps([attrs.astuple(pair) for pair in pairs])
-    output = await output_of("aiosmtpd.runner.keys", arguments, "the certificates")
+    what = "the certificates"
+    output, code = await output_of("aiosmtpd.runner.keys", arguments, what)
     try:
         found = json.loads(output)
         if "failure" in found:
             raise Failure(found["failure"], found["code"])
         return [Checked.of(one) for one in found["certificates"]]
     except (ValueError, KeyError, TypeError):
-        raise Failure("the process that checks the certificates has failed", 1) from None
+        raise no_answer(what, code) from None

@@ -79,12 +79,12 @@ class Reading:
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise _too_late(CONFIGURATION) from None
                 raise
-        return answer_of(output)
+        return answer_of(output, process.returncode)
 
 
 async def read_again(source: Source) -> Answer:
     """Read it in a process without blocking the event loop; raises as :meth:`Reading.result`."""
-    return answer_of(await output_of(MODULE, source.arguments))
+    return answer_of(*await output_of(MODULE, source.arguments))
 
 
 def command(module: str, arguments: str) -> list[str]:
@@ -93,8 +93,10 @@ def command(module: str, arguments: str) -> list[str]:
     return [sys.executable, *flags, "-m", module, arguments]
 
 
-async def output_of(module: str, arguments: str, what: str = CONFIGURATION) -> bytes:
-    """Run a module, which reads *what*, in a process; return its output. Raises Failure."""
+async def output_of(
+    module: str, arguments: str, what: str = CONFIGURATION
+) -> tuple[bytes, int | None]:
+    """Run a module, which reads *what*; return its output and its exit code. Raises Failure."""
     import asyncio
 
     try:
@@ -116,11 +118,18 @@ async def output_of(module: str, arguments: str, what: str = CONFIGURATION) -> b
         if isinstance(error, TimeoutError):
             raise _too_late(what) from None
         raise
-    return output
+    return output, process.returncode
 
 
 def _cannot_start(what: str, error: OSError) -> Failure:
     return Failure(f"Cannot start the process that reads {what}: {error.strerror or error}", 1)
+
+
+def no_answer(what: str, code: int | None) -> Failure:
+    """Return the failure of a process that has ended without an answer."""
+    why = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    step = "see the lines before, or try aiosmtpd serve --check"
+    return Failure(f"the process that reads {what} has failed ({why}): {step}", 1)
 
 
 def _too_late(what: str) -> Failure:
@@ -134,7 +143,7 @@ class Answer(NamedTuple):
     warnings: tuple[str, ...]
 
 
-def answer_of(output: bytes) -> Answer:
+def answer_of(output: bytes, code: int | None = 0) -> Answer:
     """Return the answer in the output of the process; raises WrongConfiguration or Failure."""
     from aiosmtpd.runner.config import Config
     from aiosmtpd.runner.faults import Fault, WrongConfiguration
@@ -142,7 +151,7 @@ def answer_of(output: bytes) -> Answer:
     try:
         found: dict[str, Any] = json.loads(output)
     except ValueError:
-        raise Failure("the process that reads the configuration has failed", 1) from None
+        raise no_answer(CONFIGURATION, code) from None
     if "faults" in found:
         raise WrongConfiguration([Fault(**fault) for fault in found["faults"]])
     if "failure" in found:

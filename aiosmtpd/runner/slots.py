@@ -47,6 +47,11 @@ class Group:
         self.is_grouped = is_grouped
         self.file = None if is_grouped else sockets.file_of(members[0])
 
+    @property
+    def is_lost(self) -> bool:
+        """True if the file of a Unix socket is gone: no client can connect any more."""
+        return self.file is not None and not os.path.lexists(self.file[0])
+
     def extend(self, count: int) -> None:
         """Have as many sockets as there are slots, if each slot has one."""
         while self.is_grouped and len(self.members) < count:
@@ -93,7 +98,7 @@ class Sockets:
         self._from_systemd: list[tuple[int, str]] | None = None
 
     async def bind(self, places: Iterable[Place], count: int) -> None:
-        """Bind the places that are new, and give each slot its sockets; all or nothing.
+        """Bind the places that are new or lost, and give each slot its sockets; all or nothing.
 
         Raises Failure with one line.
         """
@@ -101,7 +106,7 @@ class Sockets:
         try:
             for place in places:
                 key = _key(place)
-                if key not in self._groups and key not in new:
+                if self._is_missing(key) and key not in new:
                     new[key] = await self._bind(place)
             for group in (*self._all(), *(group for groups in new.values() for group in groups)):
                 group.extend(count)
@@ -111,7 +116,14 @@ class Sockets:
             if isinstance(error, OSError | OverflowError):
                 raise Failure(_why(error), 1) from error
             raise
-        self._groups |= new
+        for key, groups in new.items():
+            # The files are gone: other sockets of the same place serve from now on.
+            _close(self._groups.get(key, ()))
+            self._groups[key] = groups
+
+    def _is_missing(self, key: Listen) -> bool:
+        groups = self._groups.get(key, ())
+        return not groups or any(group.is_lost for group in groups)
 
     def of_slot(self, places: Iterable[Place], slot: int, count: int) -> list[Passed]:
         """Return the sockets of one slot of *count*, in the order of the places."""

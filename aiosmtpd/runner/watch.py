@@ -109,6 +109,7 @@ class Watch:
         """End the desk, and close the places."""
         if self._waiting is not None:
             self._waiting.cancel()
+        self._answer_reloads(["the server ends"])
         if self._keeper is not None:
             await self._keeper.stop()
         self._doors.keep(Admin())
@@ -210,6 +211,9 @@ class Watch:
             self._start_desk()
         # The desk before has copies of its sockets.
         self._doors.keep(self._config.admin)
+        self._answer_reloads(faults)
+
+    def _answer_reloads(self, faults: list[str]) -> None:
         waiting, self._reloaded = self._reloaded, []
         for future in waiting:
             if not future.done():

@@ -50,6 +50,20 @@ async def test_the_control_socket_is_for_its_owner_alone(doors: Doors, tmp_path:
     assert not path.exists()
 
 
+async def test_a_file_that_was_removed_comes_back(doors: Doors, tmp_path: Path) -> None:
+    path = tmp_path / "ctl"
+    await doors.open(at(path))
+    before = doors.descriptors(at(path))["ctl"]
+    await doors.open(at(path))
+    assert doors.descriptors(at(path))["ctl"] == before
+    path.unlink()
+    await doors.open(at(path))
+    assert connects(path)
+    assert doors.descriptors(at(path))["ctl"] != before
+    doors.keep(Admin())
+    assert not path.exists()
+
+
 async def test_the_socket_of_a_server_that_has_gone_is_replaced(
     doors: Doors, tmp_path: Path
 ) -> None:

@@ -111,3 +111,20 @@ async def test_a_silent_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> Non
         async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
         writer.close()
+
+
+def test_the_end_logs_no_error_for_a_client(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as client:
+
+        async def end() -> None:
+            health = Health({"/echo": echo})
+            sock = socket.create_server(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+            await health.start([sock])
+            client.connect(("127.0.0.1", port))
+            # This one is answered, so that the first is served too.
+            assert (await ask(port, get("/echo"))).endswith("<>\n")
+            health.stop()
+
+        asyncio.run(end())
+    assert caplog.text == ""

@@ -132,7 +132,9 @@ async def test_a_process_that_checks_nothing_is_a_failure(
 ) -> None:
     pair = write(tmp_path, "one", "mx.one.test")
     monkeypatch.setattr("aiosmtpd.runner.reader.command", lambda *_: [sys.executable, "-c", ""])
-    with pytest.raises(Failure, match="the process that checks the certificates has failed"):
+    with pytest.raises(
+        Failure, match=r"the process that reads the certificates has failed \(exit code 0\)"
+    ):
         await Keyring(TLS(cert=pair.cert, key=pair.key)).read()
 
 

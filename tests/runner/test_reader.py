@@ -130,8 +130,12 @@ def does(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
 
 @WAYS
 def test_a_process_that_says_nothing_is_one_line(monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
+    text = "the process that reads the configuration has failed"
     does(monkeypatch, "")
-    with pytest.raises(Failure, match=r"^the process that reads the configuration has failed$"):
+    with pytest.raises(Failure, match=rf"^{text} \(exit code 0\): see the lines before, or try"):
+        way(Source())
+    does(monkeypatch, "import os; os.kill(os.getpid(), 9)")
+    with pytest.raises(Failure, match=rf"^{text} \(signal 9\)"):
         way(Source())
 
 

@@ -143,6 +143,21 @@ async def test_a_port_is_tried_until_it_is_free(
     assert len(tries) == 3
 
 
+async def test_a_unix_socket_that_was_removed_comes_back(sockets: Sockets, tmp_path: Path) -> None:
+    file = tmp_path / "sock"
+    place = parse_place(f"lmtp://unix:{file}")
+    await sockets.bind([place], 2)
+    before = sockets.of_slot([place], 0, 2)
+    await sockets.bind([place], 2)
+    assert sockets.of_slot([place], 0, 2) == before
+    file.unlink()
+    await sockets.bind([place], 2)
+    assert sockets.of_slot([place], 0, 2) != before
+    assert file.exists()
+    sockets.close()
+    assert not file.exists()
+
+
 async def test_a_unix_socket_is_one_for_all(sockets: Sockets, tmp_path: Path) -> None:
     place = parse_place(f"lmtp://unix:{tmp_path / 'sock'}")
     await sockets.bind([place], 2)

@@ -17,6 +17,7 @@ from aiosmtpd.runner.exposition import METRICS, render
 from aiosmtpd.runner.tables import Admin, Log
 from aiosmtpd.runner.tally import Tally
 from aiosmtpd.runner.watch import Watch
+from tests.client import PATIENCE
 from tests.runner.test_slot import soon
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
@@ -248,6 +249,14 @@ async def test_a_slow_answer_is_an_error(played: Played, monkeypatch: pytest.Mon
     assert await played.ask("reload") == {"error": "this takes too long, and goes on"}
     # Nothing waits for the end of that reload.
     played.watch.reloaded(True, [])
+
+
+async def test_the_end_answers_a_reload_that_runs(played: Played) -> None:
+    asking = asyncio.ensure_future(played.ask("reload"))
+    await asyncio.sleep(0)
+    await played.watch.stop()
+    answer = await asyncio.wait_for(asking, PATIENCE)
+    assert answer == {"value": {"ok": False, "faults": ["the server ends"]}}
 
 
 async def test_a_mistake_in_an_answer_is_one_line(played: Played) -> None:
