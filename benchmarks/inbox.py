@@ -2,8 +2,8 @@
 
 Run ``python benchmarks/inbox.py``. The intake is a share of the same server with the same observers
 and no store, in turns in one run; each 250 comes after the message is safe. So is the intake while
-a page is open, as a share of that without. The reads are of a store with 100,000 messages, without
-HTTP. All figures stand beside those that are wanted.
+a page is open, as a share of that without. The reads are of a store with 100,000 messages: without
+HTTP as "reads", with HTTP as "served". All figures stand beside those that are wanted.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import gc
 import json
 import os
 import random
-import resource
 import smtplib
 import socket
 import statistics
@@ -156,6 +155,9 @@ class Running:
         with open(f"/proc/{self.process.pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def rss(self) -> str:
+        return rss(str(self.process.pid))
 
 
 def intake(rounds: int, messages: int) -> None:
@@ -427,10 +429,10 @@ def many(name: str, times: int, do: Callable[[], Any]) -> None:
     print(f"{name}: p50 {took[len(took) // 2]:.1f} ms, p99 {took[int(len(took) * 0.99)]:.1f} ms")
 
 
-def rss() -> str:
-    with open("/proc/self/status") as file:
-        now = next(int(line.split()[1]) for line in file if line.startswith("VmRSS"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def rss(process: str = "self") -> str:
+    with open(f"/proc/{process}/status") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    now, peak = (int(fields[name].split()[0]) for name in ("VmRSS", "VmHWM"))
     return f"RSS {now / 1024:.0f} MB, at most {peak / 1024:.0f} MB"
 
 
@@ -455,6 +457,47 @@ def reads(total: int) -> None:
     print(f"after the reads: {rss()}")
     changes(store)
     store.close()
+
+
+def fill(port: int, first: int, step: int, total: int) -> None:
+    """Send every so many of the messages."""
+    with smtplib.SMTP("127.0.0.1", port) as client:
+        for number in range(first, total, step):
+            client.sendmail("shop@example.org", ["bob@example.com"], mail(number))
+
+
+def served(total: int) -> None:
+    """Measure the reads by HTTP, of messages that came by SMTP."""
+    with ExitStack() as stack:
+        server = Running(stack, "store")
+        print(f"empty: {server.rss()}")
+        clients = [Process(target=fill, args=(server.port, one, 4, total)) for one in range(4)]
+        began = time.perf_counter()
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        print(f"{total} messages stored in {time.perf_counter() - began:.0f} s; {server.rss()}")
+        asked = HTTPConnection("127.0.0.1", server.web, timeout=60)
+        stack.callback(asked.close)
+
+        def ask(path: str) -> bytes:
+            asked.request("GET", "/api/v1/" + path)
+            return asked.getresponse().read()
+
+        with timed("the index of the rest"):
+            ask("search?query=nothing-like-this")
+        many("first page by HTTP (wanted: p99 20 ms)", 300, lambda: ask("messages"))
+        many("last page", 50, lambda: ask(f"messages?start={total - 50}"))
+        many("common word with its count (150 ms)", 20, lambda: ask("search?query=shipped"))
+        many("usual word", 20, lambda: ask(f"search?query={WORDS[6]}"))
+        many("to: (50 ms)", 20, lambda: ask("search?query=to:bob77@"))
+        id = json.loads(ask("messages?limit=1"))["messages"][0]["ID"]
+        many("a message (5 ms)", 100, lambda: ask(f"message/{id}"))
+        print(f"after the reads: {server.rss()} (wanted: 150 MB)")
+        with timed("all messages"):
+            size = len(ask("messages?limit=0"))
+        print(f"  {size / 1e6:.0f} MB; {server.rss()} (30 MB more are allowed)")
 
 
 def measure_reads(store: Store, total: int) -> None:
@@ -500,7 +543,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--messages", type=int, default=1000, help="in a round")
     parser.add_argument("--total", type=int, default=100_000, help="in the store that is read")
-    parser.add_argument("--only", choices=["intake", "page", "arrivals", "wait", "large", "reads"])
+    parts = ["intake", "page", "arrivals", "wait", "large", "reads", "served"]
+    parser.add_argument("--only", choices=parts)
     parser.add_argument("--serve", choices=["none", "store"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -518,6 +562,8 @@ def main() -> None:
         large(args.rounds)
     if args.only in (None, "reads"):
         reads(args.total)
+    if args.only in (None, "served"):
+        served(args.total)
 
 
 if __name__ == "__main__":

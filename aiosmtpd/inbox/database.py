@@ -92,6 +92,8 @@ def open_writer(path: Path, *, durable: bool, temporary: bool) -> sqlite3.Connec
         # The writer makes the checkpoints when it has time.
         connection.execute("pragma wal_autocheckpoint = 0")
         connection.execute("pragma cache_size = -8000")
+        # Some builds of SQLite overwrite all that is deleted, which needs as much room in the log.
+        connection.execute("pragma secure_delete = fast")
     except sqlite3.Error as error:
         connection.close()
         raise explained(error, path) from error

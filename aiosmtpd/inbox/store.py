@@ -40,6 +40,7 @@ from aiosmtpd.inbox.records import (
     Summary as Summary,
     Tagging as Tagging,
 )
+from aiosmtpd.inbox.reserve import Reserve
 from aiosmtpd.inbox.rows import Description, describe
 from aiosmtpd.inbox.sessions import Sessions
 from aiosmtpd.inbox.stored import (
@@ -91,6 +92,7 @@ class Store:
         self._readers: reading.Readers | None = None
         self._taker: Taker | None = None
         self._large: Large | None = None
+        self._reserve: Reserve | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
         self._callbacks: tuple[Callable[[Event], None], ...] = ()
@@ -120,6 +122,7 @@ class Store:
             raise StoreError(f"{path} is a folder: name a file, which may be in it")
         self._lock_file = database.locked(path)
         self._folder = path.with_name(path.name + ".large")
+        reserve = self._reserve = Reserve(path)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._taker = Taker(path, self._gate, self._describe, self._filters)
         connection = database.open_writer(
@@ -132,8 +135,11 @@ class Store:
             connection.close()
             raise database.explained(error, path) from error
         self._large = Large(self._folder, self._describe, self._insert_large, durable=self.durable)
-        tidier = Tidier(path, self._folder, self.keep, self._numbers, self._sessions, self._taker)
-        self._writer = Writer(connection, path, self._committed, tidier.tidy)
+        reserve.make()
+        tidier = Tidier(
+            path, self._folder, self.keep, self._numbers, self._sessions, self._taker, reserve
+        )
+        self._writer = Writer(connection, path, self._committed, tidier.tidy, reserve.give_up)
         self._writer.start()
 
     def _load(self, connection: sqlite3.Connection) -> None:
@@ -180,7 +186,8 @@ class Store:
         self._readers.close()
         # Last, so that it copies the write-ahead log to the database.
         self._writer.stop()
-        self._writer = self._readers = self._large = None
+        self._opened(self._reserve).close()
+        self._writer = self._readers = self._large = self._reserve = None
         self._trees.clear()
         self._abandon()
 
@@ -215,7 +222,9 @@ class Store:
         that read or change messages first wait for it. :meth:`counts` has it at once.
         """
         taker, writer = self._opened(self._taker), self._opened(self._writer)
-        if self.durable or self.ignore_duplicates or not taker.can_take(received):
+        is_slow = self.durable or self.ignore_duplicates or not taker.can_take(received)
+        # One commit of many messages might not fit on a disk that is nearly full.
+        if is_slow or self._opened(self._reserve).is_low():
             return self.add(received)
         return taker.take(_dated(received), writer)
 
@@ -309,14 +318,14 @@ class Store:
         """
         if ids is None:
             index = self._numbers.has_index
-            return self._write(
+            return self._free(
                 lambda on, change: changes.delete_all(on, change, self._folder, index=index)
             )
-        return self._write(lambda on, change: changes.delete(on, change, ids, self._folder))
+        return self._free(lambda on, change: changes.delete(on, change, ids, self._folder))
 
     def delete_attempts(self) -> Future[int]:
         """Delete all refused attempts; the result is their number."""
-        return self._write(changes.delete_attempts)
+        return self._free(changes.delete_attempts)
 
     def set_tags(self, ids: Collection[str], tags: Collection[str]) -> Future[int]:
         """Replace the tags of messages; the result is the number of messages.
@@ -353,6 +362,9 @@ class Store:
         self, work: Callable[[sqlite3.Connection, Change], T], future: Future[T] | None = None
     ) -> Future[T]:
         return self._opened(self._writer).submit(work, future)
+
+    def _free(self, work: Callable[[sqlite3.Connection, Change], int]) -> Future[int]:
+        return self._opened(self._writer).submit(work, frees=True)
 
     def _opened(self, part: P | None) -> P:
         if part is None:

@@ -12,6 +12,7 @@ from attrs import define
 from aiosmtpd.inbox import changes
 from aiosmtpd.inbox.keep import Keep
 from aiosmtpd.inbox.numbers import Numbers
+from aiosmtpd.inbox.reserve import Reserve
 from aiosmtpd.inbox.sessions import Sessions
 from aiosmtpd.inbox.taking import Taker
 from aiosmtpd.inbox.writer import Change, Writer
@@ -25,11 +26,17 @@ MOST_PENDING = 5000
 LOG = 32 << 20
 """Bytes of the write-ahead log after which it is copied to the database in spite of other work."""
 
+LOG_IF_LOW = 1 << 19
+"""The same if the disk is nearly full."""
+
 MOST_OVER = 200
 """Messages over the limit before retention removes some in spite of other work."""
 
 FREE_PAGES = 256
 """Free pages that stay in the file, and that are given back at a time."""
+
+FREE_PAGES_IF_LOW = 16
+"""The same if the disk is nearly full: moving pages needs room, too."""
 
 
 @define(eq=False)
@@ -42,10 +49,13 @@ class Tidier:
     numbers: Numbers
     sessions: Sessions
     taker: Taker
+    reserve: Reserve
     _next_check: float = 0.0
 
     def tidy(self, writer: Writer, connection: sqlite3.Connection, idle: bool) -> bool:
         """Do some of the work; return True if there is more."""
+        # Before new messages take the room.
+        self.reserve.make()
         if self._prune(writer, slack=0 if idle else MOST_OVER):
             return True
         if not idle:
@@ -58,13 +68,23 @@ class Tidier:
             return True
         self.sessions.snapshot(writer)
         self.taker.empty_now()
-        if writer.try_now(lambda on, _: changes.drop_some(on)):
+        if writer.try_now(lambda on, _: changes.drop_some(on), frees=True):
+            self._check_log(connection)
             return True
+        return self._give_back(connection)
+
+    def _give_back(self, connection: sqlite3.Connection) -> bool:
+        is_low = self.reserve.is_low()
         free = connection.execute("pragma freelist_count").fetchone()[0]
-        if free > FREE_PAGES:
-            connection.executescript(f"pragma incremental_vacuum({FREE_PAGES})")
+        if free > (FREE_PAGES_IF_LOW if is_low else FREE_PAGES):
+            some = FREE_PAGES_IF_LOW if is_low else FREE_PAGES
+            connection.executescript(f"pragma incremental_vacuum({some})")
+            self._check_log(connection)
             return True
-        connection.execute("pragma wal_checkpoint(passive)")
+        if is_low:
+            self.reserve.shorten(connection)
+        else:
+            connection.execute("pragma wal_checkpoint(passive)")
         return False
 
     def _index(self, writer: Writer) -> None:
@@ -73,10 +93,11 @@ class Tidier:
 
     def _check_log(self, connection: sqlite3.Connection) -> None:
         """Keep the write-ahead log small while there is always work."""
-        if (now := monotonic()) < self._next_check:
+        is_low = self.reserve.is_low()
+        if (now := monotonic()) < self._next_check and not is_low:
             return
         self._next_check = now + 0.5
-        if os.path.getsize(f"{self.path}-wal") > LOG:
+        if os.path.getsize(f"{self.path}-wal") > (LOG_IF_LOW if is_low else LOG):
             connection.execute("pragma wal_checkpoint(passive)")
 
     def _prune(self, writer: Writer, slack: int) -> bool:
@@ -85,7 +106,7 @@ class Tidier:
         over = keep.count is not None and counts.total > keep.count + min(slack, keep.count // 10)
         over = over or (keep.size is not None and counts.size > keep.size)
         if (keep.age is not None or over) and counts.total > 1:
-            return bool(writer.try_now(self._prune_some))
+            return bool(writer.try_now(self._prune_some, frees=True))
         return False
 
     def _prune_some(self, connection: sqlite3.Connection, change: Change) -> int:

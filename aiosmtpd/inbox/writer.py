@@ -81,9 +81,12 @@ Work = Callable[[sqlite3.Connection, Change], T]
 
 
 class Task:
-    """One piece of work, and the future of its result; *undo* is called before it fails."""
+    """One piece of work, and the future of its result; *undo* is called before it fails.
 
-    __slots__ = ("change", "future", "late", "undo", "value", "work")
+    *late* work may wait, and is tried again. If the disk is full, work that *frees* room gets some.
+    """
+
+    __slots__ = ("change", "frees", "future", "late", "undo", "value", "work")
 
     def __init__(
         self,
@@ -92,8 +95,10 @@ class Task:
         undo: Callable[[], None] | None = None,
         *,
         late: bool = False,
+        frees: bool = False,
     ) -> None:
         self.work = work
+        self.frees = frees
         self.undo = undo
         self.late = late
         self.future: Future[Any] = Future() if future is None else future
@@ -123,7 +128,8 @@ class Writer:
 
     *committed* is called with the changes of the tasks after their commit, before their futures
     have their results. *tidy* is called with True when there is no work, else after each commit; it
-    returns True if there is more to tidy up.
+    returns True if there is more to tidy up. *make_room* is called for work that frees room if the
+    disk refuses it; it returns False if it cannot.
     """
 
     def __init__(
@@ -132,11 +138,13 @@ class Writer:
         path: Path,
         committed: Callable[[list[Change]], None],
         tidy: Callable[[Writer, sqlite3.Connection, bool], bool],
+        make_room: Callable[[sqlite3.Connection], bool],
     ) -> None:
         self._connection = connection
         self._path = path
         self._committed = committed
         self._tidy = tidy
+        self._make_room = make_room
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._ended = False
@@ -156,9 +164,11 @@ class Writer:
         work: Work[T],
         future: Future[T] | None = None,
         undo: Callable[[], None] | None = None,
+        *,
+        frees: bool = False,
     ) -> Future[T]:
         """Add work; *future* gets its result. After :meth:`stop`, it fails at once."""
-        task = Task(work, future, undo)
+        task = Task(work, future, undo, frees=frees)
         with self._gate:
             if not self._ended:
                 self._tasks.put(task)
@@ -218,9 +228,9 @@ class Writer:
         """Return True if late tasks wait: each waits until its commit."""
         return bool(self._late)
 
-    def try_now(self, work: Work[T]) -> T | None:
+    def try_now(self, work: Work[T], *, frees: bool = False) -> T | None:
         """Run work in a transaction of its own, only in this thread; return None if it fails."""
-        task = Task(work)
+        task = Task(work, frees=frees)
         self._commit([task])
         return None if task.future.exception() else task.future.result()
 
@@ -313,6 +323,8 @@ class Writer:
             with suppress(sqlite3.Error):
                 connection.rollback()
             if len(batch) == 1:
+                if batch[0].frees and _is_full(error) and self._make_room(connection):
+                    return self._commit(batch)
                 return self._failed(batch[0], error)
             # One of them may be to blame.
             for number, task in enumerate(batch):
@@ -339,3 +351,9 @@ class Writer:
         if isinstance(error, OSError):
             return StoreError(f"{self._path}: {error}")
         return error
+
+
+def _is_full(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    # A limit on the size of files is an error of writing.
+    return code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)

@@ -32,6 +32,18 @@ def test_a_message_appears_without_reload(page: Page, box: Box) -> None:
     assert page.locator("link[rel=icon]").get_attribute("href") == "icon-unread.svg"
 
 
+@pytest.mark.parametrize("width", [1280, 320])
+def test_long_addresses_leave_room_for_the_time(opens: Any, box: Box, width: int) -> None:
+    host = "subdomain.of.a.long.host.name.in.a.long.domain.example.org"
+    message = mail("Long")
+    message.replace_header("From", f"another-sender-with-a-long-name@{host}")
+    message.replace_header("To", f"a-recipient-with-a-long-name@{host}")
+    box.send(message)
+    row = opens(box, width=width).get_by_role("option").first
+    end, begin = (row.locator(one).bounding_box() for one in (".to", "time"))
+    assert end["x"] + end["width"] <= begin["x"]
+
+
 def test_an_open_message_stays_in_its_place(page: Page, box: Box) -> None:
     box.send(mail("First"))
     rows(page).first.click()

@@ -72,6 +72,17 @@ def test_nothing_moves_while_the_page_loads(opens: Any, box: Box, width: int) ->
         assert page.evaluate("window.moved") < 0.001, path
 
 
+def test_the_first_view_needs_six_files(opens: Any, box: Box) -> None:
+    page = opens(box, "livez")
+    files: list[str] = []
+    page.on("request", lambda request: files.append(request.url.removeprefix(box.url)))
+    page.goto(box.url)
+    page.get_by_text("Waiting for mail").wait_for()
+    first = files.index("api/v1/messages?start=0&limit=50")
+    assert sorted(files[:first]) == ["", "kit.js", "list.js", "live.js", "page.js", "style.css"]
+    assert "icon.svg" not in files
+
+
 def test_a_thousand_arrivals_in_a_second(fed: Page) -> None:
     seen = fed.evaluate(BURST, [1000, 2])
     expect(fed.get_by_role("option").first).to_contain_text("Arrival 1999")

@@ -51,6 +51,17 @@ def test_eight_tabs_by_number_and_by_arrows(message: Page) -> None:
     expect(tabs.first).to_have_attribute("aria-selected", "true")
 
 
+def test_recipients_that_the_header_does_not_name(page: Page, box: Box) -> None:
+    box.send(mail("Other", to="Carl <carl@example.org>"), to="eve@example.org")
+    page.get_by_role("option", name="Other").click()
+    expect(page.locator(".names")).to_contain_text("Sent toeve@example.org")
+    box.send(mail("Same", to="carl@example.org"), to="CARL@example.org")
+    page.get_by_role("button", name="1 new").click()
+    page.get_by_role("option", name="Same").click()
+    page.get_by_role("heading", name="Same").wait_for()
+    expect(page.locator(".names")).not_to_contain_text("Sent to")
+
+
 def test_html_shows_in_a_frame_that_fits(message: Page) -> None:
     panel = tab(message, "HTML")
     heading = panel.locator("iframe.shown").content_frame.get_by_role("heading", name="Reset")

@@ -1,6 +1,6 @@
 // The open message, or the open refused attempt: its head, its tabs and its actions.
 
-import { $, button, bytes, complaint, el, fullPerson, get, icon, longTime, plural, remember, remembered, say, send } from './kit.js';
+import { $, button, bytes, commas, complaint, el, fullPerson, get, icon, longTime, plural, remember, remembered, say, send } from './kit.js';
 import { TABS, smtpOf } from './tabs.js';
 
 // A wait that is shorter needs no sign of it.
@@ -180,7 +180,16 @@ export class Message {
       ? el('div', {}, el('dt', {}, label), el('dd', {}, people.map((one, at) => [at ? ', ' : '', el('span', { class: 'person' }, fullPerson(one))]))) : null);
     return el('dl', { class: 'names' },
       names('From', mail.From.Name || mail.From.Address ? [mail.From] : [{ Name: '', Address: '(no sender)' }]),
-      names('To', mail.To), names('Cc', mail.Cc), names('Bcc', mail.Bcc), names('Reply-To', mail.ReplyTo));
+      names('To', mail.To), names('Cc', mail.Cc), names('Bcc', mail.Bcc), this.envelope(), names('Reply-To', mail.ReplyTo));
+  }
+
+  // The recipients of the envelope, if the header names one that is not among them.
+  envelope() {
+    const { To, Cc, Bcc, Envelope, Part } = this.mail;
+    const sent = new Set(Envelope.To.map((one) => one.toLowerCase()));
+    if (Part || ![...To, ...Cc, ...Bcc].some((one) => !sent.has(one.Address.toLowerCase()))) return null;
+    const more = Envelope.To.length > 20 ? `, +${commas(Envelope.To.length - 20)}` : '';
+    return el('div', { title: 'The recipients of the envelope (RCPT): the header names others, too' }, el('dt', {}, 'Sent to'), el('dd', {}, Envelope.To.slice(0, 20).join(', ') + more));
   }
 
   facts() {

@@ -300,8 +300,9 @@ function title() {
   const subject = page.panel === 'faults' ? 'Faults' : page.key && message?.mail && message.key === page.key ? message.mail.Subject : '';
   const text = `${unread ? `(${unread}) ` : ''}${subject ? `${subject.slice(0, 60)} · ` : ''}${page.label || 'Inbox'}`;
   if (document.title !== text) document.title = text;
-  const mark = unread ? 'icon-unread.svg' : 'icon.svg';
   const link = document.querySelector('link[rel=icon]');
+  link.dataset.read ??= link.getAttribute('href');
+  const mark = unread ? 'icon-unread.svg' : link.dataset.read;
   if (link.getAttribute('href') !== mark) link.setAttribute('href', mark);
 }
 
