@@ -143,7 +143,7 @@ class Starter:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         ours = {} if self.foreign else {"PYTHONPATH": str(ROOT)}
-        return {**kept, **ours, "PYTHONPYCACHEPREFIX": str(Path(self._folder.name, "bytecode"))}
+        return {**kept, **ours}
 
     def _run_target(
         self, mode: str, wrapper: tuple[str, ...], folder: Path, errors: Any, more: dict[str, Any]
