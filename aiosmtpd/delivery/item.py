@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from io import BytesIO
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, BinaryIO, Protocol
 
 import attrs
@@ -111,15 +112,16 @@ class Arrival:
 
     def to_json(self) -> str:
         """Return these facts as JSON, in ASCII."""
-        # To encode all facts() at once takes twice as long.
-        fields = [f'"{name}":{encode(getattr(self, name))}' for name in _TEXTS]
+        # To encode all facts() at once takes three times as long.
         return (
-            f"{{{','.join(fields)},"
+            f'{{"client":{quoted(self.client)},"helo":{quoted(self.helo)},'
+            f'"tls":{quoted(self.tls)},"user":{quoted(self.user)},'
+            f'"hostname":{quoted(self.hostname)},"protocol":{quoted(self.protocol)},'
             f'"port":{self.port},'
             f'"time":{self.time!r},'
             f'"smtp_utf8":{"true" if self.smtp_utf8 else "false"},'
-            f'"mail_options":[{",".join(map(encode, self.mail_options))}],'
-            f'"rcpt_options":{encode(dict(self.rcpt_options)) if self.rcpt_options else "{}"}}}'
+            f'"mail_options":[{",".join(map(quoted, self.mail_options))}],'
+            f'"rcpt_options":{json.dumps(dict(self.rcpt_options)) if self.rcpt_options else "{}"}}}'
         )
 
     def facts(self) -> dict[str, Any]:
@@ -148,9 +150,7 @@ def seen_by(arrival: Arrival, recipients: tuple[str, ...]) -> Arrival:
     )
 
 
-_TEXTS = ("client", "helo", "tls", "user", "hostname", "protocol")
 _FACTS = tuple(field.name for field in attrs.fields(Arrival))
-encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @public

@@ -42,7 +42,7 @@ LOG = 64 << 20
 UNSYNCED = 1.0
 """Seconds, at most, of commits that no sync has followed."""
 
-COMPANY = 0.002
+COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
 GATHER = 0.001
@@ -223,9 +223,9 @@ class Writer:
             self._collect(batch, task)
             if not batch:
                 task = self._wait(connection)
-        if batch:
+        if not any(task.urgent for task in batch):
             self._seek_company(batch)
-        if batch and len(batch) < self._usual // 2:
+        elif len(batch) < self._usual // 2:
             # Not a wait for each task: to wake up costs more than the work for one.
             sleep(GATHER)
             with suppress(Empty):
@@ -236,7 +236,7 @@ class Writer:
     def _seek_company(self, batch: list[Task]) -> None:
         """Wait a moment for more tasks, unless one of the batch is urgent."""
         until = monotonic() + COMPANY
-        while not any(task.urgent for task in batch) and len(batch) < ROWS:
+        while 0 < len(batch) < ROWS and not any(task.urgent for task in batch):
             try:
                 task = self._tasks.get(timeout=max(until - monotonic(), 0.0))
             except Empty:
