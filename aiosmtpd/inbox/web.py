@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import h11
 from public import public
@@ -206,6 +206,7 @@ class Web:
             sockets.close_all(self._sockets)
             self._sockets = []
             return
+        await self._stop_accepting()
         for listener in server.servers:
             listener.close()
         if tasks := set(server.server_state.tasks):
@@ -221,6 +222,18 @@ class Web:
         logging.getLogger("uvicorn.error").removeFilter(self._quiet)
         self._sockets = []
         task.result()
+
+    async def _stop_accepting(self) -> None:
+        """Let asyncio finish with the connections that it has just accepted.
+
+        In Python 3.11, it forgets to close them if its server is closed before.
+        """
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            # Only asyncio's own loops for selectors have readers for them.
+            with suppress(NotImplementedError):
+                loop.remove_reader(sock)
+        await asyncio.sleep(0)
 
 
 def _abort(server: Server) -> None:
