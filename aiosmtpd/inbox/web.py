@@ -18,7 +18,7 @@ from uvicorn.server import Server
 from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.listen import sockets
-from aiosmtpd.listen.addresses import Address, Listen, spell
+from aiosmtpd.listen.addresses import Address, Listen, reachable, spell
 
 DEFAULT_PORT = 8025
 
@@ -157,9 +157,8 @@ class Web:
             return ""
         # 127.0.0.1 is what more programs understand.
         host, port = sorted(self._names(), key=lambda one: one[0] != "127.0.0.1")[0]
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         scheme = "https" if self._ssl else "http"
-        return f"{scheme}://{spell((host, port))}{self._services.options.root}"
+        return f"{scheme}://{spell((reachable(host), port))}{self._services.options.root}"
 
     async def bind(self) -> None:
         """Bind the place, without accepting connections; raises OSError with the address in it."""
