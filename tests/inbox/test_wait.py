@@ -51,6 +51,12 @@ class Watched(Store):
                 await asyncio.sleep(0)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a look at the messages that are there all the time it needs."""
+    monkeypatch.setattr(waiting, "LEAST", PATIENCE)
+
+
 @pytest.fixture
 def store() -> Iterator[Watched]:
     with Watched() as opened:
