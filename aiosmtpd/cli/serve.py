@@ -276,7 +276,11 @@ def _serve(settings: Namespace) -> int:
 
     early = Early()
     try:
-        return _run_master(settings, Reading(_source(settings)), early)
+        reading = Reading(_source(settings))
+        try:
+            return _run_master(settings, reading, early)
+        finally:
+            reading.stop()
     except Ended:
         return 0
     except BaseException:

@@ -29,6 +29,9 @@ class Early:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._end)
             self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                # Not SIG_IGN, which other processes would inherit.
+                self._before[number] = signal.signal(number, lambda *_: None)
 
     def hand_over(self, master: Master) -> None:
         """Let the master react; raises Ended if it is to end already."""
