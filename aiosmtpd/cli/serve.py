@@ -278,14 +278,19 @@ def _serve(settings: Namespace) -> int:
     try:
         reading = Reading(_source(settings))
         try:
-            return _run_master(settings, reading, early)
+            code = _run_master(settings, reading, early)
         finally:
             reading.stop()
     except Ended:
-        return 0
+        code = 0
     except BaseException:
         early.close()
         raise
+    if code:
+        early.close()
+    else:
+        early.ignore()
+    return code
 
 
 def _run_master(settings: Namespace, reading: Reading, early: Early) -> int:
@@ -304,7 +309,6 @@ def _run_master(settings: Namespace, reading: Reading, early: Early) -> int:
     try:
         first = reading.result()
     except WrongConfiguration as error:
-        early.close()
         _print_faults(error.faults, sys.stderr)
         return WRONG
     set_up(first.config.log)
