@@ -262,12 +262,21 @@ def _serve(settings: Namespace) -> int:
 
     early = Early()
     try:
-        return _run_master(settings, Reading(_source(settings)), early)
+        reading = Reading(_source(settings))
+        try:
+            code = _run_master(settings, reading, early)
+        finally:
+            reading.stop()
     except Ended:
-        return 0
+        code = 0
     except BaseException:
         early.close()
         raise
+    if code:
+        early.close()
+    else:
+        early.ignore()
+    return code
 
 
 def _run_master(settings: Namespace, reading: Reading, early: Early) -> int:
@@ -286,7 +295,6 @@ def _run_master(settings: Namespace, reading: Reading, early: Early) -> int:
     try:
         first = reading.result()
     except WrongConfiguration as error:
-        early.close()
         _print_faults(error.faults, sys.stderr)
         return WRONG
     set_up(first.config.log)

@@ -29,6 +29,9 @@ class Early:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._end)
             self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._reload)
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                # Not SIG_IGN, which other processes would inherit.
+                self._before[number] = signal.signal(number, lambda *_: None)
 
     def hand_over(self, master: Master) -> None:
         """Let the master react; raises Ended if it is to end already."""
@@ -43,11 +46,17 @@ class Early:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
+    def ignore(self) -> None:
+        """Ignore the signals from now on: another one is not to change the exit code."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_IGN)
+
     def _end(self, *_: object) -> None:
-        if self._master is None:
+        if self._master is not None:
+            self._master.drain()
+        elif not self._has_ended:
             self._has_ended = True
             raise Ended
-        self._master.drain()
 
     def _reload(self, *_: object) -> None:
         if self._master is None:

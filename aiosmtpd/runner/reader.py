@@ -81,6 +81,12 @@ class Reading:
                 raise
         return answer_of(output, process.returncode)
 
+    def stop(self) -> None:
+        """End the process, if it has not ended: it may wait for its file."""
+        self._process.kill()
+        with self._process:
+            pass
+
 
 async def read_again(source: Source) -> Answer:
     """Read it in a process without blocking the event loop; raises as :meth:`Reading.result`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -142,6 +143,9 @@ class Service:
             try:
                 await delivery.open()
             except SpoolError as error:
+                if not os.access(spool.path, os.W_OK | os.X_OK):
+                    # No other folder in there would be better.
+                    raise
                 # In use since a moment ago, or damaged; that one is kept as it is.
                 first = first or error
                 log.error("%s", error)

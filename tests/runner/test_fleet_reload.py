@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from aiosmtpd.runner.config import Config, parse_place
-from aiosmtpd.runner.tables import RetryTable, RouteTable, SpoolTable
+from aiosmtpd.runner.tables import Drain, RetryTable, RouteTable, SpoolTable
 from tests.client import Client
 from tests.delivery.support import until
 from tests.net.program import free_port
@@ -42,7 +42,8 @@ def test_reloads_under_load_disturb_no_client(tmp_path: Path, before: tuple[str,
 
 
 def test_a_session_goes_on_over_a_reload(tmp_path: Path) -> None:
-    with Fleet(tmp_path) as fleet, Client(fleet.port) as client:
+    config = configuration(tmp_path, drain=Drain(linger=60.0, grace=2.0))
+    with Fleet(tmp_path, config) as fleet, Client(fleet.port) as client:
         client.transaction()
         fleet.reload()
         client.ask(b"Subject: x\r\n\r\nbody\r\n.", b"250")

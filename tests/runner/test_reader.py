@@ -147,6 +147,15 @@ def test_a_process_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch, way: An
         way(Source())
 
 
+def test_a_reading_that_is_not_needed_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    does(monkeypatch, "import signal; signal.pause()")
+    reading = Reading(Source())
+    reading.stop()
+    reading.stop()
+    with pytest.raises(Failure, match=r"has failed \(signal 9\)"):
+        reading.result()
+
+
 def test_other_errors_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for error, code in (Failure("no", 7), 7), (RuntimeError("no"), 1):
 

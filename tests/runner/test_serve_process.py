@@ -152,9 +152,33 @@ def held_up(folder: Path) -> Iterator[tuple["subprocess.Popen[str]", TextIO]]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_while_the_file_is_read_ends_it(tmp_path: Path, number: int) -> None:
     with held_up(tmp_path) as (process, _):
+        # Programs that rotate logs send this one: it does nothing.
+        process.send_signal(signal.SIGUSR1)
         process.send_signal(number)
         assert process.communicate(timeout=10)[1] == ""
         assert process.returncode == 0
+
+
+ENDS = """
+import os, signal, sys
+from aiosmtpd.cli.serve import main
+code = main(["a.toml"], "aiosmtpd serve")
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGINT)
+sys.exit(code)
+"""
+
+
+def test_a_signal_at_the_very_end_changes_no_code(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    process = subprocess.Popen([sys.executable, "-c", ENDS], cwd=tmp_path)
+    try:
+        with open(tmp_path / "a.toml", "w"):
+            process.terminate()
+            assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_hangup_while_the_file_is_read_reloads(tmp_path: Path) -> None:

@@ -117,12 +117,15 @@ async def test_a_handler_that_is_missing_is_one_line(tmp_path: Path, talk: Talk)
     assert await talk.task == failed["code"] == 2
 
 
-async def test_a_spool_that_cannot_be_made_is_one_line(tmp_path: Path, talk: Talk) -> None:
+async def test_a_spool_that_cannot_be_made_is_one_line(
+    tmp_path: Path, talk: Talk, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "spool").write_text("a file")
     talk.order(with_spool(tmp_path))
     failed = await talk.hear("failed")
     assert failed["failed"].startswith(f"Cannot use {tmp_path / 'spool' / '0'} as a spool")
     assert await talk.task == 1
+    assert "Cannot use" not in capsys.readouterr().err + caplog.text
 
 
 async def test_the_end_of_the_master_ends_a_worker(
