@@ -39,10 +39,24 @@ class _Transaction(Transaction):
         """Expect the handler to reply for so many of the recipients only."""
         self._expected = number
 
+    async def add_recipient(
+        self, address: str, options: list[str], meanings: dict[str, Any]
+    ) -> None:
+        """Take a forward-path; note how many entries the hook has kept, and what it answered."""
+        server = self._server
+        before = len(server.envelope.rcpt_tos)
+        accepted = False
+        try:
+            await super().add_recipient(address, options, meanings)
+            accepted = str(server._last_status).startswith("2")
+        finally:
+            envelope = server.envelope
+            envelope._unlisted += accepted - (len(envelope.rcpt_tos) - before)
+
     async def _receive(self, source: Source, waited: float = 0.0) -> None:
         # Count now: a handler may change the list of recipients.
         envelope = self._server.envelope
-        self._expected = len(envelope.rcpt_tos) + envelope._unlisted
+        self._expected = max(1, len(envelope.rcpt_tos) + envelope._unlisted)
         await super()._receive(source, waited)
 
 

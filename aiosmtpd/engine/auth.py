@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from public import public
 
 from aiosmtpd.engine import hooks
+from aiosmtpd.engine.wakeup import Disconnected
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.receiver import AUTH_LINE, LineTooLong
 from aiosmtpd.protocol.replies import Refused
@@ -122,16 +123,26 @@ class Authentication:
             raise Refused(replies.UNKNOWN_MECHANISM)
         if server._watch is not None:
             await server._before("auth", words[0])
-        status = await server._call_handler_hook("AUTH", words)
-        if status is not MISSING:
-            if server._watch is not None:
-                success = isinstance(status, str | bytes) and status[:3] in ("235", b"235")
-                server._watch.auth(words[0], success)
-            await server._answer(status)
+        try:
+            status = await server._call_handler_hook("AUTH", words)
+            if status is MISSING:
+                server._last_status = "334"
+                outcome = await methods[words[0]](server, words)
+        except Disconnected:
+            raise
+        except Exception:
+            # An authenticator may raise for a wrong password, and so give any number of tries.
+            self._fail(words[0])
+            raise
+        if status is MISSING:
+            await self._answer(words[0], outcome)
             return
-        server._last_status = "334"
-        outcome = await methods[words[0]](server, words)
-        await self._answer(words[0], outcome)
+        if isinstance(status, str | bytes) and status[:3] in ("235", b"235"):
+            if server._watch is not None:
+                server._watch.auth(words[0], True)
+        else:
+            self._fail(words[0])
+        await server._answer(status)
 
     def _words(self, arg: str | None) -> list[str]:
         """Return the words of an AUTH command; raise Refused if it is not allowed or malformed."""
@@ -172,12 +183,17 @@ class Authentication:
             self._succeed(mechanism)
             await server._answer(outcome.message or replies.AUTHENTICATED)
             return
+        self._fail(mechanism)
+        if not (answered and outcome.handled):
+            await server._answer(outcome.message or replies.CREDENTIALS_INVALID)
+
+    def _fail(self, mechanism: str) -> None:
+        """Count a failure, and tell the observers of it."""
+        server = self._server
         if server._watch is not None:
             server._watch.auth(mechanism, False)
         if server._auth_failures_left is not None:
             server._auth_failures_left -= 1
-        if not (answered and outcome.handled):
-            await server._answer(outcome.message or replies.CREDENTIALS_INVALID)
 
     def _succeed(self, mechanism: str) -> None:
         self._server._masked = 0

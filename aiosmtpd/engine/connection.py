@@ -353,14 +353,13 @@ class Connection(Wire):
     def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
         """Send *reply* and close; *reason* is for the log. The running command may still end.
 
-        Does nothing if the connection is already closed. Raises ValueError if *reply* does not
+        A connection that is already closed gets no reply. Raises ValueError if *reply* does not
         begin with a reply code.
         """
         if reply is not None:
             reply = replies.from_hook(reply)
-        if self._closing:
-            return
-        if reply is not None:
+            if self._closing:
+                return
             if not self._is_before_tls:
                 # An observer that gets this reply may call this method again.
                 self._closing = True
@@ -397,16 +396,16 @@ class Connection(Wire):
         if not self._eof and self._talks_on(raw) and raw.can_write_eof():
             self._linger(raw)
             return
-        self._close_raw(raw)
-        if self._tls_protocol and self._tls is None:
-            # The event loop's own TLS waits half a minute for the peer's close_notify.
+        raw.close()
+        # close() waits for ever for a peer that does not read (docs/reference/limits, "unread
+        # replies"). The event loop's own TLS waits half a minute for the peer's close_notify.
+        if raw.get_write_buffer_size():
+            self._cut_off_later()
+        elif self._tls_protocol and self._tls is None:
             self._cut_off_later(CLOSE_NOTIFY)
 
-    def _close_raw(self, raw: asyncio.Transport) -> None:
-        """Close, but do not wait for ever for a peer that does not read.
-
-        docs/reference/limits, "unread replies".
-        """
+    def _close_without_tls(self, raw: asyncio.Transport) -> None:
+        """Close after TLS has failed: at once, or when the peer has read what waits for it."""
         raw.close()
         if raw.get_write_buffer_size():
             self._cut_off_later()
@@ -611,7 +610,7 @@ class Connection(Wire):
         assert raw is not None, "no ciphertext comes after connection_lost()"
         if alert := tls.output():
             raw.write(alert)
-        self._close_raw(raw)
+        self._close_without_tls(raw)
         self._wakeup.wake()
 
     # Replies.

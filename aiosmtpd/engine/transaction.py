@@ -89,7 +89,7 @@ class Transaction:
     ) -> None:
         """Run a RCPT whose arguments were checked: call the hook, keep the forward-path, reply."""
         server = self._server
-        after = len(server.envelope.rcpt_tos) + 1
+        before = len(server.envelope.rcpt_tos)
         if server._watch is not None:
             await server._before("rcpt", address)
         status = await server._call_handler_hook("RCPT", address, options)
@@ -98,17 +98,11 @@ class Transaction:
             envelope._add_recipients([address], meanings)
             envelope.rcpt_options.extend(options)
             status = replies.RECIPIENT_OK
-        elif len(envelope.rcpt_tos) == after:
+        elif len(envelope.rcpt_tos) > before:
             envelope._recipients.append((address, meanings) if meanings else address)
         else:
-            if len(envelope.rcpt_tos) > after:
-                envelope._recipients.append((address, meanings) if meanings else address)
-            else:
-                line = "envelope.rcpt_tos.append(address)"
-                diagnostics.warn_of_lacking(type(server.event_handler), "handle_RCPT", status, line)
-            # LMTP has one reply for each command that was accepted, whatever the hook keeps.
-            accepted = str(status).startswith("2")
-            envelope._unlisted += accepted - (len(envelope.rcpt_tos) - after + 1)
+            line = "envelope.rcpt_tos.append(address)"
+            diagnostics.warn_of_lacking(type(server.event_handler), "handle_RCPT", status, line)
         await server._answer(status)
 
     def count_transaction(self) -> None:

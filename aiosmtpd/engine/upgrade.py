@@ -113,7 +113,7 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
             connection._watch.tls(str(failure) or type(failure).__name__)
         connection._closing = True
         if connection._raw is not None:
-            connection._close_raw(connection._raw)
+            connection._close_without_tls(connection._raw)
         raise TLSSetupException from failure
     connection._reset_timeout()
     if connection.tls_from_start is None and (tickets := tls.tickets()):

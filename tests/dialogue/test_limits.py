@@ -8,6 +8,7 @@ import pytest
 
 from aiosmtpd.smtp import MISSING, SMTP, Envelope, Session
 
+from .observing import Seen
 from .test_flow import GREETING, OK, PATIENCE, Server, connected, turns
 
 BAD = b"500 Error: bad syntax\r\n"
@@ -71,6 +72,40 @@ class TestErrors:
         server.network.feed((b"NOOP\r\n" + TO_THE_DATA + b".\r\n") * 4 + b"QUIT\r\n")
         await server.over()
         assert server.network.sent.endswith(OK + b"221 Bye\r\n")
+
+
+class Judge:
+    """Answers AUTH itself."""
+
+    async def handle_AUTH(self, server: SMTP, session: Any, envelope: Any, words: list[str]) -> str:
+        return "454 4.7.0 Later"
+
+
+def broken(*_: Any) -> bool:
+    raise LookupError("no such user")
+
+
+@pytest.mark.parametrize(
+    ("handler", "authenticator", "reply"),
+    [(Judge(), None, b"454 4.7.0 Later"), (None, broken, b"451 4.3.0 Internal error")],
+)
+async def test_failures_of_auth_count_however_they_end(
+    handler: Any, authenticator: Any, reply: bytes
+) -> None:
+    """docs/reference/limits, "AUTH failures": temporary failures are tries of a password too."""
+    seen = Seen()
+    server = await connected(
+        handler=handler,
+        authenticator=authenticator,
+        auth_require_tls=False,
+        max_auth_failures=2,
+        observers=[seen],
+    )
+    server.network.feed(b"EHLO client.test\r\n" + b"AUTH PLAIN AGEAYg==\r\n" * 3)
+    await server.over()
+    assert server.network.sent.count(reply) == 2
+    assert b"\r\n421 4.7.0 Too many failed authentications" in server.network.sent
+    assert seen.of("auth") == [("auth", "PLAIN", False)] * 2
 
 
 @pytest.fixture

@@ -60,6 +60,18 @@ class Choose(Taker):
         return "250 OK"
 
 
+class Late(Taker):
+    """Keeps recipients that it then refuses, or fails for."""
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        envelope.rcpt_tos.append(address)
+        if address.startswith("fail"):
+            raise LookupError
+        return "550 no" if address.startswith("no") else "250 OK"
+
+
 class Empty(Taker):
     """Takes the recipients out of the envelope."""
 
@@ -83,7 +95,13 @@ async def replies_to(handler: Any, names: str, *observers: Any) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("handler", "names", "number"), [(Merge(), "a a b", 3), (Expand(), "list", 1)]
+    ("handler", "names", "number"),
+    [
+        (Merge(), "a a b", 3),
+        (Expand(), "list", 1),
+        (Late(), "no a fail b no", 2),
+        (Late(), "no fail", 1),
+    ],
 )
 async def test_a_hook_that_keeps_more_or_less(handler: Any, names: str, number: int) -> None:
     assert await replies_to(handler, names) == OK * number + NEXT
