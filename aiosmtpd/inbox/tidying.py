@@ -59,12 +59,13 @@ class Tidier:
         if self._prune(writer, slack=0 if idle else MOST_OVER):
             return True
         if not idle:
-            if self.numbers.pending >= MOST_PENDING:
-                self._index(writer)
+            if (over := self.numbers.pending - MOST_PENDING) >= 0:
+                # All that are too many: one commit may have stored more than that at once.
+                self._index(writer, over + INDEXED_AT_ONCE)
             self._check_log(connection)
             return True
         if self.numbers.pending:
-            self._index(writer)
+            self._index(writer, INDEXED_AT_ONCE)
             return True
         self.sessions.snapshot(writer)
         self.taker.empty_now()
@@ -87,9 +88,9 @@ class Tidier:
             connection.execute("pragma wal_checkpoint(passive)")
         return False
 
-    def _index(self, writer: Writer) -> None:
+    def _index(self, writer: Writer, limit: int) -> None:
         stop = bool if self.numbers.pending >= MOST_PENDING else writer.has_work
-        writer.try_now(lambda on, _: self.numbers.index_some(on, INDEXED_AT_ONCE, stop))
+        writer.try_now(lambda on, _: self.numbers.index_some(on, limit, stop))
 
     def _check_log(self, connection: sqlite3.Connection) -> None:
         """Keep the write-ahead log small while there is always work."""

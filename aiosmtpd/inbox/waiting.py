@@ -32,7 +32,7 @@ MOST_EXPLAINED = 10
 RECENT = timedelta(seconds=60)
 """The age of the oldest refused attempt that an answer lists, at the beginning of the wait."""
 
-LEAST = 0.25
+LEAST = 0.5
 """Seconds for a look at the messages that are there, also if the wait is to be shorter."""
 
 LATE = 0.02
@@ -244,21 +244,23 @@ async def wait(store: Store, wish: Wish, seconds: float, stopping: asyncio.Event
     deadline = began + seconds
 
     async def run(work: Callable[[], object], end: float) -> bool:
-        return await _is_done(work, stopped, end - loop.time())
+        # A look may have ended after the end of a short wait.
+        return await _is_done(work, stopped, max(end - loop.time(), LATE))
 
     try:
         with store.hurry():
             in_time = await run(watch.look, max(deadline, began + LEAST))
-            while in_time and not (watch.is_enough or stopping.is_set()):
+            is_over = False
+            while in_time and not (is_over or watch.is_enough or stopping.is_set()):
                 ids = await _next(changed, stopped, deadline - loop.time())
                 if is_over := ids == []:
                     # The events of the last messages may be late.
                     await run(partial(store.rows, []), deadline + LATE)
                     ids = _known(changed)
-                some = partial(watch.consider, list(watch.found) if ids is None else ids)
-                in_time = await run(some, deadline + LATE)
-                watch.is_complete = watch.is_complete and in_time
-                in_time = in_time and not is_over
+                if ids != []:
+                    some = partial(watch.consider, list(watch.found) if ids is None else ids)
+                    in_time = await run(some, deadline + LATE)
+                    watch.is_complete = watch.is_complete and in_time
     finally:
         watch.end()
         end()

@@ -79,27 +79,35 @@ class Tokens:
 
     def __iter__(self) -> Iterator[str | Tag]:
         html, position = self._html, 0
+        # Most mails repeat few tags many times.
+        known: dict[str, Tag] = {}
         while found := _MARKUP.search(html, position):
-            if found.start() > position:
-                yield decoded(html[position : found.start()])
-            position = found.end()
-            if found[2] is None:
-                text, position = self._declaration(found.start())
-                yield text
-                continue
-            complete = found[4]
-            while not complete:
-                if position == len(html):
-                    return
-                more = _MORE.match(html, position)
-                complete, position = (more[1], more.end()) if more else ("", len(html))
-            name = found[2].lower()
-            without_tags = not (self.foreign or found[1]) and name in WITHOUT_TAGS
-            yield Tag(name, bool(found[1]), html[found.start(3) : position - 1])
+            start, end = found.span()
+            if start > position:
+                yield decoded(html[position:start])
+            position = end
+            written = html[start:end]
+            tag = known.get(written)
+            if tag is None:
+                if found[2] is None:
+                    text, position = self._declaration(start)
+                    yield text
+                    continue
+                complete = found[4]
+                while not complete:
+                    if position == len(html):
+                        return
+                    more = _MORE.match(html, position)
+                    complete, position = (more[1], more.end()) if more else ("", len(html))
+                tag = Tag(found[2].lower(), bool(found[1]), html[found.start(3) : position - 1])
+                if position == end and end - start < 200 and len(known) < 500:
+                    known[written] = tag
+            without_tags = tag.name in WITHOUT_TAGS and not (self.foreign or tag.closes)
+            yield tag
             if without_tags:
-                begin, position = position, _end_of_raw_text(html, name, position)
+                begin, position = position, _end_of_raw_text(html, tag.name, position)
                 text = html[begin:position]
-                yield decoded(text) if name in _DECODED else text
+                yield decoded(text) if tag.name in _DECODED else text
         yield decoded(html[position:])
 
     def _declaration(self, begin: int) -> tuple[str, int]:

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aiosmtpd.inbox import changes, writer
+from aiosmtpd.inbox import changes, tidying, writer
 from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import Store, StoreError
 from tests.inbox.support import mail, received, row, subjects
@@ -52,6 +53,20 @@ def take(store: Store, content: bytes = TAGGED) -> str:
 )
 def test_each_method_sees_it(store: Store, seen: Callable[[Store, str], object]) -> None:
     assert seen(store, take(store))
+
+
+def test_the_index_keeps_up_with_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "QUIET", 3600.0)
+    monkeypatch.setattr(tidying, "MOST_PENDING", 20)
+    monkeypatch.setattr(tidying, "INDEXED_AT_ONCE", 1)
+    for _ in range(100):
+        take(store)
+    for read in (True, False):
+        # The second begins after all that follows the commit of the first.
+        store.set_read(None, read).result(30)
+    with closing(sqlite3.connect(str(store.path))) as connection:
+        indexed = connection.execute("select value from state where name = 'indexed'").fetchone()
+    assert indexed[0] > 80
 
 
 def test_it_counts_at_once(store: Store) -> None:
