@@ -38,12 +38,24 @@ def has_room() -> bool:
     return not disk.f_flag & os.ST_NOEXEC and min(disk.f_bavail * disk.f_frsize, memory) > ROOM
 
 
+def is_left(folder: Path) -> bool:
+    """Return True for a folder of a run of this user that was killed."""
+    try:
+        is_ours = folder.stat().st_uid == os.getuid()
+    except OSError:
+        return False
+    return is_ours and not Path("/proc", folder.name.split("-")[1]).exists()
+
+
 def work_in_memory() -> None:
     """Put temporary files into memory until the end: a busy disk makes tests take twice as long.
 
     With ``TMPDIR`` they are there, and pytest keeps them.
     """
-    folder = tempfile.mkdtemp(prefix="t-", dir=MEMORY)
+    for left in MEMORY.glob("t-*-*"):
+        if is_left(left):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix=f"t-{os.getpid()}-", dir=MEMORY)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # Processes of other users have folders in it.
     os.chmod(folder, 0o755)

@@ -39,6 +39,8 @@ def test_a_signal_ends_it(number: int) -> None:
 
 SLOW = """
 import asyncio, sys, time
+from aiosmtpd.process import exit
+exit.SETTLE = 0.2
 def tell(text):
     print(text, flush=True)
 class Slow:

@@ -2,25 +2,37 @@
 
 import os
 import smtplib
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tests.client import PATIENCE
 from tests.net.program import Program, environment
+from tests.net.test_cli_wait import run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
 
-def link_in(message: str, *args: str, **variables: str) -> str:
-    """Run the command as a process with this message; return what it prints."""
-    env = environment(**variables)
-    with Program("wait", "-l", "127.0.0.1:0", "--link", *args, env=env) as program:
-        program.listens()
-        with smtplib.SMTP("127.0.0.1", program.port, timeout=PATIENCE) as client:
-            client.sendmail("a@b.test", ["c@d.test"], message.encode())
-        ended = program.ended()
-    assert (ended.code, ended.err) == (0, "")
-    return ended.out
+LinkIn = Callable[..., str]
+
+
+def send(port: int, message: str) -> None:
+    with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+        client.sendmail("a@b.test", ["c@d.test"], message.encode())
+
+
+@pytest.fixture
+def link_in(capfd: pytest.CaptureFixture[str]) -> LinkIn:
+    """Run the command here with a message; return what it prints."""
+
+    def link_in(message: str, *args: str) -> str:
+        assert run("--link", *args, client=partial(send, message=message)) == 0
+        out, err = capfd.readouterr()
+        assert err == ""
+        return out
+
+    return link_in
 
 
 def plain(text: str) -> str:
@@ -36,7 +48,7 @@ def plain(text: str) -> str:
         ("https://x.test/a\u202eb", "https://x.test/a"),
     ],
 )
-def test_an_address_in_text_is_printed_safely(text: str, link: str) -> None:
+def test_an_address_in_text_is_printed_safely(text: str, link: str, link_in: LinkIn) -> None:
     assert link_in(plain(text)) == link + "\n"
 
 
@@ -53,18 +65,21 @@ def test_an_address_in_text_is_printed_safely(text: str, link: str) -> None:
         ("Go to <https://x.test/reset?\ntoken=abc>", "https://x.test/reset?token=abc"),
     ],
 )
-def test_the_end_of_an_address(text: str, link: str) -> None:
+def test_the_end_of_an_address(text: str, link: str, link_in: LinkIn) -> None:
     assert link_in(plain(text)) == link + "\n"
 
 
 def test_an_address_that_the_output_cannot_show() -> None:
-    found = link_in(plain("https://x.test/f\u00fc"), PYTHONIOENCODING="ascii")
-    assert found == "https://x.test/f%C3%BC\n"
+    env = environment(PYTHONIOENCODING="ascii")
+    with Program("wait", "-l", "127.0.0.1:0", "--link", env=env) as program:
+        program.listens()
+        send(program.port, plain("https://x.test/f\u00fc"))
+        assert program.ended() == (0, "https://x.test/f%C3%BC\n", "")
 
 
 @pytest.mark.parametrize(
     "pattern", ["/reset?token=", "*/reset?token=*", "[::1]/reset", "/\\?token/"]
 )
-def test_patterns_may_have_signs_of_addresses(pattern: str) -> None:
+def test_patterns_may_have_signs_of_addresses(pattern: str, link_in: LinkIn) -> None:
     text = "http://[::1]/other and http://[::1]/reset?token=abc."
     assert link_in(plain(text), pattern) == "http://[::1]/reset?token=abc\n"

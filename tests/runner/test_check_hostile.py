@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.runner.test_check import SPOOL, START, faults, write_pair
+from tests.runner.test_check import SPOOL, START, faults, untried, write_pair
 
 HANDLER = START + 'handler = "json:loads"\n'
 CODE = 'handler = "hostile:take"\n'
@@ -20,7 +20,7 @@ CODE = 'handler = "hostile:take"\n'
 @pytest.mark.parametrize("host", ["a..b", "a" * 300])
 def test_a_host_name_that_cannot_be(tmp_path: Path, host: str) -> None:
     text = HANDLER.replace("127.0.0.1:0", f"{host}:25") + f'admin.http = "{host}:9025"\n'
-    assert faults(tmp_path, text) == [
+    assert untried(tmp_path, text) == [
         f":2: listen.1: {host} is not a host name",
         f":4: admin.http: {host} is not a host name",
     ]
@@ -29,7 +29,7 @@ def test_a_host_name_that_cannot_be(tmp_path: Path, host: str) -> None:
 def test_a_file_in_the_place_of_a_socket(tmp_path: Path) -> None:
     text = HANDLER.replace("127.0.0.1:0", f"unix:{tmp_path}/a.toml")
     text += f'admin.socket = "{tmp_path}"\n'
-    assert faults(tmp_path, text) == [
+    assert untried(tmp_path, text) == [
         f":2: listen.1: {tmp_path}/a.toml is there, and is not a socket",
         f":4: admin.socket: {tmp_path} is there, and is not a socket",
     ]
@@ -37,7 +37,7 @@ def test_a_file_in_the_place_of_a_socket(tmp_path: Path) -> None:
 
 def test_the_path_of_a_socket_is_short(tmp_path: Path) -> None:
     text = HANDLER.replace("127.0.0.1:0", f"unix:{tmp_path}/{'s' * 200}")
-    assert "the path of a Unix socket has at most 10" in faults(tmp_path, text)[0]
+    assert "the path of a Unix socket has at most 10" in untried(tmp_path, text)[0]
 
 
 def test_a_maildir_that_cannot_be(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_module_is_found_as_workers_do(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="Linux has files of this kind")
 def test_a_certificate_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.key").touch(0o640)
-    (found,) = faults(tmp_path, HANDLER + 'tls = { cert = "/proc/self/mem", key = "a.key" }\n')
+    (found,) = untried(tmp_path, HANDLER + 'tls = { cert = "/proc/self/mem", key = "a.key" }\n')
     assert found == ":4: tls.cert: the two files cannot be read: Input/output error"
 
 
@@ -101,5 +101,5 @@ def test_a_key_with_a_pass_phrase(tmp_path: Path) -> None:
     (tmp_path / "a.key").write_bytes(
         key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"pass"))
     )
-    (found,) = faults(tmp_path, HANDLER + 'tls = { cert = "a.pem", key = "a.key" }\n')
+    (found,) = untried(tmp_path, HANDLER + 'tls = { cert = "a.pem", key = "a.key" }\n')
     assert found == ":4: tls.key: the key has a pass phrase: store it without one"
