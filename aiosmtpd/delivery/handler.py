@@ -419,7 +419,9 @@ class Delivery:
 
     async def _store(self, courier: Courier, message: _Message, parts: list[_Part]) -> str:
         began, landing = time.monotonic(), self._landing_here()
-        stored = self._spool.put(
+        stored = landing.expect()
+        self._spool.put_for(
+            stored,
             queue_id=message.queue_id,
             sender=message.sender,
             arrival=message.arrival,
@@ -428,7 +430,7 @@ class Delivery:
             due=message.arrival.time,
         )
         try:
-            await landing.wait_patiently(stored)
+            await stored.here
         except TimeoutError:
             # If the disk has not begun with it, it is not stored; else it may come twice.
             stored.cancel()

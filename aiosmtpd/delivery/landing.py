@@ -32,18 +32,19 @@ class Landing:
         self._timer: asyncio.TimerHandle | None = None
         self._due_once: set[Callable[[], object]] = set()
 
-    def wait_patiently(self, future: Future[T]) -> asyncio.Future[T]:
-        """Return a future like :meth:`wait`; it raises TimeoutError after *patience* seconds.
+    def expect(self) -> Parcel:
+        """Return a parcel; its ``here`` raises TimeoutError after *patience* seconds.
 
         One timer serves all of them: a timer for each costs as much as half a commit.
         """
-        here, patient = self.wait(future), self._patient
+        parcel = Parcel(self)
+        here, patient = parcel.here, self._patient
         while patient and patient[0][1].done():
             patient.popleft()
         patient.append((self.loop.time() + self._patience, here))
         if self._timer is None:
             self._timer = self.loop.call_later(self._patience, self._lose_patience)
-        return here
+        return parcel
 
     def _lose_patience(self) -> None:
         patient, now = self._patient, self.loop.time()
@@ -63,10 +64,14 @@ class Landing:
 
     def _land(self, here: asyncio.Future[Any], future: Future[Any]) -> None:
         """Called in the thread that has the result."""
+        self.deliver(settle, here, future)
+
+    def deliver(self, function: Callable[..., object], *args: object) -> None:
+        """Let the loop make a call, which raises nothing; do nothing if it is closed."""
         try:
-            self.call([(settle, (here, future))])
+            self.call([(function, args)])
         except RuntimeError:
-            # The loop is closed, and with it all that waited.
+            # With the loop, all that waited has ended.
             pass
 
     def call(self, calls: list[Call]) -> None:
@@ -98,6 +103,36 @@ class Landing:
         while self._arrived:
             function, arguments = self._arrived.popleft()
             function(*arguments)
+
+
+class Parcel:
+    """A result on its way into a future of the loop, ``here``.
+
+    It is what a task of another thread knows of a ``concurrent.futures.Future``, which would take
+    longer to make than the rest of the way: each has a lock of its own.
+    """
+
+    __slots__ = ("_is_wanted", "_landing", "here")
+
+    def __init__(self, landing: Landing) -> None:
+        self.here: asyncio.Future[Any] = landing.loop.create_future()
+        self._landing = landing
+        self._is_wanted = True
+
+    def cancel(self) -> None:
+        """Tell a task that has not begun that it is not wanted any more."""
+        self._is_wanted = False
+
+    # In the other thread.
+
+    def set_running_or_notify_cancel(self) -> bool:
+        return self._is_wanted
+
+    def set_result(self, result: Any) -> None:
+        self._landing.deliver(_end, self.here, result, None)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        self._landing.deliver(_end, self.here, None, exception)
 
 
 class Ferry:
@@ -179,6 +214,15 @@ class _Trip:
         """Called in the other loop, after the coroutine has begun."""
         if self.task is not None:
             self.task.cancel()
+
+
+def _end(here: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if here.done():
+        return
+    if error is not None:
+        here.set_exception(error)
+    else:
+        here.set_result(result)
 
 
 def settle(here: asyncio.Future[Any], ended: Future[Any] | asyncio.Future[Any]) -> None:

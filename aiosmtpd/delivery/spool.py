@@ -36,7 +36,7 @@ from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orpha
 from aiosmtpd.delivery.lock import FolderLock
 from aiosmtpd.delivery.rows import DIED as DIED
 from aiosmtpd.delivery.tally import Fresh as Fresh, Job as Job, Tally
-from aiosmtpd.delivery.writer import Task, Writer
+from aiosmtpd.delivery.writer import Receiver, Task, Writer
 
 LOOK = 0.5
 """Seconds for which the free space of the disk is remembered."""
@@ -175,6 +175,30 @@ class Spool:
         :exc:`Duplicate` or :exc:`SpoolError`. If it is cancelled in time, the message is not
         stored. A :class:`Large` must be finished; it belongs to the spool from now on.
         """
+        future: Future[None] = Future()
+        self.put_for(
+            future,
+            queue_id=queue_id,
+            sender=sender,
+            arrival=arrival,
+            content=content,
+            parts=parts,
+            due=due,
+        )
+        return future
+
+    def put_for(
+        self,
+        receiver: Receiver,
+        *,
+        queue_id: str,
+        sender: str,
+        arrival: Arrival,
+        content: bytes | Large,
+        parts: Sequence[tuple[str, tuple[str, ...]]],
+        due: float,
+    ) -> None:
+        """Store a message like :meth:`put`; *receiver* gets the result."""
         if not VALID.fullmatch(queue_id) or not parts:
             raise ValueError("a message needs a queue id and at least one route")
         dropped = None
@@ -194,7 +218,7 @@ class Spool:
         put = rows.Put(self._tally, item, arrival, parts, float(due))
         size = len(content) if isinstance(content, bytes) else 0
         together = rows.put_fresh if put.is_fresh else None
-        return self._submit(Task(put, size, dropped=dropped, together=together))
+        self._submit(Task(receiver, put, size, dropped=dropped, together=together))
 
     def due(
         self,
@@ -211,7 +235,7 @@ class Spool:
         """
         without = frozenset(routes_not), frozenset(claimed)
         work = partial(rows.due_jobs, self._tally, self._large, now, limit, *without)
-        return self._change(work, is_read=True) if fresh else self._submit(Task(work))
+        return self._change(work, is_read=True) if fresh else self._ask(work)
 
     def next_due(
         self, routes_not: Collection[str] = (), claimed: Collection[int] = ()
@@ -223,7 +247,7 @@ class Spool:
     def dues(self, claimed: Collection[int] = ()) -> Future[dict[str, float]]:
         """Return the time of the next delivery of each route, without those in :attr:`fresh`."""
         work = partial(rows.dues, frozenset(), frozenset(claimed))
-        return self._submit(Task(work, writes=False))
+        return self._ask(work, writes=False)
 
     @property
     def fresh(self) -> Fresh:
@@ -237,7 +261,7 @@ class Spool:
         """
         # Not without the sync if this removes a file, or the row might be back without the file.
         urgent = not isinstance(job.item.content, bytes)
-        return self._submit(Task(rows.Done(self._tally, job), together=rows.end, urgent=urgent))
+        return self._ask(rows.Done(self._tally, job), together=rows.end, urgent=urgent)
 
     def is_suspect(self, job: Job) -> bool:
         """Return True if this delivery may have ended the process before this one.
@@ -304,22 +328,22 @@ class Spool:
 
         This is how ``aiosmtpd queue`` works. Call :meth:`due` and :meth:`retried` then.
         """
-        return self._submit(Task(self._look_for_changes, writes=False))
+        return self._ask(self._look_for_changes, writes=False)
 
     def routes(self) -> Future[list[str]]:
         """Return the names of routes for which deliveries wait, without those in :attr:`fresh`."""
-        return self._submit(Task(partial(rows.routes, without=frozenset()), writes=False))
+        return self._ask(partial(rows.routes, without=frozenset()), writes=False)
 
     def retried(self) -> Future[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
 
         Try them at once, even if they are known not to work.
         """
-        return self._submit(Task(rows.retried))
+        return self._ask(rows.retried)
 
     def counts(self) -> Future[Counts]:
         """Count what is in the spool."""
-        return self._submit(Task(self._count, writes=False))
+        return self._ask(self._count, writes=False)
 
     def _change(
         self, work: Callable[[sqlite3.Connection], Any], *, is_read: bool = False
@@ -334,14 +358,20 @@ class Spool:
             self._tally.fresh.unread = not is_read
             return work(connection)
 
-        return self._submit(Task(file_and_work))
+        return self._ask(file_and_work)
 
-    def _submit(self, task: Task) -> Future[Any]:
+    def _ask(self, work: Any, **values: Any) -> Future[Any]:
+        """Submit a task; return the future of its result."""
+        future: Future[Any] = Future()
+        self._submit(Task(future, work, **values))
+        return future
+
+    def _submit(self, task: Task) -> None:
         writer = self._writer
         if writer is not None:
-            return writer.submit(task)
-        task.refuse(SpoolError(f"The spool {self.folder} is closed: open it"), undone=True)
-        return task.future
+            writer.submit(task)
+        else:
+            task.refuse(SpoolError(f"The spool {self.folder} is closed: open it"), undone=True)
 
     def _make_folders(self) -> None:
         make_folder(self.folder)

@@ -6,11 +6,10 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Protocol
 
 from aiosmtpd.delivery.database import (
     BUSY,
@@ -68,8 +67,21 @@ Together = Callable[[sqlite3.Connection, list[Any]], None]
 """Does the works of several tasks."""
 
 
+class Receiver(Protocol):
+    """An object that gets the result of a task, in the thread: a Future, or one that is lighter."""
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Return False if the task is not wanted any more: it is not run then."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Take the result."""
+
+    def set_exception(self, exception: BaseException | None, /) -> None:
+        """Take the exception that the task has raised."""
+
+
 class Task:
-    """One piece of work: a function of the connection, and the future of its result.
+    """One piece of work: a function of the connection, and the receiver of its result.
 
     *size* is in bytes. *dropped* is called if the work has certainly not been done. With
     *together*, this is called for all such tasks of a commit, before the work of the others. A task
@@ -80,7 +92,7 @@ class Task:
     __slots__ = (
         "dropped",
         "error",
-        "future",
+        "receiver",
         "size",
         "together",
         "urgent",
@@ -91,6 +103,7 @@ class Task:
 
     def __init__(
         self,
+        receiver: Receiver,
         work: Any,
         size: int = 0,
         writes: bool = True,
@@ -98,13 +111,13 @@ class Task:
         together: Together | None = None,
         urgent: bool = True,
     ) -> None:
+        self.receiver = receiver
         self.work = work
         self.size = size
         self.writes = writes
         self.dropped = dropped
         self.together = together
         self.urgent = urgent
-        self.future: Future[Any] = Future()
         self.value: Any = None
         self.error: Exception | None = None
 
@@ -112,7 +125,7 @@ class Task:
         """Fail with *error*; *undone* says that nothing of it is in the database."""
         if undone and self.dropped:
             self.dropped()
-        self.future.set_exception(error)
+        self.receiver.set_exception(error)
 
 
 class Writer:
@@ -151,14 +164,13 @@ class Writer:
         """Start the thread."""
         self._thread.start()
 
-    def submit(self, task: Task) -> Future[Any]:
-        """Add a task; after a failure, or after :meth:`stop`, its future fails at once."""
+    def submit(self, task: Task) -> None:
+        """Add a task; after a failure, or after :meth:`stop`, it fails at once."""
         with self._gate:
             if not self._ended:
                 self._tasks.put(task)
-                return task.future
+                return
         task.refuse(self._refusal(), undone=True)
-        return task.future
 
     def stop(self) -> None:
         """Wait for the tasks that were added, and close the database."""
@@ -208,7 +220,7 @@ class Writer:
         with suppress(Empty):
             while True:
                 task = self._tasks.get_nowait()
-                if task is not None and task.future.set_running_or_notify_cancel():
+                if task is not None and task.receiver.set_running_or_notify_cancel():
                     task.refuse(self._refusal(), undone=True)
 
     def _next_batch(self, connection: sqlite3.Connection) -> list[Task]:
@@ -249,7 +261,7 @@ class Writer:
         """Add *task* and those that follow it to a batch, within limits."""
         size = sum(one.size for one in batch)
         while task is not None:
-            if task.future.set_running_or_notify_cancel():
+            if task.receiver.set_running_or_notify_cancel():
                 batch.append(task)
                 size += task.size
             elif task.dropped:
@@ -294,7 +306,7 @@ class Writer:
             self._written += sum([task.size for task in batch]) + ROW * len(batch) + COMMIT
         for task in batch:
             if task.error is None:
-                task.future.set_result(task.value)
+                task.receiver.set_result(task.value)
             else:
                 task.refuse(task.error, undone=True)
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 import smtplib
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +175,12 @@ def test_a_chunked_message_that_is_given_up(tmp_path: Path) -> None:
 
 
 def test_a_slow_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck: Future[None] = Future()
+    stuck: list[Any] = []
     monkeypatch.setattr(module, "PATIENCE", 0.05)
-    monkeypatch.setattr(Spool, "put", lambda *_, **__: stuck)
+    monkeypatch.setattr(Spool, "put_for", lambda _, receiver, **__: stuck.append(receiver))
     with delivering(tmp_path, route(Place())) as (_, controller):
         assert send(controller, "bo@b.test") == "451 4.3.0 Message not stored, try again later"
-    assert stuck.cancelled()
+    assert [one.set_running_or_notify_cancel() for one in stuck] == [False]
 
 
 def test_a_disk_that_fails(

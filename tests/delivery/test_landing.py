@@ -3,12 +3,11 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery.landing import Ferry, Landing
+from aiosmtpd.delivery.landing import Ferry, Landing, Parcel
 from tests.client import PATIENCE
 
 
@@ -117,12 +116,34 @@ async def test_a_loop_that_has_ended_is_an_error(other: Other) -> None:
 
 async def test_one_timer_ends_each_wait() -> None:
     landing = Landing(asyncio.get_running_loop(), 0.05)
-    ended: Future[str] = Future()
-    waits = [landing.wait_patiently(one) for one in (Future[str](), ended, Future[str]())]
-    ended.set_result("now")
-    assert await waits[1] == "now"
+    parcels = [landing.expect() for _ in range(3)]
+    parcels[1].set_result("now")
+    assert await parcels[1].here == "now"
     for _ in range(2):
-        for late in waits[0], waits[2]:
+        for late in parcels[0], parcels[2]:
             with pytest.raises(TimeoutError):
-                await late
-        waits = [landing.wait_patiently(Future[str]()) for _ in range(3)]
+                await late.here
+        parcels = [landing.expect() for _ in range(3)]
+
+
+async def test_parcels_come_from_threads() -> None:
+    landing = Counted(asyncio.get_running_loop(), PATIENCE)
+    parcels = [landing.expect() for _ in range(3)]
+    assert await asyncio.to_thread(parcels[0].set_running_or_notify_cancel)
+    await asyncio.to_thread(parcels[0].set_result, "a")
+    await asyncio.to_thread(parcels[1].set_exception, OSError("b"))
+    assert await parcels[0].here == "a"
+    with pytest.raises(OSError, match="b"):
+        await parcels[1].here
+    parcels[2].cancel()
+    assert not parcels[2].set_running_or_notify_cancel()
+    parcels[2].here.cancel()
+    parcels[2].set_result("late")
+
+
+async def test_a_parcel_for_a_closed_loop_is_dropped(other: Other) -> None:
+    landing = Landing(other.loop, PATIENCE)
+    parcel = Parcel(landing)
+    other.end()
+    parcel.set_result("late")
+    assert not parcel.here.done()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from aiosmtpd.delivery import writer
+from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.spool import Duplicate, SpoolError
 from tests.delivery.spooling import PATIENCE, due, large, opened, put, read
 from tests.delivery.support import until
@@ -95,3 +97,13 @@ def spool_of(folder: Path) -> Path:
     """Return a new spool."""
     with opened(folder):
         return folder
+
+
+def test_the_log_of_small_commits_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHECKPOINT", 1 << 20)
+    with opened(tmp_path / "spool") as spool:
+        for _ in range(100):
+            put(spool, new_queue_id(), due=1.0).result(PATIENCE)
+        assert (tmp_path / "spool" / "spool.db-wal").stat().st_size < 1 << 20
