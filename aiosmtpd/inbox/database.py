@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -125,6 +126,12 @@ def make_index(connection: sqlite3.Connection) -> bool:
     except sqlite3.OperationalError:
         return False
     return True
+
+
+def vacuum(connection: sqlite3.Connection) -> None:
+    """Give back the free space of the file; on a full disk, it keeps its size."""
+    with suppress(sqlite3.Error):
+        connection.execute("vacuum")
 
 
 def explained(error: sqlite3.Error, path: Path) -> StoreError:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
 
@@ -234,7 +233,7 @@ class Store:
     def _describe(self, received: Received, id: str = "") -> Description:
         content = received.content
         source = (
-            InMemory(content) if isinstance(content, bytes) else InFile(partial(_open, content))
+            InMemory(content) if isinstance(content, bytes) else InFile(lambda: content.open("rb"))
         )
         created = received.created or datetime.now().astimezone()
         return describe(source, received, created, self.tagging, id)
@@ -354,7 +353,7 @@ class Store:
             while changes.drop_some(connection):
                 pass
             self._numbers.index_some(connection, -1)
-            change.afterwards.append(lambda: _vacuum(connection))
+            change.afterwards.append(lambda: database.vacuum(connection))
 
         return self._write(compact)
 
@@ -597,13 +596,3 @@ def _dated(received: Received) -> Received:
     if received.created is None:
         return evolve(received, created=datetime.now().astimezone())
     return received
-
-
-def _open(path: Path) -> BinaryIO:
-    return path.open("rb")
-
-
-def _vacuum(connection: sqlite3.Connection) -> None:
-    # On a full disk, the file keeps its size.
-    with suppress(sqlite3.Error):
-        connection.execute("vacuum")
