@@ -215,7 +215,8 @@ def begin(folder: Path, mutation: Mutation | None) -> int:
     os.dup2(nowhere, 2)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     signal.alarm(LONGEST_RUN)
-    os._exit(pytest.main(["-x", "-q", "-p", "pytest_asyncio.plugin", *TESTS]))
+    # The options of the project need pytest-xdist.
+    os._exit(pytest.main(["-o", "addopts=", "-x", "-q", "-p", "pytest_asyncio.plugin", *TESTS]))
 
 
 def survivors(found: Iterator[Mutation], folders: list[Path]) -> Iterator[Mutation]:
