@@ -6,9 +6,10 @@ A source belongs to one message. Its reader, the server (for ``handle_DATA``) or
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from io import BytesIO
-from typing import Protocol
+from typing import Any, Protocol
 
 from public import public
 
@@ -86,23 +87,44 @@ class BodyStream:
     """The mail data of one message while it arrives, as an asynchronous iterator of ``bytes``.
 
     Stuffed dots are removed. If the handler does not read, the client waits, and so do the bytes
-    that it has sent meanwhile, at most 64 KiB and one read. Raises :exc:`IncompleteBody`.
+    that it has sent meanwhile, at most 64 KiB and one read. Raises :exc:`IncompleteBody`, also to
+    a task that reads after the hook has returned.
     """
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._reader: asyncio.Task[Any] | None = None
+        self._is_over = False
 
     def __aiter__(self) -> BodyStream:
         return self
 
     async def __anext__(self) -> bytes:
-        if not (piece := await self._source.read()):
+        if not (piece := await self.read()):
             raise StopAsyncIteration
         return piece
 
     async def read(self) -> bytes:
         """Return the next bytes, as many as there are, and none at the end of the message."""
-        return await self._source.read()
+        if self._is_over:
+            raise IncompleteBody
+        self._reader = asyncio.current_task()
+        try:
+            return await self._source.read()
+        except asyncio.CancelledError:
+            if not self._is_over or self._reader is None:
+                raise
+            self._reader.uncancel()
+            raise IncompleteBody from None
+        finally:
+            self._reader = None
+
+    async def end(self) -> None:
+        """End the reading: the hook has returned, and the connection has one reader at a time."""
+        self._is_over = True
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.sleep(0)
 
 
 class DotSource:

@@ -303,17 +303,20 @@ class Transaction:
     async def _stream(self, source: Source) -> Any:
         """Give the message to ``handle_BODY`` while it arrives; return the answer."""
         wanted, status, watch = False, MISSING, self._server._watch
+        body = BodyStream(source)
         try:
             if watch is not None:
                 await self._before_handler(watch)
-            status = await self._server._call_new_hook("BODY", BodyStream(source))
+            status = await self._server._call_new_hook("BODY", body)
             wanted = not _is_refusal(status)
         except IncompleteBody:
             # source.finish(), called by _finish() below, raises the reason.
             pass
         except Exception:
+            await body.end()
             await self._finish(source, False, watch)
             raise
+        await body.end()
         # A cancelled hook does not come here: the server stops, and waits for no mail data.
         await self._finish(source, wanted, watch)
         return replies.OK if status is MISSING else status
