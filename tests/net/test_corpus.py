@@ -1,4 +1,4 @@
-"""Five hundred messages of every size and kind: each arrives byte for byte, however it is cut."""
+"""A thousand messages of every size and kind: each arrives byte for byte, however it is cut."""
 
 import base64
 import hashlib
@@ -15,7 +15,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from tests.client import Client
 from tests.net.support import serving
 
-MESSAGES = 500
+MESSAGES = 1000
 LARGEST = 5 * 10**6
 CUT_BELOW = 10**6
 """Bytes up to which a message is also sent cut at random places."""
