@@ -152,6 +152,7 @@ def test_a_client_that_goes_while_a_thread_writes(monkeypatch: pytest.MonkeyPatc
             wrote.set()
 
     monkeypatch.setattr("tempfile.SpooledTemporaryFile.rollover", slow)
+    monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.05)
     ended = Ended()
     before = files()
     with serving(Catcher(), spill_size=1000, observers=[ended]) as controller:
