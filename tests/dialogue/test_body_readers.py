@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd.smtp import SMTP, BodyStream, IncompleteBody
-from tests.dialogue.observing import DATA, EHLO, MAIL, OK, PATIENCE, RCPT, Conversation
+from tests.dialogue.observing import DATA, EHLO, MAIL, OK, PATIENCE, RCPT, Conversation, said
 
 
 class Leaves:
@@ -45,3 +45,18 @@ async def test_a_reader_ends_when_the_hook_has_returned(
     with pytest.raises(IncompleteBody):
         await handler.bodies[0].read()
     await conversation.end()
+
+
+async def test_a_reader_that_is_cancelled_leaves_the_rest() -> None:
+    class Cancels:
+        async def handle_BODY(self, _: SMTP, session: Any, envelope: Any, body: BodyStream) -> str:
+            reader = asyncio.create_task(body.read())
+            await asyncio.sleep(0)
+            reader.cancel()
+            await asyncio.wait([reader])
+            assert reader.cancelled()
+            rest = b"".join([piece async for piece in body])
+            return f"250 {rest.decode().strip()}"
+
+    sent = await said([EHLO, MAIL, RCPT, DATA, b"one\r\n.\r\n"], handler=Cancels())
+    assert sent.endswith(b"250 one\r\n")

@@ -110,3 +110,17 @@ async def test_a_hook_whose_own_task_is_cancelled_has_no_reply() -> None:
     sent = await conversation.say(EHLO, b"NOOP\r\n")
     await conversation.over()
     assert sent.endswith(b"250 HELP\r\n")
+
+
+async def test_a_cancelled_authenticator_has_no_reply() -> None:
+    async def judge(*_: Any) -> AuthResult:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await cancelled()
+        return AuthResult(success=True)
+
+    conversation = Conversation(authenticator=judge, auth_require_tls=False)
+    sent = await conversation.say(EHLO, b"AUTH PLAIN %s\r\n" % plain(b"right"))
+    await conversation.over()
+    assert sent.endswith(b"250 HELP\r\n")

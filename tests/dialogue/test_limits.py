@@ -77,8 +77,11 @@ class TestErrors:
 class Judge:
     """Answers AUTH itself."""
 
+    def __init__(self, reply: str = "454 4.7.0 Later") -> None:
+        self.reply = reply
+
     async def handle_AUTH(self, server: SMTP, session: Any, envelope: Any, words: list[str]) -> str:
-        return "454 4.7.0 Later"
+        return self.reply
 
 
 def broken(*_: Any) -> bool:
@@ -106,6 +109,14 @@ async def test_failures_of_auth_count_however_they_end(
     assert server.network.sent.count(reply) == 2
     assert b"\r\n421 4.7.0 Too many failed authentications" in server.network.sent
     assert seen.of("auth") == [("auth", "PLAIN", False)] * 2
+
+
+async def test_a_hook_that_accepts_leaves_all_tries() -> None:
+    judge = Judge("235 2.7.0 Welcome")
+    server = await connected(handler=judge, auth_require_tls=False, max_auth_failures=1)
+    server.network.feed(b"EHLO client.test\r\n" + b"AUTH PLAIN AGEAYg==\r\n" * 2 + b"QUIT\r\n")
+    await server.over()
+    assert server.network.sent.endswith(b"235 2.7.0 Welcome\r\n" * 2 + b"221 Bye\r\n")
 
 
 @pytest.fixture
