@@ -22,6 +22,7 @@ if hasattr(os, "geteuid") and os.geteuid() != 0:
 SCRIPT = """
 mount --make-rprivate / && mount --rbind / / && mount -o remount,ro,bind / || exit 3
 mount --bind "$1" "$1" && mount -o remount,rw,bind "$1" && cd "$1" || exit 3
+mount --bind "$2" "$2" && mount -o remount,ro,bind "$2" || exit 3
 touch "$2/written" 2>/dev/null && exit 4
 exec "$3" -m aiosmtpd serve a.toml
 """

@@ -44,7 +44,8 @@ function load(canvas, address, isCurrent) {
   for (const other of canvas.querySelectorAll('iframe:not(.shown)')) other.remove();
   const frame = el('iframe', { sandbox: 'allow-popups allow-popups-to-escape-sandbox', title: 'The HTML of the message', src: place(address), referrerpolicy: 'no-referrer' });
   const show = () => {
-    if (!frame.isConnected || !isCurrent()) return;
+    // Once: a later frame may be on its way when the time is over.
+    if (frame.classList.contains('shown') || !frame.isConnected || !isCurrent()) return;
     for (const other of canvas.querySelectorAll('iframe')) if (other !== frame) other.remove();
     frame.classList.add('shown');
   };
