@@ -34,7 +34,7 @@ PAUSE = 0.02
 LATEST = 0.25
 """Seconds by which work may be late, at most: the more tasks in one commit, the less each takes."""
 
-SOON = 0.01
+SOON = 0.004
 """Seconds by which it may be late while a client waits for its events."""
 
 AGAIN = 1.0
