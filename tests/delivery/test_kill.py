@@ -17,7 +17,8 @@ from aiosmtpd.delivery import Spool
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from tests.client import PATIENCE
 from tests.delivery.support import until
-from tests.net.program import Program, free_port
+from tests.net.program import Program
+from tests.net.support import free_port
 
 pytestmark = [
     pytest.mark.fleet,

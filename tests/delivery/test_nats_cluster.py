@@ -12,7 +12,7 @@ from nats.js.api import DiscardPolicy, StorageType, StreamConfig, StreamInfo
 from aiosmtpd.delivery.item import Later
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
 from tests.delivery.nats_support import REAL, SUBJECT, NatsServer, mail, running
-from tests.net.program import free_port
+from tests.net.support import free_port
 
 pytestmark = pytest.mark.engines
 

@@ -16,6 +16,7 @@ from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.inbox.command import ANYWHERE, Inbox, running
 from tests.net.program import Program, environment, refused
+from tests.net.support import free_port
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 
@@ -170,8 +171,7 @@ def test_check_asks_a_running_inbox() -> None:
 
 
 def test_check_waits_for_the_start() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        web = f"127.0.0.1:{sock.getsockname()[1]}"
+    web = f"127.0.0.1:{free_port()}"
     with (
         Program("inbox", "--check", "--web", web, "--wait", "20") as check,
         Program("inbox", "-l", "127.0.0.1:0", "--web", web, "-q"),

@@ -186,11 +186,6 @@ def reach_tls(address: str, certificates: Certificates) -> Client:
     return reach(address, certificates.client_context())
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.create_server((host, 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def cert(certificates: Certificates, name: str) -> tuple[str, ...]:
     files = str(certificates.cert_file), str(certificates.key_file)
     return f"--{name}cert", files[0], f"--{name}key", files[1]

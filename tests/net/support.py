@@ -2,10 +2,11 @@
 
 import asyncio
 import functools
+import secrets
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import Queue
 from typing import Any, TypeVar
 
@@ -30,12 +31,13 @@ class Catcher:
         return self.caught.get(timeout=PATIENCE)[1]
 
 
-def free_port() -> int:
-    """Return a port of the loopback that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that is free just now, and that no program gets which asks for any port."""
+    for _ in range(100):
+        port = 20_000 + secrets.randbelow(12_000)
+        with suppress(OSError), socket.create_server((host, port)):
+            return port
+    raise AssertionError(f"no port of {host} is free")
 
 
 @contextmanager

@@ -13,15 +13,8 @@ import pytest
 
 from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.program import (
-    MESSAGE,
-    ROOT_ONLY,
-    Program,
-    free_port,
-    reach_tls,
-    refused_by_process,
-    serving,
-)
+from tests.net.program import MESSAGE, ROOT_ONLY, Program, reach_tls, refused_by_process, serving
+from tests.net.support import free_port
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -9,7 +9,8 @@ import pytest
 
 from tests.client import Client
 from tests.conftest import Certificates
-from tests.net.program import Program, cert, free_port, reach, reach_tls, refused, serving
+from tests.net.program import Program, cert, reach, reach_tls, refused, serving
+from tests.net.support import free_port
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
 

@@ -18,7 +18,7 @@ from aiosmtpd.runner.master import Master
 from aiosmtpd.runner.tables import TLS, Drain
 from tests.client import Client
 from tests.delivery.support import until
-from tests.net.program import free_port
+from tests.net.support import free_port
 from tests.runner.fleet import configuration, send
 from tests.runner.test_keys import texts_of, write
 from tests.runner.test_worker import certificate_of

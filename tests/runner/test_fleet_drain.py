@@ -16,7 +16,8 @@ from aiosmtpd.runner.tables import Drain, SpoolTable
 from tests.client import PATIENCE, Client
 from tests.delivery.spooling import put
 from tests.delivery.support import until
-from tests.net.program import ROOT_ONLY, free_port
+from tests.net.program import ROOT_ONLY
+from tests.net.support import free_port
 from tests.runner.fleet import MARKS, Fleet, Load, configuration, greeted, send
 
 pytestmark = MARKS

@@ -16,7 +16,8 @@ from aiosmtpd.runner.control import Channel, descriptor_pair
 from aiosmtpd.runner.tables import Drain
 from tests.client import PATIENCE, Client
 from tests.delivery.support import until
-from tests.net.program import ROOT_ONLY, environment, free_port
+from tests.net.program import ROOT_ONLY, environment
+from tests.net.support import free_port
 from tests.runner.fleet import (
     MARKS,
     Fleet,

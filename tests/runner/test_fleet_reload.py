@@ -10,7 +10,7 @@ from aiosmtpd.runner.config import Config, parse_place
 from aiosmtpd.runner.tables import Drain, RetryTable, RouteTable, SpoolTable
 from tests.client import Client
 from tests.delivery.support import until
-from tests.net.program import free_port
+from tests.net.support import free_port
 from tests.runner.fleet import MARKS, Fleet, Load, configuration, greeted, send
 
 pytestmark = MARKS

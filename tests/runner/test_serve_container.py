@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.net.program import free_port
+from tests.net.support import free_port
 from tests.runner.test_serve_process import text, wait_for
 
 pytestmark = pytest.mark.fleet

@@ -13,7 +13,7 @@ from typing import TextIO, TypeAlias
 
 import pytest
 
-from tests.net.program import free_port
+from tests.net.support import free_port
 
 pwd = pytest.importorskip("pwd")
 
