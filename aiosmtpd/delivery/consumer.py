@@ -25,7 +25,7 @@ from aiosmtpd.delivery.jetstream import (
     letter_to_dead,
     pause_after,
 )
-from aiosmtpd.delivery.link import Access, forget
+from aiosmtpd.delivery.link import Access, forget, message_at
 from aiosmtpd.delivery.mail import Mail
 
 log = logging.getLogger("mail.log")
@@ -179,13 +179,14 @@ class _Consumer:
         return content
 
     async def _piece(self, manifest: Manifest, number: int, piece: Piece) -> bytes:
-        request = json.dumps({"seq": piece.sequence}).encode()
-        answer = await self._intake.ask(f"$JS.API.STREAM.MSG.GET.{manifest.stream}", request)
-        found = json.loads(answer)
-        if "error" in found:
-            raise Damaged(f"chunk {number} cannot be read: {found['error'].get('description')}")
-        body = b64decode(found["message"].get("data", ""))
-        if found["message"]["subject"] != f"{manifest.subject}.{number}" or not piece.matches(body):
+        from nats.js.errors import APIError
+
+        try:
+            found = await message_at(self._intake.ask, manifest.stream, piece.sequence)
+        except APIError as error:
+            raise Damaged(f"chunk {number} cannot be read: {error.description}") from None
+        body = b64decode(found.get("data", ""))
+        if found["subject"] != f"{manifest.subject}.{number}" or not piece.matches(body):
             raise Damaged(f"chunk {number} is not the one that was stored")
         return body
 

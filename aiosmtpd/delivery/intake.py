@@ -146,7 +146,8 @@ class Intake:
     def _begin_stop(self) -> None:
         self._stopping = True
         self._ready.clear()
-        if self._run is not None and not self._in_blocks():
+        # Once, or the second time would end what the first one lets it do at its end.
+        if self._run is not None and not self._in_blocks() and not self._run.cancelling():
             self._run.cancel()
 
     def _in_blocks(self) -> bool:
@@ -345,6 +346,7 @@ class Intake:
             if self._trouble:
                 raise ConnectionError(self._trouble)
             await self._give_back()
+            self._check_cancelled()
             await self._ask_for_more(bound, inbox)
             if _now() >= renewal:
                 renewal = _now() + every
@@ -352,6 +354,15 @@ class Intake:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, min(renewal - _now(), _SILENCE / 3))):
                     await self._work.wait()
+
+    def _check_cancelled(self) -> None:
+        """Raise CancelledError if nats-py was cancelled and has gone on.
+
+        Its ``asyncio.wait_for`` does in Python 3.11, if the answer comes in the same turn of the
+        loop.
+        """
+        if self._run is not None and self._run.cancelling():
+            raise asyncio.CancelledError
 
     async def _ask_for_more(self, bound: Bound, inbox: str) -> None:
         now = _now()

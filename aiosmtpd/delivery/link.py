@@ -105,6 +105,7 @@ class Access:
         try:
             async with asyncio.timeout(self.timeout):
                 await link.client.connect(**self._options(link))
+                await link.listen()
             link.is_new = False
             self._check_tls(link)
         except (NoServersError, ssl.SSLError):
@@ -176,8 +177,8 @@ class Link:
         self._end: asyncio.Task[None] | None = None
         self._is_unsafe = False
         self._inbox = ""
-        self._published = 0
-        self._acknowledgements: dict[str, asyncio.Future[Msg]] = {}
+        self._asked = 0
+        self._answers: dict[str, asyncio.Future[Msg]] = {}
 
     @property
     def troubles(self) -> str:
@@ -213,38 +214,59 @@ class Link:
             if self.retired and not self._deadlines:
                 self._begin_end()
 
-    async def ask(self, subject: str, body: bytes, timeout: float | None = None) -> bytes:
-        """Return the answer to a request; raises TimeoutError after *timeout* seconds."""
-        patience = self.timeout if timeout is None else timeout
-        async with asyncio.timeout(patience) as deadline:
-            with self.used_until(deadline):
-                answer = await self.client.request(subject, body, timeout=2 * patience)
-        return answer.data
-
     async def listen(self) -> None:
-        """Subscribe to the acknowledgements, once for all that :meth:`publish` waits for."""
+        """Subscribe to the answers, once for all that :meth:`_answer` waits for."""
         inbox = f"{self.client.new_inbox()}."
-        await self.client.subscribe(f"{inbox}*", cb=self._on_acknowledgement)
+        await self.client.subscribe(f"{inbox}*", cb=self._on_answer)
         self._inbox = inbox
+
+    async def ask(self, subject: str, body: bytes) -> bytes:
+        """Return the answer to a request; raises TimeoutError if it does not come in time."""
+        from nats.errors import NoRespondersError
+
+        async with asyncio.timeout(self.timeout) as deadline:
+            with self.used_until(deadline):
+                answer = await self._answer(subject, body)
+        if _nobody_heard(answer):
+            raise NoRespondersError
+        return answer.data
 
     async def publish(self, subject: str, body: bytes, headers: dict[str, str]) -> Stored:
         """Publish to a stream; return its acknowledgement, for which the caller limits the time.
 
-        nats-py's own publish() takes twice the CPU time: for each one it draws a random inbox, and
-        has a time-out of its own. Raises its errors.
+        Raises the errors of nats-py.
         """
-        self._published += 1
-        reply = f"{self._inbox}{self._published}"
-        future = self._acknowledgements[reply] = asyncio.get_running_loop().create_future()
+        from nats.js.errors import APIError, NoStreamResponseError
+
+        answer = await self._answer(subject, body, headers)
+        if _nobody_heard(answer):
+            raise NoStreamResponseError
+        facts = json.loads(answer.data)
+        if "error" in facts:
+            raise APIError.from_error(facts["error"])
+        return Stored(facts["seq"], facts.get("duplicate", False))
+
+    async def _answer(
+        self, subject: str, body: bytes, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """Publish, and return what comes back; the caller limits the time.
+
+        nats-py's own way takes twice the CPU time, with a random inbox and a time-out for each
+        one. And its ``asyncio.wait_for`` can lose a cancellation, such as that of a time-out
+        around it, when the answer comes in the same turn of the loop (Python 3.11).
+        """
+        self._asked += 1
+        reply = f"{self._inbox}{self._asked}"
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._answers[reply] = future
         try:
             await self.client.publish(subject, body, reply, headers)
-            answer = await future
+            return await future
         finally:
-            del self._acknowledgements[reply]
-        return _stored(answer)
+            del self._answers[reply]
 
-    async def _on_acknowledgement(self, answer: Msg) -> None:
-        future = self._acknowledgements.get(answer.subject)
+    async def _on_answer(self, answer: Msg) -> None:
+        future = self._answers.get(answer.subject)
         if future is not None and not future.done():
             future.set_result(answer)
 
@@ -277,7 +299,9 @@ class Link:
         self.lost = True
         now = asyncio.get_running_loop().time()
         for deadline in self._deadlines:
-            deadline.reschedule(now)
+            # One whose time is up cannot be moved any more.
+            if not deadline.expired():
+                deadline.reschedule(now)
         self._begin_end()
         self._tell()
 
@@ -317,16 +341,8 @@ class Link:
                 raise
 
 
-def _stored(answer: Msg) -> Stored:
-    """Read the acknowledgement of a stream; raises the error that it may be."""
-    from nats.js.errors import APIError, NoStreamResponseError
-
-    if answer.headers and answer.headers.get("Status") == "503":
-        raise NoStreamResponseError
-    facts = json.loads(answer.data)
-    if "error" in facts:
-        raise APIError.from_error(facts["error"])
-    return Stored(facts["seq"], facts.get("duplicate", False))
+def _nobody_heard(answer: Msg) -> bool:
+    return answer.headers is not None and answer.headers.get("Status") == "503"
 
 
 async def stream_of(stream: JetStreamContext, subject: str) -> StreamInfo | None:
@@ -352,7 +368,22 @@ def advice_for(subject: str, name: str, subjects: str) -> str:
     )
 
 
-async def forget(ask: Callable[[str, bytes], Awaitable[bytes]], manifest: Manifest) -> None:
+Ask = Callable[[str, bytes], Awaitable[bytes]]
+
+
+async def message_at(ask: Ask, stream: str, sequence: int) -> dict[str, Any]:
+    """Return the facts of a message of *stream*; raises NotFoundError, and APIError for others."""
+    from nats.js.errors import APIError
+
+    request = json.dumps({"seq": sequence}).encode()
+    answer = json.loads(await ask(f"$JS.API.STREAM.MSG.GET.{stream}", request))
+    if "error" in answer:
+        raise APIError.from_error(answer["error"])
+    found: dict[str, Any] = answer["message"]
+    return found
+
+
+async def forget(ask: Ask, manifest: Manifest) -> None:
     """Delete the chunks of *manifest*; those that cannot be deleted stay until their max_age."""
     for piece in manifest.pieces:
         request = json.dumps({"seq": piece.sequence, "no_erase": True}).encode()

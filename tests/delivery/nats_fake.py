@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import socket
 import threading
 import time
 from base64 import b64encode
@@ -16,6 +15,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 import attrs
+
+from tests.net.support import free_port
 
 Facts = dict[str, Any]
 CREATED = "2026-11-28T12:00:00.000000Z"
@@ -125,8 +126,7 @@ class FakeNats:
     """A server with the surface of ``nats_support.NatsServer``."""
 
     def __init__(self, max_payload: int = 1 << 20) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self.port: int = listening.getsockname()[1]
+        self.port = free_port()
         self._max_payload = max_payload
         self._streams: dict[str, Stream] = {}
         self._clients: set[Client] = set()

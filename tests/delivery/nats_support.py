@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -20,6 +19,7 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 
 from aiosmtpd.delivery.item import Arrival, Item
 from tests.delivery.nats_fake import FakeNats
+from tests.net.support import free_port
 
 DEBIAN = Path("/usr/sbin/nats-server")
 NEW = Path(sys.executable).parent / "nats-server"
@@ -113,8 +113,7 @@ class RealNats(NatsServer):
     """A nats-server with JetStream in a folder of its own, on a free loopback port."""
 
     def __init__(self, binary: Path, folder: Path, *, always: bool = False, **lines: Any) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            self.port: int = listening.getsockname()[1]
+        self.port = free_port()
         sync = "sync_interval: always\n" if always else ""
         self.config = folder / "nats.conf"
         self.config.write_text(

@@ -4,11 +4,12 @@ import asyncio
 import re
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.aio.subscription import Subscription
 from nats.js.api import RetentionPolicy
 
 from aiosmtpd.delivery.consumer import ConsumedMail, consume
@@ -308,6 +309,28 @@ async def test_cancellation_gives_mails_back(server: NatsServer, outlet: NatsOut
     async with asyncio.timeout(10):
         again = [await first(server, concurrency=1) for _ in range(3)]
     assert sorted(one.id for one in again) == ["0", "1", "2"]
+
+
+async def test_the_last_block_ends_it(
+    server: NatsServer, outlet: NatsOutlet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nats-py can swallow a cancellation: its ``asyncio.wait_for`` does so in Python 3.11."""
+    draining = asyncio.Event()
+
+    async def drain(_: Subscription) -> None:
+        draining.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(Subscription, "drain", drain)
+    await outlet.put(mail("0"))
+    await outlet.put(mail("1"))
+    async with asyncio.timeout(10), mails(server) as found:
+        one, two = await anext(found), await anext(found)
+        async with two:
+            async with one:
+                await found.aclose()
+            await draining.wait()
 
 
 @pytest.mark.engines

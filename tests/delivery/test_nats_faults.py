@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
 
 from aiosmtpd.delivery import Route
 from aiosmtpd.delivery.item import Full, Later
+from aiosmtpd.delivery.link import Link
 from aiosmtpd.delivery.outlets.nats import NatsOutlet, from_url
 from aiosmtpd.delivery.route import parse_route
 from tests.delivery.nats_support import SERVERS, NatsServer, mail, running
@@ -259,3 +261,28 @@ async def test_a_server_without_a_greeting_is_given_up() -> None:
         assert time.monotonic() - begin < 2 * (TIMEOUT + 0.2)
         assert later.value.reply.startswith("451 4.4.1")
         await outlet.close()
+
+
+async def test_a_connection_ends_with_a_time_limit() -> None:
+    """All that wait hear of the end, also if one of them has a time-out in the same turn."""
+    told: list[bool] = []
+    link = Link(Client(), TIMEOUT, lambda: told.append(True))
+    deadlines: list[asyncio.Timeout] = []
+
+    async def wait(seconds: float) -> None:
+        async with asyncio.timeout(seconds) as deadline:
+            deadlines.append(deadline)
+            with link.used_until(deadline):
+                await asyncio.Event().wait()
+
+    waiting = [asyncio.create_task(wait(seconds)) for seconds in (60, 0)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert deadlines[1].expired()
+    assert not waiting[1].done()
+    await link.on_disconnect()
+    async with asyncio.timeout(10):
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [TimeoutError, TimeoutError]
+    assert told == [True]
+    await link.end()

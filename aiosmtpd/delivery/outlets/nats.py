@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+from base64 import b64decode
 from collections.abc import AsyncIterator
 from importlib.util import find_spec
 from ssl import SSLContext
@@ -32,10 +33,18 @@ from aiosmtpd.delivery.jetstream import (
     stream_fault,
     token,
 )
-from aiosmtpd.delivery.link import Access, Link, Stored, advice_for, forget, is_broken, stream_of
+from aiosmtpd.delivery.link import (
+    Access,
+    Link,
+    Stored,
+    advice_for,
+    forget,
+    is_broken,
+    message_at,
+    stream_of,
+)
 
 if TYPE_CHECKING:
-    from nats.js import JetStreamContext
     from nats.js.errors import APIError
 
 log = logging.getLogger("mail.log")
@@ -89,7 +98,6 @@ class _Ready:
     """A connection, with the streams that were found on it."""
 
     link: Link
-    jetstream: JetStreamContext
     stream: str
     limit: int
     """Bytes that headers and body of one publication may have."""
@@ -212,7 +220,6 @@ class NatsOutlet:
 
     async def _checked(self, link: Link) -> _Ready:
         """Find the streams; raises Misconfigured if they do not keep what a 250 promises."""
-        await link.listen()
         jetstream = link.jetstream()
         info = await stream_of(jetstream, self.subject)
         if info is None:
@@ -225,7 +232,6 @@ class NatsOutlet:
         limits = [info.config.max_msg_size, blobs.config.max_msg_size if blobs else None]
         return _Ready(
             link=link,
-            jetstream=jetstream,
             stream=str(info.config.name),
             limit=min([link.client.max_payload, *(n for n in limits if n and n > 0)]),
             blobs=blobs.config.name if blobs else None,
@@ -284,11 +290,12 @@ class NatsOutlet:
         from nats.js.errors import NotFoundError
 
         try:
-            found = await ready.jetstream.get_msg(ready.stream, sequence)
+            found = await message_at(ready.link.ask, ready.stream, sequence)
         except NotFoundError:
             return False
-        envelope = (found.headers or {}).get(ENVELOPE)
-        return found.subject == self.subject and envelope == headers[ENVELOPE]
+        envelope = f"{ENVELOPE}: {headers[ENVELOPE]}".encode()
+        lines = b64decode(found.get("hdrs", "")).split(b"\r\n")
+        return found["subject"] == self.subject and envelope in lines
 
     async def _upload(
         self, ready: _Ready, stream: str, item: Item, deadline: asyncio.Timeout
@@ -301,7 +308,8 @@ class NatsOutlet:
 
         async def store(number: int, body: bytes) -> Piece:
             stored = await ready.link.publish(f"{subject}.{number}", body, headers)
-            deadline.reschedule(loop.time() + self._access.timeout)
+            if not deadline.expired():
+                deadline.reschedule(loop.time() + self._access.timeout)
             return Piece(stored.sequence, len(body), digest(body))
 
         whole = hashlib.sha256()
