@@ -83,8 +83,15 @@ class LMTP(SMTP):
         raise Refused(replies.not_recognized("EHLO"))
 
     async def _before_message(self, envelope: Envelope) -> None:
-        """Ask the observers about each recipient: each has a reply of its own."""
+        """Ask the observers about each recipient: each has a reply of its own.
+
+        If a hook has merged or expanded recipients, no entry belongs to one RCPT alone: then one
+        question is about all.
+        """
         if self._watch is None or not self._watch.methods.before:
+            return
+        if envelope._unlisted:
+            await super()._before_message(envelope)
             return
         verdicts = self.transaction.verdicts = [
             await self._verdict(self._watch, recipient) for recipient in envelope.rcpt_tos

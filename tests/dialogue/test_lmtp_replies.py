@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd.lmtp import LMTP
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, Envelope, Refused, Session
 from tests.dialogue.observing import BODY, DATA, GO_AHEAD, MAIL, OK, Asked, said
 
 LHLO = b"LHLO client.test\r\n"
@@ -94,7 +94,7 @@ async def replies_to(handler: Any, names: str, *observers: Any) -> bytes:
     return sent.partition(GO_AHEAD)[2]
 
 
-@pytest.mark.parametrize(
+KEEPERS = pytest.mark.parametrize(
     ("handler", "names", "number"),
     [
         (Merge(), "a a b", 3),
@@ -103,8 +103,25 @@ async def replies_to(handler: Any, names: str, *observers: Any) -> bytes:
         (Late(), "no fail", 1),
     ],
 )
-async def test_a_hook_that_keeps_more_or_less(handler: Any, names: str, number: int) -> None:
-    assert await replies_to(handler, names) == OK * number + NEXT
+
+
+@KEEPERS
+@pytest.mark.parametrize("observers", [[], [Asked()]])
+async def test_a_hook_that_keeps_more_or_less(
+    handler: Any, names: str, number: int, observers: list[Any]
+) -> None:
+    assert await replies_to(handler, names, *observers) == OK * number + NEXT
+
+
+@KEEPERS
+async def test_an_observer_refuses_all_that_are_merged(
+    handler: Any, names: str, number: int
+) -> None:
+    def refuse(server: SMTP) -> None:
+        raise Refused("452 4.2.2 full")
+
+    refusals = b"452 4.2.2 full\r\n" * number
+    assert await replies_to(handler, names, Asked(end_of_data=refuse)) == refusals + NEXT
 
 
 @pytest.mark.parametrize("observers", [[], [Asked()]])
