@@ -231,7 +231,9 @@ class Listener(asyncio.AbstractServer):
             self._told = now
             log.error("Connections wait, none can be accepted: %s", error)
         self._loop.remove_reader(sock.fileno())
-        self._pauses[sock] = self._loop.call_later(
-            self._pause, self._loop.add_reader, sock.fileno(), self._accept, sock
-        )
+        self._pauses[sock] = self._loop.call_later(self._pause, self._end_pause, sock)
         self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _end_pause(self, sock: socket.socket) -> None:
+        del self._pauses[sock]
+        self._loop.add_reader(sock.fileno(), self._accept, sock)

@@ -390,6 +390,27 @@ async def test_accepting_goes_on_when_there_are_descriptors_again(
     assert caplog.messages == ["Connections wait, none can be accepted: [Errno 105] none left"]
 
 
+async def test_those_who_wait_are_served_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, errors = socket.socket.accept, [errno.EMFILE]
+
+    def accept(sock: socket.socket) -> Any:
+        if errors:
+            raise OSError(errors.pop(), "none left")
+        return real(sock)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    async with accepting(await loopback()) as listener:
+        address = listener.sockets[0].getsockname()
+        assert await hello(address) == b"hello\r\n"
+        with socket.create_connection(address, PATIENCE) as client:
+            # The server has not seen this client: the loop had no turn since.
+            listener.close()
+            await listener.end_arrivals()
+            client.setblocking(False)
+            received = await asyncio.get_running_loop().sock_recv(client, 100)
+        assert received == b"hello\r\n"
+
+
 async def test_a_handshake_that_is_broken_off(
     certificates: Certificates, caplog: pytest.LogCaptureFixture
 ) -> None:
