@@ -1,9 +1,12 @@
 """Errors of outlets and of the courier itself: mail goes on, and the log says what has happened."""
 
+import asyncio
+import errno
 from pathlib import Path
 
 import pytest
 
+from aiosmtpd.delivery import Delivery, Route
 from tests.delivery.support import Place, delivering, given, messages, route, send, until_left
 
 
@@ -26,3 +29,22 @@ def test_an_error_that_has_no_text_is_a_451(tmp_path: Path) -> None:
     place = route(Place(Silent("x")), mode="direct", fallback=None)
     with delivering(tmp_path, place) as (_, controller):
         assert send(controller, "bo@b.test").startswith("451 4.4.1 Next hop unavailable")
+
+
+def test_a_start_that_fails_leaves_the_spool_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = Delivery(tmp_path / "spool", Route(Place()))
+
+    def no_loop() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def open_twice() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio, "new_event_loop", no_loop)
+            with pytest.raises(OSError, match="Too many open files"):
+                await handler.open()
+        async with handler:
+            assert (await handler.counts()).messages == 0
+
+    asyncio.run(open_twice())
