@@ -2,11 +2,15 @@
 
 import asyncio
 import errno
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from aiosmtpd.delivery import Delivery, Route
+from aiosmtpd.delivery import Delivery, Item, Later, Route
+from aiosmtpd.delivery.item import Results
+from tests.client import PATIENCE
 from tests.delivery.support import Place, delivering, given, messages, route, send, until_left
 
 
@@ -48,3 +52,37 @@ def test_a_start_that_fails_leaves_the_spool_closed(
             assert (await handler.counts()).messages == 0
 
     asyncio.run(open_twice())
+
+
+class Counting(Place):
+    """An outlet that counts the tries at one time: the second one gives the third time to begin."""
+
+    def __init__(self) -> None:
+        super().__init__(Later("busy"), None)
+        self.now = self.most = 0
+        self.began = threading.Event()
+        self.company = asyncio.Event()
+
+    async def put(self, item: Item) -> Results:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        if self.now > 1:
+            self.company.set()
+        try:
+            result = await super().put(item)
+            self.began.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await self.company.wait()
+            return result
+        finally:
+            self.now -= 1
+
+
+def test_direct_deliveries_share_the_concurrency(tmp_path: Path) -> None:
+    place = Counting()
+    with delivering(tmp_path, route(place, mode="direct", concurrency=1)) as (_, controller):
+        assert "OK queued as" in send(controller, "bo@b.test")
+        assert place.began.wait(PATIENCE)
+        assert "OK delivered as" in send(controller, "cy@b.test")
+    assert (place.tried, place.most) == (3, 1)
