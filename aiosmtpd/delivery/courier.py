@@ -67,7 +67,8 @@ class Lane:
         self.bugs: set[type[BaseException]] = set()
         """The exceptions of the user's function that were logged with a traceback."""
         self.opening = asyncio.Lock()
-        self.direct = asyncio.Semaphore(route.concurrency)
+        self.turns = asyncio.Semaphore(route.concurrency)
+        """Held by each try: direct deliveries and those of the spool share the concurrency."""
 
     @property
     def is_busy(self) -> bool:
@@ -436,12 +437,13 @@ class Courier:
 
     async def _deliver(self, job: Job, lane: Lane) -> None:
         route, missing = lane.route, job.item.recipients
-        began = time.monotonic()
         try:
-            if self._spool.is_suspect(job):
-                tried = await self._try_suspect(job, lane)
-            else:
-                tried = await self._try(lane, job.item, route.timeout)
+            async with lane.turns:
+                began = time.monotonic()
+                if self._spool.is_suspect(job):
+                    tried = await self._try_suspect(job, lane)
+                else:
+                    tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
             await self._ledger.conclude(job, route, tried.failures, time.monotonic() - began)
@@ -565,14 +567,14 @@ class Courier:
         if not route.breaker.allows(time.monotonic()):
             failure = Later(lane.error, reply=UNREACHABLE)
             return Tried(failed(item, failure), is_down=True)
-        if lane.direct.locked():
+        if lane.turns.locked():
             try:
                 async with asyncio.timeout(timeout):
-                    await lane.direct.acquire()
+                    await lane.turns.acquire()
             except TimeoutError:
                 return Tried(failed(item, Later("the route is busy", reply=UNREACHABLE)))
         else:
-            await lane.direct.acquire()
+            await lane.turns.acquire()
         try:
             route.breaker.begin()
             began = time.monotonic()
@@ -583,7 +585,7 @@ class Courier:
             route.breaker.abandon()
             raise
         finally:
-            lane.direct.release()
+            lane.turns.release()
         return tried
 
 

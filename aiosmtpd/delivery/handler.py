@@ -223,14 +223,14 @@ class Delivery:
     def _begin(self) -> None:
         self._spool.open()
         self._has_failed = False
-        courier = Courier(
-            self._spool,
-            self._routes,
-            grace=self._grace,
-            on_failure=self._lose_spool,
-            on_event=self.on_event,
-        )
         try:
+            courier = Courier(
+                self._spool,
+                self._routes,
+                grace=self._grace,
+                on_failure=self._lose_spool,
+                on_event=self.on_event,
+            )
             courier.start()
         except BaseException:
             self._spool.close()

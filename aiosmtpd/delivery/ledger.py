@@ -229,7 +229,12 @@ def text_of(failure: Later | Never) -> str:
 
 def line_of(error: BaseException) -> str:
     """Return an exception as one line."""
-    return report.one_line(f"{type(error).__name__}: {error}")[:LONGEST_TEXT]
+    try:
+        text = str(error)
+    except Exception:
+        # A mistake in the class of a program must not keep a message from its next try.
+        text = "(its text cannot be read)"
+    return report.one_line(f"{type(error).__name__}: {text}")[:LONGEST_TEXT]
 
 
 def _not_before(failures: Iterable[Later], due: float, now: float) -> float:

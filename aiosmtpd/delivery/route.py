@@ -123,7 +123,9 @@ class Route:
     @property
     def is_relay(self) -> bool:
         """True if mail to any address at all goes to another mail server."""
-        return "*" in self.patterns and isinstance(self.to, str) and self.to.startswith("smtp")
+        is_hop = isinstance(self.to, str) and self.to.lower().startswith("smtp")
+        # RFC 2606: no domain has this name. A pattern for some domains does not match it.
+        return is_hop and self.matches("any@any.invalid")
 
     def matches(self, address: str) -> bool:
         """Return True if mail to this address takes this route."""

@@ -119,7 +119,9 @@ class Tally:
         self._files: list[str] = []
 
     def read(self, connection: sqlite3.Connection) -> None:
-        self.messages, self.bytes = connection.execute(_TOTALS).fetchone()
+        """Count what is in the database, which has the changes of this transaction already."""
+        messages, size = connection.execute(_TOTALS).fetchone()
+        self.messages, self.bytes = messages - self._messages, size - self._bytes
         newest: int = connection.execute(_LAST).fetchone()[0]
         self._last = max(self._last, newest)
 

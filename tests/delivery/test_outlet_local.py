@@ -3,10 +3,11 @@
 import asyncio
 import errno
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from io import BytesIO
+from io import BufferedWriter, BytesIO, RawIOBase
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -324,3 +325,32 @@ async def test_a_message_that_cannot_be_read_is_not_cut(tmp_path: Path) -> None:
     with pytest.raises(Later, match="disk error"):
         await deliver(f"command:cat && touch {tmp_path}/done", item)
     assert not (tmp_path / "done").exists()
+
+
+class OnWindows(subprocess.Popen[bytes]):
+    """A process whose standard input fails as on Windows if the command does not read it."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        assert self.stdin is not None
+        self.stdin.close()
+        self.stdin = BufferedWriter(ClosedPipe())
+
+
+class ClosedPipe(RawIOBase):
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+
+@pytest.mark.parametrize("size", ["short", "long"])
+async def test_a_command_need_not_read_on_windows(
+    monkeypatch: pytest.MonkeyPatch, large: Item, size: str
+) -> None:
+    monkeypatch.setattr(subprocess, "Popen", OnWindows)
+    item = large if size == "long" else item_of()
+    assert await deliver("command:exit 0", item) is None
+    with pytest.raises(Never):
+        await deliver("command:exit 1", item)

@@ -34,6 +34,24 @@ def test_patterns(pattern: str, address: str, matches: bool) -> None:
     assert route(Place(), pattern).matches(address) is matches
 
 
+@pytest.mark.parametrize(
+    ("text", "is_relay"),
+    [
+        ("smtp://mx.test", True),
+        ("SMTPS://mx.test", True),
+        ("*@*=smtp://mx.test", True),
+        ("*@a.test,*@*.*=smtp://mx.test", True),
+        ("**=smtp+starttls://mx.test", True),
+        ("*@a.test=smtp://mx.test", False),
+        ("*@*.test=smtp://mx.test", False),
+        ("lmtp://mx.test", False),
+        ("maildir:mail", False),
+    ],
+)
+def test_relays(text: str, is_relay: bool) -> None:
+    assert parse_route(text).is_relay is is_relay
+
+
 def test_the_first_route_that_matches_counts() -> None:
     first, second = route(Place(), ["*@a.test", "*@b.test"], "one"), route(Place(), "x@*", "two")
     routes = Routes([first, second])

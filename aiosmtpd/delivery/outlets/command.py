@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import threading
-from contextlib import suppress
+from collections.abc import Callable
 from typing import IO
 
 from public import public
@@ -118,17 +119,30 @@ class _Run:
             with self._item.open() as file:
                 # Filters expect the line ends of the system.
                 for piece in with_line_end(file, LINE_END):
-                    stdin.write(piece)
-        except (BrokenPipeError, ConnectionResetError):
-            # A command need not read all of the message.
-            pass
+                    if not _is_read(stdin.write, piece):
+                        break
         except BaseException:
             # Before the pipe is closed: the command must not take a part for the whole.
             self.kill()
             raise
         finally:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                stdin.close()
+            _is_read(stdin.close)
+
+
+def _is_read(step: Callable[..., object], *args: bytes) -> bool:
+    """Write to a pipe, or close it; return False if the command has stopped reading.
+
+    Windows may call a pipe that has no reader an invalid argument.
+    """
+    try:
+        step(*args)
+    except (BrokenPipeError, ConnectionResetError):
+        return False
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def environment(item: Item) -> dict[str, str]:
