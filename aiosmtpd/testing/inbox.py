@@ -123,6 +123,8 @@ class Inbox:
     def start(self) -> None:
         """Start the server; raises OSError if it cannot listen."""
         self._server.catcher.take = self._take
+        if self._own_authority and self._authority is not None:
+            self._authority.open()
         if self._own_page is not None:
             self._own_page.start()
         try:
