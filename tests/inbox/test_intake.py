@@ -308,7 +308,12 @@ def test_a_client_leaves_while_a_file_is_made(
         assert over.wait(30)
         file: Any = new_file()
         close = file.close
-        file.close = lambda: (close(), closed.set())
+
+        def noted() -> None:
+            close()
+            closed.set()
+
+        file.close = noted
         return file
 
     monkeypatch.setattr(store, "new_file", made)
