@@ -308,8 +308,10 @@ def _print(text: str, stream: TextIO | None) -> None:
     try:
         print(text, end="", file=stream)
     except UnicodeEncodeError as error:
-        escaped = text.encode(error.encoding, "backslashreplace")
-        print(escaped.decode(error.encoding), end="", file=stream)
+        # The error names a code page of Windows "charmap", which is another encoding.
+        encoding = getattr(stream, "encoding", None) or error.encoding
+        escaped = text.encode(encoding, "backslashreplace")
+        print(escaped.decode(encoding), end="", file=stream)
     flush: Callable[[], object] | None = getattr(stream, "flush", None)
     if flush:
         flush()

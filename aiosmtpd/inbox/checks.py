@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -108,6 +109,9 @@ def _date(letter: Letter) -> Findings:
         return
     try:
         moment = parsedate_to_datetime(values[0][:200])
+        if moment.tzinfo is None:
+            # The zone -0000: RFC 5322 section 3.3.
+            moment = moment.replace(tzinfo=UTC)
     except Exception:
         # The parser raises many exceptions for malformed dates.
         yield Finding(

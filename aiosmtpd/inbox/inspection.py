@@ -20,6 +20,7 @@ from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import StoredMail
 from aiosmtpd.mail import links
 from aiosmtpd.mail.html_tokens import Tokens, attributes_of
+from aiosmtpd.protocol import paths
 
 MOST_LINKS = 100
 
@@ -124,11 +125,20 @@ def _recipients(texts: list[str]) -> list[str]:
         raise HTTPException(400, f"more than {MOST_RECIPIENTS} recipients")
     found = []
     for one in texts:
-        people_in_it = people.read(one)
-        if len(people_in_it) != 1 or not people_in_it[0].address.isprintable():
+        read = [_mailbox(person.address) for person in people.read(one)]
+        if len(read) != 1 or not read[0]:
             raise HTTPException(400, f"{one!r:.100} is not an address")
-        found.append(people_in_it[0].address)
+        found.append(read[0])
     return list(dict.fromkeys(found))
+
+
+def _mailbox(address: str) -> str:
+    """Return an address as it is sent, ``""`` if a server could read another one in it."""
+    try:
+        parsed, rest = paths.parse(f"<{address}>")
+    except ValueError:
+        return ""
+    return parsed if parsed.isprintable() and not rest else ""
 
 
 def _html_check(mail: StoredMail) -> dict[str, Any]:

@@ -288,7 +288,7 @@ async def _collected(store: Store, body: AsyncIterable[bytes]) -> tuple[bytes | 
             pieces.append(piece)
             if waiting > (_WRITTEN if file else LARGE):
                 if file is None:
-                    file = await asyncio.to_thread(store.new_file)
+                    file = await _new_file(store)
                 await asyncio.to_thread(file.writelines, pieces)
                 pieces, waiting = [], 0
         if file is None:
@@ -301,6 +301,21 @@ async def _collected(store: Store, body: AsyncIterable[bytes]) -> tuple[bytes | 
         if isinstance(error, OSError):
             raise StoreError(f"cannot write a file: {error}") from error
         raise
+
+
+async def _new_file(store: Store) -> BinaryIO:
+    """Make a file in a thread; if the client goes meanwhile, remove it."""
+    making = asyncio.ensure_future(asyncio.to_thread(store.new_file))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(_give_up)
+        raise
+
+
+def _give_up(made: asyncio.Future[BinaryIO]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        _remove(made.result())
 
 
 def _finish(file: BinaryIO, pieces: list[bytes]) -> None:

@@ -35,6 +35,9 @@ PAGE = 50
 LARGEST_PAGE = 1000
 """Messages that are read at once: more are sent while they are read."""
 
+MOST_FIELDS = 100_000
+"""Fields of a form that are read."""
+
 _EVERYTHING = 1 << 62
 
 
@@ -137,12 +140,17 @@ async def _ids_of(body: bytes) -> list[str]:
         value: Any = await json_of(body)
     except HTTPException:
         # mailpit-api-client sends a form.
-        if body.startswith(b"ids="):
-            fields = parse_qs(body.decode("utf-8", "replace"), max_num_fields=100_000)
-            if ids := fields.get("ids"):
-                return ids
+        if body.startswith(b"ids=") and (ids := _form_of(body).get("ids")):
+            return ids
         raise
     return Fields(value).texts("IDs")
+
+
+def _form_of(body: bytes) -> dict[str, list[str]]:
+    try:
+        return parse_qs(body.decode("utf-8", "replace"), max_num_fields=MOST_FIELDS)
+    except ValueError:
+        raise HTTPException(400, f"the form has more than {MOST_FIELDS} fields") from None
 
 
 def streamed(page: partial[Summary], start: int, limit: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Callable
@@ -164,9 +165,10 @@ class Webhook:
 
 
 def _explained(error: Exception) -> str:
-    # The text of asyncio for a refused connection repeats the address.
+    # The text of asyncio for a refused connection repeats the address. The numbers of an unknown
+    # host are not those of the system, although they are positive on macOS and Windows.
     number = getattr(error, "errno", None) or 0
-    if number > 0 and not isinstance(error, ssl.SSLError):
+    if number > 0 and not isinstance(error, (ssl.SSLError, socket.gaierror)):
         return os.strerror(number).lower()
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 

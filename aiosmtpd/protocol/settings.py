@@ -237,6 +237,11 @@ def _call_limits(limit: Any) -> CallLimits | None:
     return {"by_verb": limit, "others": limit.get("*", CALL_LIMIT_DEFAULT)}
 
 
+def _listed(names: Iterable[str] | None) -> Iterable[str]:
+    # One name may be a str: its characters would exclude nothing.
+    return (names,) if isinstance(names, str) else names or ()
+
+
 def _proxy_timeout(seconds: float | None) -> float | None:
     if seconds is not None and seconds <= 0:
         raise ValueError("proxy_protocol_timeout must be > 0")
@@ -245,7 +250,7 @@ def _proxy_timeout(seconds: float | None) -> float | None:
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "ident": lambda text: text or IDENT,
-    "auth_exclude_mechanism": lambda names: tuple(name.upper() for name in names or ()),
+    "auth_exclude_mechanism": lambda names: tuple(name.upper() for name in _listed(names)),
     "command_call_limit": _call_limits,
     "proxy_protocol_timeout": _proxy_timeout,
     "extensions": extension_table,

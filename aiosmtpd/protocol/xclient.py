@@ -69,7 +69,7 @@ def _extension(
     offer = " ".join([verb, *names])
 
     def advertise(server: Any) -> str | None:
-        return offer if networks.holds(known, server.session.peer) else None
+        return offer if _is_from(known, server.session) else None
 
     async def run(server: Any, arg: str | None) -> None:
         if advertise(server) is None:
@@ -79,6 +79,15 @@ def _extension(
         await serve(server, _attributes(verb, arg, names))
 
     return Extension(keyword=verb, advertise=advertise, verbs={verb: run})
+
+
+def _is_from(known: networks.Networks, session: Any) -> bool:
+    """Return True if the host that sends the commands of a session is in one of the networks."""
+    proxied = session.proxy_data
+    if proxied is None or proxied.command == 0:
+        return networks.holds(known, session.peer)
+    # The peer is a proxy, and the commands are those of its client, which may be any host.
+    return proxied.src_port is not None and networks.holds(known, (str(proxied.src_addr), 0))
 
 
 def _attributes(verb: str, arg: str | None, names: Iterable[str]) -> dict[str, str | None]:

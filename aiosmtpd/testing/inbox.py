@@ -123,26 +123,28 @@ class Inbox:
     def start(self) -> None:
         """Start the server; raises OSError if it cannot listen."""
         self._server.catcher.take = self._take
-        if self._own_page is not None:
-            self._own_page.start()
+        if self._own_authority and self._authority is not None:
+            self._authority.open()
+        # None also if the inbox has started already: the page of that start goes on.
+        page = None if self.web_url else self._own_page
+        if page is not None:
+            page.start()
         try:
             self._server.start()
         except BaseException:
-            self._stop_page()
+            if page is not None:
+                page.stop()
             raise
-        if self._own_page is not None:
-            self._own_page.services.smtp.update(host=self.host, port=self.port)
+        if page is not None:
+            page.services.smtp.update(host=self.host, port=self.port)
 
     def stop(self) -> None:
         """Stop the server and keep the messages."""
         self._server.stop(no_assert=True)
-        self._stop_page()
-        if self._own_authority and self._authority is not None:
-            self._authority.close()
-
-    def _stop_page(self) -> None:
         if self._own_page is not None:
             self._own_page.stop()
+        if self._own_authority and self._authority is not None:
+            self._authority.close()
 
     def clear(self) -> None:
         """Remove messages, faults and transcript, and choose a new :attr:`address`."""

@@ -50,7 +50,8 @@ class InboxPage:
     def start(self) -> None:
         """Serve the page; raises OSError if it cannot listen."""
         self.store.open()
-        self.services.stopping.clear()
+        # New ones: the locks of the old ones belong to the event loop of the last run.
+        self.services = Services(self.store, faults=self.services.faults)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="aiosmtpd inbox page", daemon=True

@@ -11,9 +11,9 @@ import pytest
 
 from aiosmtpd.handlers import Sink
 from aiosmtpd.proxy_protocol import ProxyData
-from aiosmtpd.smtp import SMTP, Envelope, Refused, Session
+from aiosmtpd.smtp import MODERN, SMTP, Envelope, Refused, Session, xclient
 from tests.client import PATIENCE, Client
-from tests.compat.proxy_headers import DIFFERS, INET, INET6, V1_TCP4, VALID, VECTORS, read, v2
+from tests.compat.proxy_headers import DIFFERS, INET, INET6, UNIX, V1_TCP4, VALID, VECTORS, read, v2
 from tests.conftest import Certificates
 from tests.net.support import Catcher, serving
 
@@ -126,6 +126,27 @@ class TestServer:
                     client.send(b"PROXY TCP4 192.0.2.1 198.51.100.2 %d 25\r\n" % port)
                     assert client.reply().startswith(b"220 ")
         assert [data.src_port for _, data in handler.proxied] == [1, 2]
+
+    @pytest.mark.parametrize(
+        ("header", "code"),
+        [
+            (V1_TCP4, b"500"),
+            (b"PROXY TCP4 203.0.113.9 198.51.100.2 56324 25\r\n", b"220"),
+            (b"PROXY UNKNOWN\r\n", b"500"),
+            (v2(0x21, 0x31, UNIX), b"500"),
+            (v2(0x20, 0x00, b""), b"220"),
+        ],
+    )
+    def test_a_client_of_the_proxy_sends_xclient(self, header: bytes, code: bytes) -> None:
+        extensions = [*MODERN, xclient(["127.0.0.0/8", "203.0.113.0/24"])]
+        with (
+            serving(Behind(), extensions=extensions, proxy_protocol_timeout=PATIENCE) as controller,
+            Client(controller.port, greet=False) as client,
+        ):
+            client.send(header)
+            assert client.reply().startswith(b"220 ")
+            assert (b"XCLIENT" in client.ask(b"EHLO client.test")) is (code == b"220")
+            assert client.ask(b"XCLIENT LOGIN=anne")[:3] == code
 
     @pytest.mark.parametrize("answer", [False, None, 0, ""])
     def test_a_false_result_of_the_hook_closes(self, answer: object) -> None:

@@ -218,6 +218,12 @@ async def test_deletion_by_ids(store: Store, web: httpx.AsyncClient, body: str) 
     assert await listed(web, "messages") == [ids[0], ids[2]]
 
 
+async def test_deletion_by_too_many_ids(store: Store, web: httpx.AsyncClient) -> None:
+    content = "&".join(["ids=x"] * 100_001)
+    answer = await web.request("DELETE", "/api/v1/messages", content=content)
+    assert (answer.status_code, answer.text) == (400, "the form has more than 100000 fields")
+
+
 async def test_deletion_of_all_can_be_forbidden(store: Store) -> None:
     ids = fill(store, 2)
     web = client_of(store, delete_all=False)

@@ -1,6 +1,8 @@
 """Checks of a message: what each one finds, and that a good message has no finding."""
 
-from datetime import UTC, datetime
+import sys
+import time
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
@@ -113,6 +115,18 @@ def test_each_mistake_is_found(
     found = {one.id: one for one in findings(store, content)}
     assert (found[id].level, found[id].where) == (level, where)
     assert found[id].title
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot change its zone")
+def test_a_date_of_an_unknown_zone_is_in_utc(
+    store: Store, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(time.tzset)
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "EAST-14")
+        time.tzset()
+        date = format_datetime(datetime.now(UTC) - timedelta(hours=20)).replace("+0000", "-0000")
+        assert findings(store, message(Date=date)) == []
 
 
 def test_large_images_are_found(store: Store) -> None:

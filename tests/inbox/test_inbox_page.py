@@ -77,6 +77,21 @@ def test_a_page_with_lmtp_and_a_restart() -> None:
             assert got(inbox, "api/v1/messages")["total"] == 1
 
 
+def test_a_wait_after_a_restart() -> None:
+    inbox = Inbox(web=True)
+    for _ in range(2):
+        with inbox:
+            send(inbox)
+            assert got(inbox, f"api/wait?timeout={PATIENCE}")["total"] == 1
+
+
+def test_a_second_start_leaves_the_page() -> None:
+    with Inbox(web=True) as inbox:
+        with pytest.raises(AssertionError, match="already running"):
+            inbox.start()
+        assert got(inbox, "api/v1/messages")["total"] == 0
+
+
 def test_a_port_in_use_leaves_no_page() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         inbox = Inbox(web=True, port=sock.getsockname()[1])

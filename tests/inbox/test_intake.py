@@ -18,6 +18,7 @@ from aiosmtpd.inbox.store import LARGE, Store
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.observers.faults import Faults
 from aiosmtpd.process.users import Users
+from aiosmtpd.smtp import Observer
 from tests.conftest import Certificates
 from tests.inbox.support import mail
 
@@ -291,6 +292,40 @@ def test_a_message_that_breaks_off_leaves_nothing(store: Store, ending: str) -> 
     assert list(Path(f"{store.path}.large").iterdir()) == []
     if ending != "gone":
         assert attempts(store)[0].reply.startswith("552")
+
+
+def test_a_client_leaves_while_a_file_is_made(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, closed = threading.Event(), threading.Event()
+    new_file = store.new_file
+
+    class Ended(Observer):
+        def ended(self, server: Any, reason: str) -> None:
+            over.set()
+
+    def made() -> Any:
+        assert over.wait(30)
+        file: Any = new_file()
+        close = file.close
+
+        def noted() -> None:
+            close()
+            closed.set()
+
+        file.close = noted
+        return file
+
+    monkeypatch.setattr(store, "new_file", made)
+    with serving(store, observers=[Ended()]) as controller, client_of(controller) as client:
+        client.mail("ann@x")
+        client.rcpt("bob@x")
+        client.putcmd("data")
+        client.getreply()
+        client.send(BIG[: LARGE + 10_000])
+        client.close()
+        assert closed.wait(30)
+    assert list(Path(f"{store.path}.large").iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no header", b"a:\x00\r\n\r\n", b"\xff\xfe"])

@@ -126,6 +126,17 @@ async def test_addresses_that_are_not_allowed(
     assert hop.messages == []
 
 
+@pytest.mark.parametrize(
+    "address", ["eve@a.test>@shop.test", "eve@a.test>x@shop.test", "a\\b@shop.test"]
+)
+async def test_an_address_hides_another_one(
+    web: httpx.AsyncClient, hop: Inbox, store: Store, address: str
+) -> None:
+    code, text = await release(web, add(store), address)
+    assert (code, text) == (400, f"{address!r} is not an address")
+    assert "RCPT" not in hop.transcript.upper()
+
+
 async def test_the_answer_says_why_the_relay_refuses(
     web: httpx.AsyncClient, hop: Inbox, store: Store
 ) -> None:

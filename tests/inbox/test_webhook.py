@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -198,6 +199,22 @@ async def test_a_server_that_is_not_there(
     await coming(store, "Hi")
     await poster.stop()
     assert f"127.0.0.1:{unused_tcp_port}/ has failed: connection refused" in caplog.text
+
+
+async def test_a_host_is_unknown_as_macos_says_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = socket.gaierror(8, "nodename nor servname provided, or not known")
+
+    def getaddrinfo(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    poster = Webhook("http://hook.test/")
+    poster.start(store)
+    await coming(store, "Hi")
+    await poster.stop()
+    assert f"has failed: {error.strerror}" in caplog.text
 
 
 async def test_https_needs_a_certificate_that_is_trusted(

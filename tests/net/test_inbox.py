@@ -1,13 +1,17 @@
 """Inboxes for tests: how they catch and wait, and their errors if no message comes."""
 
 import asyncio
+import gc
 import json
 import re
 import smtplib
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -261,6 +265,27 @@ def test_starttls_and_users() -> None:
         assert secret not in inbox.transcript
     assert "C: AUTH PLAIN ********" in inbox.transcript
     assert re.search(r"^#1 +[0-9.]+ -- TLSv1\.[23] ", inbox.transcript, re.MULTILINE)
+
+
+def test_tls_after_a_restart() -> None:
+    inbox = Inbox(tls="starttls")
+    for number in (1, 2):
+        with inbox, smtplib.SMTP(inbox.host, inbox.port, timeout=PATIENCE) as client:
+            client.starttls(context=inbox.client_context())
+            client.sendmail("shop@example.com", ["bob@example.org"], "Subject: hi\n\n")
+            assert len(inbox.messages) == number
+
+
+def test_tls_without_a_start_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    wrong: Any = "pop3"
+    with suppress(ValueError):
+        Inbox(tls="starttls", protocol=wrong)
+    assert Inbox(tls="starttls").ca_file
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_implicit_tls() -> None:

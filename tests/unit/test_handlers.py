@@ -95,6 +95,13 @@ class TestDebugging:
         assert await data(Debugging(stream), "Subject: é\udcff\r\n\r\nok\r\n") == "250 OK"
         assert b"Subject: \\xe9\\udcff\nX-Peer: " in raw.getvalue()
 
+    @pytest.mark.parametrize("page", ["cp437", "cp1250", "cp1252"])
+    async def test_a_code_page_lacks_a_character(self, page: str) -> None:
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding=page, newline="\n")
+        assert await data(Debugging(stream), "Subject: \xf8\x81\r\n\r\nok\r\n") == "250 OK"
+        assert b"\\x81\nX-Peer: " in raw.getvalue()
+
     async def test_none_is_stdout(self, capsys: pytest.CaptureFixture[str]) -> None:
         await data(Debugging(), PLAIN)
         assert "Subject: x\n" in capsys.readouterr().out
