@@ -78,7 +78,7 @@ def test_the_first_view_needs_six_files(opens: Any, box: Box) -> None:
     page.on("request", lambda request: files.append(request.url.removeprefix(box.url)))
     page.goto(box.url)
     page.get_by_text("Waiting for mail").wait_for()
-    first = files.index("api/v1/messages?start=0&limit=50")
+    first = files.index("api/messages?start=0&limit=50")
     assert sorted(files[:first]) == ["", "kit.js", "list.js", "live.js", "page.js", "style.css"]
     assert "icon.svg" not in files
 
