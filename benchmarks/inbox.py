@@ -89,7 +89,8 @@ class Nothing(Store):
 async def serve(kind: str) -> None:
     # As the program does it.
     sys.setswitchinterval(SWITCH)
-    store = Nothing() if kind == "none" else Store(keep=Keep(None, None, None))
+    keep = Keep() if kind == "kept" else Keep(None, None, None)
+    store = Nothing() if kind == "none" else Store(keep=keep)
     store.open()
     intake = Intake(store)
     server = Server(
@@ -545,7 +546,7 @@ def main() -> None:
     parser.add_argument("--total", type=int, default=100_000, help="in the store that is read")
     parts = ["intake", "page", "arrivals", "wait", "large", "reads", "served"]
     parser.add_argument("--only", choices=parts)
-    parser.add_argument("--serve", choices=["none", "store"], help=argparse.SUPPRESS)
+    parser.add_argument("--serve", choices=["none", "store", "kept"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         asyncio.run(serve(args.serve))

@@ -13,7 +13,7 @@ from attrs import evolve
 from aiosmtpd.inbox import labels, wire
 from aiosmtpd.inbox.database import INDEX_TABLE, MESSAGE_TABLES, OTHER_INDEXES
 from aiosmtpd.inbox.keep import Keep, Oldest, superfluous
-from aiosmtpd.inbox.packing import packed_attempt
+from aiosmtpd.inbox.packing import addressed, packed_attempt
 from aiosmtpd.inbox.records import Attempt, Event
 from aiosmtpd.inbox.rows import Description, complete
 from aiosmtpd.inbox.search import Query, milliseconds
@@ -119,7 +119,8 @@ def _announce(
     change.unread += 1
     change.size += found.size
     change.accepted_size += found.size
-    change.events.append(Event("new", complete(found.row, False, tags_json)))
+    row = complete(found.row, False, tags_json)
+    change.events.append(Event("new", row, addressed(message.envelope)))
 
 
 def details(found: Description) -> str:

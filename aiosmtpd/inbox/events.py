@@ -12,7 +12,7 @@ from time import time
 from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Receive, Scope, Send
@@ -21,6 +21,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from aiosmtpd._version import __version__
 from aiosmtpd.inbox.answers import text
 from aiosmtpd.inbox.paths import refuse
+from aiosmtpd.inbox.rows import extended
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Event, Store
 from aiosmtpd.inbox.wire import dump
@@ -50,6 +51,8 @@ class Numbered(NamedTuple):
     number: int
     kind: str
     data: str
+    more: str = ""
+    """Members of a row that only our own page gets."""
 
 
 class Client:
@@ -70,7 +73,7 @@ class Client:
         with self._gate:
             if len(self._waiting) >= MOST_WAITING:
                 self._waiting.clear()
-                event = event._replace(kind="prune", data="null")
+                event = event._replace(kind="prune", data="null", more="")
             self._waiting.append(event)
             if not self._is_called:
                 self._is_called = True
@@ -161,7 +164,7 @@ class Hub:
                     client.stats_soon(self)
                 return
             self._last += 1
-            numbered = Numbered(self._last, event.kind, event.data)
+            numbered = Numbered(self._last, event.kind, event.data, event.more)
             self._kept.append(numbered)
             for client in self._clients:
                 client.add(numbered)
@@ -194,7 +197,7 @@ def routes(services: Services) -> list[BaseRoute]:
         if request.method == "HEAD":
             return Response(headers=headers)
         number = int(last[:20]) if last.isdecimal() and last.isascii() else None
-        return _Stream(streams, _lines(services, hub, number), headers)
+        return _Stream(streams, _lines(services, hub, number, _is_own(request)), headers)
 
     async def connect(socket: WebSocket) -> None:
         if sockets.count >= MOST_CLIENTS or services.stopping.is_set():
@@ -203,9 +206,14 @@ def routes(services: Services) -> list[BaseRoute]:
             return
         with sockets:
             await socket.accept()
-            await Frames(services, hub, socket).run()
+            await Frames(services, hub, socket, own=_is_own(socket)).run()
 
     return [Route("/api/events", stream), WebSocketRoute("/api/events", connect)]
+
+
+def _is_own(connection: HTTPConnection) -> bool:
+    """Return True if a client asks for the recipients of the envelope in new rows."""
+    return connection.query_params.get("envelope") == "1"
 
 
 class _Stream(StreamingResponse):
@@ -220,20 +228,24 @@ class _Stream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _lines(services: Services, hub: Hub, last: int | None) -> AsyncIterator[str]:
+async def _lines(services: Services, hub: Hub, last: int | None, own: bool) -> AsyncIterator[str]:
     client = Client()
     hub.enter(client, last)
     try:
         yield "retry: 2000\n\n"
         async for events in until_stopped(services, client, KEEP_ALIVE):
-            yield "".join(map(_lines_of, events)) or ":\n\n"
+            yield "".join(_lines_of(event, own) for event in events) or ":\n\n"
     finally:
         hub.leave(client)
 
 
-def _lines_of(event: Numbered) -> str:
+def _data_of(event: Numbered, own: bool) -> str:
+    return extended(event.data, event.more) if own else event.data
+
+
+def _lines_of(event: Numbered, own: bool) -> str:
     number = f"id: {event.number}\n" if event.number else ""
-    return f"{number}event: {event.kind}\ndata: {event.data}\n\n"
+    return f"{number}event: {event.kind}\ndata: {_data_of(event, own)}\n\n"
 
 
 async def until_stopped(
@@ -260,12 +272,16 @@ async def until_stopped(
 
 
 class Frames:
-    """One WebSocket; frames from the client are ignored."""
+    """One WebSocket; frames from the client are ignored.
 
-    def __init__(self, services: Services, hub: Hub, socket: WebSocket) -> None:
+    With *own*, new rows have the recipients of the envelope, too.
+    """
+
+    def __init__(self, services: Services, hub: Hub, socket: WebSocket, *, own: bool) -> None:
         self._services = services
         self._hub = hub
         self._socket = socket
+        self._is_own = own
 
     async def run(self) -> None:
         """Send events until one side ends."""
@@ -289,14 +305,17 @@ class Frames:
             async for events in until_stopped(self._services, client, KEEP_ALIVE):
                 async with asyncio.timeout(SECONDS_TO_READ):
                     for event in events or [self._hub.stats()]:
-                        for frame in frames_of(event):
+                        for frame in frames_of(event, own=self._is_own):
                             await self._socket.send_text(frame)
             await self._socket.close(1001)
 
 
-def frames_of(event: Numbered) -> list[str]:
-    """Return an event as Mailpit sends it; a refused attempt is its ``error``, too."""
-    frames = [f'{{"Type":"{event.kind}","Data":{event.data}}}']
+def frames_of(event: Numbered, *, own: bool = False) -> list[str]:
+    """Return an event as Mailpit sends it; a refused attempt is its ``error``, too.
+
+    With *own*, a new row has the recipients of the envelope, too.
+    """
+    frames = [f'{{"Type":"{event.kind}","Data":{_data_of(event, own)}}}']
     if event.kind == "rejected" and event.data != "null":
         attempt = json.loads(event.data)
         error = {

@@ -155,9 +155,11 @@ class Intake(Dialogue):
             if stage:
                 self._refuse(server, stage, _first_line(reply))
         elif verb == "MAIL":
-            kept.sender, kept.recipients = kept.path, []
-        elif verb == "RCPT" and len(kept.recipients) < MOST_NAMED:
-            kept.recipients.append(kept.path)
+            kept.begin(kept.path)
+        elif verb == "RCPT":
+            kept.count += 1
+            if len(kept.recipients) < MOST_NAMED:
+                kept.recipients.append(kept.path)
         elif verb in _ENDS:
             kept.over = True
         kept.greeted = True
@@ -187,13 +189,13 @@ class Intake(Dialogue):
         if kept.attempts > MOST_ATTEMPTS:
             return
         kept.matters(self._store)
-        sender, recipient = kept.sender, ", ".join(kept.recipients)
+        sender, recipient, count = kept.sender, ", ".join(kept.recipients), kept.count
         if stage == "MAIL":
-            sender, recipient = kept.path, ""
+            sender, recipient, count = kept.path, "", 0
         elif stage == "RCPT":
-            recipient = kept.path
+            recipient, count = kept.path, 1
         elif stage != "DATA":
-            sender = recipient = ""
+            sender, recipient, count = "", "", 0
         self._store.add_attempt(
             Attempt(
                 kept.session.number,
@@ -206,6 +208,7 @@ class Intake(Dialogue):
                 tls=kept.session.tls[0] if kept.session.tls else "",
                 user=kept.session.user,
                 line=len(kept.session.lines),
+                recipients=count,
             )
         )
 
@@ -220,6 +223,8 @@ class Log(Transcript):
         """The path in the last MAIL or RCPT."""
         self.sender = ""
         self.recipients: list[str] = []
+        self.count = 0
+        """The number of all recipients of the transaction."""
         self.transaction: list[Line] = []
         """The lines since the last MAIL."""
         self.fault = ""
@@ -240,12 +245,17 @@ class Log(Transcript):
             self.is_watched = True
             store.watch_session(self.session)
 
+    def begin(self, sender: str) -> None:
+        """Begin a transaction without a recipient."""
+        self.sender, self.recipients, self.count = sender, [], 0
+
     def command(self, line: bytes, *, secret: bool) -> None:
         """Add a line of the client."""
         self.fault = ""
         verb = line[:5].upper()
         if self.over:
-            self.sender, self.recipients, self.over = "", [], False
+            self.begin("")
+            self.over = False
         if verb == b"MAIL ":
             self.transaction = []
             self._transaction_room = LONGEST_TRANSACTION

@@ -44,7 +44,7 @@ GET /api/v1/chaos Chaos Read the triggers of refusals by chance
 PUT /api/v1/chaos Chaos Replace the triggers: body=Chaos!
 GET /api/v1/swagger.json Any Read this description
 GET /api/v1/ text Find this description
-GET /api/events events Follow the changes, by SSE or a WebSocket: last
+GET /api/events events Follow the changes, by SSE or a WebSocket: last envelope
 GET /api/wait MessagesSummary Wait for messages: to from subject text query since count timeout
 GET /api/wait/none Any Wait that no message comes: to from subject text query since within
 GET /api/rejected Attempts List refused attempts: start limit query
@@ -55,6 +55,7 @@ POST /api/faults Faults Add faults: body=Rules!
 PUT /api/faults Faults Replace all faults: body=Rules!
 DELETE /api/faults Faults Remove all faults
 DELETE /api/faults/{number} Faults Remove a fault
+GET /api/messages OwnSummary List messages with the envelope's recipients: query start limit tz
 GET /api/mailboxes Any Count the messages of each recipient and of each login
 GET /api/message/{id}/head Any Read all but the texts, and mark it as read: query part
 GET /api/message/{id}/parts Any Read the tree of the parts: query

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias
 
 from starlette.requests import Request
@@ -13,12 +14,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from aiosmtpd.inbox import checks, copies, export, heads, links, parts, wire
+from aiosmtpd.inbox.answers import json_answer, zone_of
 from aiosmtpd.inbox.letter import Letter
 from aiosmtpd.inbox.mailboxes import Mailboxes
 from aiosmtpd.inbox.message import CLOSED
 from aiosmtpd.inbox.own_answers import Wrong, as_json, number, only, refusal, seconds
 from aiosmtpd.inbox.paths import base_of
-from aiosmtpd.inbox.records import SessionLog
+from aiosmtpd.inbox.records import SessionLog, Summary
 from aiosmtpd.inbox.search import WrongFilter, check
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.stored import StoredMail
@@ -36,7 +38,7 @@ MOST_WAITS = 1000
 """Waits at the same time."""
 
 MOST_ROWS = 1000
-"""Rows of one page of refused attempts."""
+"""Rows of one page."""
 
 MOST_FAULTS = 100
 """Faults that can be in force."""
@@ -60,6 +62,7 @@ def routes(services: Services) -> list[BaseRoute]:
         ("PUT", "/api/faults", own.replace_faults),
         ("DELETE", "/api/faults", own.clear_faults),
         ("DELETE", "/api/faults/{number}", own.remove_fault),
+        ("GET", "/api/messages", own.messages),
         ("GET", "/api/mailboxes", own.mailboxes),
         ("GET", "/api/message/{id}/head", own.head),
         ("GET", "/api/message/{id}/parts", own.parts),
@@ -313,6 +316,18 @@ class _Own:
         return copies.Places(where, f"{request.url.scheme}://{netloc}{base_of(request)}")
 
     # All messages.
+
+    async def messages(self, request: Request) -> Response:
+        only(request, "query", "start", "limit", "tz")
+        query = request.query_params.get("query", "")
+        start = number(request, "start", 0, 1 << 30)
+        limit = number(request, "limit", 50, MOST_ROWS)
+        page: Callable[..., Summary] = self._store.summary
+        if query.strip():
+            page = partial(self._store.search, query, zone=zone_of(request))
+        return await json_answer(
+            request, lambda: page(start=start, limit=limit, envelope=True).json()
+        )
 
     async def mailboxes(self, request: Request) -> Response:
         return as_json(await asyncio.to_thread(self._mailboxes.counts))

@@ -11,6 +11,8 @@ from aiosmtpd.inbox import wire
 from aiosmtpd.inbox.records import Attempt, Line, Received, SessionLog
 from aiosmtpd.inbox.search import folded
 
+_DECODER = json.JSONDecoder()
+_RECIPIENTS = '"recipients":'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -42,6 +44,18 @@ def packed_envelope(received: Received, id: str) -> str:
             "trace": received.trace,
         }
     )
+
+
+def addressed(envelope: str) -> str:
+    """Return the members that rows of our own API have for an envelope that was kept.
+
+    *envelope* is the text that :func:`packed_envelope` returned.
+    """
+    # A quote in a text is escaped: this is the name of the member. The dialogue is not read.
+    begin = envelope.index(_RECIPIENTS) + len(_RECIPIENTS)
+    recipients, _ = _DECODER.raw_decode(envelope, begin)
+    first = recipients[0] if recipients else ""
+    return f'"Recipient":{wire.dump(first)},"Recipients":{len(recipients)}'
 
 
 def read_envelope(envelope: str, content: bytes) -> tuple[str, Received]:
@@ -90,17 +104,18 @@ def read_log(number: int, blob: bytes) -> SessionLog:
 
 _KEPT = (
     *("session", "stage", "sender", "recipient", "reply", "fault", "client", "tls", "user"),
-    "line",
+    *("line", "recipients"),
 )
 
 
 def packed_attempt(attempt: Attempt) -> tuple[str, str]:
     """Return the words of an attempt, and the attempt as it is kept."""
     kept = [getattr(attempt, name) for name in _KEPT]
-    return folded(" ".join(map(str, kept[1:-1]))), json.dumps(kept)
+    return folded(" ".join(map(str, kept[1:-2]))), json.dumps(kept)
 
 
 def read_attempt(number: int, at: int, details: str) -> Attempt:
     """Return an attempt that was kept."""
-    kept = dict(zip(_KEPT, json.loads(details), strict=True))
+    # Older stores have no number of recipients.
+    kept = dict(zip(_KEPT, json.loads(details), strict=False))
     return Attempt(**kept, at=local(at), number=number)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from aiosmtpd.inbox.changes import JOINED, conditions, marks, slices
 from aiosmtpd.inbox.database import explained, open_reader
-from aiosmtpd.inbox.packing import local, read_attempt, read_log
+from aiosmtpd.inbox.packing import addressed, local, read_attempt, read_log
 from aiosmtpd.inbox.records import (
     Attempt,
     Attempts,
@@ -23,7 +23,7 @@ from aiosmtpd.inbox.records import (
     Summary,
     TooManyConditions,
 )
-from aiosmtpd.inbox.rows import complete
+from aiosmtpd.inbox.rows import complete, extended
 from aiosmtpd.inbox.search import SHORTEST, Query, folded
 
 CONNECTIONS = 2
@@ -90,11 +90,18 @@ class Readers:
             self._idle.put(connection)
 
     def page(
-        self, query: Query, *, start: int, limit: int, below: str | None, counted: bool
+        self,
+        query: Query,
+        *,
+        start: int,
+        limit: int,
+        below: str | None,
+        counted: bool,
+        envelope: bool = False,
     ) -> Page:
         """Return rows of the messages that match, newest first.
 
-        Without *counted*, the numbers are 0.
+        Without *counted*, the numbers are 0. With *envelope*, the rows have its recipients.
         """
         with self._connection() as connection, _snapshot(connection):
             selection = _Selection(query, index=self._index)
@@ -105,7 +112,7 @@ class Readers:
             rows: list[str] = []
             if limit and not (counted and start >= matches):
                 numbers = selection.numbers(connection, start, limit, place)
-                rows = _rows(connection, numbers)
+                rows = (_own_rows if envelope else _rows)(connection, numbers)
             return Page(rows, matches, unread)
 
     def ids(self, query: Query, limit: int = -1) -> list[str]:
@@ -356,3 +363,14 @@ def _rows(connection: sqlite3.Connection, numbers: list[int]) -> list[str]:
             complete(row, bool(read), tags) for row, read, tags in connection.execute(sql, some)
         ]
     return rows
+
+
+def _own_rows(connection: sqlite3.Connection, numbers: list[int]) -> list[str]:
+    """Return the rows as :func:`_rows` does, with the recipients of their envelopes."""
+    members: dict[int, str] = {}
+    for some in slices(numbers):
+        sql = f"select n, envelope from raw where n in ({marks(some)})"
+        for n, envelope in connection.execute(sql, some):
+            members[n] = addressed(envelope)
+    rows = _rows(connection, numbers)
+    return [extended(row, members[n]) for n, row in zip(numbers, rows, strict=True)]

@@ -140,6 +140,8 @@ class Attempt:
     user: str = ""
     line: int = 0
     """The index of the reply among the lines of its session."""
+    recipients: int = 0
+    """How many recipients the message would have had: ``recipient`` names at most 10 of them."""
     at: datetime | None = None
     """The time, with a time zone; None for now."""
     number: int = 0
@@ -161,6 +163,7 @@ class Attempt:
                 "tls": self.tls,
                 "user": self.user,
                 "line": self.line,
+                "recipients": self.recipients,
             }
         )
 
@@ -194,6 +197,8 @@ class Event(NamedTuple):
     kind: EventKind
     data: str
     """JSON."""
+    more: str = ""
+    """Members of a new row that our own API adds: see :func:`~aiosmtpd.inbox.rows.extended`."""
 
 
 @public

@@ -110,6 +110,11 @@ def complete(row: str, read: bool, tags: str) -> str:
     return f'{row[:-1]},"Read":{"true" if read else "false"},"Tags":{tags or "[]"}}}'
 
 
+def extended(row: str, members: str) -> str:
+    """Return a row with more members, which follow the others; ``""`` adds none."""
+    return f"{row[:-1]},{members}}}" if members else row
+
+
 @public
 def describe(
     source: Source, received: Received, created: datetime, tagging: Tagging, id: str = ""

@@ -407,18 +407,23 @@ class Store:
         limit: int = 50,
         before: datetime | None = None,
         below: str | None = None,
+        envelope: bool = False,
     ) -> Summary:
         """Return a page of all messages. *limit* is at least 0, and 0 gives no rows.
 
         *before* leaves out messages that arrived then or later; the numbers stay those of all.
-        *below* begins after the message with this id, which is faster than *start*.
+        *below* begins after the message with this id, which is faster than *start*. With
+        *envelope*, rows have ``Recipient``, the first one of the envelope, and ``Recipients``,
+        their number.
         """
         readers = self._current()
         counts = self._numbers.counts
         query = language.parse("")
         if before is not None:
             query.terms.append(language.before(before))
-        page = readers.page(query, start=start, limit=limit, below=below, counted=False)
+        page = readers.page(
+            query, start=start, limit=limit, below=below, counted=False, envelope=envelope
+        )
         return Summary(
             counts.total,
             counts.unread,
@@ -438,17 +443,21 @@ class Store:
         before: datetime | None = None,
         below: str | None = None,
         zone: tzinfo | None = None,
+        envelope: bool = False,
     ) -> Summary:
         """Return a page of the messages that match *query*; any text is a query.
 
         *zone* is that of dates in the query, by default the local one. Here, *before* changes the
-        numbers, too. Messages that have just arrived are found.
+        numbers, too. Messages that have just arrived are found. *envelope* is as in
+        :meth:`summary`.
         """
         readers, parsed = self._current(), language.parse(query, zone)
         if before is not None:
             parsed.terms.append(language.before(before))
         self._be_current(parsed)
-        page = readers.page(parsed, start=start, limit=limit, below=below, counted=True)
+        page = readers.page(
+            parsed, start=start, limit=limit, below=below, counted=True, envelope=envelope
+        )
         counts = self._numbers.counts
         return Summary(
             counts.total,

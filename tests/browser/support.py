@@ -40,13 +40,14 @@ class Box:
     url: str
     smtp_port: int
 
-    def send(self, message: EmailMessage | bytes, to: str = "bob@example.org") -> str:
-        """Send a message by SMTP; return its id."""
+    def send(self, message: EmailMessage | bytes, *to: str) -> str:
+        """Send a message by SMTP, by default to Bob; return its id."""
         content = message if isinstance(message, bytes) else message.as_bytes(policy=SMTP)
         with smtplib.SMTP("127.0.0.1", self.smtp_port) as client:
             client.ehlo("client.test")
-            client.mail("ann@example.org")
-            client.rcpt(to)
+            client.mail("ann@example.org", ["SMTPUTF8"])
+            for one in to or ["bob@example.org"]:
+                assert client.docmd(f"RCPT TO:<{one}>")[0] == 250
             code, text = client.data(content)
             assert code == 250
             return text.decode().rpartition(" ")[2]

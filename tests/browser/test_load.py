@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from email.policy import SMTP
+from threading import Thread
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aiosmtpd.inbox.records import Received
 from tests.browser.support import Box, expect, mail
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
@@ -78,9 +83,21 @@ def test_the_first_view_needs_six_files(opens: Any, box: Box) -> None:
     page.on("request", lambda request: files.append(request.url.removeprefix(box.url)))
     page.goto(box.url)
     page.get_by_text("Waiting for mail").wait_for()
-    first = files.index("api/v1/messages?start=0&limit=50")
+    first = files.index("api/messages?start=0&limit=50")
     assert sorted(files[:first]) == ["", "kit.js", "list.js", "live.js", "page.js", "style.css"]
     assert "icon.svg" not in files
+    page.locator("#live[data-state=live]").wait_for()
+    page.wait_for_load_state("networkidle")
+    assert len([file for file in files if file.startswith("api/messages")]) == 1
+
+
+def test_the_list_comes_without_events(opens: Any, box: Box) -> None:
+    box.send(mail("Hello"))
+    page = opens(box, "livez")
+    page.add_init_script(SOCKET)
+    page.goto(box.url)
+    page.get_by_role("option", name="Hello").wait_for()
+    assert page.locator("#live-text").inner_text() == "connecting"
 
 
 def test_a_thousand_arrivals_in_a_second(fed: Page) -> None:
@@ -91,6 +108,55 @@ def test_a_thousand_arrivals_in_a_second(fed: Page) -> None:
     expect(fed.get_by_role("option").last).to_contain_text("Arrival 1800")
     assert seen["longest"] < LONGEST_TASK
     assert seen["made"] < 700
+
+
+def arrive(box: Box, count: int) -> None:
+    """Let 1,000 messages arrive in each second, or as many as the machine can take."""
+    began = monotonic()
+    content = mail("Arrival").as_bytes(policy=SMTP)
+    for number in range(count):
+        sleep(max(began + number / 1000 - monotonic(), 0))
+        subject = content.replace(b"Arrival", b"Arrival %d" % number)
+        box.store.take(Received(subject, "ann@example.org", ["bob@example.org"])).result(30)
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_arrivals_for_three_seconds(page: Page, box: Box, browser: Browser, follows: bool) -> None:
+    page.locator("#live[data-state=live]").wait_for()
+    if follows:
+        page.get_by_role("button", name="Follow").click()
+    page.wait_for_load_state("networkidle")
+    browser.start_tracing(page=page, categories=["disabled-by-default-devtools.timeline"])
+    thread = Thread(target=arrive, args=(box, 3000))
+    thread.start()
+    thread.join()
+    expect(page.locator("#count")).to_have_text("3,000 messages")
+    expect(page.get_by_role("option").first).to_contain_text("Arrival 2999")
+    if follows:
+        page.get_by_role("heading", name="Arrival 2999").wait_for()
+    # The time of the processor: others use the machine, too.
+    assert longest_task(browser.stop_tracing()) < 100
+    assert page.get_by_role("option").count() <= 200
+    assert page.evaluate("document.getElementsByTagName('*').length") < 10_000
+    page.get_by_role("option", name="Arrival 2990").click()
+    page.get_by_role("heading", name="Arrival 2990").wait_for()
+
+
+def longest_task(trace: bytes) -> float:
+    """Return the milliseconds of the processor that the longest task of the page took."""
+    events = json.loads(trace)["traceEvents"]
+    main = {
+        (one["pid"], one["tid"])
+        for one in events
+        if one["name"] == "thread_name" and one["args"].get("name") == "CrRendererMain"
+    }
+    tasks = [
+        one["tdur"] / 1000
+        for one in events
+        if one["name"] == "RunTask" and "tdur" in one and (one["pid"], one["tid"]) in main
+    ]
+    assert len(tasks) > 10
+    return float(max(tasks))
 
 
 def test_arrivals_above_an_open_message_wait(fed: Page) -> None:

@@ -86,7 +86,7 @@ def test_a_page_without_its_server_says_so_and_comes_back(page: Page, box: Box) 
         sockets.append(socket)
         socket.connect_to_server()
 
-    page.route_web_socket("**/api/events", connect)
+    page.route_web_socket("**/api/events?*", connect)
     box.send(mail("Still readable"))
     page.reload()
     page.get_by_role("option").first.wait_for()

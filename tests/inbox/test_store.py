@@ -389,7 +389,9 @@ def test_a_session_is_kept_with_its_messages(store: Store) -> None:
 
 def test_attempts(store: Store, events: list[Event]) -> None:
     first = store.add_attempt(Attempt(1, "MAIL", "a@x", reply="550 5.7.1 No", at=NOON))
-    second = store.add_attempt(Attempt(2, "RCPT", "a@x", "bob@y", "450 Busy", "rcpt: 450", line=7))
+    second = store.add_attempt(
+        Attempt(2, "RCPT", "a@x", "bob@y", "450 Busy", "rcpt: 450", line=7, recipients=1)
+    )
     assert (first.result(30), second.result(30)) == (1, 2)
     page = store.attempts(limit=1)
     assert (page.total, [one.number for one in page.attempts]) == (2, [2])
@@ -410,6 +412,7 @@ def test_attempts(store: Store, events: list[Event]) -> None:
         "tls": "",
         "user": "",
         "line": 7,
+        "recipients": 1,
     }
     assert [event.kind for event in events] == ["rejected", "rejected"]
     assert json.loads(events[1].data)["id"] == 2

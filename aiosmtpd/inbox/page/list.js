@@ -80,10 +80,11 @@ export class List {
   path(start, limit = PAGE) {
     const query = this.query.trim();
     const values = new URLSearchParams({ start, limit });
-    if (!query) return `api/v1/messages?${values}`;
-    values.set('query', query);
-    values.set('tz', Intl.DateTimeFormat().resolvedOptions().timeZone);
-    return `api/v1/search?${values}`;
+    if (query) {
+      values.set('query', query);
+      values.set('tz', Intl.DateTimeFormat().resolvedOptions().timeZone);
+    }
+    return `api/messages?${values}`;
   }
 
   async show(query) {
@@ -115,7 +116,7 @@ export class List {
     let page;
     try {
       [page] = await Promise.all([
-        asksRejected(query) ? get('api/v1/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length + this.waiting, LONGEST)))),
+        asksRejected(query) ? get('api/messages?limit=1') : get(this.path(0, Math.max(PAGE, Math.min(this.rows.length + this.waiting, LONGEST)))),
         this.fetchAttempts(),
       ]);
     } finally {
@@ -688,22 +689,33 @@ function grouped(attempts) {
   return found;
 }
 
-// A long address gives way in its middle: its end says at least as much as its beginning.
+// A long address gives way in its middle: its end says at least as much as its beginning. Programs
+// that read the page aloud get it in one piece.
 export function address(text) {
   const at = text.lastIndexOf('@');
   if (at < 6 || text.length < 24 || text.includes(' ')) return el('span', { class: 'who' }, text);
-  return el('span', { class: 'who two', title: text }, el('span', { class: 'local' }, text.slice(0, at)), el('span', { class: 'domain' }, text.slice(at)));
+  return el('span', { class: 'who two', title: text },
+    el('span', { class: 'sr' }, text),
+    el('span', { class: 'local', 'aria-hidden': 'true' }, text.slice(0, at)),
+    el('span', { class: 'domain', 'aria-hidden': 'true' }, text.slice(at)));
+}
+
+// The first recipient of the envelope, and how many more there are.
+function recipient(first, count) {
+  const others = count > 1 && plural(count - 1, 'more recipient');
+  return [
+    el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')),
+    el('span', { class: 'to' }, first ? address(first) : el('i', {}, 'no recipient'),
+      others && el('span', { class: 'plus', title: others }, el('span', { 'aria-hidden': 'true' }, `+${commas(count - 1)}`), el('span', { class: 'sr' }, ` and ${others}`))),
+  ];
 }
 
 function mailRow(row) {
-  const people = [...row.To, ...row.Cc, ...row.Bcc];
-  const more = people.length > 1 ? el('span', { class: 'plus' }, `+${people.length - 1}`) : null;
   return el('li', { role: 'option', class: row.Read ? 'row' : 'row unread' },
     el('span', { class: 'state' }, el('span', { class: 'box', 'aria-hidden': 'true' }), el('span', { class: 'dot', 'aria-hidden': 'true' }), row.Read ? null : el('span', { class: 'sr' }, 'unread ')),
     el('span', { class: 'people' },
       el('span', { class: 'from' }, person(row.From) ? address(person(row.From)) : el('i', {}, 'no sender')),
-      el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')),
-      el('span', { class: 'to' }, people.length ? address(people[0].Address || people[0].Name) : el('i', {}, 'no recipient'), more)),
+      recipient(row.Recipient, row.Recipients)),
     el('time', { datetime: row.Created, title: longTime(row.Created) }, shortTime(row.Created)),
     el('span', { class: 'words' },
       el('span', { class: 'subject' }, row.Subject || el('i', {}, '(no subject)')),
@@ -715,13 +727,15 @@ function mailRow(row) {
       el('span', { class: 'size' }, bytes(row.Size))));
 }
 
+// The first of addresses with commas between them; a quoted one may have commas, too.
+const firstOf = (addresses) => /^(?:"(?:[^"\\]|\\.)*"|[^",]+)*/.exec(addresses)[0];
+
 function attemptRow(one, count) {
   return el('li', { role: 'option', class: 'row refused', 'data-times': count },
     el('span', { class: 'state' }, icon('cross'), el('span', { class: 'sr' }, 'refused ')),
     el('span', { class: 'people' },
       el('span', { class: 'from' }, one.from ? address(one.from) : el('i', {}, one.client || 'unknown')),
-      one.to ? el('span', { class: 'arrow' }, el('span', { class: 'sr' }, ' to '), el('span', { 'aria-hidden': 'true' }, '→')) : null,
-      one.to ? el('span', { class: 'to' }, address(one.to)) : null),
+      one.to && recipient(one.recipients > 1 ? firstOf(one.to) : one.to, one.recipients)),
     el('time', { datetime: one.at, title: longTime(one.at) }, shortTime(one.at)),
     el('span', { class: 'words' }, el('span', { class: 'subject' }, one.reply), el('span', { class: 'snippet' }, ` ${one.stage}`)),
     el('span', { class: 'facts' },

@@ -4,6 +4,8 @@ import { clock, place } from './kit.js';
 
 const WAITS = [1, 2, 5, 10, 30];
 const POLL = 5000;
+// Rows are as those of the list: with the recipients of the envelope.
+const EVENTS = 'api/events?envelope=1';
 const KINDS = ['new', 'update', 'delete', 'prune', 'truncate', 'stats', 'rejected', 'fault'];
 
 export class Live {
@@ -26,7 +28,7 @@ export class Live {
   }
 
   socket() {
-    const url = place('api/events').replace(/^http/, 'ws');
+    const url = place(EVENTS).replace(/^http/, 'ws');
     let opened = 0;
     let socket;
     try {
@@ -48,7 +50,7 @@ export class Live {
   }
 
   stream() {
-    const source = new EventSource(place('api/events'));
+    const source = new EventSource(place(EVENTS));
     let opened = 0;
     source.onopen = () => { opened = Date.now(); this.up(); };
     for (const kind of KINDS) {

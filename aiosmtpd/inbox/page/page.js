@@ -7,6 +7,8 @@ import { Live } from './live.js';
 const THEMES = { auto: 'as the system', light: 'light', dark: 'dark' };
 const MOST_NAMES = 8;
 const MOST_TAGS = 50;
+// Milliseconds after which the list is fetched without events.
+const LATEST = 150;
 // Modules that the first view does not need. They are fetched when there is time, because a page
 // that has lost its server must still be able to show what it has.
 const lazy = { message: () => import('./message.js').catch(missing), panels: () => import('./panels.js').catch(missing) };
@@ -554,16 +556,23 @@ Object.assign(page, fromAddress());
 document.body.dataset.pane = page.key || page.panel ? 'message' : 'list';
 $('search').value = page.query;
 rail();
-const first = list.show(page.query);
+// The list is fetched when events come, so that none is missed and once is enough; or without them
+// if they take longer.
+let begun = null;
+function begin() {
+  if (begun) return begun;
+  begun = list.show(page.query).then(() => { if (!page.key && !page.panel) show(); });
+  showCounts();
+  loadSettings();
+  get('api/v1/webui').then((found) => {
+    page.label = found.Label || '';
+    list.relay = found.MessageRelay?.Enabled ? found.MessageRelay : null;
+    title();
+  }, () => {});
+  return begun;
+}
+new Live((kind, data) => list.event(kind, data), () => (begun ? list.refresh() : begin()), state);
+setTimeout(begin, LATEST);
 if (page.key || page.panel) show();
-first.then(() => { if (!page.key && !page.panel) show(); });
-showCounts();
-loadSettings();
-get('api/v1/webui').then((found) => {
-  page.label = found.Label || '';
-  list.relay = found.MessageRelay?.Enabled ? found.MessageRelay : null;
-  title();
-}, () => {});
 (window.requestIdleCallback || setTimeout)(() => { lazy.message(); lazy.panels(); }, { timeout: 2000 });
-new Live((kind, data) => list.event(kind, data), () => list.refresh(), state);
 
