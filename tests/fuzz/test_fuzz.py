@@ -10,6 +10,7 @@ from tests.attack.mutations import DIALOGUES, PIECES
 from tests.fuzz.__main__ import MAIL_NAMES, NAMES
 from tests.fuzz.mail_targets import MAIL_PIECES
 from tests.fuzz.targets import TARGETS, close
+from tests.rows import each_row
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*/*"))
 
@@ -28,7 +29,7 @@ def loop() -> Iterator[None]:
     close()
 
 
-@pytest.mark.parametrize("file", CORPUS, ids=lambda file: f"{file.parent.name}-{file.name}")
+@each_row("file", CORPUS)
 def test_the_corpus_breaks_no_target(file: Path) -> None:
     TARGETS[file.parent.name](file.read_bytes())
 
