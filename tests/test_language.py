@@ -5,10 +5,8 @@ rules; each pattern here says which words to use.
 """
 
 import ast
-import io
 import re
 import textwrap
-import tokenize
 from collections.abc import Iterator
 from itertools import groupby, islice
 from pathlib import Path
@@ -228,7 +226,7 @@ def python_passages(source: str) -> Iterator[Passage]:
     """Return the comments, docstrings, literals and test names of a module."""
     yield from _comments(source)
     inside: set[ast.AST] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes_of(ast.parse(source)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             inside.add(node.value)
             if isinstance(node.value.value, str):
@@ -252,21 +250,49 @@ def python_passages(source: str) -> Iterator[Passage]:
                 yield Passage(node.lineno, words.capitalize(), NAME)
 
 
+def nodes_of(tree: ast.AST) -> Iterator[ast.AST]:
+    """Return all nodes, each before those in it. ``ast.walk()`` takes twice as long."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        for value in node.__dict__.values():
+            if isinstance(value, ast.AST):
+                left.append(value)
+            elif isinstance(value, list):
+                left += [one for one in value if isinstance(one, ast.AST)]
+
+
+_STRING_OR_COMMENT = re.compile(
+    r"('{3}|\"{3})(?:[^\\]|\\.)*?\1"
+    r"|'(?:[^'\\\n]|\\.)*'"
+    r"|\"(?:[^\"\\\n]|\\.)*\""
+    r"|(?P<comment>\#[^\n]*)",
+    re.DOTALL,
+)
+"""To make all tokens of a module takes ten times as long."""
+
+
 def _comments(source: str) -> Iterator[Passage]:
     """Return the comments, those on lines that follow each other as one."""
     first = last = 0
     text = ""
     joined = False
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type != tokenize.COMMENT:
+    line = 1
+    counted = 0
+    for found in _STRING_OR_COMMENT.finditer(source):
+        if found["comment"] is None:
             continue
-        alone = not token.line[: token.start[1]].strip()
-        if joined and alone and token.start[0] == last + 1:
-            text += "\n" + token.string[1:].strip()
+        line += source.count("\n", counted, found.start())
+        counted = found.start()
+        alone = not source[source.rfind("\n", 0, counted) + 1 : counted].strip()
+        words = found["comment"][1:].strip()
+        if joined and alone and line == last + 1:
+            text += "\n" + words
         else:
             yield Passage(first, without_code(text), PROSE_TEXT)
-            first, text = token.start[0], token.string[1:].strip()
-        last, joined = token.start[0], alone
+            first, text = line, words
+        last, joined = line, alone
     yield Passage(first, without_code(text), PROSE_TEXT)
 
 
@@ -372,13 +398,13 @@ def test_texts_are_plain_english(paths: list[Path]) -> None:
 
 @each_folder(".py", ".rst", ".txt")
 def test_no_text_names_a_paper_outside(paths: list[Path]) -> None:
-    found = [
-        f"{name_of(path)}:{number}: {match[0]}"
-        for path in paths
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
-        for pattern in PAPERS
-        for match in re.finditer(pattern, line)
-    ]
+    found = []
+    for path in paths:
+        text = path.read_text(encoding="utf-8")
+        for pattern in PAPERS:
+            for match in re.finditer(pattern, text):
+                number = text.count("\n", 0, match.start()) + 1
+                found.append(f"{name_of(path)}:{number}: {match[0]}")
     assert not found, "\n" + "\n".join(found)
 
 

@@ -567,6 +567,9 @@ class Connection(Wire):
                 self._blocked(blocked)
         if self._wakeup.waiting or self._reading_paused or len(self._receiver) <= HIGH_WATER:
             return
+        if self._closing:
+            # The rest is read and dropped: see _linger().
+            return
         self._reading_paused = True
         if self._raw is not None:
             self._raw.pause_reading()

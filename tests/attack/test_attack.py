@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.attack import life, slow
+from tests.attack import floods, life, slow
 from tests.attack.attacks import ATTACKS
 from tests.attack.servers import Starter
 from tests.attack.table import EVERY, Attack, Outcome, make
@@ -23,8 +23,9 @@ def starter() -> Iterator[Starter]:
 
 
 def is_slow(attack: Attack) -> bool:
-    others = life.hooks_left, life.committed_hooks
-    return attack.run.__module__ == slow.__name__ or attack.run in others
+    others = life.hooks_left, life.committed_hooks, life.developers_mode
+    is_other = attack.run in others or attack.run is floods.exhausted_descriptors
+    return attack.run.__module__ == slow.__name__ or is_other
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from aiosmtpd.smtp import SMTP, AuthResult
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.net.support import Catcher, serving
+from tests.rows import each_row
 
 PLAIN = b"AUTH PLAIN " + b64encode(b"\0anna\0secret-word")
 
@@ -118,7 +119,7 @@ class WithHook(Catcher):
         return "535 no"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("handler", "keywords", "offer"),
     [
         (Catcher(), {}, None),
@@ -129,7 +130,7 @@ class WithHook(Catcher):
         (WithMechanism(), {"authenticator": accept}, " LOGIN PLAIN TOKEN"),
     ],
 )
-@pytest.mark.parametrize("extensions", ["classic", "modern"])
+@each_row("extensions", ["classic", "modern"])
 def test_modern_offers_auth_only_if_it_is_verifiable(
     handler: Any, keywords: dict[str, Any], offer: str | None, extensions: str
 ) -> None:

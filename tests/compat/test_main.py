@@ -16,6 +16,7 @@ import aiosmtpd.handlers
 import aiosmtpd.main
 import aiosmtpd.smtp
 from aiosmtpd.engine import loops
+from tests.rows import each_row
 
 DIFFERS = pytest.mark.skipif(
     aiosmtpd.smtp.__version__.startswith("1.4"), reason="a deliberate difference"
@@ -133,7 +134,7 @@ def test_the_default_namespace() -> None:
     assert {name: getattr(namespace, name) for name in expected} == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("args", "name", "value"),
     [
         (["-n"], "setuid", False),

@@ -12,6 +12,7 @@ import aiosmtpd
 from aiosmtpd import controller, handlers, smtp
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, Envelope, Session
+from tests.rows import each_row
 
 NAMES = {
     "aiosmtpd": "__version__ _get_or_new_eventloop",
@@ -57,7 +58,7 @@ EXPORTED = {
 }
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("module", "name"),
     [(module, name) for module, names in NAMES.items() for name in names.split()],
 )
@@ -65,7 +66,7 @@ def test_the_name_exists(module: str, name: str) -> None:
     assert hasattr(import_module(module), name)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("module", "name"),
     [(module, name) for module, names in EXPORTED.items() for name in names.split()],
 )
@@ -96,7 +97,7 @@ def test_each_top_level_name_exists() -> None:
         aiosmtpd.Nothing  # type: ignore[attr-defined]  # noqa: B018
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "expected"),
     [
         (smtp.BOGUS_LIMIT, 5),
@@ -206,7 +207,7 @@ def readable(value: Any) -> str:
     return getattr(value, "__name__", str(value)[:60])
 
 
-@pytest.mark.parametrize(("function", "expected"), SIGNATURES, ids=readable)
+@each_row(("function", "expected"), SIGNATURES)
 def test_signature(function: Any, expected: str) -> None:
     assert spelt(function) == expected
 

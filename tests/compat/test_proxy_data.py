@@ -17,6 +17,7 @@ from aiosmtpd.proxy_protocol import (
     UnknownTypeTLV,
 )
 from tests.compat.proxy_headers import DIFFERS, INET, SSL_PART, V1_TCP4, VECTORS, read, tlv, v2
+from tests.rows import each_row
 
 
 class TestTLV:
@@ -73,7 +74,7 @@ class TestTLV:
         }
         assert read(header).tlv is None
 
-    @pytest.mark.parametrize("kind", ProxyTLV.PP2_TYPENAME)
+    @each_row("kind", ProxyTLV.PP2_TYPENAME)
     def test_type(self, kind: int) -> None:
         name = ProxyTLV.PP2_TYPENAME[kind]
         assert ProxyTLV.name_to_num(name) == kind

@@ -45,6 +45,7 @@ from tests.compat.proxy_headers import (
     tlv,
     v2,
 )
+from tests.rows import each_row
 
 
 class TestNames:
@@ -95,7 +96,7 @@ class TestNames:
     def test_the_logger_is_mail_debug(self) -> None:
         assert proxy_protocol.log.name == "mail.debug"
 
-    @pytest.mark.parametrize(
+    @each_row(
         ("function", "parameters"),
         [
             (get_proxy, ["reader_func"]),
@@ -161,7 +162,7 @@ class TestValid:
         assert data.whole_raw == bytearray(header)
         assert data.tlv_start is None
 
-    @pytest.mark.parametrize(("header", "values"), VALID_V2)
+    @each_row(("header", "values"), VALID_V2)
     def test_version_2(self, header: bytes, values: tuple[object, ...]) -> None:
         data = read(header)
         assert described(data) == (2, *values)
@@ -186,7 +187,7 @@ class TestValid:
         assert data.family is AF.INET
         assert data.protocol is PROTO.DGRAM
 
-    @pytest.mark.parametrize("header", VALID)
+    @each_row("header", VALID)
     def test_bytes_after_the_header_are_not_taken(self, header: bytes) -> None:
         reader = Octets(header + b"EHLO client.test\r\n")
         assert finish(get_proxy(reader)).valid
@@ -287,7 +288,7 @@ class TestErrors:
         assert data.valid is False
         assert bool(data) is False
 
-    @pytest.mark.parametrize(("header", "text"), ERRORS_V2)
+    @each_row(("header", "text"), ERRORS_V2)
     def test_version_2(self, header: bytes, text: str) -> None:
         data = read(header)
         assert (data.version, data.error) == (2, f"PROXYv2 {text}")

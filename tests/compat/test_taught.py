@@ -16,6 +16,7 @@ from aiosmtpd.smtp import MISSING, SMTP, AuthResult, BodyStream, Envelope, Sessi
 from tests.compat.proxy_headers import VALID, Octets, finish
 from tests.dialogue.observing import BODY, DATA, EHLO, MAIL, MESSAGE, QUIT, RCPT, Conversation
 from tests.net.support import Catcher
+from tests.rows import each_row
 
 HELO = b"HELO client.test\r\n"
 AUTH_LINE = b"AUTH PLAIN " + b64encode(b"\0user\0secret") + b"\r\n"
@@ -254,7 +255,7 @@ class Arrays(Octets):
         return bytearray(await super().readexactly(n))
 
 
-@pytest.mark.parametrize("header", VALID)
+@each_row("header", VALID)
 def test_a_reader_may_return_bytes_or_bytearrays(header: bytes) -> None:
     expected, data = (finish(get_proxy(kind(header))) for kind in (Octets, Arrays))
     assert data.valid

@@ -26,6 +26,7 @@ from aiosmtpd.testing.helpers import (
 from aiosmtpd.testing.statuscodes import SMTP_STATUS_CODES, StatusCode
 from tests.client import PATIENCE, Client
 from tests.net.support import serving
+from tests.rows import each_row
 
 DIFFERS = pytest.mark.skipif(
     aiosmtpd.smtp.__version__.startswith("1.4"), reason="a deliberate difference"
@@ -140,7 +141,7 @@ class TestStatusCodes:
         assert found == CODES
         assert len(found) == 78
 
-    @pytest.mark.parametrize("name", [*CODES, "S250_FQDN"])
+    @each_row("name", [*CODES, "S250_FQDN"])
     def test_code(self, name: str) -> None:
         status = getattr(SMTP_STATUS_CODES, name)
         assert isinstance(status, StatusCode)

@@ -6,9 +6,10 @@ import sys
 import pytest
 
 import aiosmtpd.delivery
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize("name", vars(aiosmtpd.delivery)["__all__"])
+@each_row("name", vars(aiosmtpd.delivery)["__all__"])
 def test_names_are_what_they_say(name: str) -> None:
     for _ in range(2):
         found = getattr(aiosmtpd.delivery, name)

@@ -33,6 +33,7 @@ from aiosmtpd.delivery.jetstream import (
 )
 from aiosmtpd.delivery.outlets import make_outlet
 from aiosmtpd.delivery.outlets.nats import answer_to, from_url
+from tests.rows import each_row
 
 ITEM = Item(
     id="7F3A",
@@ -68,7 +69,7 @@ def test_a_url_has_servers_a_subject_and_a_login(
     assert not any(secret in repr(address) for secret in login.values() if len(secret) > 1)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         "nats:host/mail",
@@ -222,7 +223,7 @@ def test_pauses_double_up_to_five_minutes() -> None:
     assert [pause_after(number) for number in (1, 2, 3, 9, 10, 9999)] == [1, 2, 4, 256, 300, 300]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("error", "kind", "reply"),
     [
         (NoStreamResponseError(), Later, "451 4.3.0"),
@@ -243,7 +244,6 @@ def test_pauses_double_up_to_five_minutes() -> None:
         (Misconfigured("stream MAIL ..."), Later, "451 4.3.0"),
         (ZeroDivisionError("a mistake"), Later, "451 4.3.0"),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_each_error_has_its_answer(error: Exception, kind: type, reply: str) -> None:
     answer = answer_to(error)

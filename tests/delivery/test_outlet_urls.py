@@ -14,6 +14,7 @@ from aiosmtpd.delivery.outlets.maildir import MaildirOutlet
 from aiosmtpd.delivery.outlets.place import parse
 from aiosmtpd.delivery.outlets.smtp import SMTPOutlet
 from aiosmtpd.delivery.outlets.webhook import WebhookOutlet
+from tests.rows import each_row
 
 WRONG = {
     "": "not a place to deliver to",
@@ -48,7 +49,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("url", WRONG)
+@each_row("url", WRONG)
 def test_a_wrong_url_is_one_line(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         make_outlet(url)
@@ -58,7 +59,7 @@ def test_a_wrong_url_is_one_line(url: str) -> None:
     assert "secret" not in text
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "options", "said"),
     [
         ("smtp://host", {"verfy": False}, "unknown option 'verfy': did you mean verify?"),
@@ -122,7 +123,7 @@ def test_options_in_a_url(tmp_path: Path) -> None:
     assert folder.folder == "/a#b=c"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("url", "expected"),
     [
         ("smtp://host", "smtp://host:25"),
@@ -167,7 +168,7 @@ MASKED = {
 }
 
 
-@pytest.mark.parametrize("url", MASKED)
+@each_row("url", MASKED)
 def test_secrets_are_masked(url: str) -> None:
     assert shown(url) == MASKED[url]
     assert has_secret(url) == ("hid" in url)

@@ -8,9 +8,10 @@ import pytest
 from aiosmtpd.delivery import Mail, Misconfigured, Retry, Route
 from aiosmtpd.delivery.route import Routes, parse_route
 from tests.delivery.support import Place, route
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("pattern", "address", "matches"),
     [
         ("*", "postmaster", True),
@@ -116,7 +117,7 @@ def test_a_text_that_is_not_a_route_hides_passwords() -> None:
     assert "secret" not in repr(Route("smtps://ann:secret@mx.test"))
 
 
-@pytest.mark.parametrize(
+@each_row(
     "options",
     [
         {"retry": "often"},
@@ -132,9 +133,7 @@ def test_a_text_that_is_not_a_route_hides_passwords() -> None:
         {"unknown": 1},
     ],
 )
-@pytest.mark.parametrize(
-    "to", ["smtp://mx.test", Place(), "reject"], ids=["url", "object", "reject"]
-)
+@each_row("to", ["smtp://mx.test", Place(), "reject"])
 def test_wrong_options_are_one_line(to: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z"):
         Route(to, **options)

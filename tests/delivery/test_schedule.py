@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd.delivery.schedule import PRESETS, Retry, retry_of, seconds
+from tests.rows import each_row
 
 DAY = 86400.0
 
@@ -17,7 +18,7 @@ def test_durations(text: str | float, value: float) -> None:
     assert seconds(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1", "5 minutes", "1e3", "nan", "5w", -1, True, None])
+@each_row("text", ["", "s", "-1", "5 minutes", "1e3", "nan", "5w", -1, True, None])
 def test_no_durations(text: Any) -> None:
     with pytest.raises(ValueError, match="duration"):
         seconds(text)

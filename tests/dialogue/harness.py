@@ -13,7 +13,6 @@ The dialogue is the same each time; only the arrival of the client's bytes diffe
 
 import asyncio
 import contextlib
-import gc
 import inspect
 import logging
 import warnings
@@ -45,7 +44,7 @@ CUTS = 240
 """A transcript with more bytes than this is cut near its line ends and at even steps only."""
 
 
-APART = 40
+APART = 24
 """Bytes between two cuts of one replay, at least."""
 
 
@@ -432,10 +431,20 @@ def _report(transcript: Transcript, number: int, problem: str) -> str:
     return "\n".join([*shown, problem])
 
 
-async def check(transcript: Transcript, ways: Iterable[Sequence[Action]], level: int) -> None:
+async def check(
+    transcript: Transcript, ways: Iterable[tuple[str, Sequence[Action]]], level: int
+) -> None:
     """Hold the dialogue in each of these ways; raise `AssertionError` at the first that differs."""
-    for actions in ways:
-        judge(transcript, await replay(transcript, actions, level))
-    # A coroutine that was never awaited warns when it is collected. It is not old: all older
-    # objects would take a tenth of the time.
-    gc.collect(1)
+    for name, actions in ways:
+        with told(name, level):
+            judge(transcript, await replay(transcript, actions, level))
+
+
+@contextlib.contextmanager
+def told(name: str, level: int) -> Iterator[None]:
+    """Add to an error how the client sent, and from which level on the server logged."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"sent {name}, logged from {logging.getLevelName(level)} on")
+        raise

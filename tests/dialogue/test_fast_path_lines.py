@@ -18,6 +18,7 @@ from tests.dialogue.fed import (
     greeted,
     quiet as quiet,
 )
+from tests.rows import each_row
 
 ATEXT = "!#$%&'*+-./09=?AZ^_`az{|}~"
 OTHERS = ' "(),:;<>@[\\]\x00\t\r\n\x7f\x80\x9f\xa0\xe9\xff'
@@ -56,7 +57,7 @@ def test_a_mailbox_that_is_taken_is_parsed_alike(
     check(f"{local}@{'.'.join(domain * repeat)}")
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("mailbox", "is_taken"),
     [
         ("l" * 64 + "@" + "d" * 255, True),

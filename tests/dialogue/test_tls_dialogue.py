@@ -486,6 +486,16 @@ async def test_a_forged_record_in_mail_data(handler: Handler, secured: Connect) 
 # A client that vanishes.
 
 
+async def test_after_the_last_reply_the_rest_is_still_read(secured: Connect) -> None:
+    """Bytes that are never read would make a reset of the close, which may overtake the reply."""
+    peer = await secured()
+    more = b"NOOP\r\n" * 100_000
+    # As from a socket, outside all tasks: the driver runs as soon as the bytes arrive.
+    asyncio.get_running_loop().call_soon(peer.send, b"QUIT\r\n" + more)
+    assert await peer.until(b"221 Bye\r\n") == b"221 Bye\r\n"
+    assert peer.transport.is_reading()
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["FIN", "RST"])
 async def test_a_client_may_vanish_at_any_byte(
     handler: Handler, secured: Connect, reset: bool

@@ -25,6 +25,7 @@ from .harness import (
     replay,
     run_by_the_driver,
     singly,
+    told,
     vanish,
 )
 from .notation import Step, Transcript, read_folder
@@ -36,43 +37,29 @@ FOLDERS = ("core", "auth", "lmtp", "esmtp")
 
 @pytest.fixture(scope="module", autouse=True)
 def small_heap() -> None:
-    """Keep the objects of the tests before out of the 1,300 collections of these."""
+    """Keep the objects of the tests before out of the 330 collections of these."""
     gc.collect()
     gc.freeze()
 
 
-def _transcripts() -> list[object]:
-    found = [*path_transcripts(), *parameter_transcripts()]
+GREETINGS = tuple(b"%s client.test\r\n" % verb for verb in (b"EHLO", b"HELO", b"LHLO"))
+"""The lines with which most dialogues begin. They are cut in those about greetings alone."""
+
+WAYS = {"in lockstep": lockstep, "singly": singly, "in a burst": burst, "pipelined": pipelined}
+LEVELS = (logging.DEBUG, logging.INFO)
+
+
+def _transcripts() -> list[tuple[Transcript, bool]]:
+    """Return all transcripts, each with True if the driver must run it cut: the tables are not."""
+    found = [(one, False) for one in (*path_transcripts(), *parameter_transcripts())]
     for folder in FOLDERS:
-        found += read_folder(FOLDER / folder)
-    return [pytest.param(one, id=one.title) for one in found]
-
-
-every_transcript = pytest.mark.parametrize("transcript", _transcripts())
-each_level = pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO], ids=["DEBUG", "INFO"])
-
-
-def written_at_debug() -> list[object]:
-    """Return the transcripts that people have written: the tables are cut at INFO alone."""
-    found = [one for folder in FOLDERS for one in read_folder(FOLDER / folder)]
-    return [pytest.param(one, id=one.title) for one in found]
+        found += [(one, True) for one in read_folder(FOLDER / folder)]
+    return found
 
 
 def sent_at(level: int) -> Callable[[Sequence[Step]], list[Action]]:
     """Return how the client sends: the fast path begins only while the driver waits."""
     return burst if level == logging.DEBUG else pipelined
-
-
-@each_level
-@every_transcript
-async def test_not_cut(transcript: Transcript, level: int) -> None:
-    # At INFO the driver runs what comes singly or in a burst, as at DEBUG: see below.
-    ways = (lockstep, singly, burst, pipelined) if level == logging.DEBUG else (lockstep, pipelined)
-    await check(transcript, (send(transcript.steps) for send in ways), level)
-
-
-GREETINGS = tuple(b"%s client.test\r\n" % verb for verb in (b"EHLO", b"HELO", b"LHLO"))
-"""The lines with which most dialogues begin. They are cut in those about greetings alone."""
 
 
 def positions_of(transcript: Transcript) -> list[int]:
@@ -84,27 +71,26 @@ def positions_of(transcript: Transcript) -> list[int]:
     return positions
 
 
+async def not_cut(transcript: Transcript) -> None:
+    """Hold the dialogue in each way at both levels."""
+    for level in LEVELS:
+        # At INFO the driver runs what comes singly or in a burst, as at DEBUG: see below.
+        names = list(WAYS) if level == logging.DEBUG else ["in lockstep", "pipelined"]
+        await check(transcript, ((name, WAYS[name](transcript.steps)) for name in names), level)
+
+
 async def cut_everywhere(transcript: Transcript, level: int) -> None:
+    """Hold the dialogue with cuts at all positions."""
     actions = sent_at(level)(transcript.steps)
     positions = positions_of(transcript)
     if level == logging.DEBUG:
         # The bytes are cut into lines by the same code at both levels.
         positions = positions[::2]
-    await check(transcript, (cut(actions, some) for some in far_apart(positions)), level)
+    ways = ((f"cut at {some}", cut(actions, some)) for some in far_apart(positions))
+    await check(transcript, ways, level)
 
 
-@every_transcript
-async def test_cut(transcript: Transcript) -> None:
-    await cut_everywhere(transcript, logging.INFO)
-
-
-@pytest.mark.parametrize("transcript", written_at_debug())
-async def test_cut_for_the_driver(transcript: Transcript) -> None:
-    await cut_everywhere(transcript, logging.DEBUG)
-
-
-@every_transcript
-async def test_vanishing(transcript: Transcript) -> None:
+async def vanishing(transcript: Transcript) -> None:
     """Wherever the client goes, nothing is left, and all replies until then were right."""
     level = logging.INFO
     actions = sent_at(level)(transcript.steps)
@@ -112,10 +98,25 @@ async def test_vanishing(transcript: Transcript) -> None:
     # A FIN and a RST at other places: together, at every fourth.
     for reset, between in (False, positions[::8]), (True, positions[4::8]):
         for at in [0, *between, len(transcript.client_octets)]:
-            outcome = await vanish(transcript, actions, at, level, reset=reset)
-            judge_quiet(transcript, outcome)
-            for want, got in zip(transcript.expected, outcome.lines, strict=False):
-                assert want.matches(got), f"{transcript.source}, gone after {at}: {got!r}"
+            with told(f"until {'RST' if reset else 'FIN'} after byte {at}", level):
+                outcome = await vanish(transcript, actions, at, level, reset=reset)
+                judge_quiet(transcript, outcome)
+                for want, got in zip(transcript.expected, outcome.lines, strict=False):
+                    assert want.matches(got), f"{transcript.source}: {got!r}"
+
+
+@pytest.mark.parametrize(
+    ("transcript", "is_written"), [pytest.param(*one, id=one[0].title) for one in _transcripts()]
+)
+async def test_each_arrival(transcript: Transcript, is_written: bool) -> None:
+    """One test for all arrivals: a test of its own for each would take longer than the replays."""
+    await not_cut(transcript)
+    for level in LEVELS if is_written else (logging.INFO,):
+        await cut_everywhere(transcript, level)
+    await vanishing(transcript)
+    # A coroutine that was never awaited warns when it is collected. It is not old: all older
+    # objects would take a tenth of the time.
+    gc.collect(1)
 
 
 @pytest.mark.parametrize("send", [singly, burst])

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -173,32 +174,37 @@ async def replies_to(server: Server, said: bytes, in_lines: bool) -> tuple[bytes
     return bytes(server.network.sent), ran
 
 
-def each_script(settings: Iterable[str]) -> pytest.MarkDecorator:
-    """Run a test with all scripts, at once and in lines; long ones in lines with one setting."""
-    found = [
-        pytest.param(script, setting, in_lines, id=f"{script}-{setting}-{way}")
-        for script, said in SCRIPTS.items()
-        for setting in settings
-        for in_lines, way in ((False, "at once"), (True, "in lines"))
-        if not in_lines or len(said) < LONG or setting == "none"
-    ]
-    return pytest.mark.parametrize(("script", "setting", "in_lines"), found)
+@pytest.fixture(params=SCRIPTS)
+def script(request: pytest.FixtureRequest) -> str:
+    """Return the name of each script."""
+    name: str = request.param
+    return name
 
 
-@each_script(SETTINGS)
-async def test_the_replies_are_those_of_the_driver(
-    script: str, setting: str, in_lines: bool
-) -> None:
+at_once_and_in_lines = pytest.mark.parametrize(
+    "in_lines", [False, True], ids=["at once", "in lines"]
+)
+
+
+def settings_for(script: str, in_lines: bool, settings: Iterable[str] = SETTINGS) -> list[str]:
+    """Return the settings with which a script is run: a long one in lines with one alone."""
+    is_long = in_lines and len(SCRIPTS[script]) >= LONG
+    return ["none"] if is_long else list(settings)
+
+
+@at_once_and_in_lines
+async def test_the_replies_are_those_of_the_driver(script: str, in_lines: bool) -> None:
     said = SCRIPTS[script] + QUIT
-    fast, by_fast = await replies_to(await greeted(Server, **SETTINGS[setting]), said, in_lines)
-    slow, by_slow = await replies_to(
-        await greeted(ByTheDriver, **SETTINGS[setting]), said, in_lines
-    )
-    assert fast == slow
-    # Commands that only the second driver ran were run by the first server's fast path.
-    assert {*(by_slow - by_fast)} >= fast_verbs(script, setting, in_lines)
-    if setting in ALWAYS_DRIVER:
-        assert by_fast == by_slow
+    for setting in settings_for(script, in_lines):
+        keywords = SETTINGS[setting]
+        fast, by_fast = await replies_to(await greeted(Server, **keywords), said, in_lines)
+        slow, by_slow = await replies_to(await greeted(ByTheDriver, **keywords), said, in_lines)
+        assert (setting, fast) == (setting, slow)
+        # Commands that only the second driver ran were run by the first server's fast path.
+        expected = fast_verbs(script, setting, in_lines)
+        assert {*(by_slow - by_fast)} >= expected, setting
+        if setting in ALWAYS_DRIVER:
+            assert by_fast == by_slow, setting
 
 
 class Hearing:
@@ -281,22 +287,25 @@ def fast_verbs_with(kind: type[Hearing], script: str, setting: str, in_lines: bo
     return verbs & {"MAIL"}
 
 
-@each_script(["none", "modern", "few recipients"])
-@pytest.mark.parametrize("kind", [Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing])
-async def test_the_fast_path_calls_hooks_as_the_driver_does(
-    script: str, kind: type[Hearing], setting: str, in_lines: bool
-) -> None:
-    said = SCRIPTS[script] + QUIT
-    heard = []
-    drivers = []
-    for server_kind in (Server, ByTheDriver):
-        handler = kind()
-        server = await greeted(server_kind, handler, **SETTINGS[setting])
-        replies, by_driver = await replies_to(server, said, in_lines)
-        heard.append((replies, handler.told))
-        drivers.append(by_driver)
-    assert heard[0] == heard[1]
-    assert {*(drivers[1] - drivers[0])} >= fast_verbs_with(kind, script, setting, in_lines)
+KINDS = (Hearing, Telling, Leaving, Forgetful, Refusing, Closing, Failing)
+
+
+@at_once_and_in_lines
+async def test_the_fast_path_calls_hooks_as_the_driver_does(script: str, in_lines: bool) -> None:
+    settings = settings_for(script, in_lines, ["none", "modern", "few recipients"])
+    for kind, setting in product(KINDS, settings):
+        told = kind.__name__, setting
+        heard = []
+        drivers = []
+        for server_kind in (Server, ByTheDriver):
+            handler = kind()
+            server = await greeted(server_kind, handler, **SETTINGS[setting])
+            replies, by_driver = await replies_to(server, SCRIPTS[script] + QUIT, in_lines)
+            heard.append((told, replies, handler.told))
+            drivers.append(by_driver)
+        assert heard[0] == heard[1]
+        expected = fast_verbs_with(kind, script, setting, in_lines)
+        assert {*(drivers[1] - drivers[0])} >= expected, told
 
 
 async def test_a_hook_is_run_in_the_task_of_its_connection() -> None:

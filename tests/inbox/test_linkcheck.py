@@ -12,6 +12,7 @@ from aiosmtpd.inbox.linkcheck import BLOCKED, LinkChecker, Result, is_public
 from aiosmtpd.inbox.store import Store
 from tests.inbox.support import add, mail
 from tests.inbox.web import client_of
+from tests.rows import each_row
 
 NOT_PUBLIC = [
     *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.0.1", "169.254.169.254", "0.0.0.0"),
@@ -24,7 +25,7 @@ NOT_PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize("address", NOT_PUBLIC)
+@each_row("address", NOT_PUBLIC)
 def test_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
 

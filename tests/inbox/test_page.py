@@ -12,6 +12,7 @@ from aiosmtpd.inbox.app import make_app
 from aiosmtpd.inbox.services import Services
 from aiosmtpd.inbox.store import Store
 from tests.inbox.support import add
+from tests.rows import each_row
 
 FILES = {
     file.name: file.read_text(encoding="utf-8")
@@ -58,7 +59,7 @@ def test_the_first_view_needs_few_requests() -> None:
     assert wanted <= set(FILES)
 
 
-@pytest.mark.parametrize("name", sorted(FILES))
+@each_row("name", sorted(FILES))
 def test_no_file_names_a_host(name: str) -> None:
     text = FILES[name].replace("http://www.w3.org/2000/svg", "")
     # In the test message and in a comparison; the page asks none of them.

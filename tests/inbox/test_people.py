@@ -7,9 +7,10 @@ from hypothesis import given, strategies as st
 
 from aiosmtpd.inbox import labels
 from aiosmtpd.inbox.people import MOST, read, sender
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "expected"),
     [
         ("ann@x.test", [("", "ann@x.test")]),

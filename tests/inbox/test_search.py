@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from aiosmtpd.inbox.search import WrongFilter, check, folded, parse, parse_date
 from aiosmtpd.inbox.store import Store
 from tests.inbox.support import add, mail, row, subjects, without_index
+from tests.rows import each_row
 
 BERLIN = timezone(timedelta(hours=1))
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -51,7 +52,7 @@ def corpus(request: pytest.FixtureRequest) -> Iterator[Store]:
     store.close()
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("query", "expected"),
     [
         ("", "five four one three two"),
@@ -136,7 +137,7 @@ def test_the_zone_of_a_query_counts_for_dates(corpus: Store) -> None:
     assert corpus.search(query, zone=BERLIN).matches == 0
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "expected"),
     [
         ("2026", (2026, 1, 1)),
@@ -219,7 +220,7 @@ def test_the_time_in_a_row_finds_its_message(store: Store) -> None:
 # Queries that are written once and used unseen.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("query", "error", "hint"),
     [
         ("form:ann", "there is no filter form:", "did you mean from:? there are from:, to:, "),
@@ -249,7 +250,7 @@ def test_a_wrong_filter_is_named(query: str, error: str, hint: str) -> None:
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize(
+@each_row(
     "query",
     [
         *("", "hello", '"foo:bar"', "https://shop.test/a", "12:30", ":x", "-", "a=b", '-"a:b"'),

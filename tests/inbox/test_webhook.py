@@ -16,6 +16,7 @@ from tests.client import PATIENCE
 from tests.conftest import Certificates
 from tests.inbox.command import running
 from tests.inbox.support import add, mail, received, row
+from tests.rows import each_row
 
 
 class Hook:
@@ -235,7 +236,7 @@ async def test_https_needs_a_certificate_that_is_trusted(
     assert "certificate" in caplog.text.lower()
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         *("x", "ftp://a.test/", "http://", "http://a:b:c/", "http://[::1", "http://a.test:0/"),

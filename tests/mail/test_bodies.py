@@ -1,10 +1,10 @@
 """The parts that are shown as text or HTML, and those that are attached."""
 
-import pytest
 from hypothesis import given, strategies as st
 
 from aiosmtpd.mail.flowed import joined
 from tests.mail.making import mail_of, multipart, part
+from tests.rows import each_row
 
 PLAIN = part("Content-Type: text/plain", "plain")
 PAGE = part("Content-Type: text/html", "<p>page</p>")
@@ -16,7 +16,7 @@ IN_PAGE = part("Content-Type: text/html\nContent-ID: <a@b.test>", "frame")
 
 
 # RFC 8621 section 4.1.4: a part that follows another is an attachment if it has a name.
-@pytest.mark.parametrize(
+@each_row(
     ("content", "text", "html", "attached"),
     [
         (NAMED, "", "<p>page</p>", []),
@@ -48,7 +48,7 @@ def test_text_of_an_attached_message_is_not_the_text() -> None:
 
 
 # RFC 3676 section 4.
-@pytest.mark.parametrize(
+@each_row(
     ("text", "made"),
     [
         ("https://example.com/a \nb\n", "https://example.com/ab\n"),

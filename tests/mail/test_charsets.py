@@ -8,11 +8,12 @@ from hypothesis import example, given, strategies as st
 from aiosmtpd.mail.charsets import decode, decode_pieces
 from aiosmtpd.mail.source import PIECE
 from tests.mail.making import mail_of, part
+from tests.rows import each_row
 
 JIS_ONE = b"\x1b$B-!-j\x1b(B"  # "①㈱" in ISO-2022-JP, as programs in Japan write it
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("label", "data", "text"),
     [
         ("gb2312", "朱镕基".encode("gbk"), "朱镕基"),

@@ -5,10 +5,11 @@ from hypothesis import given, strategies as st
 
 from aiosmtpd.mail.parameters import parse
 from tests.mail.making import mail_of, multipart, part, tree_of
+from tests.rows import each_row
 
 
 # RFC 2045 section 5.1; comments and blanks: RFC 5322 section 3.2.2.
-@pytest.mark.parametrize(
+@each_row(
     "spelt",
     [
         "text/html (comment); charset=iso-8859-2",
@@ -101,7 +102,7 @@ def test_a_folded_boundary(spelt: str) -> None:
 
 
 # RFC 2231, RFC 2183; RFC 6266 section 4.3 prefers the extended value.
-@pytest.mark.parametrize(
+@each_row(
     ("spelt", "name"),
     [
         ("filename=a.pdf; filename*=utf-8''%E2%82%AC.pdf", "€.pdf"),

@@ -5,9 +5,10 @@ from hypothesis import given, strategies as st
 
 from aiosmtpd.mail.header import MOST_FIELDS, decode_header, decoded_fields
 from tests.mail.making import mail_of, tree_of
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     "odd",
     [
         "X-Odd : x",  # RFC 5322 section 4.5: a receiver MUST accept it
@@ -23,7 +24,7 @@ from tests.mail.making import mail_of, tree_of
         "X-Return: a\rb",
     ],
 )
-@pytest.mark.parametrize("place", range(3))
+@each_row("place", range(3))
 def test_an_odd_line_harms_no_other(odd: str, place: int) -> None:
     lines = ["Subject: Hello", "Content-Type: text/html"]
     lines.insert(place, odd)
@@ -67,7 +68,7 @@ def test_bare_line_feeds_end_lines() -> None:
 
 
 # RFC 5322 section 2.2.3: a fold is the line end alone; blanks at both ends have no meaning.
-@pytest.mark.parametrize(
+@each_row(
     ("value", "text"),
     [
         ("\r\n =?utf-8?q?Gr=C3=BC=C3=9Fe?=", "Grüße"),
@@ -83,13 +84,13 @@ def test_bare_line_feeds_end_lines() -> None:
         (" =?utf-8?q?_a_?= ", " a "),
     ],
 )
-@pytest.mark.parametrize("name", ["Subject", "X-Other", "From"])
+@each_row("name", ["Subject", "X-Other", "From"])
 def test_folded_values_are_one_line(name: str, value: str, text: str) -> None:
     assert mail_of(f"{name}:{value}\r\n\r\n").headers[name] == text
 
 
 # RFC 2047.
-@pytest.mark.parametrize(
+@each_row(
     ("value", "text"),
     [
         ("=?utf-8?q?Are_you_there??=", "Are you there?"),

@@ -6,6 +6,7 @@ import pytest
 
 from aiosmtpd import Envelope, Session
 from aiosmtpd.mail.message import DecodedMail
+from tests.rows import each_row
 
 
 def mail(html: str, text: str = "") -> DecodedMail:
@@ -23,7 +24,7 @@ def mail(html: str, text: str = "") -> DecodedMail:
     return DecodedMail(Session(no_loop), envelope)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "html",
     [
         "<head><title>x</title><body>code 482913",

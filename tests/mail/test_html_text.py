@@ -9,6 +9,7 @@ from hypothesis import example, given, settings, strategies as st
 from aiosmtpd.mail.html_elements import DEEPEST
 from aiosmtpd.mail.html_styles import MOST_CLASSES
 from aiosmtpd.mail.html_text import read, shown
+from tests.rows import each_row
 
 
 def text(html: str) -> str:
@@ -43,7 +44,7 @@ def test_links_of_a_page_without_the_end_of_its_head() -> None:
 # Lines and blanks.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("html", "lines"),
     [
         ("a<br>b<br/>c</br>d", "a\nb\nc\nd"),
@@ -103,7 +104,7 @@ def test_invisible_characters(html: str, lines: str) -> None:
 # Tables.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("rows", "lines"),
     [
         ("<td>Your code</td><td>482913</td>", "Your code 482913"),
@@ -130,7 +131,7 @@ def test_rows_are_lines_and_cells_have_a_blank_between(rows: str, lines: str) ->
 # Hidden text.
 
 
-@pytest.mark.parametrize(
+@each_row(
     "hidden",
     [
         *("<div hidden>#</div>", "<p hidden>#<p>", "<div style='display:none'>#</div>"),
@@ -162,7 +163,7 @@ def test_hidden_text_is_not_read(hidden: str) -> None:
     assert shown(html).replace("* ", "").split() == ["111111", "333333"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     "seen",
     [
         *("<div hidden style='display:block'>#</div>", "<div style='display:none;display:block'>#"),
@@ -188,7 +189,7 @@ def test_text_that_is_seen_is_read(seen: str) -> None:
     assert text(seen.replace("#", "222222")).split() == ["222222"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("css", "element"),
     [
         (".x{display:none}", "p class=x"),
@@ -214,7 +215,7 @@ def test_a_style_sheet_hides_text(css: str, element: str) -> None:
     assert text(page) == "ac"
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("css", "element"),
     [
         ("@media (max-width:9px){.x{display:none}}", "p class=x"),
@@ -249,7 +250,7 @@ def test_a_style_sheet_for_paper_does_not_count() -> None:
 # Links.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("html", "links"),
     [
         ('<a title="a > b" href="https://a.test/x">', ["https://a.test/x"]),
@@ -310,7 +311,7 @@ def test_far_too_deep_elements_are_read_flat() -> None:
 # Text for a terminal.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("html", "lines"),
     [
         ("<ul><li>a<li>b<p>c</ul>d", "* a\n* b\n\n  c\n\nd"),

@@ -6,6 +6,7 @@ from html.entities import html5
 import pytest
 
 from aiosmtpd.mail.html_tokens import Tag, Tokens, attributes_of, decoded
+from tests.rows import each_row
 
 NAMES = frozenset({"href", "title", "class", "id", "=x", 'x"y'})
 
@@ -28,7 +29,7 @@ def first(html: str) -> dict[str, str]:
 # Attributes: sections 13.2.5.32 to 13.2.5.40.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("source", "attributes"),
     [
         ('<a title="a > b" href=/x>', {"title": "a > b", "href": "/x"}),
@@ -61,7 +62,7 @@ def test_attributes(source: str, attributes: dict[str, str]) -> None:
 # Character references: sections 13.2.5.72 to 13.2.5.80.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("source", "in_text", "in_attribute"),
     [
         ("?a=1&timestamp=5&region=eu", "?a=1\xd7tamp=5®ion=eu", "?a=1&timestamp=5&region=eu"),
@@ -103,7 +104,7 @@ def test_all_names_of_characters_are_known() -> None:
 # Tags, comments and other markup: sections 13.2.5.1 to 13.2.5.8 and 13.2.5.41 to 13.2.5.69.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("html", "found"),
     [
         ("a < b <3 <= <", ["a < b <3 <= <"]),
@@ -139,7 +140,7 @@ def test_markup(html: str, found: list[str]) -> None:
 # Elements without markup in them: sections 13.2.5.2 to 13.2.5.5 and 13.2.5.15 to 13.2.5.31.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("html", "found"),
     [
         ("<style>a<b></styles></style x>c", ["style", "a<b></styles>", "/style", "c"]),

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from aiosmtpd.mail import links
+from tests.rows import each_row
 
 A = "https://a.test/x"
 
@@ -15,7 +16,7 @@ A = "https://a.test/x"
 # Characters at the end that are part of an address (RFC 3986, sections 2.3 and 3.3).
 
 
-@pytest.mark.parametrize(
+@each_row(
     "url",
     [
         *("https://a.test/?token=abc_", "https://a.test/?token=abc__", "https://a.test/?t=YQ=="),
@@ -41,7 +42,7 @@ def test_an_address_is_found_whole(url: str) -> None:
 # Characters that belong to the text around.
 
 
-@pytest.mark.parametrize(
+@each_row(
     "around",
     [
         *("{}.", "{}...", "{}!?", "{};", "{}:", "{}, b", "({})", "({}).", "[{}]", "{{{}}}"),
@@ -95,7 +96,7 @@ def test_without_a_host_there_is_no_address(text: str) -> None:
 # Addresses between < and > (RFC 3986, appendix C).
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "found"),
     [
         ("<https://a.test/x?token=abc\ndef>", ["https://a.test/x?token=abcdef"]),

@@ -13,6 +13,7 @@ from aiosmtpd import Envelope, Mail
 from aiosmtpd.mail import html_text as hypertext
 from aiosmtpd.mail.header import decode_header
 from aiosmtpd.mail.message import DecodedMail
+from tests.rows import each_row
 
 
 def decoded(content: bytes | EmailMessage | str) -> DecodedMail:
@@ -79,7 +80,7 @@ def test_repeated_header_fields() -> None:
     assert "c" not in headers
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("value", "text"),
     [
         ("plain", "plain"),
@@ -117,7 +118,7 @@ def test_an_empty_message() -> None:
     assert (mail.readable, mail.links) == ("", [])
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("head", "body", "text"),
     [
         ("Content-Type: text/plain; charset=iso-8859-1", b"\xe9", "é"),

@@ -17,6 +17,7 @@ from aiosmtpd.mail.printing import JSONLines, Pretty, as_json, pretty
 from aiosmtpd.mail.terminal import Terminal, safe, safe_line, terminal_of
 from tests.mail.making import multipart, part
 from tests.mail.test_message import mutated, with_everything
+from tests.rows import each_row
 
 
 def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
@@ -93,7 +94,7 @@ def test_html_without_text_is_shown_with_its_links() -> None:
 
 
 # No address is shown twice for one link.
-@pytest.mark.parametrize(
+@each_row(
     ("html", "line"),
     [
         ("<a href=https://a.test/b>https://a.test/b</a>", "https://a.test/b"),

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 from aiosmtpd.mail.source import PIECE
 from aiosmtpd.mail.transfer import decoded
 from tests.mail.making import mail_of, part
+from tests.rows import each_row
 
 
 def cut(data: bytes, size: int) -> Iterator[bytes]:
@@ -20,7 +21,7 @@ def undone(data: bytes, encoding: str, size: int = 1000) -> bytes:
     return b"".join(decoded(lambda: cut(data, size), encoding))
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "made"),
     [
         (b"SGVsbG8gV29ybGQh", b"Hello World!"),
@@ -38,12 +39,12 @@ def undone(data: bytes, encoding: str, size: int = 1000) -> bytes:
         (b"", b""),
     ],
 )
-@pytest.mark.parametrize("size", [1, 3, 1000])
+@each_row("size", [1, 3, 1000])
 def test_base64(data: bytes, made: bytes, size: int) -> None:
     assert undone(data, "base64", size) == made
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "made"),
     [
         (b"a=\r\nb", b"ab"),
@@ -60,7 +61,7 @@ def test_base64(data: bytes, made: bytes, size: int) -> None:
         (b"a\0b", b"a\0b"),
     ],
 )
-@pytest.mark.parametrize("size", [1, 3, 1000])
+@each_row("size", [1, 3, 1000])
 def test_quoted_printable(data: bytes, made: bytes, size: int) -> None:
     assert undone(data, "quoted-printable", size) == made
 

@@ -102,13 +102,13 @@ class Hop:
         self.wake.wait(30)
 
     def _read(self, lines: Any) -> None:
-        octets = b""
+        octets = bytearray()
         while octets != b".\r\n" and not octets.endswith(b"\r\n.\r\n"):
             line = lines.readline()
             if not line:
                 raise ConnectionError
             octets += line
-        self.raw.append(octets)
+        self.raw.append(bytes(octets))
 
     def _unstuffed(self) -> bytes:
         return re.sub(rb"(?<=\r\n)\.", b"", b"\r\n" + self.raw[-1])[2:].removesuffix(b"\r\n")

@@ -14,6 +14,7 @@ from aiosmtpd.runner.judge import NO_LIMIT
 from aiosmtpd.runner.kinds import Kind
 from aiosmtpd.runner.load import load
 from aiosmtpd.runner.presets import PRESETS
+from tests.rows import each_row
 
 
 def keys(cls: type[Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -30,7 +31,7 @@ for options in dict.fromkeys(outlets.OPTIONS.values()):
     KEYS |= dict(keys(options, f"{options.__name__}."))
 
 
-@pytest.mark.parametrize("name", KEYS)
+@each_row("name", KEYS)
 def test_a_key_has_a_sentence_and_an_example(name: str) -> None:
     field = KEYS[name]
     kind: Kind = field.metadata["kind"]
@@ -44,7 +45,7 @@ def test_a_key_has_a_sentence_and_an_example(name: str) -> None:
         assert field.metadata["example"] is None or kind.words
 
 
-@pytest.mark.parametrize("name", KEYS)
+@each_row("name", KEYS)
 def test_a_default_is_read_as_itself(name: str) -> None:
     field = KEYS[name]
     kind: Kind = field.metadata["kind"]

@@ -9,6 +9,7 @@ from hypothesis import given, settings, strategies as st
 from aiosmtpd.observers.fault import STAGES
 from aiosmtpd.smtp import SMTP
 from aiosmtpd.testing.faults import Fault, Faults, faulty, parse_fault
+from tests.rows import each_row
 
 KNOWN = {
     "client": ["client"],
@@ -78,7 +79,7 @@ def test_the_text_of_a_fault_is_parsed_to_that_fault(fault: Fault) -> None:
     assert parse_fault(str(fault)) == fault
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "fault"),
     [
         (
@@ -114,7 +115,7 @@ def test_the_text_of_a_fault(text: str, fault: Fault) -> None:
     assert parse_fault(text) == fault
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "says"),
     [
         ("", "'' is not a fault: write 'STAGE [PATTERN]: EFFECT [TIMES]'"),

@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aiosmtpd.listen.addresses import Listen, parse_listen, spell
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "expected"),
     [
         ("", Listen()),
@@ -47,7 +48,7 @@ def test_spellings(text: str, expected: Listen) -> None:
     assert parse_listen(text) == expected
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "message"),
     [
         ("localhost:smtp", "Invalid port number: smtp"),

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.receiver import Receiver
+from tests.rows import each_row
 
 BEHIND = b"MAIL FROM:<a@b.test>\r\n.\r\n"
 POLICIES = ["accept", "normalize", "reject"]
@@ -200,8 +201,8 @@ def test_a_bare_newline_before_the_limit_is_reported(
     check(b"a\nbbbbbbbbbb\r\n.\r\n", cuts, line_limit, size_limit, "reject")
 
 
-@pytest.mark.parametrize("cuts", [set(), {5}, {11}, set(range(99))])
-@pytest.mark.parametrize(("line_limit", "size_limit"), [(0, 5), (5, 0), (5, 9)])
+@each_row("cuts", [set(), {5}, {11}, set(range(99))])
+@each_row(("line_limit", "size_limit"), [(0, 5), (5, 0), (5, 9)])
 def test_a_limit_broken_before_a_bare_newline_is_reported(
     cuts: set[int], line_limit: int, size_limit: int
 ) -> None:
@@ -239,8 +240,8 @@ NO_END = [
 ]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("sequence", NO_END, ids=repr)
+@each_row("policy", POLICIES)
+@each_row("sequence", NO_END)
 def test_nothing_but_crlf_dot_crlf_ends_it(sequence: bytes, policy: str) -> None:
     smuggled = b"MAIL FROM:<admin@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
     body = b"x" + sequence + smuggled
@@ -296,9 +297,9 @@ def test_a_bare_newline_is_refused_with_its_code() -> None:
 # Limits.
 
 
-@pytest.mark.parametrize("cuts", [set(), {1}, {999, 1000, 1001, 1002}, set(range(1100))])
-@pytest.mark.parametrize("before", [b"", b"a\r\n", b"\r\n" * 3, b"y" * 999 + b"\r\n"])
-@pytest.mark.parametrize(
+@each_row("cuts", [set(), {1}, {999, 1000, 1001, 1002}, set(range(1100))])
+@each_row("before", [b"", b"a\r\n", b"\r\n" * 3, b"y" * 999 + b"\r\n"])
+@each_row(
     ("line", "refusal"),
     [
         (b"x" * 999, None),
@@ -322,8 +323,8 @@ def test_a_line_counts_its_crlf_and_its_stuffed_dot(
     assert outcome.refusal == (None if re.search(rb"[\r\n]", line) else refusal)
 
 
-@pytest.mark.parametrize("cuts", [set(), {10}, set(range(99))])
-@pytest.mark.parametrize(
+@each_row("cuts", [set(), {10}, set(range(99))])
+@each_row(
     ("body", "refusal"),
     [
         (b"12345678\r\n", None),
@@ -346,8 +347,8 @@ def test_the_size_counts_crlfs_and_no_stuffed_dots(
     assert (outcome.done, outcome.refusal, outcome.size) == (True, refusal, len(message))
 
 
-@pytest.mark.parametrize("cuts", [set(), set(range(1, 99)), {30}])
-@pytest.mark.parametrize(
+@each_row("cuts", [set(), set(range(1, 99)), {30}])
+@each_row(
     ("body", "refusal"),
     [
         (b"x" * 30 + b"\r\n" + b"y\r\n" * 10, replies.LINE_TOO_LONG),

@@ -26,6 +26,7 @@ from aiosmtpd.process import rights, signals
 from aiosmtpd.process.certificates import Certificate
 from aiosmtpd.process.failure import Failure
 from tests.conftest import Certificates
+from tests.rows import each_row
 
 parseargs = main.parseargs
 
@@ -221,7 +222,7 @@ def test_json_needs_a_standard_output(
 # Sizes, seconds and names.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "size"),
     [
         ("0", 0),

@@ -18,6 +18,7 @@ from aiosmtpd.protocol.modern import (
 )
 from aiosmtpd.protocol.replies import Refused, Reply, with_code
 from aiosmtpd.protocol.settings import extension_table
+from tests.rows import each_row
 
 TABLE = extension_table("all")
 SECURE = SimpleNamespace(session=SimpleNamespace(ssl={}), decode_data=False, data_size_limit=None)
@@ -30,7 +31,7 @@ def parse(name: str, value: str | None, server: Any = SECURE) -> Any:
     return {**TABLE.mail, **TABLE.rcpt}[name](server, value)
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("name", "value", "meaning"),
     [
         # RFC 3461 sections 4.1 to 4.4

@@ -8,6 +8,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from aiosmtpd.protocol import paths
 from aiosmtpd.protocol.paths import NULL_PATH, MalformedPath
+from tests.rows import each_row
 
 # Lines without a section: the grammar of RFC 5321 section 4.1.2.
 VALID = [
@@ -205,7 +206,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("text", "address"), VALID + LENIENT)
+@each_row(("text", "address"), VALID + LENIENT)
 def test_valid_paths_are_parsed(text: str, address: str) -> None:
     assert paths.parse(text) == (address, "")
     # The result is a path again, and parses to itself.
@@ -214,7 +215,7 @@ def test_valid_paths_are_parsed(text: str, address: str) -> None:
     assert paths.parse(text, local_part_limit=999) == (address, "")
 
 
-@pytest.mark.parametrize("text", REFUSED)
+@each_row("text", REFUSED)
 def test_malformed_paths_are_refused(text: str) -> None:
     for limit in (0, 999):
         with pytest.raises(MalformedPath):
@@ -322,7 +323,7 @@ def test_any_text_can_be_quoted(local: str) -> None:
 # Parameters.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "found"),
     [
         ("", {}),
@@ -344,7 +345,7 @@ def test_parameters_are_parsed(text: str, found: dict[str, str | None]) -> None:
     assert list(paths.parameters(paths.words(text)) or {}) == list(found)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "=",
@@ -422,7 +423,7 @@ def test_xtext_is_decoded(text: str, decoded: str) -> None:
     assert paths.xtext(text) == decoded
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     ["+", "+4", "+4g", "+2b", "+ 2B", "a=b", "a b", "a\x00", "a\x7f", "é", "a\n", "+\u0664\u0661"],
 )

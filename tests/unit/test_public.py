@@ -12,6 +12,7 @@ import pytest
 
 import aiosmtpd
 import aiosmtpd.testing
+from tests.rows import each_row
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -68,7 +69,7 @@ def found(name: str) -> bool:
     return name in public or not isinstance(value, type(ast))
 
 
-@pytest.mark.parametrize("name", PROMISED.split())
+@each_row("name", PROMISED.split())
 def test_a_promised_name_imports_from_the_top(name: str) -> None:
     assert name in vars(aiosmtpd)["__all__"]
     assert getattr(aiosmtpd, name) is not None
@@ -105,7 +106,7 @@ def test_the_public_modules_exist() -> None:
         assert import_module(name)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+@each_row("page", PAGES)
 def test_the_names_of_a_page_are_public(page: Path) -> None:
     names = {*names_in(page.read_text(encoding="utf-8"))}
     assert [name for name in sorted(names) if not found(name)] == []

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from aiosmtpd.protocol.receiver import LINE_FLOOD, LineFlood, LineTooLong, Receiver
+from tests.rows import each_row
 
 TOO_LONG = "too long"
 
@@ -53,7 +54,7 @@ def fed(*data: bytes) -> Receiver:
     return receiver
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("data", "lines"),
     [
         (b"NOOP\r\n", [b"NOOP"]),

@@ -9,6 +9,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.replies import LINE_OCTETS, Refused, Reply, escape, from_hook
+from tests.rows import each_row
 
 LINE = re.compile("([2-5][0-9]{2})(?:([ -])([^\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]*))?")
 
@@ -32,7 +33,7 @@ def lines_of(reply: str) -> list[str]:
 # Reply.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("text", "code", "enhanced"),
     [
         ("250 OK", 250, None),
@@ -63,7 +64,7 @@ def test_an_enhanced_code_in_the_text_wins() -> None:
     assert Reply("250 2.1.5 OK", "2.0.0").enhanced == "2.1.5"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         # RFC 5321 4.2: Reply-code [ SP textstring ].
@@ -92,7 +93,7 @@ def test_odd_texts_are_refused_or_made_one_reply(text: str) -> None:
 # from_hook: the result is always one reply.
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("status", "expected"),
     [
         ("250 OK", "250 OK"),
@@ -164,7 +165,7 @@ def test_a_reply_object_keeps_its_enhanced_code() -> None:
     assert from_hook(b"550-5.7.1 a\n550 5.7.1 b").enhanced == "5.7.1"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "status",
     [None, 250, 250.0, True, [], ["250 OK"], ("250 OK",), {}, object, bytearray(b"250 OK")],
 )
@@ -316,7 +317,7 @@ def test_a_refusal_is_always_one_reply(text: str) -> None:
 CONSTANTS = {name: value for name, value in vars(replies).items() if isinstance(value, Reply)}
 
 
-@pytest.mark.parametrize("name", CONSTANTS)
+@each_row("name", CONSTANTS)
 def test_each_reply_is_one_line_with_a_matching_code(name: str) -> None:
     reply = CONSTANTS[name]
     assert len(lines_of(reply)) == 1
@@ -342,8 +343,8 @@ def test_replies_made_from_text() -> None:
     assert replies.internal_error("1f").enhanced == "4.3.0"
 
 
-@pytest.mark.parametrize("make", [replies.not_recognized, replies.sent_too_many_times])
-@pytest.mark.parametrize("verb", ["X" * 999, "\r\n" * 99, "\x00\x9b\u2028\udcff", "É" * 99, ""])
+@each_row("make", [replies.not_recognized, replies.sent_too_many_times])
+@each_row("verb", ["X" * 999, "\r\n" * 99, "\x00\x9b\u2028\udcff", "É" * 99, ""])
 def test_at_most_32_characters_of_a_verb_are_repeated(
     make: Callable[[str], Reply], verb: str
 ) -> None:

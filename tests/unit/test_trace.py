@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aiosmtpd.protocol.trace import fields, hops, protocol_of
+from tests.rows import each_row
 
 KNOWN: dict[str, Any] = {
     "client": "client.test",
@@ -49,7 +50,7 @@ def test_only_a_single_recipient_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize(
+@each_row(
     ("path", "recipients", "changed", "expected"),
     [
         ("<>", ["c@d.test"], {}, b"Return-Path: <>\r\n"),
