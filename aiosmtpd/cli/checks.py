@@ -95,12 +95,12 @@ def _users(parser: ArgumentParser, settings: Namespace) -> Users | None:
 def read_users(parser: ArgumentParser, path: str) -> list[tuple[str, str]]:
     """Read a ``USER:PASSWORD`` from each line, without empty lines and comments (``#``)."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
         parser.error(f"Users file {path}: {reason[:1].lower()}{reason[1:]}")
     pairs = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip() and not line.startswith("#"):
             try:
                 pairs.append(user_and_password(line))

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiosmtpd.cli.output import code_of, complain
 from aiosmtpd.cli.parser import Parser
+from aiosmtpd.listen.addresses import spell
 from aiosmtpd.mail.terminal import json_line, safe_line
 
 DEFAULT = "/run/aiosmtpd/ctl"
@@ -147,7 +148,8 @@ def _status(value: dict[str, Any]) -> Iterable[str]:
         value["uptime"]
     )
     yield from (f"  {reason}" for reason in value["why_not"])
-    places = [one if isinstance(one, str) else f"{one[0]}:{one[1]}" for one in value["addresses"]]
+    addresses = value["addresses"]
+    places = [spell(one if isinstance(one, str) else (one[0], one[1])) for one in addresses]
     yield f"listening on {', '.join(places)}" if places else "listening no longer"
     reload, now = value["reload"], time.time()
     if not reload["ok"]:

@@ -33,6 +33,8 @@ LOADED_LATE = (
 )
 """Modules of Python that the package and the event loop import only when they need them."""
 
+NO_RIGHTS = "Not root: no rights to drop, going on as user %d"
+
 log = logging.getLogger("mail.log")
 
 
@@ -91,6 +93,9 @@ def identity_to_assume(
     try:
         found = pwd.getpwnam(name)
     except KeyError:
+        if user is None and group is None and os.geteuid() != 0:
+            log.info(NO_RIGHTS, os.geteuid())
+            return None
         raise Failure(f"There is no user {name} on this system") from None
     identity = Identity(name, found.pw_uid, _group_id(group) if group else found.pw_gid)
     if os.geteuid() == 0:
@@ -101,7 +106,7 @@ def identity_to_assume(
         # A process without root's rights may still have this one.
         os.setuid(identity.uid)
     except PermissionError:
-        log.info("Not root: no rights to drop, going on as user %d", os.geteuid())
+        log.info(NO_RIGHTS, os.geteuid())
     return None
 
 

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from attrs import evolve
+
 from aiosmtpd.process.exit import exit_despite_threads, flush_standard_streams
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.certificates import Texts
-from aiosmtpd.runner.config import Config
+from aiosmtpd.runner.config import Config, Place
 from aiosmtpd.runner.keys import checked
 from aiosmtpd.runner.logs import OWN
 from aiosmtpd.runner.service import SPOOL_FAILED, Service
@@ -48,7 +50,7 @@ class _Alone:
         service = Service(self._config)
         with signals_handled(loop, self._reactions(service)):
             try:
-                await service.start(self._config.listen, self._texts)
+                await service.start(self._places(), self._texts)
             except Failure:
                 await service.stop(0.0, 0.0)
                 raise
@@ -84,6 +86,10 @@ class _Alone:
             # The second time is now.
             self._stopping.cancel()
         self._end.set()
+
+    def _places(self) -> list[Place]:
+        """Return the places as workers get them: one without a scheme speaks SMTP."""
+        return [evolve(place, scheme=place.scheme or "smtp") for place in self._config.listen]
 
     def _read(self) -> list[Texts]:
         tls = self._config.tls

@@ -16,6 +16,7 @@ import sys
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from aiosmtpd.delivery.outlets import fragment, place
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity
 from aiosmtpd.runner import outlets
@@ -29,7 +30,7 @@ Said: TypeAlias = tuple[list[str | int], str, bool]
 REACH = 5.0
 """Seconds for a connection to a next hop."""
 
-PORTS = {"smtp": 25, "smtp+starttls": 25, "smtps": 465, "lmtp": 24, "http": 80, "https": 443}
+WEB_PORTS = {"http": 80, "https": 443}
 
 
 def try_out(config: Config, *, online: bool = False, has_master: bool = False) -> list[Said]:
@@ -147,16 +148,20 @@ async def _open(table: RouteTable) -> None:
 
 async def _reach(url: str) -> None:
     """Connect to the server of a URL, if it has one."""
-    scheme = outlets.scheme_of(url)
-    if scheme not in PORTS:
-        return
-    parts = urlsplit(url.partition("#")[0])
-    if not parts.hostname:
-        _, writer = await asyncio.open_unix_connection(parts.path)
+    scheme, (base, _) = outlets.scheme_of(url), fragment.split(url)
+    if scheme in WEB_PORTS:
+        parts = urlsplit(base)
+        host, port, path = parts.hostname or "", parts.port or WEB_PORTS[scheme], ""
+    elif scheme in place.PORTS:
+        hop = place.parse(base)
+        host, port, path = hop.host, hop.port, hop.path
     else:
-        port = parts.port or PORTS[scheme]
-        async with asyncio.timeout(REACH):
-            _, writer = await asyncio.open_connection(parts.hostname, port)
+        return
+    async with asyncio.timeout(REACH):
+        if path:
+            _, writer = await asyncio.open_unix_connection(path)
+        else:
+            _, writer = await asyncio.open_connection(host, port)
     writer.close()
 
 

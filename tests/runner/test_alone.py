@@ -116,6 +116,18 @@ def test_certificates_are_loaded_again(tmp_path: Path) -> None:
     assert visited(lambda: run_alone(config, 0.02), port, visit) == (0, [True, True])
 
 
+def test_a_place_without_a_scheme_speaks_smtp(tmp_path: Path) -> None:
+    pair, port = write(tmp_path, "mx", "mx.test"), free_port()
+    listen = (parse_place(f"127.0.0.1:{port}"),)
+    config, _ = place(tmp_path, listen=listen, tls=TLS(cert=pair.cert, key=pair.key))
+
+    def visit() -> bool:
+        with Client(port) as client:
+            return b"250-STARTTLS" in client.hello()
+
+    assert visited(lambda: run_alone(config), port, visit) == (0, True)
+
+
 def test_a_lost_spool_is_74(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aiosmtpd.delivery.spool.LOOK", 0.0)
     whole = configuration(tmp_path)

@@ -1,5 +1,6 @@
 """The machine's part of ``--check``: ports, certificates, folders, users and engines."""
 
+import errno
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trustme
@@ -16,6 +18,9 @@ from aiosmtpd.runner import check as module
 from aiosmtpd.runner.check import check
 from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.load import load
+from aiosmtpd.runner.tables import RouteTable
+from aiosmtpd.runner.tryout import try_out
+from tests.runner.fleet import configuration
 
 pwd = pytest.importorskip("pwd")
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -311,6 +316,39 @@ def test_places_that_cannot_be_reached(tmp_path: Path, taken: int) -> None:
         found = faults(tmp_path, text, online=True)
     assert len(found) == 1
     assert found == [":5: route.1.to: cannot be reached: Connection refused"]
+
+
+@pytest.mark.parametrize("mark", ["//", "//unix:"])
+def test_a_socket_file_is_reached(tmp_path: Path, mark: str) -> None:
+    with TemporaryDirectory() as folder, closing(socket.socket(socket.AF_UNIX)) as server:
+        server.bind(f"{folder}/a b")
+        server.listen()
+        text = SPOOL + f'to = "lmtp:{mark}{folder}/a%20b"\n'
+        assert faults(tmp_path, text, online=True) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("smtp+starttls://relay.test", ("relay.test", 587)),
+        ("smtp://ann:pa/ss#w@relay.test:2525#verify=no", ("relay.test", 2525)),
+        ("https://ann:word@hook.test/mail", ("hook.test", 443)),
+    ],
+)
+def test_a_place_is_reached_where_mail_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, wanted: tuple[str, int]
+) -> None:
+    reached: list[object] = []
+
+    async def connect(*address: object) -> None:
+        reached.append(address)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "")
+
+    monkeypatch.setattr("asyncio.open_connection", connect)
+    route = RouteTable(to="python:sink:take", bounce=url, name="sink")
+    monkeypatch.setattr("aiosmtpd.runner.tryout.make_handler", lambda config: None)
+    try_out(configuration(tmp_path, spool=None, route=(route,)), online=True)
+    assert reached == [wanted]
 
 
 def test_a_wrong_file_is_compared_with_the_machine_too(tmp_path: Path, taken: int) -> None:

@@ -38,7 +38,7 @@ STATUS = {
     "state": "not ready",
     "why_not": ["worker 1: not ready"],
     "file": "/etc/a.toml",
-    "addresses": [["127.0.0.1", 25], "/run/lmtp"],
+    "addresses": [["127.0.0.1", 25], ["::1", 25], "/run/lmtp"],
     "reload": {"ok": False, "at": 0.0, "faults": ["a.toml:3: user: no such user"]},
     "certificates": {"/etc/a.pem": 4e9},
     "workers": [WORKER, {**WORKER, "slot": 1, "pid": None, "seconds": None, "memory": None}],
@@ -140,7 +140,7 @@ async def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert lines[:5] == [
         "not ready, aiosmtpd 1.5, process 99, up 2 h",
         "  worker 1: not ready",
-        "listening on 127.0.0.1:25, /run/lmtp",
+        "listening on 127.0.0.1:25, [::1]:25, /run/lmtp",
         "the last reload failed:",
         "  a.toml:3: user: no such user",
     ]

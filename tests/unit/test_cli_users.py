@@ -48,6 +48,15 @@ def test_other_credentials_are_refused() -> None:
     assert not users("--auth-any")(None, None, None, "OTHER", "token").success
 
 
+def test_a_users_file_of_another_editor(tmp_path: Path) -> None:
+    file = tmp_path / "users"
+    # A byte order mark, CRLF, and characters that are line ends for some programs.
+    file.write_bytes("\ufeffjoe:secret\r\njim:a\x0bb\u2028c\r\n".encode())
+    them = users("--auth-file", str(file))
+    assert lets_in(them, b"joe", b"secret")
+    assert lets_in(them, b"jim", "a\x0bb\u2028c".encode())
+
+
 def test_users_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text("# comment\n\njoe:secret\njim:other\n")

@@ -10,6 +10,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -574,6 +575,22 @@ def test_only_root_switches_users(
     error = usage_error(capsys, "--user", "nobody")
     assert "Only root can switch to another user or group" in error
     assert calls == []
+
+
+@POSIX
+@pytest.mark.parametrize(("uid", "goes_on"), [(4711, True), (0, False)], ids=["other", "root"])
+def test_a_system_without_the_usual_user(
+    monkeypatch: pytest.MonkeyPatch, uid: int, goes_on: bool
+) -> None:
+    def unknown(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    pwd = SimpleNamespace(getpwnam=unknown)
+    with nullcontext() if goes_on else pytest.raises(Failure, match="no user nobody"):
+        assert rights.identity_to_assume(None, None, default="nobody", pwd=pwd) is None
+    with pytest.raises(Failure, match="no user nobody"):
+        rights.identity_to_assume("nobody", None, default="nobody", pwd=pwd)
 
 
 @POSIX
