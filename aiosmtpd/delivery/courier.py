@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 from aiosmtpd.delivery.events import Event, OnEvent
-from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never
+from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never, in_private
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of, text_of
 from aiosmtpd.delivery.outlets.python import PythonOutlet
@@ -63,12 +63,18 @@ class Lane:
         self.due = math.inf
         """When its next row is due, in seconds since 1970, as of the last look at the spool."""
         self.is_open = False
-        self.error = "the route is down"
+        self.failure: Later | Never = Later("the route is down")
+        """The last failure of the route itself."""
         self.bugs: set[type[BaseException]] = set()
         """The exceptions of the user's function that were logged with a traceback."""
         self.opening = asyncio.Lock()
         self.turns = asyncio.Semaphore(route.concurrency)
         """Held by each try: direct deliveries and those of the spool share the concurrency."""
+
+    @property
+    def error(self) -> str:
+        """The text of the last failure of the route itself."""
+        return text_of(self.failure)
 
     @property
     def is_busy(self) -> bool:
@@ -473,7 +479,7 @@ class Courier:
 
     async def _expire(self, job: Job, lane: Lane) -> None:
         try:
-            await self._ledger.conclude(job, lane.route, failed(job.item, Later(lane.error)))
+            await self._ledger.conclude(job, lane.route, failed(job.item, lane.failure))
         finally:
             lane.ending -= 1
 
@@ -492,7 +498,7 @@ class Courier:
             return Tried(failed(item, error), is_down=True)
         except Misconfigured as error:
             log.error("Route %s: %s", name, error)
-            return Tried(failed(item, Later(str(error))), is_down=True)
+            return Tried(failed(item, in_private(Later(), str(error))), is_down=True)
         except GeneratorExit:
             # The courier has ended without this try, and nothing may be written any more.
             raise
@@ -508,7 +514,8 @@ class Courier:
                 self._tell_of_bug(lane, item, text, error)
             else:
                 log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
-            return Tried(failed(item, Later(text, reply=UNREACHABLE)), is_down=True)
+            failure = in_private(Later(reply=UNREACHABLE), text)
+            return Tried(failed(item, failure), is_down=True)
 
     def _tell_of_bug(self, lane: Lane, item: Item, text: str, error: BaseException) -> None:
         """Log an error of the user's function, with a traceback the first time."""
@@ -541,7 +548,7 @@ class Courier:
         """Tell the breaker, and the log when the route goes down or comes back."""
         route, breaker = lane.route, lane.route.breaker
         if tried.is_down:
-            lane.error = text_of(next(iter(tried.failures.values())))
+            lane.failure = next(iter(tried.failures.values()))
         if not tried.is_down:
             if breaker.is_down:
                 log.warning("Route %s is up again", route.name)

@@ -154,14 +154,15 @@ class Intake:
         return any(one.entered for one in self._held.values())
 
     def _watch_reader(self) -> None:
-        """Stop when the task that iterates has ended: it may have left the iterator open."""
+        """Stop when the task that iterates is cancelled: it may have left the iterator open."""
         task = asyncio.current_task()
         if task is not None and task is not self._reader:
             self._reader = task
             task.add_done_callback(self._reader_ended)
 
     def _reader_ended(self, task: asyncio.Task[object]) -> None:
-        if task is self._reader:
+        # A task may also be there for one mail: asyncio.wait_for() makes one in Python 3.11.
+        if task is self._reader and task.cancelled():
             self._begin_stop()
 
     # -- answers

@@ -12,12 +12,14 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from io import BytesIO
 from json.encoder import encode_basestring_ascii as quoted
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 import attrs
 from public import public
 
 from aiosmtpd.protocol.replies import Reply
+
+F = TypeVar("F", "Later", "Never")
 
 PIECE = 65536
 """Bytes that :meth:`Item.chunks` reads at a time."""
@@ -31,6 +33,9 @@ class Later(Exception):
     *reply* is what the client gets if the route has ``mode="direct"`` and no fallback. Raises
     ValueError unless it is a refusal.
     """
+
+    is_private = False
+    """True if the text is for the log alone: clients and senders get the reply."""
 
     def __init__(
         self,
@@ -51,9 +56,19 @@ class Never(Exception):
     Raises ValueError unless it is a refusal.
     """
 
+    is_private = False
+    """As for :class:`Later`; the text is the reply, unless an outlet of ours has another."""
+
     def __init__(self, reply: str = "554 5.0.0 Delivery has failed") -> None:
         super().__init__(reply)
         self.reply = _refusal(reply)
+
+
+def in_private(failure: F, text: str) -> F:
+    """Return a failure with a *text* for the log alone: others get its reply."""
+    failure.args = (text,)
+    failure.is_private = True
+    return failure
 
 
 def _refusal(text: str) -> Reply:

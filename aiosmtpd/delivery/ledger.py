@@ -96,18 +96,15 @@ class Ledger:
         due = route.retry.next_due(item.attempts + 1, now, item.arrival.time, chance)
         waiting: dict[str, Later] = {}
         dead: dict[str, Failure] = {}
+        dead_error = ""
         for recipient, failure in failures.items():
-            if isinstance(failure, Never):
-                dead[recipient] = report.refused(failure.reply)
-            elif due is None:
-                dead[recipient] = report.expired(text_of(failure))
-            else:
+            if isinstance(failure, Later) and due is not None:
                 waiting[recipient] = failure
-        if dead:
-            for recipient, reason in dead.items():
-                text = "%s dead: route %s, recipient %r: %s"
-                log.error(text, item.id, route.name, recipient, reason.text)
-        dead_error = next(iter(dead.values())).text if dead else ""
+                continue
+            dead[recipient], error = _reason(failure)
+            dead_error = dead_error or error
+            text = "%s dead: route %s, recipient %r: %s"
+            log.error(text, item.id, route.name, recipient, error)
         if dead:
             self._tell(attrs.evolve(event, kind="dead", recipients=len(dead), error=dead_error))
         error = ""
@@ -220,6 +217,15 @@ def direct_event(
 def failed(item: Item, failure: Later | Never) -> dict[str, Later | Never]:
     """Return this failure for each recipient."""
     return dict.fromkeys(item.recipients, failure)
+
+
+def _reason(failure: Later | Never) -> tuple[Failure, str]:
+    """Return the reason that the sender gets for a message that is given up, and the log's."""
+    if isinstance(failure, Never):
+        reason = report.refused(failure.reply)
+        return reason, text_of(failure) if failure.is_private else reason.text
+    error = report.expired(text_of(failure))
+    return report.expired(failure.reply) if failure.is_private else error, error.text
 
 
 def text_of(failure: Later | Never) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from aiosmtpd.delivery import Later
+from aiosmtpd.delivery import Later, Misconfigured
 from aiosmtpd.delivery.spool import Duplicate, Spool
 from tests.delivery.support import (
     MESSAGE,
@@ -125,6 +125,22 @@ def test_given_up_has_a_report(tmp_path: Path) -> None:
         content = post.next()[1]
     assert b"Status: 4.4.7" in content
     assert b"mailbox full" in content
+
+
+@pytest.mark.parametrize("give_up", [0.1, 0.5], ids=["up", "down"])
+@pytest.mark.parametrize("error", [Misconfigured, OSError, ValueError])
+def test_a_report_has_no_text_of_an_exception(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: type[Exception], give_up: float
+) -> None:
+    post = Place()
+    place = Place(error("no password for app at db.internal"))
+    with given(tmp_path, route(place, bounce=post, retry={**QUICK, "give_up": give_up})):
+        content = post.next()[1]
+    assert b"Status: 4.4.7" in content
+    assert b"4.4.7 Given up, the last try said: 451 4." in content.replace(b"\r\n\t", b" ")
+    assert b"db.internal" not in content
+    assert "dead: route app, recipient 'bo@b.test': 4.4.7 Given up" in messages(caplog)
+    assert "no password for app at db.internal" in messages(caplog)
 
 
 def test_a_report_in_utf8(tmp_path: Path) -> None:

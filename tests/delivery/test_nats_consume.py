@@ -66,6 +66,25 @@ async def test_a_mail_comes_as_it_was_put(
     assert await left(server) == []
 
 
+async def test_each_mail_in_a_task_of_its_own(server: NatsServer, outlet: NatsOutlet) -> None:
+    for number in range(4):
+        await outlet.put(mail(str(number)))
+    seen = []
+    async with asyncio.timeout(10), mails(server) as found:
+
+        async def use_one() -> None:
+            async with await anext(found) as one:
+                seen.append(one.id)
+
+        await asyncio.create_task(use_one())
+        await asyncio.create_task(use_one())
+        # In Python 3.11, in a task of its own too.
+        for _ in range(2):
+            async with await asyncio.wait_for(anext(found), 10) as one:
+                seen.append(one.id)
+    assert seen == ["0", "1", "2", "3"]
+
+
 async def test_mails_come_in_order(server: NatsServer, outlet: NatsOutlet) -> None:
     names = [str(number) for number in range(50)]
     for name in names:

@@ -20,6 +20,7 @@ from aiosmtpd.delivery.item import Full, Item, Later, Misconfigured, Never, Resu
 from aiosmtpd.delivery.outlets import make_outlet
 from tests.conftest import Certificates
 from tests.delivery.hops import CONTENT, SENDER, item_of
+from tests.delivery.support import QUICK, Place, given, messages, route
 from tests.delivery.webhook_server import Receiver, Request, receiving
 
 SECRET = "whsec_" + base64.b64encode(b"a key of 24 bytes or so.").decode()
@@ -213,6 +214,23 @@ async def test_too_many_recipients_for_a_header() -> None:
         found = await failure(receiver)
     assert isinstance(found, Never)
     assert found.reply.endswith("(with format=json, the envelope is in the body)")
+
+
+@pytest.mark.parametrize("has_page", [True, False])
+def test_a_report_has_no_error_page(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, has_page: bool
+) -> None:
+    post = Place()
+    with receiving(text=b"no password at db.internal") as receiver:
+        receiver.answer = 500 if has_page else receiver.close
+        one = route(receiver.url, bounce=post, retry={**QUICK, "give_up": 0.1})
+        with given(tmp_path, one):
+            report = post.next()[1]
+    assert b"Status: 4.4.7" in report
+    assert b"db.internal" not in report
+    assert receiver.url.encode() not in report
+    assert receiver.url in messages(caplog)
+    assert ("db.internal" in messages(caplog)) is has_page
 
 
 async def test_a_redirect_is_not_followed() -> None:

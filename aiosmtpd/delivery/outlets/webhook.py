@@ -24,7 +24,15 @@ import httpx2
 from public import public
 
 from aiosmtpd._version import __version__
-from aiosmtpd.delivery.item import Full, Item, Later, Misconfigured, Never, Results
+from aiosmtpd.delivery.item import (
+    Full,
+    Item,
+    Later,
+    Misconfigured,
+    Never,
+    Results,
+    in_private,
+)
 from aiosmtpd.delivery.outlets import has_secret, shown
 from aiosmtpd.delivery.outlets.workers import Workers
 
@@ -153,10 +161,11 @@ class WebhookOutlet:
             async with asyncio.timeout(seconds) as limit:
                 await self._post(request, limit)
         except TimeoutError:
-            raise Later(f"{shown(self.url)}: no reply in {seconds:.1f} seconds") from None
+            line = f"{shown(self.url)}: no reply in {seconds:.1f} seconds"
+            raise in_private(Later(), line) from None
         except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
             said = _one_line(str(error)) or type(error).__name__
-            raise Later(f"{shown(self.url)}: {said}") from error
+            raise in_private(Later(), f"{shown(self.url)}: {said}") from error
         return None
 
     async def close(self) -> None:
@@ -190,7 +199,9 @@ class WebhookOutlet:
             line += " (with format=json, the envelope is in the body)"
         if code in _TRY_AGAIN or code >= 500 or code < 400:
             kind = Full if code == 507 else Later
-            return kind(f"{shown(self.url)}: {line}", _pause(response.headers.get("retry-after")))
+            pause = _pause(response.headers.get("retry-after"))
+            # An error page may show what the application is made of.
+            return in_private(kind(after=pause), f"{shown(self.url)}: {line}")
         return Never(f"552 5.3.4 {line}" if code == 413 else f"554 5.3.0 {line}")
 
     def _make(self) -> httpx2.AsyncClient:
