@@ -106,10 +106,14 @@ class _Check:
         await self._arrived(what, item)
 
     async def _put(self, what: str, item: Item) -> Results:
+        limit = asyncio.timeout(self.timeout)
         try:
-            async with asyncio.timeout(self.timeout):
+            async with limit:
                 results = await self.outlet.put(item)
         except TimeoutError:
+            if not limit.expired():
+                # It is that of the outlet, for which a place has not answered in time.
+                raise
             line = f"{what}: put() did not return in {self.timeout:g} seconds"
             raise AssertionError(line) from None
         return _checked(what, results, item)

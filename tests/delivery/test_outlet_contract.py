@@ -160,6 +160,13 @@ class Pretends(Good):
         return await super().put(item)
 
 
+class TimesOut(Good):
+    async def put(self, item: Item) -> Results:
+        if not self.works:
+            raise TimeoutError
+        return await super().put(item)
+
+
 class Returns(Good):
     def __init__(self, value: Any) -> None:
         super().__init__()
@@ -232,6 +239,13 @@ async def test_a_good_outlet_passes() -> None:
         outlet, lambda: outlet.taken, down=outlet.switch(False), up=outlet.switch(True)
     )
     assert len(outlet.taken) > 15
+
+
+async def test_an_outlet_raises_a_timeout_of_its_own() -> None:
+    outlet = TimesOut()
+    await check_outlet(
+        outlet, lambda: outlet.taken, down=outlet.switch(False), up=outlet.switch(True)
+    )
 
 
 async def test_an_outlet_that_opens_only_once() -> None:
