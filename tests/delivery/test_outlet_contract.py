@@ -86,9 +86,10 @@ class Good:
     def __init__(self) -> None:
         self.taken: list[bytes] = []
         self.works = True
+        self.is_open = False
 
     async def open(self) -> None:
-        pass
+        self.is_open = True
 
     async def put(self, item: Item) -> Results:
         if not self.works:
@@ -97,7 +98,7 @@ class Good:
         return None
 
     async def close(self) -> None:
-        pass
+        self.is_open = False
 
     def switch(self, works: bool) -> Callable[[], None]:
         return lambda: setattr(self, "works", works)
@@ -231,6 +232,7 @@ async def test_a_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> N
             timeout=0.3,
         )
     assert said in str(caught.value)
+    assert (outlet.works, outlet.is_open) == (True, False)
 
 
 async def test_a_good_outlet_passes() -> None:
