@@ -179,6 +179,8 @@ class Writer:
     def postpone(self, work: Work[T]) -> Future[T]:
         """Add work that may be late; it is tried again as long as the disk refuses it."""
         task = Task(work, late=True)
+        # It will be done in any case: from now on, no one can cancel it.
+        task.future.set_running_or_notify_cancel()
         with self._gate:
             if self._ended:
                 task.future.set_exception(StoreError("The store is closed"))

@@ -86,9 +86,10 @@ class Good:
     def __init__(self) -> None:
         self.taken: list[bytes] = []
         self.works = True
+        self.is_open = False
 
     async def open(self) -> None:
-        pass
+        self.is_open = True
 
     async def put(self, item: Item) -> Results:
         if not self.works:
@@ -97,7 +98,7 @@ class Good:
         return None
 
     async def close(self) -> None:
-        pass
+        self.is_open = False
 
     def switch(self, works: bool) -> Callable[[], None]:
         return lambda: setattr(self, "works", works)
@@ -157,6 +158,13 @@ class Pretends(Good):
     async def put(self, item: Item) -> Results:
         if not self.works:
             return None
+        return await super().put(item)
+
+
+class TimesOut(Good):
+    async def put(self, item: Item) -> Results:
+        if not self.works:
+            raise TimeoutError
         return await super().put(item)
 
 
@@ -224,6 +232,7 @@ async def test_a_fault_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> N
             timeout=0.3,
         )
     assert said in str(caught.value)
+    assert (outlet.works, outlet.is_open) == (True, False)
 
 
 async def test_a_good_outlet_passes() -> None:
@@ -232,6 +241,13 @@ async def test_a_good_outlet_passes() -> None:
         outlet, lambda: outlet.taken, down=outlet.switch(False), up=outlet.switch(True)
     )
     assert len(outlet.taken) > 15
+
+
+async def test_an_outlet_raises_a_timeout_of_its_own() -> None:
+    outlet = TimesOut()
+    await check_outlet(
+        outlet, lambda: outlet.taken, down=outlet.switch(False), up=outlet.switch(True)
+    )
 
 
 async def test_an_outlet_that_opens_only_once() -> None:

@@ -421,6 +421,12 @@ def test_attempts(store: Store, events: list[Event]) -> None:
     assert (store.counts().attempts, store.counts().rejected) == (0, 2)
 
 
+def test_an_attempt_cannot_be_cancelled(store: Store) -> None:
+    future = store.add_attempt(Attempt(1, "MAIL"))
+    assert not future.cancel()
+    assert store.attempts().total == 1
+
+
 def test_deleting_all_messages_keeps_attempts(store: Store) -> None:
     number = store.new_session()
     store.add_attempt(Attempt(number, "RCPT")).result(30)
