@@ -70,7 +70,7 @@ VIEWS: dict[str, dict[str, Any]] = {
 def test_axe_finds_nothing(opens: Any, box: Box, axe: str, view: str) -> None:
     if view != "empty":
         box.send(mail("Plain", X_Tags="one, two, three"))
-        box.send(rich("With all"))
+        box.send(rich("With all"), *(f"a-long-name-{number}@example.org" for number in range(9)))
         box.refuse()
         if view == "inner":
             outer = mail("Outer")
@@ -223,6 +223,12 @@ def test_on_a_phone_one_pane_shows_at_a_time(opens: Any, box: Box) -> None:
     page.get_by_role("button", name="Mailboxes").click()
     page.get_by_role("link", name="Unread").click()
     page.get_by_text("0 of 1 message").wait_for()
+
+
+def test_the_top_of_a_narrow_page_is_one_line(opens: Any, box: Box) -> None:
+    page = opens(box, width=320, height=640)
+    first, last = (page.locator(one).bounding_box() for one in ("#rail-button", "#settings"))
+    assert first["y"] == last["y"]
 
 
 def test_colours_and_motion_of_the_system_are_respected(opens: Any, box: Box) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from aiosmtpd.inbox.records import Received
 from tests.browser.support import Box, expect, mail
 
 if TYPE_CHECKING:
@@ -184,6 +186,20 @@ def test_refused_attempts_are_rows(page: Page, box: Box) -> None:
     page.keyboard.press("r")
     page.get_by_text("1 refused attempt").wait_for()
     assert rows(page).count() == 1
+
+
+def test_messages_stay_in_the_order_of_arrival(page: Page, box: Box) -> None:
+    now = datetime.now().astimezone()
+    for subject, earlier in (("First", 10), ("Second", 20), ("Third", 5)):
+        # The clock was set back before the second one.
+        received = Received(
+            mail(subject).as_bytes(), "", ["bob@example.org"], created=now - timedelta(0, earlier)
+        )
+        box.store.add(received).result(30)
+    box.refuse()
+    page.reload()
+    subjects = ["550 5.1.1 unknown user", "Third", "Second", "First"]
+    expect(page.locator(".row .subject")).to_have_text(subjects)
 
 
 def test_read_state_and_tags_change(page: Page, box: Box) -> None:

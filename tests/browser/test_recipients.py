@@ -62,6 +62,17 @@ def test_a_hundred_recipients_fit_into_a_row(opens: Any, box: Box, width: int) -
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_the_head_of_a_message_has_room_for_many(page: Page, box: Box) -> None:
+    box.send(mail("Hello", to="undisclosed-recipients:;"), *MANY)
+    row(page).click()
+    names = page.locator(".names")
+    expect(names).to_contain_text("r3@example.org and 95 more")
+    expect(names).not_to_contain_text("r4@example.org")
+    names.get_by_role("button", name="and 95 more").click()
+    expect(names.locator("dd").last).to_be_focused()
+    expect(names).to_contain_text("r98@example.org")
+
+
 def test_a_refused_message_has_its_recipients(page: Page, box: Box) -> None:
     box.faults.add("data: 452 4.3.1 full")
     with smtplib.SMTP("127.0.0.1", box.smtp_port) as client:

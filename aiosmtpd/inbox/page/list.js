@@ -350,13 +350,15 @@ export class List {
   items() {
     const hidden = this.hidden?.ids || new Set();
     const items = this.hidden?.all ? [] : this.rows.filter((row) => !hidden.has(row.ID)).map((row) => ({ key: row.ID, at: row.Created, row }));
-    const last = this.more && this.rows.length ? new Date(this.rows.at(-1).Created).getTime() : -Infinity;
+    // Each kind keeps its own order, which is that of arrival: the clock may have been set back.
+    const time = (one) => new Date(one.at).getTime();
+    const last = this.more && this.rows.length ? time({ at: this.rows.at(-1).Created }) : -Infinity;
+    let at = 0;
     for (const one of grouped(this.attempts)) {
-      if (new Date(one.attempt.at).getTime() >= last) items.push(one);
-    }
-    if (items.length > this.rows.length || (this.hidden && this.attempts.length)) {
-      const time = new Map(items.map((item) => [item, new Date(item.at).getTime()]));
-      items.sort((a, b) => time.get(b) - time.get(a));
+      if (time(one) < last) continue;
+      while (at < items.length && time(items[at]) >= time(one)) at += 1;
+      items.splice(at, 0, one);
+      at += 1;
     }
     return items;
   }

@@ -1,10 +1,22 @@
 // The open message, or the open refused attempt: its head, its tabs and its actions.
 
-import { $, button, bytes, commas, complaint, el, fullPerson, get, icon, longTime, plural, remember, remembered, say, send } from './kit.js';
+import { $, action, button, bytes, commas, complaint, el, fullPerson, get, icon, longTime, plural, remember, remembered, say, send } from './kit.js';
 import { TABS, smtpOf } from './tabs.js';
 
 // A wait that is shorter needs no sign of it.
 const PATIENCE = 300;
+// Names of each kind that the head of a message shows at first.
+const MOST = 5;
+
+// Names of people. Many would leave no room for the message: the rest comes by a button.
+function listed(names) {
+  const made = (some) => el('span', {}, some.map((name, at) => [at ? ', ' : '', el('span', { class: 'person' }, name)]));
+  const box = el('dd', { tabindex: '-1' }, made(names.slice(0, MOST)));
+  const rest = names.length - MOST;
+  if (rest > 1) box.append(' ', action(`and ${commas(rest)} more`, () => { box.replaceChildren(made(names)); box.focus(); }, { class: 'button small' }));
+  else if (rest) box.replaceChildren(made(names));
+  return box;
+}
 
 // Parts of a long text get their heights when they are near: a place may need some frames.
 function scrollTo(panel, top, frames = 4) {
@@ -177,7 +189,7 @@ export class Message {
   people() {
     const { mail } = this;
     const names = (label, people) => (people.length
-      ? el('div', {}, el('dt', {}, label), el('dd', {}, people.map((one, at) => [at ? ', ' : '', el('span', { class: 'person' }, fullPerson(one))]))) : null);
+      ? el('div', {}, el('dt', {}, label), listed(people.map(fullPerson))) : null);
     return el('dl', { class: 'names' },
       names('From', mail.From.Name || mail.From.Address ? [mail.From] : [{ Name: '', Address: '(no sender)' }]),
       names('To', mail.To), names('Cc', mail.Cc), names('Bcc', mail.Bcc), this.envelope(), names('Reply-To', mail.ReplyTo));
@@ -188,8 +200,7 @@ export class Message {
     const { To, Cc, Bcc, Envelope, Part } = this.mail;
     const sent = new Set(Envelope.To.map((one) => one.toLowerCase()));
     if (Part || ![...To, ...Cc, ...Bcc].some((one) => !sent.has(one.Address.toLowerCase()))) return null;
-    const more = Envelope.To.length > 20 ? `, +${commas(Envelope.To.length - 20)}` : '';
-    return el('div', { title: 'The recipients of the envelope (RCPT): the header names others, too' }, el('dt', {}, 'Sent to'), el('dd', {}, Envelope.To.slice(0, 20).join(', ') + more));
+    return el('div', { title: 'The recipients of the envelope (RCPT): the header names others, too' }, el('dt', {}, 'Sent to'), listed(Envelope.To));
   }
 
   facts() {

@@ -160,7 +160,7 @@ export function differences(old, now) {
 }
 
 export async function compare(older, newer) {
-  const body = el('div', { class: 'diff' });
+  const body = el('div', { class: 'diff', tabindex: '0', role: 'region', 'aria-label': 'Differences' });
   const box = dialog('Compare two messages', el('p', { class: 'quiet' }, `− ${shortTime(older.Created)} ${older.Subject} · + ${shortTime(newer.Created)} ${newer.Subject}`), body);
   box.classList.add('wide');
   try {
