@@ -42,7 +42,7 @@ def test_the_corpus_breaks_no_target(file: Path) -> None:
     suppress_health_check=list(HealthCheck),
 )
 @given(inputs)
-def test_generated_bytes_break_no_target(data: bytes) -> None:
+def test_generated_bytes(data: bytes) -> None:
     """The targets share their bytes: to generate them takes longer than most targets."""
     for name in sorted(TARGETS):
         try:
