@@ -373,7 +373,10 @@ class Master:
             for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
                     slot = Slot(number, config, self)
+                    # If this is cancelled, its worker may serve already, and has to be drained.
+                    self._retired.append(slot)
                     await slot.start()
+                    self._retired.remove(slot)
                     self._slots[number] = slot
                     self._start_task(slot.keep())
                 else:
