@@ -354,6 +354,11 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
         self._stop_requested = self._loop_left = False
         self._stopping: asyncio.Task[None] | None = None
 
+    def _prepare(self) -> None:
+        super()._prepare()
+        # The thread of a start() that has failed is not that of the server which starts now.
+        self._thread = None
+
     @abstractmethod
     def _trigger_server(self) -> None:
         """Prove from the caller's thread that the server works; raises if it does not."""

@@ -27,7 +27,7 @@ from aiosmtpd.listen.addresses import spell
 from aiosmtpd.process.activation import write_ready_file
 from aiosmtpd.process.certificates import Certificate
 from aiosmtpd.process.exit import SETTLE, exit_despite_threads, flush_standard_streams, pipe_of
-from aiosmtpd.process.failure import Failure
+from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import CannotSwitch, Identity, check_writable, identity_to_assume
 from aiosmtpd.process.signals import run_until_done, signals_handled
 from aiosmtpd.protocol.settings import Settings
@@ -114,6 +114,15 @@ def _hint(text: str) -> Iterator[None]:
         raise Failure(f"{failure}; try running with -n option.", failure.code) from failure
     except Failure as failure:
         raise Failure(f"{failure}; {text}", failure.code) from failure
+
+
+@contextmanager
+def _refusing_handler() -> Iterator[None]:
+    """Make a Failure of an OSError, which is not one of the places to listen at here."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"The handler cannot start (its open()): {one_line(error)}") from error
 
 
 def _errors_of_delivery() -> tuple[type[Exception], ...]:
@@ -356,6 +365,8 @@ class Program:
             await self._server.bind()
             if identity is not None:
                 self._drop_rights(identity)
+            with _refusing_handler():
+                await self._server.open_handler()
             await self._server.start()
         except OSError as error:
             raise Failure(why_not_listening(error)) from error

@@ -297,7 +297,8 @@ def _run_master(settings: Namespace, reading: Reading, early: Early) -> int:
     except WrongConfiguration as error:
         _print_faults(error.faults, sys.stderr)
         return WRONG
-    set_up(first.config.log)
+    # A key for the hashes of addresses; the watch of the master sets another one.
+    set_up(first.config.log, key=os.urandom(16))
     _log_warnings(first.warnings)
 
     async def reload() -> Config:

@@ -170,6 +170,11 @@ class Delivery:
         return self._spool.failed
 
     @property
+    def is_open(self) -> bool:
+        """True if the spool is open: messages are delivered."""
+        return self._courier is not None
+
+    @property
     def commits(self) -> int:
         """How many transactions have changed the database of the spool."""
         return self._spool.commits

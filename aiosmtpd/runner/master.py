@@ -113,6 +113,8 @@ class Master:
         self.is_ready = False
         """True from the first time that all workers serve to the beginning of the end."""
         self.is_draining = False
+        self.is_reloading = False
+        """True from the moment that a reload reads the configuration to its end."""
         self.sockets = Sockets()
         self._read_config = reload
         self._slots: dict[int, Slot] = {}
@@ -331,8 +333,15 @@ class Master:
     # Reloading.
 
     async def _reload(self) -> None:
+        try:
+            await self._reload_each()
+        finally:
+            self.is_reloading = False
+
+    async def _reload_each(self) -> None:
+        """Reload until no other reload was asked for meanwhile."""
         while True:
-            self._reload_again = False
+            self.is_reloading, self._reload_again = True, False
             notify_of_reload()
             faults: list[str] = []
             try:
@@ -364,7 +373,10 @@ class Master:
             for number in sorted(range(config.worker_count), key=self._slots.__contains__):
                 if number not in self._slots:
                     slot = Slot(number, config, self)
+                    # If this is cancelled, its worker may serve already, and has to be drained.
+                    self._retired.append(slot)
                     await slot.start()
+                    self._retired.remove(slot)
                     self._slots[number] = slot
                     self._start_task(slot.keep())
                 else:

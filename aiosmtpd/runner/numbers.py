@@ -131,7 +131,11 @@ class Numbers:
 
     async def look_at_spool(self) -> None:
         """Count the messages in the spools, if there are any."""
-        found = [await delivery.counts() for delivery in self.deliveries()]
+        found = []
+        for delivery in self.deliveries():
+            # Counting opens a spool that is closed: at the end of a worker, it would stay open.
+            if delivery.is_open:
+                found.append(await delivery.counts())
         if not found:
             return
         arrived = [counts.oldest for counts in found if counts.oldest is not None]

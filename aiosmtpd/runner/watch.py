@@ -60,6 +60,9 @@ class Watch:
         self._faults: dict[int, list[str]] = {}
         self._restarts = dict.fromkeys(("crash", "hang", "reload"), 0)
         self._reloaded: list[asyncio.Future[list[str]]] = []
+        """The answers that wait for the end of the next reload, or of the one that runs."""
+        self._reloaded_later: list[asyncio.Future[list[str]]] = []
+        """Those that wait for the reload after the one that runs."""
         self._last_reload: tuple[bool, float, list[str]] = (True, time.time(), [])
         self._table = Table(max(COLUMNS, 4 * config.worker_count)) if _HAS_TABLE else None
         self._pending: dict[int, int] = {}
@@ -109,7 +112,8 @@ class Watch:
         """End the desk, and close the places."""
         if self._waiting is not None:
             self._waiting.cancel()
-        self._answer_reloads(["the server ends"])
+        for _ in range(2):
+            self._answer_reloads(["the server ends"])
         if self._keeper is not None:
             await self._keeper.stop()
         self._doors.keep(Admin())
@@ -214,7 +218,8 @@ class Watch:
         self._answer_reloads(faults)
 
     def _answer_reloads(self, faults: list[str]) -> None:
-        waiting, self._reloaded = self._reloaded, []
+        waiting, self._reloaded = self._reloaded, self._reloaded_later
+        self._reloaded_later = []
         for future in waiting:
             if not future.done():
                 future.set_result(faults)
@@ -331,7 +336,9 @@ class Watch:
         if self.master.is_draining or not self.master.is_ready:
             raise ValueError("the server starts or ends: no reload now")
         future: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
-        self._reloaded.append(future)
+        # A reload that runs may have read the file before its last change.
+        later = self.master.is_reloading
+        (self._reloaded_later if later else self._reloaded).append(future)
         self.master.reload()
         faults = await future
         return {"ok": not faults, "faults": faults}

@@ -181,7 +181,10 @@ class Worker:
         )
         with suppress(asyncio.CancelledError):
             await asyncio.wait([self._stopping])
-            await self._stopping
+            try:
+                await self._stopping
+            except Exception:
+                log.exception("The handler has failed at the end of the worker")
 
     async def _beat(self) -> None:
         while self._service is not None:

@@ -1,5 +1,6 @@
 """Arguments of the command line: refusals, and the class that a name means."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -39,6 +40,22 @@ def test_places_that_cannot_be(place: str, said: str) -> None:
     # This process may have inherited more.
     run = refused_by_process if place.startswith("fd:") else refused
     assert said in run("-n", "-l", "127.0.0.1:0", "-l", place)
+
+
+class Unready:
+    """A handler whose database cannot be reached."""
+
+    async def open(self) -> None:
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    async def close(self) -> None:
+        """Do nothing."""
+
+
+def test_a_handler_that_cannot_start() -> None:
+    error = refused("-n", "-l", "127.0.0.1:0", "-c", f"{__name__}.Unready")
+    reason = f"ConnectionRefusedError: [Errno {errno.ECONNREFUSED}] Connection refused"
+    assert error == f"aiosmtpd: error: The handler cannot start (its open()): {reason}\n"
 
 
 @pytest.mark.parametrize("flags", [[], ["-d"], ["-q"]])

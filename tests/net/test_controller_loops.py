@@ -166,6 +166,17 @@ async def test_start_async_that_fails() -> None:
         pass
 
 
+async def test_start_async_after_a_start_that_failed() -> None:
+    with taken() as port:
+        controller = Controller(Sink(), "127.0.0.1", port)
+        with pytest.raises(OSError):
+            await asyncio.to_thread(controller.start)
+    await controller.start_async()
+    assert (await greeting(port)).startswith(b"220 ")
+    await controller.stop_async()
+    assert controller.addresses == []
+
+
 async def test_start_after_start_async() -> None:
     async with Controller(Sink(), **LOCAL) as controller:
         with pytest.raises(AssertionError, match="already running"):

@@ -7,6 +7,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,16 @@ def test_commands_change_the_server(tmp_path: Path) -> None:
         fleet.ask("drain")
         assert fleet.process.wait(PATIENCE) == 0
     assert not Path(fleet.ctl).exists()
+
+
+def test_a_second_reload_gets_an_answer_of_its_own(tmp_path: Path) -> None:
+    with Watched(tmp_path) as fleet, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fleet.ask, "reload")
+        until(lambda: fleet.log.count("Worker 0 is ready") == 2)
+        # The reload that runs has read the file before.
+        fleet.file.write_text("{")
+        assert not fleet.ask("reload")["ok"]
+        assert first.result() == {"ok": True, "faults": []}
 
 
 def test_a_balancer_hears_of_the_end_first(tmp_path: Path) -> None:

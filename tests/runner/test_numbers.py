@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd.delivery import Delivery, Later
+from aiosmtpd.delivery.lock import is_locked
 from aiosmtpd.observers.metrics import sample
 from aiosmtpd.runner import usage
 from aiosmtpd.runner.exposition import METRICS
@@ -66,6 +67,16 @@ async def test_the_spool_is_counted(tmp_path: Path) -> None:
         gauges = numbers.snapshot()["gauges"]
     for name in "messages", "bytes", "oldest_seconds", "dead_messages":
         assert gauges[sample(f"spool_{name}")] == 0
+
+
+async def test_a_spool_that_is_closed_stays_so(tmp_path: Path) -> None:
+    numbers, open_one = Numbers(0), Delivery(tmp_path / "1", [route(Place())])
+    async with open_one, Delivery(tmp_path / "0", [route(Place())]) as closed:
+        numbers.deliveries = lambda: [closed, open_one]
+        await closed.close()
+        await numbers.look_at_spool()
+        assert [is_locked(str(tmp_path / name)) for name in ("0", "1")] == [False, True]
+        assert numbers.snapshot()["gauges"][sample("spool_messages")] == 0
 
 
 async def test_the_delay_of_the_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

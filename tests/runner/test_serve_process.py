@@ -1,13 +1,16 @@
 """``aiosmtpd serve`` as a process, with a file."""
 
 import os
+import re
 import signal
 import smtplib
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
 from typing import TextIO, TypeAlias
 
@@ -157,6 +160,18 @@ def test_a_signal_while_the_file_is_read_ends_it(tmp_path: Path, number: int) ->
         process.send_signal(number)
         assert process.communicate(timeout=10)[1] == ""
         assert process.returncode == 0
+
+
+def test_the_first_lines_hash_addresses_with_a_key(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = f'relay_networks = "0.0.0.0/1"\n{text(port)}[log]\naddresses = "hash"\n'
+        (tmp_path / "a.toml").write_text(file)
+        command = [*COMMAND, "a.toml"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    found = re.search("open relay: ([0-9a-f]{12})/1 holds hosts", done.stderr)
+    assert found is not None, done.stderr
+    assert found[1] != blake2b(b"0.0.0.0").hexdigest()[:12]
 
 
 ENDS = """

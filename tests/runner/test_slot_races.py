@@ -171,6 +171,18 @@ async def test_a_signal_in_a_reload_drains_both(tmp_path: Path, slow: SlowStaff)
     assert sorted(slow.log) == ["drain 100 2 2 last", "drain 101 2 2 last"]
 
 
+async def test_a_signal_drains_a_worker_that_a_reload_adds(tmp_path: Path, slow: SlowStaff) -> None:
+    running = Running(config_of(tmp_path, workers=1))
+    await soon(lambda: running.master.is_ready)
+    running.next = config_of(tmp_path)
+    slow.is_slow = True
+    running.master.reload()
+    await soon(lambda: len(slow.slow) == 2)
+    slow.slow[1].is_in_time = True
+    await running.end()
+    assert sorted(slow.log) == ["drain 100 2 2 last", "drain 101 2 2 last"]
+
+
 async def test_a_part_of_the_master_that_fails_is_logged(
     tmp_path: Path, slow: SlowStaff, caplog: pytest.LogCaptureFixture
 ) -> None:

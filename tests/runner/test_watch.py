@@ -28,7 +28,7 @@ class Master:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.is_ready, self.is_draining = True, False
+        self.is_ready, self.is_draining, self.is_reloading = True, False, False
         self.timing, self.identity = Timing(), None
         self.keys = SimpleNamespace(facts={"/a.pem": SimpleNamespace(not_after=4e9)})
         self.sockets = SimpleNamespace(addresses=[("127.0.0.1", 25)], listening=lambda places: [])
@@ -210,6 +210,19 @@ async def test_a_reload_is_waited_for(
     assert found == {"ok": not faults, "faults": faults, "at": before if faults else 5e9}
 
 
+async def test_a_reload_that_runs_does_not_answer_for_the_next(played: Played) -> None:
+    first = asyncio.ensure_future(played.ask("reload"))
+    await asyncio.sleep(0)
+    played.master.is_reloading = True
+    second = asyncio.ensure_future(played.ask("reload"))
+    await asyncio.sleep(0)
+    played.watch.reloaded(True, [])
+    assert (await first)["value"] == {"ok": True, "faults": []}
+    assert not second.done()
+    played.watch.reloaded(False, ["a.toml:1: x: wrong"])
+    assert (await second)["value"] == {"ok": False, "faults": ["a.toml:1: x: wrong"]}
+
+
 async def test_no_reload_while_the_server_ends(played: Played) -> None:
     value = {"ok": True, "now": False, "seconds": 40.0}
     assert (await played.ask("drain"))["value"] == value
@@ -252,11 +265,15 @@ async def test_a_slow_answer_is_an_error(played: Played, monkeypatch: pytest.Mon
 
 
 async def test_the_end_answers_a_reload_that_runs(played: Played) -> None:
-    asking = asyncio.ensure_future(played.ask("reload"))
+    asking = [asyncio.ensure_future(played.ask("reload"))]
+    await asyncio.sleep(0)
+    played.master.is_reloading = True
+    asking.append(asyncio.ensure_future(played.ask("reload")))
     await asyncio.sleep(0)
     await played.watch.stop()
-    answer = await asyncio.wait_for(asking, PATIENCE)
-    assert answer == {"value": {"ok": False, "faults": ["the server ends"]}}
+    for answer in asking:
+        found = await asyncio.wait_for(answer, PATIENCE)
+        assert found == {"value": {"ok": False, "faults": ["the server ends"]}}
 
 
 async def test_a_mistake_in_an_answer_is_one_line(played: Played) -> None:

@@ -152,6 +152,31 @@ async def test_a_second_drain_is_now(tmp_path: Path, talk: Talk) -> None:
     client.close()
 
 
+FAILING = """
+class Failing:
+    async def open(self):
+        pass
+
+    async def close(self):
+        raise RuntimeError("no goodbye")
+
+    async def handle_DATA(self, server, session, envelope):
+        return "250 OK"
+"""
+
+
+async def test_a_handler_that_fails_at_the_end_is_logged(
+    tmp_path: Path, talk: Talk, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "handlers_that_fail.py").write_text(FAILING)
+    talk.order(configuration(tmp_path, spool=None, handler="handlers_that_fail:Failing"))
+    await talk.hear("ready")
+    await talk.greeted()
+    talk.channel.send({"drain": {"linger": 0.0, "grace": 1.0}})
+    assert await talk.task == 0
+    assert "RuntimeError: no goodbye" in caplog.text
+
+
 async def test_a_worker_without_an_order_ends(talk: Talk) -> None:
     talk.channel.close()
     assert await talk.task == 1
