@@ -17,7 +17,12 @@ def sync_file(descriptor: int) -> None:
     """Write the content of a file to the disk; raises OSError if the disk fails."""
     if hasattr(os, "fdatasync"):
         os.fdatasync(descriptor)
-        return
+    else:
+        sync_with_times(descriptor)
+
+
+def sync_with_times(descriptor: int) -> None:
+    """Write a file to the disk, its times too; raises OSError if the disk fails."""
     try:
         import fcntl
 
