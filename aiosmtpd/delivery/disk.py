@@ -6,8 +6,8 @@ import errno
 import os
 from contextlib import suppress
 
-# Errors of file systems (network, FUSE) that cannot sync a directory.
-_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
+# Errors of file systems (network, FUSE) that cannot sync a directory, or not as macOS can.
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} if hasattr(errno, "EDQUOT") else {errno.ENOSPC}
 """Errors that mean a full disk, a full quota or a limit of the process."""
@@ -17,7 +17,12 @@ def sync_file(descriptor: int) -> None:
     """Write the content of a file to the disk; raises OSError if the disk fails."""
     if hasattr(os, "fdatasync"):
         os.fdatasync(descriptor)
-        return
+    else:
+        sync_with_times(descriptor)
+
+
+def sync_with_times(descriptor: int) -> None:
+    """Write a file to the disk, its times too; raises OSError if the disk fails."""
     try:
         import fcntl
 
@@ -26,7 +31,13 @@ def sync_file(descriptor: int) -> None:
         os.fsync(descriptor)
     else:
         # On macOS, fsync() leaves the content in the cache of the drive.
-        fcntl.fcntl(descriptor, full_sync)
+        try:
+            fcntl.fcntl(descriptor, full_sync)
+        except OSError as error:
+            if error.errno not in _CANNOT_SYNC:
+                raise
+            # A volume of a network or of FUSE: this is all that it can do.
+            os.fsync(descriptor)
 
 
 def sync_directory(path: str) -> None:

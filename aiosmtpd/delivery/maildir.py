@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from aiosmtpd.delivery.disk import sync_directory as sync_directory
+from aiosmtpd.delivery.disk import sync_directory as sync_directory, sync_with_times
 
 _SUBDIRECTORIES = ("tmp", "new", "cur")
 
@@ -68,7 +68,7 @@ class DurableMaildir(mailbox.Maildir):
                 for piece in pieces:
                     file.write(piece)
                 file.flush()
-                os.fsync(file.fileno())
+                sync_with_times(file.fileno())
             if date is not None:
                 os.utime(temporary, (time.time(), date))
             os.rename(temporary, final)

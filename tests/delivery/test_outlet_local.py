@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from io import BufferedWriter, BytesIO, RawIOBase
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import attrs
@@ -55,6 +55,20 @@ async def test_a_maildir_gets_a_large_message(tmp_path: Path, large: Item) -> No
     assert await deliver(f"maildir:{tmp_path}/mail", large) is None
     (file,) = (tmp_path / "mail" / "new").iterdir()
     assert file.read_bytes() == LARGE.replace(b"\r\n", b"\n")
+
+
+async def test_a_maildir_is_synced_as_macos_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    outlet = make_outlet(f"maildir:{tmp_path}/mail")
+    await outlet.open()
+    fcntl = SimpleNamespace(F_FULLFSYNC=51, fcntl=lambda file, word: synced.append(word))
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "fcntl", fcntl)
+        assert await outlet.put(item_of()) is None
+    await outlet.close()
+    assert synced == [51]
 
 
 @pytest.mark.parametrize("shift", range(2))

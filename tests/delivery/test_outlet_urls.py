@@ -45,6 +45,9 @@ WRONG = {
     "command:  ": "write command:COMMAND",
     "https://": "a URL with a host is needed",
     "https://host:x/": "Invalid port",
+    "https://user:secret/x@host/": "Invalid port",
+    "https://user:x/secret@host/": "Invalid port",
+    "https://host/#headers=secret": "option 'headers' cannot be in a URL",
     "smtp://ho\nst\x1b": "write smtp://HOST",
 }
 
@@ -162,6 +165,10 @@ MASKED = {
     "https://host/a-page-with-a-long-name-of-words": (
         "https://host/a-page-with-a-long-name-of-words"
     ),
+    "https://user:hid/den@host/a@b": "https://***@b",
+    "https://host:8080/a@b": "https://host:8080/a@b",
+    "https://[::1]:8080/a@b": "https://[::1]:8080/a@b",
+    "https://host/path#headers=hidden": "https://host/path#headers=***",
     "command:curl https://a:hidden@host/": "command:curl https://***@host/",
     "maildir:/var/mail/a@b": "maildir:/var/mail/a@b",
     "nonsense://user:hidden@host": "nonsense://user:***@host",

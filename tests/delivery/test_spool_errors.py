@@ -193,6 +193,29 @@ class TestSystems:
             large(spool, "id1", b"x").discard()
         assert synced == [51]
 
+    @pytest.mark.parametrize("code", [errno.ENOTSUP, errno.EIO])
+    def test_a_volume_without_the_sync_of_macos(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    ) -> None:
+        synced: list[int] = []
+
+        def fails(descriptor: int, word: int) -> None:
+            raise OSError(code, os.strerror(code))
+
+        fcntl = SimpleNamespace(F_FULLFSYNC=51, fcntl=fails)
+        with opened(folder) as spool, monkeypatch.context() as patched:
+            patched.delattr(os, "fdatasync", raising=False)
+            patched.delattr(os, "O_DIRECTORY", raising=False)
+            patched.setattr(os, "fsync", synced.append)
+            patched.setitem(sys.modules, "fcntl", fcntl)
+            if code == errno.EIO:
+                with pytest.raises(OSError, match="Input/output error"):
+                    large(spool, "id1", b"x")
+                assert spool.failed is not None
+            else:
+                large(spool, "id1", b"x").discard()
+                assert len(synced) == 1
+
     def test_sync_of_windows(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         synced: list[int] = []
         with opened(folder) as spool, monkeypatch.context() as patched:

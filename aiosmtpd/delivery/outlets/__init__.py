@@ -31,11 +31,12 @@ _EXTRAS = {"webhook": "httpx2", "nats": "nats"}
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(.*)", re.DOTALL)
 
-_LOGIN = re.compile(r"(?<=://)[^/\s]*@")
+# Also of a password with a raw slash, which is not a port: no URL, but an error shows it.
+_LOGIN = re.compile(r"(?<=://)(?:[^/\s]*|[^/\s:@\[]*:(?![0-9]{1,5}(?:[/?#]|\Z))\S*)@")
 # A password may have a raw / or ? in it. With the schemes of mail and NATS, no path has an @.
 _MAIL_LOGIN = re.compile(r"(?<=://)(.*)@", re.DOTALL)
 _SECRET_NAME = re.compile(
-    r"(?i)([?&#;][^=&#;\s]*(?:token|key|secret|pass|pwd|sig|auth|code|jwt|hook)[^=&#;\s]*=)[^&#;\s]+"
+    r"(?i)([?&#;][^=&#;\s]*(?:token|key|secret|pass|pwd|sig|auth|code|jwt|hook|headers)[^=&#;\s]*=)[^&#;\s]+"
 )
 # A long part of a path with digits and letters: chat services put their secret there.
 _SECRET_PART = re.compile(r"(?<=/)(?=[^/?#\s]*[0-9])(?=[^/?#\s]*[A-Za-z])[A-Za-z0-9_=.-]{20,}")

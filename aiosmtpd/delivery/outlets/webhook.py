@@ -87,7 +87,8 @@ def from_url(
     try:
         parsed = httpx2.URL(url)
     except httpx2.InvalidURL as error:
-        raise ValueError(str(error)) from None
+        # Without the part that is wrong: it may be of a password.
+        raise ValueError(str(error).partition(": ")[0]) from None
     if not parsed.host:
         raise ValueError("a URL with a host is needed")
     if format not in {"raw", "json"}:
