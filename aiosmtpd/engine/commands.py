@@ -259,7 +259,9 @@ class Commands(Connection):
         """Read the PROXY header that must come first; a connection without one is closed."""
         trusted = self.settings.proxy_trusted
         self._reset_timeout(timeout)
-        if not networks.holds(trusted, self.session.peer):
+        # A peer that has reset the connection by now has no address.
+        is_unknown = trusted is not None and self.session.peer is None
+        if not is_unknown and not networks.holds(trusted, self.session.peer):
             self._reason = "PROXY header from a host that is not trusted"
             raise Disconnected
         while not self._receiver.waiting:
@@ -267,12 +269,18 @@ class Commands(Connection):
             await self._more()
         data = await self._read_proxy_header()
         self.session.proxy_data = data
+        if is_unknown and data.command != 0:
+            self._reason = "PROXY header from a host that is not known"
+            raise Disconnected
         accepted = data.valid and await self._call_handler_hook("PROXY", data)
         if accepted is MISSING:
             # If there is no hook, accept a header only if the program named the trusted hosts.
             accepted = trusted is not None
         if not accepted:
             self._reason = f"refused: {data.error or 'handle_PROXY'}"
+            raise Disconnected
+        if is_unknown:
+            # LOCAL, a balancer's check: the hook has got it, but its sender may send no mail.
             raise Disconnected
         self._reset_timeout()
 

@@ -50,10 +50,13 @@ def holds(networks: Networks | None, peer: Any) -> bool:
     """Return True if *peer*, the address of a socket's peer, is in one of *networks*.
 
     None stands for all networks. A peer on a Unix socket has no address: it is on this machine and
-    always trusted.
+    always trusted. A peer that is None is not: it has reset the connection before it was accepted,
+    and the bytes that it sent can still be read.
     """
-    if networks is None or not isinstance(peer, tuple):
+    if networks is None:
         return True
+    if not isinstance(peer, tuple):
+        return peer is not None
     import ipaddress
 
     address = ipaddress.ip_address(peer[0].partition("%")[0])

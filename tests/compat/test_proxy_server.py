@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import ssl
+import sys
 import threading
 import time
 from typing import Any
@@ -147,6 +148,28 @@ class TestServer:
             assert client.reply().startswith(b"220 ")
             assert (b"XCLIENT" in client.ask(b"EHLO client.test")) is (code == b"220")
             assert client.ask(b"XCLIENT LOGIN=anne")[:3] == code
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="others accept no such connection")
+    @pytest.mark.parametrize(("header", "calls"), [(V1_TCP4, 0), (v2(0x20, 0x00, b""), 1)])
+    def test_an_untrusted_host_resets_before_it_is_accepted(
+        self, header: bytes, calls: int
+    ) -> None:
+        class Ended(Behind):
+            over = threading.Event()
+
+            async def handle_DISCONNECT(self, *_: Any) -> None:
+                self.over.set()
+
+        handler, gate = Ended(), threading.Event()
+        keywords = {"proxy_protocol_timeout": PATIENCE, "proxy_trusted": "192.0.2.0/24"}
+        with serving(handler, extensions="modern", **keywords) as controller:
+            controller.loop.call_soon_threadsafe(gate.wait, PATIENCE)
+            client = Client(controller.port, greet=False)
+            client.send(header + b"EHLO x\r\nMAIL FROM:<a@b.c>\r\nRCPT TO:<d@e.f>\r\nDATA\r\n.\r\n")
+            client.reset()
+            gate.set()
+            assert handler.over.wait(PATIENCE)
+        assert (len(handler.proxied), handler.caught.qsize()) == (calls, 0)
 
     @pytest.mark.parametrize("answer", [False, None, 0, ""])
     def test_a_false_result_of_the_hook_closes(self, answer: object) -> None:

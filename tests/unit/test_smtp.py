@@ -123,7 +123,8 @@ def test_the_classic_set_is_the_default(loop: asyncio.AbstractEventLoop) -> None
         (["fe80::/10", "::1"], ("fe80::1%eth0", 25, 0, 2), True),
         (["fe80::/10", "::1"], ("::2", 25, 0, 0), False),
         ("10.0.0.0/8", "/run/socket", True),
-        ("10.0.0.0/8", None, True),
+        ("10.0.0.0/8", "", True),
+        ("10.0.0.0/8", None, False),
         ([], ("127.0.0.1", 25), False),
     ],
 )
