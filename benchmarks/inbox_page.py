@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, CDPSession, Page
 
 CLIENTS = 4
+FIRST = 100
+"""Messages that are there before the load."""
+
 LONGEST = 100
 """Milliseconds of a task, at most."""
 
@@ -55,22 +58,38 @@ def memory(session: "CDPSession") -> dict[str, float]:
     return {one["name"]: one["value"] for one in found}
 
 
-def load(page: "Page", server: Running, rate: int, seconds: int) -> tuple[float, list[float]]:
-    """Let messages arrive; return the seconds that it took, and how late the page answered."""
+def load(page: "Page | None", server: Running, rate: int, seconds: int) -> tuple[str, list[float]]:
+    """Let messages arrive; return what they took of the server, and how late the page answered."""
     senders = [
         Process(target=send_paced, args=(server.port, rate / CLIENTS, seconds))
         for _ in range(CLIENTS)
     ]
-    late = []
-    began = time.perf_counter()
+    late: list[float] = []
+    used, began = server.cpu(), time.perf_counter()
     for sender in senders:
         sender.start()
     while any(sender.is_alive() for sender in senders):
         asked = time.perf_counter()
-        page.evaluate("new Promise(done => setTimeout(done))")
-        late.append((time.perf_counter() - asked) * 1000)
-        page.wait_for_timeout(100)
-    return time.perf_counter() - began, late
+        if page is not None:
+            page.evaluate("new Promise(done => setTimeout(done))")
+            late.append((time.perf_counter() - asked) * 1000)
+        time.sleep(0.1)
+    took, used = time.perf_counter() - began, server.cpu() - used
+    found = json.loads(get(server.web, "/api/v1/info"))["RuntimeStats"]["SMTPAccepted"]
+    count = found - FIRST
+    return (
+        f"{count} of {rate * seconds} stored, {count / took:.0f}/s, {used / count * 1000:.2f} ms of"
+        " the server's processor for each",
+        late,
+    )
+
+
+def alone(rate: int, seconds: int) -> None:
+    """Measure the intake without a page."""
+    with ExitStack() as stack:
+        server = Running(stack, "store")
+        send_paced(server.port, FIRST, 1)
+        print(f"without a page: {load(None, server, rate, seconds)[0]}")
 
 
 def tasks(trace: bytes) -> list[tuple[float, float]]:
@@ -92,7 +111,7 @@ def tasks(trace: bytes) -> list[tuple[float, float]]:
 def watch(browser: "Browser", kind: str, rate: int, seconds: int, *, trace: bool) -> None:
     with ExitStack() as stack:
         server = Running(stack, "kept" if kind == KINDS[-1] else "store")
-        send_paced(server.port, 100, 1)
+        send_paced(server.port, FIRST, 1)
         context = browser.new_context(viewport={"width": 1280, "height": 760})
         stack.callback(context.close)
         page = context.new_page()
@@ -103,9 +122,8 @@ def watch(browser: "Browser", kind: str, rate: int, seconds: int, *, trace: bool
         before, busy = memory(session), os.getloadavg()[0]
         if trace:
             browser.start_tracing(page=page, categories=TRACED)
-        took, late = load(page, server, rate, seconds)
-        total = 100 + rate // CLIENTS * CLIENTS * seconds
-        stored = json.loads(get(server.web, "/api/v1/info"))["RuntimeStats"]["SMTPAccepted"]
+        stored, late = load(page, server, rate, seconds)
+        total = FIRST + rate * seconds
         shown = min(total, KEPT) if kind == KINDS[-1] else total
         page.locator("#count", has_text=f"{shown:,} messages").wait_for(timeout=10_000)
         page.wait_for_timeout(1000)
@@ -115,8 +133,8 @@ def watch(browser: "Browser", kind: str, rate: int, seconds: int, *, trace: bool
         late.sort()
         longest = ", ".join(f"{one:.0f}" for one in seen[:5])
         print(
-            f"{kind}: {stored - 100} of {total - 100} stored, {(stored - 100) / took:.0f}/s; "
-            f"{len(seen)} tasks over 50 ms, the longest {longest}"
+            f"{kind}: {stored};"
+            f" {len(seen)} tasks over 50 ms, the longest {longest}"
             f" ms (wanted {LONGEST}); the page answers in {statistics.median(late):.0f} ms, at most"
             f" {late[-1]:.0f} ms"
         )
@@ -147,6 +165,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program)
         for _ in range(args.rounds):
+            alone(args.rate, args.seconds)
             for kind in [args.only] if args.only else KINDS:
                 watch(browser, kind, args.rate, args.seconds, trace=not args.no_trace)
         browser.close()
