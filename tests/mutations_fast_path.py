@@ -87,8 +87,9 @@ EQUIVALENT = {
     "_hold: always True: 'not isinstance(self._out, bytearray)'": "the same",
     "_hold: always False: 'not isinstance(self._out, bytearray)'": "the same",
     "_hold: without 'self._out = bytearray(self._out)'": "the same",
-    "_send_now: always True: 'self._out or self.transport is None'": "it sends by a longer way",
-    "_send_now: without 'self.transport is None'": "no data comes then; a type checker asks for it",
+    "_send_now: always True: 'self._out or self._raw is None'": "it sends by a longer way",
+    "_send_now: without 'self._raw is None'": "no data comes then; a type checker asks for it",
+    "run: always True: 'answers'": "the driver counts the command that it runs too",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",
 }
