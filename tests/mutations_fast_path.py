@@ -2,8 +2,8 @@
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
 copy of the package, runs three test files against it, and prints the mutations that no test
-notices, and those whose run was stopped because it took too long. *PART* limits it to the mutations whose description contains it. It needs a system that
-forks.
+notices, and those whose run was stopped because it took too long. *PART* limits it to the
+mutations whose description contains it. It needs a system that forks.
 """
 
 import argparse
