@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from aiosmtpd.engine import fast_path
+from aiosmtpd.handlers import Sink
 from aiosmtpd.protocol import paths
+from aiosmtpd.smtp import SMTP
+from tests.conftest import Certificates
 from tests.dialogue.fed import (
     DATA,
     GO_AHEAD,
@@ -17,7 +20,10 @@ from tests.dialogue.fed import (
     Server,
     greeted,
     quiet as quiet,
+    turns,
 )
+from tests.dialogue.harness import run_by_the_driver
+from tests.dialogue.tls import Peer
 from tests.rows import each_row
 
 ATEXT = "!#$%&'*+-./09=?AZ^_`az{|}~"
@@ -117,3 +123,18 @@ async def test_capitals_do_not_matter() -> None:
         address if number else address.upper()
         for number, address in enumerate(["b@example.com"] * 6)
     ]
+
+
+async def test_replies_to_usual_lines_are_encrypted(certificates: Certificates) -> None:
+    server = SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context())
+    peer = Peer(server)
+    await peer.starttls(certificates.client_context())
+    await peer.ask(b"EHLO client.test", b"250 HELP\r\n")
+    with run_by_the_driver() as ran:
+        for line in MAIL, RCPT:
+            peer.send(line)
+            # In the same turn: the driver has not run.
+            assert peer.read().endswith(b"250 HELP\r\n" + OK + OK * (line is RCPT))
+    assert not ran
+    peer.transport.reset()
+    await turns()
