@@ -213,8 +213,10 @@ class SMTP(Commands):
         extensions = self.settings.extensions
         lines = [f"250-{self.hostname}"]
         lines += [f"250-{line}" for line in extensions.lines(self)]
-        await forms.ehlo_hook(self)
-        await self._before_greeting(hostname)
+        if hasattr(self, "ehlo_hook"):
+            await forms.ehlo_hook(self)
+        if self._watch is not None:
+            await self._before_greeting(hostname)
         lines = await forms.ehlo_lines(self, hostname, [*lines, "250 HELP"])
         if getattr(self.push, "__func__", None) is SMTP.push:
             # One push for all lines saves 5 µs. If a subclass overrides push(), it gets each line.
@@ -232,7 +234,8 @@ class SMTP(Commands):
             raise Refused(replies.ALREADY_TLS)
         if not self.tls_context:
             raise Refused(replies.TLS_NOT_AVAILABLE)
-        await self._before("starttls")
+        if self._watch is not None:
+            await self._before("starttls")
         await start_tls(self, self.tls_context, replies.READY_FOR_TLS)
 
     @syntax("AUTH <mechanism>")
@@ -241,11 +244,13 @@ class SMTP(Commands):
         await auth.Authentication(self).run(arg)
 
     @auth.asks_authenticator
+    @auth_mechanism("PLAIN")
     async def auth_PLAIN(self, _: SMTP, args: list[str]) -> AuthResult:
         """RFC 4616."""
         return await auth.run_exchange(self, Plain(), args)
 
     @auth.asks_authenticator
+    @auth_mechanism("LOGIN")
     async def auth_LOGIN(self, _: SMTP, args: list[str]) -> AuthResult:
         """LOGIN, without an RFC: two challenges, or one if the client sends its user name first."""
         of_class = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge
@@ -313,7 +318,8 @@ class SMTP(Commands):
             raise Refused(replies.syntax_of("DATA"))
         if envelope.mail_params.get("BODY") == "BINARYMIME":
             raise Refused(replies.BINARY_NEEDS_BDAT)
-        await self._before("data")
+        if self._watch is not None:
+            await self._before("data")
         await self.push(replies.START_MAIL_INPUT)
         await self.transaction.receive_data()
 
@@ -340,7 +346,8 @@ class SMTP(Commands):
         """RFC 5321 section 4.1.1.10."""
         if arg:
             raise Refused(replies.syntax_of("QUIT"))
-        await self._before("quit")
+        if self._watch is not None:
+            await self._before("quit")
         status = await self._call_handler_hook("QUIT")
         self._reason = "QUIT"
         await self._answer(replies.BYE if status is MISSING else status)

@@ -244,7 +244,9 @@ class Commands(Connection):
         try:
             if self._watch is not None:
                 await self._before("connect")
-            status = await self._call_new_hook("CONNECT", *self.session.client_address)
+            status: Any = MISSING
+            if hooks.find(self.event_handler, "handle_CONNECT") is not None:
+                status = await self._call_new_hook("CONNECT", *self.session.client_address)
             if status is MISSING:
                 status = f"220 {self.hostname} {self.settings.ident}"
             return replies.from_hook(status)
@@ -363,7 +365,9 @@ class Commands(Connection):
                 self._masked -= 1
             if not self._tls_handshake_okay and verb != "QUIT":
                 raise self._unread(verb, replies.LACK_OF_SECURITY)
-            if not self.mail_is_allowed and verb not in self._before_tls:
+            if self.settings.require_starttls and not (
+                self.mail_is_allowed or verb in self._before_tls
+            ):
                 raise self._unread(verb, replies.NEED_STARTTLS)
             if verb in JUNK:
                 self._meter.count_junk()

@@ -134,6 +134,10 @@ class Connection(Wire):
             # A program's own method may rely on when it is called, so call it now.
             self.envelope = self._create_envelope()
             return
+        if self._tls is not None:
+            # Faster than an exception; its dict would be 100 bytes more for a plain connection.
+            vars(self).pop("envelope", None)
+            return
         try:
             del self.envelope
         except AttributeError:
@@ -225,9 +229,12 @@ class Connection(Wire):
     def _note_tls(self, transport: asyncio.Transport) -> None:
         """Tell the session of TLS, with the five keys that 1.4 has."""
         self._tls_protocol = transport
-        get = transport.get_extra_info if self._tls is None else self._tls.info
+        if self._tls is not None:
+            self.session.ssl = self._tls.facts()
+            return
+        # The event loop's own TLS.
         self.session.ssl = {
-            key: get(key)
+            key: transport.get_extra_info(key)
             for key in ("peercert", "cipher", "compression", "ssl_object", "sslcontext")
         }
 
@@ -584,12 +591,13 @@ class Connection(Wire):
             tls.feed(data)
             upgrade.take_turn(self)
 
-    def _read_records(self, tls: TLS, data: bytes | memoryview | None = None) -> None:
+    def _read_records(self, tls: TLS, data: bytes | memoryview | None = None) -> bool:
+        """Take the plain bytes of the records that have come; return False if there are none."""
         try:
             plain = tls.read() if data is None else tls.receive(data)
         except ssl.SSLError as error:
             self._break_off(tls, error)
-            return
+            return False
         if plain:
             self.data_received(plain)
         if (out := tls.output()) and self._raw is not None:
@@ -602,6 +610,7 @@ class Connection(Wire):
         if tls.ended and not self._eof:
             # A close_notify is a FIN: the complete commands before it are served.
             self.eof_received()
+        return bool(plain)
 
     def _break_off(self, tls: TLS, error: ssl.SSLError) -> None:
         """End a connection whose TLS has failed, with the alert that says so."""

@@ -28,9 +28,8 @@ _ATEXT = rb"[!#-'*+\--9=?A-Z^-~]"
 _LABEL = rb"[0-9A-Za-z_-]++"
 _MAILBOX = rb"%s{1,64}+@(?=[^>]{1,255}>)%s(?:\.%s)*+" % (_ATEXT, _LABEL, _LABEL)
 _COMMAND = re.compile(
-    rb"MAIL FROM:<(?P<MAIL>%s)>\r\n|RCPT TO:<(?P<RCPT>%s)>\r\n|(?P<DATA>DATA)\r\n"
-    % (_MAILBOX, _MAILBOX),
-    re.IGNORECASE,
+    rb"[Mm](?i:AIL FROM):<(?P<MAIL>%s)>\r\n|[Rr](?i:CPT TO):<(?P<RCPT>%s)>\r\n"
+    rb"|(?P<DATA>[Dd](?i:ATA))\r\n" % (_MAILBOX, _MAILBOX)
 )
 """Matches a command without parameters, within the default line limit, if ``paths.parse`` would
 return its path unchanged."""

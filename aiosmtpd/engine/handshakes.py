@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
-from weakref import WeakKeyDictionary
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary, ref
+
+T = TypeVar("T")
 
 BUDGET = 0.004
 """Seconds of handshakes in one turn of the event loop; the last one may take longer."""
@@ -22,38 +26,55 @@ class Handshakes:
         self._spent = 0.0
         self._is_scheduled = False
 
-    def run(self, loop: asyncio.AbstractEventLoop, step: Callable[[], None]) -> None:
-        """Run a step of a handshake now, or in a later turn after those that came before."""
-        self._waiting.append(step)
-        if len(self._waiting) == 1:
-            self._run_some(loop)
-
-    def _run_some(self, loop: asyncio.AbstractEventLoop) -> None:
+    def run(self, loop: asyncio.AbstractEventLoop, step: Callable[[T], None], one: T) -> None:
+        """Call ``step(one)`` for a handshake now, or in a later turn after those before it."""
         try:
-            while self._waiting and self._spent < BUDGET:
-                began = monotonic()
-                try:
-                    self._waiting[0]()
-                finally:
-                    self._waiting.popleft()
-                    self._spent += monotonic() - began
+            if self._waiting or self._spent >= BUDGET:
+                self._waiting.append(partial(step, one))
+            else:
+                self._take(step, one)
         finally:
             # A turn more takes 10 µs: not for each step, but if the budget is spent.
-            if (self._waiting or self._spent >= BUDGET) and not self._is_scheduled:
-                self._is_scheduled = True
-                loop.call_soon(self._begin_turn, loop)
+            if self._spent >= BUDGET and not self._is_scheduled:
+                self._schedule(loop)
+
+    def _take(self, step: Callable[..., None], *one: Any) -> None:
+        began = monotonic()
+        try:
+            step(*one)
+        finally:
+            self._spent += monotonic() - began
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._is_scheduled = True
+        loop.call_soon(self._begin_turn, loop)
 
     def _begin_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled = False
         self._spent = 0.0
-        self._run_some(loop)
+        try:
+            while self._waiting and self._spent < BUDGET:
+                self._take(self._waiting.popleft())
+        finally:
+            if (self._waiting or self._spent >= BUDGET) and not self._is_scheduled:
+                self._schedule(loop)
 
 
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Handshakes] = WeakKeyDictionary()
 
 
+_latest: tuple[Callable[[], asyncio.AbstractEventLoop | None], Handshakes]
+_latest = (lambda: None), Handshakes()
+"""Those that were asked for last: most programs have one event loop."""
+
+
 def handshakes_of(loop: asyncio.AbstractEventLoop) -> Handshakes:
     """Return the handshakes of an event loop."""
+    global _latest
+    latest, known = _latest
+    if latest() is loop:
+        return known
     if (found := _by_loop.get(loop)) is None:
         found = _by_loop[loop] = Handshakes()
+    _latest = ref(loop), found
     return found

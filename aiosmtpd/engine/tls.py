@@ -148,18 +148,23 @@ class TLS:
                 self._object.unwrap()
         return self._outgoing.read()
 
+    def facts(self) -> dict[str, Any]:
+        """Return all that :meth:`info` knows after the handshake."""
+        tls = self._object
+        return {
+            "peercert": tls.getpeercert(),
+            "cipher": tls.cipher(),
+            "compression": tls.compression(),
+            "ssl_object": tls,
+            "sslcontext": tls.context,
+        }
+
     def info(self, name: str) -> Any:
         """Return what :meth:`asyncio.BaseTransport.get_extra_info` knows of TLS, or None."""
+        if self.established:
+            return self.facts().get(name)
         if name == "ssl_object":
             return self._object
         if name == "sslcontext":
             return self._object.context
-        if not self.established:
-            return None
-        if name == "peercert":
-            return self._object.getpeercert()
-        if name == "cipher":
-            return self._object.cipher()
-        if name == "compression":
-            return self._object.compression()
         return None

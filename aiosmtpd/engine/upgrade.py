@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import TYPE_CHECKING
 
 from aiosmtpd.engine.handshakes import handshakes_of
@@ -19,6 +19,7 @@ from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.connection import Connection
+    from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.limits import Limits
     from aiosmtpd.protocol.replies import Reply
 
@@ -77,9 +78,18 @@ async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
         raise Disconnected from None
     transport = Transport(connection, raw, connection._tls)
     connection.transport = connection.session_transport = transport
+    connection._reset_timeout()
     connection._note_tls(transport)
     if connection._watch is not None:
         connection._watch.tls("ok")
+
+
+@cache
+def _layer() -> type[TLS]:
+    """Return the layer of TLS: an import statement for each connection takes 1 µs."""
+    from aiosmtpd.engine.tls import TLS  # not needed without TLS
+
+    return TLS
 
 
 async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> asyncio.Transport:
@@ -87,9 +97,7 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
 
     Raises TLSSetupException if the handshake fails, or if the client has gone.
     """
-    from aiosmtpd.engine.tls import TLS  # not needed without TLS
-
-    connection._tls = tls = TLS(context)
+    connection._tls = tls = _layer()(context)
     try:
         if connection._raw is None:
             raise Disconnected
@@ -115,9 +123,12 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
         if connection._raw is not None:
             connection._close_without_tls(connection._raw)
         raise TLSSetupException from failure
-    connection._reset_timeout()
-    if connection.tls_from_start is None and (tickets := tls.tickets()):
-        # No greeting takes them along. A client with Nagle's algorithm, such as Postfix, sends
+    if (
+        connection.tls_from_start is None
+        and not connection._receiver.has_line()
+        and (tickets := tls.tickets())
+    ):
+        # No reply takes them along. A client with Nagle's algorithm, such as Postfix, sends
         # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
         raw.write(tickets)
     return raw
@@ -125,7 +136,7 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
 
 def take_turn(connection: Connection) -> None:
     """Go on with the handshake: now, or after those of other connections that came before."""
-    handshakes_of(connection.loop).run(connection.loop, partial(go_on, connection))
+    handshakes_of(connection.loop).run(connection.loop, go_on, connection)
 
 
 def go_on(connection: Connection) -> None:
@@ -134,9 +145,8 @@ def go_on(connection: Connection) -> None:
     if tls is None or connection._closing:
         return
     try:
-        if tls.shake_hands():
-            # The client may have said more already. The driver goes on in any case.
-            connection._read_records(tls)
+        # The client may have said more already. The driver goes on in any case.
+        if tls.shake_hands() and not connection._read_records(tls):
             connection._wakeup.wake()
     except ssl.SSLError as error:
         connection._break_off(tls, error)

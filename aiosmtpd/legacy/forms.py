@@ -36,9 +36,8 @@ def _deprecated(text: str, stacklevel: int = 3) -> None:
 
 async def ehlo_hook(server: Any) -> None:
     """Run a subclass's ``ehlo_hook``."""
-    if hasattr(server, "ehlo_hook"):
-        _deprecated("Use handler.handle_EHLO() instead of .ehlo_hook()")
-        await server.ehlo_hook()
+    _deprecated("Use handler.handle_EHLO() instead of .ehlo_hook()")
+    await server.ehlo_hook()
 
 
 async def rset_hook(server: Any) -> None:

@@ -51,7 +51,8 @@ class Extension:
 
 
 def _size_line(server: Any) -> str | None:
-    return f"SIZE {server.data_size_limit}" if server.data_size_limit else None
+    limit = server.data_size_limit
+    return f"SIZE {limit}" if limit else None
 
 
 def _size(server: Any, value: str | None) -> int:
@@ -144,8 +145,7 @@ class ExtensionTable:
 
     def lines(self, server: Any) -> list[str]:
         """Return the lines of extensions in the reply to EHLO, without the reply code."""
-        offered = [extension.advertise(server) for extension in self.extensions]
-        return [line for line in offered if line is not None]
+        return [line for one in self.extensions if (line := one.advertise(server)) is not None]
 
     def growth(self, verb: str, server: Any) -> int:
         """Return how many bytes longer the offered extensions let *verb* be: RFC 1870 section 3."""

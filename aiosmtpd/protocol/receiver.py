@@ -101,7 +101,7 @@ class Receiver:
             # Release the buffer: it is a whole read, a page of memory for each idle connection.
             self.waiting = b""
             self._position = self._searched = 0
-        if dropped or _is_over(limit, buffer, start, end):
+        if dropped or (end - start > limit and _is_over(limit, buffer, start, end)):
             raise LineTooLong
         if end > start and buffer[end - 1] == 0x0D:
             end -= 1

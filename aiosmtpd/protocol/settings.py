@@ -167,10 +167,12 @@ class Settings:
         """
         if not keywords:
             return DEFAULT_SETTINGS
-        items = tuple(
-            (name, tuple(value) if type(value) is list else value)
-            for name, value in keywords.items()
-        )
+        if list in map(type, keywords.values()):
+            keywords = {
+                name: tuple(value) if type(value) is list else value
+                for name, value in keywords.items()
+            }
+        items = tuple(keywords.items())
         try:
             hash(items)
         except TypeError:

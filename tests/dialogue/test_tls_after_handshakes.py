@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -77,6 +78,25 @@ async def test_the_tickets_wait_for_no_command(certificates: Certificates) -> No
         while not has_ticket(peer):
             peer.transport.changed.clear()
             await peer.transport.changed.wait()
+    await peer.finish()
+
+
+async def test_the_tickets_leave_with_a_reply(certificates: Certificates) -> None:
+    """One write has both, if the first command comes with the end of the handshake."""
+    peer = Peer(SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context()))
+    await peer.asks_for_tls()
+    client = Client(certificates.client_context())
+    peer.ciphertext()
+    peer.transport.feed(client.shake_hands())
+    client.feed(peer.ciphertext())
+    end_of_handshake = client.shake_hands()
+    peer.tls, peer.text = client, b""
+    with patch.object(peer.transport, "write", wraps=peer.transport.write) as write:
+        peer.transport.feed(end_of_handshake + client.write(b"NOOP\r\n"))
+        assert await peer.until(b"\r\n") == b"250 OK\r\n"
+    assert write.call_count == 1
+    assert client.object.session is not None
+    assert client.object.session.has_ticket
     await peer.finish()
 
 

@@ -91,6 +91,19 @@ async def test_names_of_a_server_are_those_of_dir(prefix: str) -> None:
     assert len(found) > 3
 
 
+async def test_names_follow_changes_of_a_class() -> None:
+    class Changing(SMTP):
+        """A server whose class changes."""
+
+    server = Changing(Handler(), hostname="mx.test")
+    usual = hooks.names(server, "auth_")
+    for name in "auth_LATER", "auth_ANOTHER":
+        # As many names as with the other one.
+        setattr(Changing, name, print)
+        assert hooks.names(server, "auth_") == sorted([*usual, name])
+        delattr(Changing, name)
+
+
 # find
 
 
