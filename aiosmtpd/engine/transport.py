@@ -53,20 +53,18 @@ class Ciphertext(asyncio.BufferedProtocol):
     take page faults: up to 420 for each, a third of their time.
     """
 
-    __slots__ = ("_buffer", "_connection")
+    __slots__ = ("_connection",)
 
     def __init__(self, connection: Encrypted) -> None:
         self._connection = connection
-        # That of the event loop's thread, in which all is read.
-        self._buffer = read_buffer.ciphertext
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the event loop what to read into."""
-        return self._buffer
+        return read_buffer.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was read."""
-        self._connection.ciphertext_received(self._buffer[:nbytes])
+        self._connection.ciphertext_received(read_buffer.ciphertext[:nbytes])
 
     def eof_received(self) -> bool | None:
         """Hand on the end of the client's bytes."""
