@@ -351,7 +351,7 @@ class Conversation(smtplib.SMTP):
         order = self.order
         given = ""
         if self.has_extn("size"):
-            given += f" SIZE={len(order.message)}"
+            given += f" SIZE={_size(order.message)}"
         if not order.message.isascii():
             if self.has_extn("8bitmime"):
                 given += " BODY=8BITMIME"
@@ -380,6 +380,12 @@ def _has_utf8_header(message: bytes) -> bool:
         return not header.isascii() and bool(header.decode())
     except UnicodeDecodeError:
         return False
+
+
+def _size(message: bytes) -> int:
+    """Return how many bytes a message has once its lines end with CRLF: RFC 1870 section 3."""
+    bare = message.count(b"\r") + message.count(b"\n") - 2 * message.count(b"\r\n")
+    return len(message) + bare + (0 if message.endswith((b"\r", b"\n")) else 2)
 
 
 def _stuffed(message: bytes) -> bytes:

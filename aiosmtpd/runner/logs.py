@@ -29,7 +29,9 @@ OWN = {"own": True}
 DIGITS = 12
 """Letters of the hash of an address."""
 
-_MAIL = re.compile(r"[^\s<>\"'(),;:\[\]]+@(?:[^\s<>\"'(),;:\[\]]+|\[[^\]\s]*\])")
+_MARKS = r"\s<>\"'(),;:\[\]"
+# Only from the beginning of a word: from each of its characters, a long one would take seconds.
+_MAIL = re.compile(rf"(?<![^{_MARKS}])[^{_MARKS}]+@(?:[^{_MARKS}]+|\[[^\[\]\s]*\])")
 _HOST = re.compile(
     r"(?<![\w.:])(?:(?:\d{1,3}\.){3}\d{1,3}|(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F.]*)"
 )

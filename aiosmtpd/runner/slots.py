@@ -39,6 +39,10 @@ The processes of a master that was killed need a moment to end.
 """
 
 
+BACKLOG = 128
+"""Clients of a Unix socket that may wait for the first worker."""
+
+
 class Group:
     """The sockets of one address: one for each slot, or one for all."""
 
@@ -167,6 +171,10 @@ class Sockets:
         bound = await _patient(place)
         if place.port is not None and HAS_GROUPS:
             return _grouped(bound)
+        if place.path is not None:
+            for sock in bound:
+                # Until then, another server would take its file for that of a dead one.
+                sock.listen(BACKLOG)
         return [_shared(sock, is_ours=place.fd is None) for sock in bound]
 
     def _passed(self, name: str) -> Sequence[int]:

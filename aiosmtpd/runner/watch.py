@@ -70,6 +70,8 @@ class Watch:
         self._doors = Doors()
         self._address: Address | None = None
         """The address of the pages that the log has named."""
+        self._served: dict[str, list[int]] = {}
+        """The descriptors that the desk has, empty without a desk."""
         self._keeper: Keeper | None = None
         self._waiting: asyncio.TimerHandle | None = None
         """The timer of the first desk, until that starts."""
@@ -128,7 +130,7 @@ class Watch:
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
-        config = self._config
+        config, self._served = self._config, {}
         if self._keeper is None or config.admin == Admin():
             if self._keeper is not None:
                 self._keeper.use(None)
@@ -137,7 +139,7 @@ class Watch:
         if address is not None and address != self._address:
             log.info("Metrics and health are at http://%s", spell(address))
         self._address = address
-        descriptors = self._doors.descriptors(config.admin)
+        self._served = descriptors = self._doors.descriptors(config.admin)
         identity = self.master.identity
         without = _without_rights(identity)
         order = {
@@ -212,6 +214,9 @@ class Watch:
         if ok:
             self._config = self.master.config
             logs.set_up(self._config.log, key=self._key)
+            self._start_desk()
+        elif self._served not in ({}, self._doors.descriptors(self._config.admin)):
+            # The file of a socket was gone, and it is bound again.
             self._start_desk()
         # The desk before has copies of its sockets.
         self._doors.keep(self._config.admin)

@@ -128,6 +128,8 @@ def test_a_message_from_a_file_is_sent_as_it_is(send: Callable[..., Sent], tmp_p
     assert envelope.mail_from == "me@a.test"
     assert envelope.rcpt_tos == ["you@b.test", "they@b.test"]
     assert isinstance(envelope.content, bytes)
+    # Each line counts with its CRLF, however the file ends it.
+    assert f"SIZE={len(envelope.content)}" in envelope.mail_options
     assert envelope.content.endswith(b"\r\n\r\n.\r\n..two\r\n\xff last\r\n")
     envelope = catcher.envelope()
     assert (envelope.mail_from, envelope.rcpt_tos) == ("<>", ["x@y.test"])

@@ -92,10 +92,10 @@ def test_a_server_that_is_silent() -> None:
         with pytest.raises(Failed) as caught:
             conversation.run()
     assert str(caught.value) == (
-        "no answer after MAIL FROM:<a@b.test> SIZE=2 within 30 seconds: wait longer with "
+        "no answer after MAIL FROM:<a@b.test> SIZE=3 within 30 seconds: wait longer with "
         "--timeout SECONDS"
     )
-    assert said[-1] == "MAIL FROM:<a@b.test> SIZE=2"
+    assert said[-1] == "MAIL FROM:<a@b.test> SIZE=3"
 
 
 def an_order(controller: Controller) -> Order:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -153,6 +154,14 @@ def test_addresses_are_hidden(mode: str, format: str) -> None:
         assert secret not in written.text
     assert "message.refused" in written.text
     assert "failed for" in written.text
+
+
+@pytest.mark.parametrize("word", ["x", "a@[", "1.", ":", "@"])
+def test_hiding_the_addresses_of_a_long_text_is_fast(word: str) -> None:
+    text = word * (200_000 // len(word))
+    before = time.process_time()
+    Addresses("hash", b"key").in_text(text)
+    assert time.process_time() - before < 3
 
 
 def test_a_hash_is_the_same_for_the_same_key() -> None:

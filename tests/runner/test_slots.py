@@ -158,6 +158,18 @@ async def test_a_unix_socket_that_was_removed_comes_back(sockets: Sockets, tmp_p
     assert not file.exists()
 
 
+async def test_a_unix_socket_is_taken_before_workers_listen(
+    sockets: Sockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.runner.slots.PAUSE", 0.001)
+    place = parse_place(f"lmtp://unix:{tmp_path / 'sock'}")
+    await sockets.bind([place], 1)
+    before = os.stat(tmp_path / "sock")
+    with pytest.raises(Failure, match="address already in use"):
+        await Sockets().bind([place], 1)
+    assert os.path.samestat(os.stat(tmp_path / "sock"), before)
+
+
 async def test_a_unix_socket_is_one_for_all(sockets: Sockets, tmp_path: Path) -> None:
     place = parse_place(f"lmtp://unix:{tmp_path / 'sock'}")
     await sockets.bind([place], 2)

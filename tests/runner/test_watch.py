@@ -341,6 +341,25 @@ async def test_the_desk_starts_after_the_first_workers(with_doors: Played) -> No
     assert Kept.last.orders[2:] == [None]
 
 
+async def test_a_lost_socket_is_served_after_a_failed_reload(
+    with_doors: Played, tmp_path: Path
+) -> None:
+    played = Played(Admin(socket=str(tmp_path / "ctl")))
+    await played.watch.start(played.master)
+    played.begin(0, 100)
+    played.begin(1, 101)
+    for _ in range(2):
+        (tmp_path / "ctl").unlink()
+        await played.watch.open(played.config)
+        # Only the first of them finds another socket.
+        played.watch.reloaded(False, ["a.toml:1: x: wrong"])
+        played.watch.reloaded(False, ["a.toml:1: x: wrong"])
+    sockets = [order["ctl"] for order in Kept.last.orders if order is not None]
+    assert len(sockets) == 3
+    assert sockets[0] != sockets[1] != sockets[2]
+    await played.watch.stop()
+
+
 async def test_the_desk_does_not_wait_for_long(
     with_doors: Played, monkeypatch: pytest.MonkeyPatch
 ) -> None:
