@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from aiosmtpd.delivery import Delivery, Item, Later, Route
+from aiosmtpd.delivery import Delivery, Item, Later, Mail, Route
 from aiosmtpd.delivery.item import Results
 from tests.client import PATIENCE
 from tests.delivery.support import Place, delivering, given, messages, route, send, until_left
@@ -86,3 +86,26 @@ def test_direct_deliveries_share_the_concurrency(tmp_path: Path) -> None:
         assert place.began.wait(PATIENCE)
         assert "OK delivered as" in send(controller, "cy@b.test")
     assert (place.tried, place.most) == (3, 1)
+
+
+def test_messages_that_always_fail_do_not_keep_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 0.05)
+    tried: list[str] = []
+    delivered = threading.Event()
+
+    def receive(mail: Mail) -> None:
+        tried.append(mail.sender)
+        if mail.sender == "bad@a.test":
+            raise KeyError("a mistake in this function")
+        delivered.set()
+
+    retry = {"first": 0.1, "max": 0.1}
+    with delivering(tmp_path, route(receive, retry=retry)) as (_, controller):
+        for _ in range(40):
+            send(controller, "bo@b.test", sender="bad@a.test")
+        send(controller, "bo@b.test", sender="good@a.test")
+        assert delivered.wait(PATIENCE)
+    # One after the other, as long as the route counts as down.
+    assert tried.index("good@a.test") < 40
