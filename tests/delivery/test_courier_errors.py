@@ -11,7 +11,17 @@ import pytest
 from aiosmtpd.delivery import Delivery, Item, Later, Mail, Route
 from aiosmtpd.delivery.item import Results
 from tests.client import PATIENCE
-from tests.delivery.support import Place, delivering, given, messages, route, send, until_left
+from tests.delivery.support import (
+    Hanging,
+    Place,
+    delivering,
+    given,
+    messages,
+    route,
+    send,
+    until,
+    until_left,
+)
 
 
 class Silent(Exception):
@@ -109,3 +119,25 @@ def test_messages_that_always_fail_do_not_keep_others(
         assert delivered.wait(PATIENCE)
     # One after the other, as long as the route counts as down.
     assert tried.index("good@a.test") < 40
+
+
+def test_a_direct_delivery_when_the_spool_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 0.05)
+    monkeypatch.setattr("aiosmtpd.delivery.spool.LOOK", 0.01)
+    place, replies = Hanging(), list[str]()
+    one = route(place, mode="direct", fallback=None)
+    with delivering(tmp_path, one, grace=0.1) as (handler, controller):
+
+        def send_one() -> None:
+            replies.append(send(controller, "bo@b.test"))
+
+        sending = threading.Thread(target=send_one)
+        sending.start()
+        place.item()
+        (tmp_path / "spool" / "spool.db").unlink()
+        until(lambda: not handler.has_room)
+        sending.join(PATIENCE)
+    assert replies == ["451 4.3.0 Delivery has failed for now, try again later"]
+    assert "internal error" not in messages(caplog)
