@@ -341,7 +341,8 @@ class Courier:
         self._expiring.clear()
         while taken and not self._stopping:
             without = self._not_now(), self._claimed()
-            due = self._spool.due(now, self._room(), *without, fresh)
+            down = {name for name, lane in self._lanes.items() if lane.route.breaker.is_down}
+            due = self._spool.due(now, self._room(), *without, fresh, down)
             taken = sum([self._take(job, now) for job in await self._asked(due)])
 
     def _room(self) -> int:

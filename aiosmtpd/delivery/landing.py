@@ -191,7 +191,7 @@ class Ferry:
     def _has_ended(self, trip: _Trip, task: asyncio.Future[Any]) -> None:
         if not self._returning:
             self.there.loop.call_soon(self._return)
-        self._returning.append((settle, (trip.result, task)))
+        self._returning.append((_bring, (trip.result, task)))
 
     def _return(self) -> None:
         calls, self._returning = self._returning, []
@@ -223,6 +223,14 @@ def _end(here: asyncio.Future[Any], result: Any, error: BaseException | None) ->
         here.set_exception(error)
     else:
         here.set_result(result)
+
+
+def _bring(here: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:
+    """Give *here* the result of a task; one that its own loop has cancelled will not go on."""
+    if task.cancelled() and not here.done():
+        here.set_exception(RuntimeError("the other loop ends"))
+    else:
+        settle(here, task)
 
 
 def settle(here: asyncio.Future[Any], ended: Future[Any] | asyncio.Future[Any]) -> None:

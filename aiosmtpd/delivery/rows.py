@@ -10,6 +10,7 @@ from functools import partial
 from heapq import nsmallest
 from itertools import chain
 from json.encoder import encode_basestring_ascii as quoted
+from random import choice, uniform
 from time import time
 from typing import Any, BinaryIO, TypeVar
 
@@ -153,6 +154,16 @@ select due, id from delivery
 where dead = 0 and route = ? and due <= ? order by due, id limit ?
 """
 
+_BEFORE = """
+select due, id from delivery
+where dead = 0 and route = ? and due <= ? order by due desc, id desc limit ?
+"""
+
+_NEWEST = """
+select due, id from delivery
+where dead = 0 and route = ? and due <= ? order by id desc limit ?
+"""
+
 _JOB = """
 select delivery.id, delivery.route, delivery.recipients, delivery.due, delivery.attempts,
     coalesce(delivery.error, ''), message.queue_id, message.envelope, message.size, message.body
@@ -171,17 +182,22 @@ def due_jobs(
     limit: int,
     routes_not: frozenset[str],
     claimed: frozenset[int],
+    probed: frozenset[str],
     connection: sqlite3.Connection,
 ) -> list[Job]:
     tally.compare(connection)
     found: list[tuple[float, int]] = []
+    probes: list[tuple[float, int]] = []
     for route in routes(connection, routes_not):
         # More than the limit: those that are claimed are due too.
         rows = connection.execute(_DUE, (route, now, limit + len(claimed))).fetchall()
-        found += [row for row in rows if row[1] not in claimed]
+        free = [row for row in rows if row[1] not in claimed]
+        found += free
+        if free and route in probed:
+            probes += _probe(connection, route, (free[0][0], now), claimed)
     jobs: list[Job] = []
     size = 0
-    for _, number in nsmallest(limit, found):
+    for _, number in dict.fromkeys([*probes, *nsmallest(limit, found)]):
         row = connection.execute(_JOB, (number,)).fetchone()
         try:
             job = _job(large, row)
@@ -193,6 +209,22 @@ def due_jobs(
         if size >= BYTES:
             break
     return jobs
+
+
+def _probe(
+    connection: sqlite3.Connection,
+    route: str,
+    between: tuple[float, float],
+    claimed: frozenset[int],
+) -> list[tuple[float, int]]:
+    """Return the row with which a route is probed: the newest one, or one that chance chooses.
+
+    The oldest ones may be those that make the route fail. The others must not wait for them.
+    """
+    choices = (_NEWEST, between[1]), (_BEFORE, uniform(*between))  # noqa: S311 - no secret
+    query, until = choice(choices)  # noqa: S311 - no secret
+    rows = connection.execute(query, (route, until, 1 + len(claimed))).fetchall()
+    return [row for row in rows if row[1] not in claimed][:1]
 
 
 def _job(large: str, row: Any) -> Job:

@@ -227,13 +227,15 @@ class Spool:
         routes_not: Collection[str] = (),
         claimed: Collection[int] = (),
         fresh: bool = True,
+        probed: Collection[str] = (),
     ) -> Future[list[Job]]:
         """Return the deliveries that are due, the oldest first: at most *limit* and 8 MiB.
 
         Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out. Without
         *fresh*, so are those that :attr:`fresh` has; with it, that has none of them afterwards.
+        Before all others comes one of each route in *probed*, by chance.
         """
-        without = frozenset(routes_not), frozenset(claimed)
+        without = frozenset(routes_not), frozenset(claimed), frozenset(probed)
         work = partial(rows.due_jobs, self._tally, self._large, now, limit, *without)
         return self._change(work, is_read=True) if fresh else self._ask(work)
 

@@ -8,10 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from aiosmtpd.delivery import Delivery, Item, Later, Route
+from aiosmtpd.delivery import Delivery, Item, Later, Mail, Route
 from aiosmtpd.delivery.item import Results
 from tests.client import PATIENCE
-from tests.delivery.support import Place, delivering, given, messages, route, send, until_left
+from tests.delivery.support import (
+    Hanging,
+    Place,
+    delivering,
+    given,
+    messages,
+    route,
+    send,
+    until,
+    until_left,
+)
 
 
 class Silent(Exception):
@@ -86,3 +96,48 @@ def test_direct_deliveries_share_the_concurrency(tmp_path: Path) -> None:
         assert place.began.wait(PATIENCE)
         assert "OK delivered as" in send(controller, "cy@b.test")
     assert (place.tried, place.most) == (3, 1)
+
+
+def test_messages_that_always_fail_do_not_keep_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 0.05)
+    tried: list[str] = []
+    delivered = threading.Event()
+
+    def receive(mail: Mail) -> None:
+        tried.append(mail.sender)
+        if mail.sender == "bad@a.test":
+            raise KeyError("a mistake in this function")
+        delivered.set()
+
+    retry = {"first": 0.1, "max": 0.1}
+    with delivering(tmp_path, route(receive, retry=retry)) as (_, controller):
+        for _ in range(40):
+            send(controller, "bo@b.test", sender="bad@a.test")
+        send(controller, "bo@b.test", sender="good@a.test")
+        assert delivered.wait(PATIENCE)
+    # One after the other, as long as the route counts as down.
+    assert tried.index("good@a.test") < 40
+
+
+def test_a_direct_delivery_when_the_spool_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 0.05)
+    monkeypatch.setattr("aiosmtpd.delivery.spool.LOOK", 0.01)
+    place, replies = Hanging(), list[str]()
+    one = route(place, mode="direct", fallback=None)
+    with delivering(tmp_path, one, grace=0.1) as (handler, controller):
+
+        def send_one() -> None:
+            replies.append(send(controller, "bo@b.test"))
+
+        sending = threading.Thread(target=send_one)
+        sending.start()
+        place.item()
+        (tmp_path / "spool" / "spool.db").unlink()
+        until(lambda: not handler.has_room)
+        sending.join(PATIENCE)
+    assert replies == ["451 4.3.0 Delivery has failed for now, try again later"]
+    assert "internal error" not in messages(caplog)
