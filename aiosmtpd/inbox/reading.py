@@ -144,6 +144,21 @@ class Readers:
                 numbers += [n for (n,) in connection.execute(sql, some)]
             return _rows(connection, sorted(numbers, reverse=True))
 
+    def number(self, id: str) -> int | None:
+        """Return the number of a message, None if there is no such message."""
+        with self._connection() as connection:
+            found = connection.execute("select n from msg where id = ?", (id,)).fetchone()
+        return int(found[0]) if found else None
+
+    def after(self, number: int, ids: Collection[str]) -> set[str]:
+        """Return those of some ids whose messages have larger numbers."""
+        with self._connection() as connection, _snapshot(connection):
+            found = set()
+            for some in slices(ids):
+                sql = f"select id from msg where n > ? and id in ({marks(some)})"
+                found |= {str(id) for (id,) in connection.execute(sql, [number, *some])}
+            return found
+
     def later(self, id: str) -> tuple[list[str], int] | None:
         """Return the ids of the messages after one, and the earliest of their times of arrival.
 

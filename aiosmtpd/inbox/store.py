@@ -501,6 +501,20 @@ class Store:
         """
         return self._current().later(id)
 
+    def number(self, id: str | None = None) -> int | None:
+        """Return the number of a message, None if there is no such message.
+
+        Without *id*, return that of the last one, without blocking. Later ones have larger numbers.
+        """
+        if id is not None:
+            return self._current().number(id)
+        with self._gate:
+            return self._opened(self._taker).last_number()
+
+    def after(self, number: int, ids: Collection[str]) -> set[str]:
+        """Return the ids of those messages whose numbers are larger."""
+        return self._current().after(number, ids)
+
     def matches(self, id: str, query: str, *, zone: tzinfo | None = None) -> bool:
         """Return True if a message matches *query*; False if there is no such message."""
         return self._current().has(id, language.parse(query, zone))

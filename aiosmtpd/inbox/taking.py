@@ -39,8 +39,9 @@ class _Arrival(NamedTuple):
 class Taker:
     """Has the messages that are not in the database yet, and gives all messages their numbers.
 
-    *describe* reads a message. The caller of :meth:`new_number`, :meth:`stored` and ``len()``
-    holds *gate*, so that these agree with its own numbers. Making it raises OSError.
+    *describe* reads a message. The caller of :meth:`new_number`, :meth:`last_number`,
+    :meth:`stored` and ``len()`` holds *gate*, so that these agree with its own numbers. Making it
+    raises OSError.
     """
 
     def __init__(
@@ -81,6 +82,10 @@ class Taker:
     def start_after(self, number: int) -> None:
         """Give the next messages numbers above this one."""
         self._next = number + 1
+
+    def last_number(self) -> int:
+        """Return the number of the last message; those that come from now on have larger ones."""
+        return self._next - 1
 
     def new_number(self) -> int:
         """Return the number of a new message. It is not used again, also after a rollback."""

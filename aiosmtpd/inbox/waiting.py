@@ -85,6 +85,12 @@ class Watch:
     """True if it has looked at all messages that were there."""
     _gate: Lock = field(factory=Lock)
     _is_over: bool = False
+    _number: int | None = None
+    """Only messages with larger numbers count; None if all do."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.wish.since == "now":
+            self._number = self.store.number()
 
     def end(self) -> None:
         """Change nothing from now on, and look at no more messages: a thread may still do so."""
@@ -117,12 +123,13 @@ class Watch:
         for id in ids[:MOST_READ]:
             if self._is_over or len(self.found) >= max(wish.count, MOST_SHOWN):
                 break
-            self.consider([id])
+            self._consider(id)
 
     def _after(self, id: str) -> tuple[str, set[str]]:
         """Return a query for the messages that came after one and others, and their ids."""
+        self._number = self.store.number(id)
         later = self.store.later(id)
-        if later is None:
+        if self._number is None or later is None:
             raise UnknownMessage(id)
         ids, earliest = later
         # First, because the query may have a quotation mark that is not closed.
@@ -130,13 +137,21 @@ class Watch:
 
     def consider(self, ids: Iterable[str]) -> None:
         """Look at some messages again, or for the first time."""
-        for id in ids:
+        wanted = list(ids)
+        if self._number is not None:
+            # An old one may have changed, or its event is late. One that was found may be gone.
+            newer = self.store.after(self._number, wanted) | self.found.keys() | self.others.keys()
+            wanted = [id for id in wanted if id in newer]
+        for id in wanted:
             if self._is_over:
                 break
-            matches = self._matches(id)
-            with self._gate:
-                if not self._is_over:
-                    self._note(id, matches)
+            self._consider(id)
+
+    def _consider(self, id: str) -> None:
+        matches = self._matches(id)
+        with self._gate:
+            if not self._is_over:
+                self._note(id, matches)
 
     def _note(self, id: str, matches: bool | None) -> None:
         self.found.pop(id, None)

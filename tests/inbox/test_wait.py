@@ -133,6 +133,24 @@ async def test_since_now_leaves_out_old_ones(store: Watched) -> None:
     assert ids(await ask(store, since=old, query="subject:hi")) == [new]
 
 
+async def test_since_leaves_out_messages_that_have_just_come(store: Watched) -> None:
+    for since in ("now", ""):
+        first, last = (store.take(received(mail())).result() for _ in range(2))
+        answer = await ask(store, "/api/wait/none", since=since or last, within=0.5)
+        assert (answer.status_code, answer.json()) == (200, {}), (first, last)
+
+
+async def test_since_leaves_out_old_ones_that_change(store: Watched) -> None:
+    old, last = add(store), add(store)
+    answers = [
+        asyncio.create_task(ask(store, since=since, timeout=PATIENCE)) for since in ("now", last)
+    ]
+    await store.until_watched(2)
+    await asyncio.wrap_future(store.set_read([old], True))
+    new = await asyncio.to_thread(add, store)
+    assert [ids(await one) for one in answers] == [[new], [new]]
+
+
 async def test_an_unknown_message_to_begin_after(store: Watched) -> None:
     answer = await ask(store, since="x" * 22)
     assert answer.status_code == 404
