@@ -84,3 +84,5 @@ def test_a_refused_message_has_its_recipients(page: Page, box: Box) -> None:
     refused = page.locator(".refused[role=option]")
     expect(refused.locator(".to .who")).to_have_text('"a, b"@example.org')
     expect(refused.locator(".plus")).to_have_text("+98 and 98 more recipients")
+    refused.click()
+    expect(page.locator(".names")).to_contain_text("r9@example.org and 89 more")

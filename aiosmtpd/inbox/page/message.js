@@ -7,6 +7,8 @@ import { TABS, smtpOf } from './tabs.js';
 const PATIENCE = 300;
 // Names of each kind that the head of a message shows at first.
 const MOST = 5;
+// Recipients that a refused attempt names at most.
+const MOST_NAMED = 10;
 
 // Names of people. Many would leave no room for the message: the rest comes by a button.
 function listed(names) {
@@ -315,7 +317,8 @@ export class Message {
     return () => {
       this.mail = null;
       this.box.dataset.key = `try-${id}`;
-      const target = [found.from || 'an empty sender', found.to].filter(Boolean).join(' → ');
+      const rest = found.recipients - MOST_NAMED;
+      const target = [found.from || 'an empty sender', found.to].filter(Boolean).join(' → ') + (rest > 0 ? ` and ${commas(rest)} more` : '');
       this.box.replaceChildren(
         el('header', { class: 'head' }, this.top([]),
           el('h2', { id: 'subject', class: 'refused' }, icon('cross'), found.reply),
