@@ -3,6 +3,7 @@
 import asyncio
 import asyncio.events
 import atexit
+import faulthandler
 import gc
 import os
 import shlex
@@ -11,6 +12,7 @@ import ssl
 import sys
 import tempfile
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import attrs
@@ -75,7 +77,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--uvloop", action="store_true", help="run every event loop on uvloop")
 
 
+LONGEST_TEST = 300.0
+"""Seconds after which a test that hangs ends the run, with a traceback of all threads."""
+
+WATCHED = 30.0
+"""Seconds of tests that share one watch: pytest's own would start and end a thread for each."""
+
+
+class Watch:
+    """Ends a run that hangs in a test, *WATCHED* seconds early at the soonest."""
+
+    def __init__(self) -> None:
+        # Tests capture the standard error.
+        self._output = os.fdopen(os.dup(2), "w")
+        self._begun = -WATCHED
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self) -> None:
+        if monotonic() - self._begun > WATCHED:
+            faulthandler.dump_traceback_later(LONGEST_TEST, exit=True, file=self._output)
+            self._begun = monotonic()
+
+    def pytest_enter_pdb(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+
+    def pytest_unconfigure(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        self._output.close()
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch(), "watch")
     if config.getoption("--uvloop"):
         import uvloop
 

@@ -120,6 +120,7 @@ def imported(path: Path, *, types_too: bool = True) -> Iterator[str]:
                 yield node.module
 
 
+@functools.cache
 def arrows_of(path: Path) -> set[str]:
     """Name the other rooms that a file imports; the top of the package is ``__init__``."""
     found = set()

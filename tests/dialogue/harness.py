@@ -44,7 +44,7 @@ CUTS = 240
 """A transcript with more bytes than this is cut near its line ends and at even steps only."""
 
 
-APART = 24
+APART = 16
 """Bytes between two cuts of one replay, at least."""
 
 

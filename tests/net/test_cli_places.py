@@ -3,6 +3,8 @@
 import os
 import re
 import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,42 +20,54 @@ HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 IPV6 = pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
 
 
-@pytest.mark.parametrize("place", ["127.0.0.1:0", "smtp://127.0.0.1:0", "SMTP://127.0.0.1:0/"])
-def test_host_and_port(place: str) -> None:
-    with serving("-l", place) as program:
-        assert re.fullmatch(r"127\.0\.0\.1:\d+", program.addresses[0])
-        with reach(program.addresses[0]) as client:
-            assert client.greeting.startswith(b"220 ")
+@contextmanager
+def listening_at(*places: str, more: Sequence[str] = ()) -> Iterator[Program]:
+    """Run one server for all these places."""
+    with serving(*more, *(word for place in places for word in ("-l", place))) as program:
+        yield program
+
+
+def test_host_and_port() -> None:
+    with listening_at("127.0.0.1:0", "smtp://127.0.0.1:0", "SMTP://127.0.0.1:0/") as program:
+        assert len(program.addresses) == 3
+        for address in program.addresses:
+            assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
+            with reach(address) as client:
+                assert client.greeting.startswith(b"220 ")
 
 
 @IPV6
-@pytest.mark.parametrize("place", ["[::1]:0", "::1:0", "smtp://[::1]:0"])
-def test_ipv6(place: str) -> None:
-    with serving("-l", place) as program:
-        (address,) = program.addresses
-        assert re.fullmatch(r"\[::1]:\d+", address)
-        with reach(address) as client:
-            assert client.greeting.startswith(b"220 ")
+def test_ipv6() -> None:
+    with listening_at("[::1]:0", "::1:0", "smtp://[::1]:0") as program:
+        assert len(program.addresses) == 3
+        for address in program.addresses:
+            assert re.fullmatch(r"\[::1]:\d+", address)
+            with reach(address) as client:
+                assert client.greeting.startswith(b"220 ")
 
 
 @IPV6
-@pytest.mark.parametrize("place", [":0", "0", "smtp://:0"])
-def test_a_port_alone_is_that_of_all_loopbacks(place: str) -> None:
-    with serving("-l", place) as program:
-        port = program.port
-        assert program.addresses == [f"[::1]:{port}", f"127.0.0.1:{port}"]
+def test_a_port_alone_is_that_of_all_loopbacks() -> None:
+    with listening_at(":0", "0", "smtp://:0") as program:
+        ports = [address.rpartition(":")[2] for address in program.addresses[::2]]
+        pairs = [(f"[::1]:{port}", f"127.0.0.1:{port}") for port in ports]
+        assert len(pairs) == 3
+        assert program.addresses == [address for pair in pairs for address in pair]
         for address in program.addresses:
             with reach(address) as client:
                 assert client.greeting.startswith(b"220 ")
 
 
-@pytest.mark.parametrize("spelling", ["127.0.0.1:{}", ":{}", "{}", "localhost:{}"])
-def test_a_port_of_choice(spelling: str) -> None:
-    port = free_port()
-    with serving("-d", "-l", spelling.format(port)) as program:
-        assert f"127.0.0.1:{port}" in program.addresses
-        with Client(port) as client:
-            assert client.ask(b"NOOP") == b"250 OK\r\n"
+def test_a_port_of_choice() -> None:
+    spellings = {
+        spelling: free_port() for spelling in ("127.0.0.1:{}", ":{}", "{}", "localhost:{}")
+    }
+    places = [spelling.format(port) for spelling, port in spellings.items()]
+    with listening_at(*places, more=["-d"]) as program:
+        for port in spellings.values():
+            assert f"127.0.0.1:{port}" in program.addresses
+            with Client(port) as client:
+                assert client.ask(b"NOOP") == b"250 OK\r\n"
 
 
 @pytest.mark.parametrize("args", [[], ["-l", "127.0.0.1"], ["-l", "localhost:"]])
@@ -72,14 +86,16 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "s")
 
 
-@pytest.mark.parametrize("spelling", ["unix:{}", "unix://{}", "smtp://unix:{}"])
-def test_a_unix_socket(spelling: str, path: str) -> None:
-    with serving("-d", "-l", spelling.format(path)) as program:
-        assert program.addresses == [path]
-        with reach(path) as client:
-            assert client.ask(b"NOOP") == b"250 OK\r\n"
+def test_a_unix_socket(path: str) -> None:
+    spellings = {f"{path}{n}": text for n, text in enumerate(["unix:", "unix://", "smtp://unix:"])}
+    places = [text + path for path, text in spellings.items()]
+    with listening_at(*places, more=["-d"]) as program:
+        assert program.addresses == list(spellings)
+        for one in spellings:
+            with reach(one) as client:
+                assert client.ask(b"NOOP") == b"250 OK\r\n"
         assert program.end().code == 0
-    assert not os.path.exists(path)
+    assert not any(map(os.path.exists, spellings))
 
 
 def test_a_relative_unix_socket(tmp_path: Path) -> None:
