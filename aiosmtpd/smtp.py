@@ -244,11 +244,13 @@ class SMTP(Commands):
         await auth.Authentication(self).run(arg)
 
     @auth.asks_authenticator
+    @auth_mechanism("PLAIN")
     async def auth_PLAIN(self, _: SMTP, args: list[str]) -> AuthResult:
         """RFC 4616."""
         return await auth.run_exchange(self, Plain(), args)
 
     @auth.asks_authenticator
+    @auth_mechanism("LOGIN")
     async def auth_LOGIN(self, _: SMTP, args: list[str]) -> AuthResult:
         """LOGIN, without an RFC: two challenges, or one if the client sends its user name first."""
         of_class = self.AuthLoginUsernameChallenge, self.AuthLoginPasswordChallenge

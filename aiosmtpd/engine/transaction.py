@@ -297,7 +297,7 @@ class Transaction:
 
     def _refuse_loops(self, message: bytes) -> None:
         limit = self._server.limits.max_hops
-        if limit and trace.hops(message) > limit:
+        if limit and trace.is_looping(message, limit):
             raise Refused(replies.TOO_MANY_HOPS)
 
     async def _stream(self, source: Source) -> Any:

@@ -78,6 +78,7 @@ async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
         raise Disconnected from None
     transport = Transport(connection, raw, connection._tls)
     connection.transport = connection.session_transport = transport
+    connection._reset_timeout()
     connection._note_tls(transport)
     if connection._watch is not None:
         connection._watch.tls("ok")
@@ -122,7 +123,6 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
         if connection._raw is not None:
             connection._close_without_tls(connection._raw)
         raise TLSSetupException from failure
-    connection._reset_timeout()
     if (
         connection.tls_from_start is None
         and not connection._receiver.has_line()

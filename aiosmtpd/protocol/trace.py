@@ -8,6 +8,9 @@ _NAME = r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:-]{1,255}\]"
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 
+SHORTEST_FIELD = 10
+"""Bytes of a Received field, at least: its name, the colon and LF."""
+
 LONGEST_HEADER = 262_144
 """Bytes searched for Received fields: at most 4 ms."""
 
@@ -56,3 +59,10 @@ def hops(message: bytes) -> int:
     """Count the Received fields in the header section of *message*: RFC 5321 section 6.3."""
     end = _END_OF_HEADER.search(message, 0, LONGEST_HEADER)
     return len(_RECEIVED.findall(message, 0, end.start() if end else LONGEST_HEADER))
+
+
+def is_looping(message: bytes, limit: int) -> bool:
+    """Return True if there are more than *limit* Received fields in the header section."""
+    # Most header sections are too short for so many: they are not searched.
+    room = limit * SHORTEST_FIELD
+    return message.find(b"\r\n\r\n", 0, room + 4) < 0 and hops(message) > limit

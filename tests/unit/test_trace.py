@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from aiosmtpd.protocol.trace import fields, hops, protocol_of
+from aiosmtpd.protocol.trace import fields, hops, is_looping, protocol_of
 
 KNOWN: dict[str, Any] = {
     "client": "client.test",
@@ -87,3 +87,11 @@ def test_a_client_cannot_inject_a_field(client: str) -> None:
 )
 def test_received_fields_are_counted(message: bytes, count: int) -> None:
     assert hops(message) == count
+
+
+@pytest.mark.parametrize("line_end", [b"\r\n", b"\n"], ids=["crlf", "lf"])
+@pytest.mark.parametrize("more", [b"", b"Subject: x" * 50])
+def test_a_loop_is_found_in_the_shortest_fields(line_end: bytes, more: bytes) -> None:
+    message = (b"Received:" + line_end) * 7 + more + b"\r\n\r\nReceived:\r\n"
+    assert is_looping(message, 6)
+    assert not is_looping(message, 7)
