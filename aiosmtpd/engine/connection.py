@@ -585,22 +585,18 @@ class Connection(Wire):
         """Take what the socket gave, once TLS has begun."""
         if (tls := self._tls) is None or self._closing:
             return
-        if tls.established:
-            self._read_records(tls, data)
-        else:
+        if not tls.established:
             tls.feed(data)
             upgrade.take_turn(self)
-
-    def _read_records(self, tls: TLS, data: bytes | memoryview | None = None) -> bool:
-        """Take the plain bytes of the records that have come; return False if there are none."""
+            return
         try:
-            plain = tls.read() if data is None else tls.receive(data)
+            plain = tls.receive(data)
         except ssl.SSLError as error:
             self._break_off(tls, error)
-            return False
+            return
         if plain:
             self.data_received(plain)
-        if (out := tls.output()) and self._raw is not None:
+        if tls.has_answer and (out := tls.output()) and self._raw is not None:
             # An answer to a renegotiation or to new keys. It waits for no reply.
             if self._drained is None:
                 self._raw.write(out)
@@ -610,7 +606,6 @@ class Connection(Wire):
         if tls.ended and not self._eof:
             # A close_notify is a FIN: the complete commands before it are served.
             self.eof_received()
-        return bool(plain)
 
     def _break_off(self, tls: TLS, error: ssl.SSLError) -> None:
         """End a connection whose TLS has failed, with the alert that says so."""

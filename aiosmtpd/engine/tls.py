@@ -27,11 +27,13 @@ class TLS:
 
     :attr:`established` is True after the handshake, :attr:`ended` after the peer's close_notify:
     no plain bytes come any more. :attr:`closed` is True after ours: no plain bytes leave any more.
+    :attr:`has_answer` is True if the bytes of the last :meth:`read` made some :meth:`output`.
     """
 
     # fmt: off
     __slots__ = (
         "_held", "_incoming", "_later", "_object", "_outgoing", "closed", "ended", "established",
+        "has_answer",
     )
     # fmt: on
 
@@ -39,7 +41,7 @@ class TLS:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._later: memoryview | None = None
-        self.established = self.ended = self.closed = False
+        self.established = self.ended = self.closed = self.has_answer = False
         # Bytes of the tickets that wait.
         self._held = 0
 
@@ -110,6 +112,7 @@ class TLS:
             # The alert that tells the client why waits for nothing.
             self._held = 0
             raise
+        self.has_answer = self._outgoing.pending != self._held
         # The piece of a single record is returned as it is.
         return b"".join(pieces)
 

@@ -145,8 +145,9 @@ def go_on(connection: Connection) -> None:
     if tls is None or connection._closing:
         return
     try:
-        # The client may have said more already. The driver goes on in any case.
-        if tls.shake_hands() and not connection._read_records(tls):
+        if tls.shake_hands():
+            # The client may have said more already. The driver goes on in any case.
+            connection.ciphertext_received(b"")
             connection._wakeup.wake()
     except ssl.SSLError as error:
         connection._break_off(tls, error)
