@@ -81,7 +81,7 @@ def kept_authority(folder: Path) -> Authority:
         raise Failure(f"A development certificate {error}") from None
     except OSError as error:
         text = f"Cannot keep the certificate authority in {folder}: {error.strerror or error}"
-        raise Failure(f"{text}; name another folder with XDG_CACHE_HOME") from error
+        raise Failure(f"{text}; name another folder with {_variable()}") from error
     except Exception as error:
         text = f"{folder / KEY_FILE} is not an authority: remove it ({one_line(error)})"
         raise Failure(text) from error
@@ -104,14 +104,28 @@ def kept_signer(file: Path) -> trustme.CA:
 
 
 def cache_folder() -> Path:
-    """Return this user's folder for files that can be made again."""
+    """Return this user's folder for files that can be made again; raises Failure without a home."""
     if sys.platform == "win32":
-        home = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
+        home = os.environ.get("LOCALAPPDATA") or _home() / "AppData" / "Local"
     elif sys.platform == "darwin":
-        home = Path.home() / "Library" / "Caches"
+        home = _home() / "Library" / "Caches"
     else:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        home = os.environ.get("XDG_CACHE_HOME") or _home() / ".cache"
     return Path(home) / "aiosmtpd"
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:
+        # Such as a user of a container that is only a number.
+        text = "The certificate authority needs a folder, and this user has no home folder"
+        raise Failure(f"{text}: name a folder with {_variable()}") from None
+
+
+def _variable() -> str:
+    """Return the variable of the environment that names the cache folder on this system."""
+    return {"win32": "LOCALAPPDATA", "darwin": "HOME"}.get(sys.platform, "XDG_CACHE_HOME")
 
 
 def certified_names(names: Iterable[str | None]) -> list[str]:

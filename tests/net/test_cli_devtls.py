@@ -111,6 +111,24 @@ def test_cache_folders(
     assert _authority.cache_folder() == Path(folder)
 
 
+@pytest.mark.parametrize(
+    ("platform", "variable"),
+    [("linux", "XDG_CACHE_HOME"), ("darwin", "HOME"), ("win32", "LOCALAPPDATA")],
+)
+def test_a_user_without_a_home_is_an_error(
+    platform: str, variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in "HOME", "XDG_CACHE_HOME", "LOCALAPPDATA":
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.setattr(sys, "platform", platform)
+    with pytest.raises(Failure, match=f"no home folder: name a folder with {variable}$"):
+        _authority.cache_folder()
+
+
 def test_an_unusable_cache_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     env = environment(XDG_CACHE_HOME=str(tmp_path / "file"))

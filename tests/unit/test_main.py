@@ -486,6 +486,7 @@ def encrypt(path: Path) -> None:
         ),
         (OSError(errno.EADDRINUSE, "('::1', 25, 0, 0): in use"), "Cannot listen on [::1]:25: in"),
         (OSError(errno.EACCES, "('a', 1): denied"), "only root may use ports below 1024"),
+        (OSError(errno.EACCES, "'/a/b': denied"), "denied; this user must be able to write the"),
         (OSError(errno.EADDRNOTAVAIL, "('a', 1): no"), "name an address of this machine"),
         (OSError(errno.ENOENT, "'/a': no"), "Cannot listen on '/a': no; choose another place"),
         (OSError("odd"), "Cannot listen on odd; choose another place"),
