@@ -466,6 +466,16 @@ def test_large_and_old_messages_are_removed() -> None:
         assert sorted(one.why for one in store.gone()) == ["1h", "9.766K"]
 
 
+def test_messages_become_old_while_none_come() -> None:
+    with Store(keep=Keep(age=0.3)) as store:
+        wait_for(
+            store,
+            lambda: [add(store, mail(subject=str(n))) for n in range(2)],
+            lambda store: store.counts().pruned == 1,
+        )
+        assert subjects(store, "") == ["1"]
+
+
 def test_a_retained_store_stays_near_its_limit() -> None:
     with Store(keep=Keep(count=100)) as store:
         for future in [store.add(received(mail())) for _ in range(1000)]:
