@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import BinaryIO
 
 from attrs import evolve
 
+from aiosmtpd.delivery.disk import sync_directory, sync_file
 from aiosmtpd.inbox.records import Received, StoreError
 from aiosmtpd.inbox.rows import Description
 
@@ -72,7 +72,9 @@ class Large:
             if isinstance(content, Path):
                 if self._durable:
                     _sync(content)
-                content.rename(self._folder / found.id)
+                content = content.rename(self._folder / found.id)
+                if self._durable:
+                    sync_directory(str(self._folder))
                 is_file = True
         except Exception as error:
             if isinstance(content, Path):
@@ -83,5 +85,6 @@ class Large:
 
 
 def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    # Windows refuses this for a file that is open for reading only.
+    with path.open("r+b") as file:
+        sync_file(file.fileno())

@@ -138,7 +138,9 @@ class Store:
         tidier = Tidier(
             path, self._folder, self.keep, self._numbers, self._sessions, self._taker, reserve
         )
-        self._writer = Writer(connection, path, self._committed, tidier.tidy, reserve.give_up)
+        self._writer = Writer(
+            connection, path, self._committed, tidier.tidy, reserve.give_up, tidier.rest
+        )
         self._writer.start()
 
     def _load(self, connection: sqlite3.Connection) -> None:

@@ -32,6 +32,9 @@ LOG_IF_LOW = 1 << 19
 MOST_OVER = 200
 """Messages over the limit before retention removes some in spite of other work."""
 
+OLD = 60.0
+"""Seconds after which retention looks for messages that have become old, if no others come."""
+
 FREE_PAGES = 256
 """Free pages that stay in the file, and that are given back at a time."""
 
@@ -51,6 +54,11 @@ class Tidier:
     taker: Taker
     reserve: Reserve
     _next_check: float = 0.0
+
+    @property
+    def rest(self) -> float | None:
+        """Seconds after which there may be more to tidy up although nothing has happened."""
+        return None if self.keep.age is None else min(self.keep.age, OLD)
 
     def tidy(self, writer: Writer, connection: sqlite3.Connection, idle: bool) -> bool:
         """Do some of the work; return True if there is more."""

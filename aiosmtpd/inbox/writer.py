@@ -129,7 +129,8 @@ class Writer:
     *committed* is called with the changes of the tasks after their commit, before their futures
     have their results. *tidy* is called with True when there is no work, else after each commit; it
     returns True if there is more to tidy up. *make_room* is called for work that frees room if the
-    disk refuses it; it returns False if it cannot.
+    disk refuses it; it returns False if it cannot. After *rest* seconds without work, it tidies up
+    again; None means that it need not.
     """
 
     def __init__(
@@ -139,12 +140,14 @@ class Writer:
         committed: Callable[[list[Change]], None],
         tidy: Callable[[Writer, sqlite3.Connection, bool], bool],
         make_room: Callable[[sqlite3.Connection], bool],
+        rest: float | None = None,
     ) -> None:
         self._connection = connection
         self._path = path
         self._committed = committed
         self._tidy = tidy
         self._make_room = make_room
+        self._rest = rest
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._gate = threading.Lock()
         self._ended = False
@@ -284,7 +287,11 @@ class Writer:
                 self._untidy = self._tidied(idle=True)
                 # More to do now begins at once, unless there is work.
                 pause = 0.0
-        return self._tasks.get()
+        try:
+            return self._tasks.get(timeout=self._rest)
+        except Empty:
+            self._untidy = True
+            return _WAKE
 
     def _tidied(self, *, idle: bool) -> bool:
         try:

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 import stat
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -330,6 +331,28 @@ def test_a_large_message_is_a_file(store: Store) -> None:
         found.open()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other calls")
+def test_a_large_message_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+
+    synced: dict[int, int] = {}
+
+    def noting(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def run(number: int) -> None:
+            mode = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+            synced[os.fstat(number).st_ino] = mode
+            sync(number)
+
+        return run
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, noting(getattr(os, name)))
+    with Store(tmp_path / "x.db", durable=True) as store:
+        file = tmp_path / "x.db.large" / add(store, LARGE_MAIL)
+        # Windows syncs no file that is open for reading only.
+        assert synced == {file.stat().st_ino: os.O_RDWR, file.parent.stat().st_ino: os.O_RDONLY}
+
+
 def test_a_message_is_read_to_its_end_if_it_is_deleted(store: Store) -> None:
     id = add(store, LARGE_MAIL)
     found = store.message(id)
@@ -467,6 +490,16 @@ def test_large_and_old_messages_are_removed() -> None:
         wait_for(store, lambda: add(store, content), lambda store: store.counts().pruned == 2)
         assert subjects(store, "") == ["new"]
         assert sorted(one.why for one in store.gone()) == ["1h", "9.766K"]
+
+
+def test_messages_become_old_while_none_come() -> None:
+    with Store(keep=Keep(age=0.3)) as store:
+        wait_for(
+            store,
+            lambda: [add(store, mail(subject=str(n))) for n in range(2)],
+            lambda store: store.counts().pruned == 1,
+        )
+        assert subjects(store, "") == ["1"]
 
 
 def test_a_retained_store_stays_near_its_limit() -> None:
