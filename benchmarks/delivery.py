@@ -2,7 +2,7 @@
 
 ``python benchmarks/delivery.py`` prints messages per second with so many in flight. The floor
 inserts the same bodies into one table, as many in a commit as the spool may have in flight. It has
-no thread, no future, no envelope and no delivery. ``same rows`` is such a loop with the row of a
+no thread, no outcome, no envelope and no delivery. ``same rows`` is such a loop with the row of a
 new message in the spool, which has an envelope and a route too. All take turns in short rounds; the
 ratio is the median of the rounds. ``--backlog N`` measures the memory and the files of a long
 queue.
@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -29,6 +29,7 @@ from aiosmtpd.delivery.database import PAGE, SCHEMA
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.maildir import DurableMaildir
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Spool
 
 ROUNDS = 9
@@ -133,14 +134,14 @@ def same_rows(folder: Path, row: Row) -> Iterator[Run]:
 
 @contextmanager
 def spool(folder: Path, row: Row) -> Iterator[Run]:
-    """The spool: ids, envelopes, deliveries, futures and all."""
+    """The spool: ids, envelopes, deliveries, outcomes and all."""
     spool = Spool(folder)
     spool.open()
     body = os.urandom(row.size)
 
-    def put() -> Future[None]:
+    def put() -> Outcome[None]:
         begin = time.perf_counter()
-        future = spool.put(
+        outcome = spool.put(
             queue_id=new_queue_id(),
             sender="carl@example.com",
             arrival=ARRIVAL,
@@ -148,8 +149,8 @@ def spool(folder: Path, row: Row) -> Iterator[Run]:
             parts=[("app", ("anna@example.com",))],
             due=ARRIVAL.time,
         )
-        future.add_done_callback(lambda _: taken.append(time.perf_counter() - begin))
-        return future
+        outcome.add_done_callback(lambda _: taken.append(time.perf_counter() - begin))
+        return outcome
 
     taken: list[float] = []
 
@@ -159,8 +160,8 @@ def spool(folder: Path, row: Row) -> Iterator[Run]:
         for _ in range(messages - row.flight):
             flying.popleft().result()
             flying.append(put())
-        for future in flying:
-            future.result()
+        for outcome in flying:
+            outcome.result()
         return list(taken)
 
     yield run

@@ -20,6 +20,7 @@ from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
 from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of, text_of
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.outlets.python import PythonOutlet
 from aiosmtpd.delivery.route import Route, Routes
 from aiosmtpd.delivery.spool import DIED, Job, Spool, SpoolError
@@ -294,10 +295,10 @@ class Courier:
     def _claimed(self) -> frozenset[int]:
         return frozenset(self._running)
 
-    async def _asked(self, future: Future[T]) -> T:
+    async def _asked(self, outcome: Outcome[T]) -> T:
         """Wait for the spool; raises SpoolLost if it has failed for good, else SpoolError."""
         try:
-            return await self.landing.wait(future)
+            return await self.landing.wait(outcome)
         except Exception as error:
             if self._spool.failed is not None:
                 raise SpoolLost from error

@@ -6,9 +6,10 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from aiosmtpd.delivery.outcome import Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,9 +18,9 @@ Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class Landing:
-    """Brings calls, and the results of futures of other threads, into *loop*.
+    """Brings calls, and the outcomes of tasks of other threads, into *loop*.
 
-    A commit of the spool resolves the futures of many messages at once. ``asyncio.wrap_future()``
+    A commit of the spool has the outcomes of many messages at once. ``asyncio.wrap_future()``
     would write to the loop's own socket for each of them.
     """
 
@@ -56,15 +57,15 @@ class Landing:
         if patient:
             self._timer = self.loop.call_at(patient[0][0], self._lose_patience)
 
-    def wait(self, future: Future[T]) -> asyncio.Future[T]:
-        """Return a future of the loop with the same result. Cancelling it leaves *future* alone."""
+    def wait(self, outcome: Outcome[T]) -> asyncio.Future[T]:
+        """Return a future of the loop with the result. Cancelling it leaves *outcome* alone."""
         here: asyncio.Future[T] = self.loop.create_future()
-        future.add_done_callback(partial(self._land, here))
+        outcome.add_done_callback(partial(self._land, here))
         return here
 
-    def _land(self, here: asyncio.Future[Any], future: Future[Any]) -> None:
+    def _land(self, here: asyncio.Future[Any], outcome: Outcome[Any]) -> None:
         """Called in the thread that has the result."""
-        self.deliver(settle, here, future)
+        self.deliver(settle, here, outcome)
 
     def deliver(self, function: Callable[..., object], *args: object) -> None:
         """Let the loop make a call, which raises nothing; do nothing if it is closed."""
@@ -108,8 +109,7 @@ class Landing:
 class Parcel:
     """A result on its way into a future of the loop, ``here``.
 
-    It is what a task of another thread knows of a ``concurrent.futures.Future``, which would take
-    longer to make than the rest of the way: each has a lock of its own.
+    It has the methods that a task of the spool calls, like :class:`Outcome`, in one object less.
     """
 
     __slots__ = ("_is_wanted", "_landing", "here")
@@ -225,7 +225,7 @@ def _end(here: asyncio.Future[Any], result: Any, error: BaseException | None) ->
         here.set_result(result)
 
 
-def settle(here: asyncio.Future[Any], ended: Future[Any] | asyncio.Future[Any]) -> None:
+def settle(here: asyncio.Future[Any], ended: Outcome[Any] | asyncio.Future[Any]) -> None:
     """Give *here* the result of a future that is done, unless nothing waits for it any more."""
     if here.done():
         return

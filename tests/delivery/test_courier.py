@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from aiosmtpd.delivery import Delivery, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.database import open_beside
 from aiosmtpd.delivery.item import Results
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.delivery.spooling import due, opened
 from tests.delivery.support import (
@@ -306,7 +306,7 @@ def test_a_spool_that_is_full_for_a_while(
 
     def due_unless_full(spool: Spool, *arguments: Any) -> Any:
         if full and arguments[0] > began:
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(full.pop())
             return future
         return due(spool, *arguments)
@@ -325,7 +325,7 @@ def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def done_unless_full(spool: Spool, job: Any) -> Any:
         if full:
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(full.pop())
             return future
         return done(spool, job)

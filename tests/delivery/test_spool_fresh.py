@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from aiosmtpd.delivery import Item, tally, writer
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.item import Arrival
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolFull
 from tests.delivery.spooling import (
     MESSAGE,
@@ -303,11 +303,11 @@ class TestCourier:
     def test_a_full_spool_delivers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         looked = threading.Event()
 
-        def full(spool: Spool, *_: Any) -> Future[Any]:
+        def full(spool: Spool, *_: Any) -> Outcome[Any]:
             # As after a transaction that was undone: each turn of the courier looks again.
             spool.fresh.unread = True
             looked.set()
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(SpoolFull("make room"))
             return future
 
