@@ -142,13 +142,16 @@ def _encoded(recipients: Iterable[str]) -> str:
 
 
 _LOTS = (32, 16, 8, 4, 2, 1)
-"""Rows of one statement."""
+"""Ids in one statement, which may be repeated."""
+
+_ROWS = (64, 32, *range(16, 0, -1))
+"""Rows that one statement inserts."""
 
 
 def _lots(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the rows in as few lots as possible."""
     begin = 0
-    for lot in _LOTS:
+    for lot in _ROWS:
         while begin + lot <= len(rows):
             yield rows[begin : begin + lot]
             begin += lot
@@ -165,7 +168,7 @@ def _filled_lots(ids: Sequence[int]) -> Iterator[Sequence[int]]:
 _INSERT = {
     lot: "insert into message(id, queue_id, arrived, envelope, size, route, recipients, body) "
     + ("values " + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * lot))
-    for lot in _LOTS
+    for lot in _ROWS
 }
 
 
@@ -280,10 +283,26 @@ class Done:
 
 def end(connection: sqlite3.Connection, ends: Sequence[Done]) -> None:
     """Remove deliveries with few statements."""
-    numbers = [end.job.number for end in ends]
+    tally = ends[0].tally
+    jobs = {end.job.number: end.job for end in ends}
+    fresh = [number for number in jobs if number >> NUMBER_BITS > tally.filed]
+    for lot in _filled_lots(fresh):
+        gone = {number: jobs[number] for number in lot}
+        if _end_fresh(connection, lot, len(gone)):
+            items = [jobs.pop(number).item for number in gone]
+            files = [item.id for item in items if not isinstance(item.content, bytes)]
+            tally.remove(len(items), sum([item.size for item in items]), files)
+    numbers = list(jobs)
     for lot in _filled_lots(numbers):
         connection.execute(_END[len(lot)], lot)
-    ends[0].tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
+    if numbers:
+        tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
+
+
+def _end_fresh(connection: sqlite3.Connection, numbers: Sequence[int], different: int) -> bool:
+    """Remove messages if all are there and fresh: they have no rows in ``delivery``."""
+    values = (*[number >> NUMBER_BITS for number in numbers], different)
+    return connection.execute(_END_FRESH[len(numbers)], values).rowcount == different
 
 
 def remove_delivered(
@@ -311,6 +330,14 @@ from message where id in ({{}}) and not exists (
     select 1 from delivery where delivery.id >= message.id << {NUMBER_BITS}
     and delivery.id < (message.id + 1) << {NUMBER_BITS})
 """  # noqa: S608 - of our own words
+_FRESH_LOT = f"""
+delete from message where id in ({{0}})
+and ?{{1}} = (select count(*) from message where id in ({{0}}) and {FRESH})
+"""  # noqa: S608 - of our own words
+_END_FRESH = {
+    lot: _FRESH_LOT.format(", ".join(f"?{number}" for number in range(1, lot + 1)), lot + 1)
+    for lot in _LOTS
+}
 _END = _for_lots("delete from delivery where id in ({}) and dead = 0")
 _DELIVERED = _for_lots(
     "select count(*), sum(size), group_concat(case when body is null then queue_id end)"

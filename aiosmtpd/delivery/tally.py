@@ -197,7 +197,7 @@ class Tally:
 
     def file(self, connection: sqlite3.Connection) -> None:
         """Give all fresh messages their rows in ``delivery``."""
-        known, before = self._known(), connection.total_changes
+        known, before = self.filed, connection.total_changes
         filed = file_fresh(connection)
         if connection.total_changes != before:
             self._filed = filed
@@ -207,10 +207,12 @@ class Tally:
 
     def compare(self, connection: sqlite3.Connection) -> None:
         """Forget the fresh messages if the queue command has given them rows."""
-        if connection.execute("select message from filed").fetchone()[0] > self._known():
+        if connection.execute("select message from filed").fetchone()[0] > self.filed:
             self.file(connection)
 
-    def _known(self) -> int:
+    @property
+    def filed(self) -> int:
+        """The id up to which all messages have rows, as far as this transaction knows."""
         return max(self.fresh.filed, self._filed)
 
     def _forget(self) -> None:
