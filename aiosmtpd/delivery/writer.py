@@ -45,7 +45,10 @@ COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
 GATHER = 0.001
-"""Seconds to wait for more tasks if the last batches had more than twice as many."""
+"""Seconds to wait for more tasks if the last batches had more."""
+
+GATHERINGS = 5
+"""How often, at most, to wait so while more tasks come."""
 
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
@@ -237,13 +240,21 @@ class Writer:
                 task = self._wait(connection)
         if not any(task.urgent for task in batch):
             self._seek_company(batch)
-        elif len(batch) < self._usual // 2:
+        elif 2 < self._usual > len(batch):
+            self._gather(batch)
+        self._usual = max(len(batch), self._usual // 2)
+        return batch
+
+    def _gather(self, batch: list[Task]) -> None:
+        """Wait while more tasks come, until there are as many as usual."""
+        for _ in range(GATHERINGS):
+            before = len(batch)
             # Not a wait for each task: to wake up costs more than the work for one.
             sleep(GATHER)
             with suppress(Empty):
                 self._collect(batch, self._tasks.get_nowait())
-        self._usual = max(len(batch), self._usual // 2)
-        return batch
+            if len(batch) >= self._usual or len(batch) == before:
+                return
 
     def _seek_company(self, batch: list[Task]) -> None:
         """Wait a moment for more tasks, unless one of the batch is urgent."""
