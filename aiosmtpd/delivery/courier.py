@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.lane import Lane
 from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of, text_of
 from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.outlets.python import PythonOutlet
@@ -53,32 +54,6 @@ class Tried(NamedTuple):
 
     failures: Mapping[str, Later | Never]
     is_down: bool = False
-
-
-class Lane:
-    """A route at work: its tries that run, and its outlet once it is open."""
-
-    def __init__(self, route: Route) -> None:
-        self.route = route
-        self.running = self.ending = 0
-        self.due = math.inf
-        """When its next row is due, in seconds since 1970, as of the last look at the spool."""
-        self.is_open = False
-        self.error = "the route is down"
-        self.bugs: set[type[BaseException]] = set()
-        """The exceptions of the user's function that were logged with a traceback."""
-        self.opening = asyncio.Lock()
-        self.direct = asyncio.Semaphore(route.concurrency)
-
-    @property
-    def is_busy(self) -> bool:
-        """True if no more tries may run now."""
-        return self.running >= self.route.concurrency
-
-    def may_begin(self) -> bool:
-        """Return True if a try may begin now."""
-        # Breakers do not use the wall clock, which may be set back.
-        return not self.is_busy and self.route.breaker.allows(time.monotonic())
 
 
 class Courier:
@@ -343,7 +318,7 @@ class Courier:
         free = 0
         for route in self._routes.by_name.values():
             lane = self._lanes.get(route.name)
-            free += route.concurrency - (lane.running if lane is not None else 0)
+            free += max(0, lane.room) if lane is not None else route.concurrency
             free += ENDING if route.name in self._expiring else 0
         return max(1, min(free, MORE))
 
@@ -438,6 +413,7 @@ class Courier:
     async def _deliver(self, job: Job, lane: Lane) -> None:
         route, missing = lane.route, job.item.recipients
         began = time.monotonic()
+        is_running = True
         try:
             if self._spool.is_suspect(job):
                 tried = await self._try_suspect(job, lane)
@@ -445,6 +421,9 @@ class Courier:
                 tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
+            is_running = False
+            lane.has_tried()
+            self._rouse()
             await self._ledger.conclude(job, route, tried.failures, time.monotonic() - began)
         except SpoolLost:
             raise
@@ -455,7 +434,10 @@ class Courier:
             route.breaker.abandon()
             raise
         finally:
-            lane.running -= 1
+            if is_running:
+                lane.running -= 1
+            else:
+                lane.writing -= 1
 
     async def _try_suspect(self, job: Job, lane: Lane) -> Tried:
         """Try a message that may have ended the process before: count the try when it begins."""

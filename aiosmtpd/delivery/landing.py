@@ -26,6 +26,8 @@ class Landing:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience: float = math.inf) -> None:
         self.loop = loop
+        self.bell: Callable[[], None] = self.ring
+        """:meth:`ring`, the same object each time."""
         self._arrived: deque[Call] = deque()
         self._is_due = False
         self._patience = patience
@@ -60,17 +62,25 @@ class Landing:
     def wait(self, outcome: Outcome[T]) -> asyncio.Future[T]:
         """Return a future of the loop with the result. Cancelling it leaves *outcome* alone."""
         here: asyncio.Future[T] = self.loop.create_future()
+        outcome.bell = self.bell
         outcome.add_done_callback(partial(self._land, here))
+        if outcome.done():
+            # It may have been before it got the bell.
+            self.ring()
         return here
 
     def _land(self, here: asyncio.Future[Any], outcome: Outcome[Any]) -> None:
         """Called in the thread that has the result."""
-        self.deliver(settle, here, outcome)
+        self.leave(settle, here, outcome)
 
-    def deliver(self, function: Callable[..., object], *args: object) -> None:
-        """Let the loop make a call, which raises nothing; do nothing if it is closed."""
+    def leave(self, function: Callable[..., object], *args: object) -> None:
+        """Let the loop make a call, which raises nothing, after the next :meth:`ring`."""
+        self._arrived.append((function, args))
+
+    def ring(self) -> None:
+        """Wake the loop for the calls that were left; do nothing if it is closed."""
         try:
-            self.call([(function, args)])
+            self.call([])
         except RuntimeError:
             # With the loop, all that waited has ended.
             pass
@@ -78,7 +88,7 @@ class Landing:
     def call(self, calls: list[Call]) -> None:
         """Let the loop make these calls, which raise nothing; RuntimeError if it is closed."""
         self._arrived.extend(calls)
-        if not self._is_due:
+        if self._arrived and not self._is_due:
             self._is_due = True
             try:
                 self.loop.call_soon_threadsafe(self._hand_out)
@@ -112,10 +122,11 @@ class Parcel:
     It has the methods that a task of the spool calls, like :class:`Outcome`, in one object less.
     """
 
-    __slots__ = ("_is_wanted", "_landing", "here")
+    __slots__ = ("_is_wanted", "_landing", "bell", "here")
 
     def __init__(self, landing: Landing) -> None:
         self.here: asyncio.Future[Any] = landing.loop.create_future()
+        self.bell: Callable[[], object] | None = landing.bell
         self._landing = landing
         self._is_wanted = True
 
@@ -129,10 +140,10 @@ class Parcel:
         return self._is_wanted
 
     def set_result(self, result: Any) -> None:
-        self._landing.deliver(_end, self.here, result, None)
+        self._landing.leave(_end, self.here, result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        self._landing.deliver(_end, self.here, None, exception)
+        self._landing.leave(_end, self.here, None, exception)
 
 
 class Ferry:

@@ -22,9 +22,11 @@ class Outcome(Generic[T]):
     message's way to the thread of the spool and back.
     """
 
-    __slots__ = ("_callbacks", "_error", "_state", "_value")
+    __slots__ = ("_callbacks", "_error", "_state", "_value", "bell")
 
     def __init__(self) -> None:
+        self.bell: Callable[[], object] | None = None
+        """The thread that has the task calls this once for all results of a commit."""
         self._state = _WAITING
         self._value: Any = None
         self._error: BaseException | None = None

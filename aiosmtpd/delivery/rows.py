@@ -132,7 +132,8 @@ def put_fresh(connection: sqlite3.Connection, puts: Sequence[Put]) -> None:
         put.number = tally.next_number()
     for lot in _lots(puts):
         values = [value for put in lot for value in (put.number, *put.message)]
-        connection.execute(_INSERT[len(lot)], values)
+        # Not execute(): it gives the lock away once more, to ask for the id of the last row.
+        connection.executemany(_INSERT[len(lot)], [values])
     tally.add_fresh(puts)
 
 
@@ -302,7 +303,7 @@ def end(connection: sqlite3.Connection, ends: Sequence[Done]) -> None:
 def _end_fresh(connection: sqlite3.Connection, numbers: Sequence[int], different: int) -> bool:
     """Remove messages if all are there and fresh: they have no rows in ``delivery``."""
     values = (*[number >> NUMBER_BITS for number in numbers], different)
-    return connection.execute(_END_FRESH[len(numbers)], values).rowcount == different
+    return connection.executemany(_END_FRESH[len(numbers)], [values]).rowcount == different
 
 
 def remove_delivered(

@@ -37,7 +37,7 @@ from aiosmtpd.delivery.lock import FolderLock
 from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.rows import DIED as DIED
 from aiosmtpd.delivery.tally import Fresh as Fresh, Job as Job, Tally
-from aiosmtpd.delivery.writer import Receiver, Task, Writer
+from aiosmtpd.delivery.writer import Receiver, Task, Writer, ring
 
 LOOK = 0.5
 """Seconds for which the free space of the disk is remembered."""
@@ -327,7 +327,16 @@ class Spool:
     def counts(self) -> Future[Counts]:
         """Count what is in the spool."""
         future: Future[Counts] = Future()
-        self._submit(Task(future, self._count, writes=False))
+
+        def pass_on(outcome: Outcome[Counts]) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            if (error := outcome.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(outcome.result())
+
+        self._ask(self._count, writes=False).add_done_callback(pass_on)
         return future
 
     def _change(
@@ -357,6 +366,7 @@ class Spool:
             writer.submit(task)
         else:
             task.refuse(SpoolError(f"The spool {self.folder} is closed: open it"), undone=True)
+            ring([task])
 
     def _make_folders(self) -> None:
         make_folder(self.folder)

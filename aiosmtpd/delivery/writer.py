@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
@@ -44,11 +44,8 @@ UNSYNCED = 1.0
 COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
-GATHER = 0.001
-"""Seconds to wait for more tasks if the last batches had more."""
-
-GATHERINGS = 5
-"""How often, at most, to wait so while more tasks come."""
+GATHER, LONGEST_GATHER = 0.00025, 0.004
+"""Seconds to wait for more messages, for each that is usual, and at most."""
 
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
@@ -71,7 +68,10 @@ Together = Callable[[sqlite3.Connection, list[Any]], None]
 
 
 class Receiver(Protocol):
-    """An object that gets the result of a task, in the thread: a Future, or one that is lighter."""
+    """An object that gets the result of a task, in the thread: an Outcome, or a Parcel."""
+
+    bell: Callable[[], object] | None
+    """Called after the result has come, once for all of a commit that have the same one."""
 
     def set_running_or_notify_cancel(self) -> bool:
         """Return False if the task is not wanted any more: it is not run then."""
@@ -87,7 +87,8 @@ class Task:
     """One piece of work: a function of the connection, and the receiver of its result.
 
     *size* is in bytes. *dropped* is called if the work has certainly not been done. With
-    *together*, this is called for all such tasks of a commit, before the work of the others. A task
+    *together*, this is called for all such tasks of a commit, before the work of the others; it
+    begins with a statement that changes rows. A task
     that is not *urgent* waits a moment for others. It may be undone if the power fails soon after
     its commit.
     """
@@ -129,6 +130,14 @@ class Task:
         if undone and self.dropped:
             self.dropped()
         self.receiver.set_exception(error)
+
+
+def ring(tasks: Iterable[Task]) -> None:
+    """Call the bells of these tasks, which have their results."""
+    # Only now: a bell may be given while the task runs.
+    for bell in {task.receiver.bell for task in tasks}:
+        if bell is not None:
+            bell()
 
 
 class Writer:
@@ -174,6 +183,7 @@ class Writer:
                 self._tasks.put(task)
                 return
         task.refuse(self._refusal(), undone=True)
+        ring([task])
 
     def stop(self) -> None:
         """Wait for the tasks that were added, and close the database."""
@@ -203,6 +213,8 @@ class Writer:
     def _run(self) -> None:
         connection = self._connection
         del self._connection
+        # The first statement that changes rows begins a transaction: see _begin().
+        connection.isolation_level = "IMMEDIATE"
         try:
             while batch := self._next_batch(connection):
                 self._commit(connection, batch)
@@ -224,13 +236,14 @@ class Writer:
             while True:
                 task = self._tasks.get_nowait()
                 if task is not None and task.receiver.set_running_or_notify_cancel():
-                    task.refuse(self._refusal(), undone=True)
+                    self._refuse([task], self._refusal(), undone=True)
 
     def _next_batch(self, connection: sqlite3.Connection) -> list[Task]:
         """Wait for work and return all that waits, within limits; an empty list ends the thread.
 
         The sessions whose messages were committed together send their next ones together too. The
-        first of these would be alone in a commit, while the others wait for its sync.
+        first of these would be alone in a commit, while the others wait for its sync. Each commit
+        also stops the event loop several times, because Python has one lock for all threads.
         """
         batch: list[Task] = []
         task = self._wait(connection)
@@ -238,23 +251,19 @@ class Writer:
             self._collect(batch, task)
             if not batch:
                 task = self._wait(connection)
-        if not any(task.urgent for task in batch):
-            self._seek_company(batch)
-        elif 2 < self._usual > len(batch):
-            self._gather(batch)
-        self._usual = max(len(batch), self._usual // 2)
-        return batch
-
-    def _gather(self, batch: list[Task]) -> None:
-        """Wait while more tasks come, until there are as many as usual."""
-        for _ in range(GATHERINGS):
-            before = len(batch)
+        usual, urgent = self._usual, _urgent(batch)
+        if 2 < usual > urgent:
             # Not a wait for each task: to wake up costs more than the work for one.
-            sleep(GATHER)
+            sleep(min(usual * GATHER, LONGEST_GATHER))
             with suppress(Empty):
                 self._collect(batch, self._tasks.get_nowait())
-            if len(batch) >= self._usual or len(batch) == before:
-                return
+            urgent = _urgent(batch)
+        elif not urgent:
+            self._seek_company(batch)
+            urgent = _urgent(batch)
+        if urgent:
+            self._usual = max(urgent, usual - usual // 4)
+        return batch
 
     def _seek_company(self, batch: list[Task]) -> None:
         """Wait a moment for more tasks, unless one of the batch is urgent."""
@@ -298,15 +307,15 @@ class Writer:
         if self.failed is not None:
             self._refuse(batch, self._refusal(), undone=True)
             return
-        writes = any(task.writes for task in batch)
         before = connection.total_changes
         undone = True
         try:
             self._choose_sync(connection, batch)
-            connection.execute("begin immediate" if writes else "begin")
+            _begin(connection, batch)
             _work(connection, batch)
             undone = False
-            connection.execute("commit")
+            # In one step, where execute() takes three: Python gives its lock away in each.
+            connection.commit()
         except Exception as error:
             self._roll_back(connection, batch, error, undone=undone or is_full(error))
             return
@@ -320,6 +329,7 @@ class Writer:
                 task.receiver.set_result(task.value)
             else:
                 task.refuse(task.error, undone=True)
+        ring(batch)
 
     def _choose_sync(self, connection: sqlite3.Connection, batch: list[Task]) -> None:
         """Let the next commit wait for a sync of the disk if a task of it needs that.
@@ -356,6 +366,7 @@ class Writer:
     def _refuse(self, batch: list[Task], error: Exception, *, undone: bool) -> None:
         for task in batch:
             task.refuse(error, undone=undone)
+        ring(batch)
 
     def _after(self, connection: sqlite3.Connection) -> None:
         """Keep the files small while there is work."""
@@ -415,6 +426,18 @@ class Writer:
 
 _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
+
+
+def _urgent(batch: list[Task]) -> int:
+    return sum([task.urgent for task in batch])
+
+
+def _begin(connection: sqlite3.Connection, batch: list[Task]) -> None:
+    """Begin a transaction, unless the first statement of the batch does it."""
+    if not any(task.writes for task in batch):
+        connection.execute("begin")
+    elif all(task.together is None for task in batch):
+        connection.execute("begin immediate")
 
 
 def _work(connection: sqlite3.Connection, batch: list[Task]) -> None:
