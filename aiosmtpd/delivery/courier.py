@@ -106,6 +106,7 @@ class Courier:
 
     def start(self) -> None:
         """Start the thread; return when its loop runs."""
+        self._spool.on_stored = self.wake
         self._thread = threading.Thread(target=self._main, name="aiosmtpd courier", daemon=True)
         self._thread.start()
         self._started.wait()
@@ -141,7 +142,8 @@ class Courier:
             return
         self._awake = True
         try:
-            self._loop.call_soon_threadsafe(self._rouse)
+            # With one wake-up for this and for the results of the same commit.
+            self.landing.call([(self._rouse, ())])
         except RuntimeError:
             # The loop has ended.
             pass

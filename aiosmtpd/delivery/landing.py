@@ -33,7 +33,6 @@ class Landing:
         self._patience = patience
         self._patient: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._due_once: set[Callable[[], object]] = set()
 
     def expect(self) -> Parcel:
         """Return a parcel; its ``here`` raises TimeoutError after *patience* seconds.
@@ -97,16 +96,6 @@ class Landing:
                 self._is_due = False
                 self._arrived.clear()
                 raise
-
-    def call_once(self, function: Callable[[], object]) -> None:
-        """Call *function* after this turn of the loop, once for all that ask for it until then."""
-        if function not in self._due_once:
-            self._due_once.add(function)
-            self.loop.call_soon(self._call_once, function)
-
-    def _call_once(self, function: Callable[[], object]) -> None:
-        self._due_once.discard(function)
-        function()
 
     def _hand_out(self) -> None:
         # In this order: a call that comes from now on asks for another turn.

@@ -91,6 +91,8 @@ class Spool:
         self.max_wait = max_wait
         self.commits = 0
         """Transactions that have changed the database, since this object was made."""
+        self.on_stored: Callable[[], object] | None = None
+        """Called in the thread of the spool after a transaction that has stored messages."""
         self.batches: dict[int, int] = {}
         """How many transactions have stored so many messages, by that number."""
         self._large = os.path.join(self.folder, "large")
@@ -415,6 +417,8 @@ class Spool:
         for queue_id in self._tally.apply():
             with suppress(OSError):
                 os.unlink(os.path.join(self._large, queue_id))
+        if number and self.on_stored is not None:
+            self.on_stored()
 
     def _look_at_disk(self) -> None:
         writer, now = self._writer, time.monotonic()
