@@ -44,8 +44,11 @@ UNSYNCED = 1.0
 COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
-GATHER, LONGEST_GATHER = 0.00025, 0.004
-"""Seconds to wait for more messages, for each that is usual, and at most."""
+GATHER = 0.0015
+"""Seconds to wait for more messages if the last batches had more, and again while more come."""
+
+SHARE, LONGEST_GATHER = 0.001, 0.012
+"""Seconds of that, at most: for each message that is usual above two, and in all."""
 
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
@@ -252,11 +255,8 @@ class Writer:
             if not batch:
                 task = self._wait(connection)
         usual, urgent = self._usual, _urgent(batch)
-        if 2 < usual > urgent:
-            # Not a wait for each task: to wake up costs more than the work for one.
-            sleep(min(usual * GATHER, LONGEST_GATHER))
-            with suppress(Empty):
-                self._collect(batch, self._tasks.get_nowait())
+        if batch and 2 < usual > urgent:
+            self._gather(batch, min((usual - 2) * SHARE, LONGEST_GATHER))
             urgent = _urgent(batch)
         elif not urgent:
             self._seek_company(batch)
@@ -264,6 +264,18 @@ class Writer:
         if urgent:
             self._usual = max(urgent, usual - usual // 4)
         return batch
+
+    def _gather(self, batch: list[Task], left: float) -> None:
+        """Wait for more tasks, at most so many seconds, and only while more messages come."""
+        while left > 0 and len(batch) < ROWS:
+            before = _urgent(batch)
+            # Not a wait for each task: to wake up costs more than the work for one.
+            sleep(min(GATHER, left))
+            left -= GATHER
+            with suppress(Empty):
+                self._collect(batch, self._tasks.get_nowait())
+            if 0 < before == _urgent(batch):
+                return
 
     def _seek_company(self, batch: list[Task]) -> None:
         """Wait a moment for more tasks, unless one of the batch is urgent."""
