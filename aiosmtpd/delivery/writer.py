@@ -255,11 +255,13 @@ class Writer:
             if not batch:
                 task = self._wait(connection)
         usual, urgent = self._usual, _urgent(batch)
-        if batch and 2 < usual > urgent:
-            self._gather(batch, min((usual - 2) * SHARE, LONGEST_GATHER))
-            urgent = _urgent(batch)
-        elif not urgent:
+        if not urgent:
             self._seek_company(batch)
+            urgent = _urgent(batch)
+        if urgent and 2 < usual > urgent:
+            # A crash repeats deliveries whose ends are not committed: these wait for one step.
+            longest = LONGEST_GATHER if urgent == len(batch) else GATHER
+            self._gather(batch, min((usual - 2) * SHARE, longest))
             urgent = _urgent(batch)
         if urgent:
             self._usual = max(urgent, usual - usual // 4)
@@ -267,15 +269,14 @@ class Writer:
 
     def _gather(self, batch: list[Task], left: float) -> None:
         """Wait for more tasks, at most so many seconds, and only while more messages come."""
-        while left > 0 and len(batch) < ROWS:
+        before = 0
+        while left > 0 and before < _urgent(batch) and len(batch) < ROWS:
             before = _urgent(batch)
             # Not a wait for each task: to wake up costs more than the work for one.
             sleep(min(GATHER, left))
             left -= GATHER
             with suppress(Empty):
                 self._collect(batch, self._tasks.get_nowait())
-            if 0 < before == _urgent(batch):
-                return
 
     def _seek_company(self, batch: list[Task]) -> None:
         """Wait a moment for more tasks, unless one of the batch is urgent."""
