@@ -19,7 +19,9 @@ from typing import Any, NamedTuple, TypeVar
 from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never, in_private
 from aiosmtpd.delivery.landing import Landing
-from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of, text_of
+from aiosmtpd.delivery.lane import Lane
+from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.outlets.python import PythonOutlet
 from aiosmtpd.delivery.route import Route, Routes
 from aiosmtpd.delivery.spool import DIED, Job, Spool, SpoolError
@@ -52,39 +54,6 @@ class Tried(NamedTuple):
 
     failures: Mapping[str, Later | Never]
     is_down: bool = False
-
-
-class Lane:
-    """A route at work: its tries that run, and its outlet once it is open."""
-
-    def __init__(self, route: Route) -> None:
-        self.route = route
-        self.running = self.ending = 0
-        self.due = math.inf
-        """When its next row is due, in seconds since 1970, as of the last look at the spool."""
-        self.is_open = False
-        self.failure: Later | Never = Later("the route is down")
-        """The last failure of the route itself."""
-        self.bugs: set[type[BaseException]] = set()
-        """The exceptions of the user's function that were logged with a traceback."""
-        self.opening = asyncio.Lock()
-        self.turns = asyncio.Semaphore(route.concurrency)
-        """Held by each try: direct deliveries and those of the spool share the concurrency."""
-
-    @property
-    def error(self) -> str:
-        """The text of the last failure of the route itself."""
-        return text_of(self.failure)
-
-    @property
-    def is_busy(self) -> bool:
-        """True if no more tries may run now."""
-        return self.running >= self.route.concurrency
-
-    def may_begin(self) -> bool:
-        """Return True if a try may begin now."""
-        # Breakers do not use the wall clock, which may be set back.
-        return not self.is_busy and self.route.breaker.allows(time.monotonic())
 
 
 class Courier:
@@ -137,6 +106,7 @@ class Courier:
 
     def start(self) -> None:
         """Start the thread; return when its loop runs."""
+        self._spool.on_stored = self.wake
         self._thread = threading.Thread(target=self._main, name="aiosmtpd courier", daemon=True)
         self._thread.start()
         self._started.wait()
@@ -172,7 +142,8 @@ class Courier:
             return
         self._awake = True
         try:
-            self._loop.call_soon_threadsafe(self._rouse)
+            # With one wake-up for this and for the results of the same commit.
+            self.landing.call([(self._rouse, ())])
         except RuntimeError:
             # The loop has ended.
             pass
@@ -301,10 +272,10 @@ class Courier:
     def _claimed(self) -> frozenset[int]:
         return frozenset(self._running)
 
-    async def _asked(self, future: Future[T]) -> T:
+    async def _asked(self, outcome: Outcome[T]) -> T:
         """Wait for the spool; raises SpoolLost if it has failed for good, else SpoolError."""
         try:
-            return await self.landing.wait(future)
+            return await self.landing.wait(outcome)
         except Exception as error:
             if self._spool.failed is not None:
                 raise SpoolLost from error
@@ -350,7 +321,7 @@ class Courier:
         free = 0
         for route in self._routes.by_name.values():
             lane = self._lanes.get(route.name)
-            free += route.concurrency - (lane.running if lane is not None else 0)
+            free += max(0, lane.room) if lane is not None else route.concurrency
             free += ENDING if route.name in self._expiring else 0
         return max(1, min(free, MORE))
 
@@ -444,6 +415,7 @@ class Courier:
 
     async def _deliver(self, job: Job, lane: Lane) -> None:
         route, missing = lane.route, job.item.recipients
+        is_running = True
         try:
             async with lane.turns:
                 began = time.monotonic()
@@ -453,6 +425,9 @@ class Courier:
                     tried = await self._try(lane, job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
+            is_running = False
+            lane.has_tried()
+            self._rouse()
             await self._ledger.conclude(job, route, tried.failures, time.monotonic() - began)
         except SpoolLost:
             raise
@@ -463,7 +438,10 @@ class Courier:
             route.breaker.abandon()
             raise
         finally:
-            lane.running -= 1
+            if is_running:
+                lane.running -= 1
+            else:
+                lane.writing -= 1
 
     async def _try_suspect(self, job: Job, lane: Lane) -> Tried:
         """Try a message that may have ended the process before: count the try when it begins."""

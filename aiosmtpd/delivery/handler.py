@@ -263,16 +263,16 @@ class Delivery:
             raise Refused(CLOSED) from error
         return await self._ready()
 
-    def _landing_here(self) -> Landing:
-        """Return the landing of the running loop: servers in several threads may have this."""
-        loop, landing = asyncio.get_running_loop(), self._landing
+    def _landing_on(self, loop: asyncio.AbstractEventLoop) -> Landing:
+        """Return the landing of a running loop: servers in several threads may have this."""
+        landing = self._landing
         if landing is None or landing.loop is not loop:
             landing = self._landing = Landing(loop, PATIENCE)
         return landing
 
-    def _ferry_to(self, courier: Courier) -> Ferry:
-        """Return the ferry from the running loop to that of the courier."""
-        here, ferry = self._landing_here(), self._ferry
+    def _ferry_to(self, courier: Courier, loop: asyncio.AbstractEventLoop) -> Ferry:
+        """Return the ferry from a running loop to that of the courier."""
+        here, ferry = self._landing_on(loop), self._ferry
         if ferry is None or ferry.here is not here or ferry.there is not courier.landing:
             ferry = self._ferry = Ferry(here, courier.landing)
         return ferry
@@ -300,7 +300,8 @@ class Delivery:
         for option in mail_options:
             if (name := option.partition("=")[0].upper()) in NOT_KEPT:
                 return f"{UNSUPPORTED} {name}"
-        await self._ready()
+        if self._courier is None:
+            await self._ready()
         try:
             has_room = self._spool.has_room()
         except OSError as error:
@@ -340,7 +341,7 @@ class Delivery:
         self, server: Any, session: Session, envelope: Envelope, body: Any
     ) -> Any:
         """Store the message while it comes, or deliver it directly; reply when it is safe."""
-        courier = await self._ready()
+        courier = self._courier or await self._ready()
         parts = self._parts(envelope.rcpt_tos)
         queue_id = new_queue_id()
         # The id in the Received field: the log and ``aiosmtpd queue`` have it too.
@@ -349,8 +350,11 @@ class Delivery:
         incoming = Incoming(self._spool, queue_id, fields, server.limits.max_hops)
         try:
             async for piece in body:
-                await incoming.add(piece)
-            content = await incoming.finish()
+                if incoming.add(piece):
+                    await incoming.write()
+                if getattr(body, "at_end", False):
+                    break
+            content = incoming.whole() if incoming.is_small() else await incoming.finish()
             arrival = arrival_of(server, session, envelope)
             sender = envelope.mail_from or "<>"
             message = _Message(queue_id, sender, arrival, content)
@@ -364,6 +368,10 @@ class Delivery:
 
     def _parts(self, recipients: Sequence[str]) -> list[_Part]:
         """Return the routes of the recipients; raises Refused if one has none."""
+        if len(recipients) == 1:
+            route = self._routes.find(recipients[0])
+            if route is not None and not route.rejects:
+                return [_Part(route, (recipients[0],))]
         found: dict[str, tuple[Route, dict[str, None]]] = {}
         for recipient in recipients:
             route = self._routes.find(recipient)
@@ -397,14 +405,14 @@ class Delivery:
                 # A hook of a subclass may accept recipients whose routes need a reply each.
                 stored.append(part)
             else:
-                tried = await self._try(courier, part, message)
+                tried = await self._try(server, courier, part, message)
                 left, said = _sorted(part, tried, each)
                 if left:
                     stored.append(_Part(part.route, left))
                 replies |= dict.fromkeys(part.recipients, _delivered(message.queue_id)) | said
                 replies = {name: reply for name, reply in replies.items() if name not in left}
         if stored:
-            reply = await self._store(courier, message, stored)
+            reply = await self._store(server, message, stored)
             for part in stored:
                 replies |= dict.fromkeys(part.recipients, reply)
             if not each:
@@ -412,18 +420,18 @@ class Delivery:
         said_to = [replies[recipient] for recipient in recipients]
         return said_to if each else said_to[0]
 
-    async def _try(self, courier: Courier, part: _Part, message: _Message) -> Tried:
+    async def _try(self, server: Any, courier: Courier, part: _Part, message: _Message) -> Tried:
         timeout = min(part.route.timeout, PATIENCE)
         item = message.item(part.recipients)
         try:
-            ferry = self._ferry_to(courier)
+            ferry = self._ferry_to(courier, server.loop)
             return await ferry.run(courier.try_directly, part.route, item, timeout)
         except RuntimeError as error:
             # The courier ends.
             return Tried(dict.fromkeys(part.recipients, Later(str(error))), is_down=True)
 
-    async def _store(self, courier: Courier, message: _Message, parts: list[_Part]) -> str:
-        began, landing = time.monotonic(), self._landing_here()
+    async def _store(self, server: Any, message: _Message, parts: list[_Part]) -> str:
+        began, landing = time.monotonic(), self._landing_on(server.loop)
         stored = landing.expect()
         self._spool.put_for(
             stored,
@@ -443,8 +451,6 @@ class Delivery:
             return NOT_STORED
         except SpoolError as error:
             return self._why_not(error)
-        # Once for a commit: each wake-up would interrupt this thread.
-        landing.call_once(courier.wake)
         self._tell_stored(message, time.monotonic() - began)
         return f"250 2.0.0 OK queued as {message.queue_id}"
 

@@ -31,27 +31,33 @@ class Incoming:
         self._large: Large | None = None
         self._writing: asyncio.Future[Any] | None = None
 
-    async def add(self, piece: bytes) -> None:
-        """Add a piece; raises OSError if the disk takes nothing, and Refused."""
+    def add(self, piece: bytes) -> bool:
+        """Add a piece; return True if :meth:`write` must be called before the next one."""
         self._pieces.append(piece)
         self._waiting += len(piece)
-        if self._waiting > LARGE:
-            await self._write()
+        return self._waiting > LARGE
 
-    async def finish(self) -> bytes | Large:
-        """Return the message: as bytes, or as a file that is on the disk."""
-        if self._large is None and self._waiting + len(self._fields) <= LARGE:
-            message = self._take()
-            self._check_hops(message)
-            return self._fields + message
-        await self._write()
+    def is_small(self) -> bool:
+        """Return True if all that came so far stays in memory."""
+        return self._large is None and self._waiting + len(self._fields) <= LARGE
+
+    def whole(self) -> bytes:
+        """Return the message if it is small; raises Refused."""
+        message = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._check_hops(message)
+        return self._fields + message
+
+    async def finish(self) -> Large:
+        """Return the message, if it is not small, as a file that is on the disk."""
+        await self.write()
         large = self._large
         if large is None:
             raise RuntimeError("the file of the message is missing")
         await self._in_thread(large.finish)
         return large
 
-    async def _write(self) -> None:
+    async def write(self) -> None:
+        """Write to the file; raises OSError if the disk takes nothing, and Refused."""
         data = self._take()
         if self._large is None:
             self._check_hops(data)
@@ -82,13 +88,15 @@ class Incoming:
 
     def discard(self) -> None:
         """Remove the file, once no thread writes to it; nothing is left behind."""
-        if self._writing is not None and not self._writing.done():
+        if self._writing is None:
+            return
+        if not self._writing.done():
             self._writing.add_done_callback(self._remove)
         else:
             self._remove(self._writing)
 
-    def _remove(self, writing: asyncio.Future[Any] | None) -> None:
-        if writing is not None and not writing.cancelled():
+    def _remove(self, writing: asyncio.Future[Any]) -> None:
+        if not writing.cancelled():
             # Mark it as seen.
             writing.exception()
         if self._large is not None:

@@ -157,9 +157,9 @@ class Arrival:
 
 def seen_by(arrival: Arrival, recipients: tuple[str, ...]) -> Arrival:
     """Return the facts without the addresses of recipients whose mail goes to other places."""
-    if arrival.rcpt_options.keys() <= set(recipients):
-        return arrival
     options = arrival.rcpt_options
+    if not options or options.keys() <= set(recipients):
+        return arrival
     return attrs.evolve(
         arrival, rcpt_options={to: said for to, said in options.items() if to in recipients}
     )

@@ -6,9 +6,10 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import Future
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
+
+from aiosmtpd.delivery.outcome import Outcome
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,20 +18,21 @@ Call = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class Landing:
-    """Brings calls, and the results of futures of other threads, into *loop*.
+    """Brings calls, and the outcomes of tasks of other threads, into *loop*.
 
-    A commit of the spool resolves the futures of many messages at once. ``asyncio.wrap_future()``
+    A commit of the spool has the outcomes of many messages at once. ``asyncio.wrap_future()``
     would write to the loop's own socket for each of them.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, patience: float = math.inf) -> None:
         self.loop = loop
+        self.bell: Callable[[], None] = self.ring
+        """:meth:`ring`, the same object each time."""
         self._arrived: deque[Call] = deque()
         self._is_due = False
         self._patience = patience
         self._patient: deque[tuple[float, asyncio.Future[Any]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._due_once: set[Callable[[], object]] = set()
 
     def expect(self) -> Parcel:
         """Return a parcel; its ``here`` raises TimeoutError after *patience* seconds.
@@ -56,20 +58,28 @@ class Landing:
         if patient:
             self._timer = self.loop.call_at(patient[0][0], self._lose_patience)
 
-    def wait(self, future: Future[T]) -> asyncio.Future[T]:
-        """Return a future of the loop with the same result. Cancelling it leaves *future* alone."""
+    def wait(self, outcome: Outcome[T]) -> asyncio.Future[T]:
+        """Return a future of the loop with the result. Cancelling it leaves *outcome* alone."""
         here: asyncio.Future[T] = self.loop.create_future()
-        future.add_done_callback(partial(self._land, here))
+        outcome.bell = self.bell
+        outcome.add_done_callback(partial(self._land, here))
+        if outcome.done():
+            # It may have been before it got the bell.
+            self.ring()
         return here
 
-    def _land(self, here: asyncio.Future[Any], future: Future[Any]) -> None:
+    def _land(self, here: asyncio.Future[Any], outcome: Outcome[Any]) -> None:
         """Called in the thread that has the result."""
-        self.deliver(settle, here, future)
+        self.leave(settle, here, outcome)
 
-    def deliver(self, function: Callable[..., object], *args: object) -> None:
-        """Let the loop make a call, which raises nothing; do nothing if it is closed."""
+    def leave(self, function: Callable[..., object], *args: object) -> None:
+        """Let the loop make a call, which raises nothing, after the next :meth:`ring`."""
+        self._arrived.append((function, args))
+
+    def ring(self) -> None:
+        """Wake the loop for the calls that were left; do nothing if it is closed."""
         try:
-            self.call([(function, args)])
+            self.call([])
         except RuntimeError:
             # With the loop, all that waited has ended.
             pass
@@ -77,7 +87,7 @@ class Landing:
     def call(self, calls: list[Call]) -> None:
         """Let the loop make these calls, which raise nothing; RuntimeError if it is closed."""
         self._arrived.extend(calls)
-        if not self._is_due:
+        if self._arrived and not self._is_due:
             self._is_due = True
             try:
                 self.loop.call_soon_threadsafe(self._hand_out)
@@ -86,16 +96,6 @@ class Landing:
                 self._is_due = False
                 self._arrived.clear()
                 raise
-
-    def call_once(self, function: Callable[[], object]) -> None:
-        """Call *function* after this turn of the loop, once for all that ask for it until then."""
-        if function not in self._due_once:
-            self._due_once.add(function)
-            self.loop.call_soon(self._call_once, function)
-
-    def _call_once(self, function: Callable[[], object]) -> None:
-        self._due_once.discard(function)
-        function()
 
     def _hand_out(self) -> None:
         # In this order: a call that comes from now on asks for another turn.
@@ -108,14 +108,14 @@ class Landing:
 class Parcel:
     """A result on its way into a future of the loop, ``here``.
 
-    It is what a task of another thread knows of a ``concurrent.futures.Future``, which would take
-    longer to make than the rest of the way: each has a lock of its own.
+    It has the methods that a task of the spool calls, like :class:`Outcome`, in one object less.
     """
 
-    __slots__ = ("_is_wanted", "_landing", "here")
+    __slots__ = ("_is_wanted", "_landing", "bell", "here")
 
     def __init__(self, landing: Landing) -> None:
         self.here: asyncio.Future[Any] = landing.loop.create_future()
+        self.bell: Callable[[], object] | None = landing.bell
         self._landing = landing
         self._is_wanted = True
 
@@ -129,10 +129,10 @@ class Parcel:
         return self._is_wanted
 
     def set_result(self, result: Any) -> None:
-        self._landing.deliver(_end, self.here, result, None)
+        self._landing.leave(_end, self.here, result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        self._landing.deliver(_end, self.here, None, exception)
+        self._landing.leave(_end, self.here, None, exception)
 
 
 class Ferry:
@@ -233,7 +233,7 @@ def _bring(here: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:
         settle(here, task)
 
 
-def settle(here: asyncio.Future[Any], ended: Future[Any] | asyncio.Future[Any]) -> None:
+def settle(here: asyncio.Future[Any], ended: Outcome[Any] | asyncio.Future[Any]) -> None:
     """Give *here* the result of a future that is done, unless nothing waits for it any more."""
     if here.done():
         return

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
 from typing import Literal, TypeVar
 
 import attrs
@@ -15,6 +14,7 @@ from aiosmtpd.delivery import report
 from aiosmtpd.delivery.events import Event
 from aiosmtpd.delivery.item import Arrival, Item, Later, Never
 from aiosmtpd.delivery.landing import Landing
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.report import Failure
 from aiosmtpd.delivery.route import Route
 from aiosmtpd.delivery.spool import Duplicate, Job, Spool
@@ -118,7 +118,7 @@ class Ledger:
                 attrs.evolve(event, kind="deferred", recipients=number, error=error, due=due)
             )
 
-        def write(kept: Iterable[str]) -> Future[None]:
+        def write(kept: Iterable[str]) -> Outcome[None]:
             return self._spool.settle(
                 job,
                 due=due or 0.0,
@@ -172,7 +172,7 @@ class Ledger:
             return
         log.info("%s reports the failure of %s to %r", queue_id, item.id, item.sender)
 
-    async def written(self, write: Callable[[], Future[T]]) -> T:
+    async def written(self, write: Callable[[], Outcome[T]]) -> T:
         """Write to the spool, again and again if its disk is full; raises SpoolLost."""
         pause = FIRST_PAUSE
         while True:

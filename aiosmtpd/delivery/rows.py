@@ -8,7 +8,6 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from heapq import nsmallest
-from itertools import chain
 from json.encoder import encode_basestring_ascii as quoted
 from random import choice, uniform
 from time import time
@@ -19,6 +18,7 @@ import attrs
 from aiosmtpd.delivery.database import FRESH, NUMBER_BITS, Duplicate
 from aiosmtpd.delivery.ids import OWN
 from aiosmtpd.delivery.item import Arrival, Item, seen_by
+from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.tally import Job, Tally
 from aiosmtpd.delivery.writer import BYTES
 
@@ -43,36 +43,49 @@ BY_ROUTE = (
 
 
 class Put:
-    """A message to insert: the columns of its row after the id, and of its deliveries.
+    """A message to insert: the columns of its row after the id, and its deliveries.
 
     It is fresh, and has no rows in ``delivery``, if it has one route and is due since it arrived.
     Its queue id must be of :func:`new_queue_id`: that of a fresh message is not compared.
     """
 
-    __slots__ = ("deliveries", "is_fresh", "item", "message", "tally")
+    # fmt: off
+    __slots__ = (
+        "arrival", "content", "due", "held", "is_fresh", "message", "number", "parts", "sender",
+        "size", "tally",
+    )
+    # fmt: on
 
     def __init__(
         self,
         tally: Tally,
-        item: Item,
+        queue_id: str,
+        sender: str,
         arrival: Arrival,
+        content: bytes | Large,
         parts: Sequence[tuple[str, tuple[str, ...]]],
         due: float,
     ) -> None:
         self.tally = tally
-        self.item = item
+        self.sender = sender
+        self.arrival = arrival
+        self.content = content
+        self.parts = parts
+        self.due = due
+        self.number = 0
+        body = content if isinstance(content, bytes) else None
+        self.size = len(content) if isinstance(content, bytes) else content.size
+        self.held = 0 if body is None else self.size
         arrived = float(arrival.time)
-        envelope = f'{{"sender":{quoted(item.sender)},"arrival":{arrival.to_json()}}}'
-        body = item.content if isinstance(item.content, bytes) else None
-        self.deliveries = [(text_of(route), _encoded(to), due) for route, to in parts]
-        is_one = len(parts) == 1 and OWN.fullmatch(item.id) is not None
+        envelope = f'{{"sender":{quoted(sender)},"arrival":{arrival.to_json()}}}'
+        is_one = len(parts) == 1 and OWN.fullmatch(queue_id) is not None
         self.is_fresh = is_one and due == arrived <= time()
-        own = self.deliveries[0][:2] if self.is_fresh else (None, None)
-        self.message = (item.id, arrived, envelope, item.size, *own, body)
+        route, to = (text_of(parts[0][0]), _encoded(parts[0][1])) if self.is_fresh else (None, None)
+        self.message = (queue_id, arrived, envelope, self.size, route, to, body)
 
     def __call__(self, connection: sqlite3.Connection) -> None:
         """Insert one that is not fresh."""
-        queue_id, size = self.item.id, self.item.size
+        queue_id, size = self.message[0], self.size
         if is_known(connection, queue_id):
             raise Duplicate(f"The spool has a message {queue_id} already")
         number = self.tally.next_number()
@@ -81,16 +94,32 @@ class Put:
             "insert into delivery(id, message, queue_id, size, route, recipients, due)"
             " values (?, ?, ?, ?, ?, ?, ?)",
             [
-                (row, number, queue_id, size, *columns)
-                for row, columns in enumerate(self.deliveries, number << NUMBER_BITS)
+                (row, number, queue_id, size, text_of(route), _encoded(to), self.due)
+                for row, (route, to) in enumerate(self.parts, number << NUMBER_BITS)
             ],
         )
-        self.tally.add(size, None)
+        self.tally.add(size)
 
-    def job(self, number: int) -> Job:
-        """Return the job of a fresh one with the id *number*."""
-        route, _, due = self.deliveries[0]
-        return Job(number=number << NUMBER_BITS, route=route, item=self.item, due=due)
+    # For the courier, if it is fresh.
+
+    @property
+    def route(self) -> str:
+        """The name of its route."""
+        route: str = self.message[4] or ""
+        return route
+
+    def job(self) -> Job:
+        """Return the job of its only delivery."""
+        content, to = self.content, self.parts[0][1]
+        item = Item(
+            id=self.message[0],
+            sender=self.sender,
+            recipients=to,
+            arrival=seen_by(self.arrival, to),
+            size=self.size,
+            content=content if isinstance(content, bytes) else content.open,
+        )
+        return Job(number=self.number << NUMBER_BITS, route=self.route, item=item, due=self.due)
 
 
 def put_fresh(connection: sqlite3.Connection, puts: Sequence[Put]) -> None:
@@ -99,11 +128,14 @@ def put_fresh(connection: sqlite3.Connection, puts: Sequence[Put]) -> None:
     Python gives its lock away in each statement, and has to wait to get it back while the event
     loop works.
     """
-    numbered = [(put.tally.next_number(), put) for put in puts]
-    for lot in _lots([(number, *put.message) for number, put in numbered]):
-        connection.execute(_INSERT[len(lot)], list(chain.from_iterable(lot)))
-    for number, put in numbered:
-        put.tally.add(put.item.size, put.job(number))
+    tally = puts[0].tally
+    for put in puts:
+        put.number = tally.next_number()
+    for lot in _lots(puts):
+        values = [value for put in lot for value in (put.number, *put.message)]
+        # Not execute(): it gives the lock away once more, to ask for the id of the last row.
+        connection.executemany(_INSERT[len(lot)], [values])
+    tally.add_fresh(puts)
 
 
 def _encoded(recipients: Iterable[str]) -> str:
@@ -112,13 +144,16 @@ def _encoded(recipients: Iterable[str]) -> str:
 
 
 _LOTS = (32, 16, 8, 4, 2, 1)
-"""Rows of one statement."""
+"""Ids in one statement, which may be repeated."""
+
+_ROWS = (64, 32, *range(16, 0, -1))
+"""Rows that one statement inserts."""
 
 
 def _lots(rows: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield the rows in as few lots as possible."""
     begin = 0
-    for lot in _LOTS:
+    for lot in _ROWS:
         while begin + lot <= len(rows):
             yield rows[begin : begin + lot]
             begin += lot
@@ -135,7 +170,7 @@ def _filled_lots(ids: Sequence[int]) -> Iterator[Sequence[int]]:
 _INSERT = {
     lot: "insert into message(id, queue_id, arrived, envelope, size, route, recipients, body) "
     + ("values " + ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * lot))
-    for lot in _LOTS
+    for lot in _ROWS
 }
 
 
@@ -281,10 +316,26 @@ class Done:
 
 def end(connection: sqlite3.Connection, ends: Sequence[Done]) -> None:
     """Remove deliveries with few statements."""
-    numbers = [end.job.number for end in ends]
+    tally = ends[0].tally
+    jobs = {end.job.number: end.job for end in ends}
+    fresh = [number for number in jobs if number >> NUMBER_BITS > tally.filed]
+    for lot in _filled_lots(fresh):
+        gone = {number: jobs[number] for number in lot}
+        if _end_fresh(connection, lot, len(gone)):
+            items = [jobs.pop(number).item for number in gone]
+            files = [item.id for item in items if not isinstance(item.content, bytes)]
+            tally.remove(len(items), sum([item.size for item in items]), files)
+    numbers = list(jobs)
     for lot in _filled_lots(numbers):
         connection.execute(_END[len(lot)], lot)
-    ends[0].tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
+    if numbers:
+        tally.remove(*remove_delivered(connection, [one >> NUMBER_BITS for one in numbers]))
+
+
+def _end_fresh(connection: sqlite3.Connection, numbers: Sequence[int], different: int) -> bool:
+    """Remove messages if all are there and fresh: they have no rows in ``delivery``."""
+    values = (*[number >> NUMBER_BITS for number in numbers], different)
+    return connection.executemany(_END_FRESH[len(numbers)], [values]).rowcount == different
 
 
 def remove_delivered(
@@ -312,6 +363,14 @@ from message where id in ({{}}) and not exists (
     select 1 from delivery where delivery.id >= message.id << {NUMBER_BITS}
     and delivery.id < (message.id + 1) << {NUMBER_BITS})
 """  # noqa: S608 - of our own words
+_FRESH_LOT = f"""
+delete from message where id in ({{0}})
+and ?{{1}} = (select count(*) from message where id in ({{0}}) and {FRESH})
+"""  # noqa: S608 - of our own words
+_END_FRESH = {
+    lot: _FRESH_LOT.format(", ".join(f"?{number}" for number in range(1, lot + 1)), lot + 1)
+    for lot in _LOTS
+}
 _END = _for_lots("delete from delivery where id in ({}) and dead = 0")
 _DELIVERED = _for_lots(
     "select count(*), sum(size), group_concat(case when body is null then queue_id end)"
@@ -406,4 +465,4 @@ def error_of(text: str) -> str:
 
 def text_of(value: str) -> str:
     """Return text that a database takes: without halves of surrogate pairs."""
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()

@@ -13,7 +13,6 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -31,12 +30,13 @@ from aiosmtpd.delivery.database import (
 )
 from aiosmtpd.delivery.disk import make_folder
 from aiosmtpd.delivery.ids import VALID
-from aiosmtpd.delivery.item import Arrival, Item, seen_by
+from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.large import LARGE as LARGE, Large as Large, remove_orphans
 from aiosmtpd.delivery.lock import FolderLock
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.rows import DIED as DIED
 from aiosmtpd.delivery.tally import Fresh as Fresh, Job as Job, Tally
-from aiosmtpd.delivery.writer import Receiver, Task, Writer
+from aiosmtpd.delivery.writer import Receiver, Task, Writer, ring
 
 LOOK = 0.5
 """Seconds for which the free space of the disk is remembered."""
@@ -90,6 +90,8 @@ class Spool:
         self.max_wait = max_wait
         self.commits = 0
         """Transactions that have changed the database, since this object was made."""
+        self.on_stored: Callable[[], object] | None = None
+        """Called in the thread of the spool after a transaction that has stored messages."""
         self.batches: dict[int, int] = {}
         """How many transactions have stored so many messages, by that number."""
         self._large = os.path.join(self.folder, "large")
@@ -168,29 +170,20 @@ class Spool:
         content: bytes | Large,
         parts: Sequence[tuple[str, tuple[str, ...]]],
         due: float,
-    ) -> Future[None]:
+    ) -> Outcome[None]:
         """Store a message with one delivery for each of *parts*: a route and its recipients.
 
         The future is resolved once all is on the disk. It fails with :exc:`SpoolFull`,
         :exc:`Duplicate` or :exc:`SpoolError`. If it is cancelled in time, the message is not
         stored. A :class:`Large` must be finished; it belongs to the spool from now on.
         """
-        future: Future[None] = Future()
-        self.put_for(
-            future,
-            queue_id=queue_id,
-            sender=sender,
-            arrival=arrival,
-            content=content,
-            parts=parts,
-            due=due,
-        )
-        return future
+        outcome: Outcome[None] = Outcome()
+        self.put_for(outcome, queue_id, sender, arrival, content, parts, due)
+        return outcome
 
     def put_for(
         self,
         receiver: Receiver,
-        *,
         queue_id: str,
         sender: str,
         arrival: Arrival,
@@ -207,18 +200,9 @@ class Spool:
                 raise ValueError("the file of the message is not finished")
             content.given = True
             dropped = content.remove
-        item = Item(
-            id=queue_id,
-            sender=sender,
-            recipients=parts[0][1],
-            arrival=seen_by(arrival, parts[0][1]),
-            size=len(content) if isinstance(content, bytes) else content.size,
-            content=content if isinstance(content, bytes) else content.open,
-        )
-        put = rows.Put(self._tally, item, arrival, parts, float(due))
-        size = len(content) if isinstance(content, bytes) else 0
+        put = rows.Put(self._tally, queue_id, sender, arrival, content, parts, float(due))
         together = rows.put_fresh if put.is_fresh else None
-        self._submit(Task(receiver, put, size, dropped=dropped, together=together))
+        self._submit(Task(receiver, put, put.held, True, dropped, together))
 
     def due(
         self,
@@ -228,7 +212,7 @@ class Spool:
         claimed: Collection[int] = (),
         fresh: bool = True,
         probed: Collection[str] = (),
-    ) -> Future[list[Job]]:
+    ) -> Outcome[list[Job]]:
         """Return the deliveries that are due, the oldest first: at most *limit* and 8 MiB.
 
         Routes in *routes_not* and rows in *claimed* (numbers of jobs) are left out. Without
@@ -241,12 +225,12 @@ class Spool:
 
     def next_due(
         self, routes_not: Collection[str] = (), claimed: Collection[int] = ()
-    ) -> Future[float | None]:
+    ) -> Outcome[float | None]:
         """Return the time of the next delivery, None if there is nothing to deliver."""
         without = frozenset(routes_not), frozenset(claimed)
         return self._change(partial(rows.next_due, *without))
 
-    def dues(self, claimed: Collection[int] = ()) -> Future[dict[str, float]]:
+    def dues(self, claimed: Collection[int] = ()) -> Outcome[dict[str, float]]:
         """Return the time of the next delivery of each route, without those in :attr:`fresh`."""
         work = partial(rows.dues, frozenset(), frozenset(claimed))
         return self._ask(work, writes=False)
@@ -256,7 +240,7 @@ class Spool:
         """The messages that were put a moment ago: they can be tried without :meth:`due`."""
         return self._tally.fresh
 
-    def done(self, job: Job) -> Future[None]:
+    def done(self, job: Job) -> Outcome[None]:
         """Remove a delivery, and the message if that was its last one.
 
         If the power fails within a second, the delivery may be back.
@@ -272,23 +256,23 @@ class Spool:
         """
         return job.number < self._suspects
 
-    def begin(self, job: Job, *, due: float) -> Future[None]:
+    def begin(self, job: Job, *, due: float) -> Outcome[None]:
         """Count a try before it is made, and let the next one be at *due*, if none ends it."""
         values = (job.number, float(due), job.item.attempts + 1, DIED)
         return self._change(partial(rows.begin, *values))
 
-    def put_back(self, job: Job) -> Future[None]:
+    def put_back(self, job: Job) -> Outcome[None]:
         """Undo :meth:`begin`: the try was not made to its end."""
         values = (job.number, job.due, job.item.attempts, job.error)
         return self._change(partial(rows.begin, *values))
 
     def later(
         self, job: Job, *, due: float, error: str, recipients: tuple[str, ...]
-    ) -> Future[None]:
+    ) -> Outcome[None]:
         """Keep a delivery for *recipients* until *due*; the others have the message."""
         return self.settle(job, due=due, error=error, later=recipients)
 
-    def dead(self, job: Job, *, error: str, recipients: tuple[str, ...]) -> Future[None]:
+    def dead(self, job: Job, *, error: str, recipients: tuple[str, ...]) -> Outcome[None]:
         """Give a delivery to *recipients* up and keep it; the others have the message."""
         return self.settle(job, dead=recipients, dead_error=error)
 
@@ -301,7 +285,7 @@ class Spool:
         later: tuple[str, ...] = (),
         dead: tuple[str, ...] = (),
         dead_error: str = "",
-    ) -> Future[None]:
+    ) -> Outcome[None]:
         """Write the results of one try.
 
         *later* are the recipients that wait until *due*, *dead* those that are given up; the others
@@ -319,37 +303,37 @@ class Spool:
             partial(rows.settle, job.number, tries, waiting, given_up if dead else None)
         )
 
-    def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Future[None]:
+    def split(self, job: Job, recipients: tuple[str, ...], *, error: str) -> Outcome[None]:
         """Give some *recipients* of a job up, in a row of their own; the job keeps the others."""
         rest = [one for one in job.item.recipients if one not in recipients]
         values = (json.dumps(rest), json.dumps(recipients), rows.error_of(error))
         return self._change(partial(rows.split, job.number, *values))
 
-    def changed(self) -> Future[bool]:
+    def changed(self) -> Outcome[bool]:
         """Return True if another process has changed rows since the last call.
 
         This is how ``aiosmtpd queue`` works. Call :meth:`due` and :meth:`retried` then.
         """
         return self._ask(self._look_for_changes, writes=False)
 
-    def routes(self) -> Future[list[str]]:
+    def routes(self) -> Outcome[list[str]]:
         """Return the names of routes for which deliveries wait, without those in :attr:`fresh`."""
         return self._ask(partial(rows.routes, without=frozenset()), writes=False)
 
-    def retried(self) -> Future[frozenset[str]]:
+    def retried(self) -> Outcome[frozenset[str]]:
         """Return the routes that ``aiosmtpd queue retry`` has named since the last call.
 
         Try them at once, even if they are known not to work.
         """
         return self._ask(rows.retried)
 
-    def counts(self) -> Future[Counts]:
+    def counts(self) -> Outcome[Counts]:
         """Count what is in the spool."""
         return self._ask(self._count, writes=False)
 
     def _change(
         self, work: Callable[[sqlite3.Connection], Any], *, is_read: bool = False
-    ) -> Future[Any]:
+    ) -> Outcome[Any]:
         """Do something with the rows of ``delivery``, which fresh messages get before.
 
         *is_read* says that the work reads all rows that are due.
@@ -362,11 +346,11 @@ class Spool:
 
         return self._ask(file_and_work)
 
-    def _ask(self, work: Any, **values: Any) -> Future[Any]:
-        """Submit a task; return the future of its result."""
-        future: Future[Any] = Future()
-        self._submit(Task(future, work, **values))
-        return future
+    def _ask(self, work: Any, **values: Any) -> Outcome[Any]:
+        """Submit a task; return its outcome."""
+        outcome: Outcome[Any] = Outcome()
+        self._submit(Task(outcome, work, **values))
+        return outcome
 
     def _submit(self, task: Task) -> None:
         writer = self._writer
@@ -374,6 +358,7 @@ class Spool:
             writer.submit(task)
         else:
             task.refuse(SpoolError(f"The spool {self.folder} is closed: open it"), undone=True)
+            ring([task])
 
     def _make_folders(self) -> None:
         make_folder(self.folder)
@@ -422,6 +407,8 @@ class Spool:
         for queue_id in self._tally.apply():
             with suppress(OSError):
                 os.unlink(os.path.join(self._large, queue_id))
+        if number and self.on_stored is not None:
+            self.on_stored()
 
     def _look_at_disk(self) -> None:
         writer, now = self._writer, time.monotonic()

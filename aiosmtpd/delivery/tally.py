@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from threading import Lock
+from typing import Protocol
 
 import attrs
 from public import public
@@ -32,6 +33,29 @@ class Job:
     error: str = ""
 
 
+class FreshMessage(Protocol):
+    """A message that has one delivery, which is due."""
+
+    @property
+    def number(self) -> int:
+        """The id of its row."""
+
+    @property
+    def route(self) -> str:
+        """The name of its route."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+
+    @property
+    def held(self) -> int:
+        """Its bytes that are in memory."""
+
+    def job(self) -> Job:
+        """Return its delivery."""
+
+
 class Fresh:
     """The messages that have no row in ``delivery`` yet, for the courier, by route.
 
@@ -43,50 +67,48 @@ class Fresh:
         self.unread = False
         """True if a delivery may be due that is only in the database."""
         self._lock = Lock()
-        self._jobs: dict[str, deque[Job]] = {}
+        self._messages: dict[str, deque[FreshMessage]] = {}
         self.filed = 0
         """The id up to which all messages have rows, as far as this process knows."""
         self._number = self._bytes = 0
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """Add jobs whose messages have been committed."""
+    def add(self, messages: Iterable[FreshMessage]) -> None:
+        """Add messages that have been committed."""
         with self._lock:
-            for job in jobs:
+            for message in messages:
                 is_full = self._number >= HELD or self._bytes >= HELD_BYTES
-                if is_full or job.number >> NUMBER_BITS <= self.filed:
+                if is_full or message.number <= self.filed:
                     self.unread = True
                     continue
-                self._jobs.setdefault(job.route, deque()).append(job)
-                self._count(job, 1)
+                self._messages.setdefault(message.route, deque()).append(message)
+                self._number += 1
+                self._bytes += message.held
 
     def take(self, route: str) -> Job | None:
         """Take the oldest job of a route, if there is one."""
-        jobs = self._jobs.get(route)
-        if not jobs:
+        messages = self._messages.get(route)
+        if not messages:
             return None
         with self._lock:
             # The other thread may have cleared it meanwhile.
-            job = jobs.popleft() if jobs else None
-            if job is not None:
-                self._count(job, -1)
-        return job
+            if not messages:
+                return None
+            message = messages.popleft()
+            self._number -= 1
+            self._bytes -= message.held
+        return message.job()
 
     def routes(self) -> list[str]:
-        """Return the names of routes that have jobs here."""
-        return [route for route, jobs in list(self._jobs.items()) if jobs]
+        """Return the names of routes that have messages here."""
+        return [route for route, messages in list(self._messages.items()) if messages]
 
     def clear(self, filed: int) -> None:
-        """Forget all jobs: the messages up to the id *filed* have their rows now."""
+        """Forget all messages: those up to the id *filed* have their rows now."""
         with self._lock:
-            for jobs in self._jobs.values():
-                jobs.clear()
+            for messages in self._messages.values():
+                messages.clear()
             self._number = self._bytes = 0
             self.filed = filed
-
-    def _count(self, job: Job, sign: int) -> None:
-        self._number += sign
-        if isinstance(job.item.content, bytes):
-            self._bytes += sign * job.item.size
 
 
 _TOTALS = f"""
@@ -115,7 +137,7 @@ class Tally:
         self._last = 0
         self._filed = 0
         self._has_rows = False
-        self._jobs: list[Job] = []
+        self._fresh: list[FreshMessage] = []
         self._files: list[str] = []
 
     def read(self, connection: sqlite3.Connection) -> None:
@@ -138,15 +160,19 @@ class Tally:
         """Return a number above those of all deliveries."""
         return (self._last + 1) << NUMBER_BITS
 
-    def add(self, size: int, job: Job | None) -> None:
-        """Count a message; *job* is None if it has rows in ``delivery``."""
+    def add(self, size: int) -> None:
+        """Count a message that has rows in ``delivery``."""
         self.put += 1
         self._messages += 1
         self._bytes += size
-        if job is None:
-            self._has_rows = True
-        else:
-            self._jobs.append(job)
+        self._has_rows = True
+
+    def add_fresh(self, messages: Sequence[FreshMessage]) -> None:
+        """Count messages that have none."""
+        self.put += len(messages)
+        self._messages += len(messages)
+        self._bytes += sum([message.size for message in messages])
+        self._fresh += messages
 
     def remove(self, messages: int, size: int, files: list[str]) -> None:
         self._messages -= messages
@@ -159,7 +185,7 @@ class Tally:
         self.bytes += self._bytes
         if self._filed:
             self.fresh.clear(self._filed)
-        self.fresh.add(self._jobs)
+        self.fresh.add(self._fresh)
         if self._has_rows:
             self.fresh.unread = True
         files = self._files
@@ -173,7 +199,7 @@ class Tally:
 
     def file(self, connection: sqlite3.Connection) -> None:
         """Give all fresh messages their rows in ``delivery``."""
-        known, before = self._known(), connection.total_changes
+        known, before = self.filed, connection.total_changes
         filed = file_fresh(connection)
         if connection.total_changes != before:
             self._filed = filed
@@ -183,14 +209,16 @@ class Tally:
 
     def compare(self, connection: sqlite3.Connection) -> None:
         """Forget the fresh messages if the queue command has given them rows."""
-        if connection.execute("select message from filed").fetchone()[0] > self._known():
+        if connection.execute("select message from filed").fetchone()[0] > self.filed:
             self.file(connection)
 
-    def _known(self) -> int:
+    @property
+    def filed(self) -> int:
+        """The id up to which all messages have rows, as far as this transaction knows."""
         return max(self.fresh.filed, self._filed)
 
     def _forget(self) -> None:
         self.put = self._messages = self._bytes = self._filed = 0
         self._has_rows = False
-        self._jobs = []
+        self._fresh = []
         self._files = []

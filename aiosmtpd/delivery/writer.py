@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
@@ -44,8 +44,11 @@ UNSYNCED = 1.0
 COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
-GATHER = 0.001
-"""Seconds to wait for more tasks if the last batches had more than twice as many."""
+GATHER = 0.0015
+"""Seconds to wait for more messages if the last batches had more, and again while more come."""
+
+SHARE, LONGEST_GATHER = 0.001, 0.012
+"""Seconds of that, at most: for each message that is usual above two, and in all."""
 
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
@@ -68,7 +71,10 @@ Together = Callable[[sqlite3.Connection, list[Any]], None]
 
 
 class Receiver(Protocol):
-    """An object that gets the result of a task, in the thread: a Future, or one that is lighter."""
+    """An object that gets the result of a task, in the thread: an Outcome, or a Parcel."""
+
+    bell: Callable[[], object] | None
+    """Called after the result has come, once for all of a commit that have the same one."""
 
     def set_running_or_notify_cancel(self) -> bool:
         """Return False if the task is not wanted any more: it is not run then."""
@@ -84,7 +90,8 @@ class Task:
     """One piece of work: a function of the connection, and the receiver of its result.
 
     *size* is in bytes. *dropped* is called if the work has certainly not been done. With
-    *together*, this is called for all such tasks of a commit, before the work of the others. A task
+    *together*, this is called for all such tasks of a commit, before the work of the others; it
+    begins with a statement that changes rows. A task
     that is not *urgent* waits a moment for others. It may be undone if the power fails soon after
     its commit.
     """
@@ -126,6 +133,14 @@ class Task:
         if undone and self.dropped:
             self.dropped()
         self.receiver.set_exception(error)
+
+
+def ring(tasks: Iterable[Task]) -> None:
+    """Call the bells of these tasks, which have their results."""
+    # Only now: a bell may be given while the task runs.
+    for bell in {task.receiver.bell for task in tasks}:
+        if bell is not None:
+            bell()
 
 
 class Writer:
@@ -171,6 +186,7 @@ class Writer:
                 self._tasks.put(task)
                 return
         task.refuse(self._refusal(), undone=True)
+        ring([task])
 
     def stop(self) -> None:
         """Wait for the tasks that were added, and close the database."""
@@ -200,6 +216,8 @@ class Writer:
     def _run(self) -> None:
         connection = self._connection
         del self._connection
+        # The first statement that changes rows begins a transaction: see _begin().
+        connection.isolation_level = "IMMEDIATE"
         try:
             while batch := self._next_batch(connection):
                 self._commit(connection, batch)
@@ -221,13 +239,14 @@ class Writer:
             while True:
                 task = self._tasks.get_nowait()
                 if task is not None and task.receiver.set_running_or_notify_cancel():
-                    task.refuse(self._refusal(), undone=True)
+                    self._refuse([task], self._refusal(), undone=True)
 
     def _next_batch(self, connection: sqlite3.Connection) -> list[Task]:
         """Wait for work and return all that waits, within limits; an empty list ends the thread.
 
         The sessions whose messages were committed together send their next ones together too. The
-        first of these would be alone in a commit, while the others wait for its sync.
+        first of these would be alone in a commit, while the others wait for its sync. Each commit
+        also stops the event loop several times, because Python has one lock for all threads.
         """
         batch: list[Task] = []
         task = self._wait(connection)
@@ -235,15 +254,29 @@ class Writer:
             self._collect(batch, task)
             if not batch:
                 task = self._wait(connection)
-        if not any(task.urgent for task in batch):
+        usual, urgent = self._usual, _urgent(batch)
+        if not urgent:
             self._seek_company(batch)
-        elif len(batch) < self._usual // 2:
+            urgent = _urgent(batch)
+        if urgent and 2 < usual > urgent:
+            # A crash repeats deliveries whose ends are not committed: these wait for one step.
+            longest = LONGEST_GATHER if urgent == len(batch) else GATHER
+            self._gather(batch, min((usual - 2) * SHARE, longest))
+            urgent = _urgent(batch)
+        if urgent:
+            self._usual = max(urgent, usual - usual // 4)
+        return batch
+
+    def _gather(self, batch: list[Task], left: float) -> None:
+        """Wait for more tasks, at most so many seconds, and only while more messages come."""
+        before = 0
+        while left > 0 and before < _urgent(batch) and len(batch) < ROWS:
+            before = _urgent(batch)
             # Not a wait for each task: to wake up costs more than the work for one.
-            sleep(GATHER)
+            sleep(min(GATHER, left))
+            left -= GATHER
             with suppress(Empty):
                 self._collect(batch, self._tasks.get_nowait())
-        self._usual = max(len(batch), self._usual // 2)
-        return batch
 
     def _seek_company(self, batch: list[Task]) -> None:
         """Wait a moment for more tasks, unless one of the batch is urgent."""
@@ -287,15 +320,15 @@ class Writer:
         if self.failed is not None:
             self._refuse(batch, self._refusal(), undone=True)
             return
-        writes = any(task.writes for task in batch)
         before = connection.total_changes
         undone = True
         try:
             self._choose_sync(connection, batch)
-            connection.execute("begin immediate" if writes else "begin")
+            _begin(connection, batch)
             _work(connection, batch)
             undone = False
-            connection.execute("commit")
+            # In one step, where execute() takes three: Python gives its lock away in each.
+            connection.commit()
         except Exception as error:
             self._roll_back(connection, batch, error, undone=undone or is_full(error))
             return
@@ -309,6 +342,7 @@ class Writer:
                 task.receiver.set_result(task.value)
             else:
                 task.refuse(task.error, undone=True)
+        ring(batch)
 
     def _choose_sync(self, connection: sqlite3.Connection, batch: list[Task]) -> None:
         """Let the next commit wait for a sync of the disk if a task of it needs that.
@@ -345,6 +379,7 @@ class Writer:
     def _refuse(self, batch: list[Task], error: Exception, *, undone: bool) -> None:
         for task in batch:
             task.refuse(error, undone=undone)
+        ring(batch)
 
     def _after(self, connection: sqlite3.Connection) -> None:
         """Keep the files small while there is work."""
@@ -404,6 +439,18 @@ class Writer:
 
 _NO_CHECKPOINT_ON_CLOSE = 1006
 """SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, which Python 3.12 has given a name."""
+
+
+def _urgent(batch: list[Task]) -> int:
+    return sum([task.urgent for task in batch])
+
+
+def _begin(connection: sqlite3.Connection, batch: list[Task]) -> None:
+    """Begin a transaction, unless the first statement of the batch does it."""
+    if not any(task.writes for task in batch):
+        connection.execute("begin")
+    elif all(task.together is None for task in batch):
+        connection.execute("begin immediate")
 
 
 def _work(connection: sqlite3.Connection, batch: list[Task]) -> None:

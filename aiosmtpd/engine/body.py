@@ -69,6 +69,10 @@ class Source(Protocol):
     def size(self) -> int:
         """Bytes of the message that are known of."""
 
+    @property
+    def at_end(self) -> bool:
+        """True if the message is complete and all of it has been read."""
+
     async def read(self) -> bytes:
         """Return the next bytes, none at the end; raise IncompleteBody."""
 
@@ -91,8 +95,9 @@ class BodyStream:
     a task that reads after the hook has returned.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, loop: asyncio.AbstractEventLoop | None = None) -> None:
         self._source = source
+        self._loop = loop
         self._reader: asyncio.Task[Any] | None = None
         self._is_over = False
 
@@ -104,11 +109,16 @@ class BodyStream:
             raise StopAsyncIteration
         return piece
 
+    @property
+    def at_end(self) -> bool:
+        """True once all bytes of the message have been read: :meth:`read` returns none."""
+        return self._source.at_end
+
     async def read(self) -> bytes:
         """Return the next bytes, as many as there are, and none at the end of the message."""
         if self._is_over:
             raise IncompleteBody
-        self._reader = asyncio.current_task()
+        self._reader = asyncio.current_task(self._loop)
         try:
             return await self._source.read()
         except asyncio.CancelledError:
@@ -142,6 +152,11 @@ class DotSource:
     def size(self) -> int:
         """See Source."""
         return self._data.size
+
+    @property
+    def at_end(self) -> bool:
+        """See Source."""
+        return self._data.done and self._data.refusal is None
 
     async def read(self) -> bytes:
         """See Source."""
@@ -217,6 +232,12 @@ class ChunkSource:
         """Note that the client gave the message up."""
         self._given_up = True
         self._waiting = False
+
+    @property
+    def at_end(self) -> bool:
+        """See Source."""
+        is_broken = self._gone or self._given_up or self._refusal
+        return self.last and not self._left and not is_broken
 
     async def read(self) -> bytes:
         """See Source."""

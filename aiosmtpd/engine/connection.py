@@ -11,8 +11,8 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, suppress
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -289,21 +289,13 @@ class Connection(Wire):
         if not self._commits:
             driver.cancel()
 
-    @asynccontextmanager
-    async def committed(self) -> AsyncIterator[None]:
+    def committed(self) -> AbstractAsyncContextManager[None]:
         """Protect the block from cancellation when the client disconnects.
 
         For a hook that has handed the message over, or is about to: if a client vanishes, a hook
         has two seconds and is then cancelled, but not in this block.
         """
-        self._commits += 1
-        try:
-            yield
-        finally:
-            self._commits -= 1
-            if self._end_due:
-                # The grace period ended in the block: start another, so that the reply can be sent.
-                self._end_soon()
+        return _Commitment(self)
 
     def _leave(self, _: object = None) -> None:
         driver = self._handler_coroutine
@@ -505,6 +497,9 @@ class Connection(Wire):
                         return True
                     await self._execute(line)
                 commands += 1
+                if not self._receiver.waiting:
+                    # To wait for the client gives way too. Most messages end here.
+                    continue
                 if commands >= TURN_COMMANDS or monotonic() >= turn_ends:
                     await self._give_way()
                     commands, turn_ends = 0, monotonic() + TURN_SECONDS
@@ -711,3 +706,20 @@ class Connection(Wire):
     def _log(self, level: int, message: str, *args: Any, error: Exception | None = None) -> None:
         if log.isEnabledFor(level):
             log.log(level, message, *args, exc_info=error, extra={"session_id": self.session_id})
+
+
+class _Commitment:
+    """The block of :meth:`Connection.committed`: without a generator, which takes ten calls."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def __aenter__(self) -> None:
+        self._connection._commits += 1
+
+    async def __aexit__(self, *error: object) -> None:
+        connection = self._connection
+        connection._commits -= 1
+        if connection._end_due:
+            # The grace period ended in the block: start another, so that the reply can be sent.
+            connection._end_soon()

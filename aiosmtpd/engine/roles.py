@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
     from collections.abc import Iterable
 
     from aiosmtpd.engine.body import ChunkSource
@@ -36,6 +37,7 @@ class Transactions(Protocol):
 class ServerSide(Protocol):
     """The server's side of one connection."""
 
+    loop: AbstractEventLoop
     session: Session
     envelope: Envelope
     event_handler: Any

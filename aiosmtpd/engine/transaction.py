@@ -303,7 +303,7 @@ class Transaction:
     async def _stream(self, source: Source) -> Any:
         """Give the message to ``handle_BODY`` while it arrives; return the answer."""
         wanted, status, watch = False, MISSING, self._server._watch
-        body = BodyStream(source)
+        body = BodyStream(source, self._server.loop)
         try:
             if watch is not None:
                 await self._before_handler(watch)

@@ -2,13 +2,13 @@
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from aiosmtpd.delivery.item import Arrival
 from aiosmtpd.delivery.large import Large
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Job, Spool
 
 MESSAGE = b"Received: from here\r\nSubject: one\r\n\r\n.\0\xff\r\n"
@@ -33,7 +33,7 @@ def put(
     parts: Sequence[tuple[str, tuple[str, ...]]] = (("main", RECIPIENTS),),
     due: float = 0.0,
     **values: Any,
-) -> Future[None]:
+) -> Outcome[None]:
     facts = {"sender": "carl@example.com", "arrival": Arrival(time=1.0), **values}
     return spool.put(queue_id=queue_id, content=content, parts=parts, due=due, **facts)
 

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from aiosmtpd.delivery import Delivery, Item, Later, Misconfigured, Never
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.database import open_beside
 from aiosmtpd.delivery.item import Results
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Spool, SpoolFull
-from tests.delivery.spooling import due, opened
+from tests.delivery.spooling import PATIENCE, due, opened, write_locked
 from tests.delivery.support import (
     MESSAGE,
     NO_USER,
@@ -139,6 +139,31 @@ def test_concurrency_of_a_route(tmp_path: Path) -> None:
         for _ in range(20):
             place.next()
     assert place.most <= 3
+
+
+def test_results_that_wait_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gated(Place):
+        gate = threading.Event()
+
+        async def put(self, item: Item) -> Results:
+            await asyncio.to_thread(self.gate.wait, PATIENCE)
+            return await super().put(item)
+
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 10 * PATIENCE)
+    monkeypatch.setattr("aiosmtpd.delivery.lane.WRITING", 5)
+    place = Gated()
+    with delivering(tmp_path, route(place, concurrency=2)) as (handler, controller):
+        for _ in range(12):
+            send(controller, "bo@b.test")
+        with write_locked(tmp_path / "spool"):
+            place.gate.set()
+            until(lambda: place.tried >= 5)
+            for _ in range(5):
+                place.next()
+            # Five results wait, and one try may have run beside the last of them.
+            assert place.tried <= 6
+        until_left(handler, messages=0)
+        assert place.tried == 12
 
 
 def test_a_name_that_is_gone_waits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -306,7 +331,7 @@ def test_a_spool_that_is_full_for_a_while(
 
     def due_unless_full(spool: Spool, *arguments: Any) -> Any:
         if full and arguments[0] > began:
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(full.pop())
             return future
         return due(spool, *arguments)
@@ -325,7 +350,7 @@ def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monkey
 
     def done_unless_full(spool: Spool, job: Any) -> Any:
         if full:
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(full.pop())
             return future
         return done(spool, job)

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import threading
 import time
-from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from aiosmtpd.delivery import Item
 from aiosmtpd.delivery.item import Results
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.client import PATIENCE
 from tests.delivery.spooling import due, opened
@@ -33,12 +33,12 @@ from tests.delivery.support import (
 def test_before_the_report_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put, begun = Spool.put, threading.Event()
 
-    def slow(spool: Spool, **values: Any) -> Future[None]:
+    def slow(spool: Spool, **values: Any) -> Outcome[None]:
         future = put(spool, **values)
         if values["sender"] != "<>":
             return future
         begun.set()
-        return Future()
+        return Outcome()
 
     place, post = Place({"bo@b.test": NO_USER}), Place()
     one = route(place, bounce=post)
@@ -58,7 +58,7 @@ def test_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     def done_unless_full(spool: Spool, job: Any) -> Any:
         if full:
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(full.pop())
             return future
         return done(spool, job)

@@ -118,6 +118,7 @@ async def test_one_timer_ends_each_wait() -> None:
     landing = Landing(asyncio.get_running_loop(), 0.05)
     parcels = [landing.expect() for _ in range(3)]
     parcels[1].set_result("now")
+    landing.ring()
     assert await parcels[1].here == "now"
     for _ in range(2):
         for late in parcels[0], parcels[2]:
@@ -132,6 +133,9 @@ async def test_parcels_come_from_threads() -> None:
     assert await asyncio.to_thread(parcels[0].set_running_or_notify_cancel)
     await asyncio.to_thread(parcels[0].set_result, "a")
     await asyncio.to_thread(parcels[1].set_exception, OSError("b"))
+    assert landing.arrivals == 0
+    assert parcels[0].bell is parcels[1].bell is landing.bell
+    await asyncio.to_thread(landing.bell)
     assert await parcels[0].here == "a"
     with pytest.raises(OSError, match="b"):
         await parcels[1].here
@@ -146,4 +150,5 @@ async def test_a_parcel_for_a_closed_loop_is_dropped(other: Other) -> None:
     parcel = Parcel(landing)
     other.end()
     parcel.set_result("late")
+    landing.ring()
     assert not parcel.here.done()

@@ -4,7 +4,6 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from aiosmtpd.delivery import Item, tally, writer
 from aiosmtpd.delivery.backlog import Backlog, Selection
 from aiosmtpd.delivery.item import Arrival
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Duplicate, Job, Spool, SpoolFull
 from tests.delivery.spooling import (
     MESSAGE,
@@ -209,6 +209,26 @@ def test_many_ends_in_one_commit(spool: Spool, folder: Path) -> None:
     assert list((folder / "large").iterdir()) == []
 
 
+def jobs_of(spool: Spool, number: int) -> list[Job]:
+    """Take so many fresh messages."""
+    found = [spool.fresh.take("app") for _ in range(number)]
+    return [job for job in found if job is not None]
+
+
+def test_many_ends_without_rows(spool: Spool, folder: Path) -> None:
+    put_fresh(spool, *range(40), content=bytes(10))
+    put_fresh(spool, 40, content=large(spool, own(40), b"x"))
+    put_fresh(spool, 41)
+    jobs = jobs_of(spool, 41)
+    with write_locked(folder):
+        ends = [spool.done(job) for job in [*jobs, jobs[5]]]
+    assert [end.result(PATIENCE) for end in ends] == [None] * 42
+    spool.done(jobs[6]).result(PATIENCE)
+    counts = spool.counts().result(PATIENCE)
+    assert (counts.messages, counts.bytes) == (1, len(MESSAGE))
+    assert (rows(folder, "message"), list((folder / "large").iterdir())) == (1, [])
+
+
 class TestQueue:
     """The queue command beside a server."""
 
@@ -239,6 +259,19 @@ class TestQueue:
         assert [(job.item.id, job.route) for job in jobs] == [(own(1), "app"), (own(2), "other")]
         assert spool.fresh.routes() == []
         assert spool.counts().result(PATIENCE).messages == 2
+
+    def test_one_of_many_is_dropped_before_its_end(self, spool: Spool, folder: Path) -> None:
+        put_fresh(spool, *range(10))
+        jobs = jobs_of(spool, 9)
+        with closing(Backlog(str(folder))) as backlog:
+            assert backlog.drop(Selection(queue_id=own(3))) == 1
+            assert backlog.retry(Selection(queue_id=own(9))) == 1
+        with write_locked(folder):
+            ends = [spool.done(job) for job in jobs]
+        assert [end.result(PATIENCE) for end in ends] == [None] * 9
+        assert spool.changed().result(PATIENCE)
+        assert spool.counts().result(PATIENCE).messages == 1
+        assert (rows(folder), rows(folder, "message")) == (1, 1)
 
     def test_a_row_is_not_in_memory_too(self, spool: Spool, folder: Path) -> None:
         put_fresh(spool, 1, 2)
@@ -303,11 +336,11 @@ class TestCourier:
     def test_a_full_spool_delivers(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         looked = threading.Event()
 
-        def full(spool: Spool, *_: Any) -> Future[Any]:
+        def full(spool: Spool, *_: Any) -> Outcome[Any]:
             # As after a transaction that was undone: each turn of the courier looks again.
             spool.fresh.unread = True
             looked.set()
-            future: Future[Any] = Future()
+            future: Outcome[Any] = Outcome()
             future.set_exception(SpoolFull("make room"))
             return future
 

@@ -7,10 +7,10 @@ Its output is one line for each fact, written at once: ``put ID``, ``kept ID``, 
 import hashlib
 import os
 import sys
-from concurrent.futures import Future, wait
 from pathlib import Path
 
 from aiosmtpd.delivery.ids import new_queue_id
+from aiosmtpd.delivery.outcome import Outcome
 from aiosmtpd.delivery.spool import Spool
 from tests.delivery.spooling import due, large, put
 
@@ -28,7 +28,7 @@ def say(word: str, queue_id: str) -> None:
     os.write(1, f"{word} {queue_id}\n".encode())
 
 
-def put_one(spool: Spool, queue_id: str) -> Future[None]:
+def put_one(spool: Spool, queue_id: str) -> Outcome[None]:
     content = content_of(queue_id)
     say("put", queue_id)
     if len(content) > 256 * 1024:
@@ -45,9 +45,9 @@ def deliver_some(spool: Spool) -> None:
 def run(spool: Spool, waves: int) -> None:
     for _ in range(waves):
         futures = {put_one(spool, name): name for name in [new_queue_id() for _ in range(WAVE)]}
-        for future in wait(futures).done:
+        for future, name in futures.items():
             future.result()
-            say("kept", futures[future])
+            say("kept", name)
         deliver_some(spool)
 
 
