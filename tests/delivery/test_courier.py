@@ -141,6 +141,17 @@ def test_concurrency_of_a_route(tmp_path: Path) -> None:
     assert place.most <= 3
 
 
+def test_a_message_of_two_routes_waits_for_no_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiosmtpd.delivery.courier.POLL", 10 * PATIENCE)
+    places = Place(), Place()
+    routes = route(places[0], "*@a.test", "a"), route(places[1], "*@b.test", "b")
+    with delivering(tmp_path, *routes) as (_, controller):
+        send(controller, "bo@a.test", "cy@b.test")
+        assert [place.item().recipients for place in places] == [("bo@a.test",), ("cy@b.test",)]
+
+
 def test_results_that_wait_for_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Gated(Place):
         gate = threading.Event()

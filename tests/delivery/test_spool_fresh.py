@@ -317,6 +317,22 @@ class TestCompany:
         ended.result(0)
 
 
+def test_a_message_waits_for_as_many_as_usual(
+    spool: Spool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GATHER", 0.2)
+    monkeypatch.setattr(writer, "SHARE", 0.2)
+    monkeypatch.setattr(writer, "LONGEST_GATHER", 0.2)
+    with write_locked(folder):
+        futures = [put(spool, own(number)) for number in range(30)]
+    for future in futures:
+        future.result(PATIENCE)
+    # The first of these would be alone in its commit.
+    for future in [put(spool, own(100 + number)) for number in range(8)]:
+        future.result(PATIENCE)
+    assert spool.batches[8] == 1
+
+
 class TestCourier:
     def test_a_delivery_writes_no_row(self, tmp_path: Path) -> None:
         with opened(tmp_path / "spool"), beside(tmp_path / "spool") as connection:

@@ -44,6 +44,13 @@ async def whole(body: BodyStream) -> str:
     return f"250 {content!r}"
 
 
+async def until_the_end(body: BodyStream) -> str:
+    pieces = []
+    while not body.at_end:
+        pieces.append(await body.read())
+    return f"250 {b''.join(pieces)!r}"
+
+
 async def nothing(body: BodyStream) -> str:
     return "250 not looked at"
 
@@ -98,8 +105,9 @@ Send = Callable[[Client, bytes], bytes]
 
 
 @WAYS
-def test_a_message_while_it_arrives(send: Send) -> None:
-    handler = Streams(whole)
+@pytest.mark.parametrize("read", [whole, until_the_end])
+def test_a_message_while_it_arrives(read: Read, send: Send) -> None:
+    handler = Streams(read)
     with serving(handler, extensions="modern") as controller, Client(controller.port) as client:
         for content in b"a\r\n.b\r\n", b"", b"c\r\n":
             begin(client)
