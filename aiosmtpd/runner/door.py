@@ -7,6 +7,8 @@ import socket
 from collections.abc import Iterable
 from contextlib import suppress
 
+from aiosmtpd.listen.listener import Listener
+
 PATIENCE = 5.0
 """Seconds that a client has for its request, and then to take the answer."""
 
@@ -22,25 +24,34 @@ class Door:
         self._most = clients
         self._longest = longest
         self._clients = 0
-        self._servers: list[asyncio.AbstractServer] = []
+        self._listeners: list[Listener] = []
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
         """Accept clients at *sockets*, which belong to this door from now on."""
+        # Not asyncio.start_server(): it drops clients that are accepted in the turn of its end.
         for sock in sockets:
-            # Not start_unix_server(), which removes the file at its end: it is the master's.
-            server = await asyncio.start_server(self._serve, sock=sock, limit=self._longest)
-            self._servers.append(server)
+            sock.setblocking(False)
+            # Another desk may have the socket, too, and the file of a Unix socket is the master's.
+            listener = Listener([sock], self._protocol, is_shared=True)
+            self._listeners.append(listener)
+            await listener.start_serving()
 
     def stop(self) -> None:
         """Accept no more clients."""
-        while self._servers:
-            self._servers.pop().close()
+        for listener in self._listeners:
+            listener.close()
 
     async def idle(self) -> None:
-        """Wait until no client is left."""
+        """Wait until no client is left, after :meth:`stop`."""
+        for listener in self._listeners:
+            await listener.end_arrivals()
         await self._is_idle.wait()
+
+    def _protocol(self) -> asyncio.StreamReaderProtocol:
+        reader = asyncio.StreamReader(limit=self._longest)
+        return asyncio.StreamReaderProtocol(reader, self._serve)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer a client; OSError and TimeoutError are its end, and not worth a line."""
