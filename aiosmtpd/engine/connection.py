@@ -569,12 +569,11 @@ class Connection(Wire):
                 self._blocked(blocked)
         if self._wakeup.waiting or self._reading_paused or len(self._receiver) <= HIGH_WATER:
             return
-        if self._closing:
+        if self._closing or self._raw is None:
             # The rest is read and dropped: see _linger().
             return
         self._reading_paused = True
-        if self._raw is not None:
-            self._raw.pause_reading()
+        self._raw.pause_reading()
 
     def ciphertext_received(self, data: bytes | memoryview) -> None:
         """Take what the socket gave, once TLS has begun."""
