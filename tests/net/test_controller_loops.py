@@ -247,6 +247,8 @@ PROGRAM = """
 import signal, sys, threading
 from aiosmtpd.controller import Controller, UnthreadedController
 from aiosmtpd.handlers import Sink
+# A shell's background job has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 controller = globals()[sys.argv[1]](Sink(), hostname="127.0.0.1", port=0)
 if sys.argv[2] == "begun":
     controller.start() if sys.argv[1] == "Controller" else controller.begin()
