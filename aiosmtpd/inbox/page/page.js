@@ -559,9 +559,13 @@ rail();
 // The list is fetched when events come, so that none is missed and once is enough; or without them
 // if they take longer.
 let begun = null;
+function fetchTheRest() {
+  (window.requestIdleCallback || setTimeout)(() => { lazy.message(); lazy.panels(); }, { timeout: 2000 });
+}
 function begin() {
   if (begun) return begun;
   begun = list.show(page.query).then(() => { if (!page.key && !page.panel) show(); });
+  begun.then(fetchTheRest, fetchTheRest);
   showCounts();
   loadSettings();
   get('api/v1/webui').then((found) => {
@@ -574,5 +578,4 @@ function begin() {
 new Live((kind, data) => list.event(kind, data), () => (begun ? list.refresh() : begin()), state);
 setTimeout(begin, LATEST);
 if (page.key || page.panel) show();
-(window.requestIdleCallback || setTimeout)(() => { lazy.message(); lazy.panels(); }, { timeout: 2000 });
 
