@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:-]{1,255}\]")
+_NAME = r"[A-Za-z0-9._-]{1,255}|\[[A-Za-z0-9.:-]{1,255}\]"
 _RECEIVED = re.compile(rb"^received[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _END_OF_HEADER = re.compile(rb"\r?\n\r?\n")
 
@@ -44,7 +44,7 @@ def fields(
     only if there is no other: RFC 5321 section 7.6.
     """
     path = "" if reverse_path in (None, "<>") else reverse_path
-    host = client if client and _NAME.fullmatch(client) else "unknown"
+    host = client if client and re.fullmatch(_NAME, client) else "unknown"
     literal = f"IPv6:{address}" if ":" in address else address
     lines = [
         f"Return-Path: <{path}>",
