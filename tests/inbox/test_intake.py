@@ -297,6 +297,7 @@ def test_a_message_that_breaks_off_leaves_nothing(store: Store, ending: str) -> 
 def test_a_client_leaves_while_a_file_is_made(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0.05)
     over, closed = threading.Event(), threading.Event()
     new_file = store.new_file
 
