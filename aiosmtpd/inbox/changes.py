@@ -396,7 +396,8 @@ def delete_all(connection: sqlite3.Connection, change: Change, folder: Path, *, 
     count = int(connection.execute("select count(*) from msg").fetchone()[0])
     files = connection.execute("select id from msg where large")
     change.unlinked += [folder / str(id) for (id,) in files]
-    aside = "old{}_".format(connection.execute("select count(*) from sqlite_master").fetchone()[0])
+    used = [int(name[3:].partition("_")[0]) for name in _set_aside(connection)]
+    aside = f"old{max(used, default=0) + 1}_"
     for statement in OTHER_INDEXES:
         connection.execute(f"drop index {statement.split()[2]}")
     for table in _TABLES:
@@ -484,14 +485,15 @@ def tag_counts(connection: sqlite3.Connection) -> Counter[str]:
     return Counter(dict(connection.execute(sql).fetchall()))
 
 
+def _set_aside(connection: sqlite3.Connection) -> list[str]:
+    """Return the names of the tables that :func:`delete_all` has set aside."""
+    sql = "select name from sqlite_master where type = 'table' and name glob 'old[0-9]*_*'"
+    return [str(name) for (name,) in connection.execute(sql)]
+
+
 def drop_some(connection: sqlite3.Connection) -> bool:
     """Drop a part of the tables that were set aside; return False if there is no such table."""
-    names = [
-        str(name)
-        for (name,) in connection.execute(
-            "select name from sqlite_master where type = 'table' and name glob 'old[0-9]*_*'"
-        )
-    ]
+    names = _set_aside(connection)
     for name in names:
         table = name.partition("_")[2]
         key = "id" if table == "word_data" else "n" if table in _TABLES[:-1] else None

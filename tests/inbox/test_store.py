@@ -7,6 +7,7 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from aiosmtpd.inbox.changes import delete_all, drop_some
 from aiosmtpd.inbox.keep import Keep
 from aiosmtpd.inbox.records import Attempt, Event, Line, SessionLog, Tagging
 from aiosmtpd.inbox.store import LARGE, Store, StoreError
+from aiosmtpd.inbox.writer import Change
 from tests.inbox.support import add, mail, received, row, subjects, without_index
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
@@ -448,6 +451,18 @@ def test_an_attempt_cannot_be_cancelled(store: Store) -> None:
     future = store.add_attempt(Attempt(1, "MAIL"))
     assert not future.cancel()
     assert store.attempts().total == 1
+
+
+def test_deleting_all_again_while_tables_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "inbox.db"
+    with Store(path) as store:
+        add(store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for steps in range(30):
+            delete_all(connection, Change(), tmp_path, index=True)
+            for _ in range(steps):
+                drop_some(connection)
+        assert connection.execute("select count(*) from msg").fetchone() == (0,)
 
 
 def test_deleting_all_messages_keeps_attempts(store: Store) -> None:
