@@ -108,7 +108,8 @@ class Landing:
 class Parcel:
     """A result on its way into a future of the loop, ``here``.
 
-    It has the methods that a task of the spool calls, like :class:`Outcome`, in one object less.
+    It is what a task of the spool knows of an :class:`Outcome`, which would take longer to make
+    than the rest of the way: each has a lock of its own.
     """
 
     __slots__ = ("_is_wanted", "_landing", "bell", "here")

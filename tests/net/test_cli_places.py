@@ -27,23 +27,24 @@ def listening_at(*places: str, more: Sequence[str] = ()) -> Iterator[Program]:
         yield program
 
 
-def test_host_and_port() -> None:
-    with listening_at("127.0.0.1:0", "smtp://127.0.0.1:0", "SMTP://127.0.0.1:0/") as program:
-        assert len(program.addresses) == 3
-        for address in program.addresses:
-            assert re.fullmatch(r"127\.0\.0\.1:\d+", address)
-            with reach(address) as client:
+def each_greets(places: tuple[str, ...], address: str) -> None:
+    """Check that a server listens at each of these places, and calls it *address* (a pattern)."""
+    with listening_at(*places) as program:
+        assert len(program.addresses) == len(places)
+        for found in program.addresses:
+            assert re.fullmatch(address, found)
+            with reach(found) as client:
                 assert client.greeting.startswith(b"220 ")
+
+
+def test_host_and_port() -> None:
+    places = "127.0.0.1:0", "smtp://127.0.0.1:0", "SMTP://127.0.0.1:0/"
+    each_greets(places, r"127\.0\.0\.1:\d+")
 
 
 @IPV6
 def test_ipv6() -> None:
-    with listening_at("[::1]:0", "::1:0", "smtp://[::1]:0") as program:
-        assert len(program.addresses) == 3
-        for address in program.addresses:
-            assert re.fullmatch(r"\[::1]:\d+", address)
-            with reach(address) as client:
-                assert client.greeting.startswith(b"220 ")
+    each_greets(("[::1]:0", "::1:0", "smtp://[::1]:0"), r"\[::1]:\d+")
 
 
 @IPV6
