@@ -47,7 +47,8 @@ def corpus(request: pytest.FixtureRequest) -> Iterator[Store]:
         "\r\n\r\n%PDF\r\n--b--\r\n"
     )
     add(store, mail(text, subject="four", more=attachment))
-    store.set_read([add(store, mail("five", subject="five", sender="news@example.org"))], True)
+    five = add(store, mail("five", subject="five", sender="news@example.org"))
+    assert store.set_read([five], True).result(30) == 1
     yield store
     store.close()
 
