@@ -73,7 +73,16 @@ def with_code(reply: Reply) -> Reply:
     Without a code of its own it gets ``2.0.0``, ``4.0.0`` or ``5.0.0``, by its reply code. If
     :attr:`~Reply.enhanced` is ``""``, as for the replies to HELO and EHLO, it gets none.
     """
-    return reply if reply.enhanced == "" else _with_code(str(reply), reply.enhanced)
+    enhanced = reply.enhanced
+    if enhanced == "" or (enhanced and _has_code(reply, enhanced)):
+        return reply
+    return _with_code(str(reply), enhanced)
+
+
+def _has_code(reply: Reply, enhanced: str) -> bool:
+    """Return True if a reply of one line begins with this code, and the code is of its class."""
+    # Replies with a queue id are all different: they are not in a cache.
+    return reply.startswith(f"{enhanced} ", 4) and enhanced[0] == reply[0] and "\n" not in reply
 
 
 @lru_cache(maxsize=256)
@@ -151,6 +160,9 @@ def _folded(lines: list[str], spare: int = 0) -> list[str]:
     for line in lines:
         code, last, text = line[:3], line[3:4], line[4:]
         room = LINE_OCTETS - 2 - 4 - spare
+        if len(text) <= room and text.isascii():
+            folded.append(line)
+            continue
         pieces = [""]
         size = 0
         for character in text:
