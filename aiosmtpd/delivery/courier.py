@@ -96,7 +96,7 @@ class Courier:
             self.landing,
             clock=clock,
             is_stopping=lambda: self._stopping,
-            tell=self._tell,
+            tell=None if on_event is None else self._tell,
         )
         self._event: asyncio.Event | None = None
         self._thread: threading.Thread | None = None

@@ -245,9 +245,16 @@ class Spool:
 
         If the power fails within a second, the delivery may be back.
         """
+        outcome: Outcome[None] = Outcome()
+        self.done_for(outcome, job)
+        return outcome
+
+    def done_for(self, receiver: Receiver, job: Job) -> None:
+        """Remove a delivery like :meth:`done`; *receiver* gets the result."""
         # Not without the sync if this removes a file, or the row might be back without the file.
         urgent = not isinstance(job.item.content, bytes)
-        return self._ask(rows.Done(self._tally, job), together=rows.end, urgent=urgent)
+        done = rows.Done(self._tally, job)
+        self._submit(Task(receiver, done, together=rows.end, urgent=urgent))
 
     def is_suspect(self, job: Job) -> bool:
         """Return True if this delivery may have ended the process before this one.

@@ -15,6 +15,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.delivery import Delivery, Item, Later, Never, Route
 from aiosmtpd.delivery.item import Results
+from aiosmtpd.delivery.spool import Spool, SpoolFull
 from tests.client import PATIENCE
 
 QUICK = {"first": 0.02, "max": 0.1}
@@ -136,3 +137,19 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.ERROR) -> st
 
 
 __all__ = ["Later", "Never"]
+
+
+def full_for_ends(monkeypatch: pytest.MonkeyPatch, *, times: int) -> list[SpoolFull]:
+    """Let the disk be full for the first ends of deliveries; return the errors still to come."""
+    done, full = Spool.done_for, [SpoolFull("make room") for _ in range(times)]
+
+    def done_unless_full(spool: Spool, receiver: Any, job: Any) -> None:
+        if full:
+            receiver.set_exception(full.pop())
+            if receiver.bell is not None:
+                receiver.bell()
+        else:
+            done(spool, receiver, job)
+
+    monkeypatch.setattr(Spool, "done_for", done_unless_full)
+    return full

@@ -25,6 +25,7 @@ from tests.delivery.support import (
     Place,
     counts,
     delivering,
+    full_for_ends,
     given,
     messages,
     route,
@@ -357,21 +358,12 @@ def test_a_spool_that_is_full_for_a_while(
 
 
 def test_results_wait_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, full = Spool.done, [SpoolFull("make room")]
-
-    def done_unless_full(spool: Spool, job: Any) -> Any:
-        if full:
-            future: Outcome[Any] = Outcome()
-            future.set_exception(full.pop())
-            return future
-        return done(spool, job)
-
-    monkeypatch.setattr(Spool, "done", done_unless_full)
+    full = full_for_ends(monkeypatch, times=2)
     monkeypatch.setattr("aiosmtpd.delivery.ledger.FIRST_PAUSE", 0.05)
     place = Place()
     with given(tmp_path, route(place)) as handler:
         until_left(handler, messages=0)
-    assert place.tried == 1
+    assert (place.tried, full) == (1, [])
 
 
 def test_a_bug_delivers_nothing_twice(

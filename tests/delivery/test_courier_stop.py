@@ -13,7 +13,7 @@ import pytest
 from aiosmtpd.delivery import Item
 from aiosmtpd.delivery.item import Results
 from aiosmtpd.delivery.outcome import Outcome
-from aiosmtpd.delivery.spool import Spool, SpoolFull
+from aiosmtpd.delivery.spool import Spool
 from tests.client import PATIENCE
 from tests.delivery.spooling import due, opened
 from tests.delivery.support import (
@@ -21,6 +21,7 @@ from tests.delivery.support import (
     Place,
     counts,
     delivering,
+    full_for_ends,
     given,
     messages,
     route,
@@ -54,16 +55,8 @@ def test_before_the_report_is_written(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_while_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, full = Spool.done, [SpoolFull("make room")]
-
-    def done_unless_full(spool: Spool, job: Any) -> Any:
-        if full:
-            future: Outcome[Any] = Outcome()
-            future.set_exception(full.pop())
-            return future
-        return done(spool, job)
-
-    monkeypatch.setattr(Spool, "done", done_unless_full)
+    # The second try comes at once, the third after a pause in which the courier ends.
+    full = full_for_ends(monkeypatch, times=2)
     place = Place()
     with given(tmp_path, route(place), grace=0):
         until(lambda: not full)
