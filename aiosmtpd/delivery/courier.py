@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never, in_private
@@ -464,13 +464,20 @@ class Courier:
 
     async def _try(self, lane: Lane, item: Item, timeout: float) -> Tried:
         """Give a message to the outlet; cancelled only when the courier ends."""
-        outlet, name = lane.route.outlet, lane.route.name
+        outlet, name, late = lane.route.outlet, lane.route.name, False
         if outlet is None:
             return Tried(failed(item, Never(REJECTED)))
+        patience, task = lane.patience(timeout), cast("asyncio.Task[Any]", asyncio.current_task())
+        # Not asyncio.timeout(), which takes as long as the rest of a try.
+        patience.begin(task)
         try:
-            async with asyncio.timeout(timeout) as limit:
-                await self._open(lane)
+            try:
+                if not lane.is_open:
+                    await self._open(lane)
                 return Tried(_checked(item, await outlet.put(item)))
+            finally:
+                if late := patience.end(task):
+                    task.uncancel()
         except Never as error:
             return Tried(failed(item, error))
         except Later as error:
@@ -483,18 +490,24 @@ class Courier:
             raise
         except BaseException as error:
             # A function of the user may also end with SystemExit: the other routes go on.
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and task.cancelling():
                 raise
-            late = isinstance(error, TimeoutError) and limit.expired()
-            text = f"no answer within {timeout:g} seconds" if late else line_of(error)
-            if not late and isinstance(outlet, PythonOutlet):
-                text = f"{_place_of(error)}: {text}"
-                self._tell_of_bug(lane, item, text, error)
+            if late and isinstance(error, asyncio.CancelledError | TimeoutError):
+                text = f"no answer within {timeout:g} seconds"
             else:
-                log.debug("%s: route %s: %s", item.id, name, text, exc_info=error)
+                text = self._noted(lane, item, error)
             failure = in_private(Later(reply=UNREACHABLE), text)
             return Tried(failed(item, failure), is_down=True)
+
+    def _noted(self, lane: Lane, item: Item, error: BaseException) -> str:
+        """Log an error of an outlet, and return it as a line."""
+        text = line_of(error)
+        if isinstance(lane.route.outlet, PythonOutlet):
+            text = f"{_place_of(error)}: {text}"
+            self._tell_of_bug(lane, item, text, error)
+        else:
+            log.debug("%s: route %s: %s", item.id, lane.route.name, text, exc_info=error)
+        return text
 
     def _tell_of_bug(self, lane: Lane, item: Item, text: str, error: BaseException) -> None:
         """Log an error of the user's function, with a traceback the first time."""

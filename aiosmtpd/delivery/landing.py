@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from aiosmtpd.delivery.outcome import Outcome
+from aiosmtpd.delivery.patience import Patience
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,33 +31,13 @@ class Landing:
         """:meth:`ring`, the same object each time."""
         self._arrived: deque[Call] = deque()
         self._is_due = False
-        self._patience = patience
-        self._patient: deque[tuple[float, asyncio.Future[Any]]] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self.patience: Patience[asyncio.Future[Any]] = Patience(loop, patience, _give_up)
 
     def expect(self) -> Parcel:
-        """Return a parcel; its ``here`` raises TimeoutError after *patience* seconds.
-
-        One timer serves all of them: a timer for each costs as much as half a commit.
-        """
+        """Return a parcel; its ``here`` raises TimeoutError after *patience* seconds."""
         parcel = Parcel(self)
-        here, patient = parcel.here, self._patient
-        while patient and patient[0][1].done():
-            patient.popleft()
-        patient.append((self.loop.time() + self._patience, here))
-        if self._timer is None:
-            self._timer = self.loop.call_later(self._patience, self._lose_patience)
+        self.patience.begin(parcel.here)
         return parcel
-
-    def _lose_patience(self) -> None:
-        patient, now = self._patient, self.loop.time()
-        self._timer = None
-        while patient and (patient[0][1].done() or patient[0][0] <= now):
-            here = patient.popleft()[1]
-            if not here.done():
-                here.set_exception(TimeoutError())
-        if patient:
-            self._timer = self.loop.call_at(patient[0][0], self._lose_patience)
 
     def wait(self, outcome: Outcome[T]) -> asyncio.Future[T]:
         """Return a future of the loop with the result. Cancelling it leaves *outcome* alone."""
@@ -130,10 +111,22 @@ class Parcel:
         return self._is_wanted
 
     def set_result(self, result: Any) -> None:
-        self._landing.leave(_end, self.here, result, None)
+        self._landing.leave(self._arrive, result, None)
 
     def set_exception(self, exception: BaseException | None) -> None:
-        self._landing.leave(_end, self.here, None, exception)
+        self._landing.leave(self._arrive, None, exception)
+
+    # In the loop.
+
+    def _arrive(self, result: Any, error: BaseException | None) -> None:
+        here = self.here
+        self._landing.patience.end(here)
+        if here.done():
+            return
+        if error is not None:
+            here.set_exception(error)
+        else:
+            here.set_result(result)
 
 
 class Ferry:
@@ -217,13 +210,9 @@ class _Trip:
             self.task.cancel()
 
 
-def _end(here: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if here.done():
-        return
-    if error is not None:
-        here.set_exception(error)
-    else:
-        here.set_result(result)
+def _give_up(here: asyncio.Future[Any]) -> None:
+    if not here.done():
+        here.set_exception(TimeoutError())
 
 
 def _bring(here: asyncio.Future[Any], task: asyncio.Future[Any]) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from typing import Any
 
 from aiosmtpd.delivery.item import Later, Never
 from aiosmtpd.delivery.ledger import text_of
+from aiosmtpd.delivery.patience import Patience
 from aiosmtpd.delivery.route import Route
 
 WRITING = 64
@@ -30,6 +32,7 @@ class Lane:
         self.opening = asyncio.Lock()
         self.turns = asyncio.Semaphore(route.concurrency)
         """Held by each try: direct deliveries and those of the spool share the concurrency."""
+        self._patience: dict[float, Patience[asyncio.Task[Any]]] = {}
 
     @property
     def error(self) -> str:
@@ -45,6 +48,14 @@ class Lane:
     def room(self) -> int:
         """How many more tries may run now."""
         return min(self.route.concurrency - self.running, WRITING - self.writing)
+
+    def patience(self, seconds: float) -> Patience[asyncio.Task[Any]]:
+        """Return what cancels the tasks of tries that take longer than *seconds*."""
+        found = self._patience.get(seconds)
+        if found is None:
+            found = Patience(asyncio.get_running_loop(), seconds, asyncio.Task.cancel)
+            self._patience[seconds] = found
+        return found
 
     def has_tried(self) -> None:
         """Note that a try has ended, and that its result will be written."""
