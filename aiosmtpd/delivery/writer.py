@@ -44,11 +44,15 @@ UNSYNCED = 1.0
 COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
-GATHER = 0.0015
-"""Seconds to wait for more messages if the last batches had more, and again while more come."""
+GATHER = 0.003
+"""Seconds to wait for more messages if more are usual, and again while more come."""
 
 SHARE, LONGEST_GATHER = 0.001, 0.012
 """Seconds of that, at most: for each message that is usual above two, and in all."""
+
+PART = 0.85
+"""The part of the messages on their way that is usual in a commit. The event loop works on the
+others while the disk works on these: if it had all, the loop would have nothing to do."""
 
 IDLE = 1.0
 """Seconds without a change before the thread gives all space back."""
@@ -165,7 +169,8 @@ class Writer:
         self._gate = threading.Lock()
         self._ended = False
         self._log = os.path.join(folder, "spool.db-wal")
-        self._usual = 0
+        self._flying = 0
+        self._submitted = self._collected = 0
         self._syncs = True
         self._next_sync = 0.0
         self._written = 0
@@ -183,6 +188,7 @@ class Writer:
         """Add a task; after a failure, or after :meth:`stop`, it fails at once."""
         with self._gate:
             if not self._ended:
+                self._submitted += task.urgent
                 self._tasks.put(task)
                 return
         task.refuse(self._refusal(), undone=True)
@@ -254,23 +260,20 @@ class Writer:
             self._collect(batch, task)
             if not batch:
                 task = self._wait(connection)
-        usual, urgent = self._usual, _urgent(batch)
+        usual, urgent = round(self._flying * PART), _urgent(batch)
         if not urgent:
             self._seek_company(batch)
             urgent = _urgent(batch)
         if urgent and 2 < usual > urgent:
             # A crash repeats deliveries whose ends are not committed: these wait for one step.
             longest = LONGEST_GATHER if urgent == len(batch) else GATHER
-            self._gather(batch, min((usual - 2) * SHARE, longest))
-            urgent = _urgent(batch)
-        if urgent:
-            self._usual = max(urgent, usual - usual // 4)
+            self._gather(batch, usual, min((usual - 2) * SHARE, longest))
         return batch
 
-    def _gather(self, batch: list[Task], left: float) -> None:
+    def _gather(self, batch: list[Task], usual: int, left: float) -> None:
         """Wait for more tasks, at most so many seconds, and only while more messages come."""
         before = 0
-        while left > 0 and before < _urgent(batch) and len(batch) < ROWS:
+        while left > 0 and before < _urgent(batch) < usual and len(batch) < ROWS:
             before = _urgent(batch)
             # Not a wait for each task: to wake up costs more than the work for one.
             sleep(min(GATHER, left))
@@ -294,6 +297,7 @@ class Writer:
         """Add *task* and those that follow it to a batch, within limits."""
         size = sum(one.size for one in batch)
         while task is not None:
+            self._collected += task.urgent
             if task.receiver.set_running_or_notify_cancel():
                 batch.append(task)
                 size += task.size
@@ -337,12 +341,19 @@ class Writer:
             self._untidy = True
             self._tidy_at = monotonic() + IDLE
             self._written += sum([task.size for task in batch]) + ROW * len(batch) + COMMIT
+        self._count_flying(batch)
         for task in batch:
             if task.error is None:
                 task.receiver.set_result(task.value)
             else:
                 task.refuse(task.error, undone=True)
         ring(batch)
+
+    def _count_flying(self, batch: list[Task]) -> None:
+        """Note how many messages are on their way: in this commit, and come meanwhile."""
+        if urgent := _urgent(batch):
+            flying = urgent + self._submitted - self._collected
+            self._flying = max(flying, self._flying - self._flying // 4)
 
     def _choose_sync(self, connection: sqlite3.Connection, batch: list[Task]) -> None:
         """Let the next commit wait for a sync of the disk if a task of it needs that.
