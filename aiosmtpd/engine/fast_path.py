@@ -134,11 +134,7 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
         envelope.mail_params = {}
         envelope._begin(word.decode())
         return replies.SENDER_OK
-    if (
-        not envelope.rcpt_tos
-        or envelope.mail_params.get("BODY") == "BINARYMIME"
-        or getattr(handler, "handle_BODY", None) is not None
-    ):
+    if not envelope.rcpt_tos or envelope.mail_params.get("BODY") == "BINARYMIME":
         return None
     # If the loop is blocked from here on, the log must not name the hook that ran last.
     server._last_hook = ""

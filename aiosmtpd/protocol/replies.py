@@ -42,6 +42,7 @@ class Reply(str):
     code: int
     enhanced: str | None
     octets: bytes
+    _is_coded: bool
 
     def __new__(cls, text: str, enhanced: str | None = None) -> Reply:
         """Make a reply from *text*; raises ValueError unless it begins with a reply code."""
@@ -51,6 +52,8 @@ class Reply(str):
         self.code = int(text[:3])
         found = _ENHANCED.match(text, 4)
         self.enhanced = found.group() if found else enhanced
+        # Replies with a queue id are all different: no cache has them with their code.
+        self._is_coded = found is not None and text[0] == text[4] and "\n" not in text
         self.octets = octets(text)
         return self
 
@@ -73,16 +76,9 @@ def with_code(reply: Reply) -> Reply:
     Without a code of its own it gets ``2.0.0``, ``4.0.0`` or ``5.0.0``, by its reply code. If
     :attr:`~Reply.enhanced` is ``""``, as for the replies to HELO and EHLO, it gets none.
     """
-    enhanced = reply.enhanced
-    if enhanced == "" or (enhanced and _has_code(reply, enhanced)):
+    if reply._is_coded or reply.enhanced == "":
         return reply
-    return _with_code(str(reply), enhanced)
-
-
-def _has_code(reply: Reply, enhanced: str) -> bool:
-    """Return True if a reply of one line begins with this code, and the code is of its class."""
-    # Replies with a queue id are all different: they are not in a cache.
-    return reply.startswith(f"{enhanced} ", 4) and enhanced[0] == reply[0] and "\n" not in reply
+    return _with_code(str(reply), reply.enhanced)
 
 
 @lru_cache(maxsize=256)

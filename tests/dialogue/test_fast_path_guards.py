@@ -681,5 +681,5 @@ async def test_a_hook_that_reads_the_message_gets_it() -> None:
     assert await server.ask(MAIL + RCPT) == OK * 2
     server.driven.clear()
     assert await server.ask(DATA) == GO_AHEAD
-    assert server.driven == [b"DATA"]
+    assert server.driven == []
     assert await server.ask(BODY) == f"250 {BODY[:-3]!r}\r\n".encode()

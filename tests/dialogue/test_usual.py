@@ -473,15 +473,20 @@ async def test_only_commands_with_a_hook_are_left_to_the_driver() -> None:
     await closed(server)
 
 
-async def test_a_message_that_a_hook_reads_begins_at_the_driver() -> None:
+async def test_the_hook_that_reads_a_message_waits_for_its_first_bytes() -> None:
     class Handler:
+        called = False
+
         async def handle_BODY(
             self, server: SMTP, session: Session, envelope: Envelope, body: Any
         ) -> str:
+            self.called = True
             return f"250 {sum([len(piece) async for piece in body])}"
 
-    server = await greeted(handler=Handler())
-    assert server.at_once(MAIL + RCPT) == OK * 2
-    assert server.at_once(DATA) == b""
-    assert await server.ask(BODY) == GO_AHEAD + b"250 17\r\n250 END\r\n"
+    handler = Handler()
+    server = await greeted(handler=handler)
+    assert server.at_once(MAIL + RCPT + DATA) == OK * 2 + GO_AHEAD
+    await asyncio.sleep(0)
+    assert not handler.called
+    assert await server.ask(BODY) == b"250 17\r\n250 END\r\n"
     await closed(server)
