@@ -473,7 +473,7 @@ async def test_only_commands_with_a_hook_are_left_to_the_driver() -> None:
     await closed(server)
 
 
-async def test_the_hook_that_reads_a_message_waits_for_its_first_bytes() -> None:
+async def test_a_hook_that_reads_waits_for_the_first_bytes() -> None:
     class Handler:
         called = False
 
