@@ -23,6 +23,7 @@ from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
 from aiosmtpd.delivery.spool import Counts, Spool, SpoolError, SpoolFull
 from aiosmtpd.protocol import trace
+from aiosmtpd.protocol.quick import accepts_if
 from aiosmtpd.protocol.replies import Refused
 from aiosmtpd.protocol.session import MISSING, Envelope, Session
 
@@ -110,6 +111,7 @@ class Delivery:
         self.on_failure = on_failure
         self.on_event = on_event
         self._routes = Routes(_as_routes(routes))
+        self._has_direct = any(route.mode == "direct" for route in self._routes.all)
         self._spool = Spool(spool, min_free=min_free, max_bytes=max_bytes)
         self._grace = grace
         self._courier: Courier | None = None
@@ -288,6 +290,15 @@ class Delivery:
 
     # The hooks.
 
+    def _accepts_mail(self, server: Any, envelope: Envelope, address: str) -> bool:
+        if self._courier is None or self._spool.failed is not None:
+            return False
+        try:
+            return self._spool.has_room()
+        except OSError:
+            return False
+
+    @accepts_if(_accepts_mail)
     async def handle_MAIL(
         self,
         server: Any,
@@ -312,6 +323,13 @@ class Delivery:
             return CLOSED
         return MISSING if has_room else NO_ROOM
 
+    def _accepts_recipient(self, server: Any, envelope: Envelope, address: str) -> bool:
+        route = self._routes.find(address)
+        if route is None or route.rejects:
+            return False
+        return not (envelope.rcpt_tos and self._has_direct)
+
+    @accepts_if(_accepts_recipient)
     async def handle_RCPT(
         self,
         server: Any,

@@ -44,13 +44,13 @@ UNSYNCED = 1.0
 COMPANY = 0.001
 """Seconds for which tasks that are not urgent wait for others to be committed with."""
 
-GATHER = 0.003
+GATHER = 0.002
 """Seconds to wait for more messages if more are usual, and again while more come."""
 
 SHARE, LONGEST_GATHER = 0.001, 0.012
 """Seconds of that, at most: for each message that is usual above two, and in all."""
 
-PART = 0.85
+PART = 0.8
 """The part of the messages on their way that is usual in a commit. The event loop works on the
 others while the disk works on these: if it had all, the loop would have nothing to do."""
 

@@ -1,7 +1,8 @@
 """Fast path for the common forms of MAIL, RCPT and DATA, if no subclass changes them.
 
 One regular expression finds such a command in the bytes that have arrived. If the command has no
-hook, it is done at once, without the driver. If it has a hook, the driver gets it already parsed.
+hook, or one that accepts it without waiting, it is done at once, without the driver. If it has
+another hook, the driver gets it already parsed.
 Everything else goes to the driver unchanged. ``smtp_MAIL``, ``smtp_RCPT`` and ``smtp_DATA`` define
 the behaviour; this module must match them, and tests/dialogue compares the two.
 """
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.protocol import replies
+from aiosmtpd.protocol.quick import CHECKS
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.roles import ServerSide
@@ -81,7 +83,7 @@ def run(server: ServerSide, data: bytes, unchanged: tuple[Any, ...]) -> bytes | 
             watch.done_at_once(verb, found[0][:-2], answer)
         if position == end or verb == "DATA":
             break
-        if verb == "RCPT" and watch is None:
+        if verb == "RCPT" and watch is None and not hasattr(server.event_handler, "handle_RCPT"):
             position = _take_row(server, envelope, data, position, answers)
         if (found := _COMMAND.match(data, position)) is None:
             break
@@ -120,7 +122,8 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
         most = server.limits.max_recipients
         if envelope.mail_from is None or (most and len(envelope.rcpt_tos) >= most):
             return None
-        if getattr(handler, "handle_RCPT", None) is not None:
+        hook = getattr(handler, "handle_RCPT", None)
+        if hook is not None and not _accepts(server, handler, hook, word):
             server._taken = server.transaction.add_plain_recipient, word.decode()
             return None
         envelope._add_recipients([word.decode()])
@@ -128,7 +131,8 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
     if verb == "MAIL":
         if envelope.mail_from is not None:
             return None
-        if getattr(handler, "handle_MAIL", None) is not None:
+        hook = getattr(handler, "handle_MAIL", None)
+        if hook is not None and not _accepts(server, handler, hook, word):
             server._taken = server.transaction.begin_plain, word.decode()
             return None
         envelope.mail_params = {}
@@ -140,6 +144,12 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
     server._last_hook = ""
     server._taken = server.transaction.receive_data, monotonic()
     return replies.START_MAIL_INPUT
+
+
+def _accepts(server: ServerSide, handler: Any, hook: Any, word: bytes) -> bool:
+    """Return True if a hook would return MISSING at once: see protocol/quick.py."""
+    check = CHECKS.get(getattr(hook, "__func__", None))
+    return check is not None and check(handler, server, server.envelope, word.decode())
 
 
 def _take_row(
