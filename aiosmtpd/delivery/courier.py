@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import random
 import shlex
 import threading
 import time
-import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar
 
 from aiosmtpd.delivery.events import Event, OnEvent
-from aiosmtpd.delivery.item import Item, Later, Misconfigured, Never, in_private
+from aiosmtpd.delivery.item import Item, Later, Misconfigured
 from aiosmtpd.delivery.landing import Landing
-from aiosmtpd.delivery.lane import Lane
+from aiosmtpd.delivery.lane import UNREACHABLE, Lane, Tried
 from aiosmtpd.delivery.ledger import Ledger, SpoolLost, direct_event, failed, line_of
 from aiosmtpd.delivery.outcome import Outcome
-from aiosmtpd.delivery.outlets.python import PythonOutlet
 from aiosmtpd.delivery.route import Route, Routes
 from aiosmtpd.delivery.spool import DIED, Job, Spool, SpoolError
 
@@ -43,17 +40,7 @@ CHECK = 3.0
 ENDING = 64
 """Messages of one route that is down which are given up at the same time."""
 
-UNREACHABLE = "451 4.4.1 Next hop unavailable, try again later"
-REJECTED = "550 5.7.1 Recipient refused"
-
 log = logging.getLogger("mail.log")
-
-
-class Tried(NamedTuple):
-    """The result of a try: the failures by recipient, and whether the route itself failed."""
-
-    failures: Mapping[str, Later | Never]
-    is_down: bool = False
 
 
 class Courier:
@@ -401,15 +388,8 @@ class Courier:
                 await asyncio.wait(late, timeout=LAST_RESORT)
 
     async def _close_outlets(self) -> None:
-        await asyncio.gather(*map(self._close, self._lanes.values()))
-
-    async def _close(self, lane: Lane) -> None:
-        if lane.is_open and lane.route.outlet is not None:
-            try:
-                async with asyncio.timeout(max(self._grace, LAST_RESORT)):
-                    await lane.route.outlet.close()
-            except Exception as error:
-                log.warning("Route %s: cannot close it: %s", lane.route.name, line_of(error))
+        timeout = max(self._grace, LAST_RESORT)
+        await asyncio.gather(*[lane.close(timeout) for lane in self._lanes.values()])
 
     # One try.
 
@@ -422,7 +402,7 @@ class Courier:
                 if self._spool.is_suspect(job):
                     tried = await self._try_suspect(job, lane)
                 else:
-                    tried = await self._try(lane, job.item, route.timeout)
+                    tried = await lane.deliver(job.item, route.timeout)
             missing = tuple(tried.failures)
             self._judge(lane, tried)
             is_running = False
@@ -451,7 +431,7 @@ class Courier:
             return Tried(failed(item, Later(DIED)))
         await self._ledger.written(lambda: self._spool.begin(job, due=now if due is None else due))
         try:
-            return await self._try(lane, item, route.timeout)
+            return await lane.deliver(item, route.timeout)
         except asyncio.CancelledError:
             self._spool.put_back(job)
             raise
@@ -462,75 +442,13 @@ class Courier:
         finally:
             lane.ending -= 1
 
-    async def _try(self, lane: Lane, item: Item, timeout: float) -> Tried:
-        """Give a message to the outlet; cancelled only when the courier ends."""
-        outlet, name, late = lane.route.outlet, lane.route.name, False
-        if outlet is None:
-            return Tried(failed(item, Never(REJECTED)))
-        patience, task = lane.patience(timeout), cast("asyncio.Task[Any]", asyncio.current_task())
-        # Not asyncio.timeout(), which takes as long as the rest of a try.
-        patience.begin(task)
-        try:
-            try:
-                if not lane.is_open:
-                    await self._open(lane)
-                return Tried(_checked(item, await outlet.put(item)))
-            finally:
-                if late := patience.end(task):
-                    task.uncancel()
-        except Never as error:
-            return Tried(failed(item, error))
-        except Later as error:
-            return Tried(failed(item, error), is_down=True)
-        except Misconfigured as error:
-            log.error("Route %s: %s", name, error)
-            return Tried(failed(item, in_private(Later(), str(error))), is_down=True)
-        except GeneratorExit:
-            # The courier has ended without this try, and nothing may be written any more.
-            raise
-        except BaseException as error:
-            # A function of the user may also end with SystemExit: the other routes go on.
-            if isinstance(error, asyncio.CancelledError) and task.cancelling():
-                raise
-            if late and isinstance(error, asyncio.CancelledError | TimeoutError):
-                text = f"no answer within {timeout:g} seconds"
-            else:
-                text = self._noted(lane, item, error)
-            failure = in_private(Later(reply=UNREACHABLE), text)
-            return Tried(failed(item, failure), is_down=True)
-
-    def _noted(self, lane: Lane, item: Item, error: BaseException) -> str:
-        """Log an error of an outlet, and return it as a line."""
-        text = line_of(error)
-        if isinstance(lane.route.outlet, PythonOutlet):
-            text = f"{_place_of(error)}: {text}"
-            self._tell_of_bug(lane, item, text, error)
-        else:
-            log.debug("%s: route %s: %s", item.id, lane.route.name, text, exc_info=error)
-        return text
-
-    def _tell_of_bug(self, lane: Lane, item: Item, text: str, error: BaseException) -> None:
-        """Log an error of the user's function, with a traceback the first time."""
-        is_new = type(error) not in lane.bugs
-        lane.bugs.add(type(error))
-        log.warning(
-            "%s: route %s: %s", item.id, lane.route.name, text, exc_info=error if is_new else None
-        )
-
-    async def _open(self, lane: Lane) -> None:
-        if not lane.is_open and lane.route.outlet is not None:
-            async with lane.opening:
-                if not lane.is_open:
-                    await lane.route.outlet.open()
-                    lane.is_open = True
-
     async def _open_all(self) -> None:
         await asyncio.gather(*map(self._check, self._routes.by_name.values()))
 
     async def _check(self, route: Route) -> None:
         try:
             async with asyncio.timeout(CHECK):
-                await self._open(self._lane(route))
+                await self._lane(route).open()
         except Misconfigured:
             raise
         except Exception as error:
@@ -577,7 +495,7 @@ class Courier:
         try:
             route.breaker.begin()
             began = time.monotonic()
-            tried = await self._try(lane, item, timeout)
+            tried = await lane.deliver(item, timeout)
             self._judge(lane, tried)
             self._tell(direct_event(route, item, tried.failures, time.monotonic() - began))
         except asyncio.CancelledError:
@@ -586,28 +504,3 @@ class Courier:
         finally:
             lane.turns.release()
         return tried
-
-
-def _checked(item: Item, results: object) -> dict[str, Later | Never]:
-    """Return the failures that an outlet's answer names, for recipients of this try."""
-    if results is None:
-        return {}
-    if not isinstance(results, Mapping):
-        raise TypeError(f"put() returned {results!r}: return None or the failures by recipient")
-    failures: dict[str, Later | Never] = {}
-    for recipient in item.recipients:
-        if recipient in results:
-            failure = results[recipient]
-            if not isinstance(failure, Later | Never):
-                failure = Later(str(failure))
-            failures[recipient] = failure
-    if others := [str(name) for name in results if name not in item.recipients]:
-        text = "%s: put() has named %r, which are not among the recipients that it got"
-        log.error(text, item.id, others)
-    return failures
-
-
-def _place_of(error: BaseException) -> str:
-    """Return the file and the line that raised an exception."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{os.path.basename(last.filename)}:{last.lineno}"

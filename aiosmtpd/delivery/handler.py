@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from public import public
 
-from aiosmtpd.delivery.courier import Courier, Tried
+from aiosmtpd.delivery.courier import Courier
 from aiosmtpd.delivery.events import Event, OnEvent
 from aiosmtpd.delivery.ids import new_queue_id
 from aiosmtpd.delivery.incoming import Incoming
 from aiosmtpd.delivery.item import Arrival, Item, Later, Misconfigured, Never, seen_by
 from aiosmtpd.delivery.landing import Ferry, Landing
+from aiosmtpd.delivery.lane import Tried
 from aiosmtpd.delivery.large import Large
 from aiosmtpd.delivery.route import Route, RouteLike, Routes, parse_route
 from aiosmtpd.delivery.spool import Counts, Spool, SpoolError, SpoolFull
