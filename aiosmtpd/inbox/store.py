@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
@@ -22,7 +21,16 @@ from typing import BinaryIO, Self, TypeVar
 from attrs import evolve
 from public import public
 
-from aiosmtpd.inbox import changes, database, labels, packing, reading, search as language, wire
+from aiosmtpd.inbox import (
+    changes,
+    database,
+    labels,
+    packing,
+    reading,
+    search as language,
+    temporary,
+    wire,
+)
 from aiosmtpd.inbox.keep import Keep as Keep, parse_keep as parse_keep
 from aiosmtpd.inbox.large import LARGE as LARGE, Large
 from aiosmtpd.inbox.numbers import Numbers
@@ -104,9 +112,8 @@ class Store:
         if self._writer is not None:
             return
         if self.path is None:
-            # Only its owner may look into this folder.
-            self._temporary = Path(tempfile.mkdtemp(prefix="aiosmtpd-inbox-"))
-            self.path = self._temporary / "inbox.db"
+            self.path = temporary.make()
+            self._temporary = self.path.parent
         try:
             self._open(self.path)
         except OSError as error:
@@ -120,6 +127,7 @@ class Store:
         if path.is_dir():
             raise StoreError(f"{path} is a folder: name a file, which may be in it")
         self._lock_file = database.locked(path)
+        temporary.mark(self._lock_file, kept=self._temporary is None)
         self._folder = path.with_name(path.name + ".large")
         reserve = self._reserve = Reserve(path)
         self._folder.mkdir(mode=0o700, exist_ok=True)
