@@ -20,6 +20,7 @@ from aiosmtpd.cli.banner import is_local, sending_command, why_not_listening
 from aiosmtpd.cli.checks import check_auth, complete, read_users
 from aiosmtpd.cli.inbox import DEFAULT_PORT, WEB_PORT
 from aiosmtpd.cli.program import Program, set_up_logging
+from aiosmtpd.inbox import temporary
 from aiosmtpd.inbox.intake import Intake
 from aiosmtpd.inbox.services import Services, WebOptions
 from aiosmtpd.inbox.store import Store, StoreError, Tagging, parse_keep
@@ -216,6 +217,9 @@ class InboxProgram(Program):
             self._services.smtp.update(self._described())
             await web.start()
             await self._server.start()
+            if not self._settings.store:
+                # The start need not wait for that.
+                threading.Thread(target=temporary.remove_left, daemon=True).start()
         except OSError as error:
             raise Failure(why_not_listening(error)) from error
         except StoreError as error:

@@ -1,4 +1,4 @@
-"""A lock on a folder that ends with the process that holds it."""
+"""Locks on files and folders that end with the process that holds them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FolderLock:
         """
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _lock(descriptor)
+            lock(descriptor)
             before = os.read(descriptor, 100)
             self.was_left = bool(before) and _CLOSED not in before
             _write(descriptor, b"%d\n" % os.getpid())
@@ -68,7 +68,7 @@ def is_locked(folder: str) -> bool:
     except OSError:
         return False
     try:
-        _lock(descriptor)
+        lock(descriptor)
     except OSError:
         return True
     finally:
@@ -83,8 +83,11 @@ def _write(descriptor: int, content: bytes) -> None:
     os.write(descriptor, content)
 
 
-def _lock(descriptor: int) -> None:
-    """Lock an open file; raises BlockingIOError if that is taken."""
+def lock(descriptor: int) -> None:
+    """Lock an open file until it is closed; raises BlockingIOError if the lock is taken.
+
+    Raises OSError if the file system has no locks.
+    """
     try:
         import fcntl
     except ImportError:

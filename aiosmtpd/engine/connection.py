@@ -440,6 +440,18 @@ class Connection(Wire):
             raw.resume_reading()
         self._cut_off_later(CLOSE_NOTIFY)
 
+    def end_output(self) -> None:
+        """Send the replies that wait, then a FIN; drop later ones, and serve the client on.
+
+        Raises NotImplementedError if the event loop's transport is in TLS.
+        """
+        self._flush()
+        if (raw := self._raw) is None:
+            return
+        if raw.can_write_eof():
+            self._raw = Finished(self, raw)
+        raw.write_eof()
+
     # The driver.
 
     async def _handle_client(self) -> None:

@@ -21,6 +21,9 @@ class Line(Protocol):
     def hang_up(self) -> None:
         """Send the replies that wait, then close."""
 
+    def end_output(self) -> None:
+        """Send the replies that wait, then a FIN; drop later ones."""
+
     @property
     def is_hung_up(self) -> bool:
         """True after the server has closed the connection."""
@@ -161,16 +164,17 @@ class Transport(asyncio.Transport):
         return self._tls is None and self.raw.can_write_eof()
 
     def write_eof(self) -> None:
-        """Close the writing side, after the replies that wait.
+        """Close the writing side, after the replies that wait; later ones are dropped.
 
         Raises NotImplementedError in TLS.
         """
         if self._tls is not None:
             # A FIN without a close_notify is a truncated stream.
             raise NotImplementedError("TLS has no half-close")
-        if self._line is not None:
-            self._line.write_through(b"")
-        self.raw.write_eof()
+        if self._line is None:
+            self.raw.write_eof()
+        else:
+            self._line.end_output()
 
     def is_reading(self) -> bool:
         """Return True if bytes are read."""

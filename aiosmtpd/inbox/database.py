@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from aiosmtpd.delivery.lock import lock
 from aiosmtpd.inbox.records import StoreError
 
 APPLICATION = 0x61696F69
@@ -62,18 +63,17 @@ BUSY = 30.0
 """Seconds to wait for another program that looks into the database."""
 
 
-def locked(path: Path) -> BinaryIO | None:
+def locked(path: Path) -> BinaryIO:
     """Keep other processes from opening the same store, until the returned file is closed."""
-    try:
-        import fcntl  # not on Windows
-    except ImportError:
-        return None
     file = os.fdopen(os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR, 0o600), "r+b")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file.fileno())
     except BlockingIOError:
         file.close()
         raise StoreError(f"{path} is in use by another process: end it first") from None
+    except BaseException:
+        file.close()
+        raise
     return file
 
 

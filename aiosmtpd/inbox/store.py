@@ -10,21 +10,30 @@ from __future__ import annotations
 import logging
 import shutil
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime, tzinfo
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
 
 from attrs import evolve
 from public import public
 
-from aiosmtpd.inbox import changes, database, labels, packing, reading, search as language, wire
+from aiosmtpd.inbox import (
+    changes,
+    database,
+    labels,
+    reading,
+    search as language,
+    temporary,
+    wire,
+)
+from aiosmtpd.inbox.adding import Adder, described
 from aiosmtpd.inbox.keep import Keep as Keep, parse_keep as parse_keep
-from aiosmtpd.inbox.large import LARGE as LARGE, Large
+from aiosmtpd.inbox.large import LARGE as LARGE
 from aiosmtpd.inbox.numbers import Numbers
 from aiosmtpd.inbox.records import (
     Attempt as Attempt,
@@ -40,17 +49,15 @@ from aiosmtpd.inbox.records import (
     Tagging as Tagging,
 )
 from aiosmtpd.inbox.reserve import Reserve
-from aiosmtpd.inbox.rows import Description, describe
 from aiosmtpd.inbox.sessions import Sessions
 from aiosmtpd.inbox.stored import (
     ListedPart as ListedPart,
     StoredMail as StoredMail,
     Trees,
 )
-from aiosmtpd.inbox.taking import QUICK, Taker
+from aiosmtpd.inbox.taking import Taker
 from aiosmtpd.inbox.tidying import Tidier
 from aiosmtpd.inbox.writer import Change, Writer
-from aiosmtpd.mail.source import InFile, InMemory
 
 T = TypeVar("T")
 P = TypeVar("P")
@@ -90,7 +97,7 @@ class Store:
         self._writer: Writer | None = None
         self._readers: reading.Readers | None = None
         self._taker: Taker | None = None
-        self._large: Large | None = None
+        self._adder: Adder | None = None
         self._reserve: Reserve | None = None
         self._trees = Trees()
         self._gate = threading.Lock()
@@ -104,9 +111,8 @@ class Store:
         if self._writer is not None:
             return
         if self.path is None:
-            # Only its owner may look into this folder.
-            self._temporary = Path(tempfile.mkdtemp(prefix="aiosmtpd-inbox-"))
-            self.path = self._temporary / "inbox.db"
+            self.path = temporary.make()
+            self._temporary = self.path.parent
         try:
             self._open(self.path)
         except OSError as error:
@@ -120,10 +126,12 @@ class Store:
         if path.is_dir():
             raise StoreError(f"{path} is a folder: name a file, which may be in it")
         self._lock_file = database.locked(path)
+        temporary.mark(self._lock_file, kept=self._temporary is None)
         self._folder = path.with_name(path.name + ".large")
         reserve = self._reserve = Reserve(path)
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        self._taker = Taker(path, self._gate, self._describe, self._filters)
+        describe = partial(described, self.tagging)
+        self._taker = Taker(path, self._gate, describe, self._filters)
         connection = database.open_writer(
             path, durable=self.durable, temporary=self._temporary is not None
         )
@@ -133,13 +141,23 @@ class Store:
         except sqlite3.Error as error:
             connection.close()
             raise database.explained(error, path) from error
-        self._large = Large(self._folder, self._describe, self._insert_large, durable=self.durable)
         reserve.make()
         tidier = Tidier(
             path, self._folder, self.keep, self._numbers, self._sessions, self._taker, reserve
         )
         self._writer = Writer(
             connection, path, self._committed, tidier.tidy, reserve.give_up, tidier.rest
+        )
+        self._adder = Adder(
+            self._folder,
+            self._gate,
+            self._taker,
+            self._writer,
+            reserve,
+            describe,
+            self._filters,
+            durable=self.durable,
+            ignore_duplicates=self.ignore_duplicates,
         )
         self._writer.start()
 
@@ -179,16 +197,16 @@ class Store:
 
     def close(self) -> None:
         """Finish the writing that was asked for, and end the threads. Again: does nothing."""
-        if self._writer is None or self._readers is None or self._large is None:
+        if self._writer is None or self._readers is None or self._adder is None:
             return
-        self._large.close()
+        self._adder.close()
         for session in self._sessions.all():
             self.save_session(session)
         self._readers.close()
         # Last, so that it copies the write-ahead log to the database.
         self._writer.stop()
         self._opened(self._reserve).close()
-        self._writer = self._readers = self._large = self._reserve = None
+        self._writer = self._readers = self._adder = self._reserve = None
         self._trees.clear()
         self._abandon()
 
@@ -206,15 +224,7 @@ class Store:
 
         With a duplicate that is ignored, the id of the stored message.
         """
-        received, future = _dated(received), Future[str]()
-        if self._is_quick(received):
-
-            def add(connection: sqlite3.Connection, change: Change) -> str:
-                return self._insert(connection, change, received, self._describe(received))
-
-            return self._write(add, future)
-        self._opened(self._large).add(received, future)
-        return future
+        return self._opened(self._adder).add(received)
 
     def take(self, received: Received) -> Future[str]:
         """Store a message as :meth:`add` does, but give the result as soon as it is safe.
@@ -222,56 +232,7 @@ class Store:
         It is in the lists a moment later: its event comes within 0.3 s, see :meth:`hurry`. Methods
         that read or change messages first wait for it. :meth:`counts` has it at once.
         """
-        taker, writer = self._opened(self._taker), self._opened(self._writer)
-        is_slow = self.durable or self.ignore_duplicates or not taker.can_take(received)
-        # One commit of many messages might not fit on a disk that is nearly full.
-        if is_slow or self._opened(self._reserve).is_low():
-            return self.add(received)
-        return taker.take(_dated(received), writer)
-
-    def _is_quick(self, received: Received) -> bool:
-        return isinstance(received.content, bytes) and len(received.content) <= QUICK
-
-    def _describe(self, received: Received, id: str = "") -> Description:
-        content = received.content
-        source = (
-            InMemory(content) if isinstance(content, bytes) else InFile(lambda: content.open("rb"))
-        )
-        created = received.created or datetime.now().astimezone()
-        return describe(source, received, created, self.tagging, id)
-
-    def _insert_large(
-        self, received: Received, found: Description, future: Future[str], is_file: bool
-    ) -> None:
-        def add(connection: sqlite3.Connection, change: Change) -> str:
-            return self._insert(connection, change, received, found, is_file=is_file)
-
-        def undo() -> None:
-            (self._folder / found.id).unlink(missing_ok=True)
-
-        self._opened(self._writer).submit(add, future, undo if is_file else None)
-
-    def _insert(
-        self,
-        connection: sqlite3.Connection,
-        change: Change,
-        received: Received,
-        found: Description,
-        *,
-        is_file: bool = False,
-    ) -> str:
-        if self.ignore_duplicates and (known := changes.duplicate(connection, found)):
-            if is_file:
-                change.unlinked.append(self._folder / found.id)
-            change.ignored += 1
-            return known
-        content = received.content if isinstance(received.content, bytes) else None
-        envelope = packing.packed_envelope(received, found.id)
-        with self._gate:
-            n = self._opened(self._taker).new_number()
-        message = changes.Message(n, envelope, received.session, found, content)
-        changes.insert(connection, change, [message], self._filters)
-        return found.id
+        return self._opened(self._adder).take(received)
 
     def new_file(self) -> BinaryIO:
         """Return a new file for the content of a large message, open for writing.
@@ -279,7 +240,7 @@ class Store:
         ``Path(file.name)`` is for :attr:`Received.content`, after the file is closed. To give it
         up, remove the file. Raises StoreError.
         """
-        return self._opened(self._large).new_file()
+        return self._opened(self._adder).new_file()
 
     def new_session(self) -> int:
         """Return the number of a new session."""
@@ -615,9 +576,3 @@ class Store:
                 callback(event)
             except Exception:
                 log.exception("A callback of the inbox's store failed")
-
-
-def _dated(received: Received) -> Received:
-    if received.created is None:
-        return evolve(received, created=datetime.now().astimezone())
-    return received

@@ -80,7 +80,10 @@ def _fields(mail: DecodedMail) -> Iterator[tuple[str, str]]:
     tls = tls_version(mail.session)
     name = mail.session.host_name
     host, port = mail.session.client_address
-    client = f"{host}:{port}" if host else "a local socket"
+    if host:
+        client = f"{host}:{port}"
+    else:
+        client = "an unknown address" if mail.session.xclient else "a local socket"
     client += f" ({name})" if name else ""
     yield "Client", client + (f", {tls}" if tls else "")
     yield "Received", f"{mail.received:%H:%M:%S}, {_size(mail.size)}"

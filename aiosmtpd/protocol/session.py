@@ -102,10 +102,12 @@ class Session:
     def client_address(self) -> tuple[str, int]:
         """The client's host and port, from XCLIENT, the PROXY header or the socket, in this order.
 
-        On a Unix socket, host ``""`` and port 0.
+        On a Unix socket, or if XCLIENT says that the address is not known, host ``""`` and port 0.
         """
-        if self.xclient and (address := self.xclient.get("ADDR")):
-            return address, int(self.xclient.get("PORT") or 0)
+        if self.xclient and "ADDR" in self.xclient:
+            # An unknown client is not the proxy, whose address may be trusted.
+            address = self.xclient["ADDR"]
+            return (address, int(self.xclient.get("PORT") or 0)) if address else ("", 0)
         proxied = self.proxy_data
         # The command 0, LOCAL, is the proxy's own connection: its addresses mean nothing.
         if proxied and proxied.src_port is not None and proxied.command != 0:

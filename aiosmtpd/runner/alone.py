@@ -49,11 +49,7 @@ class _Alone:
         loop = asyncio.get_running_loop()
         service = Service(self._config)
         with signals_handled(loop, self._reactions(service)):
-            try:
-                await service.start(self._places(), self._texts)
-            except Failure:
-                await service.stop(0.0, 0.0)
-                raise
+            await service.start(self._places(), self._texts)
             log.info("Server is listening on %s", " and ".join(service.addresses), extra=OWN)
             looking = loop.create_task(self._look(service))
             losing = loop.create_task(service.lost.wait())

@@ -53,6 +53,9 @@ __all__ = [
     "parse_place",
 ]
 
+HAS_WORKERS = sys.platform != "win32"
+"""True if a process can give sockets to others; else the server is one process."""
+
 LOGIN_PROMPTS = "Username:", "Password:"
 """The prompts of AUTH LOGIN that many devices look for."""
 
@@ -191,8 +194,8 @@ class Config:
 
     @property
     def worker_count(self) -> int:
-        """The number of workers; one on Windows."""
-        if sys.platform == "win32":
+        """The number of workers; one without processes for them."""
+        if not HAS_WORKERS:
             return 1
         return processors() if self.workers == "auto" else self.workers
 

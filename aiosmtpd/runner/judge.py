@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from aiosmtpd.listen.addresses import LOOPBACKS, Listen, parse_listen
 from aiosmtpd.runner import outlets
-from aiosmtpd.runner.config import Config
+from aiosmtpd.runner.config import HAS_WORKERS, Config
 from aiosmtpd.runner.lines import Path
 from aiosmtpd.runner.tables import RouteTable
 
@@ -28,6 +28,8 @@ NO_LIMIT = (
     "handshake_timeout",
 )
 """Limits without which one client can do harm; 0 for one of them is a weakening."""
+
+NO_DESK = "not served: on this system the server is one process, without [admin]"
 
 SMUGGLING = "lets clients smuggle messages past the checks of the next server"
 
@@ -97,6 +99,9 @@ def _judge_places(config: Config, say: Say, warn: Say) -> None:
 
 
 def _judge_doors(config: Config, say: Say, warn: Say) -> None:
+    for name in "http", "socket":
+        if not HAS_WORKERS and getattr(config.admin, name) is not None:
+            warn(("admin", name), NO_DESK)
     files = [place.path for place in config.listen]
     if config.admin.socket is not None and config.admin.socket in files:
         say(("admin", "socket"), f"this is listen.{files.index(config.admin.socket) + 1} too")

@@ -22,7 +22,7 @@ from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.process.rights import Identity, identity_to_assume
 from aiosmtpd.process.signals import signals_handled
 from aiosmtpd.runner.child import Child, Timing, reap
-from aiosmtpd.runner.config import Config
+from aiosmtpd.runner.config import HAS_WORKERS, Config
 from aiosmtpd.runner.faults import WrongConfiguration
 from aiosmtpd.runner.keyring import Keyring
 from aiosmtpd.runner.logs import OWN, TOLD
@@ -34,9 +34,6 @@ DEFAULT_USER = "nobody"
 
 SPOOL_FAILED = 74
 """Exit code of a worker whose spool's disk has failed, and then of the master."""
-
-HAS_WORKERS = sys.platform != "win32"
-"""True if a process can give sockets to others; else this one serves itself."""
 
 ENDING = (
     "Ending: sessions may go on for %g s, and then transactions for %g s; a second signal ends "

@@ -81,7 +81,10 @@ class Service:
         texts: Sequence[Texts] = (),
         bound: Callable[[], None] = lambda: None,
     ) -> None:
-        """Serve at *places*; call *bound* once they are bound. Raises Failure with one line."""
+        """Serve at *places*; call *bound* once they are bound.
+
+        Raises Failure with one line, after all that was opened is closed.
+        """
         config = self.config
         if config.tls is not None and texts:
             self._contexts = Contexts(texts, config.tls.min_version)
@@ -99,10 +102,18 @@ class Service:
             await self._server.bind()
             bound()
             await self._server.start()
-        except Failure:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            await self._give_up()
+            if isinstance(error, Failure) or not isinstance(error, Exception):
+                raise
             raise Failure(_why(error), 1) from error
+
+    async def _give_up(self) -> None:
+        """Close all that is open after a start that failed; the log has the errors of that."""
+        try:
+            await self.stop(0.0, 0.0)
+        except Exception:
+            log.exception("The server has failed to start, and cannot close what was open")
 
     def use_certificates(self, texts: Sequence[Texts]) -> None:
         """Use other certificates for new handshakes."""

@@ -187,6 +187,37 @@ def test_arrows_move_the_focus_and_do_not_open(page: Page, box: Box) -> None:
     page.get_by_role("heading", name="First").wait_for()
 
 
+@pytest.mark.parametrize(("more", "less"), [("J", "K"), ("Shift+ArrowDown", "Shift+ArrowUp")])
+def test_a_stretch_back_selects_less(page: Page, box: Box, more: str, less: str) -> None:
+    for number in range(6):
+        box.send(mail(f"Message {number}"))
+    rows = page.get_by_role("option")
+    rows.nth(5).wait_for()
+
+    def expect_selected(*numbers: int) -> None:
+        for number in range(6):
+            chosen = str(number in numbers).lower()
+            expect(rows.nth(number)).to_have_attribute("aria-selected", chosen)
+
+    def press(*keys: str) -> None:
+        for key in keys:
+            page.keyboard.press(key)
+
+    rows.nth(4).focus()
+    press("x")
+    rows.nth(2).focus()
+    press("x", more, more, more)
+    expect_selected(2, 3, 4, 5)
+    press(less, less)
+    expect_selected(2, 3, 4)
+    press(less, less, less)
+    expect_selected(0, 1, 2, 4)
+    rows.nth(1).click(modifiers=["Shift"])
+    expect_selected(1, 2, 4)
+    press("Escape", "*", less)
+    expect_selected(0, 1, 2, 3, 4, 5)
+
+
 def test_keys_of_one_letter_can_be_switched_off(page: Page, box: Box) -> None:
     box.send(mail("Stays"))
     page.get_by_role("option").first.focus()

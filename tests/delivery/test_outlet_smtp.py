@@ -251,6 +251,17 @@ INJECTIONS = [
     "a@b.org\nDATA",
     "a@b.org\0",
     "a b@c.org",
+    "a\tb@c.org",
+    "a\u2028b@c.org",
+    'a"> NOTIFY=NEVER "@b.org',
+    'a"\\> NOTIFY=NEVER"@b.org',
+    '"a"> NOTIFY=NEVER "@b.org',
+    '"a@b.org> NOTIFY=NEVER',
+    '"a\\"@b.org> NOTIFY=NEVER',
+    'a\\"> NOTIFY=NEVER "@b.org',
+    'a@b"> NOTIFY=NEVER "',
+    '"a"@b"> NOTIFY=NEVER "',
+    "a\\>@b.org",
     "\ud800@b.org",
 ]
 
@@ -282,9 +293,18 @@ async def test_an_option_adds_no_parameter() -> None:
 
 async def test_a_quoted_address_passes() -> None:
     hop = Taking()
+    quoted = ['"a > b"@example.com', r'"a\" <b\\"@example.com', '"two words"', '"@"@example.com']
     async with serving(hop) as place:
-        await deliver(f"smtp://{place}", item_of('"a > b"@example.com'))
-    assert hop.envelope.rcpt_tos == ['"a > b"@example.com']
+        assert await deliver(f"smtp://{place}", item_of(*quoted, sender=quoted[0])) is None
+    assert hop.envelope.rcpt_tos == quoted
+    assert hop.envelope.mail_from == quoted[0]
+
+
+async def test_an_address_with_a_quoted_word_passes() -> None:
+    hop = Taking()
+    async with serving(hop) as place:
+        assert await deliver(f"smtp://{place}", item_of('a."b\\"c".d@example.com')) is None
+    assert hop.envelope.rcpt_tos == [r'"a.b\"c.d"@example.com']
 
 
 class Doorman:

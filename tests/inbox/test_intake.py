@@ -403,7 +403,7 @@ def test_small_messages_overtake_a_large_one(store: Store, monkeypatch: pytest.M
             assert go_on.wait(30)
         return describe(source, one, *more)
 
-    monkeypatch.setattr("aiosmtpd.inbox.store.describe", slow)
+    monkeypatch.setattr("aiosmtpd.inbox.adding.describe", slow)
     with serving(store) as controller, client_of(controller) as big, client_of(controller) as small:
         sending = threading.Thread(target=big.sendmail, args=("ann@x", ["bob@x"], BIG))
         sending.start()

@@ -25,6 +25,7 @@ def received(content: bytes | EmailMessage, **session: Any) -> DecodedMail:
         "peer": ("192.0.2.1", 1234),
         "client_address": ("192.0.2.1", 1234),
         "host_name": "client.test",
+        "xclient": None,
         "ssl": None,
         "authenticated": None,
     }
@@ -146,6 +147,11 @@ def test_an_empty_message_is_printed() -> None:
     assert lines[3] == "Client     a local socket"
     assert lines[4].endswith(", 0 bytes")
     assert lines[5:] == ["-" * 72, ""]
+
+
+def test_a_client_that_a_proxy_does_not_know() -> None:
+    mail = received(b"", client_address=("", 0), host_name=None, xclient={"ADDR": None})
+    assert pretty(mail).splitlines()[3] == "Client     an unknown address"
 
 
 def test_lines_are_wrapped_to_the_terminal() -> None:

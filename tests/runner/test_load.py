@@ -238,6 +238,16 @@ def test_each_weakening_has_a_warning(text: str, line: str, tmp_path: Path) -> N
     assert found[0].startswith(line)
 
 
+def test_without_workers_no_admin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = GOOD + '[admin]\nhttp = "127.0.0.1:9025"\nsocket = "ctl"\n'
+    assert warnings(tmp_path, text) == []
+    monkeypatch.setattr("aiosmtpd.runner.judge.HAS_WORKERS", False)
+    http, sock = warnings(tmp_path, text)
+    assert http.startswith(":4: admin.http: not served: on this system")
+    assert sock.startswith(":5: admin.socket: not served: on this system")
+    assert warnings(tmp_path, GOOD) == []
+
+
 @pytest.mark.parametrize("pattern", ["*", "*@*", "*@*.*", "info@*", "*@*.com", "*@mail*"])
 def test_a_relay_to_any_domain_is_guarded(pattern: str, tmp_path: Path) -> None:
     text = ROUTE + f'to = "smtp://a.test"\nmatch = "{pattern}"\n'

@@ -14,10 +14,15 @@ from typing import Any
 import attrs
 import pytest
 
+from aiosmtpd.delivery.handler import Delivery
+from aiosmtpd.delivery.lock import is_locked
+from aiosmtpd.listen.addresses import Listen
+from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner import worker as workers
 from aiosmtpd.runner.config import Config
 from aiosmtpd.runner.control import Channel, descriptor_pair
 from aiosmtpd.runner.logs import Addresses
+from aiosmtpd.runner.service import Service
 from aiosmtpd.runner.worker import Worker
 from tests.client import PATIENCE, Client
 from tests.runner.fleet import configuration
@@ -126,6 +131,29 @@ async def test_a_spool_that_cannot_be_made_is_one_line(
     assert failed["failed"].startswith(f"Cannot use {tmp_path / 'spool' / '0'} as a spool")
     assert await talk.task == 1
     assert "Cannot use" not in capsys.readouterr().err + caplog.text
+
+
+async def test_a_start_that_fails_closes_the_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[str] = []
+    close = Delivery.close
+
+    async def note(delivery: Delivery) -> None:
+        await close(delivery)
+        closed.append("spool")
+        if len(closed) == 2:
+            raise RuntimeError("no goodbye")
+
+    monkeypatch.setattr(Delivery, "close", note)
+    for _ in range(2):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            places = [Listen("smtp", *taken.getsockname())]
+            with pytest.raises(Failure, match="Cannot serve: "):
+                await Service(with_spool(tmp_path)).start(places)
+        assert not is_locked(str(tmp_path / "spool" / "0"))
+    assert closed == ["spool", "spool"]
+    assert "RuntimeError: no goodbye" in caplog.text
 
 
 async def test_the_end_of_the_master_ends_a_worker(

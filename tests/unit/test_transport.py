@@ -1,6 +1,7 @@
 """The transport that programs see: all of asyncio's methods, and the order of bytes."""
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -257,6 +258,63 @@ async def test_a_writing_side_may_be_closed_alone(
         return True
 
     assert await last_words(connect, act) == b"421 Bye\r\n"
+
+
+@pytest.mark.parametrize("connect", ["clear"], indirect=True)
+async def test_replies_after_write_eof_are_dropped(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(server: Acting) -> None:
+        assert server.transport is not None
+        await server.push("250-one")
+        for word in "two", "three":
+            server.transport.write_eof()
+            await server.push(f"250-{word}")
+            server.transport.write(b"250 four\r\n")
+
+    peer = await connect(act)
+    peer.send(b"ACT\r\nEHLO client.test\r\nVRFY anne\r\n")
+    await peer.ended()
+    peer.send(b"QUIT\r\n")
+    assert await peer.finish() == b"250-one\r\n"
+    assert peer.server.failure is None
+    assert peer.server.session.host_name == "client.test"
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize("connect", ["clear"], indirect=True)
+async def test_write_eof_if_the_event_loop_cannot(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event loop's own TLS cannot: the session goes on."""
+
+    def write_eof(transport: HalfOpen) -> None:
+        raise NotImplementedError
+
+    async def act(server: Acting) -> None:
+        assert server.transport is not None
+        with pytest.raises(NotImplementedError):
+            server.transport.write_eof()
+
+    monkeypatch.setattr(HalfOpen, "can_write_eof", lambda transport: False)
+    monkeypatch.setattr(HalfOpen, "write_eof", write_eof)
+    await answer(connect, act)
+
+
+@pytest.mark.parametrize("connect", ["clear"], indirect=True)
+async def test_write_eof_after_the_client_has_gone(connect: Connect) -> None:
+    async def act(server: Acting) -> None:
+        transport = server.transport
+        assert transport is not None
+        peer.transport.reset()
+        await peer.transport.lost.wait()
+        transport.write_eof()
+
+    peer = await connect(act)
+    peer.send(b"ACT\r\n")
+    await asyncio.wait_for(peer.server.ended(), PATIENCE)
+    assert peer.server.failure is None
+    assert not peer.transport.has_ended
 
 
 # Reading.

@@ -30,8 +30,9 @@ from aiosmtpd.delivery.outlets.workers import Workers
 # One parameter of MAIL or RCPT: RFC 5321 section 4.1.2. It cannot become two of them.
 _PARAMETER = re.compile(r"([0-9A-Za-z][0-9A-Za-z-]*)(?:=[!-<>-~]+)?")
 
-# A path that cannot end early: no bracket or blank but in quotes.
-_PATH = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^"<> ])*+')
+# A path that cannot end early. A bracket or a blank needs quotes, and only a whole local part can
+# be quoted (RFC 5321 section 4.1.2): a hop may see no quotes in the middle of a word.
+_PATH = re.compile(r'(?:"(?:[^"\\]|\\.)*+"(?=@|\Z))?+(?:"(?:[^"\\<> ]|\\[^<> ])*+"|[^"<> ])*+')
 
 _MAIL_DSN = {"RET", "ENVID"}
 _RCPT_DSN = {"NOTIFY", "ORCPT"}

@@ -42,6 +42,8 @@ export class List {
     this.focused = '';
     this.wasFocused = false;
     this.anchor = '';
+    // The keys that the last stretch from the anchor has selected.
+    this.span = [];
     this.hidden = null;
     this.loaded = false;
     this.rowsOf = null;
@@ -536,13 +538,18 @@ export class List {
     if (this.all) this.uncheck(false);
     if (!this.checked.delete(key)) this.checked.add(key);
     this.anchor = key;
+    this.span = [];
     this.render();
   }
 
   extend(key) {
     const keys = this.keys();
     const [from, to] = [keys.indexOf(this.anchor), keys.indexOf(key)].sort((a, b) => a - b);
-    for (const one of keys.slice(Math.max(0, from), to + 1)) if (!one.startsWith('try-')) this.checked.add(one);
+    // Give up the rows of the last stretch that this one does not reach.
+    for (const one of this.span) this.checked.delete(one);
+    const reached = keys.slice(Math.max(0, from), to + 1);
+    this.span = reached.filter((one) => !one.startsWith('try-') && !this.checked.has(one));
+    for (const one of this.span) this.checked.add(one);
     this.render();
   }
 
@@ -560,12 +567,16 @@ export class List {
   takeAll() {
     this.all = this.numbers.matches > this.rows.length;
     this.checked = new Set(this.rows.map((row) => row.ID));
+    // The next stretch begins anew: it would take away from all.
+    this.anchor = '';
+    this.span = [];
   }
 
   uncheck(draw = true) {
     this.checked.clear();
     this.all = false;
     this.anchor = '';
+    this.span = [];
     if (draw) this.render();
   }
 
