@@ -25,6 +25,12 @@ LONGEST_WAIT = 60.0
 MARGIN = 10.0
 """Seconds that an answer may take after the wait."""
 
+LISTED = 50
+"""Messages that the answer to a wait lists, at most."""
+
+PAGE = 1000
+"""Messages that the answer to a request for the list has, at most."""
+
 
 def ask(parser: ArgumentParser, settings: Namespace) -> int:
     """Print the first message that matches; return the exit code."""
@@ -75,9 +81,29 @@ def _coming(inbox: _Inbox, settings: Namespace) -> Iterator[DecodedMail]:
             if id not in seen:
                 seen.add(id)
                 yield from inbox.message(id)
+        if len(ids) >= LISTED:
+            # There may be more than the answer lists: they would not be listed again.
+            yield from _older(inbox, ids[0], since, seen, deadline)
         since = ids[0] if ids else since
         if time.monotonic() >= deadline:
             return
+
+
+def _older(
+    inbox: _Inbox, newest: str, since: str, seen: set[str], deadline: float
+) -> Iterator[DecodedMail]:
+    """Yield the messages between two ids, newest first, that were not seen; end at the deadline.
+
+    Without *since*, they are all messages before *newest*.
+    """
+    has_begun = False
+    for id in inbox.ids():
+        if id == since or time.monotonic() >= deadline:
+            return
+        has_begun = has_begun or id == newest
+        if has_begun and id not in seen:
+            seen.add(id)
+            yield from inbox.message(id)
 
 
 class _Inbox:
@@ -105,6 +131,16 @@ class _Inbox:
         if status == 404:
             raise Failure(f"{self.shown} is not the address of an inbox")
         return [one["ID"] for one in json.loads(body)["messages"]] if status == 200 else []
+
+    def ids(self) -> Iterator[str]:
+        """Yield the ids of all messages, newest first."""
+        start, listed = 0, PAGE
+        while listed == PAGE:
+            _, body = self._get(f"/api/messages?start={start}&limit={PAGE}", 0, 200)
+            ids = [one["ID"] for one in json.loads(body)["messages"]]
+            yield from ids
+            listed = len(ids)
+            start += listed
 
     def message(self, id: str) -> Iterator[DecodedMail]:
         """Yield a message, unless it was deleted."""

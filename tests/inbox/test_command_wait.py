@@ -1,6 +1,7 @@
 """``aiosmtpd wait --inbox``: a message of an inbox that is running, for scripts."""
 
 import os
+import smtplib
 import threading
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from aiosmtpd import main
 from aiosmtpd.cli import inbox_wait
 from aiosmtpd.cli.one_message import Waiter
 from aiosmtpd.mail.message import DecodedMail
+from tests.client import PATIENCE
 from tests.inbox.command import Inbox, running
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="servers are ended by POSIX signals")
@@ -85,6 +87,40 @@ def test_a_message_that_is_deleted_meanwhile(
     monkeypatch.setattr(Waiter, "shown", delete)
     assert run(inbox, "--to", "dora@*", "--code", "4", "--timeout", "10") == 0
     assert capfd.readouterr().out == "1234\n"
+
+
+def send_many(inbox: Inbox) -> None:
+    """Send a message with a code, and more others after it than one answer lists."""
+    texts = ["Subject: rare\n\n1357\n", *["Subject: common\n\n"] * inbox_wait.LISTED]
+    with smtplib.SMTP("127.0.0.1", inbox.port, timeout=PATIENCE) as client:
+        for text in texts:
+            client.sendmail("ann@example.org", ["eve@example.org"], text)
+
+
+def test_more_messages_than_an_answer_lists(
+    inbox: Inbox, capfd: pytest.CaptureFixture[str]
+) -> None:
+    send_many(inbox)
+    assert (
+        run(inbox, "--to", "eve@*", "--subject", "/^rare/", "--code", "4", "--timeout", "10") == 0
+    )
+    assert capfd.readouterr().out == "1357\n"
+
+
+def test_more_messages_that_come_than_an_answer_lists(
+    inbox: Inbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox.send("Subject: first\n\n", "fay@example.org")
+    shown = Waiter.shown
+
+    def send_meanwhile(waiter: Waiter, mail: DecodedMail) -> str | bytes | None:
+        if mail.subject == "first":
+            send_many(inbox)
+        return shown(waiter, mail)
+
+    monkeypatch.setattr(Waiter, "shown", send_meanwhile)
+    assert run(inbox, "--to", "/^(fay|eve)@/", "--code", "4", "--timeout", "10") == 0
+    assert capfd.readouterr().out == "1357\n"
 
 
 def test_a_message_that_does_not_come(inbox: Inbox, capfd: pytest.CaptureFixture[str]) -> None:
