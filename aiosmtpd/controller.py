@@ -635,8 +635,9 @@ class InetMixin(BaseController, metaclass=ABCMeta):
 
     async def _create_server(self) -> asyncio.AbstractServer:
         both = self._both_loopbacks and self.hostname == "::1"
-        # After a restart, ask for any free port again: the last one may be taken by now.
-        port = 0 if self.port == self._found_port else self.port
+        # After a restart, ask for any free port again: the last one may be taken by now. 1.4 took
+        # the port as a str, too, such as that of an environment variable.
+        port = 0 if self.port == self._found_port else int(self.port)
         server = await self._serve_at(Listen(host=None if both else self.hostname or "", port=port))
         if port == 0:
             self.port = self._found_port = int(sockets.addresses_of(server)[0][1])

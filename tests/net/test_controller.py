@@ -8,7 +8,7 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,6 +27,7 @@ from aiosmtpd.smtp import SMTP
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.net.controlling import LOCAL, POSIX, Failing, is_served, stopping, taken
+from tests.net.support import free_port
 
 # In a thread of its own.
 
@@ -81,6 +82,15 @@ def test_a_port_that_the_program_chose_is_kept() -> None:
         with controller:
             assert controller.port == port
             assert is_served(port)
+
+
+def test_the_port_of_an_environment_variable() -> None:
+    port: Any = str(free_port())
+    with Controller(Sink(), "127.0.0.1", port) as controller:
+        assert is_served(int(port))
+        assert controller.port == port
+    with Controller(Sink(), "127.0.0.1", cast(Any, "0")) as controller:
+        assert is_served(controller.port)
 
 
 def test_as_a_context_manager() -> None:
