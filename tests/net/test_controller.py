@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 import threading
-import time
 from pathlib import Path
 from typing import Any, cast
 
@@ -235,14 +234,18 @@ def test_a_factory_that_raises_later(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_factory_that_is_too_slow() -> None:
+    let_go = threading.Event()
+
     class Slow(Controller):
         def factory(self) -> SMTP:
-            time.sleep(0.5)
+            let_go.wait(PATIENCE)
             return super().factory()
 
-    controller = Slow(Sink(), ready_timeout=0.1, **LOCAL)
+    # Time in which the thread begins to serve, also on a busy machine.
+    controller = Slow(Sink(), ready_timeout=0.5, **LOCAL)
     with pytest.raises(TimeoutError, match="not responding within allotted time"):
         controller.start()
+    let_go.set()
     controller.stop()
     assert not is_served(controller.port)
 
