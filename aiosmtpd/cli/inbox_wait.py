@@ -129,15 +129,15 @@ class _Inbox:
         if status == 404 and "since" in wanted:
             return None
         if status == 404:
-            raise Failure(f"{self.shown} is not the address of an inbox")
-        return [one["ID"] for one in json.loads(body)["messages"]] if status == 200 else []
+            raise self._no_inbox()
+        return self._ids_in(body) if status == 200 else []
 
     def ids(self) -> Iterator[str]:
         """Yield the ids of all messages, newest first."""
         start, listed = 0, PAGE
         while listed == PAGE:
             _, body = self._get(f"/api/messages?start={start}&limit={PAGE}", 0, 200)
-            ids = [one["ID"] for one in json.loads(body)["messages"]]
+            ids = self._ids_in(body)
             yield from ids
             listed = len(ids)
             start += listed
@@ -147,7 +147,7 @@ class _Inbox:
         status, body = self._get(f"/api/message/{id}/smtp", 0, 200, 404)
         if status == 404:
             return
-        found: dict[str, Any] = json.loads(body)["envelope"]
+        found = self._value_of("envelope", body)
         status, body = self._get(f"/api/message/{id}/copy?as=eml", 0, 200, 404)
         if status == 404:
             return
@@ -158,6 +158,19 @@ class _Inbox:
         # A session without an event loop: the connection is over.
         yield DecodedMail(Session(cast(Any, None)), envelope)
 
+    def _ids_in(self, body: bytes) -> list[str]:
+        return [one["ID"] for one in self._value_of("messages", body)]
+
+    def _value_of(self, key: str, body: bytes) -> Any:
+        try:
+            return json.loads(body)[key]
+        except (LookupError, TypeError, ValueError):
+            # Some other server, which has an answer for each path.
+            raise self._no_inbox() from None
+
+    def _no_inbox(self) -> Failure:
+        return Failure(f"{self.shown} is not the address of an inbox")
+
     def _get(self, path: str, seconds: float, *expected: int) -> tuple[int, bytes]:
         kind = HTTPSConnection if self._is_secure else HTTPConnection
         connection = kind(self._host, self._port, timeout=seconds + MARGIN)
@@ -165,6 +178,8 @@ class _Inbox:
             connection.request("GET", self._root + path, headers=self._headers)
             answer = connection.getresponse()
             body = answer.read()
+        except UnicodeError:
+            raise self._no_inbox() from None
         finally:
             connection.close()
         if answer.status not in expected:

@@ -2,8 +2,10 @@
 
 import os
 import smtplib
+import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -170,6 +172,40 @@ def test_another_path_is_not_an_inbox(inbox: Inbox, capfd: pytest.CaptureFixture
         main.main(["wait", "--inbox", url(inbox).replace("/mail/", "/other/")])
     assert caught.value.code == 2
     assert "is not the address of an inbox" in capfd.readouterr().err
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """Serve the same answer at each path of an address."""
+    answer = b"HTTP/1.0 200 OK\r\n\r\n" + body
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
+        thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}"])
+def test_another_server_is_not_an_inbox(body: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    with answering(body) as where, pytest.raises(SystemExit) as caught:
+        main.main(["wait", "--inbox", where])
+    assert caught.value.code == 2
+    assert capfd.readouterr().err.endswith(f"error: {where} is not the address of an inbox\n")
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:1/m\xe4il/", f"http://{'a' * 70}.test/"])
+def test_an_address_that_cannot_be_asked(where: str, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main.main(["wait", "--inbox", where])
+    assert caught.value.code == 2
+    assert capfd.readouterr().err.endswith(f"error: {where} is not the address of an inbox\n")
 
 
 @pytest.mark.parametrize("option", ["-l", "--ready-file"])
