@@ -8,6 +8,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from itertools import chain, islice
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
@@ -69,41 +70,29 @@ def _coming(inbox: _Inbox, settings: Namespace) -> Iterator[DecodedMail]:
     patience = float("inf") if settings.patience is None else settings.patience
     deadline = time.monotonic() + patience
     seen: set[str] = set()
-    since = ""
+    older, is_behind, since = iter(list[str]()), False, ""
     while True:
-        seconds = max(min(deadline - time.monotonic(), LONGEST_WAIT), 0)
-        ids = inbox.wait(seconds, {**wanted, **({"since": since} if since else {})})
+        seconds = 0.0 if is_behind else min(deadline - time.monotonic(), LONGEST_WAIT)
+        query = {**wanted, **({"since": since} if since else {})}
+        ids = inbox.wait(max(seconds, 0.0), query)
         if ids is None:
             # The last message was deleted.
             since = ""
             continue
+        if len(ids) >= LISTED:
+            # There may be more than the answer lists: the next one would not list them again.
+            older, is_behind = chain(inbox.between(since, ids[0]), older), True
+        since = ids[0] if ids else since
+        if is_behind:
+            # Some at a time: a new message does not wait for all of them.
+            some = list(islice(older, LISTED))
+            ids, is_behind = [*ids, *some], len(some) == LISTED
         for id in ids:
             if id not in seen:
                 seen.add(id)
                 yield from inbox.message(id)
-        if len(ids) >= LISTED:
-            # There may be more than the answer lists: they would not be listed again.
-            yield from _older(inbox, ids[0], since, seen, deadline)
-        since = ids[0] if ids else since
         if time.monotonic() >= deadline:
             return
-
-
-def _older(
-    inbox: _Inbox, newest: str, since: str, seen: set[str], deadline: float
-) -> Iterator[DecodedMail]:
-    """Yield the messages between two ids, newest first, that were not seen; end at the deadline.
-
-    Without *since*, they are all messages before *newest*.
-    """
-    has_begun = False
-    for id in inbox.ids():
-        if id == since or time.monotonic() >= deadline:
-            return
-        has_begun = has_begun or id == newest
-        if has_begun and id not in seen:
-            seen.add(id)
-            yield from inbox.message(id)
 
 
 class _Inbox:
@@ -132,8 +121,17 @@ class _Inbox:
             raise self._no_inbox()
         return self._ids_in(body) if status == 200 else []
 
-    def ids(self) -> Iterator[str]:
-        """Yield the ids of all messages, newest first."""
+    def between(self, older: str, newer: str) -> Iterator[str]:
+        """Yield the ids of all messages between two ids, newest first; *older* may be empty."""
+        has_begun = False
+        for id in self._all_ids():
+            if id == older:
+                return
+            has_begun = has_begun or id == newer
+            if has_begun:
+                yield id
+
+    def _all_ids(self) -> Iterator[str]:
         start, listed = 0, PAGE
         while listed == PAGE:
             _, body = self._get(f"/api/messages?start={start}&limit={PAGE}", 0, 200)

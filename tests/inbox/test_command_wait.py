@@ -125,6 +125,26 @@ def test_more_messages_that_come_than_an_answer_lists(
     assert capfd.readouterr().out == "1357\n"
 
 
+def test_a_new_message_does_not_wait_for_all_older_ones(
+    inbox: Inbox, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        send_many(inbox)
+    seen: list[str] = []
+    shown = Waiter.shown
+
+    def send_meanwhile(waiter: Waiter, mail: DecodedMail) -> str | bytes | None:
+        if not seen:
+            inbox.send("Subject: new\n\n2468\n", "eve@example.org")
+        seen.append(mail.subject)
+        return shown(waiter, mail)
+
+    monkeypatch.setattr(Waiter, "shown", send_meanwhile)
+    assert run(inbox, "--to", "/^eve@/", "--subject", "/^new/", "--timeout", "10") == 0
+    assert "2468" in capfd.readouterr().out
+    assert len(seen) < 3 * inbox_wait.LISTED
+
+
 def test_a_message_that_does_not_come(inbox: Inbox, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(inbox, "--to", "bob@*", "--code") == 1
     err = capfd.readouterr().err
