@@ -366,6 +366,8 @@ class BaseThreadedController(BaseController, metaclass=ABCMeta):
     def _run(self, ready_event: threading.Event) -> None:
         """Serve until the loop is stopped; the whole life of the thread."""
         loop = self.loop
+        # As in 1.4, for code of the program that runs here before the loop does.
+        asyncio.set_event_loop(loop)
         try:
             try:
                 if hooks.lifetime(self.handler) is not None:
@@ -554,11 +556,18 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
     def begin(self) -> None:
         """Start listening, before the loop runs; ready when it returns.
 
-        Raises what binding or ``factory()`` raised, RuntimeError inside a running loop.
+        The loop becomes that of ``asyncio.get_event_loop()``. Raises what binding or ``factory()``
+        raised, RuntimeError inside a running loop.
         """
+        self._begin(is_current=True)
+
+    def _begin(self, *, is_current: bool = False) -> None:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
+            if is_current:
+                # A program of 1.4 may run it so. Not for run() and `with`, which close their loop.
+                asyncio.set_event_loop(self.loop)
             self.loop.run_until_complete(self.start_async())
         else:
             raise RuntimeError(
@@ -586,9 +595,9 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             loop.run_until_complete(self._ending)
 
     def run(self) -> None:
-        """Run the loop until Ctrl-C or SIGTERM, then stop; call ``begin()`` first if need be."""
+        """Run the loop until Ctrl-C or SIGTERM, then stop; start to listen first if need be."""
         if self.server is None:
-            self.begin()
+            self._begin()
         try:
             run_until_signal(self.loop)
         finally:
@@ -602,7 +611,7 @@ class BaseUnthreadedController(BaseController, metaclass=ABCMeta):
             self.loop = None
 
     def __enter__(self) -> Self:
-        self.begin()
+        self._begin()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -635,8 +644,9 @@ class InetMixin(BaseController, metaclass=ABCMeta):
 
     async def _create_server(self) -> asyncio.AbstractServer:
         both = self._both_loopbacks and self.hostname == "::1"
-        # After a restart, ask for any free port again: the last one may be taken by now.
-        port = 0 if self.port == self._found_port else self.port
+        # After a restart, ask for any free port again: the last one may be taken by now. 1.4 took
+        # the port as a str, too, such as that of an environment variable.
+        port = 0 if self.port == self._found_port else int(self.port)
         server = await self._serve_at(Listen(host=None if both else self.hostname or "", port=port))
         if port == 0:
             self.port = self._found_port = int(sockets.addresses_of(server)[0][1])

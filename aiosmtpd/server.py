@@ -162,7 +162,7 @@ class Server:
         has one. Raises the errors of :meth:`bind`, of *factory* and of ``open()``, and RuntimeError
         if the server is already running.
         """
-        if any(listener.is_serving() for listener in self.listeners):
+        if self._is_serving:
             raise RuntimeError(ALREADY_RUNNING)
         try:
             for place in self.places:
@@ -205,6 +205,10 @@ class Server:
                 await self._end_handler()
             finally:
                 self._stopped.set()
+
+    @property
+    def _is_serving(self) -> bool:
+        return any(listener.is_serving() for listener in self.listeners)
 
     @property
     def is_busy(self) -> bool:
@@ -251,7 +255,7 @@ class Server:
 
     async def serve_forever(self) -> None:
         """Serve until cancelled or stopped, then stop gracefully; start first if need be."""
-        if not self.listeners:
+        if not self._is_serving:
             await self.start()
         try:
             await self._stopped.wait()

@@ -58,5 +58,7 @@ def _problem(settings: Namespace, host: str, port: int) -> str | None:
         return None if answer.status == 200 else f"it answers {answer.status} {answer.reason}"
     except (OSError, HTTPException) as error:
         return reason_of(error)
+    except UnicodeError:
+        return "this is not a host name"
     finally:
         connection.close()

@@ -8,6 +8,7 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from itertools import chain, islice
 from typing import Any, cast
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
@@ -24,6 +25,12 @@ LONGEST_WAIT = 60.0
 
 MARGIN = 10.0
 """Seconds that an answer may take after the wait."""
+
+LISTED = 50
+"""Messages that the answer to a wait lists, at most."""
+
+PAGE = 1000
+"""Messages that the answer to a request for the list has, at most."""
 
 
 def ask(parser: ArgumentParser, settings: Namespace) -> int:
@@ -63,19 +70,27 @@ def _coming(inbox: _Inbox, settings: Namespace) -> Iterator[DecodedMail]:
     patience = float("inf") if settings.patience is None else settings.patience
     deadline = time.monotonic() + patience
     seen: set[str] = set()
-    since = ""
+    older, is_behind, since = iter(list[str]()), False, ""
     while True:
-        seconds = max(min(deadline - time.monotonic(), LONGEST_WAIT), 0)
-        ids = inbox.wait(seconds, {**wanted, **({"since": since} if since else {})})
+        seconds = 0.0 if is_behind else min(deadline - time.monotonic(), LONGEST_WAIT)
+        query = {**wanted, **({"since": since} if since else {})}
+        ids = inbox.wait(max(seconds, 0.0), query)
         if ids is None:
             # The last message was deleted.
             since = ""
             continue
+        if len(ids) >= LISTED:
+            # There may be more than the answer lists: the next one would not list them again.
+            older, is_behind = chain(inbox.between(since, ids[0]), older), True
+        since = ids[0] if ids else since
+        if is_behind:
+            # Some at a time: a new message does not wait for all of them.
+            some = list(islice(older, LISTED))
+            ids, is_behind = [*ids, *some], len(some) == LISTED
         for id in ids:
             if id not in seen:
                 seen.add(id)
                 yield from inbox.message(id)
-        since = ids[0] if ids else since
         if time.monotonic() >= deadline:
             return
 
@@ -103,15 +118,34 @@ class _Inbox:
         if status == 404 and "since" in wanted:
             return None
         if status == 404:
-            raise Failure(f"{self.shown} is not the address of an inbox")
-        return [one["ID"] for one in json.loads(body)["messages"]] if status == 200 else []
+            raise self._no_inbox()
+        return self._ids_in(body) if status == 200 else []
+
+    def between(self, older: str, newer: str) -> Iterator[str]:
+        """Yield the ids of all messages between two ids, newest first; *older* may be empty."""
+        has_begun = False
+        for id in self._all_ids():
+            if id == older:
+                return
+            has_begun = has_begun or id == newer
+            if has_begun:
+                yield id
+
+    def _all_ids(self) -> Iterator[str]:
+        start, listed = 0, PAGE
+        while listed == PAGE:
+            _, body = self._get(f"/api/messages?start={start}&limit={PAGE}", 0, 200)
+            ids = self._ids_in(body)
+            yield from ids
+            listed = len(ids)
+            start += listed
 
     def message(self, id: str) -> Iterator[DecodedMail]:
         """Yield a message, unless it was deleted."""
         status, body = self._get(f"/api/message/{id}/smtp", 0, 200, 404)
         if status == 404:
             return
-        found: dict[str, Any] = json.loads(body)["envelope"]
+        found = self._value_of("envelope", body)
         status, body = self._get(f"/api/message/{id}/copy?as=eml", 0, 200, 404)
         if status == 404:
             return
@@ -122,6 +156,19 @@ class _Inbox:
         # A session without an event loop: the connection is over.
         yield DecodedMail(Session(cast(Any, None)), envelope)
 
+    def _ids_in(self, body: bytes) -> list[str]:
+        return [one["ID"] for one in self._value_of("messages", body)]
+
+    def _value_of(self, key: str, body: bytes) -> Any:
+        try:
+            return json.loads(body)[key]
+        except (LookupError, TypeError, ValueError):
+            # Some other server, which has an answer for each path.
+            raise self._no_inbox() from None
+
+    def _no_inbox(self) -> Failure:
+        return Failure(f"{self.shown} is not the address of an inbox")
+
     def _get(self, path: str, seconds: float, *expected: int) -> tuple[int, bytes]:
         kind = HTTPSConnection if self._is_secure else HTTPConnection
         connection = kind(self._host, self._port, timeout=seconds + MARGIN)
@@ -129,6 +176,8 @@ class _Inbox:
             connection.request("GET", self._root + path, headers=self._headers)
             answer = connection.getresponse()
             body = answer.read()
+        except UnicodeError:
+            raise self._no_inbox() from None
         finally:
             connection.close()
         if answer.status not in expected:

@@ -144,7 +144,8 @@ def _is_abandoned(path: str) -> bool:
             probe.connect(path)
     except ConnectionRefusedError:
         return True
-    except OSError:
+    except (OSError, ValueError):
+        # ValueError: an abstract socket has no file.
         return False
     return False
 

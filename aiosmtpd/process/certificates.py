@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from aiosmtpd.process.failure import Failure, one_line
@@ -29,10 +33,13 @@ class Certificate:
     def reload(self) -> None:
         """Read the files again for new connections; keep the old certificate if they are wrong."""
         try:
-            # A failure halfway would leave the new certificate with the old key: try it out first.
-            trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-            trial.load_cert_chain(self._cert, self._key, self._refuse_to_ask)
-            self.context.load_cert_chain(self._cert, self._key, self._refuse_to_ask)
+            content = Path(self._cert).read_bytes(), Path(self._key).read_bytes()
+            # A failure halfway would leave the new certificate without a key: try it out first. The
+            # files may change meanwhile.
+            with in_file(content[0]) as cert, in_file(content[1]) as key:
+                trial = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+                trial.load_cert_chain(cert, key, self._refuse_to_ask)
+                self.context.load_cert_chain(cert, key, self._refuse_to_ask)
         except (OSError, ValueError) as error:
             log.error("%s; the old certificate stays", self._explain(error))
         else:
@@ -48,3 +55,28 @@ class Certificate:
                 return f"Certificate {files}: they do not belong together"
             return f"Certificate {files}: one is not a PEM file of its kind ({one_line(error)})"
         return f"Certificate {files}: {getattr(error, 'strerror', None) or error}"
+
+
+@contextmanager
+def in_file(content: bytes) -> Iterator[str]:
+    """Return the path of a file with this content that no other user can read.
+
+    The module ssl loads keys from files alone. On Linux the file is in memory.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("aiosmtpd")
+        try:
+            os.write(descriptor, content)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    import tempfile
+
+    descriptor, path = tempfile.mkstemp()
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+        yield path
+    finally:
+        os.unlink(path)

@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-import os
 import ssl
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 import attrs
 
+from aiosmtpd.process.certificates import in_file
 from aiosmtpd.process.failure import Failure, one_line
 from aiosmtpd.runner.certificates import Checked, Facts, Texts, read, spelled, texts_of
 from aiosmtpd.runner.tables import Pair
@@ -93,38 +92,14 @@ def _context_of(texts: Texts, context: ssl.SSLContext | None = None) -> ssl.SSLC
     if context is None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     # Two files: one that has both the certificate and the key may be named twice.
-    with _file(texts.cert) as cert, _file(texts.key) as key:
+    certificate, secret = texts.cert.encode("latin-1"), texts.key.encode("latin-1")
+    with in_file(certificate) as cert, in_file(secret) as key:
         context.load_cert_chain(cert, key, _refuse_to_ask)
     return context
 
 
 def _refuse_to_ask() -> NoReturn:
     raise ValueError("the key has a pass phrase: store it without one")
-
-
-@contextmanager
-def _file(text: str) -> Iterator[str]:
-    """Return the path of a file with this text that no other user can read.
-
-    The module ssl loads keys from files alone. On Linux the file is in memory.
-    """
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("aiosmtpd")
-        try:
-            os.write(descriptor, text.encode("latin-1"))
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-        return
-    import tempfile
-
-    descriptor, path = tempfile.mkstemp()
-    try:
-        with open(descriptor, "w", encoding="latin-1") as file:
-            file.write(text)
-        yield path
-    finally:
-        os.unlink(path)
 
 
 def facts_of(server: ssl.SSLContext) -> Facts:

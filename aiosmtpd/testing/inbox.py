@@ -57,6 +57,22 @@ class StartsInbox(Protocol):
         raise NotImplementedError
 
 
+class _News:
+    """Tells which messages a waiter has not compared yet: there may be thousands of others."""
+
+    def __init__(self) -> None:
+        self._messages: list[DecodedMail] = []
+        self._number = 0
+
+    def in_(self, messages: list[DecodedMail]) -> list[DecodedMail]:
+        """Return the messages that were added since the last call."""
+        if messages is not self._messages:
+            # The inbox was cleared meanwhile.
+            self._messages, self._number = messages, 0
+        begin, self._number = self._number, len(messages)
+        return messages[begin:]
+
+
 @public
 class NoMessage(AssertionError):
     """An expected message did not arrive, or an unexpected one did. The text lists what arrived."""
@@ -303,9 +319,7 @@ class Inbox:
         """
         __tracebackhide__ = True  # pytest shows the caller instead
         wanted = Wanted(to, sender, subject, text)
-        with self._condition:
-            found = self._condition.wait_for(lambda: wanted.first(self._messages), timeout)
-        return found or self._complain(wanted, timeout)
+        return self._wait(wanted, timeout) or self._complain(wanted, timeout)
 
     async def wait_async(
         self,
@@ -334,9 +348,7 @@ class Inbox:
         """Raise :class:`NoMessage` if a match is there or arrives *within* seconds."""
         __tracebackhide__ = True
         wanted = Wanted(to, sender, subject, text)
-        with self._condition:
-            found = self._condition.wait_for(lambda: wanted.first(self._messages), within)
-        _refuse(found, wanted)
+        _refuse(self._wait(wanted, within), wanted)
 
     async def assert_none_async(
         self,
@@ -352,6 +364,11 @@ class Inbox:
         wanted = Wanted(to, sender, subject, text)
         _refuse(await self._watch(wanted, within), wanted)
 
+    def _wait(self, wanted: Wanted, seconds: float) -> DecodedMail | None:
+        news = _News()
+        with self._condition:
+            return self._condition.wait_for(lambda: wanted.first(news.in_(self._messages)), seconds)
+
     async def _watch(self, wanted: Wanted, seconds: float) -> DecodedMail | None:
         loop = asyncio.get_running_loop()
         changed = asyncio.Event()
@@ -362,8 +379,8 @@ class Inbox:
         with self._condition:
             self._watchers.add(tell)
         try:
-            deadline = monotonic() + seconds
-            while (found := wanted.first(self.messages)) is None:
+            deadline, news = monotonic() + seconds, _News()
+            while (found := wanted.first(self._new_ones(news))) is None:
                 async with asyncio.timeout(deadline - monotonic()):
                     await changed.wait()
                 changed.clear()
@@ -373,6 +390,10 @@ class Inbox:
             with self._condition:
                 self._watchers.discard(tell)
         return found
+
+    def _new_ones(self, news: _News) -> list[DecodedMail]:
+        with self._condition:
+            return news.in_(self._messages)
 
     def _complain(self, wanted: Wanted, seconds: float) -> Any:
         __tracebackhide__ = True

@@ -1,6 +1,5 @@
 """The courier with next hops over real sockets: hanging, dead, refusing, back again."""
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from aiosmtpd.delivery import Delivery, Route
 from aiosmtpd.server import Server
 from tests.delivery.hops import HANG, Script, Taking, scripted, serving
 from tests.delivery.support import QUICK, counts, send, until as wait_until
-from tests.net.support import aside, until
+from tests.net.support import aside, free_port, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -50,8 +49,7 @@ async def test_a_hanging_hop_delays_no_other(tmp_path: Path) -> None:
 
 
 async def test_a_hop_that_comes_back(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     handler = Delivery(tmp_path / "spool", [route(f"smtp://127.0.0.1:{port}")])
     hop = Taking()
     async with Server(handler) as server:
@@ -111,8 +109,7 @@ async def test_direct_replies_of_a_real_hop(tmp_path: Path) -> None:
 
 
 async def test_two_servers_in_a_circle_stop(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     one = route(f"smtp://127.0.0.1:{port}")
     handler = Delivery(tmp_path / "spool", [one])
     async with Server(handler, listen=f"127.0.0.1:{port}", max_hops=10) as server:

@@ -1,7 +1,6 @@
 """The outlet of a next hop, against hops that refuse, hang, break off and lie."""
 
 import asyncio
-import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from aiosmtpd.delivery.item import Item, Later, Never, Results
 from aiosmtpd.delivery.outlets import make_outlet
 from tests.conftest import Certificates
 from tests.delivery.hops import CLOSE, HANG, RESET, Script, item_of, scripted
+from tests.net.support import free_port
 
 WAIT = 0.15
 """Seconds that the outlet waits for a reply that does not come."""
@@ -241,8 +241,7 @@ async def test_a_refused_starttls_sends_nothing(certificates: Certificates) -> N
 
 
 async def test_a_hop_that_is_down_is_later() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     outlet = make_outlet(f"smtp://127.0.0.1:{port}")
     with pytest.raises(Later, match=rf"^smtp://127\.0\.0\.1:{port}: .*refused"):
         await outlet.put(item_of())

@@ -170,6 +170,12 @@ def test_check_asks_a_running_inbox() -> None:
     assert line == f"aiosmtpd inbox: no inbox at {web}: connection refused\n"
 
 
+def test_check_of_a_name_that_cannot_be() -> None:
+    name = f"{'a' * 70}.test"
+    line = refused("inbox", "--check", "--web", name, code=1)
+    assert line == f"aiosmtpd inbox: no inbox at {name}:8025: this is not a host name\n"
+
+
 def test_check_waits_for_the_start() -> None:
     web = f"127.0.0.1:{free_port()}"
     with (

@@ -11,6 +11,7 @@ import pytest
 from aiosmtpd.controller import BaseThreadedController, Controller
 from aiosmtpd.smtp import SMTP
 from tests.client import Client
+from tests.net.support import free_port
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="needs POSIX")
 LOCAL: dict[str, Any] = {"hostname": "127.0.0.1", "port": 0}
@@ -26,8 +27,10 @@ def is_served(port: int) -> bool:
 
 @contextmanager
 def taken() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        yield int(sock.getsockname()[1])
+    # Tests listen at it later: no other program must get it meanwhile.
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        yield port
 
 
 @contextmanager

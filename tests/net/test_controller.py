@@ -6,9 +6,8 @@ import os
 import socket
 import ssl
 import threading
-import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -27,6 +26,7 @@ from aiosmtpd.smtp import SMTP
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.net.controlling import LOCAL, POSIX, Failing, is_served, stopping, taken
+from tests.net.support import free_port
 
 # In a thread of its own.
 
@@ -81,6 +81,15 @@ def test_a_port_that_the_program_chose_is_kept() -> None:
         with controller:
             assert controller.port == port
             assert is_served(port)
+
+
+def test_the_port_of_an_environment_variable() -> None:
+    port: Any = str(free_port())
+    with Controller(Sink(), "127.0.0.1", port) as controller:
+        assert is_served(int(port))
+        assert controller.port == port
+    with Controller(Sink(), "127.0.0.1", cast(Any, "0")) as controller:
+        assert is_served(controller.port)
 
 
 def test_as_a_context_manager() -> None:
@@ -225,14 +234,18 @@ def test_a_factory_that_raises_later(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_factory_that_is_too_slow() -> None:
+    let_go = threading.Event()
+
     class Slow(Controller):
         def factory(self) -> SMTP:
-            time.sleep(0.5)
+            let_go.wait(PATIENCE)
             return super().factory()
 
-    controller = Slow(Sink(), ready_timeout=0.1, **LOCAL)
+    # Time in which the thread begins to serve, also on a busy machine.
+    controller = Slow(Sink(), ready_timeout=0.5, **LOCAL)
     with pytest.raises(TimeoutError, match="not responding within allotted time"):
         controller.start()
+    let_go.set()
     controller.stop()
     assert not is_served(controller.port)
 

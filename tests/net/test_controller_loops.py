@@ -35,6 +35,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop = asyncio.new_event_loop()
     yield loop
     loop.close()
+    asyncio.set_event_loop(None)
 
 
 def test_begin_and_end(loop: asyncio.AbstractEventLoop) -> None:
@@ -49,6 +50,19 @@ def test_begin_and_end(loop: asyncio.AbstractEventLoop) -> None:
     with pytest.raises(AssertionError, match="not running"):
         controller.end()
     assert not loop.is_closed()
+
+
+def test_begin_makes_its_loop_the_current_one() -> None:
+    controller = UnthreadedController(Sink(), **LOCAL)
+    try:
+        controller.begin()
+        loop = asyncio.get_event_loop()
+        assert loop.run_until_complete(greeting(controller.port)).startswith(b"220 ")
+        controller.end()
+        assert loop is controller.loop
+    finally:
+        controller.loop.close()
+        asyncio.set_event_loop(None)
 
 
 def test_finalize(loop: asyncio.AbstractEventLoop) -> None:
@@ -319,6 +333,22 @@ def test_run_in_the_main_thread_ends_with_the_server() -> None:
 
 
 # A controller of another kind.
+
+
+class Early(Controller):
+    """Makes a future of asyncio in its thread, before the loop runs there."""
+
+    made: asyncio.Future[Any]
+
+    def _create_server(self) -> Any:
+        self.made = asyncio.ensure_future(super()._create_server())
+        return self.made
+
+
+def test_the_loop_is_the_current_one_in_its_thread() -> None:
+    with Early(Sink(), **LOCAL) as controller:
+        assert is_served(controller.port)
+        assert controller.made.get_loop() is controller.loop
 
 
 def test_a_controller_of_the_programs_own() -> None:

@@ -23,7 +23,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.delivery import nexthop as _nexthop
 from aiosmtpd.handlers import Debugging, Mailbox, Message, Proxy, Sink
 from tests.client import Client
-from tests.net.support import serving
+from tests.net.support import free_port, serving
 
 DROP = b"<drop>"
 HANG = b"<hang>"
@@ -510,8 +510,7 @@ SINK = shutil.which("smtp-sink", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 class TestSmtpSink:
     @contextlib.contextmanager
     def sink(self, *options: str) -> Iterator[int]:
-        with socket.create_server(("127.0.0.1", 0)) as unused:
-            port: int = unused.getsockname()[1]
+        port = free_port()
         identity = ["-u", "root"] if hasattr(os, "getuid") and os.getuid() == 0 else []
         command = [str(SINK), *identity, *options, f"127.0.0.1:{port}", "10"]
         process = started(command, port)

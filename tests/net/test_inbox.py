@@ -106,6 +106,56 @@ def test_waiting_for_a_message_that_comes_later() -> None:
             assert inbox.wait(subject="this", timeout=PATIENCE).subject == "This"
 
 
+class Counted(str):
+    """A pattern that counts the addresses that it is compared with."""
+
+    __slots__ = ("number",)
+    number: int
+
+    def casefold(self) -> str:
+        self.number += 1
+        return super().casefold()
+
+
+def send_until(inbox: Inbox, to: str) -> None:
+    for number in range(20):
+        send(inbox, f"other-{number}@example.org")
+    send(inbox, to)
+
+
+def test_a_waiter_compares_each_message_once() -> None:
+    wanted = Counted("last@example.org")
+    wanted.number = 0
+    with Inbox() as inbox:
+        send(inbox, "first@example.org")
+        with Later(inbox, lambda: send_until(inbox, wanted)):
+            assert inbox.wait(to=wanted, timeout=PATIENCE).recipients == ["last@example.org"]
+    assert wanted.number == 22
+
+
+async def test_a_waiter_in_an_event_loop_compares_each_message_once() -> None:
+    wanted = Counted("last@example.org")
+    wanted.number = 0
+    async with Inbox() as inbox:
+        send(inbox, "first@example.org")
+        waiting = asyncio.create_task(inbox.wait_async(to=wanted, timeout=PATIENCE))
+        await asyncio.to_thread(send_until, inbox, wanted)
+        assert (await waiting).recipients == ["last@example.org"]
+    assert wanted.number == 22
+
+
+def test_waiting_after_a_clear() -> None:
+    with Inbox() as inbox:
+        send(inbox, "first@example.org")
+
+        def clear_and_send() -> None:
+            inbox.clear()
+            send(inbox, "last@example.org")
+
+        with Later(inbox, clear_and_send):
+            assert inbox.wait(to="last@*", timeout=PATIENCE).recipients == ["last@example.org"]
+
+
 async def test_waiting_in_an_event_loop() -> None:
     async with Inbox() as inbox:
         waiting = asyncio.create_task(inbox.wait_async(subject="2", timeout=PATIENCE))

@@ -586,6 +586,8 @@ async def test_an_abstract_socket() -> None:
     async with accepting(listening.bind_unix(name)) as listener:
         assert listening.addresses_of(listener) == [name]
         assert await hello(name) == b"hello\r\n"
+        with pytest.raises(OSError, match="already in use"):
+            listening.bind_unix(name)
 
 
 def test_a_system_without_unix_sockets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -299,6 +299,16 @@ async def test_serve_forever_of_one_that_was_started() -> None:
         assert server.addresses == []
 
 
+async def test_serve_forever_of_one_that_was_bound() -> None:
+    server = Server(Sink())
+    await server.bind()
+    task = asyncio.create_task(server.serve_forever())
+    await until(lambda: any(one.is_serving() for one in server.listeners))
+    assert (await greeting(server.addresses[0])).startswith(b"220 ")
+    await server.stop()
+    await asyncio.wait_for(task, PATIENCE)
+
+
 class Hangs:
     """Its NOOP does not end by itself, and by force only if asked nicely."""
 
