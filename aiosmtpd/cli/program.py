@@ -304,8 +304,10 @@ class Program:
             self._task.cancel()
 
     def _tell_terminal(self) -> None:
-        """Say on a terminal that the end takes a while, unless the log says so there."""
-        if self._settings.quiet or self._settings.debug or not self._server.is_busy:
+        """Say on a terminal that the end takes a while after a signal, unless the log says so."""
+        if not self.signalled or not self._server.is_busy:
+            return
+        if self._settings.quiet or self._settings.debug:
             return
         if sys.stderr is not None and sys.stderr.isatty():
             print(STOPPING, file=sys.stderr, flush=True)

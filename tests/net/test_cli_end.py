@@ -116,6 +116,27 @@ def test_a_terminal_says_that_it_waits(slow: Path) -> None:
             assert program.end(signal.SIGINT).code == 0
 
 
+@pytest.mark.parametrize("words", [("wait", "-n"), ("-n", "--exit-after", "1")])
+def test_a_terminal_says_nothing_of_its_own_end(words: tuple[str, ...]) -> None:
+    terminal, end = os.openpty()
+    port = free_port()
+    with (
+        open(terminal, "rb", 0) as output,
+        open(end, "wb", 0) as error,
+        Program(*words, "-l", f"127.0.0.1:{port}", stderr=error) as program,
+    ):
+        error.close()
+        read_until(output, b"Ctrl-C\r\n")
+        with Client(port) as client:
+            client.transaction()
+            client.send(MESSAGE)
+            assert client.reply() == b"250 2.0.0 OK\r\n"
+            client.ask(b"QUIT")
+        assert program.ended().code == 0
+        with pytest.raises(OSError):
+            read_until(output, b"Stopping")
+
+
 @pytest.mark.parametrize("name", ["Stubborn", "Thread"])
 def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
     with (
