@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import shlex
 import socket
 from argparse import Namespace
@@ -77,18 +76,14 @@ def sending_command(settings: Namespace, address: listening.Address, ca_file: Pa
 
 def why_not_listening(error: OSError, option: str = "-l") -> str:
     """Return one line about a place that cannot be bound: where, why, and what to do."""
-    text = (error.strerror or str(error)).removeprefix("error while attempting to bind on address ")
-    # asyncio writes the address as a tuple.
-    found = re.match(r"\('([^']+)', ([0-9]+)(?:, [0-9]+, [0-9]+)?\)", text)
-    if found:
-        text = listening.spell((found[1], int(found[2]))) + text[found.end() :]
+    text = listening.explain(error)
     if isinstance(error, socket.gaierror):
         return f"Cannot listen: {text}; name a host or an address of this machine with {option}"
     hints = {
         errno.EADDRINUSE: "stop the program that listens there or choose another place",
-        errno.EACCES: "only root may use ports below 1024: choose another place"
-        if found
-        else "this user must be able to write the folder: choose another place",
+        errno.EACCES: "this user must be able to write the folder: choose another place"
+        if text.startswith("'")
+        else "only root may use ports below 1024: choose another place",
         errno.EADDRNOTAVAIL: "name an address of this machine",
     }
     hint = hints.get(error.errno or 0, "choose another place")
