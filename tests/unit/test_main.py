@@ -178,6 +178,7 @@ def test_a_command_after_an_option_is_an_error(capsys: pytest.CaptureFixture[str
     ("args", "said"),
     [
         (["--hepl"], "unrecognized arguments: --hepl; did you mean --help?"),
+        (["--auth-=joe:secret"], "ambiguous option: --auth- could match --auth-any, --auth-file"),
         (["--auht=joe:secret"], "unrecognized arguments: --auht; did you mean --auth?"),
         (["--port=25"], "unrecognized arguments: --port; use -l HOST:PORT to say where to listen"),
         (["-n", "-p", "25"], "unrecognized arguments: -p; use -l HOST:PORT to say where to listen"),
