@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -373,7 +374,9 @@ class Program:
         except OSError as error:
             raise Failure(why_not_listening(error)) from error
         except _errors_of_delivery() as error:
-            raise Failure(str(error)) from error
+            if identity is None or os.strerror(errno.EACCES) not in str(error):
+                raise Failure(str(error)) from error
+            raise Failure(f"{error}: without -n, the server becomes {identity.user}") from error
 
     def _announce(self) -> None:
         addresses = self._server.addresses

@@ -249,6 +249,7 @@ def test_root_binds_and_becomes_another_user(more: list[str], who: Path) -> None
         (["--user", "no-such-user"], "There is no user no-such-user on this system; "),
         (["--group", "no-such-group"], "There is no group no-such-group on this system; "),
         (["-c", "Mailbox", "box"], "box cannot be written by nobody: give it to nobody"),
+        (["--spool", "S", "--deliver", "maildir:M"], "may write: without -n, the server becomes "),
     ],
 )
 def test_users_that_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:
