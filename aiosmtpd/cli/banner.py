@@ -87,7 +87,9 @@ def why_not_listening(error: OSError, option: str = "-l") -> str:
         errno.EADDRNOTAVAIL: "name an address of this machine",
     }
     hint = hints.get(error.errno or 0, "choose another place")
-    return f"Cannot listen on {text}; {hint} with {option}"
+    # The text about a descriptor is a sentence.
+    mark = ":" if text.startswith("fd:") else " on"
+    return f"Cannot listen{mark} {text}; {hint} with {option}"
 
 
 def is_local(address: listening.Address) -> bool:

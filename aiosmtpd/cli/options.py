@@ -356,10 +356,10 @@ def add_listen(group: Group, default_port: int) -> None:
         "--listen",
         action="append",
         metavar="PLACE",
-        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER, "
-        "or systemd or systemd:NAME for sockets that systemd passes; smtp://, smtps:// or lmtp:// "
-        "may stand in front. May be given several times; port 0 is any free port. "
-        f"Default: {DEFAULT_HOST}:{default_port}.",
+        help="Where to listen: HOST, HOST:PORT, [IPV6]:PORT, :PORT or PORT for this machine only, "
+        "unix:PATH, fd:NUMBER, or systemd or systemd:NAME for sockets that systemd passes; "
+        "smtp://, smtps:// or lmtp:// may stand in front. May be given several times; port 0 is "
+        f"any free port. Default: {DEFAULT_HOST}:{default_port}.",
     )
 
 
