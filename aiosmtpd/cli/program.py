@@ -153,6 +153,7 @@ class Program:
         self._patience: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ready = False
+        self._has_terminal = os.isatty(0)
         self.signalled = False
         self.code = 0
 
@@ -287,6 +288,10 @@ class Program:
         return reactions
 
     def _reload(self) -> None:
+        if self._has_terminal and not os.isatty(0):
+            # SIGHUP of a terminal that is closed: without it, Ctrl-C could not end the server.
+            self._on_signal()
+            return
         for certificate in self._certificates:
             certificate.reload()
 

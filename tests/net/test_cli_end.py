@@ -151,6 +151,16 @@ def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
         assert program.end().code == 0
 
 
+def test_a_closed_terminal_ends_it(certificates: Certificates) -> None:
+    terminal, end = os.openpty()
+    args = ("--tlscert", str(certificates.cert_file), "--tlskey", str(certificates.key_file))
+    with open(end, "rb", 0) as keyboard, serving("-d", *args, stdin=keyboard) as program:
+        program.send(signal.SIGHUP)
+        program.until("loaded again")
+        os.close(terminal)
+        assert program.end(signal.SIGHUP).code == 0
+
+
 @pytest.mark.skipif(
     signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="these tests run under nohup"
 )
