@@ -129,6 +129,7 @@ def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, text.splitlines())) <= columns
     assert "\nnetwork:\n" in text
     assert "\nexamples:\n" in text
+    assert "\nexit code: " in text
 
 
 def test_the_defaults_that_help_tells_are_the_true_ones() -> None:
