@@ -136,6 +136,12 @@ def _errors_of_delivery() -> tuple[type[Exception], ...]:
     return Misconfigured, database.SpoolError
 
 
+def _has_terminal() -> bool:
+    """Return True if a terminal is the standard input, and the program ends when it is closed."""
+    hangup = getattr(signal, "SIGHUP", None)
+    return hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN and os.isatty(0)
+
+
 class Program:
     """The server of one command line: binds, serves, and ends. :meth:`run` does it all."""
 
@@ -153,7 +159,7 @@ class Program:
         self._patience: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ready = False
-        self._has_terminal = os.isatty(0)
+        self._has_terminal = _has_terminal()
         self.signalled = False
         self.code = 0
 
@@ -283,13 +289,13 @@ class Program:
         reactions = {
             getattr(signal, name): self._on_signal for name in names if hasattr(signal, name)
         }
-        if self._certificates and hasattr(signal, "SIGHUP"):
-            reactions[signal.SIGHUP] = self._reload
+        if hasattr(signal, "SIGHUP") and (self._certificates or self._has_terminal):
+            reactions[signal.SIGHUP] = self._on_hangup
         return reactions
 
-    def _reload(self) -> None:
-        if self._has_terminal and not os.isatty(0):
-            # SIGHUP of a terminal that is closed: without it, Ctrl-C could not end the server.
+    def _on_hangup(self) -> None:
+        """Load the certificates again; end if there are none, or if the terminal is closed."""
+        if not self._certificates or (self._has_terminal and not os.isatty(0)):
             self._on_signal()
             return
         for certificate in self._certificates:

@@ -151,6 +151,13 @@ def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
         assert program.end().code == 0
 
 
+NO_NOHUP = pytest.mark.skipif(
+    os.name == "posix" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+    reason="these tests run under nohup",
+)
+
+
+@NO_NOHUP
 def test_a_closed_terminal_ends_it(certificates: Certificates) -> None:
     terminal, end = os.openpty()
     args = ("--tlscert", str(certificates.cert_file), "--tlskey", str(certificates.key_file))
@@ -161,9 +168,7 @@ def test_a_closed_terminal_ends_it(certificates: Certificates) -> None:
         assert program.end(signal.SIGHUP).code == 0
 
 
-@pytest.mark.skipif(
-    signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="these tests run under nohup"
-)
+@NO_NOHUP
 def test_hangup_without_certificates_ends_it_as_ever() -> None:
     with serving() as program:
         assert program.end(signal.SIGHUP).code == -signal.SIGHUP
