@@ -38,7 +38,11 @@ def banner(
         from aiosmtpd.delivery.outlets import shown
 
         lines += [f"  delivers {shown(text)}" for text in settings.deliver]
-    lines.append(f"  send a test: {sending_command(settings, addresses[0], ca_file)}")
+    if settings.proxy_protocol:
+        # "aiosmtpd send" sends no PROXY header.
+        lines.append(f"  serves only the proxies in {', '.join(settings.proxy_protocol)}")
+    else:
+        lines.append(f"  send a test: {sending_command(settings, addresses[0], ca_file)}")
     return "\n".join([*lines, "  stop it with Ctrl-C"])
 
 

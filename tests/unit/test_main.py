@@ -647,6 +647,12 @@ def test_banner_of_other_places() -> None:
     assert "aiosmtpd send lmtp://127.0.0.1:8025\n" in banner("-l", "lmtp://:1")
 
 
+def test_banner_for_proxies() -> None:
+    text = banner("--proxy-protocol", "10.0.0.0/8", "--proxy-protocol", "::1")
+    assert "  serves only the proxies in 10.0.0.0/8, ::1\n" in text
+    assert "send a test" not in text
+
+
 def test_banner_of_faults() -> None:
     text = banner("--fault", "rcpt *@slow.test: 450 busy x2", "--fault", "quit: drop")
     assert "  fails on purpose: rcpt to=*@slow.test: 450 busy x2\n" in text
