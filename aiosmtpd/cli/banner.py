@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import shlex
 import socket
 from argparse import Namespace
@@ -39,7 +38,11 @@ def banner(
         from aiosmtpd.delivery.outlets import shown
 
         lines += [f"  delivers {shown(text)}" for text in settings.deliver]
-    lines.append(f"  send a test: {sending_command(settings, addresses[0], ca_file)}")
+    if settings.proxy_protocol:
+        # "aiosmtpd send" sends no PROXY header.
+        lines.append(f"  serves only the proxies in {', '.join(settings.proxy_protocol)}")
+    else:
+        lines.append(f"  send a test: {sending_command(settings, addresses[0], ca_file)}")
     return "\n".join([*lines, "  stop it with Ctrl-C"])
 
 
@@ -77,22 +80,20 @@ def sending_command(settings: Namespace, address: listening.Address, ca_file: Pa
 
 def why_not_listening(error: OSError, option: str = "-l") -> str:
     """Return one line about a place that cannot be bound: where, why, and what to do."""
-    text = (error.strerror or str(error)).removeprefix("error while attempting to bind on address ")
-    # asyncio writes the address as a tuple.
-    found = re.match(r"\('([^']+)', ([0-9]+)(?:, [0-9]+, [0-9]+)?\)", text)
-    if found:
-        text = listening.spell((found[1], int(found[2]))) + text[found.end() :]
+    text = listening.explain(error)
     if isinstance(error, socket.gaierror):
         return f"Cannot listen: {text}; name a host or an address of this machine with {option}"
     hints = {
         errno.EADDRINUSE: "stop the program that listens there or choose another place",
-        errno.EACCES: "only root may use ports below 1024: choose another place"
-        if found
-        else "this user must be able to write the folder: choose another place",
+        errno.EACCES: "this user must be able to write the folder: choose another place"
+        if text.startswith("'")
+        else "only root may use ports below 1024: choose another place",
         errno.EADDRNOTAVAIL: "name an address of this machine",
     }
     hint = hints.get(error.errno or 0, "choose another place")
-    return f"Cannot listen on {text}; {hint} with {option}"
+    # The text about a descriptor is a sentence.
+    mark = ":" if text.startswith("fd:") else " on"
+    return f"Cannot listen{mark} {text}; {hint} with {option}"
 
 
 def is_local(address: listening.Address) -> bool:

@@ -400,7 +400,10 @@ def _unreachable(place: Place, error: OSError) -> str:
     reason = error.strerror or str(error)
     text = f"cannot reach {place}: {reason}"
     if isinstance(error, ConnectionRefusedError | FileNotFoundError):
-        return f"{text}: start a server there ('aiosmtpd -l {place}'), or name another"
+        where = str(place) if place.scheme == "smtp" else f"{place.scheme}://{place}"
+        if place.scheme == "smtps":
+            where += " --tls self-signed"
+        return f"{text}: start a server there ('aiosmtpd -l {where}'), or name another"
     return f"{text}: check the address"
 
 

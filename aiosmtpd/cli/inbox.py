@@ -7,6 +7,7 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from importlib.util import find_spec
+from typing import NoReturn
 
 from aiosmtpd.cli import options, values
 from aiosmtpd.cli.output import complain
@@ -109,6 +110,14 @@ class _InboxParser(Parser):
         if option := option_for(name):
             return f"Mailpit's {name} is {option} here"
         return super()._advice(name)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with code 2."""
+        # Mailpit's --max could be two options of ours.
+        found = re.match("ambiguous option: ([^ =]+)", message)
+        if found and "is --" in (advice := self._advice(found[1])):
+            message = f"unrecognized arguments: {found[1]}; {advice}"
+        super().error(message)
 
 
 def make_parser(program: str) -> ArgumentParser:

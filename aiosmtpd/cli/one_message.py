@@ -93,6 +93,12 @@ class Waiter:
             return as_json(mail)
         return pretty(mail, terminal_of(sys.stdout)) if settings.pretty else mail.content
 
+    @property
+    def _wants_any(self) -> bool:
+        """True if every message matches."""
+        settings = self._settings
+        return not str(self._wanted) and settings.link is None and settings.code is None
+
     def complaint(self) -> str:
         """Return one line about the message that did not come, and the others that did."""
         parts = [part for part in ("link", "code") if getattr(self._settings, part) is not None]
@@ -100,7 +106,7 @@ class Waiter:
         text += "".join(f" with a matching {part}" for part in parts)
         text += f" within {self._settings.patience:g} s"
         if not self.others:
-            return safe_line(text + "; no other message came")
+            return safe_line(text if self._wants_any else f"{text}; no other message came")
         last = "; ".join(self.others[-SHOWN:])
         return safe_line(f"{text}; {len(self.others)} came: {last}")
 

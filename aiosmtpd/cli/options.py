@@ -69,11 +69,19 @@ examples:
 commands, as the first argument:
 """
 
+EXIT_CODES = """
+exit code: 0 after Ctrl-C, 1 if root's
+rights cannot be dropped or the reader
+of the output has gone, 74 if the disk
+of the spool fails, 2 for other errors
+"""
+
 
 def make_parser(program: str) -> ArgumentParser:
     """Return the parser of the server's command line, for a program of this name."""
     commands = (f"  {{prog}} {name}\n      {COMMANDS[name].about}\n" for name in COMMANDS)
-    parser = Parser(program, "[OPTIONS] [CLASSARGS]", ABOUT, EXAMPLES + "".join(commands))
+    examples = "".join([EXAMPLES, *commands, EXIT_CODES])
+    parser = Parser(program, "[OPTIONS] [CLASSARGS]", ABOUT, examples)
     version = f"{program} {__version__}"
     parser.add_argument("-v", "--version", action="version", version=version)
     add_handler_options(parser)
@@ -356,10 +364,10 @@ def add_listen(group: Group, default_port: int) -> None:
         "--listen",
         action="append",
         metavar="PLACE",
-        help="Where to listen: HOST, :PORT, PORT, HOST:PORT, [IPV6]:PORT, unix:PATH, fd:NUMBER, "
-        "or systemd or systemd:NAME for sockets that systemd passes; smtp://, smtps:// or lmtp:// "
-        "may stand in front. May be given several times; port 0 is any free port. "
-        f"Default: {DEFAULT_HOST}:{default_port}.",
+        help="Where to listen: HOST, HOST:PORT, [IPV6]:PORT, :PORT or PORT for this machine only, "
+        "unix:PATH, fd:NUMBER, or systemd or systemd:NAME for sockets that systemd passes; "
+        "smtp://, smtps:// or lmtp:// may stand in front. May be given several times; port 0 is "
+        f"any free port. Default: {DEFAULT_HOST}:{default_port}.",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import ArgumentParser, HelpFormatter, RawDescriptionHelpFormatter
 from typing import Any, NoReturn
 
@@ -57,6 +58,8 @@ class Parser(ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and exit with code 2."""
+        # The text after "=" may be a secret.
+        message = re.sub("(?s)^(ambiguous option: [^=]+)=.*(?= could match -)", r"\1", message)
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -135,6 +136,12 @@ def _errors_of_delivery() -> tuple[type[Exception], ...]:
     return Misconfigured, database.SpoolError
 
 
+def _has_terminal() -> bool:
+    """Return True if a terminal is the standard input, and the program ends when it is closed."""
+    hangup = getattr(signal, "SIGHUP", None)
+    return hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN and os.isatty(0)
+
+
 class Program:
     """The server of one command line: binds, serves, and ends. :meth:`run` does it all."""
 
@@ -152,6 +159,7 @@ class Program:
         self._patience: float | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_ready = False
+        self._has_terminal = _has_terminal()
         self.signalled = False
         self.code = 0
 
@@ -281,11 +289,15 @@ class Program:
         reactions = {
             getattr(signal, name): self._on_signal for name in names if hasattr(signal, name)
         }
-        if self._certificates and hasattr(signal, "SIGHUP"):
-            reactions[signal.SIGHUP] = self._reload
+        if hasattr(signal, "SIGHUP") and (self._certificates or self._has_terminal):
+            reactions[signal.SIGHUP] = self._on_hangup
         return reactions
 
-    def _reload(self) -> None:
+    def _on_hangup(self) -> None:
+        """Load the certificates again; end if there are none, or if the terminal is closed."""
+        if not self._certificates or (self._has_terminal and not os.isatty(0)):
+            self._on_signal()
+            return
         for certificate in self._certificates:
             certificate.reload()
 
@@ -304,8 +316,10 @@ class Program:
             self._task.cancel()
 
     def _tell_terminal(self) -> None:
-        """Say on a terminal that the end takes a while, unless the log says so there."""
-        if self._settings.quiet or self._settings.debug or not self._server.is_busy:
+        """Say on a terminal that the end takes a while after a signal, unless the log says so."""
+        if not self.signalled or not self._server.is_busy:
+            return
+        if self._settings.quiet or self._settings.debug:
             return
         if sys.stderr is not None and sys.stderr.isatty():
             print(STOPPING, file=sys.stderr, flush=True)
@@ -371,7 +385,9 @@ class Program:
         except OSError as error:
             raise Failure(why_not_listening(error)) from error
         except _errors_of_delivery() as error:
-            raise Failure(str(error)) from error
+            if identity is None or os.strerror(errno.EACCES) not in str(error):
+                raise Failure(str(error)) from error
+            raise Failure(f"{error}: without -n, the server becomes {identity.user}") from error
 
     def _announce(self) -> None:
         addresses = self._server.addresses

@@ -80,8 +80,17 @@ def _run(settings: Namespace, program: str) -> int:
         _complain(program, error)
         return 1
     except (SpoolError, OSError) as error:
-        _complain(program, error)
+        hint = _hint(settings.spool)
+        _complain(program, f"{error}{hint}" if hint else error)
         return 2
+
+
+def _hint(folder: str) -> str:
+    """Return the rest of a complaint if the spools of workers are in a folder, or an empty text."""
+    has_spool = os.path.join(folder, "0", "spool.db")
+    if os.path.exists(os.path.join(folder, "spool.db")) or not os.path.exists(has_spool):
+        return ""
+    return f", such as {os.path.join(folder, '0')}: each worker of aiosmtpd serve has one"
 
 
 def make_parser(program: str) -> ArgumentParser:

@@ -269,6 +269,10 @@ def _ask_for_password(parser: ArgumentParser) -> str:
         return getpass() or parser.error("--auth needs a password")
     except EOFError:
         parser.error("--auth needs a password")
+    except KeyboardInterrupt:
+        # The prompt does not end its line.
+        complain("")
+        raise
 
 
 def _own_name() -> str:
@@ -363,19 +367,19 @@ def main(args: Sequence[str], program: str) -> int:
     """Send a message as the arguments say; return the exit code.
 
     0: all was accepted; 1: something was refused or failed; 130: Ctrl-C. A wrong option raises
-    SystemExit with code 2.
+    SystemExit with code 2, and Ctrl-C before the client connects raises KeyboardInterrupt.
     """
+    parser = make_parser(program)
+    settings = parser.parse_args(args)
+    order = _order(parser, settings)
     try:
-        return _run(args, program)
+        return _run(settings, order, program)
     except KeyboardInterrupt:
         complain(f"{program}: interrupted: the message may or may not have been accepted")
         return INTERRUPTED
 
 
-def _run(args: Sequence[str], program: str) -> int:
-    parser = make_parser(program)
-    settings = parser.parse_args(args)
-    order = _order(parser, settings)
+def _run(settings: Namespace, order: Order, program: str) -> int:
     escape_unencodable()
     screen = Screen()
     if settings.repeat > 1 or settings.concurrency > 1:

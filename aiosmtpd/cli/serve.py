@@ -155,7 +155,7 @@ def _check_options(parser: ArgumentParser, settings: Namespace) -> None:
     elif alone and (settings.spool is None or not settings.deliver):
         parser.error("--spool DIR and --deliver URL need each other: give both")
     elif settings.file is None and not alone and not settings.systemd_unit:
-        parser.error(f"name a configuration: FILE, or -l, --spool and --deliver ({NAME} by --init)")
+        parser.error(f"name a file (--init writes one, {NAME}), or give --spool and --deliver")
 
 
 def _source(settings: Namespace) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from socket import AF_INET6, inet_pton
 from typing import Literal, TypeAlias, cast
 
@@ -120,6 +121,14 @@ def spell(address: Address) -> str:
         return address
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def explain(error: Exception) -> str:
+    """Return why a place cannot be bound, with the address as ``spell()`` writes it."""
+    text = getattr(error, "strerror", None) or str(error)
+    text = text.removeprefix("error while attempting to bind on address ")
+    found = re.match(r"\('([^']+)', ([0-9]+)(?:, [0-9]+, [0-9]+)?\)", text)
+    return spell((found[1], int(found[2]))) + text[found.end() :] if found else text
 
 
 def reachable(host: str) -> str:

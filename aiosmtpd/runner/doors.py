@@ -12,7 +12,7 @@ from contextlib import suppress
 import attrs
 
 from aiosmtpd.listen import sockets
-from aiosmtpd.listen.addresses import Address, parse_listen
+from aiosmtpd.listen.addresses import Address, explain, parse_listen
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner.slots import patiently
 from aiosmtpd.runner.tables import Admin
@@ -61,7 +61,7 @@ class Doors:
             except (OSError, OverflowError) as error:
                 for bound in new.values():
                     bound.close()
-                why = getattr(error, "strerror", None) or error
+                why = explain(error).removeprefix(f"{key[1]}: ")
                 raise Failure(f"Cannot listen at {key[1]}: {why}", 1) from error
         for key, bound in new.items():
             if key in self._bound:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import attrs
 
 from aiosmtpd.listen import sockets
-from aiosmtpd.listen.addresses import Address, Listen
+from aiosmtpd.listen.addresses import Address, Listen, explain
 from aiosmtpd.process.activation import passed_sockets
 from aiosmtpd.process.failure import Failure
 from aiosmtpd.runner.config import Place
@@ -260,4 +260,7 @@ def _address(sock: socket.socket) -> Address:
 
 
 def _why(error: Exception) -> str:
-    return f"Cannot listen: {getattr(error, 'strerror', None) or error}"
+    reason = explain(error)
+    # An error without a place begins with the reason.
+    is_placed = reason not in (str(error), getattr(error, "strerror", None))
+    return f"Cannot listen{' on' if is_placed else ':'} {reason}"

@@ -445,6 +445,14 @@ class TestErrors:
         assert line in err
         assert err.count("\n") == 1
 
+    def test_the_folder_of_several_spools(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "0").mkdir()
+        (tmp_path / "0" / "spool.db").touch()
+        err = Queue(tmp_path, capsys)("list", code=2).err
+        assert f"such as {tmp_path / '0'}: each worker of aiosmtpd serve has one" in err
+
     def test_not_a_spool(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "has no spool.db" in Queue(tmp_path, capsys)("list", code=2).err
         with sqlite3.connect(tmp_path / "spool.db") as connection:

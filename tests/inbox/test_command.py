@@ -135,6 +135,24 @@ def test_a_kill_loses_no_acknowledged_message(tmp_path: Path) -> None:
         assert any(line.startswith(f"messages are kept in {store}") for line in inbox.banner)
 
 
+@pytest.mark.skipif(
+    os.name == "posix" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+    reason="these tests run under nohup",
+)
+def test_a_closed_terminal_removes_the_messages(tmp_path: Path) -> None:
+    terminal, end = os.openpty()
+    variables = environment(TMPDIR=str(tmp_path))
+    with (
+        open(end, "rb", 0) as keyboard,
+        Program("inbox", *ANYWHERE, env=variables, stdin=keyboard) as program,
+    ):
+        Inbox(program).send()
+        assert list(tmp_path.iterdir())
+        os.close(terminal)
+        assert program.end(signal.SIGHUP).code == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_ports_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]

@@ -92,6 +92,9 @@ def value(name: str, *args: str, **variables: str) -> Any:
             "unrecognized arguments: --smtp-require-tls; Mailpit's --smtp",
         ),
         (["-m", "5"], "unrecognized arguments: -m; Mailpit's -m is --keep here"),
+        (["--max", "5"], "unrecognized arguments: --max; Mailpit's --max is --keep here"),
+        (["--max=5"], "unrecognized arguments: --max; Mailpit's --max is --keep here"),
+        (["--web-a=a:secret"], "ambiguous option: --web-a could match --web-auth, --web-auth-file"),
         (
             ["--ui-tls-cert", "c"],
             "unrecognized arguments: --ui-tls-cert; Mailpit's --ui-tls-cert is --web-tls here",

@@ -24,8 +24,8 @@ NO_DNS = ("no-such-host.invalid:0", "Cannot listen: ")
         NO_DNS,
         ("a..b:0", "Cannot listen: Not a host name: a..b; name a host or an address"),
         ("192.0.2.1:0", "Cannot listen on 192.0.2.1:0: cannot assign requested address; "),
-        ("fd:99", "Cannot listen on fd:99 "),
-        ("fd:0", "Cannot listen on fd:0 "),
+        ("fd:99", "Cannot listen: fd:99 is "),
+        ("fd:0", "Cannot listen: fd:0 is "),
         ("fd:x", "Invalid file descriptor: x"),
         ("unix:/no/such/folder", "Cannot listen on '/no/such/folder': no such file or directory; "),
         (f"unix:{__file__}", f"Cannot listen on '{__file__}': address already in use; "),
@@ -75,7 +75,7 @@ def test_an_inherited_socket_that_nothing_can_be_accepted_on(kind: int) -> None:
         sock.connect(server.getsockname())
         fd = sock.fileno()
         error = refused_by_process("-n", "-l", f"fd:{fd}", pass_fds=[fd])
-    assert f"Cannot listen on fd:{fd} " in error
+    assert f"Cannot listen: fd:{fd} is " in error
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,27 @@ def test_a_terminal_says_that_it_waits(slow: Path) -> None:
             assert program.end(signal.SIGINT).code == 0
 
 
+@pytest.mark.parametrize("words", [("wait", "-n"), ("-n", "--exit-after", "1")])
+def test_a_terminal_says_nothing_of_its_own_end(words: tuple[str, ...]) -> None:
+    terminal, end = os.openpty()
+    port = free_port()
+    with (
+        open(terminal, "rb", 0) as output,
+        open(end, "wb", 0) as error,
+        Program(*words, "-l", f"127.0.0.1:{port}", stderr=error) as program,
+    ):
+        error.close()
+        read_until(output, b"Ctrl-C\r\n")
+        with Client(port) as client:
+            client.transaction()
+            client.send(MESSAGE)
+            assert client.reply() == b"250 2.0.0 OK\r\n"
+            client.ask(b"QUIT")
+        assert program.ended().code == 0
+        with pytest.raises(OSError):
+            read_until(output, b"Stopping")
+
+
 @pytest.mark.parametrize("name", ["Stubborn", "Thread"])
 def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
     with (
@@ -130,9 +151,24 @@ def test_nothing_keeps_it_from_ending(name: str, slow: Path) -> None:
         assert program.end().code == 0
 
 
-@pytest.mark.skipif(
-    signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason="these tests run under nohup"
+NO_NOHUP = pytest.mark.skipif(
+    os.name == "posix" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN,
+    reason="these tests run under nohup",
 )
+
+
+@NO_NOHUP
+def test_a_closed_terminal_ends_it(certificates: Certificates) -> None:
+    terminal, end = os.openpty()
+    args = ("--tlscert", str(certificates.cert_file), "--tlskey", str(certificates.key_file))
+    with open(end, "rb", 0) as keyboard, serving("-d", *args, stdin=keyboard) as program:
+        program.send(signal.SIGHUP)
+        program.until("loaded again")
+        os.close(terminal)
+        assert program.end(signal.SIGHUP).code == 0
+
+
+@NO_NOHUP
 def test_hangup_without_certificates_ends_it_as_ever() -> None:
     with serving() as program:
         assert program.end(signal.SIGHUP).code == -signal.SIGHUP
@@ -228,6 +264,7 @@ def test_root_binds_and_becomes_another_user(more: list[str], who: Path) -> None
         (["--user", "no-such-user"], "There is no user no-such-user on this system; "),
         (["--group", "no-such-group"], "There is no group no-such-group on this system; "),
         (["-c", "Mailbox", "box"], "box cannot be written by nobody: give it to nobody"),
+        (["--spool", "S", "--deliver", "maildir:M"], "may write: without -n, the server becomes "),
     ],
 )
 def test_users_that_it_cannot_become(args: list[str], said: str, tmp_path: Path) -> None:

@@ -173,6 +173,11 @@ def test_nothing_in_time(capfd: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_no_message_at_all_in_time(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("--timeout", "0.01", client=lambda port: None) == 1
+    assert capfd.readouterr().err == f"{main.PROGRAM} wait: no message within 0.01 s\n"
+
+
 async def test_other_messages_are_named_after_the_timeout() -> None:
     words = ["--to", "anna@*", "--link", "--timeout", "4"]
     waiter = Waiter(options.parse(_wait.make_parser("aiosmtpd wait"), words))

@@ -253,15 +253,16 @@ def test_auth_and_no_secret_is_shown(send: Callable[..., Sent], mechanism: str) 
         assert "AUTH was refused: 535 5.7.8 Authentication credentials invalid (check" in sent.error
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_the_password_is_asked_for(
     send: Callable[..., Sent],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     def nothing() -> str:
         raise EOFError
 
@@ -274,6 +275,20 @@ def test_the_password_is_asked_for(
         with pytest.raises(SystemExit):
             _send.main(["--auth", "bob"], "aiosmtpd send")
         assert capsys.readouterr().err == "aiosmtpd send: error: --auth needs a password\n"
+
+
+def test_ctrl_c_at_the_password_says_nothing_of_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(getpass, "getpass", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _send.main(["--auth", "bob"], "aiosmtpd send")
+    # The prompt has not ended its line.
+    assert capsys.readouterr().err == "\n"
 
 
 def test_auth_by_a_challenge_and_a_server_that_repeats_secrets(

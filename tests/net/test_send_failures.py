@@ -126,14 +126,19 @@ def test_a_server_that_does_not_read_the_message(send: Callable[..., Sent], tmp_
     assert "the message" in sent.error
 
 
-def test_a_port_at_which_no_server_listens(send: Callable[..., Sent]) -> None:
+@pytest.mark.parametrize(
+    ("scheme", "more"), [("", ""), ("lmtp://", ""), ("smtps://", " --tls self-signed")]
+)
+def test_a_port_at_which_no_server_listens(
+    scheme: str, more: str, send: Callable[..., Sent]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    sent = send(f"127.0.0.1:{port}")
+    sent = send(f"{scheme}127.0.0.1:{port}")
     assert sent.code == 1
     assert sent.error == (
         f"aiosmtpd send: cannot reach 127.0.0.1:{port}: Connection refused: start a server there "
-        f"('aiosmtpd -l 127.0.0.1:{port}'), or name another\n"
+        f"('aiosmtpd -l {scheme}127.0.0.1:{port}{more}'), or name another\n"
     )
 
 

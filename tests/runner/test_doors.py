@@ -112,5 +112,5 @@ async def test_places_that_stay_keep_their_sockets(doors: Doors, tmp_path: Path)
 async def test_a_port_that_is_taken_is_one_line(doors: Doors) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         place = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(Failure, match=rf"^Cannot listen at {place}: .*already in use$"):
+        with pytest.raises(Failure, match=rf"^Cannot listen at {place}: address already in use$"):
             await doors.open(Admin(http=place))

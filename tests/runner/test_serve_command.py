@@ -115,7 +115,7 @@ def test_a_wrong_file_is_not_served(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        ([], "name a configuration: FILE, or -l, --spool and --deliver"),
+        ([], "name a file (--init writes one, aiosmtpd.toml), or give --spool and --deliver"),
         (["a.toml", "-l", ":25"], "-l, --spool and --deliver are for a server without a file"),
         (["-l", ":25", "--spool", "S"], "--spool DIR and --deliver URL need each other"),
         (["a.toml", "--show"], "--show needs --check"),

@@ -129,6 +129,7 @@ def test_help_fits_the_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -
     assert max(map(len, text.splitlines())) <= columns
     assert "\nnetwork:\n" in text
     assert "\nexamples:\n" in text
+    assert "\nexit code: " in text
 
 
 def test_the_defaults_that_help_tells_are_the_true_ones() -> None:
@@ -178,6 +179,7 @@ def test_a_command_after_an_option_is_an_error(capsys: pytest.CaptureFixture[str
     ("args", "said"),
     [
         (["--hepl"], "unrecognized arguments: --hepl; did you mean --help?"),
+        (["--auth-=joe:secret"], "ambiguous option: --auth- could match --auth-any, --auth-file"),
         (["--auht=joe:secret"], "unrecognized arguments: --auht; did you mean --auth?"),
         (["--port=25"], "unrecognized arguments: --port; use -l HOST:PORT to say where to listen"),
         (["-n", "-p", "25"], "unrecognized arguments: -p; use -l HOST:PORT to say where to listen"),
@@ -643,6 +645,12 @@ def test_banner_of_other_places() -> None:
     assert "aiosmtpd send 127.0.0.1:1\n" in banner(addresses=[("0.0.0.0", 1)])
     assert "aiosmtpd send '[::1]:1'\n" in banner(addresses=[("::", 1)])
     assert "aiosmtpd send lmtp://127.0.0.1:8025\n" in banner("-l", "lmtp://:1")
+
+
+def test_banner_for_proxies() -> None:
+    text = banner("--proxy-protocol", "10.0.0.0/8", "--proxy-protocol", "::1")
+    assert "  serves only the proxies in 10.0.0.0/8, ::1\n" in text
+    assert "send a test" not in text
 
 
 def test_banner_of_faults() -> None:
