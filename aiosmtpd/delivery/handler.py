@@ -292,12 +292,12 @@ class Delivery:
     # The hooks.
 
     def _accepts_mail(self, server: Any, envelope: Envelope, address: str) -> bool:
-        if self._courier is None or self._spool.failed is not None:
-            return False
         try:
-            return self._spool.has_room()
+            # In this order: the look at the room may find that the spool has failed.
+            has_room = self._courier is not None and self._spool.has_room()
         except OSError:
             return False
+        return has_room and self._spool.failed is None
 
     @accepts_if(_accepts_mail)
     async def handle_MAIL(
