@@ -63,7 +63,7 @@ def in_file(content: bytes) -> Iterator[str]:
 
     The module ssl loads keys from files alone. On Linux the file is in memory.
     """
-    if hasattr(os, "memfd_create"):
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
         descriptor = os.memfd_create("aiosmtpd")
         try:
             os.write(descriptor, content)

@@ -58,7 +58,7 @@ def test_keywords_may_change_before_the_start() -> None:
 )
 def test_a_misspelt_keyword_names_the_closest(name: str, near: str) -> None:
     wrong: dict[str, Any] = {name: 1}
-    controller = Controller(Sink(), **wrong)
+    controller = Controller(Sink(), **LOCAL, **wrong)
     with pytest.raises(TypeError, match=rf"unexpected .* '{name}'. Did you mean '{near}'\?"):
         controller.start()
 
