@@ -123,7 +123,7 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
         if envelope.mail_from is None or (most and len(envelope.rcpt_tos) >= most):
             return None
         hook = getattr(handler, "handle_RCPT", None)
-        if hook is not None and not _accepts(server, handler, hook, word):
+        if hook is not None and not _accepts(server, hook, word):
             server._taken = server.transaction.add_plain_recipient, word.decode()
             return None
         envelope._add_recipients([word.decode()])
@@ -132,7 +132,7 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
         if envelope.mail_from is not None:
             return None
         hook = getattr(handler, "handle_MAIL", None)
-        if hook is not None and not _accepts(server, handler, hook, word):
+        if hook is not None and not _accepts(server, hook, word):
             server._taken = server.transaction.begin_plain, word.decode()
             return None
         envelope.mail_params = {}
@@ -146,10 +146,10 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
     return replies.START_MAIL_INPUT
 
 
-def _accepts(server: ServerSide, handler: Any, hook: Any, word: bytes) -> bool:
+def _accepts(server: ServerSide, hook: Any, word: bytes) -> bool:
     """Return True if a hook would return MISSING at once: see protocol/quick.py."""
     check = CHECKS.get(getattr(hook, "__func__", None))
-    return check is not None and check(handler, server, server.envelope, word.decode())
+    return check is not None and check(hook.__self__, server, server.envelope, word.decode())
 
 
 def _take_row(

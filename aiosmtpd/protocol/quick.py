@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 Check = Callable[[Any, Any, Any, str], bool]
-"""Gets the handler, the server, the envelope and the address of a command without parameters."""
+"""Gets the object of the hook, the server, the envelope and the address of a command without
+parameters."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

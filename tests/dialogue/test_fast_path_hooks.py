@@ -66,6 +66,17 @@ async def test_each_recipient_in_a_row_is_checked() -> None:
     assert server.envelope.rcpt_tos == ["b@example.com"] * 2
 
 
+async def test_a_hook_of_another_object_is_asked_there() -> None:
+    class Borrows:
+        def __init__(self, lender: Quick) -> None:
+            self.handle_RCPT = lender.handle_RCPT
+
+    lender = Quick()
+    server = await greeted(Borrows(lender))
+    assert server.at_once(MAIL + RCPT) == OK * 2
+    assert lender.asked == ["b@example.com"]
+
+
 async def test_a_function_around_a_hook_is_called() -> None:
     @functools.wraps(Quick.handle_RCPT)
     async def refuse(*_: Any) -> Any:
