@@ -45,6 +45,9 @@ LOADED_LATE = (
 )
 """Modules of the package that are imported only when they are needed."""
 
+OF_NATS = "nats.aio.client", "nats.errors", "nats.js.api", "nats.js.errors"
+"""Modules that a route to NATS imports when it connects."""
+
 CLEAR_PASSWORDS = "Passwords are sent in the clear: add a certificate (--tlscert, --tls)"
 
 OPEN_RELAY = (
@@ -278,7 +281,8 @@ class Program:
 
     def _drop_rights(self, identity: Identity) -> None:
         with _hint(CHECK_RIGHTS):
-            identity.assume(LOADED_LATE)
+            has_nats = "aiosmtpd.delivery.outlets.nats" in sys.modules
+            identity.assume((*LOADED_LATE, *(OF_NATS if has_nats else ())))
             folder = getattr(self._settings.handler, "mail_dir", None)
             if isinstance(folder, str | PathLike):
                 # The handler made it while this was still root's process.

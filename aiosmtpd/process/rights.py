@@ -28,6 +28,7 @@ LOADED_LATE = (
     "email.parser",
     "email.policy",
     "encodings.idna",
+    "json",
     "mailbox",
     "smtplib",
 )

@@ -241,6 +241,39 @@ def who() -> Iterator[Path]:
         yield folder
 
 
+BLIND = """
+import os, sys
+from aiosmtpd import main
+from aiosmtpd.cli import program
+from aiosmtpd.process import rights
+os.getgrouplist = lambda *_: []
+rights.Identity.become = lambda *_: sys.meta_path.clear()
+program.identity_to_assume = lambda *_, **__: rights.Identity("another user", -1, -1)
+main.main()
+"""
+"""The program of a user who cannot read the folders of Python's modules."""
+
+
+@pytest.mark.parametrize("words", [[], ["--json"], ["--pretty"], ["wait", "--json"]])
+def test_a_user_who_cannot_read_python(words: list[str]) -> None:
+    port = free_port()
+    where = ("-l", f"127.0.0.1:{port}")
+    with Program(*words, *where, "-d", python=("-c", BLIND)) as program:
+        program.until("listening on")
+        with Client(port) as client:
+            client.transaction()
+            client.send(MESSAGE)
+            assert client.reply() == b"250 2.0.0 OK\r\n"
+
+
+def test_a_user_who_cannot_read_the_client_of_nats(tmp_path: Path) -> None:
+    pytest.importorskip("nats")
+    place = f"nats://127.0.0.1:{free_port()}/mail.in"
+    words = ("-l", "127.0.0.1:0", "--spool", str(tmp_path), "--deliver", place)
+    with Program(*words, python=("-c", BLIND)) as program:
+        assert program.until("cannot be reached now").endswith("connection refused\n")
+
+
 @ROOT_ONLY
 @pytest.mark.parametrize("more", [[], ["--user", "daemon"], ["--group", "daemon"]])
 def test_root_binds_and_becomes_another_user(more: list[str], who: Path) -> None:
