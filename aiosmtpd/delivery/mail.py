@@ -50,6 +50,11 @@ class Mail:
         with self.open() as file:
             return file.read()
 
+    @property
+    def content(self) -> bytes:
+        """The whole message, by the name that ``aiosmtpd.Mail`` has for it."""
+        return self.octets
+
     def open(self) -> BinaryIO:
         """Return the message as a binary file, at its beginning; close it."""
         return self._item.open()

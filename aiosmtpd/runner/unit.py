@@ -93,7 +93,7 @@ def _head(config: Config | None, program: str, file: str, notify_reload: bool) -
     yield f"ExecStart={_quoted(program)} serve {_quoted(file)}"
     yield from ("NotifyAccess=main", "KillMode=mixed", "WatchdogSec=60")
     yield f"TimeoutStopSec={_stop(config)}"
-    yield from ("Restart=on-failure", "RestartSec=1", "RestartPreventExitStatus=2")
+    yield from ("Restart=on-failure", "RestartSec=1", "RestartPreventExitStatus=2 74")
 
 
 def _rights(config: Config | None) -> Iterator[str]:

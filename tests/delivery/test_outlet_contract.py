@@ -55,6 +55,8 @@ async def test_a_maildir_passes(tmp_path: Path) -> None:
 async def test_a_function_passes() -> None:
     taken: list[bytes] = []
     await check_outlet(PythonOutlet(lambda mail: taken.append(mail.octets)), lambda: taken)
+    taken.clear()
+    await check_outlet(PythonOutlet(lambda mail: taken.append(mail.content)), lambda: taken)
 
 
 async def test_a_command_passes(tmp_path: Path) -> None:
