@@ -274,12 +274,11 @@ class Writer:
         pause = QUIET
         while self._late or self._untidy:
             try:
-                wait = max(self._due - monotonic(), 0.0) if self._late else pause
-                return self._tasks.get(timeout=wait)
+                return self._tasks.get(timeout=self._left() if self._late else pause)
             except Empty:
                 if self._late:
                     # Others may have come, and their pause is not over.
-                    if self._due <= monotonic():
+                    if not self._left():
                         self._catch_up()
                         self._tidied(idle=False)
                         self._untidy = True
@@ -292,6 +291,11 @@ class Writer:
         except Empty:
             self._untidy = True
             return _WAKE
+
+    def _left(self) -> float:
+        """Return the seconds until late tasks are due: none if a test has set the clock back."""
+        left = self._due - monotonic()
+        return left if 0.0 < left <= max(LATEST, AGAIN) else 0.0
 
     def _tidied(self, *, idle: bool) -> bool:
         try:

@@ -33,11 +33,16 @@ MISSING = 'needs trustme: pip install "aiosmtpd[devtls]"'
 
 
 class Authority:
-    """Signs certificates of servers; clients trust them by :attr:`ca_file`, a PEM file."""
+    """Signs certificates of servers; clients trust them by :attr:`ca_file`, a PEM file.
+
+    The folder of the file must have changed a moment ago. Its time counts for the certificates: a
+    test may have stopped Python's clock, and OpenSSL has another one.
+    """
 
     def __init__(self, signer: trustme.CA, ca_file: Path) -> None:
         self._signer = signer
         self.ca_file = ca_file
+        self._made = datetime.fromtimestamp(ca_file.parent.stat().st_mtime, UTC)
 
     def issue(self, names: Iterable[str | None] = ()) -> ssl.SSLContext:
         """Return the context of a server, with a new certificate for its names.
@@ -47,7 +52,7 @@ class Authority:
         """
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         hosts = certified_names(names)
-        leaf = self._signer.issue_cert(*hosts, not_after=datetime.now(UTC) + LIFETIME)
+        leaf = self._signer.issue_cert(*hosts, not_after=self._made + LIFETIME)
         leaf.configure_cert(context)
         return context
 

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from aiosmtpd.inbox.intake import Intake
@@ -17,6 +18,9 @@ from aiosmtpd.listen.addresses import Listen
 from aiosmtpd.observers.faults import Faults
 
 USUAL_PORT = 8025
+
+PATIENCE = 3.0
+"""Seconds that the page has to end, by a clock that no test can stop."""
 
 
 class InboxPage:
@@ -80,13 +84,19 @@ class InboxPage:
         """End the page, and forget its messages."""
         web, loop, self._web = self._web, self._loop, None
         if web is not None and loop is not None:
-            asyncio.run_coroutine_threadsafe(web.stop(), loop).result()
+            # A test may have stopped or moved the clock of the event loop: a sleep never ends then.
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(web.stop(), loop).result(PATIENCE)
             self._end_thread()
 
     def _end_thread(self) -> None:
         if self._loop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
+            if tasks := asyncio.all_tasks(self._loop):
+                for task in tasks:
+                    task.cancel()
+                self._loop.run_until_complete(asyncio.wait(tasks, timeout=PATIENCE))
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
         self._loop = self._thread = None

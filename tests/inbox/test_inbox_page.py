@@ -5,6 +5,7 @@ import json
 import smtplib
 import socket
 import sys
+import time
 from collections.abc import Callable
 from textwrap import dedent
 from typing import Any
@@ -12,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from aiosmtpd.testing import Inbox
+from aiosmtpd.testing import Inbox, page as _page
 from tests.client import PATIENCE
 
 pytest_plugins = ["pytester"]
@@ -61,6 +62,20 @@ def test_an_inbox_with_a_page() -> None:
         assert got(inbox, "api/rejected")["total"] == 0
         assert got(inbox, "api/faults") == {"faults": []}
     assert inbox.web_url == ""
+
+
+def test_a_page_ends_while_the_clock_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries for tests of times stop the clock that event loops have, too."""
+    monkeypatch.setattr(_page, "PATIENCE", 0.3)
+    inbox = Inbox(web=True)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(time, "monotonic", lambda: 1e9)
+        with inbox:
+            send(inbox)
+            url = inbox.web_url
+    assert inbox.web_url == ""
+    with pytest.raises(OSError, match="refused"):
+        urlopen(url, timeout=PATIENCE)
 
 
 def test_an_inbox_without_a_page() -> None:

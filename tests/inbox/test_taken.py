@@ -311,3 +311,14 @@ def test_a_filter_that_cannot_be_used() -> None:
     store = Store(tagging=Tagging([(query, ["many"])]))
     with pytest.raises(StoreError, match="too large"):
         store.open()
+
+
+def test_a_clock_that_is_set_back(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries for tests of times do so at the end of a test."""
+    came = threading.Event()
+    store.subscribe(lambda event: came.set())
+    with monkeypatch.context() as later:
+        later.setattr(writer, "monotonic", lambda: 1e11)
+        later.setattr(writer, "PAUSE", 0.01)
+        take(store)
+    assert came.wait(30)

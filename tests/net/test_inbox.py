@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,19 @@ def test_tls_without_a_start_leaves_no_file(
     assert Inbox(tls="starttls").ca_file
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_of_a_test_in_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> "Past":
+            return cls(2020, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr("aiosmtpd.process.authority.datetime", Past)
+    with Inbox(tls="implicit") as inbox:
+        context = inbox.client_context()
+        with smtplib.SMTP_SSL(inbox.host, inbox.port, context=context) as client:
+            assert client.noop()[0] == 250
 
 
 def test_implicit_tls() -> None:
