@@ -315,7 +315,8 @@ class Writer:
     def _wait(self, connection: sqlite3.Connection) -> Task | None:
         while self._untidy:
             try:
-                return self._tasks.get(timeout=max(self._tidy_at - monotonic(), 0.0))
+                # Not more than that, or a clock that was set back would be an OverflowError.
+                return self._tasks.get(timeout=min(max(self._tidy_at - monotonic(), 0.0), IDLE))
             except Empty:
                 self._tidy_at = monotonic() + self._tidy(connection)
         return self._tasks.get()

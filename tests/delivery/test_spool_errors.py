@@ -328,6 +328,16 @@ def test_locked_by_another_program(folder: Path, monkeypatch: pytest.MonkeyPatch
         assert ids(due(spool)) == ["small", "large", "id2"]
 
 
+def test_a_clock_that_was_set_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(folder) as spool:
+        with monkeypatch.context() as later:
+            later.setattr(writer, "monotonic", lambda: 1e11)
+            put(spool, "id1").result(PATIENCE)
+        spool.counts().result(PATIENCE)
+        put(spool, "id2").result(PATIENCE)
+        assert spool.failed is None
+
+
 def failing(*_: object) -> None:
     raise OSError(errno.EIO, "the disk fails")
 
