@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs three test files against it, and prints the mutations that no test
+copy of the package, runs four test files against it, and prints the mutations that no test
 notices, and those whose run was stopped because it took too long. *PART* limits it to the
 mutations whose description contains it. It needs a system that forks.
 """
@@ -26,6 +26,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = (
+    "tests/dialogue/test_fast_path_beginning.py",
     "tests/dialogue/test_fast_path_guards.py",
     "tests/dialogue/test_fast_path_lines.py",
     "tests/dialogue/test_usual.py",
@@ -38,12 +39,16 @@ A run takes less than 10 s, but several times as long on a busy machine.
 
 FUNCTIONS: dict[str, dict[str, int | None]] = {
     "aiosmtpd/engine/connection.py": {"data_received": 3},
-    "aiosmtpd/engine/commands.py": {"_take_at_once": None, "connection_lost": None},
+    "aiosmtpd/engine/commands.py": {"connection_lost": None},
     "aiosmtpd/engine/wire.py": {"_send_now": None, "_hold": None},
     "aiosmtpd/protocol/settings.py": {"_takes_plain": None},
     "aiosmtpd/engine/fast_path.py": {
+        "take": None,
+        "_are_wide": None,
+        "begin": None,
+        "_greet": None,
+        "_greeting": None,
         "run": None,
-        "_applies": None,
         "_take": None,
         "_take_row": None,
     },
@@ -76,7 +81,7 @@ TEXTS = [
     (FAST_PATH, "Z^-~]", r"Z\\[^-~]"),
     (FAST_PATH, "^-~]", r"^-\x7f]"),
     (FAST_PATH, "^-~]", r"^-~\x80-\xff]"),
-    (FAST_PATH, r"(?P<DATA>DATA)\r\n", r"(?P<DATA>DATA)[^\n]*\n"),
+    (FAST_PATH, r"(?P<DATA>[Dd](?i:ATA))\r\n", r"(?P<DATA>[Dd](?i:ATA))[^\n]*\n"),
     (FAST_PATH, r"(?P<MAIL>%s)>\r\n", r"(?P<MAIL>%s)>\r?\n"),
     (FAST_PATH, r"(?P<RCPT>%s)>\r\n", r"(?P<RCPT>%s)>\r?\n"),
     (FAST_PATH, r"(?P<RCPT>%s)>\r\n", r"(?P<RCPT>%s)>[^\n]*\n"),
@@ -182,10 +187,11 @@ def mutations() -> Iterator[Mutation]:
                         name = f"{function.name}: {what}"
                         yield Mutation(path, name, ast.unparse(replaced(tree, at, new)))
     text = (ROOT / FAST_PATH).read_text()
-    listed = text[text.index("_METHODS = (") :].partition("\n)")[0]
-    for name in [word.strip('", \n') for word in listed.split('"')[1::2]]:
-        new_list = listed.replace(f'"{name}",', "", 1)
-        yield Mutation(FAST_PATH, f"_METHODS without {name}", text.replace(listed, new_list))
+    for names in ("_METHODS", "_OF_BEGINNING"):
+        listed = text[text.index(f"{names} = (") :].partition("\n)")[0]
+        for name in [word.strip('", \n') for word in listed.split('"')[1::2]]:
+            new_list = listed.replace(f'"{name}",', "", 1)
+            yield Mutation(FAST_PATH, f"{names} without {name}", text.replace(listed, new_list))
     for path, old, other in TEXTS:
         text = (ROOT / path).read_text()
         if text.count(old) != 1:

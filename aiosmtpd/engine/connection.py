@@ -245,15 +245,6 @@ class Connection(Wire):
     def eof_received(self) -> bool | None:
         """Serve what came before a half-close."""
         self._eof = True
-        if (
-            (tls := self._tls) is not None
-            and not tls.ended
-            and self._wakeup.waiting
-            and not self._receiver.waiting
-        ):
-            # A FIN without a close_notify, and nothing to reply: the client has closed its socket,
-            # which would answer ours with a reset (30 µs).
-            tls.closed = True
         if not self._wakeup.waiting and not self._receiver.has_line():
             # A command runs, and no complete line is buffered. Few clients half-close and still
             # wait for a reply: treat this one as gone.
@@ -380,7 +371,9 @@ class Connection(Wire):
         raw = self._raw
         if raw is None or raw.is_closing():
             return
-        if self._tls is not None and (farewell := self._tls.close()):
+        # After a FIN without a close_notify there is no reply to ours but a reset (30 µs).
+        is_broken_off = self._eof and self._tls is not None and not self._tls.ended
+        if self._tls is not None and not is_broken_off and (farewell := self._tls.close()):
             raw.write(farewell)
         if not self._eof and self._talks_on(raw) and raw.can_write_eof():
             self._linger(raw)

@@ -143,12 +143,9 @@ class TLS:
         return self._outgoing.read()
 
     def close(self) -> bytes:
-        """Return the ciphertext of our close_notify.
-
-        Nothing if the handshake is not done, or if :attr:`closed` is True already.
-        """
-        has_ended, self.closed = self.closed, True
-        if self.established and not has_ended:
+        """Return the ciphertext of our close_notify; nothing if the handshake is not done."""
+        self.closed = True
+        if self.established:
             # It asks for the peer's close_notify too, which nothing waits for.
             # Without suppress(), which takes four calls.
             try:

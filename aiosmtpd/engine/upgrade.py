@@ -63,8 +63,7 @@ def context_of(context: ssl.SSLContext | Callable[[], ssl.SSLContext]) -> ssl.SS
 
 async def end_handshake(connection: Connection) -> None:
     """Wait for the end of the handshake of STARTTLS. Raises TLSSetupException if it fails."""
-    await _wait_for_handshake(connection)
-    go_on_in_tls(connection)
+    go_on_in_tls(connection, await _wait_for_handshake(connection))
     if (told := connection._tls_established()) is not None:
         await told
 
@@ -90,10 +89,9 @@ def start_at_once(connection: Connection, context: Any) -> bool:
     return True
 
 
-def go_on_in_tls(connection: Connection) -> None:
+def go_on_in_tls(connection: Connection, raw: asyncio.Transport) -> None:
     """Begin a new session in TLS, after STARTTLS."""
-    if (raw := connection._raw) is not None:
-        connection.connection_made(Transport(connection, raw, connection._tls))
+    connection.connection_made(Transport(connection, raw, connection._tls))
     if connection._watch is not None:
         connection._watch.tls("ok")
 
@@ -172,8 +170,8 @@ async def _wait_for_handshake(connection: Connection) -> asyncio.Transport:
 
 def go_on(connection: Connection) -> None:
     """Take the next step of the handshake, with all that the client has sent."""
-    tls = connection._tls
-    if tls is None or tls.established or connection._closing:
+    tls, raw = connection._tls, connection._raw
+    if tls is None or raw is None or tls.established or connection._closing:
         return
     try:
         is_done = tls.shake_hands()
@@ -183,7 +181,7 @@ def go_on(connection: Connection) -> None:
     if is_done:
         if connection._at_rest and connection._wakeup.waiting:
             # The driver is not needed.
-            go_on_in_tls(connection)
+            go_on_in_tls(connection, raw)
         else:
             connection._wakeup.wake()
         # The client may have said more already.
