@@ -156,7 +156,8 @@ class SMTP(Commands):
         super().__init__(handler, loop, settings, registry)
         if type(handler) is not diagnostics.latest():
             diagnostics.look_over(self)
-        if getattr(self.event_handler, "handle_EHLO", None) is not None:
+        # A mock would have the hook from then on.
+        if hasattr(handler, "__getattr__") or hasattr(handler, "handle_EHLO"):
             forms.look_over(self.event_handler)
 
     def mail_syntax(self) -> Reply:

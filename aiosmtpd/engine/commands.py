@@ -237,7 +237,7 @@ class Commands(Connection):
 
     async def welcome(self) -> None:
         """Send the greeting, or the answer of ``handle_CONNECT`` in its place."""
-        if self._watch is None and getattr(self.event_handler, "handle_CONNECT", None) is None:
+        if self._watch is None and hooks.find(self.event_handler, "handle_CONNECT") is None:
             banner = replies.from_hook(f"220 {self.hostname} {self.settings.ident}")
         else:
             banner = await self._banner()

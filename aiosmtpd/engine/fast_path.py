@@ -144,8 +144,7 @@ def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None
         return data
     if data == b"STARTTLS\r\n":
         if (
-            server.tls_context
-            and not server._tls_protocol
+            not server._tls_protocol
             and getattr(server.event_handler, "handle_STARTTLS", None) is None
             and server._switch_to_tls()
         ):
