@@ -117,7 +117,7 @@ async def test_ehlo_takes_usual_names(name: bytes) -> None:
         b"EHLO  a\r\n",
         b"EHLO a@b\r\n",
         b"EHLO \xe4\r\n",
-        b"EHLO a\n",
+        b"EHLO abc\n",
         b"EHLO a\r\r\n",
         b"ehlo a\r\n",
         b"EHLO " + b"n" * 256 + b"\r\n",
