@@ -227,10 +227,6 @@ class Commands(Connection):
         host, self._admitted_host = self._admitted_host, None
         registry.crowd.leave(host)
 
-    def _let_go(self) -> None:
-        super()._let_go()
-        vars(self).pop("transaction", None)
-
     def begin_again(self) -> None:
         """Begin a new session, as if the client had just connected: for XCLIENT."""
         self._begin_session(self.transport)

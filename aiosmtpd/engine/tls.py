@@ -90,7 +90,7 @@ class TLS:
 
     def read(self) -> bytes:
         """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
-        pieces = []
+        pieces: list[bytes] = []
         try:
             # Ask no more if nothing is left: an exception says so, which takes 1 µs.
             while self._incoming.pending or (self._later and self._feed_more()):
@@ -105,6 +105,10 @@ class TLS:
                 if not piece:
                     self.ended = True
                     break
+                if not (pieces or self._later or self._incoming.pending):
+                    # A single record, as most commands are.
+                    self.has_answer = self._outgoing.pending != self.held
+                    return piece
                 pieces.append(piece)
         except ssl.SSLZeroReturnError:
             self.ended = True
@@ -113,7 +117,6 @@ class TLS:
             self.held = 0
             raise
         self.has_answer = self._outgoing.pending != self.held
-        # The piece of a single record is returned as it is.
         return b"".join(pieces)
 
     def write(self, data: bytes | bytearray | memoryview) -> bytes:

@@ -83,7 +83,10 @@ def start_at_once(connection: Connection, context: Any) -> bool:
     except Exception:
         # It fails again in the driver, which replies to that.
         return False
-    connection._send_now(connection._octets(replies.READY_FOR_TLS))
+    go_ahead = replies.READY_FOR_TLS
+    connection._send_now(
+        connection._octets(go_ahead) if connection._with_codes else go_ahead.octets
+    )
     connection._original_transport = connection.transport
     begin_handshake(connection, tls)
     return True
