@@ -145,19 +145,20 @@ class SMTP(Commands):
     ) -> None:
         if settings is None:
             settings = Settings.of(keywords)
-            diagnostics.look_at_settings(type(self), settings)
+            if settings.is_notable:
+                diagnostics.look_at_settings(type(self), settings)
         elif keywords:
             raise TypeError("SMTP() takes settings or keywords, not both")
-        super().__init__(
-            handler_of(handler), make_loop() if loop is None else loop, settings, registry
-        )
-        diagnostics.look_over(self)
-        forms.look_over(self.event_handler)
-
-    @property
-    def starttls_offered(self) -> bool:
-        """True if there is a TLS context and no TLS yet."""
-        return bool(self.settings.tls_context) and not self._tls_protocol
+        if loop is None:
+            loop = make_loop()
+        if callable(handler):
+            handler = handler_of(handler)
+        super().__init__(handler, loop, settings, registry)
+        if type(handler) is not diagnostics.latest():
+            diagnostics.look_over(self)
+        # A mock would have the hook from then on.
+        if hasattr(handler, "__getattr__") or hasattr(handler, "handle_EHLO"):
+            forms.look_over(self.event_handler)
 
     def mail_syntax(self) -> Reply:
         """Return the 501 reply that shows the syntax of MAIL."""
@@ -404,5 +405,5 @@ class SMTP(Commands):
     _timeout_duration = compat.setting("timeout")
 
 
-SMTP._plain_methods = fast_path.methods_of(SMTP)
+SMTP._plain_methods = fast_path.Unchanged.of(SMTP)
 SMTP.__init__.__signature__ = diagnostics.signature_of(SMTP.__init__)  # type: ignore[attr-defined]

@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs three test files against it, and prints the mutations that no test
+copy of the package, runs four test files against it, and prints the mutations that no test
 notices, and those whose run was stopped because it took too long. *PART* limits it to the
 mutations whose description contains it. It needs a system that forks.
 """
@@ -26,6 +26,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = (
+    "tests/dialogue/test_fast_path_beginning.py",
     "tests/dialogue/test_fast_path_guards.py",
     "tests/dialogue/test_fast_path_hooks.py",
     "tests/dialogue/test_fast_path_lines.py",
@@ -39,12 +40,16 @@ A run takes less than 10 s, but several times as long on a busy machine.
 
 FUNCTIONS: dict[str, dict[str, int | None]] = {
     "aiosmtpd/engine/connection.py": {"data_received": 3},
-    "aiosmtpd/engine/commands.py": {"_take_at_once": None, "connection_lost": None},
+    "aiosmtpd/engine/commands.py": {"connection_lost": None},
     "aiosmtpd/engine/wire.py": {"_send_now": None, "_hold": None},
     "aiosmtpd/protocol/settings.py": {"_takes_plain": None},
     "aiosmtpd/engine/fast_path.py": {
+        "take": None,
+        "_are_wide": None,
+        "begin": None,
+        "_greet": None,
+        "_greeting": None,
         "run": None,
-        "_applies": None,
         "_take": None,
         "_accepts": None,
         "_take_row": None,
@@ -94,6 +99,9 @@ EQUIVALENT = {
     "_hold: without 'self._out = bytearray(self._out)'": "the same",
     "_send_now: always True: 'self._out or self._raw is None'": "it sends by a longer way",
     "_send_now: without 'self._raw is None'": "no data comes then; a type checker asks for it",
+    "_greet: always True: 'server.settings.limits.max_junk_commands is not None'": "only counted",
+    "_greeting: always True: '(known := _greetings.get(key)) is None'": "the same, made anew",
+    "_greeting: always True: 'len(_greetings) >= MOST_GREETINGS'": "the same, made anew",
     "run: always True: 'answers'": "the driver counts the command that it runs too",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",
@@ -184,10 +192,11 @@ def mutations() -> Iterator[Mutation]:
                         name = f"{function.name}: {what}"
                         yield Mutation(path, name, ast.unparse(replaced(tree, at, new)))
     text = (ROOT / FAST_PATH).read_text()
-    listed = text[text.index("_METHODS = (") :].partition("\n)")[0]
-    for name in [word.strip('", \n') for word in listed.split('"')[1::2]]:
-        new_list = listed.replace(f'"{name}",', "", 1)
-        yield Mutation(FAST_PATH, f"_METHODS without {name}", text.replace(listed, new_list))
+    for names in ("_METHODS", "_OF_BEGINNING"):
+        listed = text[text.index(f"{names} = (") :].partition("\n)")[0]
+        for name in [word.strip('", \n') for word in listed.split('"')[1::2]]:
+            new_list = listed.replace(f'"{name}",', "", 1)
+            yield Mutation(FAST_PATH, f"{names} without {name}", text.replace(listed, new_list))
     yield from mutations_of_texts()
 
 

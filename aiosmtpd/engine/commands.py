@@ -27,6 +27,7 @@ from aiosmtpd.engine.connection import (
     log,
 )
 from aiosmtpd.engine.transaction import Transaction
+from aiosmtpd.engine.transport import Transport
 from aiosmtpd.protocol import networks, paths, replies
 from aiosmtpd.protocol.limits import JUNK
 from aiosmtpd.protocol.receiver import AUTH_LINE
@@ -107,7 +108,12 @@ class Commands(Connection):
     expose_exceptions = False
     protocol_family = "SMTP"
 
-    _plain_methods: ClassVar[tuple[Any, ...]] = ()
+    # Of SMTP.
+    data_size_limit: int | None
+    enable_SMTPUTF8: bool
+    tls_context: Any
+
+    _plain_methods: ClassVar[fast_path.Unchanged] = fast_path.Unchanged()
     """The methods of ``SMTP`` that the fast path replaces; ``smtp.py`` sets them."""
 
     AuthLoginUsernameChallenge = "User Name\x00"
@@ -159,17 +165,16 @@ class Commands(Connection):
 
     # Before the first command, and after the last.
 
-    def _shown(self, raw: Any) -> asyncio.Transport:
+    def _shown(self, raw: Any) -> asyncio.Transport:  # pragma: no cover - in the tests on uvloop
         # A STARTTLS of the program's own gives its transport to loop.start_tls(), and uvloop's
         # takes transports of its own alone: docs/howto/migrate.
         method = getattr(type(self), "smtp_STARTTLS", None)
-        is_ours = getattr(method, "__module__", "").startswith("aiosmtpd.")
-        if not is_ours and type(raw).__module__.startswith("uvloop"):
+        if not getattr(method, "__module__", "").startswith("aiosmtpd."):
             # The program may write to it or close it: each reply leaves at once. By a proxy, or
             # the connection would hold itself.
             self.send = partial(Connection.send_now, proxy(self))  # type: ignore[method-assign]
-            return cast(asyncio.Transport, raw)  # pragma: no cover - in the tests on uvloop
-        return super()._shown(raw)
+            return cast(asyncio.Transport, raw)
+        return Transport(self, raw)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Note that the connection is gone; forget the transaction of a command in ``_taken``."""
@@ -195,7 +200,8 @@ class Commands(Connection):
             told, self._told = self._told, True
             await upgrade.begin_tls(self, self.tls_from_start)
             self._told = told
-        self._log(logging.DEBUG, "%r connected", self._client)
+        if log.isEnabledFor(logging.DEBUG):
+            self._log(logging.DEBUG, "%r connected", self._client)
         await self.welcome()
 
     def _ask_for_admission(self, registry: Registry) -> None:
@@ -221,17 +227,16 @@ class Commands(Connection):
         host, self._admitted_host = self._admitted_host, None
         registry.crowd.leave(host)
 
-    def _let_go(self) -> None:
-        super()._let_go()
-        vars(self).pop("transaction", None)
-
     def begin_again(self) -> None:
         """Begin a new session, as if the client had just connected: for XCLIENT."""
         self._begin_session(self.transport)
 
     async def welcome(self) -> None:
         """Send the greeting, or the answer of ``handle_CONNECT`` in its place."""
-        banner = await self._banner()
+        if self._watch is None and hooks.find(self.event_handler, "handle_CONNECT") is None:
+            banner = replies.from_hook(f"220 {self.hostname} {self.settings.ident}")
+        else:
+            banner = await self._banner()
         # Hold the banner: the driver waits next, and then sends it. This saves a turn of the loop
         # (19 µs).
         self._corked = not self._receiver.waiting
@@ -296,10 +301,11 @@ class Commands(Connection):
         """Hand the message to a handler of an old form; return MISSING for every other handler."""
         raise NotImplementedError
 
-    async def _tls_established(self) -> None:
+    def _tls_established(self) -> Coroutine[Any, Any, None] | None:
         hook = hooks.find(self.event_handler, "handle_STARTTLS")
-        if hook is None:
-            return
+        return None if hook is None else self._ask_of_tls(hook)
+
+    async def _ask_of_tls(self, hook: hooks.Hook) -> None:
         self._tls_handshake_okay = False
         try:
             okay = hook(self, self.session, self.envelope)
@@ -479,29 +485,10 @@ class Commands(Connection):
             return
         raise Refused(replies.not_recognized(verb))
 
-    def _take_at_once(self, data: bytes) -> bytes | None:
-        """Run the fast path, unless a setting or the state of the session forbids it.
+    _take_at_once = fast_path.take
 
-        Returns the bytes that are left for the driver, or None. Checked for each read, because a
-        program may change any of this at any time.
-        """
-        settings = self.settings
-        if (
-            not settings.takes_plain
-            or not self.session.host_name
-            or not self._tls_handshake_okay
-            or (settings.require_starttls and not self._tls_protocol)
-            or self._masked
-            or self._meter.farewell is not None
-            or self.command_size_limits
-            or self.command_size_limit < fast_path.LONGEST
-            or 0 < (self.line_length_limit or 0) < fast_path.LONGEST
-            or self.local_part_limit
-            or (self._watch is not None and self._watch.methods.before)
-            or log.isEnabledFor(logging.DEBUG)
-        ):
-            return data
-        return fast_path.run(self, data, self._plain_methods)
+    def _switch_to_tls(self) -> bool:
+        return upgrade.start_at_once(self, self.tls_context)
 
     def _syntaxes(self) -> dict[str, str]:
         """Return the syntax of each verb, by name, for HELP."""
@@ -580,6 +567,11 @@ class Commands(Connection):
             warnings.warn("AUTH interaction logging is enabled!", stacklevel=2)
             warnings.warn("Sensitive information might be leaked!", stacklevel=2)
         return await auth.challenge(self, challenge, encode_to_b64, log_client_response)
+
+    @property
+    def starttls_offered(self) -> bool:
+        """True if there is a TLS context and no TLS yet."""
+        return bool(self.settings.tls_context) and not self._tls_protocol
 
     def offer_of_auth(self, *, vain: bool = True) -> str | None:
         """Return the EHLO line of AUTH, or None if it is not offered now.

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from inspect import Parameter, Signature, isclass, signature
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from aiosmtpd.engine import observer
 from aiosmtpd.protocol.limits import DEFAULT_LIMITS
@@ -51,6 +51,11 @@ def _closest(name: str, known: Iterable[str], likeness: float) -> str | None:
 _said: WeakKeyDictionary[type, set[str]] = WeakKeyDictionary()
 
 
+latest: Callable[[], type | None]
+"""The last kind of handler that was looked over, as a weak reference: most programs have one."""
+latest = ref(type(None))
+
+
 def warn_once(about: type, topic: str, text: str) -> None:
     """Log a WARNING, once for each class and topic."""
     if topic not in (said := _said.setdefault(about, set())):
@@ -60,8 +65,10 @@ def warn_once(about: type, topic: str, text: str) -> None:
 
 def look_over(server: Any) -> None:
     """Warn of methods of the handler that look like hooks and are never called."""
+    global latest
     handler = server.event_handler
     kind = handler if isclass(handler) else type(handler)
+    latest = ref(kind)
     if kind in _said:
         return
     _said[kind] = set()

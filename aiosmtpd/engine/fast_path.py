@@ -1,18 +1,20 @@
-"""Fast path for the common forms of MAIL, RCPT and DATA, if no subclass changes them.
+"""Fast path for the common forms of EHLO, STARTTLS, MAIL, RCPT and DATA, if not overridden.
 
 One regular expression finds such a command in the bytes that have arrived. If the command has no
 hook, or one that accepts it without waiting, it is done at once, without the driver. If it has
-another hook, the driver gets it already parsed.
-Everything else goes to the driver unchanged. ``smtp_MAIL``, ``smtp_RCPT`` and ``smtp_DATA`` define
-the behaviour; this module must match them, and tests/dialogue compares the two.
+another hook, the driver gets it already parsed. Everything else goes to the driver unchanged.
+``smtp_EHLO`` and the other methods of the verbs define the behaviour; this module must match them,
+and tests/dialogue compares the two.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from operator import attrgetter
+from string import ascii_letters, digits
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.quick import CHECKS
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.roles import ServerSide
     from aiosmtpd.protocol.replies import Reply
     from aiosmtpd.protocol.session import Envelope
+
+log = logging.getLogger("mail.log")
 
 BURST = 1000
 """How many commands one connection may run at once: 2 ms. Then the others have their turn. A row
@@ -40,6 +44,9 @@ _MORE = re.compile(rb"(?:RCPT TO:<%s>\r\n)++" % _MAILBOX)
 _BETWEEN = ">\r\nRCPT TO:<"
 """The text between two recipients in a row."""
 
+_OF_NAMES = b"%s%s.-_:[]" % (ascii_letters.encode(), digits.encode())
+"""The characters of a client's name."""
+
 LONGEST = 340
 """Bytes of the longest line that matches."""
 
@@ -47,22 +54,164 @@ _METHODS = (
     "smtp_MAIL", "smtp_RCPT", "smtp_DATA", "check_helo_needed", "check_auth_needed", "push",
     "_call_handler_hook", "_getaddr", "_strip_command_keyword",
 )  # fmt: skip
-_functions_of = attrgetter(*(f"{name}.__func__" for name in _METHODS))
+_functions_of = attrgetter(*_METHODS)
 
 
-def methods_of(server: type) -> tuple[Any, ...]:
-    """Return the methods of a class that the fast path replaces; none may be overridden."""
-    return tuple(getattr(server, name) for name in _METHODS)
+_OF_BEGINNING = (
+    "smtp_EHLO", "smtp_STARTTLS", "push", "_set_rset_state", "_create_envelope",
+    "_create_session", "connection_made",
+)  # fmt: skip
+_beginning_of = attrgetter(*_OF_BEGINNING)
+
+_EVERY = frozenset((*_METHODS, *_OF_BEGINNING))
+"""Looked for in the instance too. In its class they are found without making bound methods."""
+
+_limits_of = attrgetter(
+    "command_size_limits", "command_size_limit", "line_length_limit", "local_part_limit"
+)
+USUAL_LIMITS: tuple[dict[str, int], int, int | None, int] = {}, 512, 1001, 0
+"""The limits of nearly all servers: one comparison in place of four."""
+
+_greetings: dict[tuple[Any, ...], bytes] = {}
+"""Replies to EHLO, by all that they depend on."""
+
+MOST_OF_NAME = 256
+"""Bytes of a client's name, below which it is taken."""
+
+MOST_GREETINGS = 64
+"""How many of them are kept: few servers have more than two."""
 
 
-def run(server: ServerSide, data: bytes, unchanged: tuple[Any, ...]) -> bytes | None:
+class Unchanged(NamedTuple):
+    """The methods that the fast path replaces; none of them may be overridden."""
+
+    of_transactions: tuple[Any, ...] = ()
+    of_beginning: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, server: type) -> Unchanged:
+        """Return the methods of a class."""
+        return cls(_functions_of(server), _beginning_of(server))
+
+
+def take(server: ServerSide, data: bytes) -> bytes | None:
+    """Run the fast path, unless a setting or the state of the session forbids it.
+
+    Returns the bytes that are left for the driver, or None. Checked for each read, because a
+    program may change any of this at any time.
+    """
+    settings = server.settings
+    if (
+        not server._tls_handshake_okay
+        or server._masked
+        or server._meter.farewell is not None
+        or ((limits := _limits_of(server)) != USUAL_LIMITS and not _are_wide(limits))
+        or (server._watch is not None and server._watch.methods.before)
+        or log.isEnabledFor(logging.DEBUG)
+    ):
+        return data
+    if (
+        settings.takes_plain
+        and server.session.host_name
+        and not (settings.require_starttls and not server._tls_protocol)
+        and (rest := run(server, data, server._plain_methods)) is not data
+    ):
+        return rest
+    return begin(server, data, server._plain_methods)
+
+
+def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
+    """Return True if no command that the fast path takes is over these limits."""
+    by_verb, command, line, local_part = limits
+    return not by_verb and command >= LONGEST and not 0 < (line or 0) < LONGEST and not local_part
+
+
+def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
+    """Answer an EHLO, or begin the handshake of a STARTTLS, that comes alone.
+
+    A client waits for the replies to both before it goes on. Returns *data* if it is something
+    else, or if the driver must run it; else None. *unchanged* are the methods of ``SMTP`` itself.
+    """
+    try:
+        if (
+            server._watch is not None
+            or server.settings.command_call_limit is not None
+            or _beginning_of(type(server)) != unchanged.of_beginning
+            or not _EVERY.isdisjoint(server.__dict__)
+            or hasattr(server.event_handler, "__getattr__")
+        ):
+            return data
+    except AttributeError:
+        # The class has lost a method.
+        return data
+    if data == b"STARTTLS\r\n":
+        if (
+            not server._tls_protocol
+            and getattr(server.event_handler, "handle_STARTTLS", None) is None
+            and server._switch_to_tls()
+        ):
+            return None
+    elif data[:5] == b"EHLO " and data[-2:] == b"\r\n":
+        name = data[5:-2]
+        if 0 < len(name) < MOST_OF_NAME and not name.translate(None, _OF_NAMES):
+            return _greet(server, data, name.decode())
+    return data
+
+
+def _greet(server: ServerSide, data: bytes, hostname: str) -> bytes | None:
+    """Answer an EHLO; return *data* if the driver must."""
+    if (
+        getattr(server.event_handler, "handle_EHLO", None) is not None
+        or hasattr(server, "ehlo_hook")
+        or not server.settings.extensions.is_classic
+    ):
+        return data
+    if server.settings.limits.max_junk_commands is not None:
+        server._meter.count_junk()
+        if (farewell := server._meter.farewell) is not None:
+            server.disconnect(farewell)
+            return None
+    vars(server).pop("envelope", None)
+    session = server.session
+    session.extended_smtp, session.host_name, server._with_codes = True, hostname, False
+    server._send_now(_greeting(server))
+    server._reset_timeout()
+    return None
+
+
+def _greeting(server: ServerSide) -> bytes:
+    """Return the reply to EHLO, with the classic extensions."""
+    key = (
+        server.hostname, server.data_size_limit, server.decode_data, server.enable_SMTPUTF8,
+        server.starttls_offered, server.offer_of_auth(),
+    )  # fmt: skip
+    if (known := _greetings.get(key)) is None:
+        if len(_greetings) >= MOST_GREETINGS:
+            _greetings.clear()
+        lines = [f"250-{line}" for line in server.settings.extensions.lines(server)]
+        text = "\r\n".join([f"250-{server.hostname}", *lines, "250 HELP"])
+        known = _greetings[key] = replies.octets(text)
+    return known
+
+
+def run(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
     """Run the common commands that *data* begins with; return the rest of it, for the driver.
 
     Returns None if nothing is left for the driver to do now. *unchanged* are the methods of
     ``SMTP`` itself. If a client waits for each reply, a message takes 2,200 bytecodes this way, and
     4,170 without it.
     """
-    if (found := _COMMAND.match(data)) is None or not _applies(server, unchanged):
+    try:
+        if (
+            (found := _COMMAND.match(data)) is None
+            or _functions_of(type(server)) != unchanged.of_transactions
+            or not _EVERY.isdisjoint(server.__dict__)
+            # It may answer to every name, as mocks do: the driver looks for its hooks.
+            or hasattr(server.event_handler, "__getattr__")
+        ):
+            return data
+    except AttributeError:
+        # The class has lost a method.
         return data
     envelope, watch = server.envelope, server._watch
     end, position = len(data), 0
@@ -97,18 +246,6 @@ def run(server: ServerSide, data: bytes, unchanged: tuple[Any, ...]) -> bytes | 
     server._at_rest = server._taken is None
     server._reset_timeout(None if server._at_rest else server.transaction.data_patience())
     return None
-
-
-def _applies(server: ServerSide, unchanged: tuple[Any, ...]) -> bool:
-    """Return True if no method is overridden and the handler's hooks are plain attributes."""
-    if hasattr(server.event_handler, "__getattr__"):
-        # Such a handler may answer to every name, as mocks do: the driver looks for its hooks.
-        return False
-    try:
-        return bool(_functions_of(server) == unchanged)
-    except AttributeError:
-        # A method was replaced by something else.
-        return False
 
 
 def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Reply | None:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary, ref
 
 T = TypeVar("T")
@@ -32,18 +32,15 @@ class Handshakes:
             if self._waiting or self._spent >= BUDGET:
                 self._waiting.append(partial(step, one))
             else:
-                self._take(step, one)
+                began = monotonic()
+                try:
+                    step(one)
+                finally:
+                    self._spent += monotonic() - began
         finally:
             # A turn more takes 10 µs: not for each step, but if the budget is spent.
             if self._spent >= BUDGET and not self._is_scheduled:
                 self._schedule(loop)
-
-    def _take(self, step: Callable[..., None], *one: Any) -> None:
-        began = monotonic()
-        try:
-            step(*one)
-        finally:
-            self._spent += monotonic() - began
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._is_scheduled = True
@@ -54,7 +51,11 @@ class Handshakes:
         self._spent = 0.0
         try:
             while self._waiting and self._spent < BUDGET:
-                self._take(self._waiting.popleft())
+                step, began = self._waiting.popleft(), monotonic()
+                try:
+                    step()
+                finally:
+                    self._spent += monotonic() - began
         finally:
             if (self._waiting or self._spent >= BUDGET) and not self._is_scheduled:
                 self._schedule(loop)

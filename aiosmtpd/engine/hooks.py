@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextvars import copy_context
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -47,10 +47,15 @@ def names(owner: Any, prefix: str) -> list[str]:
     if isinstance(owner, type) or kind.__dir__ is not object.__dir__:
         return [name for name in dir(owner) if name.startswith(prefix)]
     every = [*getattr(owner, "__dict__", ())]
-    for one in kind.__mro__:
-        if one not in WITHOUT_VERBS:
-            every += vars(one)
+    for names_of_class in _searched(kind.__mro__):
+        every += names_of_class
     return list(_beginning_with(prefix, tuple(every)))
+
+
+@lru_cache(maxsize=64)
+def _searched(classes: tuple[type, ...]) -> tuple[Iterable[str], ...]:
+    """Return the live names of the classes that may have verbs."""
+    return tuple(vars(one) for one in classes if one not in WITHOUT_VERBS)
 
 
 @lru_cache(maxsize=64)

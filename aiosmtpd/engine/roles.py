@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Iterable
 
     from aiosmtpd.engine.body import ChunkSource
+    from aiosmtpd.engine.fast_path import Unchanged
     from aiosmtpd.engine.observer import Stage, Watch
     from aiosmtpd.protocol.limits import Limits, Meter
     from aiosmtpd.protocol.receiver import Receiver
@@ -44,6 +45,10 @@ class ServerSide(Protocol):
     settings: Settings
     line_length_limit: int
     protocol_family: str
+    data_size_limit: int | None
+    decode_data: bool
+    enable_SMTPUTF8: bool
+    tls_context: Any
 
     _at_rest: bool
     _auth_failures_left: int | None
@@ -57,6 +62,8 @@ class ServerSide(Protocol):
     _meter: Meter
     _receiver: Receiver
     _taken: tuple[Callable[..., Awaitable[None]], Any] | None
+    _plain_methods: ClassVar[Unchanged]
+    _tls_handshake_okay: bool
     _tls_protocol: Any
     _watch: Watch | None
     _with_codes: bool
@@ -72,6 +79,13 @@ class ServerSide(Protocol):
     @property
     def hostname(self) -> str:
         """The name of this server."""
+
+    @property
+    def starttls_offered(self) -> bool:
+        """True if there is a TLS context and no TLS yet."""
+
+    def offer_of_auth(self) -> str | None:
+        """Return the EHLO line of AUTH."""
 
     @property
     def _client(self) -> Any:
@@ -103,6 +117,9 @@ class ServerSide(Protocol):
 
     def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
         """Send a reply and close."""
+
+    def _switch_to_tls(self) -> bool:
+        """Begin the handshake of STARTTLS; return False if that is not possible here."""
 
     # The driver.
 
@@ -146,6 +163,9 @@ class ServerSide(Protocol):
 
     async def check_auth_needed(self, caller: str) -> bool:
         """Refuse the command if AUTH must come first."""
+
+    def _set_rset_state(self) -> None:
+        """Forget the transaction that the client gave up."""
 
     def _set_post_data_state(self) -> None:
         """Forget the transaction that has ended."""

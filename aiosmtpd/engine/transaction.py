@@ -259,7 +259,7 @@ class Transaction:
     def _keep_in_memory(self, envelope: Envelope, message: bytes) -> None:
         self._refuse_loops(message)
         envelope.original_content = message
-        envelope.content = self._decode(message)
+        envelope.content = self._decode(message) if self._server.settings.decode_data else message
 
     async def _keep_or_spill(self, envelope: Envelope, source: Source, limit: int) -> None:
         """Keep a message of up to *limit* bytes in memory, and a larger one in a file."""

@@ -51,9 +51,9 @@ class Encrypted(Line, Protocol):
 class Ciphertext(asyncio.BufferedProtocol):
     """The event loop's protocol in TLS, below the connection: it hands on ciphertext.
 
-    A protocol of its own, so that bytes in the clear pass no question about TLS. Not an
-    asyncio.Protocol too: uvloop would make the bytes itself, of up to 256 KB, and megabytes would
-    take page faults: up to 420 for each, a third of their time.
+    Not an asyncio.Protocol, which the connection is too: uvloop would make the bytes itself, of up
+    to 256 KB, and megabytes would take page faults: up to 420 for each, a third of their time.
+    asyncio reads into the connection's own buffer, so it needs this only after our FIN.
     """
 
     __slots__ = ("_connection",)

@@ -9,9 +9,8 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected
 from aiosmtpd.protocol import replies
@@ -42,8 +41,7 @@ async def start_tls(
 
     The client gets *go_ahead* if there is a context.
     """
-    if not isinstance(context, ssl.SSLContext) and callable(context):
-        context = context()
+    context = context_of(context)
     await connection.push(go_ahead)
     connection._flush()
     if connection._raw is None or connection._closing:
@@ -52,11 +50,53 @@ async def start_tls(
     # section 6.
     connection._receiver.clear()
     connection._original_transport = connection.transport
-    raw = await _shake_hands(connection, context)
+    begin_handshake(connection, layer()(context))
+    await end_handshake(connection)
+
+
+def context_of(context: ssl.SSLContext | Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    """Return the context of a new connection."""
+    if not isinstance(context, ssl.SSLContext) and callable(context):
+        context = context()
+    return context
+
+
+async def end_handshake(connection: Connection) -> None:
+    """Wait for the end of the handshake of STARTTLS. Raises TLSSetupException if it fails."""
+    go_on_in_tls(connection, await _wait_for_handshake(connection))
+    if (told := connection._tls_established()) is not None:
+        await told
+
+
+async def end_in_driver(connection: Connection) -> None:
+    """Wait for the end of a handshake that began while the driver was at rest."""
+    try:
+        await end_handshake(connection)
+    except TLSSetupException as error:
+        await connection.handle_exception(error)
+
+
+def start_at_once(connection: Connection, context: Any) -> bool:
+    """Begin the handshake of a STARTTLS without the driver; return False if that must do it."""
+    try:
+        tls = layer()(context if isinstance(context, ssl.SSLContext) else context_of(context))
+    except Exception:
+        # It fails again in the driver, which replies to that.
+        return False
+    go_ahead = replies.READY_FOR_TLS
+    connection._send_now(
+        connection._octets(go_ahead) if connection._with_codes else go_ahead.octets
+    )
+    connection._original_transport = connection.transport
+    begin_handshake(connection, tls)
+    return True
+
+
+def go_on_in_tls(connection: Connection, raw: asyncio.Transport) -> None:
+    """Begin a new session in TLS, after STARTTLS."""
     connection.connection_made(Transport(connection, raw, connection._tls))
     if connection._watch is not None:
         connection._watch.tls("ok")
-    await connection._tls_established()
 
 
 async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
@@ -72,8 +112,9 @@ async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
         reason = f"TLS handshake failed: no TLS{LIKELY_CAUSE}"
         connection.disconnect(replies.TLS_ONLY, reason=reason)
         raise Disconnected
+    begin_handshake(connection, layer()(context))
     try:
-        raw = await _shake_hands(connection, context)
+        raw = await _wait_for_handshake(connection)
     except TLSSetupException:
         raise Disconnected from None
     transport = Transport(connection, raw, connection._tls)
@@ -85,33 +126,38 @@ async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
 
 
 @cache
-def _layer() -> type[TLS]:
+def layer() -> type[TLS]:
     """Return the layer of TLS: an import statement for each connection takes 1 µs."""
     from aiosmtpd.engine.tls import TLS  # not needed without TLS
 
     return TLS
 
 
-async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> asyncio.Transport:
-    """Be the server of a TLS handshake; return the transport of the ciphertext.
+def begin_handshake(connection: Connection, tls: TLS) -> None:
+    """Take the bytes of the client as records of TLS from now on."""
+    connection._tls = tls
+    if (raw := connection._raw) is not None and not type(raw).__module__.startswith("asyncio."):
+        # Other event loops may make bytes of each read: see Ciphertext.
+        raw.set_protocol(Ciphertext(connection))
+    if connection._receiver.waiting:
+        # TLS from the start: the first bytes of the handshake have been looked at.
+        connection.ciphertext_received(connection._receiver.take(len(connection._receiver)))
+    connection._reset_timeout(handshake_timeout(connection.settings.timeout, connection.limits))
+
+
+async def _wait_for_handshake(connection: Connection) -> asyncio.Transport:
+    """Wait until TLS is established; return the transport of the ciphertext.
 
     Raises TLSSetupException if the handshake fails, or if the client has gone.
     """
-    connection._tls = tls = _layer()(context)
     try:
-        if connection._raw is None:
-            raise Disconnected
-        connection._raw.set_protocol(Ciphertext(connection))
-        if early := connection._receiver.take(len(connection._receiver)):
-            # TLS from the start: the first bytes of the handshake have been looked at.
-            connection.ciphertext_received(early)
-        connection._reset_timeout(handshake_timeout(connection.settings.timeout, connection.limits))
-        while not tls.established:
+        while connection._tls is not None and not connection._tls.established:
             if connection._tls_failure is not None:
                 raise connection._tls_failure
             await connection._more()
         if (raw := connection._raw) is None:
             raise Disconnected
+        return raw
     except (Disconnected, OSError) as error:
         failure = connection._tls_failure or error
         why = str(failure) or connection._reason or "the client has gone"
@@ -123,36 +169,39 @@ async def _shake_hands(connection: Connection, context: ssl.SSLContext) -> async
         if connection._raw is not None:
             connection._close_without_tls(connection._raw)
         raise TLSSetupException from failure
-    if (
-        connection.tls_from_start is None
-        and not connection._receiver.has_line()
-        and (tickets := tls.tickets())
-    ):
-        # No reply takes them along. A client with Nagle's algorithm, such as Postfix, sends
-        # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
-        raw.write(tickets)
-    return raw
-
-
-def take_turn(connection: Connection) -> None:
-    """Go on with the handshake: now, or after those of other connections that came before."""
-    handshakes_of(connection.loop).run(connection.loop, go_on, connection)
 
 
 def go_on(connection: Connection) -> None:
     """Take the next step of the handshake, with all that the client has sent."""
-    tls = connection._tls
-    if tls is None or connection._closing:
+    tls, raw = connection._tls, connection._raw
+    if tls is None or raw is None or tls.established or connection._closing:
         return
     try:
-        if tls.shake_hands():
-            # The client may have said more already. The driver goes on in any case.
-            connection.ciphertext_received(b"")
-            connection._wakeup.wake()
+        is_done = tls.shake_hands()
     except ssl.SSLError as error:
         connection._break_off(tls, error)
-    if connection._raw is not None and (out := tls.output()):
-        connection._raw.write(out)
+        return
+    if is_done:
+        if connection._at_rest and connection._wakeup.waiting:
+            # The driver is not needed.
+            go_on_in_tls(connection, raw)
+        else:
+            connection._wakeup.wake()
+        # The client may have said more already.
+        connection.ciphertext_received(b"")
+    if (raw := connection._raw) is None:
+        return
+    if (
+        is_done
+        and tls.held
+        and connection.tls_from_start is None
+        and not connection._receiver.has_line()
+    ):
+        # No reply takes them along. A client with Nagle's algorithm, such as Postfix, sends
+        # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
+        raw.write(tls.tickets())
+    elif out := tls.output():
+        raw.write(out)
 
 
 def give_up(connection: Connection) -> None:

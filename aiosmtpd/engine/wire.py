@@ -6,13 +6,16 @@ import asyncio
 import os
 import threading
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from aiosmtpd.engine.rounds import round_of
 from aiosmtpd.engine.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.observer import Watch
+    from aiosmtpd.engine.rounds import Round
     from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.settings import Settings
 
@@ -32,10 +35,6 @@ DROPS = 16
 
 SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less if ``timeout`` is less."""
-
-LONGEST_SLEEP = 30.0
-"""Seconds until the timer looks at the deadline, at most. It is no longer than the patience with a
-TLS handshake or with mail data, or each of them would arm the timer anew (8 µs)."""
 
 
 class _Buffer(threading.local):
@@ -64,8 +63,8 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
     # fmt: off
     __slots__ = (
         "_client_is_active", "_corked", "_deadline", "_drained", "_handler_coroutine", "_lost",
-        "_out", "_raw", "_slow_reader", "_timer", "_timer_due", "_tls", "_wakeup", "_watch", "loop",
-        "settings", "transport",
+        "_out", "_raw", "_round", "_slow_reader", "_timer", "_timer_due", "_tls",
+        "_wakeup", "_watch", "loop", "settings", "transport",
     )
     # fmt: on
 
@@ -85,18 +84,26 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         self._drained: asyncio.Future[None] | None = None
         self._slow_reader: asyncio.TimerHandle | None = None
         self._client_is_active = False
-        self._deadline = self._timer_due = 0.0
+        self._deadline, self._timer_due = 0.0, inf
         self._timer: asyncio.TimerHandle | None = None
+        self._round: Round | None = None
 
     # In.
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Give the event loop the buffer to read into."""
-        return read_buffer.view
+        return read_buffer.view if self._tls is None else read_buffer.ciphertext
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take the bytes that were read."""
-        self.data_received(bytes(read_buffer.view[:nbytes]))
+        if self._tls is None:
+            self.data_received(bytes(read_buffer.view[:nbytes]))
+        else:
+            self.ciphertext_received(read_buffer.ciphertext[:nbytes])
+
+    def ciphertext_received(self, data: bytes | memoryview) -> None:
+        """Take the bytes that were read in TLS."""
+        raise NotImplementedError
 
     # Out.
 
@@ -137,13 +144,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._flush()
         elif self._tls is None:
             self._raw.write(data)
-        else:
-            self._encrypt(self._raw, self._tls, data)
-
-    def _encrypt(self, raw: asyncio.Transport, tls: TLS, data: Data) -> None:
-        # Bytes after the end give no ciphertext; asyncio refuses any write after its write_eof().
-        if ciphertext := tls.write(data):
-            raw.write(ciphertext)
+        elif ciphertext := self._tls.write(data):
+            # Bytes after the end give none; asyncio refuses any write after its write_eof().
+            self._raw.write(ciphertext)
 
     def _flush(self) -> None:
         if self._out:
@@ -152,8 +155,8 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
                 return
             if self._tls is None:
                 self._raw.write(out)
-            else:
-                self._encrypt(self._raw, self._tls, out)
+            elif ciphertext := self._tls.write(out):
+                self._raw.write(ciphertext)
 
     def write_through(self, data: Data) -> None:
         """Send the bytes that a program writes to its transport, after those that wait."""
@@ -194,25 +197,29 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    # The timer: one for each connection, armed lazily. A new deadline is only a number.
+    # The deadline: a new one is only a number, if it is looked at in time anyway.
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Give the client *duration* seconds from now, by default ``timeout``."""
         if self._lost:
             return
         self._deadline = monotonic() + (self.settings.timeout if duration is None else duration)
-        if self._timer is None or self._timer_due > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
+        if self._timer_due > self._deadline:
             self._set_timer()
 
     def _set_timer(self) -> None:
-        now = monotonic()
-        self._timer_due = min(self._deadline, now + LONGEST_SLEEP)
-        self._timer = self.loop.call_later(self._timer_due - now, self._timer_fired)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._round = round_of(self.loop)
+        self._round.members.add(self)
+        self._timer_due = self._round.due
+        if self._timer_due > self._deadline:
+            self._timer_due = self._deadline
+            self._timer = self.loop.call_later(self._deadline - monotonic(), self._timer_fired)
 
     def _timer_fired(self) -> None:
-        self._timer = None
+        self._timer, self._timer_due = None, inf
         if self._deadline > monotonic():
             self._set_timer()
         elif self._wakeup.waiting:
@@ -226,7 +233,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def _cancel_timers(self) -> None:
+        if self._round is not None:
+            self._round.members.discard(self)
         for timer in (self._timer, self._slow_reader):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._slow_reader = None
+        self._timer = self._slow_reader = self._round = None

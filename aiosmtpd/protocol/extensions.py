@@ -139,6 +139,7 @@ class ExtensionTable:
         self.rcpt: Mapping[str, Parser] = _merged(one.rcpt for one in extensions)
         self.verbs: Mapping[str, Verb] = _merged(one.verbs for one in extensions)
         self.has_codes = any(one.keyword == "ENHANCEDSTATUSCODES" for one in extensions)
+        self.is_classic = extensions == CLASSIC
         self.auth_in_transaction = AUTH in extensions
         """True with the AUTH of 1.4. RFC 4954 section 4 does not allow it in a transaction."""
         self._checks = [one.check_mail for one in extensions if one.check_mail is not None]

@@ -122,7 +122,7 @@ class Meter:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._errors = self._junk = 0
-        self.begin_message()
+        self._seconds = self._forgone = 0.0
         self.farewell: Reply | None = None
 
     def count_error(self) -> None:

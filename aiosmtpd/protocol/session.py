@@ -73,6 +73,23 @@ class derived(Generic[T]):  # noqa: N801 - a decorator
         return self if owner is None else self._function(owner)  # type: ignore[return-value]
 
 
+class _TLS(Protocol):
+    """A layer of TLS."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of it, by the keys of ``Session.ssl``."""
+
+
+class _Facts:
+    """``Session.ssl`` in TLS: made when it is first asked for, and kept by the session."""
+
+    def __get__(self, session: Any, kind: type | None = None) -> Any:
+        if session is None:
+            return None
+        facts = session.ssl = session._tls.facts()
+        return facts
+
+
 @public
 class Session:
     """The state of one SMTP session. STARTTLS begins a new one on the same connection.
@@ -86,10 +103,11 @@ class Session:
 
     # A class attribute: most connections never set it.
     xclient: dict[str, str | None] | None = None
+    ssl: dict[str, Any] | None = _Facts()  # type: ignore[assignment]
 
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.peer: Any = None
-        self.ssl: dict[str, Any] | None = None
+        self.ssl = None
         self.host_name: str | None = None
         self.extended_smtp = False
         self.loop = loop
@@ -115,6 +133,12 @@ class Session:
         if isinstance(self.peer, tuple):
             return self.peer[0], self.peer[1]
         return "", 0
+
+    def _begin_tls(self, tls: _TLS) -> None:
+        """Let ``ssl`` have the facts about a TLS layer."""
+        self._tls = tls
+        # Access calls the descriptor now.
+        del self.ssl
 
     def set_login_data(self, value: Any) -> None:
         """Set the value of the deprecated ``login_data`` without a warning in the log."""

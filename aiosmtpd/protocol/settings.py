@@ -158,6 +158,15 @@ class Settings:
             and not limits.max_recipient_domains
         )
 
+    is_notable: bool = attrs.field(init=False)
+    """True if ``diagnostics.look_at_settings`` may have something to say."""
+
+    @is_notable.default
+    def _is_notable(self) -> bool:
+        return bool(
+            self.observers or self.auth_required or self.authenticator or self.auth_callback
+        )
+
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> "Settings":
         """Return the settings that these keywords of ``SMTP`` ask for.
@@ -174,11 +183,11 @@ class Settings:
             }
         items = tuple(keywords.items())
         try:
-            hash(items)
+            # A factory passes the same keywords for each connection: validate them only once.
+            return _remembered(items)
         except TypeError:
+            # A value cannot be a key, or is not allowed, which raises it again.
             return _validated(keywords)
-        # A factory passes the same keywords for each connection: validate them only once.
-        return _remembered(items)
 
 
 NAMES = tuple(SMTPKeywords.__annotations__)

@@ -165,7 +165,7 @@ async def test_a_lost_connection_ends_a_transaction_after_data(kind: type[Server
         assert handler.seen == [left]
 
 
-# Commands._take_at_once.
+# fast_path.take.
 
 
 async def test_a_client_has_to_say_hello() -> None:
@@ -470,7 +470,7 @@ async def test_no_other_hook_is_blamed_for_a_slow_message(
     assert "blocked the event loop" not in caplog.text
 
 
-# fast_path._applies.
+# fast_path.run: methods and handlers.
 
 CALLS = {
     "smtp_MAIL": 1,
