@@ -201,6 +201,8 @@ def test_extensions_lengthen_commands() -> None:
         (Reply("334 more"), "334 more"),
         (Reply("250 5.7.1 fine"), "250 2.0.0 5.7.1 fine"),
         (Reply("421-a\r\n421 b"), "421-4.0.0 a\r\n421 4.0.0 b"),
+        (Reply("250-2.6.0 a\r\n250 b"), "250-2.6.0 a\r\n250 2.6.0 b"),
+        (Reply("250-a\r\n250 2.6.0 b"), "250-2.0.0 a\r\n250 2.6.0 b"),
     ],
 )
 def test_replies_get_their_enhanced_code(reply: Reply, expected: str) -> None:
