@@ -9,6 +9,7 @@ import asyncio
 import ssl
 from collections.abc import Callable
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine.transport import Ciphertext, Transport
@@ -95,6 +96,8 @@ def start_at_once(connection: Connection, context: Any) -> bool:
 def go_on_in_tls(connection: Connection, raw: asyncio.Transport) -> None:
     """Begin a new session in TLS, after STARTTLS."""
     connection.connection_made(Transport(connection, raw, connection._tls))
+    # The patience with a handshake ends, which is never more than the usual one: no timer is set.
+    connection._deadline = monotonic() + connection.settings.timeout
     if connection._watch is not None:
         connection._watch.tls("ok")
 
