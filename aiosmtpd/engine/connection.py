@@ -457,7 +457,7 @@ class Connection(Wire):
                         self._watch.verb = ""
                     await self._more()
                     self._at_rest = False
-                    if self._tls is not None and not self._tls.established:
+                    if self._tls is not None and self._tls_protocol is None:
                         await upgrade.end_in_driver(self)
                     elif self._eof and not (
                         self._receiver.waiting or self._taken or self._stopping

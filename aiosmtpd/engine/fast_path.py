@@ -135,6 +135,8 @@ def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None
     try:
         if (
             server._watch is not None
+            # The transaction ends here, and then a connection that is to stop does.
+            or server._stopping is not None
             or server.settings.command_call_limit is not None
             or _beginning_of(type(server)) != unchanged.of_beginning
             or not _EVERY.isdisjoint(server.__dict__)

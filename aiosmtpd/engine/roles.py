@@ -61,6 +61,7 @@ class ServerSide(Protocol):
     _masked: int
     _meter: Meter
     _receiver: Receiver
+    _stopping: Reply | None
     _taken: tuple[Callable[..., Awaitable[None]], Any] | None
     _plain_methods: ClassVar[Unchanged]
     _tls_handshake_okay: bool

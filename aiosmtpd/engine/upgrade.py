@@ -185,7 +185,7 @@ def go_on(connection: Connection) -> None:
         connection._break_off(tls, error)
         return
     if is_done:
-        if connection._at_rest and connection._wakeup.waiting:
+        if connection._at_rest and connection._wakeup.waiting and connection._stopping is None:
             # The driver is not needed.
             go_on_in_tls(connection, raw)
         else:

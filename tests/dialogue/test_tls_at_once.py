@@ -1,19 +1,15 @@
 """A handshake of STARTTLS that the fast path begins: its deadline, and what ends it."""
 
-import logging
+import asyncio
 from time import monotonic
 from typing import Any
 
 import pytest
 
 from tests.conftest import Certificates
-from tests.dialogue.test_fast_path_beginning import Lines, Served
-
-
-@pytest.fixture(autouse=True)
-def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """Set the log's level, for at DEBUG no command takes the fast path."""
-    caplog.set_level(logging.INFO, "mail.log")
+from tests.dialogue.fed import EHLO, MAIL, Server, quiet as quiet, turns
+from tests.dialogue.test_fast_path_beginning import GO_AHEAD, Lines, Served
+from tests.dialogue.tls import PATIENCE
 
 
 @pytest.fixture
@@ -32,3 +28,32 @@ async def test_patience_after_a_handshake_is_the_usual(served: Served) -> None:
     assert server.driven == []
     assert patience(server) > 200
     await served.finish()
+
+
+STOPPED = b"421 4.3.2 Service shutting down, closing connection\r\n"
+
+
+async def test_a_stop_ends_a_transaction_given_up_by_ehlo() -> None:
+    server = Server()
+    await turns()
+    await server.ask(EHLO, MAIL)
+    server.shut_down()
+    assert not server.is_hung_up
+    assert (await server.ask(EHLO)).endswith(b"250 HELP\r\n" + STOPPED)
+
+
+@pytest.mark.parametrize("when", ["before STARTTLS", "in the handshake"])
+async def test_a_stop_ends_a_transaction_given_up_for_tls(when: str, served: Served) -> None:
+    server, peer = served.server, served.peer
+    await peer.ask(b"EHLO client.test", b"250 HELP\r\n")
+    await peer.ask(b"MAIL FROM:<a@example.com>", b"250 OK\r\n")
+    if when == "before STARTTLS":
+        server.shut_down()
+    await peer.ask(b"STARTTLS", GO_AHEAD)
+    server.shut_down()
+    assert not server.is_hung_up
+    await peer.shake_hands(served.client)
+    assert await peer.ended() == STOPPED
+    assert server.session.ssl is not None
+    await peer.finish()
+    await asyncio.wait_for(server.ended(), PATIENCE)
