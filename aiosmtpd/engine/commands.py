@@ -233,10 +233,17 @@ class Commands(Connection):
 
     async def welcome(self) -> None:
         """Send the greeting, or the answer of ``handle_CONNECT`` in its place."""
-        if self._watch is None and hooks.find(self.event_handler, "handle_CONNECT") is None:
-            banner = replies.from_hook(f"220 {self.hostname} {self.settings.ident}")
-        else:
-            banner = await self._banner()
+        try:
+            if self._watch is None and hooks.find(self.event_handler, "handle_CONNECT") is None:
+                banner = replies.from_hook(f"220 {self.hostname} {self.settings.ident}")
+            else:
+                banner = await self._banner()
+        except Disconnected:
+            raise
+        except Refused as refused:
+            banner = refused.reply
+        except Exception as error:
+            banner = replies.from_hook(await self.handle_exception(error))
         # Hold the banner: the driver waits next, and then sends it. This saves a turn of the loop
         # (19 µs).
         self._corked = not self._receiver.waiting
@@ -246,21 +253,15 @@ class Commands(Connection):
             self._end_with(banner)
 
     async def _banner(self) -> Reply:
-        try:
-            if self._watch is not None:
-                await self._before("connect")
-            status: Any = MISSING
-            if hooks.find(self.event_handler, "handle_CONNECT") is not None:
-                status = await self._call_new_hook("CONNECT", *self.session.client_address)
-            if status is MISSING:
-                status = f"220 {self.hostname} {self.settings.ident}"
-            return replies.from_hook(status)
-        except Disconnected:
-            raise
-        except Refused as refused:
-            return refused.reply
-        except Exception as error:
-            return replies.from_hook(await self.handle_exception(error))
+        """Ask the observers and ``handle_CONNECT`` for the greeting; raise what they raise."""
+        if self._watch is not None:
+            await self._before("connect")
+        status: Any = MISSING
+        if hooks.find(self.event_handler, "handle_CONNECT") is not None:
+            status = await self._call_new_hook("CONNECT", *self.session.client_address)
+        if status is MISSING:
+            status = f"220 {self.hostname} {self.settings.ident}"
+        return replies.from_hook(status)
 
     async def _receive_proxy_header(self, timeout: float) -> None:
         """Read the PROXY header that must come first; a connection without one is closed."""

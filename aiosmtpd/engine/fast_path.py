@@ -143,20 +143,21 @@ def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None
             or hasattr(server.event_handler, "__getattr__")
         ):
             return data
-    except AttributeError:
-        # The class has lost a method.
+        if data == b"STARTTLS\r\n":
+            if (
+                not server._tls_protocol
+                and getattr(server.event_handler, "handle_STARTTLS", None) is None
+                and server._switch_to_tls()
+            ):
+                return None
+        elif data[:5] == b"EHLO " and data[-2:] == b"\r\n":
+            name = data[5:-2]
+            if 0 < len(name) < MOST_OF_NAME and not name.translate(None, _OF_NAMES):
+                return _greet(server, data, name.decode())
+    except Exception:
+        # The class has lost a method, or an attribute of the program's raises an error. Nothing
+        # was sent: the driver replies to that.
         return data
-    if data == b"STARTTLS\r\n":
-        if (
-            not server._tls_protocol
-            and getattr(server.event_handler, "handle_STARTTLS", None) is None
-            and server._switch_to_tls()
-        ):
-            return None
-    elif data[:5] == b"EHLO " and data[-2:] == b"\r\n":
-        name = data[5:-2]
-        if 0 < len(name) < MOST_OF_NAME and not name.translate(None, _OF_NAMES):
-            return _greet(server, data, name.decode())
     return data
 
 
@@ -168,6 +169,7 @@ def _greet(server: ServerSide, data: bytes, hostname: str) -> bytes | None:
         or not server.settings.extensions.is_classic
     ):
         return data
+    greeting = _greeting(server)
     if server.settings.limits.max_junk_commands is not None:
         server._meter.count_junk()
         if (farewell := server._meter.farewell) is not None:
@@ -176,7 +178,7 @@ def _greet(server: ServerSide, data: bytes, hostname: str) -> bytes | None:
     vars(server).pop("envelope", None)
     session = server.session
     session.extended_smtp, session.host_name, server._with_codes = True, hostname, False
-    server._send_now(_greeting(server))
+    server._send_now(greeting)
     server._reset_timeout()
     return None
 

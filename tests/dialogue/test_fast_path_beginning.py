@@ -426,6 +426,49 @@ async def test_an_early_ehlo_is_answered_with_the_tickets(
     await served.finish()
 
 
+# Attributes of the program's that raise errors.
+
+INTERNAL = b"451 4.3.0 Internal error (ref "
+
+
+def failing(base: type, name: str) -> type[Any]:
+    """Return a class with a property that raises an error."""
+
+    def fail(self: object) -> None:
+        raise LookupError(name)
+
+    return type("Failing", (base,), {name: property(fail)})
+
+
+@pytest.mark.parametrize("name", ["ehlo_hook", "starttls_offered"])
+async def test_an_error_in_ehlo_is_the_drivers(name: str) -> None:
+    server = await fresh(kind=failing(Server, name))
+    assert (await server.ask(EHLO)).startswith(INTERNAL)
+    assert server.driven == [EHLO[:-2]]
+    assert await server.ask(b"NOOP\r\n") == OK
+
+
+async def test_an_error_in_a_mechanism_is_the_drivers() -> None:
+    handler = failing(object, "auth_BROKEN")()
+    server = await fresh(handler, auth_require_tls=False)
+    assert (await server.ask(EHLO)).startswith(INTERNAL)
+    assert not server.session.host_name
+
+
+async def test_an_error_in_starttls_is_the_drivers() -> None:
+    server = await fresh(kind=failing(Server, "tls_context"))
+    assert (await server.ask(STARTTLS)).startswith(INTERNAL)
+    server = await fresh(failing(object, "handle_STARTTLS")())
+    assert await server.ask(STARTTLS) == b"454 TLS not available\r\n"
+    assert server.driven == [STARTTLS[:-2]]
+
+
+async def test_an_error_before_the_banner_is_answered() -> None:
+    server = await fresh(failing(object, "handle_CONNECT")())
+    assert bytes(server.network.sent).startswith(INTERNAL)
+    assert server.is_hung_up
+
+
 # The end of a client that sends no close_notify.
 
 
