@@ -139,8 +139,11 @@ def layer() -> type[TLS]:
 def begin_handshake(connection: Connection, tls: TLS) -> None:
     """Take the bytes of the client as records of TLS from now on."""
     connection._tls = tls
-    if (raw := connection._raw) is not None and not type(raw).__module__.startswith("asyncio."):
-        # Other event loops may make bytes of each read: see Ciphertext.
+    if (raw := connection._raw) is not None and (
+        not type(raw).__module__.startswith("asyncio.") or raw.get_protocol() is not connection
+    ):
+        # Other event loops may make bytes of each read: see Ciphertext. A protocol of the
+        # program's, which has handed on the plain bytes, does not know of ciphertext.
         raw.set_protocol(Ciphertext(connection))
     if connection._receiver.waiting:
         # TLS from the start: the first bytes of the handshake have been looked at.

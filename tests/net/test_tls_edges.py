@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import TLSSetupException
+from aiosmtpd.smtp import SMTP, TLSSetupException
 from tests.client import PATIENCE, Client
 from tests.conftest import Certificates
 from tests.dialogue.tls import Client as TLSClient
@@ -511,3 +511,37 @@ def test_the_end_of_a_client_is_seen_after_a_close(
             while client.recv(65536):
                 pass
     assert handler.ends.get(timeout=PATIENCE) == "closed by the server"
+
+
+class Between(asyncio.Protocol):
+    """A protocol that hands plain bytes on, as a program does that has looked at the first ones."""
+
+    def __init__(self, server: SMTP) -> None:
+        self.server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.server.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.server.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server.connection_lost(exc)
+
+
+async def test_starttls_below_a_protocol_of_the_programs(certificates: Certificates) -> None:
+    """Ciphertext does not come by the way of the plain bytes."""
+    server = SMTP(Catcher(), hostname="mx.test", tls_context=certificates.server_context())
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: Between(server), "127.0.0.1", 0)
+    async with listener, asyncio.timeout(PATIENCE):
+        port = listener.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        assert (await reader.readline())[:4] == b"220 "
+        writer.write(b"STARTTLS\r\n")
+        assert (await reader.readline())[:4] == b"220 "
+        await writer.start_tls(certificates.client_context(), server_hostname="localhost")
+        writer.write(b"EHLO client.test\r\n")
+        assert (await reader.readuntil(b"HELP\r\n"))[:12] == b"250-mx.test\r"
+        writer.close()
+        await server.ended()
