@@ -207,8 +207,13 @@ class Connection(Wire):
     def _note_tls(self, transport: asyncio.Transport) -> None:
         """Tell the session of TLS, with the five keys that 1.4 has."""
         self._tls_protocol = transport
-        if self._tls is not None:
-            self.session._begin_tls(self._tls)
+        if (tls := self._tls) is not None:
+            session = self.session
+            if type(session) is Session:
+                session._begin_tls(tls)
+            else:
+                # The program's own may have any attributes and methods.
+                session.ssl = tls.facts()
             return
         # The event loop's own TLS.
         self.session.ssl = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from aiosmtpd.smtp import Session
 from tests.conftest import Certificates
 from tests.dialogue.fed import EHLO, MAIL, Server, quiet as quiet, turns
 from tests.dialogue.test_fast_path_beginning import GO_AHEAD, Lines, Served
@@ -57,3 +58,45 @@ async def test_a_stop_ends_a_transaction_given_up_for_tls(when: str, served: Ser
     assert server.session.ssl is not None
     await peer.finish()
     await asyncio.wait_for(server.ended(), PATIENCE)
+
+
+# Sessions of the program's own, which may have anything in place of ours.
+
+
+class Noted(Session):
+    """A session that notes the facts about TLS."""
+
+    noted: dict[str, Any] | None = None
+
+    @property
+    def ssl(self) -> dict[str, Any] | None:
+        """The facts."""
+        return self.noted
+
+    @ssl.setter
+    def ssl(self, facts: dict[str, Any] | None) -> None:
+        self.noted = facts
+
+
+class Alike:
+    """An object that only has the attributes of a session."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        vars(self).update(vars(Session(loop)))
+
+
+@pytest.mark.parametrize("kind", [Noted, Alike])
+async def test_a_session_of_the_programs_knows_of_tls(
+    kind: type[Session], certificates: Certificates
+) -> None:
+    class Own(Lines):
+        def _create_session(self) -> Session:
+            return kind(self.loop)
+
+    served = Served(Own(object(), certificates.server_context()), certificates)
+    server = await served.go()
+    await served.peer.ask(b"EHLO client.test", b"250 HELP\r\n")
+    assert type(server.session) is kind
+    facts = server.session.ssl or {}
+    assert facts["cipher"] == served.client.object.cipher()
+    await served.finish()
