@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
@@ -47,15 +47,10 @@ def names(owner: Any, prefix: str) -> list[str]:
     if isinstance(owner, type) or kind.__dir__ is not object.__dir__:
         return [name for name in dir(owner) if name.startswith(prefix)]
     every = [*getattr(owner, "__dict__", ())]
-    for names_of_class in _searched(kind.__mro__):
-        every += names_of_class
+    # A cache of the classes would keep those of handlers for ever.
+    for one in {*kind.__mro__} - WITHOUT_VERBS:
+        every += one.__dict__
     return list(_beginning_with(prefix, tuple(every)))
-
-
-@lru_cache(maxsize=64)
-def _searched(classes: tuple[type, ...]) -> tuple[Iterable[str], ...]:
-    """Return the live names of the classes that may have verbs."""
-    return tuple(vars(one) for one in classes if one not in WITHOUT_VERBS)
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,9 @@
 
 import asyncio
 import functools
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 from unittest import mock
@@ -102,6 +104,16 @@ async def test_names_follow_changes_of_a_class() -> None:
         setattr(Changing, name, print)
         assert hooks.names(server, "auth_") == sorted([*usual, name])
         delattr(Changing, name)
+
+
+def test_no_class_is_kept_for_its_names() -> None:
+    kind = type("Short", (Handler,), {"auth_LATER": print})
+    assert hooks.names(kind(), "auth_") == ["auth_LATER"]
+    gone = weakref.ref(kind)
+    del kind
+    # A class refers to itself.
+    gc.collect()
+    assert gone() is None
 
 
 # find
