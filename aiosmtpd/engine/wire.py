@@ -219,6 +219,9 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             self._timer = self.loop.call_later(self._deadline - monotonic(), self._timer_fired)
 
     def _timer_fired(self) -> None:
+        if self._lost:
+            # A look at all deadlines has called this before, and it cannot be cancelled.
+            return
         self._timer, self._timer_due = None, inf
         if self._deadline > monotonic():
             self._set_timer()

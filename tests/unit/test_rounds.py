@@ -122,3 +122,13 @@ async def test_a_round_ends_with_its_last_connection() -> None:
     assert again is not before
     assert again.due
     assert round_of(loop) is again
+
+
+async def test_a_connection_that_has_gone_does_not_come_back() -> None:
+    server, members = Short(300), round_of(asyncio.get_running_loop()).members
+    server._reset_timeout()
+    assert members == {server}
+    # A look has found the deadline passed, a command has set a later one, and the client has gone.
+    server.connection_lost(None)
+    server._timer_fired()
+    assert members == set()
