@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs four test files against it, and prints the mutations that no test
+copy of the package, runs six test files against it, and prints the mutations that no test
 notices, and those whose run was stopped because it took too long. *PART* limits it to the
 mutations whose description contains it. It needs a system that forks.
 """
@@ -30,6 +30,7 @@ TESTS = (
     "tests/dialogue/test_fast_path_guards.py",
     "tests/dialogue/test_fast_path_hooks.py",
     "tests/dialogue/test_fast_path_lines.py",
+    "tests/dialogue/test_tls_at_once.py",
     "tests/dialogue/test_usual.py",
 )
 LONGEST_RUN = 300
