@@ -46,6 +46,7 @@ FUNCTIONS: dict[str, dict[str, int | None]] = {
         "take": None,
         "_are_wide": None,
         "begin": None,
+        "is_unchanged": None,
         "_greet": None,
         "_greeting": None,
         "run": None,
