@@ -46,7 +46,6 @@ FUNCTIONS: dict[str, dict[str, int | None]] = {
         "take": None,
         "_are_wide": None,
         "begin": None,
-        "is_unchanged": None,
         "_greet": None,
         "_greeting": None,
         "run": None,

@@ -182,32 +182,6 @@ class Commands(Connection):
             self._set_post_data_state()
         super().connection_lost(error)
 
-    def _greet_at_once(self) -> bool:
-        if self._hostname is None:
-            self._hostname = _full_names.get(socket.getfqdn)
-        if (
-            self._hostname is None
-            or self._watch is not None
-            or self.tls_from_start is not None
-            or self.settings.proxy_protocol_timeout is not None
-            or type(self).welcome is not Commands.welcome
-            or type(self)._handle_client is not Connection._handle_client
-            or not fast_path.is_unchanged(self)
-            or hooks.find(self.event_handler, "handle_CONNECT") is not None
-            or log.isEnabledFor(logging.DEBUG)
-        ):
-            return False
-        try:
-            if self.registry is not None:
-                self._ask_for_admission(self.registry)
-        except Refused as refused:
-            self.disconnect(refused.reply)
-        else:
-            # A turn of the event loop earlier: the client need not be woken for it.
-            banner = replies.from_hook(f"220 {self.hostname} {self.settings.ident}")
-            self._send_now(banner.octets)
-        return True
-
     async def _greet(self) -> None:
         if self._hostname is None:
             self._hostname = _full_names.get(socket.getfqdn)

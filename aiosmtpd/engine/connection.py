@@ -59,11 +59,11 @@ class Connection(Wire):
     # fmt: off
     __slots__ = (
         "__dict__", "__weakref__", "_arrived_as", "_at_rest", "_closing", "_commits", "_end",
-        "_end_due", "_eof", "_interrupted", "_is_greeted", "_last_status", "_meter",
-        "_original_transport", "_reading_paused", "_reason", "_receiver", "_session_id",
-        "_session_timer", "_stopping", "_taken", "_tls_failure", "_tls_handshake_okay",
-        "_tls_protocol", "_with_codes", "registry", "session", "session_transport",
-        "tls_from_start",
+        "_end_due", "_eof",
+        "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
+        "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_taken",
+        "_tls_failure", "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry",
+        "session", "session_transport", "tls_from_start",
     )
     # fmt: on
 
@@ -87,7 +87,7 @@ class Connection(Wire):
         # A command that was parsed already: the driver runs it next.
         self._taken: tuple[Callable[..., Awaitable[None]], Any] | None = None
         self._arrived_as = 0
-        self._closing = self._at_rest = self._is_greeted = False
+        self._closing = self._at_rest = False
         self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
         self._commits, self._end_due = 0, False
@@ -118,10 +118,6 @@ class Connection(Wire):
             return
         # An exception, if none has been asked for, would take 3 µs.
         vars(self).pop("envelope", None)
-
-    def _greet_at_once(self) -> bool:
-        """Send the greeting now, if nothing has to be awaited before it; return True if it is."""
-        raise NotImplementedError
 
     async def _greet(self) -> None:
         """Send the greeting, after the parts of a session that come before it."""
@@ -182,7 +178,6 @@ class Connection(Wire):
             if self._tls_protocol is not None:
                 self._watch.tls("ok")
         # A fixed name: asyncio would generate one for each task, 60 bytes.
-        self._is_greeted = self._greet_at_once()
         self._handler_coroutine = self.loop.create_task(self._handle_client(), name="SMTP client")
 
     def _begin_session(self, transport: Any) -> None:
@@ -433,8 +428,7 @@ class Connection(Wire):
 
     async def _handle_client(self) -> None:
         try:
-            if not self._is_greeted:
-                await self._greet()
+            await self._greet()
             is_new = True
             while not self._closing:
                 if is_new and self._receiver.waiting:

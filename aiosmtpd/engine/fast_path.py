@@ -115,7 +115,7 @@ def take(server: ServerSide, data: bytes) -> bytes | None:
         and (rest := run(server, data, server._plain_methods)) is not data
     ):
         return rest
-    return begin(server, data)
+    return begin(server, data, server._plain_methods)
 
 
 def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
@@ -124,28 +124,23 @@ def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
     return not by_verb and command >= LONGEST and not 0 < (line or 0) < LONGEST and not local_part
 
 
-def is_unchanged(server: ServerSide) -> bool:
-    """Return True if the methods that begin a session are those of ``SMTP`` itself."""
-    try:
-        of_class = _beginning_of(type(server))
-    except AttributeError:
-        # It has lost one.
-        return False
-    return of_class == server._plain_methods.of_beginning and _EVERY.isdisjoint(server.__dict__)
-
-
-def begin(server: ServerSide, data: bytes) -> bytes | None:
+def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
     """Answer an EHLO, or begin the handshake of a STARTTLS, that comes alone.
 
     A client waits for the replies to both before it goes on. Returns *data* if it is something
-    else, or if the driver must run it; else None.
+    else, or if the driver must run it; else None. *unchanged* are the methods of ``SMTP`` itself.
     """
-    if (
-        server._watch is not None
-        or server.settings.command_call_limit is not None
-        or hasattr(server.event_handler, "__getattr__")
-        or not is_unchanged(server)
-    ):
+    try:
+        if (
+            server._watch is not None
+            or server.settings.command_call_limit is not None
+            or _beginning_of(type(server)) != unchanged.of_beginning
+            or not _EVERY.isdisjoint(server.__dict__)
+            or hasattr(server.event_handler, "__getattr__")
+        ):
+            return data
+    except AttributeError:
+        # The class has lost a method.
         return data
     if data == b"STARTTLS\r\n":
         if (

@@ -9,7 +9,7 @@ import pytest
 
 from aiosmtpd.engine import fast_path
 from aiosmtpd.engine.upgrade import TLSSetupException
-from aiosmtpd.smtp import SMTP, Registry
+from aiosmtpd.smtp import SMTP
 from tests.conftest import Certificates
 from tests.dialogue.fed import (
     DATA,
@@ -56,78 +56,6 @@ async def both(*said: bytes, handler: Any = None, **keywords: Any) -> tuple[byte
     assert heard[0] == heard[1]
     assert states[0] == states[1]
     return heard[0], driven
-
-
-# The greeting.
-
-
-def greeting_of(server: Server) -> bytes:
-    """Return what a server has sent when connection_made() returns."""
-    server.connection_made(server.network)
-    return bytes(server.network.sent)
-
-
-async def test_the_greeting_comes_at_once() -> None:
-    assert greeting_of(Server()) == b"220 mx.test test\r\n"
-
-
-async def test_a_host_whose_name_is_not_known_yet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiosmtpd.engine.commands.socket.getfqdn", lambda: "found.test")
-    for known in (b"", b"220 found.test test\r\n"):
-        server = Server()
-        server._hostname = None
-        assert greeting_of(server) == known
-        await turns(server)
-        assert server.network.sent.startswith(b"220 found.test test\r\n")
-
-
-class Slow(Server):
-    async def welcome(self) -> None:
-        await asyncio.sleep(0)
-        await super().welcome()
-
-
-class Driven(Server):
-    async def _handle_client(self) -> None:
-        await super()._handle_client()
-
-
-class Connecting:
-    async def handle_CONNECT(self, *_: Any) -> str:
-        return "220 mx.test test"
-
-
-class Began:
-    def began(self, server: Any) -> None:
-        """Do nothing."""
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        Slow,
-        Driven,
-        ByTheDriver,
-        lambda: Server(Connecting()),
-        lambda: Server(observers=[Began()]),
-    ],
-    ids=["welcome", "driver", "push", "hook", "observer"],
-)
-async def test_a_greeting_that_has_to_wait(make: Any) -> None:
-    server = make()
-    assert greeting_of(server) == b""
-    await turns()
-    assert bytes(server.network.sent).startswith(b"220 mx.test test\r\n")
-
-
-async def test_a_refusal_comes_at_once() -> None:
-    registry = Registry()
-    first = Server(registry=registry, max_connections=1)
-    assert greeting_of(first) == b"220 mx.test test\r\n"
-    second = Server(registry=registry, max_connections=1)
-    assert greeting_of(second) == b"421 4.7.0 Too many connections, try again later\r\n"
-    await asyncio.wait_for(second.ended(), PATIENCE)
-    assert registry.connections == {first}
 
 
 # EHLO.
@@ -352,7 +280,6 @@ class Served:
     async def go(self) -> Any:
         """Begin TLS; return the server."""
         await self.peer.until(b"220 mx.test test\r\n")
-        await turns()
         await self.peer.ask(b"EHLO client.test", b"250 HELP\r\n")
         await self.peer.ask(b"STARTTLS", GO_AHEAD)
         await self.peer.shake_hands(self.client)
@@ -467,7 +394,6 @@ async def test_a_failure_is_reported_by_the_driver(
     for end in (b"no TLS at all\r\n", None):
         served = Served(Lines(Handler(), tls_context), certificates)
         await served.peer.until(b"220 mx.test test\r\n")
-        await turns()
         await served.peer.ask(b"STARTTLS", GO_AHEAD)
         if end is None:
             served.peer.transport.feed_eof()
@@ -486,7 +412,6 @@ async def test_an_early_ehlo_is_answered_with_the_tickets(
     served = Served(Lines(object(), tls_context), certificates)
     peer, client = served.peer, served.client
     await peer.until(b"220 mx.test test\r\n")
-    await turns()
     await peer.asks_for_tls()
     peer.transport.feed(client.shake_hands())
     client.feed(peer.ciphertext())
