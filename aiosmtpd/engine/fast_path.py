@@ -58,8 +58,8 @@ _functions_of = attrgetter(*_METHODS)
 
 
 _OF_BEGINNING = (
-    "smtp_EHLO", "smtp_STARTTLS", "push", "_set_rset_state", "_create_envelope",
-    "_create_session", "connection_made",
+    "smtp_EHLO", "smtp_STARTTLS", "smtp_QUIT", "push", "_call_handler_hook", "_set_rset_state",
+    "_create_envelope", "_create_session", "connection_made",
 )  # fmt: skip
 _beginning_of = attrgetter(*_OF_BEGINNING)
 
@@ -127,9 +127,9 @@ def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
 
 
 def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
-    """Answer an EHLO, or begin the handshake of a STARTTLS, that comes alone.
+    """Answer an EHLO or a QUIT, or begin the handshake of a STARTTLS, that comes alone.
 
-    A client waits for the replies to both before it goes on. Returns *data* if it is something
+    A client waits for the reply to each before it goes on. Returns *data* if it is something
     else, or if the driver must run it; else None. *unchanged* are the methods of ``SMTP`` itself.
     """
     try:
@@ -155,6 +155,11 @@ def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None
         name = data[5:-2]
         if 0 < len(name) < MOST_OF_NAME and not name.translate(None, _OF_NAMES):
             return _greet(server, data, name.decode())
+    elif data == b"QUIT\r\n" and getattr(server.event_handler, "handle_QUIT", None) is None:
+        server._reason = "QUIT"
+        server._hold(server._octets(replies.BYE))
+        server.disconnect()
+        return None
     return data
 
 
