@@ -9,7 +9,7 @@ import pytest
 
 from aiosmtpd.engine import fast_path
 from aiosmtpd.engine.upgrade import TLSSetupException
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Session
 from tests.conftest import Certificates
 from tests.dialogue.fed import (
     DATA,
@@ -310,6 +310,7 @@ async def test_starttls_needs_no_driver(
     served = Served(Lines(object(), tls_context), certificates)
     server = await served.go()
     before = server.session
+    assert Session.ssl is None
     assert server.session.ssl["sslcontext"] is tls_context
     assert server.session.ssl is server.session.ssl
     await served.peer.ask(b"EHLO client.test", b"250 HELP\r\n")
@@ -423,6 +424,21 @@ async def test_an_early_ehlo_is_answered_with_the_tickets(
     client.feed(writes[0])
     assert client.read().endswith(b"250 HELP\r\n")
     assert served.server.driven == []
+    await served.finish()
+
+
+async def test_a_client_in_tls_that_does_not_read(
+    tls_context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    served = Served(Lines(object(), tls_context), certificates)
+    await served.go()
+    protocol: Any = served.peer.transport.get_protocol()
+    protocol.pause_writing()
+    served.peer.send(b"NOOP\r\n", b"NOOP\r\n")
+    await turns()
+    assert served.server.driven == [b"NOOP"]
+    protocol.resume_writing()
+    await served.peer.until(b"250 OK\r\n250 OK\r\n")
     await served.finish()
 
 
