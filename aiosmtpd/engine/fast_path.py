@@ -1,4 +1,4 @@
-"""Fast path for the common forms of EHLO, STARTTLS, MAIL, RCPT and DATA, if not overridden.
+"""Fast path for the common forms of EHLO, STARTTLS, QUIT, MAIL, RCPT and DATA.
 
 One regular expression finds such a command in the bytes that have arrived. If the command has no
 hook, or one that accepts it without waiting, it is done at once, without the driver. If it has

@@ -1,4 +1,4 @@
-"""The fast path of EHLO and STARTTLS: it is taken, equals the driver, and each guard is kept."""
+"""The fast path of EHLO, STARTTLS and QUIT equals the driver, and each guard is kept."""
 
 import asyncio
 import ssl
@@ -255,6 +255,49 @@ async def test_a_method_of_the_programs_is_run(
         assert name in seen
     else:
         assert server.driven == [EHLO[:-2]]
+
+
+# QUIT.
+
+QUIT = b"QUIT\r\n"
+BYE = b"221 Bye\r\n"
+
+
+@pytest.mark.parametrize("extensions", ["classic", "modern"])
+async def test_quit_needs_no_driver(extensions: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mail.log")
+    server = await fresh(extensions=extensions)
+    await server.ask(EHLO)
+    server.driven.clear()
+    assert server.at_once(QUIT) == (BYE if extensions == "classic" else b"221 2.0.0 Bye\r\n")
+    assert server.network.is_closing()
+    await turns()
+    assert server.driven == []
+    server.connection_lost(None)
+    assert caplog.messages[-1].endswith("disconnected: QUIT")
+
+
+@pytest.mark.parametrize("line", [b"quit\r\n", b"QUIT now\r\n", b"QUIT\r\nNOOP\r\n", b"QUIT \r\n"])
+async def test_other_forms_of_quit_are_the_drivers(line: bytes) -> None:
+    _, driven = await both(line)
+    assert driven[0] == line.split(b"\r\n")[0]
+
+
+async def test_the_hook_of_quit_is_called() -> None:
+    class Polite:
+        async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:
+            return "221 See you"
+
+    assert await both(QUIT, handler=Polite()) == (b"221 See you\r\n", [QUIT[:-2]])
+
+
+@pytest.mark.parametrize("name", ["smtp_QUIT", "push", "_call_handler_hook"])
+async def test_a_method_for_quit_of_a_subclass_is_run(name: str) -> None:
+    seen: list[str] = []
+    server = await fresh(kind=type("Own", (Server,), {name: noting(name, seen)}))
+    seen.clear()
+    assert await server.ask(QUIT) == BYE
+    assert seen == [name]
 
 
 async def test_a_class_that_loses_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
