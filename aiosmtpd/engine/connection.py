@@ -373,14 +373,17 @@ class Connection(Wire):
 
     def _close(self) -> None:
         self._closing = True
-        self._flush()
-        raw = self._raw
+        raw, tls = self._raw, self._tls
+        # After a FIN without a close_notify there is no reply to ours but a reset (30 µs).
+        if raw is None or tls is None or raw.is_closing() or (self._eof and not tls.ended):
+            self._flush()
+        else:
+            # The last replies and our close_notify in one write.
+            out, self._out = self._out, b""
+            if last := (tls.write(out) if out else b"") + tls.close():
+                raw.write(last)
         if raw is None or raw.is_closing():
             return
-        # After a FIN without a close_notify there is no reply to ours but a reset (30 µs).
-        is_broken_off = self._eof and self._tls is not None and not self._tls.ended
-        if self._tls is not None and not is_broken_off and (farewell := self._tls.close()):
-            raw.write(farewell)
         if not self._eof and self._talks_on(raw) and raw.can_write_eof():
             self._linger(raw)
             return

@@ -1,4 +1,4 @@
-"""Fast path for the common forms of EHLO, STARTTLS, MAIL, RCPT and DATA, if not overridden.
+"""Fast path for the common forms of EHLO, STARTTLS, QUIT, MAIL, RCPT and DATA.
 
 One regular expression finds such a command in the bytes that have arrived. If the command has no
 hook, or one that accepts it without waiting, it is done at once, without the driver. If it has
@@ -58,8 +58,8 @@ _functions_of = attrgetter(*_METHODS)
 
 
 _OF_BEGINNING = (
-    "smtp_EHLO", "smtp_STARTTLS", "push", "_set_rset_state", "_create_envelope",
-    "_create_session", "connection_made",
+    "smtp_EHLO", "smtp_STARTTLS", "smtp_QUIT", "push", "_call_handler_hook", "_set_rset_state",
+    "_create_envelope", "_create_session", "connection_made",
 )  # fmt: skip
 _beginning_of = attrgetter(*_OF_BEGINNING)
 
@@ -127,9 +127,9 @@ def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
 
 
 def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
-    """Answer an EHLO, or begin the handshake of a STARTTLS, that comes alone.
+    """Answer an EHLO or a QUIT, or begin the handshake of a STARTTLS, that comes alone.
 
-    A client waits for the replies to both before it goes on. Returns *data* if it is something
+    A client waits for the reply to each before it goes on. Returns *data* if it is something
     else, or if the driver must run it; else None. *unchanged* are the methods of ``SMTP`` itself.
     """
     try:
@@ -154,6 +154,11 @@ def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None
             name = data[5:-2]
             if 0 < len(name) < MOST_OF_NAME and not name.translate(None, _OF_NAMES):
                 return _greet(server, data, name.decode())
+        elif data == b"QUIT\r\n" and getattr(server.event_handler, "handle_QUIT", None) is None:
+            server._reason = "QUIT"
+            server._hold(server._octets(replies.BYE))
+            server.disconnect()
+            return None
     except Exception:
         # The class has lost a method, or an attribute of the program's raises an error. Nothing
         # was sent: the driver replies to that.

@@ -61,6 +61,7 @@ class ServerSide(Protocol):
     _masked: int
     _meter: Meter
     _receiver: Receiver
+    _reason: str
     _stopping: Reply | None
     _taken: tuple[Callable[..., Awaitable[None]], Any] | None
     _plain_methods: ClassVar[Unchanged]
@@ -112,6 +113,9 @@ class ServerSide(Protocol):
 
     def _hold(self, data: bytes) -> None:
         """Put bytes after those that are sent next."""
+
+    def _octets(self, status: str | bytes) -> bytes:
+        """Return a reply as it is sent."""
 
     def _end_with(self, reply: Reply) -> None:
         """Close the connection after a reply that has been pushed."""

@@ -21,7 +21,6 @@ class Member(Protocol):
     """A connection with a deadline."""
 
     _deadline: float
-    _timer: asyncio.TimerHandle | None
 
     def _set_timer(self) -> None:
         """Have the deadline looked at in time."""
@@ -55,7 +54,7 @@ class Round:
         for member in self.members:
             if member._deadline <= now:
                 loop.call_soon(member._timer_fired)
-            elif member._timer is None:
+            else:
                 member._set_timer()
 
 

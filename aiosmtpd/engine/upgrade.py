@@ -195,8 +195,6 @@ def go_on(connection: Connection) -> None:
             connection._wakeup.wake()
         # The client may have said more already.
         connection.ciphertext_received(b"")
-    if (raw := connection._raw) is None:
-        return
     if (
         is_done
         and tls.held
@@ -205,9 +203,11 @@ def go_on(connection: Connection) -> None:
     ):
         # No reply takes them along. A client with Nagle's algorithm, such as Postfix, sends
         # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
-        raw.write(tls.tickets())
-    elif out := tls.output():
-        raw.write(out)
+        out = tls.tickets()
+    else:
+        out = tls.output()
+    if out and connection._raw is not None:
+        connection._raw.write(out)
 
 
 def give_up(connection: Connection) -> None:

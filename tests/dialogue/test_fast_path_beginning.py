@@ -1,4 +1,4 @@
-"""The fast path of EHLO and STARTTLS: it is taken, equals the driver, and each guard is kept."""
+"""The fast path of EHLO, STARTTLS and QUIT equals the driver, and each guard is kept."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ import pytest
 
 from aiosmtpd.engine import fast_path
 from aiosmtpd.engine.upgrade import TLSSetupException
-from aiosmtpd.smtp import SMTP
+from aiosmtpd.smtp import SMTP, Session
 from tests.conftest import Certificates
 from tests.dialogue.fed import (
     DATA,
@@ -257,6 +257,49 @@ async def test_a_method_of_the_programs_is_run(
         assert server.driven == [EHLO[:-2]]
 
 
+# QUIT.
+
+QUIT = b"QUIT\r\n"
+BYE = b"221 Bye\r\n"
+
+
+@pytest.mark.parametrize("extensions", ["classic", "modern"])
+async def test_quit_needs_no_driver(extensions: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "mail.log")
+    server = await fresh(extensions=extensions)
+    await server.ask(EHLO)
+    server.driven.clear()
+    assert server.at_once(QUIT) == (BYE if extensions == "classic" else b"221 2.0.0 Bye\r\n")
+    assert server.network.is_closing()
+    await turns()
+    assert server.driven == []
+    server.connection_lost(None)
+    assert caplog.messages[-1].endswith("disconnected: QUIT")
+
+
+@pytest.mark.parametrize("line", [b"quit\r\n", b"QUIT now\r\n", b"QUIT\r\nNOOP\r\n", b"QUIT \r\n"])
+async def test_other_forms_of_quit_are_the_drivers(line: bytes) -> None:
+    _, driven = await both(line)
+    assert driven[0] == line.split(b"\r\n")[0]
+
+
+async def test_the_hook_of_quit_is_called() -> None:
+    class Polite:
+        async def handle_QUIT(self, server: Any, session: Any, envelope: Any) -> str:
+            return "221 See you"
+
+    assert await both(QUIT, handler=Polite()) == (b"221 See you\r\n", [QUIT[:-2]])
+
+
+@pytest.mark.parametrize("name", ["smtp_QUIT", "push", "_call_handler_hook"])
+async def test_a_method_for_quit_of_a_subclass_is_run(name: str) -> None:
+    seen: list[str] = []
+    server = await fresh(kind=type("Own", (Server,), {name: noting(name, seen)}))
+    seen.clear()
+    assert await server.ask(QUIT) == BYE
+    assert seen == [name]
+
+
 async def test_a_class_that_loses_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     server = await fresh()
     assert b"250 HELP\r\n" in await server.ask(EHLO)
@@ -310,6 +353,7 @@ async def test_starttls_needs_no_driver(
     served = Served(Lines(object(), tls_context), certificates)
     server = await served.go()
     before = server.session
+    assert Session.ssl is None
     assert server.session.ssl["sslcontext"] is tls_context
     assert server.session.ssl is server.session.ssl
     await served.peer.ask(b"EHLO client.test", b"250 HELP\r\n")
@@ -423,6 +467,21 @@ async def test_an_early_ehlo_is_answered_with_the_tickets(
     client.feed(writes[0])
     assert client.read().endswith(b"250 HELP\r\n")
     assert served.server.driven == []
+    await served.finish()
+
+
+async def test_a_client_in_tls_that_does_not_read(
+    tls_context: ssl.SSLContext, certificates: Certificates
+) -> None:
+    served = Served(Lines(object(), tls_context), certificates)
+    await served.go()
+    protocol: Any = served.peer.transport.get_protocol()
+    protocol.pause_writing()
+    served.peer.send(b"NOOP\r\n", b"NOOP\r\n")
+    await turns()
+    assert served.server.driven == [b"NOOP"]
+    protocol.resume_writing()
+    await served.peer.until(b"250 OK\r\n250 OK\r\n")
     await served.finish()
 
 
