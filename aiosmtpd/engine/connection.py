@@ -453,7 +453,9 @@ class Connection(Wire):
             while not self._closing:
                 if is_new and self._receiver.waiting:
                     is_new = False
-                    if not self.session.host_name and self._receiver.starts_with(TLS_HANDSHAKE):
+                    # After an EHLO or a STARTTLS without the driver they are not the first bytes.
+                    are_first = not (self.session.host_name or self._original_transport)
+                    if are_first and self._receiver.starts_with(TLS_HANDSHAKE):
                         # A client that begins with a TLS handshake on a port without TLS.
                         self.disconnect(replies.TLS_ON_PLAIN_PORT)
                         break

@@ -60,6 +60,17 @@ async def test_a_stop_ends_a_transaction_given_up_for_tls(when: str, served: Ser
     await asyncio.wait_for(server.ended(), PATIENCE)
 
 
+async def test_the_first_bytes_in_tls_are_a_command(served: Served) -> None:
+    peer = served.peer
+    await peer.until(b"220 mx.test test\r\n")
+    await peer.ask(b"STARTTLS", GO_AHEAD)
+    await peer.shake_hands(served.client)
+    reply = await peer.ask(b"\x16\x03\x01", b"recognized\r\n")
+    assert reply[:4] == b"500 "
+    assert served.server.driven == [b"\x16\x03\x01"]
+    await served.finish()
+
+
 # Sessions of the program's own, which may have anything in place of ours.
 
 
