@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from aiosmtpd.engine.rounds import end_round
 from aiosmtpd.protocol.limits import Crowd
 
 
@@ -71,6 +72,7 @@ class Registry:
         for connection in list(self.connections):
             connection.abort()
         await self.wait(None)
+        end_round(asyncio.get_running_loop())
 
     async def wait(self, timeout: float | None) -> None:
         """Wait *timeout* seconds at most until the connections that are open have ended."""

@@ -32,7 +32,7 @@ class Member(Protocol):
 class Round:
     """The connections of one event loop, until none is left at the time of a look."""
 
-    __slots__ = ("__weakref__", "due", "members")
+    __slots__ = ("__weakref__", "_timer", "due", "members")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.members: set[Member] = set()
@@ -43,7 +43,12 @@ class Round:
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self.due = monotonic() + LOOK
         # Only the event loop keeps this object, and so its connections.
-        loop.call_later(LOOK, self._look, loop)
+        self._timer = loop.call_later(LOOK, self._look, loop)
+
+    def end(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        self.due = 0.0
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         if not self.members:
@@ -77,3 +82,10 @@ def round_of(loop: asyncio.AbstractEventLoop) -> Round:
         kept = _by_loop[loop] = ref(found)
     _latest = ref(loop), kept
     return found
+
+
+def end_round(loop: asyncio.AbstractEventLoop) -> None:
+    """Leave no timer in an event loop that has no connections."""
+    kept = _by_loop.get(loop)
+    if kept is not None and (found := kept()) is not None and not found.members:
+        found.end()

@@ -203,6 +203,21 @@ async def test_a_connection_that_has_ended_is_freed_at_once() -> None:
         gc.enable()
 
 
+async def test_a_server_that_has_stopped_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+    call_later = loop.call_later
+
+    def noted(*args: Any, **keywords: Any) -> asyncio.TimerHandle:
+        timers.append(call_later(*args, **keywords))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_later", noted)
+    async with Server(Catcher(), listen="127.0.0.1:0") as server:
+        await asyncio.to_thread(talk, int(server.addresses[0][1]))
+    assert timers
+    assert [one for one in timers if one.when() > loop.time() and not one.cancelled()] == []
+
+
 def held() -> tuple[int, set[threading.Thread]]:
     """Count the descriptors and threads of a process."""
     folder = Path("/proc/self/fd")
