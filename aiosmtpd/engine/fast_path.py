@@ -219,15 +219,21 @@ def run(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
             or hasattr(server.event_handler, "__getattr__")
         ):
             return data
-    except AttributeError:
-        # The class has lost a method.
+        envelope, watch = server.envelope, server._watch
+    except Exception:
+        # As in begin().
         return data
-    envelope, watch = server.envelope, server._watch
     end, position = len(data), 0
     answers: list[bytes] = []
+    answer: Reply | None
     for _ in range(BURST):
         verb = found.lastgroup or ""
-        if (answer := _take(server, envelope, verb, found[verb])) is None:
+        try:
+            answer = _take(server, envelope, verb, found[verb])
+        except Exception:
+            # A hook is a property that raises an error: the driver replies to that.
+            answer = None
+        if answer is None:
             if server._taken is not None:
                 position = found.end()
                 if watch is not None:

@@ -522,6 +522,32 @@ async def test_an_error_in_starttls_is_the_drivers() -> None:
     assert server.driven == [STARTTLS[:-2]]
 
 
+@pytest.mark.parametrize("said", [MAIL, RCPT, MAIL + RCPT])
+async def test_an_error_in_a_transaction_is_the_drivers(said: bytes) -> None:
+    server = await fresh(failing(object, "handle_RCPT" if RCPT in said else "handle_MAIL")())
+    await server.ask(EHLO)
+    before = await server.ask(MAIL) if said == RCPT else b""
+    replies = before + await server.ask(said)
+    assert replies.startswith(OK + INTERNAL if RCPT in said else INTERNAL)
+    assert server.driven == [(RCPT if RCPT in said else MAIL)[:-2]]
+
+
+async def test_an_error_in_an_envelope_is_the_drivers() -> None:
+    class Broken(Server):
+        ready = False
+
+        def _create_envelope(self) -> Any:
+            if self.ready:
+                raise LookupError("no envelope")
+            return super()._create_envelope()
+
+    server = await fresh(kind=Broken)
+    await server.ask(EHLO)
+    del server.envelope
+    vars(server)["ready"] = True
+    assert (await server.ask(MAIL)).startswith(INTERNAL)
+
+
 async def test_an_error_before_the_banner_is_answered() -> None:
     server = await fresh(failing(object, "handle_CONNECT")())
     assert bytes(server.network.sent).startswith(INTERNAL)
