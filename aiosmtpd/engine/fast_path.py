@@ -225,15 +225,9 @@ def run(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
         return data
     end, position = len(data), 0
     answers: list[bytes] = []
-    answer: Reply | None
     for _ in range(BURST):
         verb = found.lastgroup or ""
-        try:
-            answer = _take(server, envelope, verb, found[verb])
-        except Exception:
-            # A hook is a property that raises an error: the driver replies to that.
-            answer = None
-        if answer is None:
+        if (answer := _take(server, envelope, verb, found[verb])) is None:
             if server._taken is not None:
                 position = found.end()
                 if watch is not None:
@@ -269,33 +263,37 @@ def _take(server: ServerSide, envelope: Envelope, verb: str, word: bytes) -> Rep
     If it has a hook, this leaves the parsed command in ``_taken`` for the driver. If it is out of
     sequence or over a limit, the driver gets its bytes.
     """
-    handler = server.event_handler
-    if verb == "RCPT":
-        most = server.limits.max_recipients
-        if envelope.mail_from is None or (most and len(envelope.rcpt_tos) >= most):
+    try:
+        handler = server.event_handler
+        if verb == "RCPT":
+            most = server.limits.max_recipients
+            if envelope.mail_from is None or (most and len(envelope.rcpt_tos) >= most):
+                return None
+            hook = getattr(handler, "handle_RCPT", None)
+            if hook is not None and not _accepts(server, hook, word):
+                server._taken = server.transaction.add_plain_recipient, word.decode()
+                return None
+            envelope._add_recipients([word.decode()])
+            return replies.RECIPIENT_OK
+        if verb == "MAIL":
+            if envelope.mail_from is not None:
+                return None
+            hook = getattr(handler, "handle_MAIL", None)
+            if hook is not None and not _accepts(server, hook, word):
+                server._taken = server.transaction.begin_plain, word.decode()
+                return None
+            envelope.mail_params = {}
+            envelope._begin(word.decode())
+            return replies.SENDER_OK
+        if not envelope.rcpt_tos or envelope.mail_params.get("BODY") == "BINARYMIME":
             return None
-        hook = getattr(handler, "handle_RCPT", None)
-        if hook is not None and not _accepts(server, hook, word):
-            server._taken = server.transaction.add_plain_recipient, word.decode()
-            return None
-        envelope._add_recipients([word.decode()])
-        return replies.RECIPIENT_OK
-    if verb == "MAIL":
-        if envelope.mail_from is not None:
-            return None
-        hook = getattr(handler, "handle_MAIL", None)
-        if hook is not None and not _accepts(server, hook, word):
-            server._taken = server.transaction.begin_plain, word.decode()
-            return None
-        envelope.mail_params = {}
-        envelope._begin(word.decode())
-        return replies.SENDER_OK
-    if not envelope.rcpt_tos or envelope.mail_params.get("BODY") == "BINARYMIME":
+        # If the loop is blocked from here on, the log must not name the hook that ran last.
+        server._last_hook = ""
+        server._taken = server.transaction.receive_data, monotonic()
+        return replies.START_MAIL_INPUT
+    except Exception:
+        # A hook is a property that raises an error: the driver replies to that.
         return None
-    # If the loop is blocked from here on, the log must not name the hook that ran last.
-    server._last_hook = ""
-    server._taken = server.transaction.receive_data, monotonic()
-    return replies.START_MAIL_INPUT
 
 
 def _accepts(server: ServerSide, hook: Any, word: bytes) -> bool:
