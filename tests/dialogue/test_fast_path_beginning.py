@@ -24,7 +24,7 @@ from tests.dialogue.fed import (
 )
 from tests.dialogue.test_fast_path_guards import Timed, noting
 
-from .tls import PATIENCE, Client, Peer
+from .tls import PATIENCE, Client, Peer, no_queue as no_queue
 
 STARTTLS = b"STARTTLS\r\n"
 GO_AHEAD = b"220 Ready to start TLS\r\n"

@@ -10,7 +10,7 @@ from aiosmtpd.smtp import Session
 from tests.conftest import Certificates
 from tests.dialogue.fed import EHLO, MAIL, Server, quiet as quiet, turns
 from tests.dialogue.test_fast_path_beginning import GO_AHEAD, Lines, Served
-from tests.dialogue.tls import PATIENCE
+from tests.dialogue.tls import PATIENCE, no_queue as no_queue
 
 
 @pytest.fixture
