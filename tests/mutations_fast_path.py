@@ -47,7 +47,7 @@ FUNCTIONS: dict[str, dict[str, int | None]] = {
     "aiosmtpd/engine/fast_path.py": {
         "take": None,
         "_are_wide": None,
-        "begin": None,
+        "take_alone": None,
         "_greet": None,
         "_greeting": None,
         "run": None,
@@ -193,7 +193,7 @@ def mutations() -> Iterator[Mutation]:
                         name = f"{function.name}: {what}"
                         yield Mutation(path, name, ast.unparse(replaced(tree, at, new)))
     text = (ROOT / FAST_PATH).read_text()
-    for names in ("_METHODS", "_OF_BEGINNING"):
+    for names in ("_METHODS", "_OF_LONE_COMMANDS"):
         listed = text[text.index(f"{names} = (") :].partition("\n)")[0]
         for name in [word.strip('", \n') for word in listed.split('"')[1::2]]:
             new_list = listed.replace(f'"{name}",', "", 1)

@@ -489,7 +489,7 @@ class Commands(Connection):
     _take_at_once = fast_path.take
 
     def _switch_to_tls(self) -> bool:
-        return upgrade.start_at_once(self, self.tls_context)
+        return upgrade.begin_in_fast_path(self, self.tls_context)
 
     def _syntaxes(self) -> dict[str, str]:
         """Return the syntax of each verb, by name, for HELP."""

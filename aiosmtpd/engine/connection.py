@@ -468,7 +468,7 @@ class Connection(Wire):
                     await self._more()
                     self._at_rest = False
                     if self._tls is not None and self._tls_protocol is None:
-                        await upgrade.end_in_driver(self)
+                        await upgrade.end_at_rest(self)
                     elif self._eof and not (
                         self._receiver.waiting or self._taken or self._stopping
                     ):
@@ -594,7 +594,7 @@ class Connection(Wire):
         if not tls.established:
             tls.feed(data)
             # Now, or after the handshakes of other connections that came before.
-            handshakes_of(self.loop).run(self.loop, upgrade.go_on, self)
+            handshakes_of(self.loop).run(self.loop, upgrade.take_step, self)
             return
         try:
             plain = tls.receive(data)

@@ -57,14 +57,14 @@ _METHODS = (
 _functions_of = attrgetter(*_METHODS)
 
 
-_OF_BEGINNING = (
+_OF_LONE_COMMANDS = (
     "smtp_EHLO", "smtp_STARTTLS", "smtp_QUIT", "push", "_call_handler_hook", "_set_rset_state",
     "_create_envelope", "_create_session", "connection_made",
 )  # fmt: skip
-_beginning_of = attrgetter(*_OF_BEGINNING)
+_lone_commands_of = attrgetter(*_OF_LONE_COMMANDS)
 
-_EVERY = frozenset((*_METHODS, *_OF_BEGINNING))
-"""Looked for in the instance too. In its class they are found without making bound methods."""
+_EVERY = frozenset((*_METHODS, *_OF_LONE_COMMANDS))
+"""A program may set these on an instance, too; those of a class are compared with Unchanged."""
 
 _limits_of = attrgetter(
     "command_size_limits", "command_size_limit", "line_length_limit", "local_part_limit"
@@ -76,22 +76,22 @@ _greetings: dict[tuple[Any, ...], bytes] = {}
 """Replies to EHLO, by all that they depend on."""
 
 MOST_OF_NAME = 256
-"""Bytes of a client's name, below which it is taken."""
+"""A client's name of so many bytes or more goes to the driver."""
 
 MOST_GREETINGS = 64
-"""How many of them are kept: few servers have more than two."""
+"""Replies to EHLO that are kept, at most: few servers have more than two."""
 
 
 class Unchanged(NamedTuple):
     """The methods that the fast path replaces; none of them may be overridden."""
 
     of_transactions: tuple[Any, ...] = ()
-    of_beginning: tuple[Any, ...] = ()
+    of_lone_commands: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, server: type) -> Unchanged:
         """Return the methods of a class."""
-        return cls(_functions_of(server), _beginning_of(server))
+        return cls(_functions_of(server), _lone_commands_of(server))
 
 
 def take(server: ServerSide, data: bytes) -> bytes | None:
@@ -117,7 +117,7 @@ def take(server: ServerSide, data: bytes) -> bytes | None:
         and (rest := run(server, data, server._plain_methods)) is not data
     ):
         return rest
-    return begin(server, data, server._plain_methods)
+    return take_alone(server, data, server._plain_methods)
 
 
 def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
@@ -126,7 +126,7 @@ def _are_wide(limits: tuple[dict[str, int], int, int | None, int]) -> bool:
     return not by_verb and command >= LONGEST and not 0 < (line or 0) < LONGEST and not local_part
 
 
-def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
+def take_alone(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
     """Answer an EHLO or a QUIT, or begin the handshake of a STARTTLS, that comes alone.
 
     A client waits for the reply to each before it goes on. Returns *data* if it is something
@@ -138,7 +138,7 @@ def begin(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None
             # The transaction ends here, and then a connection that is to stop does.
             or server._stopping is not None
             or server.settings.command_call_limit is not None
-            or _beginning_of(type(server)) != unchanged.of_beginning
+            or _lone_commands_of(type(server)) != unchanged.of_lone_commands
             or not _EVERY.isdisjoint(server.__dict__)
             or hasattr(server.event_handler, "__getattr__")
         ):

@@ -1,6 +1,10 @@
 """The way of a connection into TLS: by STARTTLS, or on a port that speaks TLS from the start.
 
-The steps of one handshake. Before it the connection reads plain bytes, after it records.
+The steps of one handshake. Before it the connection reads plain bytes, after it records. It begins
+in the driver (``start_tls`` for a STARTTLS with hooks or overrides, ``begin_tls`` on a port with
+TLS), which waits for its end; or in the fast path (``begin_in_fast_path``) while the driver is at
+rest. Each read takes a step (``take_step``). The last one begins the session in TLS if the driver
+is at rest; else the driver does that (``end_handshake``, or ``end_at_rest`` after a rest).
 """
 
 from __future__ import annotations
@@ -64,12 +68,12 @@ def context_of(context: ssl.SSLContext | Callable[[], ssl.SSLContext]) -> ssl.SS
 
 async def end_handshake(connection: Connection) -> None:
     """Wait for the end of the handshake of STARTTLS. Raises TLSSetupException if it fails."""
-    go_on_in_tls(connection, await _wait_for_handshake(connection))
+    begin_tls_session(connection, await _wait_for_handshake(connection))
     if (told := connection._tls_established()) is not None:
         await told
 
 
-async def end_in_driver(connection: Connection) -> None:
+async def end_at_rest(connection: Connection) -> None:
     """Wait for the end of a handshake that began while the driver was at rest."""
     try:
         await end_handshake(connection)
@@ -77,7 +81,7 @@ async def end_in_driver(connection: Connection) -> None:
         await connection.handle_exception(error)
 
 
-def start_at_once(connection: Connection, context: Any) -> bool:
+def begin_in_fast_path(connection: Connection, context: Any) -> bool:
     """Begin the handshake of a STARTTLS without the driver; return False if that must do it."""
     try:
         tls = layer()(context if isinstance(context, ssl.SSLContext) else context_of(context))
@@ -93,7 +97,7 @@ def start_at_once(connection: Connection, context: Any) -> bool:
     return True
 
 
-def go_on_in_tls(connection: Connection, raw: asyncio.Transport) -> None:
+def begin_tls_session(connection: Connection, raw: asyncio.Transport) -> None:
     """Begin a new session in TLS, after STARTTLS."""
     connection.connection_made(Transport(connection, raw, connection._tls))
     # The patience with a handshake ends, which is never more than the usual one: no timer is set.
@@ -177,7 +181,7 @@ async def _wait_for_handshake(connection: Connection) -> asyncio.Transport:
         raise TLSSetupException from failure
 
 
-def go_on(connection: Connection) -> None:
+def take_step(connection: Connection) -> None:
     """Take the next step of the handshake, with all that the client has sent."""
     tls, raw = connection._tls, connection._raw
     if tls is None or raw is None or tls.established or connection._closing:
@@ -190,7 +194,7 @@ def go_on(connection: Connection) -> None:
     if is_done:
         if connection._at_rest and connection._wakeup.waiting and connection._stopping is None:
             # The driver is not needed.
-            go_on_in_tls(connection, raw)
+            begin_tls_session(connection, raw)
         else:
             connection._wakeup.wake()
         # The client may have said more already.
