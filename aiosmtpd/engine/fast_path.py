@@ -221,7 +221,7 @@ def run(server: ServerSide, data: bytes, unchanged: Unchanged) -> bytes | None:
             return data
         envelope, watch = server.envelope, server._watch
     except Exception:
-        # As in begin().
+        # As in take_alone().
         return data
     end, position = len(data), 0
     answers: list[bytes] = []
