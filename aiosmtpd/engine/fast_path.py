@@ -59,7 +59,8 @@ _functions_of = attrgetter(*_METHODS)
 
 _OF_LONE_COMMANDS = (
     "smtp_EHLO", "smtp_STARTTLS", "smtp_QUIT", "push", "_call_handler_hook", "_set_rset_state",
-    "_create_envelope", "_create_session", "connection_made",
+    "_create_envelope", "_create_session", "connection_made", "hostname", "data_size_limit",
+    "decode_data", "enable_SMTPUTF8", "starttls_offered",
 )  # fmt: skip
 _lone_commands_of = attrgetter(*_OF_LONE_COMMANDS)
 
@@ -71,9 +72,6 @@ _limits_of = attrgetter(
 )
 USUAL_LIMITS: tuple[dict[str, int], int, int | None, int] = {}, 512, 1001, 0
 """The limits of nearly all servers: one comparison in place of four."""
-
-_greetings: dict[tuple[Any, ...], bytes] = {}
-"""Replies to EHLO, by all that they depend on."""
 
 MOST_OF_NAME = 256
 """A client's name of so many bytes or more goes to the driver."""
@@ -190,16 +188,15 @@ def _greet(server: ServerSide, data: bytes, hostname: str) -> bytes | None:
 
 def _greeting(server: ServerSide) -> bytes:
     """Return the reply to EHLO, with the classic extensions."""
-    key = (
-        server.hostname, server.data_size_limit, server.decode_data, server.enable_SMTPUTF8,
-        server.starttls_offered, server.offer_of_auth(),
-    )  # fmt: skip
-    if (known := _greetings.get(key)) is None:
-        if len(_greetings) >= MOST_GREETINGS:
-            _greetings.clear()
+    # All else that it depends on is in the settings.
+    key = server._hostname, bool(server._tls_protocol), server.offer_of_auth()
+    greetings = server.settings.ehlo_replies
+    if (known := greetings.get(key)) is None:
+        if len(greetings) >= MOST_GREETINGS:
+            greetings.clear()
         lines = [f"250-{line}" for line in server.settings.extensions.lines(server)]
         text = "\r\n".join([f"250-{server.hostname}", *lines, "250 HELP"])
-        known = _greetings[key] = replies.octets(text)
+        known = greetings[key] = replies.octets(text)
     return known
 
 

@@ -61,6 +61,7 @@ class ServerSide(Protocol):
     _masked: int
     _meter: Meter
     _receiver: Receiver
+    _hostname: str | None
     _reason: str
     _stopping: Reply | None
     _taken: tuple[Callable[..., Awaitable[None]], Any] | None

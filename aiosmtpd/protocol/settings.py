@@ -167,6 +167,9 @@ class Settings:
             self.observers or self.auth_required or self.authenticator or self.auth_callback
         )
 
+    ehlo_replies: dict[Any, bytes] = attrs.field(init=False, factory=dict, eq=False, repr=False)
+    """Replies to EHLO that servers with these settings have sent, by all else that is in them."""
+
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> "Settings":
         """Return the settings that these keywords of ``SMTP`` ask for.

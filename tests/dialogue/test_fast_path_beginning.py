@@ -157,12 +157,30 @@ async def test_ehlo_restarts_the_timer() -> None:
 
 async def test_few_replies_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fast_path, "MOST_GREETINGS", 2)
-    monkeypatch.setattr(fast_path, "_greetings", {})
     server = await fresh()
     for number in range(5):
-        server.data_size_limit = 1000 + number
-        assert b"250-SIZE 100%d\r\n" % number in server.at_once(EHLO)
-        assert len(fast_path._greetings) <= 2
+        server.hostname = f"mx{number}.test"
+        assert server.at_once(EHLO).startswith(b"250-mx%d.test\r\n" % number)
+        assert len(server.settings.ehlo_replies) <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("hostname", "own.test", b"250-own.test\r\n"),
+        ("data_size_limit", 77, b"250-SIZE 77\r\n"),
+        ("decode_data", True, b"250-mx.test\r\n250-SIZE 33554432\r\n250 HELP\r\n"),
+        ("enable_SMTPUTF8", True, b"250-SMTPUTF8\r\n"),
+        ("starttls_offered", True, b"250-STARTTLS\r\n"),
+    ],
+)
+async def test_a_class_may_say_what_is_offered(name: str, value: Any, line: bytes) -> None:
+    # The reply of another class with the same settings is not taken for its own.
+    usual = await fresh()
+    assert line not in usual.at_once(EHLO)
+    own = await fresh(kind=type("Own", (Server,), {name: property(lambda _: value)}))
+    assert own.settings == usual.settings
+    assert line in await own.ask(EHLO)
 
 
 class Hooked:
