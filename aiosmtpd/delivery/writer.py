@@ -26,8 +26,9 @@ ROWS = 512
 BYTES = 8 << 20
 """Bytes of messages in one commit, unless one is larger."""
 
-CHECKPOINT = 16 << 20
-"""Estimated bytes in the write-ahead log after which they are copied to the database."""
+CHECKPOINT = 10 << 20
+"""Estimated bytes in the write-ahead log after which they are copied to the database. Messages
+wait meanwhile: 16 MB take 55 to 65 ms, 10 MB take 45."""
 
 ROW = 4096
 """Bytes of the log that a task is estimated to need beside its message."""
