@@ -8,21 +8,7 @@ import pytest
 import trustme
 
 from aiosmtpd.process.certificates import Certificate
-
-
-def shown_by(context: ssl.SSLContext) -> bytes | None:
-    """Return the certificate that a client of this context sees."""
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ours = client.wrap_bio(down, up)
-    theirs = context.wrap_bio(up, down, server_side=True)
-    for side in (ours, theirs) * 2:
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            pass
-    return ours.getpeercert(binary_form=True)
+from tests.unit.test_main import shown_by
 
 
 def test_files_that_change_during_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
