@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs six test files against it, and prints the mutations that no test
+copy of the package, runs seven test files against it, and prints the mutations that no test
 notices, and those whose run was stopped because it took too long. *PART* limits it to the
 mutations whose description contains it. It needs a system that forks.
 """
@@ -26,6 +26,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 TESTS = (
+    "tests/dialogue/test_fast_path_auth.py",
     "tests/dialogue/test_fast_path_beginning.py",
     "tests/dialogue/test_fast_path_guards.py",
     "tests/dialogue/test_fast_path_hooks.py",
@@ -56,6 +57,7 @@ FUNCTIONS: dict[str, dict[str, int | None]] = {
         "_take_row": None,
     },
     "aiosmtpd/engine/transaction.py": {"receive_data": None},
+    "aiosmtpd/engine/auth.py": {"known_offer": None, "_has_usual_mechanisms": None},
 }
 """Functions by file, and how many of their statements concern the fast path if not all."""
 
@@ -103,6 +105,14 @@ EQUIVALENT = {
     "_greet: always True: 'server.settings.limits.max_junk_commands is not None'": "only counted",
     "_greeting: always True: '(known := greetings.get(key)) is None'": "the same, made anew",
     "_greeting: always True: 'len(greetings) >= MOST_GREETINGS'": "the same, made anew",
+    "known_offer: always False: 'settings.auth_require_tls and (not server._tls_protocol)'": (
+        "the reply is remembered by TLS too"
+    ),
+    "known_offer: without \"_PREFIX in ' '.join(own)\"": "the same, made anew",
+    "known_offer: always True: '(offer := offers.get(key, MISSING)) is MISSING'": (
+        "the same, made anew"
+    ),
+    "known_offer: always True: 'len(offers) >= MOST_OFFERS'": "the same, made anew",
     "run: always True: 'answers'": "the driver counts the command that it runs too",
     "run: without \"''\"": "a match has a group; a type checker asks for it",
     "run: without 'position == end'": "the next match finds nothing",

@@ -709,5 +709,4 @@ class Commands(Connection):
         return replies.internal_error(reference)
 
 
-# The verbs and mechanisms are methods of SMTP and of its subclasses.
-hooks.WITHOUT_VERBS.update(Commands.__mro__)
+hooks.ENGINE = Commands.__mro__

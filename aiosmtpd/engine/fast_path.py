@@ -16,6 +16,7 @@ from string import ascii_letters, digits
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aiosmtpd.engine.auth import known_offer
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.quick import CHECKS
 
@@ -189,7 +190,7 @@ def _greet(server: ServerSide, data: bytes, hostname: str) -> bytes | None:
 def _greeting(server: ServerSide) -> bytes:
     """Return the reply to EHLO, with the classic extensions."""
     # All else that it depends on is in the settings.
-    key = server._hostname, bool(server._tls_protocol), server.offer_of_auth()
+    key = server._hostname, bool(server._tls_protocol), known_offer(server)
     greetings = server.settings.ehlo_replies
     if (known := greetings.get(key)) is None:
         if len(greetings) >= MOST_GREETINGS:

@@ -33,8 +33,9 @@ def find(handler: Any, name: str) -> Hook | None:
 PLAIN = (lambda: None).__code__
 """The code of a plain function, for a hook that has no ``__code__``."""
 
-WITHOUT_VERBS: set[type] = {object}
-"""Classes in which :func:`names` finds nothing: it leaves them out."""
+ENGINE: tuple[type, ...] = (object,)
+"""The classes below ``SMTP``. :func:`names` leaves them out: the verbs and mechanisms are methods
+of ``SMTP`` and of its subclasses."""
 
 
 def names(owner: Any, prefix: str) -> list[str]:
@@ -48,7 +49,7 @@ def names(owner: Any, prefix: str) -> list[str]:
         return [name for name in dir(owner) if name.startswith(prefix)]
     every = [*getattr(owner, "__dict__", ())]
     # A cache of the classes would keep those of handlers for ever.
-    for one in {*kind.__mro__} - WITHOUT_VERBS:
+    for one in {*kind.__mro__}.difference(ENGINE):
         every += one.__dict__
     return list(_beginning_with(prefix, tuple(every)))
 

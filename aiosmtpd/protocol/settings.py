@@ -170,6 +170,11 @@ class Settings:
     ehlo_replies: dict[Any, bytes] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     """Replies to EHLO that servers with these settings have sent, by all else that is in them."""
 
+    offers_of_auth: dict[Any, str | None] = attrs.field(
+        init=False, factory=dict, eq=False, repr=False
+    )
+    """The EHLO lines of AUTH that servers with these settings have sent: see engine/auth.py."""
+
     @classmethod
     def of(cls, keywords: Mapping[str, Any]) -> "Settings":
         """Return the settings that these keywords of ``SMTP`` ask for.

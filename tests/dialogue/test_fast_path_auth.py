@@ -1,0 +1,187 @@
+"""The line of AUTH in the reply to EHLO: remembered, and exact after each change of a program."""
+
+import gc
+import ssl
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from aiosmtpd.engine import auth
+from aiosmtpd.smtp import SMTP, auth_mechanism
+from tests.dialogue.fed import EHLO, Server, quiet as quiet
+
+from .test_fast_path_beginning import fresh
+
+USUAL = "LOGIN PLAIN"
+
+
+async def later(*_: Any) -> None:
+    """Be a mechanism."""
+
+
+@auth_mechanism("OTHER")
+async def named(*_: Any) -> None:
+    """Be a mechanism with a name of its own."""
+
+
+class Base:
+    """The base of a handler."""
+
+
+class Handler(Base):
+    """A handler whose class changes."""
+
+    spare = None
+
+
+class Own(Server):
+    """A server whose class changes."""
+
+    spare = None
+
+
+async def ready(handler: Any = None, **keywords: Any) -> Server:
+    server = await fresh(handler or Handler(), Own, auth_require_tls=False, **keywords)
+    assert offered(server) == USUAL
+    return server
+
+
+def offered(server: Server) -> str:
+    """Return the mechanisms that the fast path offers: those of ``offer_of_auth``."""
+    lines = server.at_once(EHLO).decode().splitlines()
+    found = [line.removeprefix("250-AUTH ") for line in lines if line.startswith("250-AUTH")]
+    line = server.offer_of_auth()
+    assert ["AUTH " + one for one in found] == ([] if line is None else [line])
+    return " ".join(found)
+
+
+@pytest.mark.parametrize("owner", [Handler, Base, Own, Server, SMTP])
+async def test_a_class_gets_and_loses_a_mechanism(
+    owner: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await ready()
+    monkeypatch.setattr(owner, "auth_LATER", later, raising=False)
+    assert offered(server) == "LATER LOGIN PLAIN"
+    monkeypatch.delattr(owner, "auth_LATER")
+    assert offered(server) == USUAL
+
+
+@pytest.mark.parametrize("owner", [Handler, Own])
+async def test_a_class_has_as_many_names_as_before(
+    owner: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await ready()
+    monkeypatch.delattr(owner, "spare")
+    monkeypatch.setattr(owner, "auth_LATER", later, raising=False)
+    assert offered(server) == "LATER LOGIN PLAIN"
+
+
+@pytest.mark.parametrize("owner", ["handler", "server"])
+async def test_an_instance_gets_a_mechanism(owner: str) -> None:
+    server = await ready()
+    one = server if owner == "server" else server.event_handler
+    vars(one)["auth_LATER"] = later
+    assert offered(server) == "LATER LOGIN PLAIN"
+    del vars(one)["auth_LATER"]
+    assert offered(server) == USUAL
+
+
+async def test_a_method_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await ready()
+    monkeypatch.setattr(SMTP, "auth_PLAIN", named)
+    assert offered(server) == "LOGIN OTHER"
+
+
+async def test_a_method_of_the_handlers_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Handler, "auth_LATER", later, raising=False)
+    server = await fresh(Handler(), Own, auth_require_tls=False)
+    assert offered(server) == "LATER LOGIN PLAIN"
+    monkeypatch.setattr(Handler, "auth_LATER", named)
+    assert offered(server) == "LOGIN OTHER PLAIN"
+
+
+async def test_a_class_loses_a_usual_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await ready()
+    monkeypatch.delattr(SMTP, "auth_LOGIN")
+    assert server.offer_of_auth() == "AUTH PLAIN"
+    assert b"250-AUTH PLAIN\r\n" in await server.ask(EHLO)
+
+
+async def test_the_offer_is_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await ready()
+    monkeypatch.setattr(SMTP, "offer_of_auth", lambda _: "AUTH NONE")
+    assert offered(server) == "NONE"
+
+
+async def test_the_handler_is_another() -> None:
+    class Another:
+        auth_LATER = later
+
+    server = await ready()
+    server.event_handler = Another()
+    assert offered(server) == "LATER LOGIN PLAIN"
+    server.event_handler = Handler()
+    assert offered(server) == USUAL
+
+
+async def test_an_object_says_what_it_has() -> None:
+    class Listed:
+        names: list[str] = []
+        auth_LATER = later
+
+        def __dir__(self) -> list[str]:
+            return self.names
+
+    server = await ready(Listed())
+    Listed.names.append("auth_LATER")
+    assert offered(server) == "LATER LOGIN PLAIN"
+
+
+def a_class() -> Any:
+    return type("Short", (), {})
+
+
+def a_class_with_slots() -> Any:
+    return type("Slots", (), {"__slots__": ()})()
+
+
+@pytest.mark.parametrize("make", [a_class, a_class_with_slots])
+async def test_handlers_of_other_kinds(make: Callable[[], Any]) -> None:
+    server = await ready(make())
+    assert offered(server) == USUAL
+
+
+async def test_a_mixin_of_a_server_gets_a_mechanism() -> None:
+    mixin: Any = type("Mixin", (), {})
+    server = await fresh(Handler(), type("Mixed", (Own, mixin), {}), auth_require_tls=False)
+    assert offered(server) == USUAL
+    mixin.auth_LATER = later
+    assert offered(server) == "LATER LOGIN PLAIN"
+
+
+async def test_a_class_gets_a_mechanism_in_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await fresh(Handler(), Own, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    assert offered(server) == USUAL
+    monkeypatch.setattr(Handler, "auth_LATER", later, raising=False)
+    assert offered(server) == "LATER LOGIN PLAIN"
+
+
+async def test_few_offers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "MOST_OFFERS", 2)
+    server = await ready()
+    for _ in range(5):
+        server.event_handler = type("Short", (), {})()
+        assert offered(server) == USUAL
+        assert 1 <= len(server.settings.offers_of_auth) <= 2
+
+
+async def test_no_class_is_kept_for_its_offer() -> None:
+    server = await ready(type("Short", (), {})())
+    gone = weakref.ref(type(server.event_handler))
+    server.event_handler = Handler()
+    # A class refers to itself.
+    gc.collect()
+    assert gone() is None
+    assert offered(server) == USUAL
