@@ -29,10 +29,16 @@ class TLSFloor(Floor):
             if data == b"STARTTLS\r\n":
                 self.tls = TLS(self.context)
             return
-        tls.feed(data)
-        if not tls.established and tls.shake_hands() and self.from_start:
-            super().connection_made(self.transport)
-        if tls.established and (plain := tls.read()):
+        plain = b""
+        if tls.established:
+            plain = tls.receive(data)
+        else:
+            tls.feed(data)
+            if tls.shake_hands():
+                if self.from_start:
+                    super().connection_made(self.transport)
+                plain = tls.receive()
+        if plain:
             super().data_received(plain)
         if out := tls.output():
             self.transport.write(out)

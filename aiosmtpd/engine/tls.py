@@ -26,7 +26,7 @@ class TLS:
 
     :attr:`established` is True after the handshake, :attr:`ended` after the peer's close_notify:
     no plain bytes come any more. :attr:`closed` is True after ours: no plain bytes leave any more.
-    :attr:`has_answer` is True if the bytes of the last :meth:`read` made some :meth:`output`.
+    :attr:`has_answer` is True if the bytes of the last :meth:`receive` made some :meth:`output`.
     :attr:`held` is the number of bytes of the tickets that wait.
     """
 
@@ -45,7 +45,7 @@ class TLS:
         self.held = 0
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take ciphertext, for :meth:`shake_hands` and :meth:`read`."""
+        """Take ciphertext, for :meth:`shake_hands` and :meth:`receive`."""
         if len(data) <= PIECE and self._later is None:
             self._incoming.write(data)
             return
@@ -61,6 +61,11 @@ class TLS:
         self._later = later[PIECE:] if len(later) > PIECE else None
         return True
 
+    @property
+    def has_more(self) -> bool:
+        """True if ciphertext has come that is not decrypted yet."""
+        return self._incoming.pending > 0 or self._later is not None
+
     def shake_hands(self) -> bool:
         """Go on with the handshake; return True when it is done. Raises ssl.SSLError."""
         while True:
@@ -75,25 +80,21 @@ class TLS:
             self.held = self._outgoing.pending
         return True
 
-    def receive(self, data: bytes | memoryview) -> bytes:
-        """Take ciphertext, and return the plain bytes as :meth:`read` does: after the handshake."""
-        if len(data) <= PIECE and self._later is None:
-            incoming = self._incoming
-            incoming.write(data)
-            return self.read()
-        # No copy: nothing of the caller's buffer is used after this returns.
-        self._later = memoryview(b"".join((self._later, data)) if self._later else data)
-        try:
-            return self.read()
-        finally:
-            self._later = None
+    def receive(self, data: bytes | memoryview = b"") -> bytes:
+        """Take ciphertext; return the plain bytes of all complete records in one piece.
 
-    def read(self) -> bytes:
-        """Return the plain bytes of all complete records in one piece. Raises ssl.SSLError."""
+        For the time after the handshake. Raises ssl.SSLError.
+        """
+        incoming = self._incoming
+        if len(data) <= PIECE and self._later is None:
+            incoming.write(data)
+        else:
+            # No copy: nothing of the caller's buffer is used after this returns.
+            self._later = memoryview(b"".join((self._later, data)) if self._later else data)
         pieces: list[bytes] = []
         try:
             # Ask no more if nothing is left: an exception says so, which takes 1 µs.
-            while self._incoming.pending or (self._later and self._feed_more()):
+            while incoming.pending or (self._later and self._feed_more()):
                 try:
                     piece = self._object.read(RECORD)
                 except ssl.SSLWantReadError:
@@ -105,7 +106,7 @@ class TLS:
                 if not piece:
                     self.ended = True
                     break
-                if not (pieces or self._later or self._incoming.pending):
+                if not (pieces or self._later or incoming.pending):
                     # A single record, as most commands are.
                     self.has_answer = self._outgoing.pending != self.held
                     return piece
@@ -116,6 +117,8 @@ class TLS:
             # The alert that tells the client why waits for nothing.
             self.held = 0
             raise
+        finally:
+            self._later = None
         self.has_answer = self._outgoing.pending != self.held
         return b"".join(pieces)
 

@@ -202,8 +202,9 @@ def take_step(connection: Connection) -> None:
             begin_tls_session(connection, raw)
         else:
             connection._wakeup.wake()
-        # The client may have said more already.
-        connection.ciphertext_received(b"")
+        if tls.has_more:
+            # The client has said something already.
+            connection.ciphertext_received(b"")
     if (
         is_done
         and tls.held

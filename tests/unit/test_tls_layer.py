@@ -23,7 +23,7 @@ VERSIONS = pytest.mark.parametrize("version", [V12, V13], ids=["1.2", "1.3"])
 def feed(tls: TLS, data: bytes) -> bytes:
     """Let bytes arrive, and return the plain bytes that they hold."""
     tls.feed(data)
-    return tls.read() if tls.established or tls.shake_hands() else b""
+    return tls.receive() if tls.established or tls.shake_hands() else b""
 
 
 def shake_hands(
@@ -194,10 +194,10 @@ def test_a_part_of_a_record_gives_nothing(pair: Pair) -> None:
     tls, client = pair()
     data = client.write(b"DATA\r\n")
     assert feed(tls, data[:-1]) == b""
-    assert tls.read() == b""
+    assert tls.receive() == b""
     assert not tls.ended
     assert feed(tls, data[-1:]) == b"DATA\r\n"
-    assert tls.read() == b""
+    assert tls.receive() == b""
 
 
 @VERSIONS
@@ -205,8 +205,8 @@ def test_many_records_give_one_piece(pair: Pair, version: ssl.TLSVersion) -> Non
     tls, client = pair(version)
     lines = [b"RCPT TO:<%d@d.test>\r\n" % number for number in range(1000)]
     tls.feed(b"".join(map(client.write, lines)))
-    assert tls.read() == b"".join(lines)
-    assert tls.read() == b""
+    assert tls.receive() == b"".join(lines)
+    assert tls.receive() == b""
 
 
 # Sizes: one byte to a megabyte, at the edges of a record and of a piece.
@@ -232,7 +232,7 @@ def pattern(size: int, seed: int = 0) -> bytes:
 def test_a_feed_of_any_size_gives_one_piece(pair: Pair, version: ssl.TLSVersion, size: int) -> None:
     tls, client = pair(version)
     assert feed(tls, client.write(pattern(size))) == pattern(size)
-    assert tls.read() == b""
+    assert tls.receive() == b""
     assert feed(tls, client.write(b"QUIT\r\n")) == b"QUIT\r\n"
 
 
@@ -240,7 +240,7 @@ def test_large_feeds_before_a_read_come_in_order(pair: Pair) -> None:
     tls, client = pair()
     tls.feed(client.write(pattern(100_000)))
     tls.feed(client.write(pattern(100_000, 1)) + client.write(b"QUIT\r\n"))
-    assert tls.read() == pattern(100_000) + pattern(100_000, 1) + b"QUIT\r\n"
+    assert tls.receive() == pattern(100_000) + pattern(100_000, 1) + b"QUIT\r\n"
 
 
 @VERSIONS
@@ -365,7 +365,7 @@ def test_a_truncated_stream_has_not_ended(pair: Pair) -> None:
     tls, client = pair()
     whole, half = client.write(b"whole\r\n"), client.write(b"half\r\n")
     assert feed(tls, whole + half[:-3]) == b"whole\r\n"
-    assert tls.read() == b""
+    assert tls.receive() == b""
     assert not tls.ended
 
 
@@ -402,7 +402,7 @@ def test_a_forged_record_is_an_error(pair: Pair, version: ssl.TLSVersion) -> Non
     record[-1] ^= 1
     tls.feed(bytes(record))
     with pytest.raises(ssl.SSLError, match=r"(?i)bad record mac"):
-        tls.read()
+        tls.receive()
     assert not tls.ended
     # The client gets the reason, though it has not had a reply yet.
     client.feed(tls.output())
@@ -417,7 +417,7 @@ def test_a_record_that_comes_twice_is_an_error(pair: Pair, version: ssl.TLSVersi
     assert feed(tls, record) == b"RSET\r\n"
     tls.feed(record)
     with pytest.raises(ssl.SSLError):
-        tls.read()
+        tls.receive()
 
 
 @VERSIONS
@@ -425,10 +425,10 @@ def test_bytes_in_the_clear_after_the_handshake(pair: Pair, version: ssl.TLSVers
     tls, _ = pair(version)
     tls.feed(b"NOOP in the clear\r\n")
     with pytest.raises(ssl.SSLError):
-        tls.read()
+        tls.receive()
     # The layer is of no use after that, and says so again.
     with pytest.raises(ssl.SSLError):
-        tls.read()
+        tls.receive()
 
 
 def test_a_client_that_does_not_trust_us_says_why(certificates: Certificates) -> None:
