@@ -112,16 +112,17 @@ def known_offer(server: ServerSide) -> str | None:
     settings, handler = server.settings, server.event_handler
     if settings.auth_require_tls and not server._tls_protocol:
         return None
-    of_server, of_handler, below = type(server).__mro__, type(handler).__mro__, hooks.ENGINE
+    below = -len(hooks.ENGINE)
+    of_server, of_handler = type(server).__mro__, type(handler).__mro__
     if (
-        of_server[-len(below) :] != below
+        of_server[below:] != hooks.ENGINE
         or ((own := vars(server)) and _PREFIX in " ".join(own))
         or ((own := getattr(handler, "__dict__", {})) and _PREFIX in " ".join(own))
     ):
         return server.offer_of_auth()
     # A cache of the classes themselves would keep those of handlers for ever.
     seen = [ref(of_server[0]), ref(of_handler[0]), _of_smtp(of_server[0])]
-    for one in of_server[: -len(below)] + of_handler[:-1]:
+    for one in of_server[:below] + of_handler[:-1]:
         seen += len(one.__dict__), next(reversed(one.__dict__))
     key, offers = tuple(seen), settings.offers_of_auth
     if (offer := offers.get(key, MISSING)) is MISSING:

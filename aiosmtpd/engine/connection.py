@@ -50,7 +50,8 @@ CLOSED_BY_CLIENT = "closed by the client"
 
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
-"""How long, and how many commands, a connection may run before the others have their turn."""
+"""How many commands, and how long after the first, a connection may run before the others have
+their turn."""
 
 
 class Connection(Wire):
@@ -494,7 +495,7 @@ class Connection(Wire):
 
     async def _run_commands(self) -> bool:
         """Run what the client has sent; return False if a command failed, or interrupts."""
-        commands, turn_ends = 0, monotonic() + TURN_SECONDS
+        commands, turn_ends = 0, 0.0
         try:
             while not (self._closing or self._interrupted):
                 if self._taken is not None:
@@ -512,9 +513,11 @@ class Connection(Wire):
                 if not self._receiver.waiting:
                     # To wait for the client gives way too. Most messages end here.
                     continue
-                if commands >= TURN_COMMANDS or monotonic() >= turn_ends:
+                if not turn_ends:
+                    turn_ends = monotonic() + TURN_SECONDS
+                elif commands >= TURN_COMMANDS or monotonic() >= turn_ends:
                     await self._give_way()
-                    commands, turn_ends = 0, monotonic() + TURN_SECONDS
+                    commands, turn_ends = 0, 0.0
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:

@@ -201,8 +201,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
 
     def _reset_timeout(self, duration: float | None = None) -> None:
         """Give the client *duration* seconds from now, by default ``timeout``."""
-        if self._lost:
-            return
         self._deadline = monotonic() + (self.settings.timeout if duration is None else duration)
         if self._timer_due > self._deadline:
             self._set_timer()
@@ -242,3 +240,5 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             if timer is not None:
                 timer.cancel()
         self._timer = self._slow_reader = self._round = None
+        # Before any deadline: no timer is set any more.
+        self._timer_due = -inf
