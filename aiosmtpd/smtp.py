@@ -405,5 +405,5 @@ class SMTP(Commands):
     _timeout_duration = compat.setting("timeout")
 
 
-SMTP._plain_methods = fast_path.Unchanged.of(SMTP)
+fast_path.unchanged = fast_path.Unchanged.of(SMTP)
 SMTP.__init__.__signature__ = diagnostics.signature_of(SMTP.__init__)  # type: ignore[attr-defined]

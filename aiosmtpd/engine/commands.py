@@ -113,9 +113,6 @@ class Commands(Connection):
     enable_SMTPUTF8: bool
     tls_context: Any
 
-    _plain_methods: ClassVar[fast_path.Unchanged] = fast_path.Unchanged()
-    """The methods of ``SMTP`` that the fast path replaces; ``smtp.py`` sets them."""
-
     AuthLoginUsernameChallenge = "User Name\x00"
     AuthLoginPasswordChallenge = "Password\x00"
 
@@ -660,9 +657,10 @@ class Commands(Connection):
         else:
             called = hooks.call(handler, hook, *arguments)
         try:
-            if self.limits.handler_timeout is None or command == "BODY":
+            seconds = self.settings.limits.handler_timeout
+            if seconds is None or command == "BODY":
                 return await called
-            return await self._in_time(called, command, self.limits.handler_timeout)
+            return await self._in_time(called, command, seconds)
         except asyncio.CancelledError as error:
             hooks.raise_if_foreign(error, f"handle_{command}")
             raise

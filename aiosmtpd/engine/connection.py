@@ -168,10 +168,9 @@ class Connection(Wire):
             return
         if self.registry is not None:
             self._arrived_as = self.registry.add(self)
-        if self.limits.session_timeout is not None:
-            self._session_timer = self.loop.call_later(
-                self.limits.session_timeout, self.shut_down, replies.TIMED_OUT
-            )
+        seconds = self.settings.limits.session_timeout
+        if seconds is not None:
+            self._session_timer = self.loop.call_later(seconds, self.shut_down, replies.TIMED_OUT)
         self._reset_timeout()
         if self.settings.observers:
             self._watch = Watch(self, self.settings.observers)

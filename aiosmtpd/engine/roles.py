@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Iterable
 
     from aiosmtpd.engine.body import ChunkSource
-    from aiosmtpd.engine.fast_path import Unchanged
     from aiosmtpd.engine.observer import Stage, Watch
     from aiosmtpd.protocol.limits import Limits, Meter
     from aiosmtpd.protocol.receiver import Receiver
@@ -65,7 +64,6 @@ class ServerSide(Protocol):
     _reason: str
     _stopping: Reply | None
     _taken: tuple[Callable[..., Awaitable[None]], Any] | None
-    _plain_methods: ClassVar[Unchanged]
     _tls_handshake_okay: bool
     _tls_protocol: Any
     _watch: Watch | None

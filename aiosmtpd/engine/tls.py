@@ -91,10 +91,10 @@ class TLS:
         else:
             # No copy: nothing of the caller's buffer is used after this returns.
             self._later = memoryview(b"".join((self._later, data)) if self._later else data)
+            self._feed_more()
         pieces: list[bytes] = []
         try:
-            # Ask no more if nothing is left: an exception says so, which takes 1 µs.
-            while incoming.pending or (self._later and self._feed_more()):
+            while True:
                 try:
                     piece = self._object.read(RECORD)
                 except ssl.SSLWantReadError:
@@ -106,10 +106,14 @@ class TLS:
                 if not piece:
                     self.ended = True
                     break
-                if not (pieces or self._later or incoming.pending):
-                    # A single record, as most commands are.
-                    self.has_answer = self._outgoing.pending != self.held
-                    return piece
+                # Ask no more if nothing is left: an exception says so, which takes 1 µs.
+                if not (incoming.pending or (self._later and self._feed_more())):
+                    if not pieces:
+                        # A single record, as most commands are.
+                        self.has_answer = self._outgoing.pending != self.held
+                        return piece
+                    pieces.append(piece)
+                    break
                 pieces.append(piece)
         except ssl.SSLZeroReturnError:
             self.ended = True

@@ -296,7 +296,7 @@ class Transaction:
             raise Refused(replies.NO_STORAGE) from error
 
     def _refuse_loops(self, message: bytes) -> None:
-        limit = self._server.limits.max_hops
+        limit = self._server.settings.limits.max_hops
         if limit and trace.is_looping(message, limit):
             raise Refused(replies.TOO_MANY_HOPS)
 
@@ -398,7 +398,8 @@ class Transaction:
 
     def data_patience(self) -> float:
         """Return the seconds for which the server waits for mail data."""
-        return min(self._server.settings.timeout, self._server.limits.data_timeout or inf)
+        settings = self._server.settings
+        return min(settings.timeout, settings.limits.data_timeout or inf)
 
     def _keep_pace(self, seconds: float, size: int) -> None:
         grace = min(self._server.settings.timeout, DRIBBLE_GRACE)

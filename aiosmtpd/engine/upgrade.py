@@ -116,7 +116,9 @@ async def begin_tls(connection: Connection, context: ssl.SSLContext) -> None:
 
     A client that speaks without TLS is answered so. Raises Disconnected.
     """
-    connection._reset_timeout(handshake_timeout(connection.settings.timeout, connection.limits))
+    connection._reset_timeout(
+        handshake_timeout(connection.settings.timeout, connection.settings.limits)
+    )
     while not connection._receiver.waiting:
         await connection._more()
     if not connection._receiver.starts_with(TLS_HANDSHAKE):
@@ -157,7 +159,9 @@ def begin_handshake(connection: Connection, tls: TLS) -> None:
     if connection._receiver.waiting:
         # TLS from the start: the first bytes of the handshake have been looked at.
         connection.ciphertext_received(connection._receiver.take(len(connection._receiver)))
-    connection._reset_timeout(handshake_timeout(connection.settings.timeout, connection.limits))
+    connection._reset_timeout(
+        handshake_timeout(connection.settings.timeout, connection.settings.limits)
+    )
 
 
 async def _wait_for_handshake(connection: Connection) -> asyncio.Transport:
@@ -248,7 +252,7 @@ def _send_tickets(connection: Connection) -> None:
 
 def give_up(connection: Connection) -> None:
     """End a connection whose handshake takes too long, or never began."""
-    seconds = handshake_timeout(connection.settings.timeout, connection.limits)
+    seconds = handshake_timeout(connection.settings.timeout, connection.settings.limits)
     if connection._tls is None:
         # A client that waits for a banner sends nothing.
         why = f"nothing came in {seconds:g} seconds{LIKELY_CAUSE}"
