@@ -1,7 +1,11 @@
-"""Sessions and envelopes as hooks get them."""
+"""Sessions and envelopes as hooks get them, and event loops."""
 
+import asyncio
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 PEER = ("127.0.0.1", 4321)
 PLAIN = b"Subject: x\r\n\r\nbody\r\n"
@@ -27,3 +31,12 @@ async def data(handler: Any, content: object, *, peer: object = PEER, **more: ob
     reply = await handler.handle_DATA(None, session_of(peer), envelope_of(content, **more))
     assert isinstance(reply, str)
     return reply
+
+
+@pytest.fixture
+def loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
+    """Make two event loops."""
+    made = [asyncio.new_event_loop() for _ in range(2)]
+    yield made
+    for loop in made:
+        loop.close()

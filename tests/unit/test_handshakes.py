@@ -1,19 +1,12 @@
 """The budget of handshakes in one turn of the event loop."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
 from aiosmtpd.engine.handshakes import Handshakes, handshakes_of
 
-
-@pytest.fixture
-def loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
-    made = [asyncio.new_event_loop() for _ in range(2)]
-    yield made
-    for loop in made:
-        loop.close()
+from .support import loops as loops
 
 
 def test_each_loop_has_its_own_queue(loops: list[asyncio.AbstractEventLoop]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
 from typing import Any
 from weakref import ref
 
@@ -13,15 +12,9 @@ from aiosmtpd.engine.rounds import round_of
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 
+from .support import loops as loops
+
 PATIENCE = 10.0
-
-
-@pytest.fixture
-def loops() -> Iterator[list[asyncio.AbstractEventLoop]]:
-    made = [asyncio.new_event_loop() for _ in range(2)]
-    yield made
-    for loop in made:
-        loop.close()
 
 
 def test_each_loop_has_its_own_round(loops: list[asyncio.AbstractEventLoop]) -> None:
