@@ -1,7 +1,4 @@
-"""The TLS handshakes of an event loop: their budget, and the clients that are silent after them.
-
-With the budget, many clients that begin at once keep no other client waiting.
-"""
+"""A budget for TLS handshakes: many clients that begin at once keep no other client waiting."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 from weakref import WeakKeyDictionary, ref
 
 T = TypeVar("T")
@@ -19,20 +16,15 @@ BUDGET = 0.004
 """Seconds of handshakes in one turn of the event loop; the last one may take longer."""
 
 
-SILENCE = 0.5
-"""Seconds that a client has, at most, to say something after its handshake."""
-
-
 class Handshakes:
     """The handshakes of one event loop: they wait in a queue after the budget is spent."""
 
-    __slots__ = ("_is_scheduled", "_silent", "_spent", "_waiting")
+    __slots__ = ("_is_scheduled", "_spent", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: deque[Callable[[], None]] = deque()
         self._spent = 0.0
         self._is_scheduled = False
-        self._silent: list[tuple[Callable[[Any], None], ref[Any]]] = []
 
     def run(self, loop: asyncio.AbstractEventLoop, step: Callable[[T], None], one: T) -> None:
         """Call ``step(one)`` for a handshake now, or in a later turn after those before it."""
@@ -67,21 +59,6 @@ class Handshakes:
         finally:
             if (self._waiting or self._spent >= BUDGET) and not self._is_scheduled:
                 self._schedule(loop)
-
-    def when_silent(
-        self, loop: asyncio.AbstractEventLoop, look: Callable[[T], None], one: T
-    ) -> None:
-        """Call ``look(one)`` within half a second, unless *one* is gone by then."""
-        if not self._silent:
-            # One timer for all that come until then.
-            loop.call_later(SILENCE, self._look)
-        self._silent.append((look, ref(one)))
-
-    def _look(self) -> None:
-        silent, self._silent = self._silent, []
-        for look, one in silent:
-            if (found := one()) is not None:
-                look(found)
 
 
 _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Handshakes] = WeakKeyDictionary()

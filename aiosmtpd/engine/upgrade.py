@@ -10,14 +10,12 @@ is at rest; else the driver does that (``end_handshake``, or ``end_at_rest`` aft
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
 from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from aiosmtpd.engine.handshakes import handshakes_of
 from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected
 from aiosmtpd.protocol import replies
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.limits import Limits
     from aiosmtpd.protocol.replies import Reply
-
-QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-"""The option of Linux to acknowledge at once."""
 
 LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
@@ -215,39 +210,13 @@ def take_step(connection: Connection) -> None:
         and connection.tls_from_start is None
         and not connection._receiver.has_line()
     ):
-        # No reply takes the tickets along yet.
-        if _acknowledge(raw):
-            handshakes_of(connection.loop).when_silent(connection.loop, _send_tickets, connection)
-            return
+        # No reply takes them along. A client with Nagle's algorithm, such as Postfix, sends
+        # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
         out = tls.tickets()
     else:
         out = tls.output()
     if out and connection._raw is not None:
         connection._raw.write(out)
-
-
-def _acknowledge(raw: asyncio.Transport) -> bool:
-    """Acknowledge what has come at once; return False if that is not possible here.
-
-    A client with Nagle's algorithm, such as Postfix, sends its EHLO only when the end of its
-    handshake is acknowledged: 40 ms later, if nothing is sent to it.
-    """
-    sock = raw.get_extra_info("socket")
-    if sock is None or QUICK_ACK is None:
-        return False
-    try:
-        # 2: this once. The next acknowledgements leave with our replies.
-        sock.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 2)
-    except OSError:
-        return False
-    return True
-
-
-def _send_tickets(connection: Connection) -> None:
-    """Send the tickets that no reply has taken along."""
-    tls, raw = connection._tls, connection._raw
-    if tls is not None and tls.held and raw is not None and not connection._closing:
-        raw.write(tls.tickets())
 
 
 def give_up(connection: Connection) -> None:

@@ -1,8 +1,6 @@
 """Messages of TLS 1.3 after the handshake (RFC 8446 section 4.6): tickets and new keys."""
 
 import asyncio
-import errno
-import socket
 import ssl
 from pathlib import Path
 from unittest.mock import patch
@@ -12,7 +10,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from aiosmtpd.engine import handshakes, upgrade
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 from tests.conftest import Certificates
@@ -82,83 +79,6 @@ async def test_the_tickets_wait_for_no_command(certificates: Certificates) -> No
             peer.transport.changed.clear()
             await peer.transport.changed.wait()
     await peer.finish()
-
-
-class Socket:
-    """A socket that notes its options."""
-
-    def __init__(self, error: OSError | None = None) -> None:
-        self.options: list[tuple[int, ...]] = []
-        self.error = error
-
-    def setsockopt(self, *option: int) -> None:
-        self.options.append(option)
-        if self.error is not None:
-            raise self.error
-
-
-@pytest.fixture
-def acknowledges(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be on a system that can acknowledge at once."""
-    monkeypatch.setattr(upgrade, "QUICK_ACK", 12)
-
-
-async def after_handshake(certificates: Certificates, sock: Socket) -> Peer:
-    """Return a client that has ended its handshake, and has said nothing since."""
-    peer = Peer(SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context()))
-    peer.transport._extra["socket"] = sock  # type: ignore[attr-defined]
-    await peer.starttls(certificates.client_context())
-    return peer
-
-
-@pytest.mark.usefixtures("acknowledges")
-async def test_the_tickets_wait_for_the_first_reply(certificates: Certificates) -> None:
-    """An acknowledgement is enough for a client with Nagle's algorithm."""
-    sock = Socket()
-    peer = await after_handshake(certificates, sock)
-    assert sock.options == [(socket.IPPROTO_TCP, 12, 2)]
-    assert not has_ticket(peer)
-    with patch.object(peer.transport, "write", wraps=peer.transport.write) as write:
-        await peer.ask(b"NOOP", b"250 OK\r\n")
-    assert write.call_count == 1
-    assert peer.tls is not None
-    assert peer.tls.object.session is not None
-    assert peer.tls.object.session.has_ticket
-    await peer.finish()
-
-
-@pytest.mark.usefixtures("acknowledges")
-async def test_a_silent_client_gets_its_tickets(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(handshakes, "SILENCE", 0.01)
-    peer = await after_handshake(certificates, Socket())
-    async with asyncio.timeout(PATIENCE):
-        while not has_ticket(peer):
-            peer.transport.changed.clear()
-            await peer.transport.changed.wait()
-    await peer.finish()
-
-
-@pytest.mark.usefixtures("acknowledges")
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
-async def test_a_socket_that_cannot_acknowledge(certificates: Certificates, number: int) -> None:
-    """On a Unix socket, or if the client has gone."""
-    peer = await after_handshake(certificates, Socket(OSError(number, "no")))
-    assert has_ticket(peer)
-    await peer.finish()
-
-
-@pytest.mark.usefixtures("acknowledges")
-async def test_a_client_that_has_gone_gets_no_tickets(certificates: Certificates) -> None:
-    peer = await after_handshake(certificates, Socket())
-    peer.server.disconnect(reason="enough")
-    sent = len(peer.transport.sent)
-    upgrade._send_tickets(peer.server)
-    peer.transport.reset()
-    await asyncio.wait_for(peer.transport.lost.wait(), PATIENCE)
-    upgrade._send_tickets(peer.server)
-    assert len(peer.transport.sent) == sent
 
 
 async def test_the_tickets_leave_with_a_reply(certificates: Certificates) -> None:

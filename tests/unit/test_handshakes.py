@@ -32,22 +32,3 @@ async def test_a_step_that_fails_counts_and_stops_no_other(
     assert order == []
     await asyncio.wait_for(done, 10)
     assert order == [1, 2]
-
-
-class One:
-    """An object that may be gone."""
-
-
-async def test_silent_clients_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiosmtpd.engine.handshakes.SILENCE", 0.001)
-    loop = asyncio.get_running_loop()
-    handshakes = Handshakes()
-    for _ in range(2):
-        done, seen = loop.create_future(), list[One]()
-        here, gone, last = One(), One(), One()
-        handshakes.when_silent(loop, seen.append, here)
-        handshakes.when_silent(loop, seen.append, gone)
-        handshakes.when_silent(loop, done.set_result, last)
-        del gone
-        assert await asyncio.wait_for(done, 10) is last
-        assert seen == [here]
