@@ -11,7 +11,6 @@ from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
-from weakref import ref
 
 from public import public
 
@@ -99,49 +98,49 @@ def offer(server: ServerSide, *, vain: bool) -> str | None:
     return " ".join(["AUTH", *names]) if names else None
 
 
-_of_smtp = attrgetter("auth_LOGIN", "auth_PLAIN", "offer_of_auth")
+methods_of = attrgetter("auth_LOGIN", "auth_PLAIN", "offer_of_auth", "__getattribute__")
+"""The methods of a class that say what most servers offer."""
 
 
 def known_offer(server: ServerSide) -> str | None:
     """Return what ``server.offer_of_auth()`` returns, remembered if it is what most servers offer.
 
-    To look for mechanisms takes 25 µs. They are looked for again when the method of one is another,
-    and when the classes of the server or the handler have another number of names, or another one
-    as the latest.
+    To look for mechanisms takes 25 µs. They are looked for again when the classes of the server or
+    the handler have other names, and each time if a class or an object has methods of its own for
+    this.
     """
     settings, handler = server.settings, server.event_handler
-    if settings.auth_require_tls and not server._tls_protocol:
-        return None
-    below = -len(hooks.ENGINE)
     of_server, of_handler = type(server).__mro__, type(handler).__mro__
+    below = -len(hooks.ENGINE)
     if (
-        of_server[below:] != hooks.ENGINE
-        or ((own := vars(server)) and _PREFIX in " ".join(own))
+        methods_of(of_server[0]) != server._plain_methods.of_auth
+        or of_server[below:] != hooks.ENGINE
+        or ((own := vars(server)) and ("offer_of_auth" in own or _PREFIX in " ".join(own)))
         or ((own := getattr(handler, "__dict__", {})) and _PREFIX in " ".join(own))
     ):
         return server.offer_of_auth()
-    # A cache of the classes themselves would keep those of handlers for ever.
-    seen = [ref(of_server[0]), ref(of_handler[0]), _of_smtp(of_server[0])]
+    if settings.auth_require_tls and not server._tls_protocol:
+        return None
+    # The names themselves: a cache of the classes would keep those of handlers for ever.
+    every: list[str] = []
     for one in of_server[:below] + of_handler[:-1]:
-        seen += len(one.__dict__), next(reversed(one.__dict__))
-    key, offers = tuple(seen), settings.offers_of_auth
+        every += one.__dict__
+    key, offers = tuple(every), settings.offers_of_auth
     if (offer := offers.get(key, MISSING)) is MISSING:
         offer = server.offer_of_auth()
-        if _has_usual_mechanisms(server):
+        if _are_usual(every):
             if len(offers) >= MOST_OFFERS:
                 offers.clear()
             offers[key] = offer
     return offer
 
 
-def _has_usual_mechanisms(server: ServerSide) -> bool:
-    both = server, server.event_handler
-    names = [name for owner in both for name in hooks.names(owner, _PREFIX)]
-    return names == ["auth_LOGIN", "auth_PLAIN"] and all(
-        # dir() may say something else next time.
-        type(owner).__dir__ is object.__dir__
-        for owner in both
-    )
+def _are_usual(names: list[str]) -> bool:
+    # dir() may say something else next time.
+    return "__dir__" not in names and {name for name in names if name.startswith(_PREFIX)} == {
+        "auth_LOGIN",
+        "auth_PLAIN",
+    }
 
 
 def _can_verify(server: ServerSide) -> bool:

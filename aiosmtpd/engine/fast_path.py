@@ -16,7 +16,7 @@ from string import ascii_letters, digits
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiosmtpd.engine.auth import known_offer
+from aiosmtpd.engine.auth import known_offer, methods_of
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.quick import CHECKS
 
@@ -82,15 +82,19 @@ MOST_GREETINGS = 64
 
 
 class Unchanged(NamedTuple):
-    """The methods that the fast path replaces; none of them may be overridden."""
+    """The methods that the fast path replaces: it runs only if none of them is overridden.
+
+    Those of AUTH may be; they are then called for each EHLO.
+    """
 
     of_transactions: tuple[Any, ...] = ()
     of_lone_commands: tuple[Any, ...] = ()
+    of_auth: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, server: type) -> Unchanged:
         """Return the methods of a class."""
-        return cls(_functions_of(server), _lone_commands_of(server))
+        return cls(_functions_of(server), _lone_commands_of(server), methods_of(server))
 
 
 unchanged = Unchanged()

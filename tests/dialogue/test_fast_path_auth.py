@@ -10,7 +10,7 @@ import pytest
 
 from aiosmtpd.engine import auth
 from aiosmtpd.smtp import SMTP, auth_mechanism
-from tests.dialogue.fed import EHLO, Server, quiet as quiet
+from tests.dialogue.fed import EHLO, SERVERS, Server, quiet as quiet, turns
 
 from .test_fast_path_beginning import fresh
 
@@ -115,6 +115,84 @@ async def test_the_offer_is_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
     assert offered(server) == "NONE"
 
 
+async def test_an_instance_overrides_the_offer() -> None:
+    server = await ready()
+    vars(server)["offer_of_auth"] = lambda: None
+    assert offered(server) == ""
+    del vars(server)["offer_of_auth"]
+    assert offered(server) == USUAL
+
+
+class ForOneClient(Own):
+    """A server that offers AUTH to one client."""
+
+    def offer_of_auth(self, *, vain: bool = True) -> str | None:
+        return "AUTH ONE" if self.session.peer == "one" else None
+
+
+@pytest.mark.parametrize("auth_require_tls", [False, True])
+async def test_an_offer_depends_on_the_session(auth_require_tls: bool) -> None:
+    server = await fresh(Handler(), ForOneClient, auth_require_tls=auth_require_tls)
+    assert offered(server) == ""
+    server.session.peer = "one"
+    assert offered(server) == "ONE"
+
+
+class ByProperty(Own):
+    """A server with a mechanism that is there at times."""
+
+    is_there = True
+    auth_PLAIN: Any = property(lambda self: later if self.is_there else None)
+
+
+class ByName(Own):
+    """A server that decides itself what its attributes are."""
+
+    is_there = True
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        return None if name == "auth_PLAIN" and not self.is_there else found
+
+
+@pytest.mark.parametrize("kind", [ByProperty, ByName])
+async def test_a_mechanism_that_is_there_at_times(kind: Any) -> None:
+    server = await fresh(Handler(), kind, auth_require_tls=False)
+    assert offered(server) == USUAL
+    vars(server)["is_there"] = False
+    assert offered(server) == "LOGIN"
+
+
+def a_base(server: type, name: str) -> Any:
+    """Return a class below which there is one that can change its bases."""
+    return type("Base", (server,), {name: later})
+
+
+@pytest.mark.parametrize("owner", ["handler", "server"])
+async def test_a_class_changes_its_bases(owner: str) -> None:
+    top = Server if owner == "server" else Base
+    changed: Any = type("Changed", (a_base(top, "spare"),), {})
+    if owner == "server":
+        server = await fresh(Handler(), changed, auth_require_tls=False)
+    else:
+        server = await fresh(changed(), Own, auth_require_tls=False)
+    assert offered(server) == USUAL
+    changed.__bases__ = (a_base(top, "auth_LATER"),)
+    assert offered(server) == "LATER LOGIN PLAIN"
+
+
+@pytest.mark.parametrize("owner", [Handler, Own])
+async def test_a_class_gets_two_names_and_two_others(
+    owner: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await ready()
+    for name, found in ("more", USUAL), ("auth_LATER", "LATER LOGIN PLAIN"):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, later, raising=False)
+            patch.setattr(owner, "last", None, raising=False)
+            assert offered(server) == found
+
+
 async def test_the_handler_is_another() -> None:
     class Another:
         auth_LATER = later
@@ -171,8 +249,8 @@ async def test_a_class_gets_a_mechanism_in_tls(monkeypatch: pytest.MonkeyPatch) 
 async def test_few_offers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "MOST_OFFERS", 2)
     server = await ready()
-    for _ in range(5):
-        server.event_handler = type("Short", (), {})()
+    for number in range(5):
+        server.event_handler = type("Short", (), {f"name{number}": None})()
         assert offered(server) == USUAL
         assert 1 <= len(server.settings.offers_of_auth) <= 2
 
@@ -185,3 +263,21 @@ async def test_no_class_is_kept_for_its_offer() -> None:
     gc.collect()
     assert gone() is None
     assert offered(server) == USUAL
+
+
+async def test_no_class_of_a_server_is_kept_for_its_offer() -> None:
+    class Short(Own):
+        async def auth_PLAIN(self, *args: Any) -> Any:
+            # With super(), a method refers to its class.
+            return await super().auth_PLAIN(*args)
+
+    server = await fresh(Handler(), Short, auth_require_tls=False)
+    assert offered(server) == USUAL
+    gone, settings = weakref.ref(Short), server.settings
+    SERVERS.remove(server)
+    server.network.reset()
+    await turns()
+    del server, Short
+    gc.collect()
+    assert gone() is None
+    assert settings.auth_require_tls is False
