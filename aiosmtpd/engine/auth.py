@@ -102,18 +102,18 @@ methods_of = attrgetter("auth_LOGIN", "auth_PLAIN", "offer_of_auth", "__getattri
 """The methods of a class that say what most servers offer."""
 
 
-def known_offer(server: ServerSide) -> str | None:
+def known_offer(server: ServerSide, of_smtp: tuple[Any, ...]) -> str | None:
     """Return what ``server.offer_of_auth()`` returns, remembered if it is what most servers offer.
 
-    To look for mechanisms takes 25 µs. They are looked for again when the classes of the server or
-    the handler have other names, and each time if a class or an object has methods of its own for
-    this.
+    *of_smtp* are the :data:`methods_of` ``SMTP``. To look for mechanisms takes 25 µs. They are
+    looked for again when the classes of the server or the handler have other names, and each time
+    if a class or an object has methods of its own for this.
     """
     settings, handler = server.settings, server.event_handler
     of_server, of_handler = type(server).__mro__, type(handler).__mro__
     below = -len(hooks.ENGINE)
     if (
-        methods_of(of_server[0]) != server._plain_methods.of_auth
+        methods_of(of_server[0]) != of_smtp
         or of_server[below:] != hooks.ENGINE
         or ((own := vars(server)) and ("offer_of_auth" in own or _PREFIX in " ".join(own)))
         or ((own := getattr(handler, "__dict__", {})) and _PREFIX in " ".join(own))

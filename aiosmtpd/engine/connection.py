@@ -50,8 +50,7 @@ CLOSED_BY_CLIENT = "closed by the client"
 
 TURN_SECONDS = 0.005
 TURN_COMMANDS = 64
-"""How many commands, and how long after the first, a connection may run before the others have
-their turn."""
+"""How long, and how many commands, a connection may run before the others have their turn."""
 
 
 class Connection(Wire):
@@ -494,7 +493,7 @@ class Connection(Wire):
 
     async def _run_commands(self) -> bool:
         """Run what the client has sent; return False if a command failed, or interrupts."""
-        commands, turn_ends = 0, 0.0
+        commands, turn_ends = 0, monotonic() + TURN_SECONDS
         try:
             while not (self._closing or self._interrupted):
                 if self._taken is not None:
@@ -512,11 +511,9 @@ class Connection(Wire):
                 if not self._receiver.waiting:
                     # To wait for the client gives way too. Most messages end here.
                     continue
-                if not turn_ends:
-                    turn_ends = monotonic() + TURN_SECONDS
-                elif commands >= TURN_COMMANDS or monotonic() >= turn_ends:
+                if commands >= TURN_COMMANDS or monotonic() >= turn_ends:
                     await self._give_way()
-                    commands, turn_ends = 0, 0.0
+                    commands, turn_ends = 0, monotonic() + TURN_SECONDS
         except Refused as refused:
             await self._answer(refused.reply)
         except LineTooLong:

@@ -198,7 +198,7 @@ def _greet(server: ServerSide, data: bytes, hostname: str) -> bytes | None:
 def _greeting(server: ServerSide) -> bytes:
     """Return the reply to EHLO, with the classic extensions."""
     # All else that it depends on is in the settings.
-    key = server._hostname, bool(server._tls_protocol), known_offer(server)
+    key = server._hostname, bool(server._tls_protocol), known_offer(server, unchanged.of_auth)
     greetings = server.settings.ehlo_replies
     if (known := greetings.get(key)) is None:
         if len(greetings) >= MOST_GREETINGS:
