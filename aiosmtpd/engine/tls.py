@@ -145,7 +145,11 @@ class TLS:
         The tickets of TLS 1.3 (RFC 8446 section 4.6.1) alone wait for the next :meth:`write`, such
         as the greeting, which saves a packet; or for :meth:`tickets`.
         """
-        return b"" if self._outgoing.pending == self.held else self._outgoing.read()
+        if self._outgoing.pending == self.held:
+            return b""
+        # The tickets come first, if they wait.
+        self.held = 0
+        return self._outgoing.read()
 
     def tickets(self) -> bytes:
         """Return the tickets that wait, for a session in which the client speaks first."""
