@@ -10,8 +10,10 @@ is at rest; else the driver does that (``end_handshake``, or ``end_at_rest`` aft
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.limits import Limits
     from aiosmtpd.protocol.replies import Reply
+
+QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+"""The option of Linux to acknowledge at once."""
 
 LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
@@ -217,6 +222,22 @@ def take_step(connection: Connection) -> None:
         out = tls.output()
     if out and connection._raw is not None:
         connection._raw.write(out)
+    elif not is_done:
+        _acknowledge(raw)
+
+
+def _acknowledge(raw: asyncio.Transport) -> None:
+    """Acknowledge a part of a handshake that gets no answer.
+
+    Else the system waits 40 ms for one to go with it, and a client with Nagle's algorithm sends the
+    next part only then: GnuTLS ends its handshake in two packets, and a ClientHello may have two.
+    """
+    sock = raw.get_extra_info("socket")
+    if sock is None or QUICK_ACK is None:
+        return
+    # 2: this once. A Unix socket has no such option.
+    with suppress(OSError):
+        sock.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 2)
 
 
 def give_up(connection: Connection) -> None:

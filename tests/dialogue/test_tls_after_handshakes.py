@@ -1,6 +1,8 @@
 """Messages of TLS 1.3 after the handshake (RFC 8446 section 4.6): tickets and new keys."""
 
 import asyncio
+import errno
+import socket
 import ssl
 from pathlib import Path
 from unittest.mock import patch
@@ -10,11 +12,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from aiosmtpd.engine import upgrade
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 from tests.conftest import Certificates
 
-from .tls import PATIENCE, Client, Peer
+from .tls import PATIENCE, Client, Peer, no_queue as no_queue
 
 UPDATE = bytes([24, 0, 0, 1, 1])
 """A KeyUpdate that asks for one in return."""
@@ -134,3 +137,36 @@ async def test_a_read_of_new_keys_alone(updates: tuple[Peer, Keys]) -> None:
     async with asyncio.timeout(PATIENCE):
         await peer.transport.lost.wait()
     assert len(peer.transport.sent) < 100_000
+
+
+class Socket:
+    """A socket that notes its options."""
+
+    def __init__(self, error: OSError | None) -> None:
+        self.options: list[tuple[int, ...]] = []
+        self.error = error
+
+    def setsockopt(self, *option: int) -> None:
+        self.options.append(option)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [None, OSError(errno.EOPNOTSUPP, "a Unix socket")])
+async def test_a_part_of_a_handshake_is_acknowledged(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, error: OSError | None
+) -> None:
+    """A client with Nagle's algorithm holds the next one until then."""
+    monkeypatch.setattr(upgrade, "QUICK_ACK", 12)
+    sock = Socket(error)
+    peer = Peer(SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context()))
+    peer.transport._extra["socket"] = sock  # type: ignore[attr-defined]
+    await peer.asks_for_tls()
+    hello = Client(certificates.client_context()).shake_hands()
+    peer.transport.feed(hello[:100])
+    assert sock.options == [(socket.IPPROTO_TCP, 12, 2)]
+    # The server's own packets acknowledge the rest.
+    peer.transport.feed(hello[100:])
+    assert len(sock.options) == 1
+    peer.transport.reset()
+    await asyncio.wait_for(peer.transport.lost.wait(), PATIENCE)
