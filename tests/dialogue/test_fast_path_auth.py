@@ -217,6 +217,13 @@ async def test_an_object_says_what_it_has() -> None:
     assert offered(server) == "LATER LOGIN PLAIN"
 
 
+async def test_a_base_of_a_class_that_is_the_handler() -> None:
+    base: Any = type("Base", (), {})
+    server = await ready(type("Short", (base,), {}))
+    base.auth_LATER = later
+    assert offered(server) == "LATER LOGIN PLAIN"
+
+
 def a_class() -> Any:
     return type("Short", (), {})
 
