@@ -301,6 +301,7 @@ class Connection(Wire):
     def _let_go(self) -> None:
         """Drop the parts that point back to the connection: it is freed at once."""
         vars(self).pop("transaction", None)
+        self._tls_failure = None
         # Of the event loop's own TLS, it is the transport of the session.
         for transport in self.session_transport, self._original_transport:
             if isinstance(transport, Transport):

@@ -178,16 +178,23 @@ async def _wait_for_handshake(connection: Connection) -> asyncio.Transport:
             raise Disconnected
         return raw
     except (Disconnected, OSError) as error:
-        failure = connection._tls_failure or error
-        why = str(failure) or connection._reason or "the client has gone"
-        if not connection._reason.startswith("TLS handshake failed"):
-            connection._reason = f"TLS handshake failed: {why}"
-        if connection._watch is not None:
-            connection._watch.tls(str(failure) or type(failure).__name__)
-        connection._closing = True
-        if connection._raw is not None:
-            connection._close_without_tls(connection._raw)
-        raise TLSSetupException from failure
+        # Without a variable here, which would keep the connection until a garbage collection: the
+        # traceback of the failure has this frame.
+        raise TLSSetupException from _note_failure(connection, error)
+
+
+def _note_failure(connection: Connection, error: Exception) -> Exception:
+    """Close a connection whose handshake has failed; return why."""
+    failure = connection._tls_failure or error
+    why = str(failure) or connection._reason or "the client has gone"
+    if not connection._reason.startswith("TLS handshake failed"):
+        connection._reason = f"TLS handshake failed: {why}"
+    if connection._watch is not None:
+        connection._watch.tls(str(failure) or type(failure).__name__)
+    connection._closing = True
+    if connection._raw is not None:
+        connection._close_without_tls(connection._raw)
+    return failure
 
 
 def take_step(connection: Connection) -> None:

@@ -1,7 +1,9 @@
 """Handshakes that wait for a turn of the loop, and clients that go at their end."""
 
 import asyncio
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from weakref import ref
 
 import pytest
 
@@ -132,6 +134,55 @@ async def test_a_client_that_goes_after_its_last_bytes(
     (told,) = seen.of("tls")
     assert told[1] != "ok"
     assert seen.calls[-1][0] == "ended"
+
+
+@pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """Free only what nothing refers to."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.parametrize("from_start", [False, True])
+@pytest.mark.parametrize("fault", ["garbage", "FIN", "RST", "forged"])
+async def test_a_connection_without_tls_is_freed_at_once(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, fault: str, from_start: bool
+) -> None:
+    """OpenSSL keeps up to 90 KB for it. The garbage collection does not count them."""
+    monkeypatch.setattr("aiosmtpd.engine.connection.VANISHED_GRACE", 0)
+    context = certificates.server_context()
+    server = SMTP(Sink(), hostname="mx.test", tls_context=context)
+    if from_start:
+        server.tls_from_start = context
+    connection, peer = ref(server), Peer(server)
+    del server
+    await begin_tls(peer, fault, Client(certificates.client_context()), from_start)
+    if fault in ("garbage", "forged"):
+        peer.transport.feed(b"\x17\3\3\0\x40" + bytes(64))
+    elif fault == "FIN":
+        peer.transport.feed_eof()
+    else:
+        peer.transport.reset()
+    await asyncio.wait_for(peer.transport.lost.wait(), PATIENCE)
+    # As the event loop's own transports do.
+    peer.transport.set_protocol(asyncio.Protocol())
+    del peer
+    async with asyncio.timeout(PATIENCE):
+        while connection() is not None:  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0)
+
+
+async def begin_tls(peer: Peer, fault: str, client: Client, from_start: bool) -> None:
+    """Go to the point of a fault: before the end of a handshake, or after it."""
+    if not from_start:
+        await peer.asks_for_tls()
+    if fault == "forged":
+        await peer.shake_hands(client)
+    else:
+        peer.transport.feed(client.shake_hands())
+    await settle()
 
 
 async def test_the_event_loops_own_tls_is_reported() -> None:
