@@ -242,8 +242,8 @@ def _acknowledge(raw: asyncio.Transport) -> None:
     sock = raw.get_extra_info("socket")
     if sock is None or QUICK_ACK is None:
         return
-    # 2: this once. A Unix socket has no such option.
-    with suppress(OSError):
+    # 2: this once. A Unix socket has no such option, and uvloop no socket after a close.
+    with suppress(OSError, ValueError):
         sock.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 2)
 
 

@@ -142,7 +142,7 @@ async def test_a_read_of_new_keys_alone(updates: tuple[Peer, Keys]) -> None:
 class Socket:
     """A socket that notes its options."""
 
-    def __init__(self, error: OSError | None) -> None:
+    def __init__(self, error: Exception | None) -> None:
         self.options: list[tuple[int, ...]] = []
         self.error = error
 
@@ -152,9 +152,11 @@ class Socket:
             raise self.error
 
 
-@pytest.mark.parametrize("error", [None, OSError(errno.EOPNOTSUPP, "a Unix socket")])
+@pytest.mark.parametrize(
+    "error", [None, OSError(errno.EOPNOTSUPP, "a Unix socket"), ValueError("closed, on uvloop")]
+)
 async def test_a_part_of_a_handshake_is_acknowledged(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, error: OSError | None
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
     """A client with Nagle's algorithm holds the next one until then."""
     monkeypatch.setattr(upgrade, "QUICK_ACK", 12)
