@@ -9,7 +9,6 @@ import logging
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from public import public
@@ -98,29 +97,36 @@ def offer(server: ServerSide, *, vain: bool) -> str | None:
     return " ".join(["AUTH", *names]) if names else None
 
 
-methods_of = attrgetter("auth_LOGIN", "auth_PLAIN", "offer_of_auth", "__getattribute__")
-"""The methods of a class that say what most servers offer."""
+def mechanisms_of(server: type) -> tuple[Any, Any]:
+    """Return the mechanisms that a class of servers defines itself: those of ``SMTP``."""
+    own = server.__dict__
+    return own.get("auth_LOGIN"), own.get("auth_PLAIN")
+
+
+_NOTHING: dict[str, Any] = {}
+_ASKED = {"__dir__", "__getattribute__"}
+"""With one of these, an object may say something else the next time."""
 
 
 def known_offer(server: ServerSide, of_smtp: tuple[Any, ...]) -> str | None:
     """Return what ``server.offer_of_auth()`` returns, remembered if it is what most servers offer.
 
-    *of_smtp* are the :data:`methods_of` ``SMTP``. To look for mechanisms takes 25 µs. They are
-    looked for again when the classes of the server or the handler have other names, and each time
-    if a class or an object has methods of its own for this.
+    For classes that do not override that method; *of_smtp* are the :func:`mechanisms_of` ``SMTP``.
+    To look for mechanisms takes 25 µs. They are looked for again when the classes of the server or
+    the handler have other names, and each time if there are others than those of ``SMTP``.
     """
     settings, handler = server.settings, server.event_handler
+    if settings.auth_require_tls and not server._tls_protocol:
+        return None
     of_server, of_handler = type(server).__mro__, type(handler).__mro__
     below = -len(hooks.ENGINE)
     if (
-        methods_of(of_server[0]) != of_smtp
-        or of_server[below:] != hooks.ENGINE
-        or ((own := vars(server)) and ("offer_of_auth" in own or _PREFIX in " ".join(own)))
-        or ((own := getattr(handler, "__dict__", {})) and _PREFIX in " ".join(own))
+        # It is another class if a mixin comes last.
+        mechanisms_of(of_server[below - 1]) != of_smtp
+        or ((own := server.__dict__) and _PREFIX in " ".join(own))
+        or ((own := getattr(handler, "__dict__", _NOTHING)) and _PREFIX in " ".join(own))
     ):
         return server.offer_of_auth()
-    if settings.auth_require_tls and not server._tls_protocol:
-        return None
     # The names themselves: a cache of the classes would keep those of handlers for ever.
     every: list[str] = []
     for one in of_server[:below] + of_handler[:-1]:
@@ -136,11 +142,9 @@ def known_offer(server: ServerSide, of_smtp: tuple[Any, ...]) -> str | None:
 
 
 def _are_usual(names: list[str]) -> bool:
-    # dir() may say something else next time.
-    return "__dir__" not in names and {name for name in names if name.startswith(_PREFIX)} == {
-        "auth_LOGIN",
-        "auth_PLAIN",
-    }
+    found = sorted(name for name in names if name.startswith(_PREFIX))
+    # Each once: no subclass has one of its own.
+    return found == ["auth_LOGIN", "auth_PLAIN"] and _ASKED.isdisjoint(names)
 
 
 def _can_verify(server: ServerSide) -> bool:

@@ -16,7 +16,7 @@ from string import ascii_letters, digits
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiosmtpd.engine.auth import known_offer, methods_of
+from aiosmtpd.engine.auth import known_offer, mechanisms_of
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.quick import CHECKS
 
@@ -61,7 +61,7 @@ _functions_of = attrgetter(*_METHODS)
 _OF_LONE_COMMANDS = (
     "smtp_EHLO", "smtp_STARTTLS", "smtp_QUIT", "push", "_call_handler_hook", "_set_rset_state",
     "_create_envelope", "_create_session", "connection_made", "hostname", "data_size_limit",
-    "decode_data", "enable_SMTPUTF8", "starttls_offered",
+    "decode_data", "enable_SMTPUTF8", "starttls_offered", "offer_of_auth",
 )  # fmt: skip
 _lone_commands_of = attrgetter(*_OF_LONE_COMMANDS)
 
@@ -84,7 +84,7 @@ MOST_GREETINGS = 64
 class Unchanged(NamedTuple):
     """The methods that the fast path replaces: it runs only if none of them is overridden.
 
-    Those of AUTH may be; they are then called for each EHLO.
+    The mechanisms of AUTH may be: they are then looked for at each EHLO.
     """
 
     of_transactions: tuple[Any, ...] = ()
@@ -94,7 +94,7 @@ class Unchanged(NamedTuple):
     @classmethod
     def of(cls, server: type) -> Unchanged:
         """Return the methods of a class."""
-        return cls(_functions_of(server), _lone_commands_of(server), methods_of(server))
+        return cls(_functions_of(server), _lone_commands_of(server), mechanisms_of(server))
 
 
 unchanged = Unchanged()

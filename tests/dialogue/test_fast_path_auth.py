@@ -44,13 +44,14 @@ class Own(Server):
 
 async def ready(handler: Any = None, **keywords: Any) -> Server:
     server = await fresh(handler or Handler(), Own, auth_require_tls=False, **keywords)
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
+    assert server.driven == []
     return server
 
 
-def offered(server: Server) -> str:
-    """Return the mechanisms that the fast path offers: those of ``offer_of_auth``."""
-    lines = server.at_once(EHLO).decode().splitlines()
+async def offered(server: Server) -> str:
+    """Return the mechanisms in the reply to EHLO: those of ``offer_of_auth``."""
+    lines = (await server.ask(EHLO)).decode().splitlines()
     found = [line.removeprefix("250-AUTH ") for line in lines if line.startswith("250-AUTH")]
     line = server.offer_of_auth()
     assert ["AUTH " + one for one in found] == ([] if line is None else [line])
@@ -63,9 +64,9 @@ async def test_a_class_gets_and_loses_a_mechanism(
 ) -> None:
     server = await ready()
     monkeypatch.setattr(owner, "auth_LATER", later, raising=False)
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
     monkeypatch.delattr(owner, "auth_LATER")
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
 
 
 @pytest.mark.parametrize("owner", [Handler, Own])
@@ -75,7 +76,7 @@ async def test_a_class_has_as_many_names_as_before(
     server = await ready()
     monkeypatch.delattr(owner, "spare")
     monkeypatch.setattr(owner, "auth_LATER", later, raising=False)
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
 
 
 @pytest.mark.parametrize("owner", ["handler", "server"])
@@ -83,23 +84,23 @@ async def test_an_instance_gets_a_mechanism(owner: str) -> None:
     server = await ready()
     one = server if owner == "server" else server.event_handler
     vars(one)["auth_LATER"] = later
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
     del vars(one)["auth_LATER"]
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
 
 
 async def test_a_method_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     server = await ready()
     monkeypatch.setattr(SMTP, "auth_PLAIN", named)
-    assert offered(server) == "LOGIN OTHER"
+    assert await offered(server) == "LOGIN OTHER"
 
 
 async def test_a_method_of_the_handlers_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Handler, "auth_LATER", later, raising=False)
     server = await fresh(Handler(), Own, auth_require_tls=False)
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
     monkeypatch.setattr(Handler, "auth_LATER", named)
-    assert offered(server) == "LOGIN OTHER PLAIN"
+    assert await offered(server) == "LOGIN OTHER PLAIN"
 
 
 async def test_a_class_loses_a_usual_mechanism(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,15 +113,15 @@ async def test_a_class_loses_a_usual_mechanism(monkeypatch: pytest.MonkeyPatch) 
 async def test_the_offer_is_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
     server = await ready()
     monkeypatch.setattr(SMTP, "offer_of_auth", lambda _: "AUTH NONE")
-    assert offered(server) == "NONE"
+    assert await offered(server) == "NONE"
 
 
 async def test_an_instance_overrides_the_offer() -> None:
     server = await ready()
     vars(server)["offer_of_auth"] = lambda: None
-    assert offered(server) == ""
+    assert await offered(server) == ""
     del vars(server)["offer_of_auth"]
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
 
 
 class ForOneClient(Own):
@@ -133,9 +134,9 @@ class ForOneClient(Own):
 @pytest.mark.parametrize("auth_require_tls", [False, True])
 async def test_an_offer_depends_on_the_session(auth_require_tls: bool) -> None:
     server = await fresh(Handler(), ForOneClient, auth_require_tls=auth_require_tls)
-    assert offered(server) == ""
+    assert await offered(server) == ""
     server.session.peer = "one"
-    assert offered(server) == "ONE"
+    assert await offered(server) == "ONE"
 
 
 class ByProperty(Own):
@@ -158,9 +159,9 @@ class ByName(Own):
 @pytest.mark.parametrize("kind", [ByProperty, ByName])
 async def test_a_mechanism_that_is_there_at_times(kind: Any) -> None:
     server = await fresh(Handler(), kind, auth_require_tls=False)
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
     vars(server)["is_there"] = False
-    assert offered(server) == "LOGIN"
+    assert await offered(server) == "LOGIN"
 
 
 def a_base(server: type, name: str) -> Any:
@@ -176,9 +177,9 @@ async def test_a_class_changes_its_bases(owner: str) -> None:
         server = await fresh(Handler(), changed, auth_require_tls=False)
     else:
         server = await fresh(changed(), Own, auth_require_tls=False)
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
     changed.__bases__ = (a_base(top, "auth_LATER"),)
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
 
 
 @pytest.mark.parametrize("owner", [Handler, Own])
@@ -190,7 +191,7 @@ async def test_a_class_gets_two_names_and_two_others(
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, later, raising=False)
             patch.setattr(owner, "last", None, raising=False)
-            assert offered(server) == found
+            assert await offered(server) == found
 
 
 async def test_the_handler_is_another() -> None:
@@ -199,9 +200,9 @@ async def test_the_handler_is_another() -> None:
 
     server = await ready()
     server.event_handler = Another()
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
     server.event_handler = Handler()
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
 
 
 async def test_an_object_says_what_it_has() -> None:
@@ -214,14 +215,14 @@ async def test_an_object_says_what_it_has() -> None:
 
     server = await ready(Listed())
     Listed.names.append("auth_LATER")
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
 
 
 async def test_a_base_of_a_class_that_is_the_handler() -> None:
     base: Any = type("Base", (), {})
     server = await ready(type("Short", (base,), {}))
     base.auth_LATER = later
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
 
 
 def a_class() -> Any:
@@ -235,22 +236,22 @@ def a_class_with_slots() -> Any:
 @pytest.mark.parametrize("make", [a_class, a_class_with_slots])
 async def test_handlers_of_other_kinds(make: Callable[[], Any]) -> None:
     server = await ready(make())
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
 
 
 async def test_a_mixin_of_a_server_gets_a_mechanism() -> None:
     mixin: Any = type("Mixin", (), {})
     server = await fresh(Handler(), type("Mixed", (Own, mixin), {}), auth_require_tls=False)
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
     mixin.auth_LATER = later
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
 
 
 async def test_a_class_gets_a_mechanism_in_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     server = await fresh(Handler(), Own, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
     monkeypatch.setattr(Handler, "auth_LATER", later, raising=False)
-    assert offered(server) == "LATER LOGIN PLAIN"
+    assert await offered(server) == "LATER LOGIN PLAIN"
 
 
 async def test_few_offers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,7 +259,7 @@ async def test_few_offers_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     server = await ready()
     for number in range(5):
         server.event_handler = type("Short", (), {f"name{number}": None})()
-        assert offered(server) == USUAL
+        assert await offered(server) == USUAL
         assert 1 <= len(server.settings.offers_of_auth) <= 2
 
 
@@ -269,7 +270,7 @@ async def test_no_class_is_kept_for_its_offer() -> None:
     # A class refers to itself.
     gc.collect()
     assert gone() is None
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
 
 
 async def test_no_class_of_a_server_is_kept_for_its_offer() -> None:
@@ -279,7 +280,7 @@ async def test_no_class_of_a_server_is_kept_for_its_offer() -> None:
             return await super().auth_PLAIN(*args)
 
     server = await fresh(Handler(), Short, auth_require_tls=False)
-    assert offered(server) == USUAL
+    assert await offered(server) == USUAL
     gone, settings = weakref.ref(Short), server.settings
     SERVERS.remove(server)
     server.network.reset()
