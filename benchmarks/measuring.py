@@ -59,7 +59,7 @@ def measure(
             load.run(max(scenario.connections, scenario.messages // 4))
             servers.append((one.name, server, load))
         for number in range(rounds):
-            # Whoever comes after another pays 1 % more: they take turns in that too.
+            # The last one takes 1 % more CPU: they take turns in that too.
             for name, server, load in servers[:: -1 if number % 2 else 1]:
                 before = server.cpu_seconds()
                 delays = load.run(scenario.messages)

@@ -109,9 +109,7 @@ EQUIVALENT = {
         "the reply is remembered by TLS too"
     ),
     "known_offer: without \"_PREFIX in ' '.join(own)\"": "the same, made anew",
-    "known_offer: always True: '(offer := offers.get(key, MISSING)) is MISSING'": (
-        "the same, made anew"
-    ),
+    "known_offer: always False: 'names == every'": "the same, made anew",
     "known_offer: always True: 'len(offers) >= MOST_OFFERS'": "the same, made anew",
     "run: always True: 'answers'": "the driver counts the command that it runs too",
     "run: without \"''\"": "a match has a group; a type checker asks for it",

@@ -31,7 +31,7 @@ LINES_AFTER = 2
 
 VALID_AUTHMECH = re.compile(r"[A-Z0-9_-]+\Z")
 
-MOST_OFFERS = 64
+MOST_OFFERS = 8
 """Offers that are remembered, at most: few servers have more than one."""
 
 _PREFIX = "auth_"
@@ -131,13 +131,16 @@ def known_offer(server: ServerSide, of_smtp: tuple[Any, ...]) -> str | None:
     every: list[str] = []
     for one in of_server[:below] + of_handler[:-1]:
         every += one.__dict__
-    key, offers = tuple(every), settings.offers_of_auth
-    if (offer := offers.get(key, MISSING)) is MISSING:
-        offer = server.offer_of_auth()
-        if _are_usual(every):
-            if len(offers) >= MOST_OFFERS:
-                offers.clear()
-            offers[key] = offer
+    offers = settings.offers_of_auth
+    for names, offer in offers:
+        # Without a look at any name: they are the same objects.
+        if names == every:
+            return offer
+    offer = server.offer_of_auth()
+    if _are_usual(every):
+        if len(offers) >= MOST_OFFERS:
+            offers.clear()
+        offers.append((every, offer))
     return offer
 
 

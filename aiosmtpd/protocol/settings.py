@@ -170,8 +170,8 @@ class Settings:
     ehlo_replies: dict[Any, bytes] = attrs.field(init=False, factory=dict, eq=False, repr=False)
     """Replies to EHLO that servers with these settings have sent, by all else that is in them."""
 
-    offers_of_auth: dict[Any, str | None] = attrs.field(
-        init=False, factory=dict, eq=False, repr=False
+    offers_of_auth: list[tuple[list[str], str | None]] = attrs.field(
+        init=False, factory=list, eq=False, repr=False
     )
     """The EHLO lines of AUTH that servers with these settings have sent: see engine/auth.py."""
 
