@@ -7,7 +7,11 @@ import errno
 import os
 import socket
 import stat
+import struct
+import sys
+from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import TypeAlias, cast
 
 from aiosmtpd.listen.addresses import LOOPBACKS as LOOPBACKS, Address, Listen
@@ -19,6 +23,24 @@ MISSING_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPOR
 
 PORT_ROUNDS = 16
 """How often a port is looked for that is free on every address."""
+
+_ATTACH_FILTER = 26
+"""Linux's SO_ATTACH_FILTER, which the socket module does not name."""
+
+_FIRST_PACKETS = array(
+    "B",
+    b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, 13),  # the flags of TCP
+            (0x54, 0, 0, 0x12),  # of them SYN and ACK
+            (0x15, 0, 1, 0x02),  # SYN alone begins a connection:
+            (0x06, 0, 0, 0),  # drop it
+            (0x06, 0, 0, 0xFFFFFFFF),  # take all else
+        )
+    ),
+)
+"""A filter for listening sockets, in the kernel's form: (code, jump if true, if false, value)."""
 
 
 async def bind(place: Listen) -> list[socket.socket]:
@@ -180,6 +202,21 @@ def _is_connected(sock: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def begin_no_more(sock: socket.socket) -> None:
+    """Let the kernel begin no more connections at a TCP socket that is about to close.
+
+    Those that have begun can still be accepted. Without this, one that comes between the last
+    accept() and the close is reset. New clients repeat their first packet after a second, and are
+    refused by then. It counts for all processes that have the socket. Only Linux can do it.
+    """
+    if sys.platform == "linux":
+        address, _ = _FIRST_PACKETS.buffer_info()
+        count = len(_FIRST_PACKETS) // struct.calcsize("HBBI")
+        # A sandbox may know no filters.
+        with suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HP", count, address))
 
 
 def close_all(sockets: Iterable[socket.socket]) -> None:

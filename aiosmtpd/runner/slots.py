@@ -66,7 +66,10 @@ class Group:
         return self.members[slot::count] if self.is_grouped else self.members
 
     def close(self) -> None:
-        """Close the sockets of this process; workers may have them still."""
+        """Close the sockets of this process; workers that have them accept who waits there."""
+        if self.is_grouped:
+            for sock in self.members:
+                sockets.begin_no_more(sock)
         sockets.close_all(self.members)
 
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -139,6 +140,33 @@ def test_clients_that_wait_at_the_end_are_served(tmp_path: Path) -> None:
             client.expect(b"220 ")
             client.ask(b"QUIT", b"221")
             client.close()
+        assert fleet.ended() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has filters of sockets")
+def test_no_client_comes_between_the_last_accept_and_the_close(tmp_path: Path) -> None:
+    config = configuration(tmp_path, workers=1)
+    with Fleet(tmp_path, config) as fleet:
+        worker = fleet.pid_of(0)
+        os.kill(worker, signal.SIGSTOP)
+        waiting: list[Client] = []
+
+        def is_unanswered() -> bool:
+            try:
+                waiting.append(Client(fleet.port, greet=False, patience=0.5))
+            except TimeoutError:
+                return True
+            return False
+
+        fleet.process.send_signal(signal.SIGTERM)
+        until(is_unanswered)
+        os.kill(worker, signal.SIGCONT)
+        for client in waiting:
+            client.socket.settimeout(PATIENCE)
+            client.expect(b"220 ")
+            client.close()
+        with pytest.raises(ConnectionRefusedError):
+            Client(fleet.port, greet=False)
         assert fleet.ended() == 0
 
 
