@@ -1,7 +1,7 @@
 """Remove the guards of the fast path one by one and show which of them no test would miss.
 
 ``python -m tests.mutations_fast_path [-j JOBS] [PART]`` from the top of the project: it changes a
-copy of the package, runs seven test files against it, and prints the mutations that no test
+copy of the package, runs eight test files against it, and prints the mutations that no test
 notices, and those whose run was stopped because it took too long. *PART* limits it to the
 mutations whose description contains it. It needs a system that forks.
 """
@@ -28,6 +28,7 @@ ROOT = Path(__file__).parent.parent
 TESTS = (
     "tests/dialogue/test_fast_path_auth.py",
     "tests/dialogue/test_fast_path_beginning.py",
+    "tests/dialogue/test_fast_path_greeting.py",
     "tests/dialogue/test_fast_path_guards.py",
     "tests/dialogue/test_fast_path_hooks.py",
     "tests/dialogue/test_fast_path_lines.py",
@@ -46,6 +47,7 @@ FUNCTIONS: dict[str, dict[str, int | None]] = {
     "aiosmtpd/engine/wire.py": {"_send_now": None, "_hold": None},
     "aiosmtpd/protocol/settings.py": {"_takes_plain": None},
     "aiosmtpd/engine/fast_path.py": {
+        "greet": None,
         "take": None,
         "_are_wide": None,
         "take_alone": None,
@@ -201,7 +203,7 @@ def mutations() -> Iterator[Mutation]:
                         name = f"{function.name}: {what}"
                         yield Mutation(path, name, ast.unparse(replaced(tree, at, new)))
     text = (ROOT / FAST_PATH).read_text()
-    for names in ("_METHODS", "_OF_LONE_COMMANDS"):
+    for names in ("_METHODS", "_OF_LONE_COMMANDS", "_OF_GREETING"):
         listed = text[text.index(f"{names} = (") :].partition("\n)")[0]
         for name in [word.strip('", \n') for word in listed.split('"')[1::2]]:
             new_list = listed.replace(f'"{name}",', "", 1)

@@ -483,6 +483,7 @@ class Commands(Connection):
             return
         raise Refused(replies.not_recognized(verb))
 
+    _greet_at_once = fast_path.greet
     _take_at_once = fast_path.take
 
     def _switch_to_tls(self) -> bool:

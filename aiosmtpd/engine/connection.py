@@ -59,11 +59,11 @@ class Connection(Wire):
     # fmt: off
     __slots__ = (
         "__dict__", "__weakref__", "_arrived_as", "_at_rest", "_closing", "_commits", "_end",
-        "_end_due", "_eof",
-        "_interrupted", "_last_status", "_meter", "_original_transport", "_reading_paused",
-        "_reason", "_receiver", "_session_id", "_session_timer", "_stopping", "_taken",
-        "_tls_failure", "_tls_handshake_okay", "_tls_protocol", "_with_codes", "registry",
-        "session", "session_transport", "tls_from_start",
+        "_end_due", "_eof", "_interrupted", "_is_greeted", "_last_status", "_meter",
+        "_original_transport", "_reading_paused", "_reason", "_receiver", "_session_id",
+        "_session_timer", "_stopping", "_taken", "_tls_failure", "_tls_handshake_okay",
+        "_tls_protocol", "_with_codes", "registry", "session", "session_transport",
+        "tls_from_start",
     )
     # fmt: on
 
@@ -123,6 +123,10 @@ class Connection(Wire):
         """Send the greeting, after the parts of a session that come before it."""
         raise NotImplementedError
 
+    def _greet_at_once(self) -> bool:
+        """Send the greeting now; return False if the driver must."""
+        raise NotImplementedError
+
     def _execute(self, line: bytes) -> Coroutine[Any, Any, None]:
         """Run one command."""
         raise NotImplementedError
@@ -176,6 +180,7 @@ class Connection(Wire):
             self._watch.tell(self._watch.methods.began)
             if self._tls_protocol is not None:
                 self._watch.tls("ok")
+        self._is_greeted = self._greet_at_once()
         # A fixed name: asyncio would generate one for each task, 60 bytes.
         self._handler_coroutine = self.loop.create_task(self._handle_client(), name="SMTP client")
 
@@ -448,7 +453,9 @@ class Connection(Wire):
 
     async def _handle_client(self) -> None:
         try:
-            await self._greet()
+            self._at_rest = self._wakeup.waiting = False
+            if not self._is_greeted:
+                await self._greet()
             is_new = True
             while not self._closing:
                 if is_new and self._receiver.waiting:

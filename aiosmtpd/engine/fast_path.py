@@ -1,4 +1,4 @@
-"""Fast path for the common forms of EHLO, STARTTLS, QUIT, MAIL, RCPT and DATA.
+"""Fast path for the greeting and the common forms of EHLO, STARTTLS, QUIT, MAIL, RCPT and DATA.
 
 One regular expression finds such a command in the bytes that have arrived. If the command has no
 hook, or one that accepts it without waiting, it is done at once, without the driver. If it has
@@ -17,8 +17,10 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiosmtpd.engine.auth import known_offer, mechanisms_of
+from aiosmtpd.engine.hooks import find
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.quick import CHECKS
+from aiosmtpd.protocol.replies import Refused
 
 if TYPE_CHECKING:
     from aiosmtpd.engine.roles import ServerSide
@@ -65,7 +67,12 @@ _OF_LONE_COMMANDS = (
 )  # fmt: skip
 _lone_commands_of = attrgetter(*_OF_LONE_COMMANDS)
 
-_EVERY = frozenset((*_METHODS, *_OF_LONE_COMMANDS))
+_OF_GREETING = (
+    "connection_made", "push", "hostname", "_handle_client",
+)  # fmt: skip
+_greeting_of = attrgetter(*_OF_GREETING)
+
+_EVERY = frozenset((*_METHODS, *_OF_LONE_COMMANDS, *_OF_GREETING))
 """A program may set these on an instance, too; those of a class are compared with Unchanged."""
 
 _limits_of = attrgetter(
@@ -89,16 +96,56 @@ class Unchanged(NamedTuple):
 
     of_transactions: tuple[Any, ...] = ()
     of_lone_commands: tuple[Any, ...] = ()
+    of_greeting: tuple[Any, ...] = ()
     of_auth: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, server: type) -> Unchanged:
         """Return the methods of a class."""
-        return cls(_functions_of(server), _lone_commands_of(server), mechanisms_of(server))
+        return cls(
+            _functions_of(server),
+            _lone_commands_of(server),
+            _greeting_of(server),
+            mechanisms_of(server),
+        )
 
 
 unchanged = Unchanged()
 """The methods of ``SMTP``; smtp.py sets them."""
+
+
+def greet(server: ServerSide) -> bool:
+    """Send the greeting of a new connection, or its refusal; return False if the driver must.
+
+    It leaves a turn earlier than the driver's, and the client's answer may come in that turn.
+    """
+    settings, registry = server.settings, server.registry
+    try:
+        if (
+            settings.proxy_protocol_timeout is not None
+            or server.tls_from_start is not None
+            or server._hostname is None
+            or server._watch is not None
+            or find(server.event_handler, "handle_CONNECT") is not None
+            or _greeting_of(type(server)) != unchanged.of_greeting
+            or not _EVERY.isdisjoint(server.__dict__)
+            or log.isEnabledFor(logging.DEBUG)
+        ):
+            return False
+    except Exception:
+        # As in take_alone().
+        return False
+    if registry is not None:
+        try:
+            server._ask_for_admission(registry)
+        except Refused as refused:
+            server.disconnect(refused.reply)
+            return True
+    server._last_status = banner = replies.known(f"220 {server._hostname} {settings.ident}")
+    server._send_now(banner.octets)
+    # The first command may come before the driver begins.
+    server._at_rest = server._wakeup.waiting = True
+    return True
 
 
 def take(server: ServerSide, data: bytes) -> bytes | None:
@@ -153,6 +200,8 @@ def take_alone(server: ServerSide, data: bytes) -> bytes | None:
         if data == b"STARTTLS\r\n":
             if (
                 not server._tls_protocol
+                # Once it has begun, the driver waits for the end of the handshake too.
+                and server._wakeup.is_used
                 and getattr(server.event_handler, "handle_STARTTLS", None) is None
                 and server._switch_to_tls()
             ):

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Iterable
+    from ssl import SSLContext
 
     from aiosmtpd.engine.body import ChunkSource
     from aiosmtpd.engine.observer import Stage, Watch
+    from aiosmtpd.engine.registry import Registry
+    from aiosmtpd.engine.wakeup import Wakeup
     from aiosmtpd.protocol.limits import Limits, Meter
     from aiosmtpd.protocol.receiver import Receiver
     from aiosmtpd.protocol.replies import Reply
@@ -62,6 +65,9 @@ class ServerSide(Protocol):
     _receiver: Receiver
     _hostname: str | None
     _reason: str
+    _wakeup: Wakeup
+    registry: Registry | None
+    tls_from_start: SSLContext | None
     _stopping: Reply | None
     _taken: tuple[Callable[..., Awaitable[None]], Any] | None
     _tls_handshake_okay: bool
@@ -121,6 +127,9 @@ class ServerSide(Protocol):
 
     def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
         """Send a reply and close."""
+
+    def _ask_for_admission(self, registry: Registry) -> None:
+        """Count the connection among the server's; raise Refused if there are too many."""
 
     def _switch_to_tls(self) -> bool:
         """Begin the handshake of STARTTLS; return False if that is not possible here."""

@@ -27,7 +27,7 @@ class TLS:
     :attr:`established` is True after the handshake, :attr:`ended` after the peer's close_notify:
     no plain bytes come any more. :attr:`closed` is True after ours: no plain bytes leave any more.
     :attr:`has_answer` is True if the bytes of the last :meth:`receive` made some :meth:`output`.
-    :attr:`held` is the number of bytes of the tickets that wait.
+    :attr:`held` is the number of bytes of the tickets that wait for the greeting.
     """
 
     # fmt: off
@@ -76,9 +76,16 @@ class TLS:
                 if self._later is None or not self._feed_more():
                     return False
         self.established = True
+        return True
+
+    def hold_tickets(self) -> None:
+        """Let the tickets of TLS 1.3 (RFC 8446 section 4.6.1) wait for the next :meth:`write`.
+
+        Call it when the handshake is done, if the server speaks first: they leave with the greeting
+        then, which saves a packet.
+        """
         if self._object.version() == "TLSv1.3":
             self.held = self._outgoing.pending
-        return True
 
     def receive(self, data: bytes | memoryview = b"") -> bytes:
         """Take ciphertext; return the plain bytes of all complete records in one piece.
@@ -142,17 +149,11 @@ class TLS:
     def output(self) -> bytes:
         """Return the ciphertext that is to be sent now: of the handshake, an alert, new keys.
 
-        The tickets of TLS 1.3 (RFC 8446 section 4.6.1) alone wait for the next :meth:`write`, such
-        as the greeting, which saves a packet; or for :meth:`tickets`.
+        After :meth:`hold_tickets`, the tickets alone are nothing to send.
         """
         if self._outgoing.pending == self.held:
             return b""
         # The tickets come first, if they wait.
-        self.held = 0
-        return self._outgoing.read()
-
-    def tickets(self) -> bytes:
-        """Return the tickets that wait, for a session in which the client speaks first."""
         self.held = 0
         return self._outgoing.read()
 

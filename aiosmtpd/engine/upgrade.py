@@ -208,6 +208,11 @@ def take_step(connection: Connection) -> None:
         connection._break_off(tls, error)
         return
     if is_done:
+        if connection.tls_from_start is not None:
+            tls.hold_tickets()
+        # After STARTTLS the tickets leave at once, or with the first reply. A client with Nagle's
+        # algorithm, such as Postfix, sends its EHLO only when the end of its handshake is
+        # acknowledged: 40 ms later without them.
         if connection._at_rest and connection._wakeup.waiting and connection._stopping is None:
             # The driver is not needed.
             begin_tls_session(connection, raw)
@@ -216,18 +221,7 @@ def take_step(connection: Connection) -> None:
         if tls.has_more:
             # The client has said something already.
             connection.ciphertext_received(b"")
-    if (
-        is_done
-        and tls.held
-        and connection.tls_from_start is None
-        and not connection._receiver.has_line()
-    ):
-        # No reply takes them along. A client with Nagle's algorithm, such as Postfix, sends
-        # its EHLO only when the end of its handshake is acknowledged: 40 ms later without them.
-        out = tls.tickets()
-    else:
-        out = tls.output()
-    if out and connection._raw is not None:
+    if (out := tls.output()) and connection._raw is not None:
         connection._raw.write(out)
     elif not is_done:
         _acknowledge(raw)

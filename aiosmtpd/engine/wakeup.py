@@ -28,7 +28,7 @@ class Wakeup:
     # fmt: on
 
     waiting: bool
-    """True while a task awaits this."""
+    """True while a task awaits this, or has not begun and will do so."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -45,13 +45,21 @@ class Wakeup:
 
     def wake(self) -> None:
         """Let the waiting task go on: now, or soon if another task is running."""
-        if not self.waiting or self._callback is None or self._context is None:
+        if not self.waiting:
             return
         self.waiting = False
+        if self._callback is None or self._context is None:
+            # The task has not begun: it looks at all that has come when it does.
+            return
         if asyncio.current_task(self._loop) is None:
             self._context.run(self._callback, self)
         else:
             self._loop.call_soon(self._callback, self, context=self._context)
+
+    @property
+    def is_used(self) -> bool:
+        """True once a task has awaited this."""
+        return self._callback is not None
 
     # A task calls these methods of a future.
 

@@ -340,7 +340,7 @@ class Served:
 
     async def go(self) -> Any:
         """Begin TLS; return the server."""
-        await self.peer.until(b"220 mx.test test\r\n")
+        await self.peer.greeted()
         await self.peer.ask(b"EHLO client.test", b"250 HELP\r\n")
         await self.peer.ask(b"STARTTLS", GO_AHEAD)
         await self.peer.shake_hands(self.client)
@@ -455,7 +455,7 @@ async def test_a_failure_is_reported_by_the_driver(
 
     for end in (b"no TLS at all\r\n", None):
         served = Served(Lines(Handler(), tls_context), certificates)
-        await served.peer.until(b"220 mx.test test\r\n")
+        await served.peer.greeted()
         await served.peer.ask(b"STARTTLS", GO_AHEAD)
         if end is None:
             served.peer.transport.feed_eof()

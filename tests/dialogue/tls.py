@@ -141,8 +141,14 @@ class Peer:
         self.transport.changed.clear()
         await self.transport.changed.wait()
 
+    async def greeted(self) -> None:
+        """Wait for the greeting, and until the driver waits for the first command."""
+        await self.until(b"\r\n")
+        await asyncio.sleep(0)
+
     async def asks_for_tls(self) -> None:
         """Go up to the reply that lets a handshake begin."""
+        await self.greeted()
         await self.ask(b"EHLO client.test", b"250 HELP\r\n")
         await self.ask(b"STARTTLS", b"220 Ready to start TLS\r\n")
 
