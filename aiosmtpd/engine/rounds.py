@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Protocol
 from weakref import WeakKeyDictionary, ref
+
+from aiosmtpd.engine.alarm import call_after
 
 LOOK = 30.0
 """Seconds between two looks. It is no longer than the patience with a TLS handshake or with mail
@@ -43,7 +46,7 @@ class Round:
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self.due = monotonic() + LOOK
         # Only the event loop keeps this object, and so its connections.
-        self._timer = loop.call_later(LOOK, self._look, loop)
+        self._timer = call_after(loop, LOOK, partial(self._look, loop))
 
     def end(self) -> None:
         """Look no more."""
