@@ -112,6 +112,8 @@ class Conversation:
         self.server.connection_made(self.network)
         while not self.network.sent:
             yield
+        # The server's task begins.
+        yield
         yield from self.said(EHLO)
         if self.in_tls:
             yield from self.said(STARTTLS)
