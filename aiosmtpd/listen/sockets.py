@@ -211,7 +211,7 @@ def begin_no_more(sock: socket.socket) -> None:
     accept() and the close is reset. New clients repeat their first packet after a second, and are
     refused by then. It counts for all processes that have the socket. Only Linux can do it.
     """
-    if sys.platform == "linux":
+    if sys.platform == "linux" and _is_inet(sock):
         address, _ = _FIRST_PACKETS.buffer_info()
         count = len(_FIRST_PACKETS) // struct.calcsize("HBBI")
         # A sandbox may know no filters.
