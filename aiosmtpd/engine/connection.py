@@ -87,7 +87,7 @@ class Connection(Wire):
         # A command that was parsed already: the driver runs it next.
         self._taken: tuple[Callable[..., Awaitable[None]], Any] | None = None
         self._arrived_as = 0
-        self._closing = self._at_rest = False
+        self._closing = self._at_rest = self._is_greeted = False
         self._reading_paused = self._eof = self._interrupted = self._with_codes = False
         self._stopping: Reply | None = None
         self._commits, self._end_due = 0, False

@@ -132,15 +132,14 @@ def greet(server: ServerSide) -> bool:
             or log.isEnabledFor(logging.DEBUG)
         ):
             return False
+        if registry is not None:
+            server._ask_for_admission(registry)
+    except Refused as refused:
+        server.disconnect(refused.reply)
+        return True
     except Exception:
         # As in take_alone().
         return False
-    if registry is not None:
-        try:
-            server._ask_for_admission(registry)
-        except Refused as refused:
-            server.disconnect(refused.reply)
-            return True
     server._last_status = banner = replies.known(f"220 {server._hostname} {settings.ident}")
     server._send_now(banner.octets)
     # The first command may come before the driver begins.

@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from aiosmtpd.engine import commands
-from aiosmtpd.smtp import SMTP, Observer, Refused, Registry
+from aiosmtpd.smtp import SMTP, Observer, Refused, Registry, Session
 from tests.conftest import Certificates
 from tests.dialogue.fed import (
     BODY,
@@ -205,6 +205,22 @@ async def test_a_connection_too_many_is_refused(kind: type[Server]) -> None:
     third = await connected(kind=kind, **keywords)
     await turns()
     assert third.network.sent == GREETING
+
+
+async def test_an_error_of_a_session_is_the_drivers() -> None:
+    class Nameless(Session):
+        @property
+        def client_address(self) -> Any:
+            raise ZeroDivisionError
+
+    class Own(Server):
+        def _create_session(self) -> Session:
+            return Nameless(self.loop)
+
+    server = await connected(kind=Own, registry=Registry(), max_connections_per_host=1)
+    await turns()
+    assert server.network.sent == b""
+    assert server.network.is_closing()
 
 
 # Before the driver begins.
