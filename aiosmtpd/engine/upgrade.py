@@ -207,8 +207,10 @@ def take_step(connection: Connection) -> None:
     except ssl.SSLError as error:
         connection._break_off(tls, error)
         return
+    a_reply_follows = False
     if is_done:
         if connection.tls_from_start is not None:
+            a_reply_follows = True
             tls.hold_tickets()
         # After STARTTLS the tickets leave at once, or with the first reply. A client with Nagle's
         # algorithm, such as Postfix, sends its EHLO only when the end of its handshake is
@@ -220,10 +222,11 @@ def take_step(connection: Connection) -> None:
             connection._wakeup.wake()
         if tls.has_more:
             # The client has said something already.
+            a_reply_follows = True
             connection.ciphertext_received(b"")
     if (out := tls.output()) and connection._raw is not None:
         connection._raw.write(out)
-    elif not is_done:
+    elif not a_reply_follows:
         _acknowledge(raw)
 
 
@@ -232,6 +235,7 @@ def _acknowledge(raw: asyncio.Transport) -> None:
 
     Else the system waits 40 ms for one to go with it, and a client with Nagle's algorithm sends the
     next part only then: GnuTLS ends its handshake in two packets, and a ClientHello may have two.
+    The end of one gets no answer after STARTTLS if the context gives no tickets.
     """
     sock = raw.get_extra_info("socket")
     if sock is None or QUICK_ACK is None:

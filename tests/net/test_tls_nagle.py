@@ -18,11 +18,12 @@ DELAYED = 0.03
 """Seconds: an acknowledgement that waits for a packet of the server waits for 0.04."""
 
 
-@pytest.fixture
-def server(certificates: Certificates) -> Iterator[Controller]:
-    controller = Controller(
-        Sink(), "127.0.0.1", 0, server_hostname="mx.test", tls_context=certificates.server_context()
-    )
+@pytest.fixture(params=[0, 2])
+def server(certificates: Certificates, request: pytest.FixtureRequest) -> Iterator[Controller]:
+    """Serve with so many tickets for each client."""
+    context = certificates.server_context()
+    context.num_tickets = request.param
+    controller = Controller(Sink(), "127.0.0.1", 0, server_hostname="mx.test", tls_context=context)
     controller.start()
     yield controller
     controller.stop()
