@@ -12,7 +12,6 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
 CLOCK_MONOTONIC = 1
@@ -34,7 +33,7 @@ class Cancellable(Protocol):
 class Alarm:
     """A descriptor that becomes readable once, and the function that is called then."""
 
-    __slots__ = ("_callback", "_descriptor", "_loop")
+    __slots__ = ("__weakref__", "_callback", "_descriptor", "_loop")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, descriptor: int, callback: Callable[[], object]
@@ -52,7 +51,7 @@ class Alarm:
             os.close(descriptor)
 
     def __del__(self) -> None:
-        # The event loop keeps it until it goes off, unless it is closed before.
+        # Only the event loop keeps it, until it goes off or the loop is closed.
         if self._descriptor >= 0:
             os.close(self._descriptor)
 
@@ -64,15 +63,19 @@ class Alarm:
 def call_after(
     loop: asyncio.AbstractEventLoop, seconds: float, callback: Callable[[], object]
 ) -> Cancellable:
-    """Call *callback* once, after *seconds*.
+    """Call *callback* once, after *seconds*, which are more than 0.
 
-    Only asyncio's own loops get a descriptor: uvloop's timers cost less.
+    Only asyncio's own loops get a descriptor: uvloop's timers cost less. Keep no more than a weak
+    reference to the timer, or its descriptor may outlive a loop that is closed.
     """
     if HAS_DESCRIPTORS and isinstance(loop, asyncio.SelectorEventLoop):
-        # There may be no descriptor left, no _ctypes in this Python, or a sandbox around it.
-        with suppress(OSError, ImportError, AttributeError):
-            # The time 0 would be never.
-            return Alarm(loop, _descriptor(max(seconds, 1e-6)), callback)
+        try:
+            descriptor = _descriptor(seconds)
+        except (OSError, ImportError, AttributeError):
+            # No descriptor is left, this Python has no _ctypes, or a sandbox is around it.
+            pass
+        else:
+            return Alarm(loop, descriptor, callback)
     return loop.call_later(seconds, callback)
 
 
@@ -88,7 +91,7 @@ def _descriptor(seconds: float) -> int:
     descriptor = int(libc.timerfd_create(CLOCK_MONOTONIC, FLAGS))
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), "no timer")
-    # Seconds and nanoseconds, of the interval and of the first time.
+    # Seconds and nanoseconds, of the interval and of the first time. These are always valid.
     when = struct.pack("4l", 0, 0, *divmod(int(seconds * 1e9), 10**9))
     libc.timerfd_settime(descriptor, 0, when, None)
     return descriptor

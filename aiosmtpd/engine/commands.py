@@ -180,9 +180,7 @@ class Commands(Connection):
         super().connection_lost(error)
 
     async def _greet(self) -> None:
-        if self._hostname is None:
-            self._hostname = _full_names.get(socket.getfqdn)
-        if self._hostname is None:
+        if not self._knows_its_name():
             try:
                 self._hostname = await hooks.in_worker(_full_name)
             except (OSError, RuntimeError):
@@ -190,7 +188,7 @@ class Commands(Connection):
                 self._hostname = socket.gethostname()
         if self.settings.proxy_protocol_timeout is not None:
             await self._receive_proxy_header(self.settings.proxy_protocol_timeout)
-        if self.registry is not None:
+        if self.registry is not None and self._admitted_host is None:
             self._ask_for_admission(self.registry)
         if self.tls_from_start is not None:
             # handle_DISCONNECT is not called for a client that never came to a session.
@@ -200,6 +198,12 @@ class Commands(Connection):
         if log.isEnabledFor(logging.DEBUG):
             self._log(logging.DEBUG, "%r connected", self._client)
         await self.welcome()
+
+    def _knows_its_name(self) -> bool:
+        """Return True if the server's name need not be looked up: that may take seconds."""
+        if self._hostname is None:
+            self._hostname = _full_names.get(socket.getfqdn)
+        return self._hostname is not None
 
     def _ask_for_admission(self, registry: Registry) -> None:
         """Count this connection among the server's; raise Refused if there are too many."""

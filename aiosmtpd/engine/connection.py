@@ -124,7 +124,7 @@ class Connection(Wire):
         raise NotImplementedError
 
     def _greet_at_once(self) -> bool:
-        """Send the greeting now; return False if the driver must."""
+        """Send the greeting now, or a refusal; return False if the driver must."""
         raise NotImplementedError
 
     def _execute(self, line: bytes) -> Coroutine[Any, Any, None]:
@@ -453,6 +453,7 @@ class Connection(Wire):
 
     async def _handle_client(self) -> None:
         try:
+            # It has begun: no more commands run without it until it rests.
             self._at_rest = self._wakeup.waiting = False
             if not self._is_greeted:
                 await self._greet()

@@ -68,7 +68,7 @@ _OF_LONE_COMMANDS = (
 _lone_commands_of = attrgetter(*_OF_LONE_COMMANDS)
 
 _OF_GREETING = (
-    "connection_made", "push", "hostname", "_handle_client",
+    "connection_made", "welcome", "push", "hostname", "_handle_client",
 )  # fmt: skip
 _greeting_of = attrgetter(*_OF_GREETING)
 
@@ -117,14 +117,14 @@ unchanged = Unchanged()
 def greet(server: ServerSide) -> bool:
     """Send the greeting of a new connection, or its refusal; return False if the driver must.
 
-    It leaves a turn earlier than the driver's, and the client's answer may come in that turn.
+    It leaves a turn before that of the driver, and the client's answer may come in that turn.
     """
     settings, registry = server.settings, server.registry
     try:
         if (
             settings.proxy_protocol_timeout is not None
             or server.tls_from_start is not None
-            or server._hostname is None
+            or (server._hostname is None and not server._knows_its_name())
             or server._watch is not None
             or find(server.event_handler, "handle_CONNECT") is not None
             or _greeting_of(type(server)) != unchanged.of_greeting
@@ -134,15 +134,16 @@ def greet(server: ServerSide) -> bool:
             return False
         if registry is not None:
             server._ask_for_admission(registry)
+        server._last_status = banner = replies.known(f"220 {server._hostname} {settings.ident}")
+        server._send_now(banner.octets)
     except Refused as refused:
         server.disconnect(refused.reply)
         return True
     except Exception:
         # As in take_alone().
         return False
-    server._last_status = banner = replies.known(f"220 {server._hostname} {settings.ident}")
-    server._send_now(banner.octets)
-    # The first command may come before the driver begins.
+    # On uvloop the first command may come before the driver begins: an EHLO that waits for it makes
+    # a connection 8 % longer.
     server._at_rest = server._wakeup.waiting = True
     return True
 

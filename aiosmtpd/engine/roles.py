@@ -128,6 +128,9 @@ class ServerSide(Protocol):
     def disconnect(self, reply: str | None = None, *, reason: str = "") -> None:
         """Send a reply and close."""
 
+    def _knows_its_name(self) -> bool:
+        """Return True if the server's name need not be looked up."""
+
     def _ask_for_admission(self, registry: Registry) -> None:
         """Count the connection among the server's; raise Refused if there are too many."""
 

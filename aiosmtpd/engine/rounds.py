@@ -46,11 +46,12 @@ class Round:
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self.due = monotonic() + LOOK
         # Only the event loop keeps this object, and so its connections.
-        self._timer = call_after(loop, LOOK, partial(self._look, loop))
+        self._timer = ref(call_after(loop, LOOK, partial(self._look, loop)))
 
     def end(self) -> None:
         """Look no more."""
-        self._timer.cancel()
+        if (timer := self._timer()) is not None:
+            timer.cancel()
         self.due = 0.0
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -28,7 +28,7 @@ class Wakeup:
     # fmt: on
 
     waiting: bool
-    """True while a task awaits this, or has not begun and will do so."""
+    """True while a task awaits this, and before it begins if it has nothing else to do."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import ssl
 from typing import Any
 from unittest.mock import MagicMock
@@ -61,6 +62,12 @@ class Connecting(Server):
             self.network.write(b"220-first\r\n")
 
 
+class Welcoming(Server):
+    async def welcome(self) -> None:
+        await self.push("220-welcome")
+        await super().welcome()
+
+
 class Named(Server):
     @property
     def hostname(self) -> str:
@@ -82,6 +89,7 @@ class Wrapping(Server):
     [
         (Pushing, b"220 pushed, not " + GREETING),
         (Connecting, b"220-first\r\n" + GREETING),
+        (Welcoming, b"220-welcome\r\n" + GREETING),
         (Named, b"220 name.test test\r\n"),
         (Wrapping, b"220-wrapped\r\n" + GREETING),
     ],
@@ -166,6 +174,31 @@ async def test_a_name_is_looked_up_by_the_driver(monkeypatch: pytest.MonkeyPatch
     server._hostname = None
     await asyncio.wait_for(server.network.changed.wait(), 10)
     assert server.network.sent == b"220 full.test test\r\n"
+
+
+async def test_a_name_that_was_looked_up_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "_full_names", {socket.getfqdn: "known.test"})
+    server = Server()
+    server._hostname = None
+    await asyncio.sleep(0)
+    assert server.network.sent == b"220 known.test test\r\n"
+
+
+async def test_an_error_after_the_admission_counts_no_client_twice() -> None:
+    class Broken(Server):
+        def _send_now(self, data: Any) -> None:
+            raise ZeroDivisionError
+
+    registry = Registry()
+    keywords: dict[str, Any] = {"registry": registry, "max_connections_per_host": 1}
+    broken = await connected(kind=Broken, **keywords)
+    await turns()
+    assert broken.network.sent == GREETING
+    broken.network.feed_eof()
+    await asyncio.wait_for(broken.network.lost.wait(), 10)
+    await turns()
+    last = await connected(**keywords)
+    assert last.network.sent == GREETING
 
 
 async def test_the_log_has_the_connection_at_debug(caplog: pytest.LogCaptureFixture) -> None:
