@@ -50,7 +50,8 @@ class Round:
 
     def end(self) -> None:
         """Look no more."""
-        if (timer := self._timer()) is not None:
+        # None: its loop is closed.
+        if (timer := self._timer()) is not None:  # pragma: no branch
             timer.cancel()
         self.due = 0.0
 
