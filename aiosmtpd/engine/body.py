@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -17,6 +18,9 @@ from aiosmtpd.engine.connection import Disconnected
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
+
+KEPT = 4 * 1024 * 1024
+"""Bytes: malloc() keeps the pages of freed messages up to this size."""
 
 
 class Supply(Protocol):
@@ -181,8 +185,7 @@ class DotSource:
             await connection.more_of_message(data.size)
             message = data.read()
         if not data.done:
-            # getvalue() of BytesIO makes the bytes without a copy.
-            store = BytesIO()
+            store = _store()
             store.write(message)
             while not (data.done or data.flooded):
                 await connection.more_of_message(data.size)
@@ -205,6 +208,24 @@ class DotSource:
             self._connection.give_up(self._data.refusal)
             raise Disconnected
         raise Refused(self._data.refusal)
+
+
+def _store() -> BytesIO:
+    """Return a new store for the pieces of a message: its getvalue() makes bytes without a copy."""
+    _keep_pages()
+    return BytesIO()
+
+
+@cache
+def _keep_pages() -> None:
+    """Let glibc keep the pages of freed messages for the next ones, once for the process.
+
+    It gives a freed block back to the system if it is larger than each one that was freed so
+    before. A message grows in a block that is an eighth larger than the message is when it is
+    freed. So in every fourth process each message of 1 MB would take new pages: 246 page faults,
+    more than half of its time. A freed block of zeros, which has no pages, costs 5 µs.
+    """
+    bytes(KEPT)
 
 
 class ChunkSource:
@@ -264,7 +285,7 @@ class ChunkSource:
 
     async def read_all(self) -> bytes:
         """See Source."""
-        store = BytesIO()
+        store = _store()
         try:
             while piece := await self.read():
                 store.write(piece)
