@@ -137,6 +137,9 @@ class ServerSide(Protocol):
     def _switch_to_tls(self) -> bool:
         """Begin the handshake of STARTTLS; return False if that is not possible here."""
 
+    def _acknowledge(self) -> None:
+        """Acknowledge bytes that get no answer yet."""
+
     # The driver.
 
     def _more(self) -> Awaitable[None]:

@@ -30,6 +30,9 @@ CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 DRIBBLE_GRACE = 60.0
 """Seconds of waiting for mail data before its rate is checked; less if ``timeout`` is less."""
 
+FIRST_PIECES = 16_384
+"""Bytes of a message whose pieces are acknowledged at once: many clients write its header first."""
+
 _CHUNK = r"(?ai)([0-9]{1,18})( +LAST)?"
 
 
@@ -389,6 +392,8 @@ class Transaction:
         Disconnected means that the client has gone, or was too slow and got ``421 4.4.2``.
         """
         server = self._server
+        if 0 < size <= FIRST_PIECES:
+            server._acknowledge()
         began = monotonic()
         server._client_is_active = False
         server._reset_timeout(self.data_patience())

@@ -10,10 +10,8 @@ is at rest; else the driver does that (``end_handshake``, or ``end_at_rest`` aft
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -28,9 +26,6 @@ if TYPE_CHECKING:
     from aiosmtpd.engine.tls import TLS
     from aiosmtpd.protocol.limits import Limits
     from aiosmtpd.protocol.replies import Reply
-
-QUICK_ACK: int | None = getattr(socket, "TCP_QUICKACK", None)
-"""The option of Linux to acknowledge at once."""
 
 LIKELY_CAUSE = " (this port speaks TLS from the start, the client may not)"
 
@@ -227,22 +222,9 @@ def take_step(connection: Connection) -> None:
     if (out := tls.output()) and connection._raw is not None:
         connection._raw.write(out)
     elif not a_reply_follows:
-        _acknowledge(raw)
-
-
-def _acknowledge(raw: asyncio.Transport) -> None:
-    """Acknowledge a part of a handshake that gets no answer.
-
-    Else the system waits 40 ms for one to go with it, and a client with Nagle's algorithm sends the
-    next part only then: GnuTLS ends its handshake in two packets, and a ClientHello may have two.
-    The end of one gets no answer after STARTTLS if the context gives no tickets.
-    """
-    sock = raw.get_extra_info("socket")
-    if sock is None or QUICK_ACK is None:
-        return
-    # 2: this once. A Unix socket has no such option, and uvloop no socket after a close.
-    with suppress(OSError, ValueError):
-        sock.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 2)
+        # GnuTLS ends its handshake in two packets, and a ClientHello may have two. After STARTTLS
+        # the end has no answer if the context gives no tickets.
+        connection._acknowledge()
 
 
 def give_up(connection: Connection) -> None:

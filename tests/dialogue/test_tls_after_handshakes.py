@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from aiosmtpd.engine import upgrade
+from aiosmtpd.engine import wire
 from aiosmtpd.handlers import Sink
 from aiosmtpd.smtp import SMTP
 from tests.conftest import Certificates
@@ -161,7 +161,7 @@ async def test_a_part_of_a_handshake_is_acknowledged(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
     """A client with Nagle's algorithm holds the next one until then."""
-    monkeypatch.setattr(upgrade, "QUICK_ACK", 12)
+    monkeypatch.setattr(wire, "QUICK_ACK", 12)
     sock = Socket(error)
     peer = Peer(SMTP(Sink(), hostname="mx.test", tls_context=certificates.server_context()))
     peer.transport._extra["socket"] = sock  # type: ignore[attr-defined]

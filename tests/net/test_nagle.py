@@ -1,4 +1,4 @@
-"""Clients with Nagle's algorithm need not wait for an acknowledgement in their handshake."""
+"""Clients with Nagle's algorithm need not wait for an acknowledgement."""
 
 import socket
 import struct
@@ -9,6 +9,7 @@ import pytest
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Sink
+from tests.client import Client as RawClient
 from tests.conftest import Certificates
 from tests.dialogue.tls import PATIENCE, Client
 
@@ -80,4 +81,44 @@ def test_the_end_of_a_handshake_is_acknowledged(
             client.sendall(tls.write(b"NOOP\r\n"))
             while not tls.read():
                 tls.feed(client.recv(65536))
+    assert min(took) < DELAYED
+
+
+HEADER = b"Subject: a header that comes first\r\n"
+
+
+@pytest.mark.parametrize("in_tls", [False, True], ids=["clear", "tls"])
+@pytest.mark.parametrize("command", [b"DATA", b"BDAT 200 LAST"], ids=["DATA", "BDAT"])
+def test_the_first_pieces_of_a_message_are_acknowledged(
+    certificates: Certificates, in_tls: bool, command: bytes
+) -> None:
+    """Among others, msmtp, s-nail and mutt write the header first, and then the rest."""
+    took = []
+    controller = Controller(
+        Sink(),
+        "127.0.0.1",
+        0,
+        server_hostname="mx.test",
+        tls_context=certificates.server_context(),
+        extensions="modern",
+    )
+    with controller, RawClient(controller.port) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+        client.hello()
+        if in_tls:
+            client.ask(b"STARTTLS", b"220")
+            client.start_tls(certificates.client_context())
+            client.hello()
+        for _ in range(5):
+            client.begin()
+            if command == b"DATA":
+                client.ask(command, b"354")
+                client.send(HEADER)
+            else:
+                client.send(command + b"\r\n" + HEADER)
+            took.append(acknowledged(client.socket))
+            client.send(b"x" * (200 - len(HEADER)))
+            if command == b"DATA":
+                client.send(b"\r\n.\r\n")
+            client.expect(b"250")
     assert min(took) < DELAYED
