@@ -19,8 +19,11 @@ from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
 
-KEPT = 4 * 1024 * 1024
-"""Bytes: malloc() keeps the pages of freed messages up to this size."""
+KEPT = 1_310_720
+"""Bytes: malloc() keeps the pages of freed blocks up to this size, such as those of 1 MB messages.
+
+Larger ones grow without copies outside of its heap: for them memory is worth more than time.
+"""
 
 
 class Supply(Protocol):
