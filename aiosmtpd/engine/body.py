@@ -19,7 +19,7 @@ from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
 
-KEPT = 1_310_720
+KEPT = 1_572_864
 """Bytes: malloc() keeps the pages of freed blocks up to this size, such as those of 1 MB messages.
 
 Larger ones grow without copies outside of its heap: for them memory is worth more than time.
