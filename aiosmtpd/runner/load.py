@@ -178,8 +178,8 @@ class _Loader:
         table = values.get("handler")
         if not isinstance(table, dict):
             return {}
-        settings = {name: value for name, value in table.items() if name != "use"}
-        self._refuse_dates(settings, ("handler",))
+        others = {name: value for name, value in table.items() if name != "use"}
+        settings: dict[str, Any] = self._without_faults(others, ("handler",))
         if "use" in table:
             values["handler"] = table["use"]
         else:
@@ -187,16 +187,21 @@ class _Loader:
             self._say(("handler", "use"), 'missing: write a text such as "module:Class"')
         return settings
 
-    def _refuse_dates(self, value: Any, path: Path) -> None:
-        """Report each date and time: the settings go to the workers as JSON, which has none."""
+    def _without_faults(self, value: Any, path: Path) -> Any:
+        """Return a value with None in place of each value with a fault.
+
+        Report each date and time: the settings go to the workers as JSON, which has none.
+        """
+        if value is UNKNOWN:
+            return None
         if isinstance(value, _DATES):
             self._say(path, f"expected a text such as {shown(value)}: write it in quotes")
-        elif isinstance(value, dict):
-            for name, one in value.items():
-                self._refuse_dates(one, (*path, name))
-        elif isinstance(value, list):
-            for number, one in enumerate(value):
-                self._refuse_dates(one, (*path, number))
+            return None
+        if isinstance(value, dict):
+            return {name: self._without_faults(one, (*path, name)) for name, one in value.items()}
+        if isinstance(value, list):
+            return [self._without_faults(one, (*path, at)) for at, one in enumerate(value)]
+        return value
 
     def _table(self, cls: type[Any], values: Mapping[str, Any], path: Path) -> Any:
         """Return an object of a class; None if there is a fault in its table."""

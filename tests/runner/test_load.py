@@ -1,12 +1,13 @@
 """Files become configurations; wrong ones give one line for each fault."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from aiosmtpd.runner.config import Config, Place
 from aiosmtpd.runner.faults import WrongConfiguration
-from aiosmtpd.runner.load import Loaded, load
+from aiosmtpd.runner.load import Loaded, load, load_values
 from tests.runner.wrong import GOOD, ROUTE, WRONG
 
 
@@ -109,6 +110,16 @@ def test_a_date_among_the_settings_of_a_handler(tmp_path: Path) -> None:
     ]
     config = loaded(tmp_path, text + 'since = "2026-11-28"\n').config
     assert Config.from_json(config.to_json()) == config
+
+
+def test_a_check_goes_on_after_a_wrong_setting_of_a_handler() -> None:
+    handler = {"use": "shop:Mail", "urls": ["${GONE}"], "at": {"day": date(2026, 11, 29)}}
+    with pytest.raises(WrongConfiguration) as caught:
+        load_values("a", {"listen": ":0", "handler": handler}, {})
+    config = caught.value.partial.config
+    assert config.handler_settings == {"urls": [None], "at": {"day": None}}
+    assert Config.from_json(config.to_json()) == config
+    assert len(caught.value.faults) == 2
 
 
 def test_the_environment_counts_more_than_the_file(tmp_path: Path) -> None:
