@@ -223,10 +223,10 @@ def _store() -> BytesIO:
 def _keep_pages() -> None:
     """Let glibc keep the pages of freed messages for the next ones, once for the process.
 
-    It gives a freed block back to the system if it is larger than each one that was freed so
-    before. A message grows in a block that is an eighth larger than the message is when it is
-    freed. So in every fourth process each message of 1 MB would take new pages: 246 page faults,
-    more than half of its time. A freed block of zeros, which has no pages, costs 5 µs.
+    It gives a block back to the system if that is larger than any block before it. A message grows
+    in a block that is an eighth larger than the message itself, which is what is freed. So in every
+    fourth process each message of 1 MB would take new pages: 246 page faults, more than half of its
+    time. A freed block of zeros teaches it, which has no pages itself.
     """
     bytes(KEPT)
 

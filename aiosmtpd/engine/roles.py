@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop
+    from asyncio import AbstractEventLoop, Transport
     from collections.abc import Iterable
     from ssl import SSLContext
 
@@ -62,6 +62,7 @@ class ServerSide(Protocol):
     _last_status: str | bytes
     _masked: int
     _meter: Meter
+    _raw: Transport | None
     _receiver: Receiver
     _hostname: str | None
     _reason: str
@@ -136,9 +137,6 @@ class ServerSide(Protocol):
 
     def _switch_to_tls(self) -> bool:
         """Begin the handshake of STARTTLS; return False if that is not possible here."""
-
-    def _acknowledge(self) -> None:
-        """Acknowledge bytes that get no answer yet."""
 
     # The driver.
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Protocol
 from weakref import WeakKeyDictionary, ref
 
-from aiosmtpd.engine.alarm import call_after
+from aiosmtpd.engine.alarm import Alarm, Cancellable, call_after
 
 LOOK = 30.0
 """Seconds between two looks. It is no longer than the patience with a TLS handshake or with mail
@@ -37,6 +37,8 @@ class Round:
 
     __slots__ = ("__weakref__", "_timer", "due", "members")
 
+    _timer: Callable[[], Cancellable | None]
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.members: set[Member] = set()
         self.due: float
@@ -46,11 +48,13 @@ class Round:
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         self.due = monotonic() + LOOK
         # Only the event loop keeps this object, and so its connections.
-        self._timer = ref(call_after(loop, LOOK, partial(self._look, loop)))
+        timer = call_after(loop, LOOK, partial(self._look, loop))
+        # Not even an alarm keeps it, whose descriptor would stay open after the loop is closed.
+        self._timer = ref(timer) if isinstance(timer, Alarm) else lambda: timer
 
     def end(self) -> None:
         """Look no more."""
-        # None: its loop is closed.
+        # An alarm has gone with its loop.
         if (timer := self._timer()) is not None:  # pragma: no branch
             timer.cancel()
         self.due = 0.0

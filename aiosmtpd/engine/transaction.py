@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiosmtpd.engine import diagnostics, hooks
 from aiosmtpd.engine.body import BodyStream, ChunkSource, DotSource, GivenUp, IncompleteBody, Source
 from aiosmtpd.engine.connection import Disconnected, log
+from aiosmtpd.engine.wire import acknowledge
 from aiosmtpd.protocol import replies, trace
 from aiosmtpd.protocol.maildata import MailData
 from aiosmtpd.protocol.replies import Refused, Reply
@@ -30,8 +31,9 @@ CHUNK_SYNTAX = "BDAT <octets> [LAST]"
 DRIBBLE_GRACE = 60.0
 """Seconds of waiting for mail data before its rate is checked; less if ``timeout`` is less."""
 
-FIRST_PIECES = 16_384
-"""Bytes of a message whose pieces are acknowledged at once: many clients write its header first."""
+FIRST_PIECES = 65_536
+"""Bytes of a message whose pieces are acknowledged at once, for clients that write the header, or a
+BDAT, alone. For all pieces this would take 4 % of the CPU of a message of 1 MB."""
 
 _CHUNK = r"(?ai)([0-9]{1,18})( +LAST)?"
 
@@ -392,8 +394,8 @@ class Transaction:
         Disconnected means that the client has gone, or was too slow and got ``421 4.4.2``.
         """
         server = self._server
-        if 0 < size <= FIRST_PIECES:
-            server._acknowledge()
+        if 0 <= size <= FIRST_PIECES:
+            acknowledge(server._raw)
         began = monotonic()
         server._client_is_active = False
         server._reset_timeout(self.data_patience())

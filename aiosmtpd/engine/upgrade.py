@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.engine.transport import Ciphertext, Transport
 from aiosmtpd.engine.wakeup import Disconnected
+from aiosmtpd.engine.wire import acknowledge
 from aiosmtpd.protocol import replies
 from aiosmtpd.protocol.receiver import TLS_HANDSHAKE
 
@@ -224,7 +225,7 @@ def take_step(connection: Connection) -> None:
     elif not a_reply_follows:
         # GnuTLS ends its handshake in two packets, and a ClientHello may have two. After STARTTLS
         # the end has no answer if the context gives no tickets.
-        connection._acknowledge()
+        acknowledge(raw)
 
 
 def give_up(connection: Connection) -> None:

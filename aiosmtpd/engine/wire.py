@@ -41,6 +41,22 @@ SLOW_READER = 60.0
 """Seconds that a peer may leave our replies unread; less if ``timeout`` is less."""
 
 
+def acknowledge(raw: asyncio.Transport | None) -> None:
+    """Acknowledge bytes that get no answer yet.
+
+    Else the system waits 40 ms for one to go with it, and a client with Nagle's algorithm sends its
+    next small packet only then.
+    """
+    if raw is None or QUICK_ACK is None:
+        return
+    # A Unix socket has no such option, uvloop no socket after a close, and a program's transport
+    # may have anything. No message may fail for that.
+    with suppress(Exception):
+        if (sock := raw.get_extra_info("socket")) is not None:
+            # 2: this once.
+            sock.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 2)
+
+
 class _Buffer(threading.local):
     """One buffer for each thread: several event loops read at the same time."""
 
@@ -180,19 +196,6 @@ class Wire(asyncio.Protocol, asyncio.BufferedProtocol):
             for _ in range(DROPS):  # pragma: no branch - few sockets hold as much
                 if not os.read(sock.fileno(), READ_SIZE):
                     break
-
-    def _acknowledge(self) -> None:
-        """Acknowledge bytes that get no answer yet.
-
-        Else the system waits 40 ms for one to go with it, and a client with Nagle's algorithm sends
-        its next small packet only then.
-        """
-        sock = None if self._raw is None else self._raw.get_extra_info("socket")
-        if sock is None or QUICK_ACK is None:
-            return
-        # 2: this once. A Unix socket has no such option, and uvloop no socket after a close.
-        with suppress(OSError, ValueError):
-            sock.setsockopt(socket.IPPROTO_TCP, QUICK_ACK, 2)
 
     def pause_writing(self) -> None:
         """Hold the driver: the peer does not read. If that goes on, the peer is cut off."""

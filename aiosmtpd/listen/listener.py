@@ -18,7 +18,7 @@ from functools import partial
 from ssl import SSLContext
 from typing import Any
 
-from aiosmtpd.listen.sockets import begin_no_more, file_of
+from aiosmtpd.listen.sockets import file_of
 
 log = logging.getLogger("mail.log")
 
@@ -67,7 +67,6 @@ class Listener(asyncio.AbstractServer):
         self._context = ssl_context
         self._handshake_timeout = handshake_timeout
         self._is_shared = is_shared
-        self._is_ours = not is_shared
         self._files = [file for sock in sockets if (file := file_of(sock))] if not is_shared else []
         self._servers: list[asyncio.Server] = []
         self._arrivals: set[asyncio.Task[Any]] = set()
@@ -104,8 +103,6 @@ class Listener(asyncio.AbstractServer):
         if self.is_serving() and not self._is_shared:
             # The kernel has answered these clients: they are not dropped without a word.
             for sock in self._sockets:
-                if self._is_ours:
-                    begin_no_more(sock)
                 if sock not in self._pauses:
                     with suppress(OSError):
                         self._accept_all(sock)

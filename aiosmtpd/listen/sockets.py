@@ -209,8 +209,8 @@ def begin_no_more(sock: socket.socket) -> None:
 
     Those that have begun can still be accepted. Without this, one that comes between the last
     accept() and the close is reset. New clients repeat their first packet after a second, and are
-    refused if the socket is closed by then. It counts for all processes that have the socket. Only
-    Linux can do it.
+    refused if the socket is closed by then. The socket stays deaf to them in every process that has
+    it, so no other server may have it. Only Linux can do it.
     """
     if sys.platform == "linux" and _is_inet(sock):
         address, _ = _FIRST_PACKETS.buffer_info()

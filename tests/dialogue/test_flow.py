@@ -279,3 +279,26 @@ async def test_a_client_that_goes_in_handle_connect_is_not_an_error(
     await server.over()
     assert server.network.sent == b""
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+class Unusable:
+    """The socket of a program's transport, which has no options."""
+
+    def setsockopt(self, *_: int) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("found", [Unusable(), object(), ("127.0.0.1", 25)])
+async def test_a_message_in_pieces_needs_no_socket(
+    found: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error would leave the rest of the message, which is then run as commands."""
+    monkeypatch.setattr("aiosmtpd.engine.wire.QUICK_ACK", 12)
+    server = await connected()
+    server.network._extra["socket"] = found  # type: ignore[attr-defined]
+    server.network.feed(b"EHLO a\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n")
+    await turns()
+    for piece in (b"Subject: x\r\n", b"\r\nNOOP\r\n", b".\r\n"):
+        server.network.feed(piece)
+        await turns()
+    assert server.network.sent.endswith(b"<CR><LF>.<CR><LF>\r\n" + OK)

@@ -293,27 +293,6 @@ async def test_their_handshakes_end_with_the_server(
     gc.collect()
 
 
-@LINUX
-async def test_no_client_comes_between_the_last_accept_and_the_close(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    sockets = await listening.bind_tcp(["127.0.0.1", "::1"], 0)
-    answers: list[BaseException] = []
-
-    def accept_all(self: Listener, sock: socket.socket) -> None:
-        real(self, sock)
-        with pytest.raises(OSError) as late:
-            socket.create_connection(sock.getsockname()[:2], timeout=0.2).close()
-        answers.append(late.value)
-
-    real = Listener._accept_all
-    monkeypatch.setattr(Listener, "_accept_all", accept_all)
-    async with accepting(sockets):
-        pass
-    # The kernel has not answered: a client tries again after a second, and is refused then.
-    assert [type(one) for one in answers] == [TimeoutError, TimeoutError]
-
-
 async def test_connections_that_wait_are_accepted_at_the_end() -> None:
     """The kernel has answered them: they are served, not dropped without a word."""
     async with accepting(await loopback()) as listener:

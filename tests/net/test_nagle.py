@@ -113,12 +113,14 @@ def test_the_first_pieces_of_a_message_are_acknowledged(
             client.begin()
             if command == b"DATA":
                 client.ask(command, b"354")
-                client.send(HEADER)
             else:
-                client.send(command + b"\r\n" + HEADER)
+                client.send(command + b"\r\n")
+                took.append(acknowledged(client.socket))
+            client.send(HEADER)
             took.append(acknowledged(client.socket))
             client.send(b"x" * (200 - len(HEADER)))
             if command == b"DATA":
                 client.send(b"\r\n.\r\n")
             client.expect(b"250")
-    assert min(took) < DELAYED
+    # A busy machine may delay some.
+    assert sorted(took)[-3] < DELAYED

@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from typing import Any
+from typing import Any, cast
 from weakref import ref
 
 import pytest
@@ -125,3 +125,22 @@ async def test_a_connection_that_has_gone_does_not_come_back() -> None:
     server.connection_lost(None)
     server._timer_fired()
     assert members == set()
+
+
+class Timer:
+    """A timer of an event loop that allows no weak references."""
+
+    __slots__ = ("is_cancelled",)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+async def test_a_timer_may_allow_no_weak_reference() -> None:
+    class Loop:
+        def call_later(self, *_: Any, **__: Any) -> Any:
+            return timer
+
+    timer, loop = Timer(), cast(Any, Loop())
+    rounds.Round(loop).end()
+    assert timer.is_cancelled
