@@ -9,6 +9,7 @@ import pytest
 
 from aiosmtpd.inbox.records import Received
 from tests.browser.support import Box, expect, mail
+from tests.delivery.support import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -154,7 +155,7 @@ def test_leaving_the_page_ends_the_time_for_undo(page: Page, box: Box) -> None:
     page.get_by_text("1 message deleted", exact=True).wait_for()
     page.reload()
     page.get_by_role("heading", name="Waiting for mail").wait_for()
-    assert box.store.counts().total == 0
+    until(lambda: box.store.counts().total == 0)
 
 
 def test_select_all_deletes_the_matches_of_then(page: Page, box: Box) -> None:
@@ -168,7 +169,7 @@ def test_select_all_deletes_the_matches_of_then(page: Page, box: Box) -> None:
     box.send(mail("Too late"))
     page.reload()
     expect(rows(page)).to_have_count(1)
-    assert box.store.counts().total == 1
+    until(lambda: box.store.counts().total == 1)
 
 
 def test_refused_attempts_are_rows(page: Page, box: Box) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser.support import Box, expect, mail, serving
+from tests.delivery.support import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -31,7 +32,7 @@ def test_a_fault_set_on_the_page_strikes_and_is_shown(page: Page, box: Box) -> N
     expect(page.locator(".refused[role=option]")).to_contain_text("fault")
     page.get_by_role("button", name="Remove rcpt").click()
     page.get_by_text("No faults").wait_for()
-    assert not box.faults.counts()
+    until(lambda: not box.faults.counts())
 
 
 def test_a_wrong_fault_says_why_in_its_place(page: Page) -> None:

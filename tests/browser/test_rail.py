@@ -8,6 +8,7 @@ import pytest
 
 from aiosmtpd.inbox.records import Received
 from tests.browser.support import Box, expect, mail, serving
+from tests.delivery.support import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -43,7 +44,7 @@ def test_all_are_marked_as_read(full: Page, box: Box) -> None:
     full.get_by_role("button", name="Mark all as read").click()
     expect(full.locator("[role=option].unread")).to_have_count(0)
     expect(full).to_have_title("Inbox")
-    assert box.store.counts().unread == 0
+    until(lambda: box.store.counts().unread == 0)
 
 
 def test_all_are_deleted_with_a_way_back(full: Page, box: Box) -> None:
@@ -55,7 +56,7 @@ def test_all_are_deleted_with_a_way_back(full: Page, box: Box) -> None:
     full.get_by_role("button", name="Delete all").click()
     full.reload()
     full.get_by_role("heading", name="Waiting for mail").wait_for()
-    assert box.store.counts().total == 0
+    until(lambda: box.store.counts().total == 0)
 
 
 def test_the_buttons_act_on_the_result_of_a_search(full: Page, box: Box) -> None:
@@ -63,12 +64,12 @@ def test_the_buttons_act_on_the_result_of_a_search(full: Page, box: Box) -> None
     full.get_by_text("2 of 3 messages").wait_for()
     full.get_by_role("button", name="Mark found as read").click()
     expect(full.locator("[role=option].unread")).to_have_count(0)
-    assert box.store.counts().unread == 1
+    until(lambda: box.store.counts().unread == 1)
     full.get_by_role("button", name="Delete found").click()
     full.get_by_text("2 messages deleted", exact=True).wait_for()
     full.reload()
     full.get_by_role("heading", name="Nothing matches").wait_for()
-    assert box.store.counts().total == 1
+    until(lambda: box.store.counts().total == 1)
 
 
 def test_a_box_that_keeps_all_has_no_button_to_delete_all(opens: Any) -> None:
